@@ -1,0 +1,58 @@
+// Package ioengine gives the journal and the filter disks and files as they need
+// them: aligned, direct where the file system can, every call able to fail in a test.
+package ioengine
+
+import "io"
+
+// FS is a file system as the journal needs it. OS is the real one; faultdisk is
+// the crashable one of the tests. Names are slash-separated paths.
+//
+// Nothing is durable before a Sync: a file's bytes and size need File.Sync, its
+// name (after Open with Create, Rename, Remove, Mkdir) needs SyncDir of its folder.
+type FS interface {
+	// Open opens the file, by the flags. With Create it is made when absent.
+	Open(name string, flags Flags) (File, error)
+	// Rename replaces newName atomically.
+	Rename(oldName, newName string) error
+	Remove(name string) error
+	// Mkdir makes one folder; it is no error if it is there.
+	Mkdir(name string) error
+	// List returns the names in a folder, sorted.
+	List(dir string) ([]string, error)
+	SyncDir(dir string) error
+	// Lock takes the lock file for this process alone, until the closer is closed.
+	Lock(name string) (io.Closer, error)
+}
+
+// Flags say how a file is opened; without ReadOnly it is for reading and writing.
+type Flags uint8
+
+// The flags of Open.
+const (
+	ReadOnly  Flags = 1 << iota
+	Create          // make it when absent
+	Exclusive       // with Create: fail when it is there
+	Direct          // past the page cache where the file system can; see File.Align
+)
+
+// File is an open file. Calls may run concurrently; an error carries the file's name.
+type File interface {
+	io.ReaderAt // io.EOF at the end of the file, with the bytes before it
+	io.WriterAt // all of p, or an error
+	// Align is what offsets, lengths and buffer addresses must be multiples of: 1,
+	// or more for a Direct file. The caller keeps to it.
+	Align() int
+	// Sync makes bytes and size durable. A failed Sync is final: the caller must
+	// never trust or sync that file again.
+	Sync() error
+	// Allocate makes [off, off+n) backed by space, growing the file if need be.
+	Allocate(off, n int64) error
+	// Zero makes [off, off+n) read as zeros within the size, giving space back where it can.
+	Zero(off, n int64) error
+	// NextData returns the first extent of data at or after off; n is 0 when only
+	// holes follow. A file system that cannot tell calls everything data.
+	NextData(off int64) (at, n int64, err error)
+	Truncate(size int64) error
+	Size() (int64, error)
+	Close() error
+}

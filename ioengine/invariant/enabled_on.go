@@ -1,0 +1,6 @@
+//go:build invariants
+
+package invariant
+
+// Enabled says that expensive assertions are built in.
+const Enabled = true
