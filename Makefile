@@ -1,0 +1,46 @@
+# make         builds bin/holdfast, bin/vra and bin/vra-filter
+# make demo    two sites on this machine, a workload, two checkpoints opened and compared (KEEP=1 leaves it running)
+# make check   everything that proves the tree, in under 12 minutes
+# make bench   capacity runs, and BENCHMARKS.md from their results
+# make planted every planted bug must be found by the test named for it
+# make fuzz    each decoder's fuzz target for FUZZTIME
+# make generate  the code of control/api from its .proto files
+# make clean
+
+GO       ?= go
+FUZZTIME ?= 15s
+# A released toolchain of the right age is fetched by go itself when this one is older.
+export GOTOOLCHAIN ?= auto
+
+.PHONY: all build demo check bench planted fuzz generate clean
+
+all: build
+
+build:
+	@mkdir -p bin
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/...
+
+demo: build
+	bin/holdfast demo $(if $(KEEP),--keep)
+
+# What the checks use beside Go: a C compiler for the race detector, and real NBD clients.
+check:
+	@tools/setup/packages.sh gcc libc6-dev qemu-utils fio libnbd-bin nbdkit
+	$(GO) run ./tools/check
+
+bench: build
+	@tools/setup/packages.sh libnbd-bin nbdkit
+	$(GO) run ./bench/report -run
+
+planted:
+	$(GO) run ./tools/planted
+
+fuzz:
+	$(GO) run ./tools/check -fuzz $(FUZZTIME)
+
+generate:
+	@tools/setup/packages.sh protobuf-compiler
+	$(GO) generate ./control/api/...
+
+clean:
+	rm -rf bin

@@ -1,0 +1,167 @@
+// Command check runs everything that proves the tree and prints what each part took.
+//
+// The parts run one after the other on purpose: the machine it is made for has two
+// cores, and a crash loop that shares them with a race run is a slow crash loop. A
+// part that fails does not stop the next ones; the exit status is 1 if any failed.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"regexp"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const staticcheck = "honnef.co/go/tools/cmd/staticcheck@v0.8.2"
+
+// racePackages are the shells: what has goroutines, sockets or shared memory.
+var racePackages = []string{"./datapath/...", "./wire/...", "./ioengine/...", "./journal/...", "./control/...", "./bench/scenario/..."}
+
+// part is one thing that must hold.
+type part struct {
+	name   string
+	budget time.Duration // what it should take on two cores, warm
+	run    func(context.Context) error
+}
+
+func main() {
+	fuzz := flag.Duration("fuzz", 0, "run each fuzz target for this long, and nothing else")
+	only := flag.String("only", "", "run only the parts whose name matches this regular expression")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	parts := all
+	if *fuzz > 0 {
+		parts = []part{{"fuzz", 0, func(ctx context.Context) error { return fuzzAll(ctx, *fuzz) }}}
+	}
+	pattern, err := regexp.Compile(*only)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "check: -only:", err)
+		os.Exit(2)
+	}
+	if !runAll(ctx, parts, pattern) {
+		os.Exit(1)
+	}
+}
+
+var all = []part{
+	{"format", 5 * time.Second, format},
+	{"vet", 20 * time.Second, vet},
+	{"staticcheck", 40 * time.Second, command("", "go", "run", staticcheck, "./...")},
+	{"build", 20 * time.Second, command("CGO_ENABLED=0", "go", "build", "-trimpath", "-o", "bin/", "./cmd/...")},
+	{"unit, lint and crash loops", 180 * time.Second, command("CGO_ENABLED=0", "go", "test", "-timeout", "8m", "./...")},
+	{"race", 120 * time.Second, command("CGO_ENABLED=1", append([]string{"go", "test", "-race", "-short", "-timeout", "8m"}, racePackages...)...)},
+	{"planted bugs, three a package", 60 * time.Second, command("CGO_ENABLED=0", "go", "run", "./tools/planted", "-each", "3")},
+	{"end to end", 180 * time.Second, command("CGO_ENABLED=0", "go", "test", "-tags", "e2e", "-count", "1", "-timeout", "8m", "-run", "EndToEnd", "-v", "./bench/scenario")},
+}
+
+func runAll(ctx context.Context, parts []part, only *regexp.Regexp) bool {
+	type took struct {
+		part
+		time time.Duration
+		err  error
+	}
+	var done []took
+	passed, start := 0, time.Now()
+	for _, p := range parts {
+		if !only.MatchString(p.name) {
+			continue
+		}
+		if ctx.Err() != nil {
+			break
+		}
+		fmt.Printf("=== %s\n", p.name)
+		from := time.Now()
+		err := p.run(ctx)
+		done = append(done, took{p, time.Since(from), err})
+		if err == nil {
+			passed++
+		} else {
+			fmt.Printf("=== %s: %v\n", p.name, err)
+		}
+	}
+	fmt.Printf("\n%-32s %8s %8s\n", "part", "took", "budget")
+	for _, d := range done {
+		state := "ok"
+		if d.err != nil {
+			state = "FAILED: " + d.err.Error()
+		}
+		fmt.Printf("%-32s %7.1fs %7.0fs  %s\n", d.name, d.time.Seconds(), d.budget.Seconds(), state)
+	}
+	fmt.Printf("%-32s %7.1fs\n", "all", time.Since(start).Seconds())
+	fmt.Printf("%d passed, %d failed\n", passed, len(done)-passed)
+	return passed == len(done) && ctx.Err() == nil
+}
+
+// command runs one program with its output passed through; env is one more variable or nothing.
+func command(env string, argv ...string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+		cmd.Env = os.Environ()
+		if env != "" {
+			cmd.Env = append(cmd.Env, env)
+		}
+		return cmd.Run()
+	}
+}
+
+// vet looks at the tree as each build tag sees it.
+func vet(ctx context.Context) error {
+	var failed []error
+	for _, tags := range []string{"", "planted", "invariants", "e2e"} {
+		failed = append(failed, command("", "go", "vet", "-tags", tags, "./...")(ctx))
+	}
+	return errors.Join(failed...)
+}
+
+func format(ctx context.Context) error {
+	files, err := exec.CommandContext(ctx, "git", "ls-files", "*.go").Output()
+	if err != nil {
+		return fmt.Errorf("git ls-files: %w", err)
+	}
+	out, err := exec.CommandContext(ctx, "gofmt", append([]string{"-l"}, strings.Fields(string(files))...)...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("gofmt: %w: %s", err, out)
+	}
+	if len(out) > 0 {
+		return fmt.Errorf("not formatted: %s; run gofmt -w on them", strings.Join(strings.Fields(string(out)), " "))
+	}
+	return nil
+}
+
+// fuzzAll runs every fuzz target in turn: go test takes one a call.
+func fuzzAll(ctx context.Context, each time.Duration) error {
+	out, err := exec.CommandContext(ctx, "go", "list", "./...").Output()
+	if err != nil {
+		return fmt.Errorf("go list: %w", err)
+	}
+	ran := 0
+	for _, pkg := range strings.Fields(string(out)) {
+		names, err := exec.CommandContext(ctx, "go", "test", "-list", "^Fuzz", pkg).Output()
+		if err != nil {
+			return fmt.Errorf("%s: %w", pkg, err)
+		}
+		for _, name := range strings.Fields(string(names)) {
+			if !strings.HasPrefix(name, "Fuzz") {
+				continue
+			}
+			fmt.Printf("--- %s %s\n", pkg, name)
+			if err := command("", "go", "test", "-run", "^$", "-fuzz", "^"+name+"$", "-fuzztime", each.String(), pkg)(ctx); err != nil {
+				return fmt.Errorf("%s %s: %w", pkg, name, err)
+			}
+			ran++
+		}
+	}
+	if ran == 0 {
+		return errors.New("no fuzz target was found")
+	}
+	return nil
+}
