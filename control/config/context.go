@@ -1,0 +1,62 @@
+package config
+
+import "fmt"
+
+// Context tells the user's command whom to speak to.
+type Context struct {
+	// Group is the group that commands mean when none is named.
+	Group string `yaml:"group"`
+	// VRAs are the data planes of both sites.
+	VRAs []ContextVRA `yaml:"vras"`
+	// Lab is the folder of the lab this context belongs to; empty outside a lab.
+	Lab string `yaml:"lab,omitempty"`
+}
+
+// ContextVRA is one VRA, by the unix socket on which it answers.
+type ContextVRA struct {
+	Site   string `yaml:"site"`
+	Role   string `yaml:"role"` // source or target, of Group
+	Socket string `yaml:"socket"`
+}
+
+// LoadContext reads a context.
+func LoadContext(path string) (*Context, error) {
+	var c Context
+	if err := load(path, &c); err != nil {
+		return nil, err
+	}
+	return &c, nil
+}
+
+// Validate tells every mistake.
+func (c *Context) Validate() error {
+	var m mistakes
+	m.name("group", c.Group)
+	if len(c.VRAs) == 0 {
+		m.add("vras", "is empty")
+	}
+	roles := map[string]string{}
+	for i, v := range c.VRAs {
+		at := fmt.Sprintf("vras[%d]", i)
+		m.name(at+".site", v.Site)
+		if v.Role != "source" && v.Role != "target" {
+			m.add(at+".role", "%q: want source or target", v.Role)
+		}
+		unique(&m, roles, at+".role", v.Role, "")
+		m.socket(at+".socket", v.Socket)
+	}
+	if c.Lab != "" {
+		m.path("lab", c.Lab)
+	}
+	return m.err()
+}
+
+// Socket is where the VRA of a role answers.
+func (c *Context) Socket(role string) (string, bool) {
+	for _, v := range c.VRAs {
+		if v.Role == role {
+			return v.Socket, true
+		}
+	}
+	return "", false
+}

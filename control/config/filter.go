@@ -1,0 +1,78 @@
+package config
+
+import "fmt"
+
+// Filter is the file of a vra-filter: some volumes of one group on this host.
+type Filter struct {
+	RunDir     string         `yaml:"run_dir"` // memory-backed: order page, generations, dirty maps
+	Group      FilterGroup    `yaml:"group"`
+	Pool       Size           `yaml:"pool,omitempty"` // of slots, by default 64MiB
+	PoolSocket string         `yaml:"pool_socket"`    // where the VRA maps the pool
+	Volumes    []FilterVolume `yaml:"volumes"`
+}
+
+// FilterGroup names the group.
+type FilterGroup struct {
+	Name string `yaml:"name"`
+	ID   ID     `yaml:"id"`
+}
+
+// FilterVolume is a guest's disk.
+type FilterVolume struct {
+	Name string `yaml:"name"`
+	ID   uint32 `yaml:"id"`
+	Path string `yaml:"path"` // the disk: a raw file or a block device
+	NBD  string `yaml:"nbd"`  // the unix socket where the guest finds it, under the volume's name
+}
+
+// Defaults and bounds of a filter.
+const (
+	DefaultPool = Size(64 << 20)
+	MinPool     = Size(1 << 20)
+	MaxPool     = Size(64 << 30)
+)
+
+// LoadFilter reads the file of a vra-filter.
+func LoadFilter(path string) (*Filter, error) {
+	var c Filter
+	if err := load(path, &c); err != nil {
+		return nil, err
+	}
+	return &c, nil
+}
+
+// ParseFilter reads the text of such a file.
+func ParseFilter(text []byte) (*Filter, error) {
+	var c Filter
+	if err := parse(text, &c); err != nil {
+		return nil, err
+	}
+	return &c, nil
+}
+
+// Validate fills defaults and tells every mistake.
+func (c *Filter) Validate() error {
+	var m mistakes
+	if c.Pool == 0 {
+		c.Pool = DefaultPool
+	}
+	m.path("run_dir", c.RunDir)
+	m.name("group.name", c.Group.Name)
+	m.id("group.id", c.Group.ID)
+	within(&m, "pool", c.Pool, MinPool, MaxPool)
+	m.socket("pool_socket", c.PoolSocket)
+	if len(c.Volumes) == 0 {
+		m.add("volumes", "is empty")
+	}
+	names, ids := map[string]string{}, map[uint32]string{}
+	paths, sockets := map[string]string{}, map[string]string{c.PoolSocket: "pool_socket"}
+	for i, v := range c.Volumes {
+		at := fmt.Sprintf("volumes[%d]", i)
+		m.volume(at, v.Name, v.ID, names, ids)
+		m.path(at+".path", v.Path)
+		unique(&m, paths, at+".path", v.Path, "")
+		m.socket(at+".nbd", v.NBD)
+		unique(&m, sockets, at+".nbd", v.NBD, "")
+	}
+	return m.err()
+}

@@ -1,0 +1,232 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"path/filepath"
+	"strconv"
+	"time"
+)
+
+// VRA is the file of a vra: one data plane, as a source of some groups, a target, or both.
+type VRA struct {
+	Site    string `yaml:"site"`     // this site's name
+	ID      string `yaml:"id"`       // this VRA's name within its site; its certificate carries it
+	DataDir string `yaml:"data_dir"` // on disk: what must survive a reboot
+	RunDir  string `yaml:"run_dir"`  // memory-backed: order pages, sockets of views
+	Socket  string `yaml:"socket"`   // the unix socket of control/api
+	TLS     TLS    `yaml:"tls"`
+
+	Target *Target `yaml:"target,omitempty"`
+	Source *Source `yaml:"source,omitempty"`
+
+	// MetricsListen is a TCP address for metrics; empty is off. They are always on the socket.
+	MetricsListen string `yaml:"metrics_listen,omitempty"`
+}
+
+// TLS names PEM files.
+type TLS struct {
+	CA     string `yaml:"ca"`      // this site's authority
+	Cert   string `yaml:"cert"`    // this VRA's certificate
+	Key    string `yaml:"key"`     // and its key
+	PeerCA string `yaml:"peer_ca"` // the other site's authority, trusted for PeerSite only
+	// PeerSite is the name of the other site.
+	PeerSite string `yaml:"peer_site"`
+}
+
+// Target makes the VRA take records.
+type Target struct {
+	ListenControl string `yaml:"listen_control"` // host:port, by default :4007
+	ListenData    string `yaml:"listen_data"`    // host:port, by default :4008
+	Store         string `yaml:"store"`          // the folder of journal and replicas
+}
+
+// Source makes the VRA send groups.
+type Source struct {
+	Groups []SourceGroup `yaml:"groups"`
+}
+
+// SourceGroup is a group at its source.
+type SourceGroup struct {
+	Name     string         `yaml:"name"`
+	ID       ID             `yaml:"id"`
+	Stream   ID             `yaml:"stream"`
+	Lineage  ID             `yaml:"lineage"`
+	Interval Duration       `yaml:"interval,omitempty"` // between checkpoints, by default 5s
+	Window   Size           `yaml:"window,omitempty"`   // of records not acknowledged, by default 256MiB
+	Target   Endpoint       `yaml:"target"`
+	Filters  []string       `yaml:"filters"` // the pool sockets of the filters of its volumes
+	Volumes  []SourceVolume `yaml:"volumes"`
+}
+
+// Endpoint is where a target listens, two addresses host:port.
+type Endpoint struct {
+	Control string `yaml:"control"`
+	Data    string `yaml:"data"`
+}
+
+// SourceVolume is a volume of a group, as its filter knows it too.
+type SourceVolume struct {
+	Name string `yaml:"name"`
+	ID   uint32 `yaml:"id"` // within the group, never given out twice; not zero
+}
+
+// Defaults and bounds of a group at its source.
+const (
+	DefaultInterval = Duration(5 * time.Second)
+	MinInterval     = Duration(100 * time.Millisecond)
+	MaxInterval     = Duration(time.Minute)
+	DefaultWindow   = Size(256 << 20)
+	MinWindow       = Size(16 << 20)
+	MaxWindow       = Size(1 << 40)
+)
+
+// LoadVRA reads the file of a vra.
+func LoadVRA(path string) (*VRA, error) {
+	var c VRA
+	if err := load(path, &c); err != nil {
+		return nil, err
+	}
+	return &c, nil
+}
+
+// ParseVRA reads the text of such a file.
+func ParseVRA(text []byte) (*VRA, error) {
+	var c VRA
+	if err := parse(text, &c); err != nil {
+		return nil, err
+	}
+	return &c, nil
+}
+
+// Validate fills defaults and tells every mistake.
+func (c *VRA) Validate() error {
+	var m mistakes
+	m.name("site", c.Site)
+	m.name("id", c.ID)
+	m.path("data_dir", c.DataDir)
+	m.path("run_dir", c.RunDir)
+	m.socket("socket", c.Socket)
+	m.path("tls.ca", c.TLS.CA)
+	m.path("tls.cert", c.TLS.Cert)
+	m.path("tls.key", c.TLS.Key)
+	m.path("tls.peer_ca", c.TLS.PeerCA)
+	m.name("tls.peer_site", c.TLS.PeerSite)
+	if c.TLS.PeerSite != "" && c.TLS.PeerSite == c.Site {
+		m.add("tls.peer_site", "%s is this site", c.Site)
+	}
+	if c.Target == nil && c.Source == nil {
+		m.add("source, target", "both are missing: this VRA would do nothing")
+	}
+	if t := c.Target; t != nil {
+		t.ListenControl = or(t.ListenControl, ":4007")
+		t.ListenData = or(t.ListenData, ":4008")
+		m.address("target.listen_control", t.ListenControl, 0)
+		m.address("target.listen_data", t.ListenData, 0)
+		m.path("target.store", t.Store)
+	}
+	if c.Source != nil {
+		c.Source.validate(&m)
+	}
+	if c.MetricsListen != "" {
+		m.address("metrics_listen", c.MetricsListen, 0)
+	}
+	return m.err()
+}
+
+func (s *Source) validate(m *mistakes) {
+	if len(s.Groups) == 0 {
+		m.add("source.groups", "is empty")
+	}
+	names, ids, streams := map[string]string{}, map[ID]string{}, map[ID]string{}
+	for i := range s.Groups {
+		g, at := &s.Groups[i], fmt.Sprintf("source.groups[%d]", i)
+		if g.Interval == 0 {
+			g.Interval = DefaultInterval
+		}
+		if g.Window == 0 {
+			g.Window = DefaultWindow
+		}
+		m.name(at+".name", g.Name)
+		m.id(at+".id", g.ID)
+		m.id(at+".stream", g.Stream)
+		m.id(at+".lineage", g.Lineage)
+		unique(m, names, at+".name", g.Name, "")
+		if g.ID != unreadID {
+			unique(m, ids, at+".id", g.ID, 0)
+		}
+		if g.Stream != unreadID {
+			unique(m, streams, at+".stream", g.Stream, 0)
+		}
+		within(m, at+".interval", g.Interval, MinInterval, MaxInterval)
+		within(m, at+".window", g.Window, MinWindow, MaxWindow)
+		m.address(at+".target.control", g.Target.Control, 1)
+		m.address(at+".target.data", g.Target.Data, 1)
+		if len(g.Filters) == 0 {
+			m.add(at+".filters", "is empty")
+		}
+		sockets := map[string]string{}
+		for j, f := range g.Filters {
+			where := fmt.Sprintf("%s.filters[%d]", at, j)
+			m.socket(where, f)
+			unique(m, sockets, where, f, "")
+		}
+		if len(g.Volumes) == 0 {
+			m.add(at+".volumes", "is empty")
+		}
+		volumeNames, volumeIDs := map[string]string{}, map[uint32]string{}
+		for j, v := range g.Volumes {
+			m.volume(fmt.Sprintf("%s.volumes[%d]", at, j), v.Name, v.ID, volumeNames, volumeIDs)
+		}
+	}
+}
+
+// volume checks what names a volume within its group.
+func (m *mistakes) volume(at, name string, id uint32, names map[string]string, ids map[uint32]string) {
+	m.name(at+".name", name)
+	unique(m, names, at+".name", name, "")
+	if id == 0 {
+		m.add(at+".id", "is missing or zero")
+	}
+	unique(m, ids, at+".id", id, 0)
+}
+
+// path checks that a path is there and does not hang on the working directory.
+func (m *mistakes) path(where, path string) {
+	if path == "" {
+		m.add(where, "is missing")
+	} else if !filepath.IsAbs(path) {
+		m.add(where, "%s: want an absolute path", path)
+	}
+}
+
+// maxSocketPath is what the kernel takes as the path of a unix socket, in bytes.
+const maxSocketPath = 107
+
+// socket checks the path of a unix socket.
+func (m *mistakes) socket(where, path string) {
+	m.path(where, path)
+	if len(path) > maxSocketPath {
+		m.add(where, "%s: %d bytes, and a socket's path has at most %d", path, len(path), maxSocketPath)
+	}
+}
+
+// address checks host:port, the port at least low.
+func (m *mistakes) address(where, address string, low int) {
+	if address == "" {
+		m.add(where, "is missing")
+		return
+	}
+	_, port, err := net.SplitHostPort(address)
+	n, convErr := strconv.Atoi(port)
+	if err != nil || convErr != nil || n < low || n > 65535 {
+		m.add(where, "%q: want host:port", address)
+	}
+}
+
+func or(v, otherwise string) string {
+	if v == "" {
+		return otherwise
+	}
+	return v
+}
