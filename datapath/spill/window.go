@@ -1,0 +1,269 @@
+// Package spill keeps the sealed records of one stream from their sealing until
+// the target has acknowledged them: the window. (The spill file, for when memory
+// is full, is not there yet: a full window holds up its feeder, never a guest.)
+//
+// What a user of a Window may rely on:
+//   - Records stand in it by seq, without a gap, from the oldest not acknowledged
+//     to the newest. Put of any other seq than the next is a bug, and panics.
+//   - A record leaves only by Ack or Reset. Its buffer is released once it has
+//     left and nobody has it on loan: never while it is being sent.
+//   - Bytes is what the records hold in memory. Room waits until that is below the
+//     limit; Put itself never refuses, so the excess is what the pipeline in front
+//     holds (datapath/queues.go says how much).
+//   - A seq that was given up by Reset is never handed out by a loan again: a loan
+//     of before a Reset ends with ErrReset.
+//
+// All methods may be called concurrently. Cost: 96 bytes a record beside its buffer.
+package spill
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+	"github.com/holdfast-dr/holdfast/wire/record"
+)
+
+// Buffer holds one sealed record; a window releases it exactly once.
+type Buffer interface {
+	Bytes() []byte
+	// Held is how much memory it keeps from others, at least len(Bytes()).
+	Held() int64
+	Release()
+}
+
+// Record is one sealed record and what its source must know of it until it is acknowledged.
+type Record struct {
+	Seq record.Seq
+	// Through is the highest ticket such that every write up to it is whole in this
+	// record and those before it: what may be called durable at its ack.
+	Through record.Ticket
+	// Oldest is when its oldest guest write was captured, on the monotonic clock in
+	// ns; 0 for a record that holds none.
+	Oldest int64
+	Raw    int64 // bytes of payload before compression, zeros not counted
+	Buffer Buffer
+
+	loans  int
+	gone   bool // left the window; released when the last loan ends
+	stored int64
+}
+
+// ErrReset ends a loan or a wait over which the window was reset.
+var ErrReset = errors.New("window was reset")
+
+// Window is the queue. New makes one.
+type Window struct {
+	limit int64
+
+	mu struct {
+		sync.Mutex
+		records []*Record // by seq; records[0] is the oldest
+		first   record.Seq
+		life    uint64 // counts resets
+		bytes   int64
+		raw     int64
+		sent    record.Seq // highest lent in this session
+		changed chan struct{}
+	}
+}
+
+// New returns an empty window of limit bytes that expects next as its first seq.
+func New(limit int64, next record.Seq) *Window {
+	w := &Window{limit: limit}
+	w.mu.first = next
+	w.mu.changed = make(chan struct{})
+	return w
+}
+
+// Limit is the budget in bytes.
+func (w *Window) Limit() int64 { return w.limit }
+
+// Put takes r, the next record of the stream.
+func (w *Window) Put(r *Record) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if next := w.nextLocked(); r.Seq != next {
+		panic(fmt.Sprintf("BUG: spill: record %d put where %d is next", r.Seq, next))
+	}
+	r.stored = r.Buffer.Held()
+	w.mu.records = append(w.mu.records, r)
+	w.mu.bytes += r.stored
+	w.mu.raw += r.Raw
+	w.wakeLocked()
+}
+
+// Lend waits until the record of seq stands in the window and lends it: Return it.
+// A seq that has been acknowledged lends the first record after it.
+func (w *Window) Lend(ctx context.Context, seq record.Seq) (*Record, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	life := w.mu.life
+	for {
+		if w.mu.life != life {
+			return nil, ErrReset
+		}
+		at := max(seq, w.mu.first) - w.mu.first
+		if at < record.Seq(len(w.mu.records)) {
+			r := w.mu.records[at]
+			r.loans++
+			w.mu.sent = max(w.mu.sent, r.Seq)
+			return r, nil
+		}
+		if err := w.waitLocked(ctx); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// Return ends a loan.
+func (w *Window) Return(r *Record) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if r.loans--; r.loans < 0 {
+		panic("BUG: spill: record returned twice")
+	}
+	if r.gone && r.loans == 0 {
+		r.Buffer.Release()
+	}
+}
+
+// Acked is what an acknowledgement freed.
+type Acked struct {
+	Records int
+	Through record.Ticket // of the newest freed; 0 when none was
+	Raw     int64
+	Stored  int64
+}
+
+// Ack frees every record up to seq. A seq below the oldest frees nothing; one that
+// was never put is the peer's mistake, and an error.
+func (w *Window) Ack(seq record.Seq) (Acked, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if seq >= w.nextLocked() {
+		return Acked{}, fmt.Errorf("seq %d is acknowledged and the newest is %d", seq, w.nextLocked()-1)
+	}
+	if invariant.Planted("spill/ack-one-more") {
+		seq++
+	}
+	var a Acked
+	for len(w.mu.records) > 0 && w.mu.first <= seq {
+		r := w.mu.records[0]
+		a.Records++
+		a.Through = r.Through
+		a.Raw += r.Raw
+		a.Stored += r.stored
+		w.dropLocked(r)
+		w.mu.records[0] = nil
+		w.mu.records = w.mu.records[1:]
+		w.mu.first++
+	}
+	if a.Records > 0 {
+		w.wakeLocked()
+	}
+	return a, nil
+}
+
+// Reset drops every record; next is the seq that comes next. Loans that are out stay valid until returned.
+func (w *Window) Reset(next record.Seq) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, r := range w.mu.records {
+		w.dropLocked(r)
+	}
+	w.mu.records = nil
+	w.mu.first, w.mu.sent = next, next-1
+	if !invariant.Planted("spill/loan-over-reset") {
+		w.mu.life++
+	}
+	w.wakeLocked()
+}
+
+// Rewind says that what was sent may be lost: only what is lent from now on counts as sent.
+func (w *Window) Rewind() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.mu.sent = w.mu.first - 1
+}
+
+func (w *Window) dropLocked(r *Record) {
+	w.mu.bytes -= r.stored
+	w.mu.raw -= r.Raw
+	r.gone = true
+	if r.loans == 0 || invariant.Planted("spill/release-on-loan") {
+		r.Buffer.Release()
+	}
+}
+
+// Room waits until the window holds less than its limit.
+func (w *Window) Room(ctx context.Context) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for w.mu.bytes >= w.limit {
+		if err := w.waitLocked(ctx); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// Idle says whether every record that stands in the window was lent for sending.
+func (w *Window) Idle() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.mu.sent+1 >= w.nextLocked()
+}
+
+// Next is the seq that Put expects.
+func (w *Window) Next() record.Seq {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.nextLocked()
+}
+
+// Stats is how the window stands.
+type Stats struct {
+	Records int
+	Bytes   int64 // held in memory
+	Raw     int64 // payload before compression
+	Unsent  int   // records not lent since the last Rewind
+	Oldest  int64 // capture time of the oldest guest write, monotonic ns; 0 when there is none
+}
+
+// Stats is cheap but for Oldest, which looks at records until one holds a guest write.
+func (w *Window) Stats() Stats {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := Stats{Records: len(w.mu.records), Bytes: w.mu.bytes, Raw: w.mu.raw}
+	s.Unsent = int(w.nextLocked() - 1 - max(w.mu.sent, w.mu.first-1))
+	for _, r := range w.mu.records {
+		if r.Oldest != 0 {
+			s.Oldest = r.Oldest
+			break
+		}
+	}
+	return s
+}
+
+func (w *Window) nextLocked() record.Seq { return w.mu.first + record.Seq(len(w.mu.records)) }
+
+func (w *Window) wakeLocked() {
+	close(w.mu.changed)
+	w.mu.changed = make(chan struct{})
+}
+
+// waitLocked waits for the next change, without the lock.
+func (w *Window) waitLocked(ctx context.Context) error {
+	changed := w.mu.changed
+	w.mu.Unlock()
+	defer w.mu.Lock()
+	select {
+	case <-changed:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
