@@ -1,0 +1,118 @@
+package ioengine
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrLocked says that another process, or another part of this one, holds a lock file.
+var ErrLocked = errors.New("in use by another process")
+
+// OS returns the file system of this machine. Files are made with mode 0600 and
+// folders with 0700. Errors are *fs.PathError: errors.Is finds fs.ErrNotExist,
+// fs.ErrExist, syscall.ENOSPC and the like.
+func OS() FS { return osFS{} }
+
+type osFS struct{}
+
+// Open opens the file. A Direct one is opened past the page cache where statx says
+// that the file system can and what it wants aligned; elsewhere it is opened
+// through the page cache, and Align is 1.
+func (osFS) Open(name string, flags Flags) (File, error) {
+	mode := unix.O_CLOEXEC
+	if flags&ReadOnly != 0 {
+		mode |= unix.O_RDONLY
+	} else {
+		mode |= unix.O_RDWR
+	}
+	if flags&Create != 0 {
+		mode |= unix.O_CREAT
+		if flags&Exclusive != 0 {
+			mode |= unix.O_EXCL
+		}
+	}
+	fd, err := retryOpen(name, mode)
+	if err != nil {
+		return nil, pathError("open", name, err)
+	}
+	f := &osFile{name: name, fd: fd, align: 1}
+	if flags&Direct != 0 {
+		f.goDirect()
+	}
+	return f, nil
+}
+
+func retryOpen(name string, mode int) (int, error) {
+	for {
+		fd, err := unix.Open(name, mode, 0o600)
+		if err != unix.EINTR {
+			return fd, err
+		}
+	}
+}
+
+func (osFS) Rename(oldName, newName string) error { return os.Rename(oldName, newName) }
+func (osFS) Remove(name string) error             { return os.Remove(name) }
+
+func (osFS) Mkdir(name string) error {
+	err := os.Mkdir(name, 0o700)
+	if errors.Is(err, fs.ErrExist) {
+		if st, serr := os.Stat(name); serr == nil && st.IsDir() {
+			return nil
+		}
+	}
+	return err
+}
+
+func (osFS) List(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir) // sorted
+	if err != nil {
+		return nil, err
+	}
+	names := make([]string, len(entries))
+	for i, e := range entries {
+		names[i] = e.Name()
+	}
+	return names, nil
+}
+
+func (osFS) SyncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close() // opened for reading: its close cannot lose anything
+	return d.Sync()
+}
+
+// Lock takes an flock on the file, which it makes when absent and never removes.
+func (osFS) Lock(name string) (io.Closer, error) {
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err != unix.EINTR {
+			break
+		}
+	}
+	if err == nil {
+		return f, nil
+	}
+	if err == unix.EWOULDBLOCK {
+		err = ErrLocked
+	}
+	return nil, errors.Join(pathError("lock", name, err), f.Close())
+}
+
+func pathError(op, name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &fs.PathError{Op: op, Path: name, Err: err}
+}
