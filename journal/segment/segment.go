@@ -1,0 +1,63 @@
+// Package segment keeps a group's log: records back to back in append-only files,
+// durable once committed, whole again after any crash. FORMAT.md has the bytes.
+package segment
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+)
+
+// Pos is a place in a group's log, in bytes. It rises over all segments and is never
+// used again for other bytes once it was durable. A record's place is that of its
+// first byte. Zero is no place: a log begins at Start.
+type Pos int64
+
+// Start is where every log begins.
+const Start Pos = pageBytes
+
+// pageBytes is what headers, rounds and footers are padded to: no page that was ever
+// synced is written again.
+const pageBytes = 4096
+
+func (p Pos) String() string { return fmt.Sprintf("%#x", int64(p)) }
+
+// Watermark is what is known of a group's log from outside it. Damage in [First,
+// Durable) is corruption, never a torn tail. The zero Watermark is that of a new log.
+type Watermark struct {
+	First   Pos // the log's oldest byte that was not dropped; 0: Start
+	Durable Pos // the log was durable up to here
+}
+
+// Options has a useful zero.
+type Options struct {
+	// SegmentBytes is how much a segment takes before the next begins; the round that
+	// passes it is still written whole. Default 256 MiB.
+	SegmentBytes int64
+	// StageBytes is how much Append holds in memory before it writes. Default 1 MiB.
+	StageBytes int
+	// OpenFiles is how many closed segments stay open for reading. Default 64.
+	OpenFiles int
+	// Log takes what an operator should know. Default: nothing is said.
+	Log *slog.Logger
+	// Go runs the sealing of a closed segment, which reads all of it. Default: one
+	// goroutine, which Close waits for.
+	Go func(func())
+	// Life draws the number that ties commits to one life of a segment, and that no
+	// guest can guess. Default: crypto/rand.
+	Life func() uint64
+}
+
+// The errors of a log, for errors.Is.
+var (
+	// ErrCorrupt says that bytes which were durable are not what was written.
+	ErrCorrupt = errors.New("corrupt log")
+	// ErrVersion says that a newer release wrote the file.
+	ErrVersion = errors.New("unknown version of the log's format")
+	// ErrFailed says that a write or sync failed: only Abandon takes the log on.
+	ErrFailed = errors.New("log has failed")
+	// ErrClosed says that the log was closed.
+	ErrClosed = errors.New("log is closed")
+	// ErrRange says that bytes were asked for that are not durable, or were dropped.
+	ErrRange = errors.New("outside the durable log")
+)
