@@ -1,0 +1,39 @@
+// Package journal keeps, at the recovery site, what the sources send: every record
+// verbatim in a log per group, the replica that the log begins from, and the list
+// of checkpoints that a group can be brought back to.
+//
+//	records ──► admit (pure) ──► queue ──► commit round ──► log        (segment)
+//	                                            │      └──► replica    (initial sync only)
+//	                                            ├──► done: the source may be told
+//	                                            └──► watermark, catalogue, OnListed
+//
+// What a caller may rely on:
+//   - Append calls done with nil only when the record survives power loss. Within a
+//     group done is called in the order of the Appends; the sequence of a stream
+//     that was durable never falls and has no gap.
+//   - A record sent twice changes nothing. The same identity with another checksum
+//     is ErrCorrupt, a sequence left out ErrGap, an older writer ErrFenced; another
+//     history of the group is ErrLineage. What was refused left no trace.
+//   - A checkpoint is listed once its cut is durable in every stream, confirmed
+//     where there are several sources, with no resync open, and after the watermark
+//     says so on disk. From then on damage below it is found, never cut away.
+//   - While a resync is open nothing is listed; what was listed before stays.
+//   - The catalogue is a cache: the log and the manifest log are the truth, and
+//     Open puts right whatever the catalogue says otherwise.
+//
+// Store and Group may be used by many goroutines at once. Callbacks (done, OnListed)
+// run on the store's commit goroutines, one at a time for a group: they must not
+// block and must not call back into Append or Close.
+//
+// On disk a store is a folder of its own, locked while open:
+//
+//	lock  format  watermark          see FORMAT.md
+//	catalogue/                       Badger (journal/index)
+//	groups/<group>/manifest          what this site decided (FORMAT.md)
+//	groups/<group>/log/              segments (journal/segment)
+//	groups/<group>/replica/          raw disks and their sums (journal/replica)
+//	groups/<group>/scratch/          what views write; emptied at Open
+//
+// Memory: the versions of places (journal/index) take about 25 bytes an extent; the
+// queue of a group holds at most 64 MiB of records that are not durable yet.
+package journal

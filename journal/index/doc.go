@@ -1,0 +1,27 @@
+// Package index finds things in the journal: the catalogue (checkpoints and
+// segments) and the versions of each place of a volume.
+//
+// The catalogue is a sorted map on disk. It is a cache of facts that the log and
+// the manifest log hold: whoever opens a group tells it what is true (Reconcile),
+// and losing it costs that and no data. Badger is its only implementation on disk
+// and this package Badger's only importer; Memory stands in for it in tests.
+//
+// Versions holds, for every 32 KiB line of a volume, the extents of all records
+// that touch it, newest first, and answers which bytes a checkpoint holds there. For
+// now it lives in memory and is built from the records' tables when a group opens.
+package index
+
+// Map is a sorted map on disk, as the catalogue needs it. Calls may run
+// concurrently; a batch is applied whole or not at all. Keys and values passed in
+// are borrowed for the call, those passed out for the time of the callback.
+type Map interface {
+	Get(key []byte) (value []byte, ok bool, err error)
+	// Scan calls emit for each key in [from, to), in order, until it returns false.
+	Scan(from, to []byte, emit func(key, value []byte) bool) error
+	// Update sets and then deletes.
+	Update(set []Pair, del [][]byte) error
+	Close() error
+}
+
+// Pair is one entry of a Map.
+type Pair struct{ Key, Value []byte }

@@ -1,0 +1,52 @@
+package journal
+
+import (
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/ioengine"
+	"github.com/holdfast-dr/holdfast/journal/index"
+	"github.com/holdfast-dr/holdfast/wire/record"
+)
+
+// Errors a caller tells apart with errors.Is.
+var (
+	ErrCorrupt  = record.ErrCorrupt
+	ErrFenced   = errors.New("an older writer")
+	ErrLineage  = errors.New("another history of this group")
+	ErrGap      = errors.New("not the next sequence")
+	ErrNeedOpen = errors.New("a new life of a stream must begin with an opening resync boundary")
+	ErrAdmit    = errors.New("stream was not admitted")
+	ErrVolume   = errors.New("unknown volume or place outside it")
+	ErrNotFound = errors.New("no such checkpoint")
+	ErrClosed   = errors.New("journal is closed")
+	ErrFormat   = errors.New("unknown format of the data directory")
+	ErrFailed   = errors.New("group has stopped taking data")
+)
+
+// Config says where a store lives and what it may use of the world.
+type Config struct {
+	FS           ioengine.FS
+	Dir          string
+	SegmentBytes int64         // size of a log segment; 0: the segment package's default
+	AckDelay     time.Duration // a commit round waits this long for more appends; 0: none
+	Log          *slog.Logger
+	Now          func() time.Time // labels only
+	// OpenCatalogue opens the catalogue's map; nil: Badger in Dir/catalogue.
+	OpenCatalogue func() (index.Map, error)
+}
+
+// GroupInfo names a group and its history.
+type GroupInfo struct {
+	ID      record.GroupID
+	Name    string // 1 to 63 bytes; a label, never a path
+	Lineage uint64 // not 0
+}
+
+// VolumeInfo names a volume of a group and its size.
+type VolumeInfo struct {
+	ID    record.VolumeID
+	Name  string
+	Bytes int64
+}
