@@ -74,7 +74,7 @@ type SourceVolume struct {
 // Defaults and bounds of a group at its source.
 const (
 	DefaultInterval = Duration(5 * time.Second)
-	MinInterval     = Duration(100 * time.Millisecond)
+	MinInterval     = Duration(time.Second)
 	MaxInterval     = Duration(time.Minute)
 	DefaultWindow   = Size(256 << 20)
 	MinWindow       = Size(16 << 20)

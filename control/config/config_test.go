@@ -1,0 +1,208 @@
+package config
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+func TestSize(t *testing.T) {
+	f := func(text string, want Size, back string) {
+		t.Helper()
+		got, err := ParseSize(text)
+		if err != nil || got != want || got.String() != back {
+			t.Errorf("ParseSize(%q) = %d, %v, written %q; want %d, %q", text, got, err, got.String(), want, back)
+		}
+	}
+	f("0B", 0, "0B")
+	f("512B", 512, "512B")
+	f("1K", 1<<10, "1KiB")
+	f("64KiB", 64<<10, "64KiB")
+	f("3M", 3<<20, "3MiB")
+	f("1536MiB", 1536<<20, "1536MiB")
+	f("1024MiB", 1<<30, "1GiB")
+	f("2G", 2<<30, "2GiB")
+	f("1T", 1<<40, "1TiB")
+	f("8388607TiB", 8388607<<40, "8388607TiB")
+	for _, bad := range []string{"", "1", "B", "1.5G", "-1G", "+1G", "1g", "1GB", "1 G", " 1G", "1G ", "0x1G", "8388608TiB", "99999999999999999999B", "1e3B", "1_000B"} {
+		if got, err := ParseSize(bad); err == nil {
+			t.Errorf("ParseSize(%q) = %d, want an error", bad, got)
+		}
+	}
+}
+
+func TestRate(t *testing.T) {
+	f := func(text string, want Rate, back string) {
+		t.Helper()
+		got, err := ParseRate(text)
+		if err != nil || got != want || got.String() != back {
+			t.Errorf("ParseRate(%q) = %d, %v, written %q; want %d, %q", text, got, err, got.String(), want, back)
+		}
+	}
+	f("none", 0, "none")
+	f("1kbit", 1000, "1kbit")
+	f("50Mbit", 50e6, "50Mbit")
+	f("2.5Mbit", 25e5, "2.5Mbit")
+	f("0.5Mbit", 5e5, "500kbit")
+	f("1000Mbit", 1e9, "1Gbit")
+	f("10Gbit", 1e10, "10Gbit")
+	for _, bad := range []string{"", "0Mbit", "50", "50mbit", "50Mb", "-1Mbit", "+1Mbit", "NaNMbit", "InfGbit", "1e3kbit", "0x10kbit", "1 Mbit", "None", "9999999Gbit", ".5Mbit", "1.Mbit"} {
+		if got, err := ParseRate(bad); err == nil {
+			t.Errorf("ParseRate(%q) = %d, want an error", bad, got)
+		}
+	}
+	if got := Rate(50e6).BytesPerSecond(); got != 6250000 {
+		t.Errorf("50Mbit = %d bytes a second", got)
+	}
+}
+
+func TestNames(t *testing.T) {
+	for _, good := range []string{"a", "vol1", "0", "a.b_c-d", strings.Repeat("x", 63)} {
+		if err := CheckName(good); err != nil {
+			t.Errorf("CheckName(%q): %v", good, err)
+		}
+	}
+	for _, bad := range []string{"", ".", "..", "-a", "_a", "A", "a/b", "a b", "ä", "a\n", strings.Repeat("x", 64)} {
+		if CheckName(bad) == nil {
+			t.Errorf("CheckName(%q) is fine, want an error", bad)
+		}
+	}
+}
+
+func TestID(t *testing.T) {
+	if id, err := ParseID("00000000000000ff"); err != nil || id != 255 || id.String() != "00000000000000ff" {
+		t.Errorf("ParseID: %v, %v", id, err)
+	}
+	for _, bad := range []string{"", "0000000000000000", "ff", "00000000000000fg", "+0000000000000ff", "0x000000000000ff"} {
+		if id, err := ParseID(bad); err == nil {
+			t.Errorf("ParseID(%q) = %v, want an error", bad, id)
+		}
+	}
+}
+
+// sample is a VRA with every field set: it must come back from its own text.
+func sample() *VRA {
+	return &VRA{
+		Site: "west", ID: "vra-west-1", DataDir: "/var/lib/holdfast", RunDir: "/run/holdfast", Socket: "/run/holdfast/vra.sock",
+		TLS:           TLS{CA: "/etc/hf/ca.pem", Cert: "/etc/hf/cert.pem", Key: "/etc/hf/key.pem", PeerCA: "/etc/hf/east.pem", PeerSite: "east"},
+		Target:        &Target{ListenControl: "127.0.0.1:4007", ListenData: "127.0.0.1:4008", Store: "/var/lib/holdfast/store"},
+		MetricsListen: "127.0.0.1:9100",
+		Source: &Source{Groups: []SourceGroup{{
+			Name: "shop", ID: 0x1122334455667788, Stream: 7, Lineage: 0x0000000000000123, Interval: Duration(5e9), Window: 64 << 20,
+			Target:  Endpoint{Control: "10.0.0.1:4007", Data: "10.0.0.1:4008"},
+			Filters: []string{"/run/holdfast/pool.sock"},
+			Volumes: []SourceVolume{{"vol1", 1}, {"vol2", 2}},
+		}}},
+	}
+}
+
+func TestMarshalReadsBack(t *testing.T) {
+	text, err := Marshal(sample())
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := ParseVRA(text)
+	if err != nil || !reflect.DeepEqual(got, sample()) {
+		t.Errorf("read back as %+v, %v\n%s", got, err, text)
+	}
+	filter := &Filter{
+		RunDir: "/run/hf", Group: FilterGroup{"shop", 9}, Pool: 64 << 20, PoolSocket: "/run/hf/pool.sock",
+		Volumes: []FilterVolume{{"vol1", 1, "/disks/1", "/run/hf/vol1.sock"}},
+	}
+	if text, err = Marshal(filter); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := ParseFilter(text); err != nil || !reflect.DeepEqual(got, filter) {
+		t.Errorf("read back as %+v, %v\n%s", got, err, text)
+	}
+	context := &Context{Group: "lab", Lab: "/lab", VRAs: []ContextVRA{{"west", "source", "/run/a"}, {"east", "target", "/run/b"}}}
+	if text, err = Marshal(context); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "context.yaml")
+	if err := os.WriteFile(path, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := LoadContext(path); err != nil || !reflect.DeepEqual(got, context) {
+		t.Errorf("read back as %+v, %v\n%s", got, err, text)
+	}
+}
+
+func TestDefaults(t *testing.T) {
+	c := sample()
+	c.Target.ListenControl, c.Target.ListenData = "", ""
+	c.Source.Groups[0].Interval, c.Source.Groups[0].Window = 0, 0
+	if err := c.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	g := c.Source.Groups[0]
+	if c.Target.ListenControl != ":4007" || c.Target.ListenData != ":4008" || g.Interval != DefaultInterval || g.Window != DefaultWindow {
+		t.Errorf("defaults: %+v, %+v", c.Target, g)
+	}
+}
+
+// TestMistakes reads each testdata/*.yaml and compares all that is said about it with
+// the .txt beside it.
+func TestMistakes(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatal("no testdata", err)
+	}
+	for _, file := range files {
+		var err error
+		switch kind, _, _ := strings.Cut(filepath.Base(file), "-"); kind {
+		case "vra":
+			_, err = LoadVRA(file)
+		case "filter":
+			_, err = LoadFilter(file)
+		case "context":
+			_, err = LoadContext(file)
+		default:
+			t.Errorf("%s: of no known kind", file)
+		}
+		got := ""
+		if err != nil {
+			got = err.Error() + "\n"
+		}
+		golden := strings.TrimSuffix(file, ".yaml") + ".txt"
+		if *update {
+			if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := os.ReadFile(golden)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got != string(want) {
+			t.Errorf("%s:\n%swant\n%s", file, got, want)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	files, _ := filepath.Glob("testdata/*.yaml")
+	for _, file := range files {
+		if text, err := os.ReadFile(file); err == nil {
+			f.Add(text)
+		}
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		c, err := ParseVRA(text)
+		if err != nil {
+			return
+		}
+		again, err := Marshal(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if back, err := ParseVRA(again); err != nil || !reflect.DeepEqual(c, back) {
+			t.Fatalf("%+v is read back as %+v, %v\n%s", c, back, err, again)
+		}
+	})
+}
