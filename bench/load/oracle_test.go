@@ -86,9 +86,6 @@ func (m *memory) WriteZeroes(off, n int64, _ bool) error { return m.do(off, n, n
 func (m *memory) Trim(off, n int64) error                { return m.do(off, n, nil) }
 func (m *memory) Flush() error                           { return nil }
 func (m *memory) Close() error                           { return nil }
-func (m *memory) volume() Volume {
-	return Volume{Size: int64(len(m.data)), Dial: func(context.Context) (Disk, error) { return m, nil }}
-}
 
 // TestWildWorkloadAgainstOracle copies both disks at some moment of a wild workload,
 // under a lock over both: that is a prefix. Then it harms the copies, and each harm
