@@ -1,0 +1,114 @@
+package dirty
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/holdfast-dr/holdfast/wire/record"
+)
+
+// TestPassReadsEverything walks random maps with random pages: every dirty byte
+// is read once, in reads that keep to the read size and its grid.
+func TestPassReadsEverything(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		readBytes := rapid.Int64Range(1, 64).Draw(t, "readBytes")
+		var volumes []record.VolumeID
+		maps := map[record.VolumeID][]Extent{}
+		for v := range rapid.IntRange(0, 3).Draw(t, "volumes") {
+			id := record.VolumeID(v + 1)
+			volumes = append(volumes, id)
+			at := int64(0)
+			for range rapid.IntRange(0, 6).Draw(t, "extents") {
+				at += rapid.Int64Range(0, 100).Draw(t, "gap")
+				n := rapid.Int64Range(1, 300).Draw(t, "len")
+				maps[id] = append(maps[id], Extent{id, at, n})
+				at += n
+			}
+		}
+		var want, got int64
+		for _, m := range maps {
+			for _, e := range m {
+				want += e.Len
+			}
+		}
+		p := NewPass(slices.Clone(volumes), readBytes)
+		for {
+			s := p.Next()
+			if s.Kind == Over {
+				break
+			}
+			if s.Kind == Ask {
+				var page []Extent
+				for _, e := range maps[s.Volume] {
+					if e.Off >= s.Off {
+						page = append(page, e)
+					}
+				}
+				page = page[:min(len(page), rapid.IntRange(1, 4).Draw(t, "page"))]
+				if err := p.Told(slices.Clone(page)); err != nil {
+					t.Fatal(err)
+				}
+				continue
+			}
+			if s.Len <= 0 || s.Len > readBytes || s.Off/readBytes != (s.Off+s.Len-1)/readBytes {
+				t.Fatalf("read %+v breaks the grid of %d", s.Extent, readBytes)
+			}
+			if !slices.ContainsFunc(maps[s.Volume], func(e Extent) bool { return e.Off <= s.Off && s.Off+s.Len <= e.Off+e.Len }) {
+				t.Fatalf("read %+v is not dirty", s.Extent)
+			}
+			got += s.Len
+		}
+		if got != want {
+			t.Fatalf("read %d bytes of %d dirty", got, want)
+		}
+	})
+}
+
+func TestToldRefusesNonsense(t *testing.T) {
+	f := func(page ...Extent) {
+		t.Helper()
+		p := NewPass([]record.VolumeID{1}, 10)
+		p.Next()
+		if err := p.Told([]Extent{{1, 100, 50}}); err != nil {
+			t.Fatal(err)
+		}
+		for p.Next().Kind == Read {
+		}
+		if err := p.Told(page); err == nil {
+			t.Errorf("%+v was taken", page)
+		}
+	}
+	f(Extent{2, 200, 1})
+	f(Extent{1, 149, 1})
+	f(Extent{1, 200, 0})
+	f(Extent{1, 1 << 62, 1 << 62}, Extent{1, 5, 1})
+	f(Extent{1, 200, 10}, Extent{1, 205, 10})
+}
+
+func TestMeter(t *testing.T) {
+	start := time.Unix(1000, 0)
+	var m Meter
+	if _, ok := m.Left(1); ok {
+		t.Error("a time left is told before anything was done")
+	}
+	m.Add(start, 0)
+	for i := range 100 {
+		m.Add(start.Add(time.Duration(i+1)*100*time.Millisecond), 1000)
+	}
+	if r := m.Rate(); r < 9900 || r > 10100 {
+		t.Errorf("rate %.0f, want 10000", r)
+	}
+	if d, ok := m.Left(50000); !ok || d < 4900*time.Millisecond || d > 5100*time.Millisecond {
+		t.Errorf("50000 bytes take %s (%t)", d, ok)
+	}
+	m.Add(start.Add(2*time.Minute), 0)
+	if d, ok := m.Left(1); ok {
+		t.Errorf("nothing is done for minutes and one byte takes %s", d)
+	}
+	if d, ok := m.Left(0); !ok || d != 0 {
+		t.Errorf("nothing takes %s (%t)", d, ok)
+	}
+}
