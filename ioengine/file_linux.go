@@ -7,6 +7,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 )
 
 // osFile is a file of this machine. It reads and writes by its own descriptor: the
@@ -84,6 +86,9 @@ func (f *osFile) ReadAt(p []byte, off int64) (int, error) {
 			return done, pathError("read", f.name, err)
 		}
 		done += n
+		if n == 0 && invariant.Planted("ioengine/eof-unsaid") {
+			return done, nil
+		}
 		if n == 0 || (n%f.align != 0 && done < len(p)) {
 			return done, io.EOF // a direct read stops unaligned only at the end
 		}
@@ -121,7 +126,7 @@ func (f *osFile) Align() int { return f.align }
 func (f *osFile) Sync() error {
 	f.failed.Lock()
 	defer f.failed.Unlock()
-	if f.failed.err == nil {
+	if f.failed.err == nil || invariant.Planted("ioengine/sync-again") {
 		f.failed.err = f.use("sync", unix.Fdatasync)
 	}
 	return f.failed.err
@@ -150,11 +155,16 @@ func (f *osFile) Zero(off, n int64) error {
 	if err != nil {
 		return err
 	}
-	n = min(n, size-off)
+	if !invariant.Planted("ioengine/zero-grows") {
+		n = min(n, size-off)
+	}
 	if n <= 0 {
 		return nil
 	}
 	err = f.use("zero", func(fd int) error {
+		if invariant.Planted("ioengine/zero-grows") {
+			return unix.Fallocate(fd, unix.FALLOC_FL_ZERO_RANGE, off, n)
+		}
 		err := unix.Fallocate(fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
 		if err == unix.EOPNOTSUPP {
 			err = unix.Fallocate(fd, unix.FALLOC_FL_ZERO_RANGE|unix.FALLOC_FL_KEEP_SIZE, off, n)
