@@ -1,5 +1,15 @@
 package record
 
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+)
+
 // VolumeSize names a volume and its size in bytes.
 type VolumeSize struct {
 	ID    VolumeID
@@ -26,47 +36,294 @@ type Resync struct {
 	Volumes []VolumeSize // that it concerns; stored in order of ID
 }
 
-// CheckTag says why a tag cannot be stored, or nil. AppendCut panics on such a tag.
-func CheckTag(tag string) error { return errUnready }
+// Where things stand in the bodies.
+const (
+	cutCheckpoint = 0
+	cutWall       = 8
+	cutListed     = 16
+	cutList       = 24
+	flagSolo      = 1
 
-// AppendCut appends a cut record to dst, at the ticket that the cut took.
-func AppendCut(dst []byte, id Identity, t Time, ticket Ticket, c Cut) []byte { return dst }
+	resyncList  = 0
+	flagInitial = 1
+
+	// A list is flags u8, a zero byte, the length of the text u16, the count of
+	// volumes u32, then the volumes and the text, which ends the body.
+	listText    = 2
+	listCount   = 4
+	listHead    = 8
+	volumeBytes = 12 // id u32, size u64
+
+	commitHead = 8 // the position; the rest of the body is zero
+)
+
+// CommitBytes is the size of the smallest commit record.
+const CommitBytes = HeaderBytes + commitHead
+
+// CheckTag says why a tag cannot be stored, or nil. AppendCut panics on such a tag.
+func CheckTag(tag string) error {
+	if len(tag) > MaxTag {
+		return fmt.Errorf("tag of %d bytes; at most %d", len(tag), MaxTag)
+	}
+	if !utf8.ValidString(tag) {
+		return fmt.Errorf("tag %q is not UTF-8", tag)
+	}
+	return nil
+}
+
+// AppendCut appends a cut record to dst, at the ticket that the cut took. It panics,
+// as all of these do, on what ParseCut would refuse: a bug of the caller's.
+func AppendCut(dst []byte, id Identity, t Time, ticket Ticket, c Cut) []byte {
+	if err := CheckTag(c.Tag); err != nil {
+		panic("BUG: " + err.Error())
+	}
+	dst, start := begin(dst)
+	dst = le.AppendUint64(dst, c.Checkpoint)
+	dst = le.AppendUint64(dst, uint64(c.Wall))
+	dst = le.AppendUint64(dst, c.Listed)
+	dst = appendList(dst, flag(c.Solo, flagSolo), c.Tag, c.Volumes)
+	return end(dst, start, KindCut, id, t, ticket)
+}
 
 // ParseCut reads the body of a KindCut record. Its Tag and Volumes are copies.
-func ParseCut(r Record) (Cut, error) { return Cut{}, errUnready }
+func ParseCut(r Record) (Cut, error) {
+	if r.Kind != KindCut {
+		return Cut{}, notA(r, KindCut)
+	}
+	return decodeCut(r.Body())
+}
 
-// AppendConfirm appends a confirm record: every source of the group holds to the checkpoint's cut.
+func decodeCut(p []byte) (Cut, error) {
+	if len(p) < cutList {
+		return Cut{}, corrupt("body of a cut")
+	}
+	c := Cut{
+		Checkpoint: le.Uint64(p[cutCheckpoint:]),
+		Wall:       int64(le.Uint64(p[cutWall:])),
+		Listed:     le.Uint64(p[cutListed:]),
+	}
+	if c.Checkpoint == 0 || c.Wall <= 0 || c.Listed >= c.Checkpoint {
+		return Cut{}, corrupt("numbers of a cut")
+	}
+	flags, text, volumes, err := decodeList(p[cutList:])
+	c.Solo, c.Tag, c.Volumes = flags&flagSolo != 0, text, volumes
+	return c, err
+}
+
+// AppendConfirm appends a confirm record: every source of the group holds to the
+// checkpoint's cut.
 func AppendConfirm(dst []byte, id Identity, t Time, ticket Ticket, checkpoint uint64) []byte {
-	return dst
+	dst, start := begin(dst)
+	return end(le.AppendUint64(dst, checkpoint), start, KindConfirm, id, t, ticket)
 }
 
 // ParseConfirm returns the number of the checkpoint that a KindConfirm record confirms.
-func ParseConfirm(r Record) (checkpoint uint64, err error) { return 0, errUnready }
+func ParseConfirm(r Record) (checkpoint uint64, err error) {
+	if r.Kind != KindConfirm {
+		return 0, notA(r, KindConfirm)
+	}
+	return decodeConfirm(r.Body())
+}
+
+func decodeConfirm(p []byte) (uint64, error) {
+	if len(p) != 8 || le.Uint64(p) == 0 {
+		return 0, corrupt("body of a confirm")
+	}
+	return le.Uint64(p), nil
+}
 
 // AppendResize appends a resize record: from its ticket on the volume has that size.
-func AppendResize(dst []byte, id Identity, t Time, ticket Ticket, v VolumeSize) []byte { return dst }
+func AppendResize(dst []byte, id Identity, t Time, ticket Ticket, v VolumeSize) []byte {
+	dst, start := begin(dst)
+	return end(appendVolume(dst, v), start, KindResize, id, t, ticket)
+}
 
 // ParseResize reads the body of a KindResize record.
-func ParseResize(r Record) (VolumeSize, error) { return VolumeSize{}, errUnready }
+func ParseResize(r Record) (VolumeSize, error) {
+	if r.Kind != KindResize {
+		return VolumeSize{}, notA(r, KindResize)
+	}
+	return decodeResize(r.Body())
+}
+
+func decodeResize(p []byte) (VolumeSize, error) {
+	if len(p) != volumeBytes {
+		return VolumeSize{}, corrupt("body of a resize")
+	}
+	return decodeVolume(p)
+}
 
 // AppendResyncOpen appends the boundary that opens a resync.
-func AppendResyncOpen(dst []byte, id Identity, t Time, ticket Ticket, s Resync) []byte { return dst }
+func AppendResyncOpen(dst []byte, id Identity, t Time, ticket Ticket, s Resync) []byte {
+	return appendResync(dst, KindResyncOpen, id, t, ticket, s)
+}
 
 // AppendResyncClose appends the boundary that ends all resyncs open in its stream.
-func AppendResyncClose(dst []byte, id Identity, t Time, ticket Ticket, s Resync) []byte { return dst }
+func AppendResyncClose(dst []byte, id Identity, t Time, ticket Ticket, s Resync) []byte {
+	return appendResync(dst, KindResyncClose, id, t, ticket, s)
+}
+
+func appendResync(dst []byte, k Kind, id Identity, t Time, ticket Ticket, s Resync) []byte {
+	dst, start := begin(dst)
+	dst = appendList(dst, flag(s.Initial, flagInitial), shorten(s.Reason), s.Volumes)
+	return end(dst, start, k, id, t, ticket)
+}
 
 // ParseResync reads the body of a KindResyncOpen or KindResyncClose record.
-func ParseResync(r Record) (Resync, error) { return Resync{}, errUnready }
+func ParseResync(r Record) (Resync, error) {
+	if r.Kind != KindResyncOpen && r.Kind != KindResyncClose {
+		return Resync{}, notA(r, KindResyncOpen)
+	}
+	return decodeResync(r.Body())
+}
 
-// CommitBytes is the size of the smallest commit record.
-const CommitBytes = HeaderBytes + 8
+func decodeResync(p []byte) (Resync, error) {
+	flags, text, volumes, err := decodeList(p[resyncList:])
+	return Resync{Initial: flags&flagInitial != 0, Reason: text, Volumes: volumes}, err
+}
 
 // AppendCommit appends a commit record to dst, padded with zeros so that the length
-// of the result is a multiple of padTo (at most MaxBody/2; 0 or 1: no padding). It carries the
-// log position that was known durable when it was written. A commit record has no identity.
-func AppendCommit(dst []byte, durablePos uint64, padTo int) []byte { return dst }
+// of the result is a multiple of padTo (bytes, at most MaxBody/2; 0 or 1 for no
+// padding). It carries the log position that was known durable when it was written.
+// A commit record has no identity.
+func AppendCommit(dst []byte, durablePos uint64, padTo int) []byte {
+	if padTo > MaxBody/2 {
+		panic("BUG: padding beyond the largest body")
+	}
+	dst, start := begin(dst)
+	dst = le.AppendUint64(dst, durablePos)
+	if padTo > 1 {
+		if over := len(dst) % padTo; over != 0 {
+			pad := padTo - over
+			dst = slices.Grow(dst, pad)[:len(dst)+pad]
+			clear(dst[len(dst)-pad:])
+		}
+	}
+	return end(dst, start, KindCommit, Identity{}, 0, 0)
+}
 
 // ParseCommit returns the position in a KindCommit record.
-func ParseCommit(r Record) (durablePos uint64, err error) { return 0, errUnready }
+func ParseCommit(r Record) (durablePos uint64, err error) {
+	if r.Kind != KindCommit {
+		return 0, notA(r, KindCommit)
+	}
+	return decodeCommit(r.Body())
+}
 
-func (h *Header) checkBody(body []byte) error { return errUnready }
+func decodeCommit(p []byte) (uint64, error) {
+	if len(p) < commitHead || !allZero(p[commitHead:]) {
+		return 0, corrupt("body of a commit")
+	}
+	return le.Uint64(p), nil
+}
+
+// checkBody says whether the body is one that the kind's decoder takes, so that a
+// control record that parsed can be read for ever.
+func (h *Header) checkBody(p []byte) error {
+	var err error
+	switch h.Kind {
+	case KindCut:
+		_, err = decodeCut(p)
+	case KindConfirm:
+		_, err = decodeConfirm(p)
+	case KindResize:
+		_, err = decodeResize(p)
+	case KindResyncOpen, KindResyncClose:
+		_, err = decodeResync(p)
+	case KindCommit:
+		_, err = decodeCommit(p)
+	}
+	return err
+}
+
+// begin leaves room for the header; end fills it in.
+func begin(dst []byte) (p []byte, start int) {
+	return append(dst, make([]byte, HeaderBytes)...), len(dst)
+}
+
+func end(p []byte, start int, k Kind, id Identity, t Time, ticket Ticket) []byte {
+	h := Header{Identity: id, Kind: k, Time: t, First: ticket, Last: ticket, Body: len(p) - start - HeaderBytes}
+	if err := h.checkBody(p[start+HeaderBytes:]); err != nil || h.Body > MaxBody {
+		panic(fmt.Sprintf("BUG: %v record that none could read: %v", k, err))
+	}
+	return h.finish(p, start)
+}
+
+func appendList(dst []byte, flags byte, text string, volumes []VolumeSize) []byte {
+	dst = append(dst, flags, 0)
+	dst = le.AppendUint16(dst, uint16(len(text)))
+	dst = le.AppendUint32(dst, uint32(len(volumes)))
+	byID := func(a, b VolumeSize) int { return cmp.Compare(a.ID, b.ID) }
+	if !slices.IsSortedFunc(volumes, byID) {
+		volumes = slices.SortedFunc(slices.Values(volumes), byID)
+	}
+	for _, v := range volumes {
+		dst = appendVolume(dst, v)
+	}
+	return append(dst, text...)
+}
+
+func decodeList(p []byte) (flags byte, text string, volumes []VolumeSize, err error) {
+	if len(p) < listHead || p[0]&^1 != 0 || p[1] != 0 {
+		return 0, "", nil, corrupt("flags of a control record")
+	}
+	flags = p[0]
+	textLen, count := int(le.Uint16(p[listText:])), le.Uint32(p[listCount:])
+	p = p[listHead:]
+	if textLen > MaxTag || count > MaxVolumes || int(count)*volumeBytes+textLen != len(p) {
+		return 0, "", nil, corrupt("lengths in a control record")
+	}
+	if count > 0 {
+		volumes = make([]VolumeSize, count)
+	}
+	var last VolumeID
+	for i := range volumes {
+		if volumes[i], err = decodeVolume(p); err != nil {
+			return 0, "", nil, err
+		}
+		if volumes[i].ID <= last && !invariant.Planted("record/volumes-unordered") {
+			return 0, "", nil, corrupt("volumes of a control record out of order")
+		}
+		last, p = volumes[i].ID, p[volumeBytes:]
+	}
+	if text = string(p); !utf8.ValidString(text) {
+		return 0, "", nil, corrupt("text of a control record")
+	}
+	return flags, text, volumes, nil
+}
+
+func appendVolume(dst []byte, v VolumeSize) []byte {
+	return le.AppendUint64(le.AppendUint32(dst, uint32(v.ID)), uint64(v.Bytes))
+}
+
+func decodeVolume(p []byte) (VolumeSize, error) {
+	v := VolumeSize{ID: VolumeID(le.Uint32(p)), Bytes: int64(le.Uint64(p[4:]))}
+	if v.ID == 0 || v.Bytes < 1 || v.Bytes > VolumeLimit {
+		return VolumeSize{}, corrupt("volume of a control record")
+	}
+	return v, nil
+}
+
+func flag(set bool, bit byte) byte {
+	if set {
+		return bit
+	}
+	return 0
+}
+
+// shorten cuts text for people to MaxTag bytes of UTF-8.
+func shorten(text string) string {
+	text = strings.ToValidUTF8(text, "?")
+	if len(text) <= MaxTag {
+		return text
+	}
+	cut := MaxTag
+	for !utf8.RuneStart(text[cut]) {
+		cut--
+	}
+	return text[:cut]
+}
+
+func notA(r Record, k Kind) error {
+	return fmt.Errorf("%w: %v record, not %v", ErrKind, r.Kind, k)
+}

@@ -2,7 +2,6 @@ package record
 
 import (
 	"fmt"
-	"hash/crc32"
 
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 )
@@ -138,7 +137,7 @@ func (b Block) check() string {
 // at least TablesEnd bytes.
 func (h *Header) checkTables(p []byte) error {
 	p = p[HeaderBytes:h.TablesEnd()]
-	if crc32.Checksum(p, castagnoli) != h.tables {
+	if sumOf(p) != h.tables {
 		return corrupt("checksum of the tables")
 	}
 	blocks, p := p[:h.Blocks*blockBytes], p[h.Blocks*blockBytes:]
