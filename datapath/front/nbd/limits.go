@@ -1,4 +1,60 @@
 package nbd
 
-// MaxName is the longest export name or description, in bytes, as in the protocol.
-const MaxName = 4096
+import "time"
+
+// What one server can be made to hold, as a sum: maxConns connections, each with
+// one receive buffer, at most maxWorkers goroutines that each carry one piece of a
+// read (or one write, whose buffers are the device's), one big read of a client
+// without structured replies, and the replies that wait:
+//
+//	64 x (64 KiB + 16 x 1 MiB + 32 MiB + 1 MiB) = about 3 GiB at the very worst,
+//
+// under 1 MiB a connection for a client of 4 KiB requests that reads its replies.
+const (
+	// MaxName is the longest export name or description, in bytes, as in the protocol.
+	MaxName = 4096
+
+	// maxConns bounds the connections of one server. A client opens 1 to 16.
+	maxConns = 64
+	// maxWorkers bounds the requests of one connection that are carried out at a
+	// time: more than a disk gains from, and QEMU sends 16 at most.
+	maxWorkers = 16
+
+	// receiveBytes is read ahead of small requests: 15 writes of 4 KiB in one call.
+	receiveBytes = 64 << 10
+	// straightBytes is the payload from which reading ahead stops, so that it goes
+	// from the socket to the device's buffers without a copy between.
+	straightBytes = 16 << 10
+	// pieceBytes is the longest piece of a structured read: larger ones leave as
+	// several chunks, so that memory stays small.
+	pieceBytes = 1 << 20
+	// waitingBytes of replies may wait for the one that writes; then workers wait.
+	waitingBytes = 1 << 20
+	// holdBytes of replies are held back while more requests stand in the receive
+	// buffer, so that one write answers them all.
+	holdBytes = 256 << 10
+
+	// quickBytes and quickTime say which requests are carried out by the reader
+	// itself though others wait: those that cost less than passing them on.
+	quickBytes = 64 << 10
+	quickTime  = 20 * time.Microsecond
+
+	// maxOptions and maxOption bound a handshake, handshakeTime ends a slow one.
+	maxOptions    = 256
+	maxOption     = 64 << 10
+	handshakeTime = 10 * time.Second
+	// partingTime is how long a client may take to read its last replies.
+	partingTime = 2 * time.Second
+	// acceptPause follows an accept that failed.
+	acceptPause = 50 * time.Millisecond
+
+	// maxExtents is the most extents in one answer: 32 KiB.
+	maxExtents = 4096
+	// maxCalls is how many requests of one Client are under way; more wait.
+	maxCalls = 128
+	// maxChunk bounds what a server may send a Client in one chunk beside payload.
+	maxChunk = 1 << 20
+
+	// preferredBlock is told to clients; smaller and unaligned requests are served too.
+	preferredBlock = 4096
+)
