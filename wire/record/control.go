@@ -81,7 +81,7 @@ func AppendCut(dst []byte, id Identity, t Time, ticket Ticket, c Cut) []byte {
 	dst = le.AppendUint64(dst, c.Checkpoint)
 	dst = le.AppendUint64(dst, uint64(c.Wall))
 	dst = le.AppendUint64(dst, c.Listed)
-	dst = appendList(dst, flag(c.Solo, flagSolo), c.Tag, c.Volumes)
+	dst = appendList(dst, bit(c.Solo, flagSolo), c.Tag, c.Volumes)
 	return end(dst, start, KindCut, id, t, ticket)
 }
 
@@ -165,7 +165,7 @@ func AppendResyncClose(dst []byte, id Identity, t Time, ticket Ticket, s Resync)
 
 func appendResync(dst []byte, k Kind, id Identity, t Time, ticket Ticket, s Resync) []byte {
 	dst, start := begin(dst)
-	dst = appendList(dst, flag(s.Initial, flagInitial), shorten(s.Reason), s.Volumes)
+	dst = appendList(dst, bit(s.Initial, flagInitial), shorten(s.Reason), s.Volumes)
 	return end(dst, start, k, id, t, ticket)
 }
 
@@ -253,14 +253,19 @@ func appendList(dst []byte, flags byte, text string, volumes []VolumeSize) []byt
 	dst = append(dst, flags, 0)
 	dst = le.AppendUint16(dst, uint16(len(text)))
 	dst = le.AppendUint32(dst, uint32(len(volumes)))
-	byID := func(a, b VolumeSize) int { return cmp.Compare(a.ID, b.ID) }
-	if !slices.IsSortedFunc(volumes, byID) {
-		volumes = slices.SortedFunc(slices.Values(volumes), byID)
-	}
-	for _, v := range volumes {
+	for _, v := range sortedByID(volumes) {
 		dst = appendVolume(dst, v)
 	}
 	return append(dst, text...)
+}
+
+// sortedByID leaves the caller's slice as it is.
+func sortedByID(volumes []VolumeSize) []VolumeSize {
+	byID := func(a, b VolumeSize) int { return cmp.Compare(a.ID, b.ID) }
+	if slices.IsSortedFunc(volumes, byID) {
+		return volumes
+	}
+	return slices.SortedFunc(slices.Values(volumes), byID)
 }
 
 func decodeList(p []byte) (flags byte, text string, volumes []VolumeSize, err error) {
@@ -304,9 +309,9 @@ func decodeVolume(p []byte) (VolumeSize, error) {
 	return v, nil
 }
 
-func flag(set bool, bit byte) byte {
+func bit(set bool, mask byte) byte {
 	if set {
-		return bit
+		return mask
 	}
 	return 0
 }

@@ -220,3 +220,15 @@ func TestCodecChoice(t *testing.T) {
 	c.StoreOnly = true
 	f("store only", dbData(LineBytes, 1), CodecRaw)
 }
+
+// TestGrownBlocks: what the encoder would make larger, and the probe lets through, stays raw.
+func TestGrownBlocks(t *testing.T) {
+	c := NewCompressor()
+	for n := 1; n < minProbable; n++ {
+		raw := randomData(n, uint64(n))
+		p := bytes.Clone(raw)
+		if codec, stored := c.store(p); codec != CodecRaw || stored != n || !bytes.Equal(p, raw) {
+			t.Fatalf("%d random bytes: codec %d, %d stored", n, codec, stored)
+		}
+	}
+}
