@@ -1,8 +1,14 @@
 package wire
 
-import "sync/atomic"
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"sync/atomic"
+)
 
-// Counters count over sessions. Bytes are those of TLS on the socket, handshakes included.
+// Counters count over all sessions they are handed to. Bytes are those of TLS on
+// the socket, handshakes and refused connections included.
 type Counters struct {
 	ControlSent, ControlReceived atomic.Uint64 // bytes
 	DataSent, DataReceived       atomic.Uint64 // bytes
@@ -11,8 +17,16 @@ type Counters struct {
 	refused                      [reasons]atomic.Uint64
 }
 
-// Refusals returns how often a connection was refused, by reason.
-func (c *Counters) Refusals() map[Reason]uint64 { return nil }
+// Refusals returns how often a connection was refused, by each reason there was.
+func (c *Counters) Refusals() map[Reason]uint64 {
+	m := make(map[Reason]uint64)
+	for r := range c.refused {
+		if n := c.refused[r].Load(); n > 0 {
+			m[Reason(r)] = n
+		}
+	}
+	return m
+}
 
 // Traffic is the bytes of TLS on one session's sockets.
 type Traffic struct {
@@ -37,6 +51,28 @@ const (
 	ReasonVersion               // no common version
 	ReasonToken                 // a data connection that belongs to no session
 	ReasonTimeout               // silent for too long
-	ReasonFull                  // too many connections
+	ReasonFull                  // too many connections or sessions
 	reasons
 )
+
+func (r Reason) String() string {
+	return [reasons]string{"plain", "tls", "no-certificate", "ca", "expired", "site", "role",
+		"name", "hello", "version", "token", "timeout", "full"}[r]
+}
+
+// reasonOf sorts an error of a connection's first seconds.
+func reasonOf(err error) Reason {
+	var refused *refusal
+	var notTLS tls.RecordHeaderError
+	switch {
+	case errors.As(err, &refused):
+		return refused.reason
+	case errors.As(err, &notTLS):
+		return ReasonPlain
+	case isTimeout(err), errors.Is(err, context.DeadlineExceeded):
+		return ReasonTimeout
+	case errors.Is(err, ErrProtocol):
+		return ReasonHello
+	}
+	return ReasonTLS
+}

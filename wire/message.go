@@ -1,20 +1,26 @@
 package wire
 
-import "github.com/holdfast-dr/holdfast/wire/record"
+import (
+	"fmt"
+	"unicode/utf8"
 
-// Limits of what a message may carry; more is refused by Send and is a protocol error from a peer.
+	"github.com/holdfast-dr/holdfast/wire/record"
+)
+
+// Limits of what a message may carry; Send refuses more, and a peer that sends
+// more breaks the protocol.
 const (
-	MaxName    = 63   // bytes of a group's or volume's name
-	MaxText    = 1024 // bytes of a reason
-	MaxTag     = 256  // bytes of a checkpoint's tag
-	MaxVolumes = 1024 // volumes of one group
+	MaxName    = 63   // bytes of a name: [a-z0-9][a-z0-9._-]{0,62}
+	MaxText    = 1024 // bytes of a reason; a longer one is cut by Send
+	MaxTag     = record.MaxTag
+	MaxVolumes = record.MaxVolumes
 )
 
 // Message is one word on the control connection. The types of this file are all there are.
 type Message interface {
 	kind() frameType
-	check() error
-	encode(*encoder)
+	check() error // what both ends hold a message to
+	appendTo(dst []byte) []byte
 }
 
 // OpenStream asks the target to take a stream's records; it answers Stand or Refused.
@@ -27,7 +33,7 @@ type OpenStream struct {
 	Epoch       record.Epoch
 	Incarnation record.Incarnation
 	Acked       record.Seq // the highest seq the source has seen acknowledged; 0 for none
-	Volumes     []Volume
+	Volumes     []Volume   // at least one, no id twice
 }
 
 // Volume is a volume of a group as its source knows it.
@@ -75,7 +81,7 @@ type Listed struct {
 // Code says why a stream was refused or a session ended.
 type Code uint16
 
-// The codes. A peer may send others: they read as CodeOther does.
+// The codes. A newer peer may send others, which mean what CodeOther means.
 const (
 	CodeOther      Code = 1 + iota // see the text
 	CodeFenced                     // a higher epoch holds the stream: stand by
@@ -90,3 +96,164 @@ const (
 	CodeStopping                   // the process ends in good order
 	CodeBusy                       // too many sessions
 )
+
+func (c Code) String() string {
+	names := [...]string{"", "other", "fenced", "lineage", "corrupt", "gap", "storage", "unknown",
+		"version", "protocol", "superseded", "stopping", "busy"}
+	if c == 0 || int(c) >= len(names) {
+		return fmt.Sprintf("code %d", uint16(c))
+	}
+	return names[c]
+}
+
+// decodeMessage takes apart the body of a frame of type t; nothing of p is kept.
+func decodeMessage(t frameType, p []byte) (Message, error) {
+	d := decoder{p: p}
+	var m Message
+	switch t {
+	case typeOpenStream:
+		m = decodeOpenStream(&d)
+	case typeStand:
+		m = &Stand{
+			Stream: record.StreamID(d.u64()), Durable: record.Seq(d.u64()),
+			Incarnation: record.Incarnation(d.u32()), Epoch: record.Epoch(d.u32()), NeedOpen: d.bool(),
+		}
+	case typeRefused:
+		m = &Refused{Stream: record.StreamID(d.u64()), Code: Code(d.u16()), Text: d.string(MaxText)}
+	case typeCloseStream:
+		m = &CloseStream{Stream: record.StreamID(d.u64())}
+	case typeDurable:
+		m = &Durable{Stream: record.StreamID(d.u64()), Seq: record.Seq(d.u64())}
+	case typeListed:
+		m = &Listed{
+			Group: record.GroupID(d.u64()), Checkpoint: d.u64(), Wall: int64(d.u64()), Tag: d.string(MaxTag),
+		}
+	default:
+		return nil, protocolError("frame type %d on the control connection", t)
+	}
+	if err := d.end(fmt.Sprintf("%T", m)); err != nil {
+		return nil, err
+	}
+	if err := m.check(); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrProtocol, err)
+	}
+	return m, nil
+}
+
+// volumeFixedBytes is a volume in an OpenStream, without its name.
+const volumeFixedBytes = 4 + 8 + 2
+
+func (m *OpenStream) kind() frameType { return typeOpenStream }
+
+func (m *OpenStream) appendTo(p []byte) []byte {
+	p = putU64(p, uint64(m.Group))
+	p = putU64(p, m.Lineage)
+	p = putU64(p, uint64(m.Stream))
+	p = putU32(p, uint32(m.Epoch))
+	p = putU32(p, uint32(m.Incarnation))
+	p = putU64(p, uint64(m.Acked))
+	p = putString(p, m.GroupName)
+	p = putU32(p, uint32(len(m.Volumes)))
+	for _, v := range m.Volumes {
+		p = putU32(p, uint32(v.ID))
+		p = putU64(p, uint64(v.Bytes))
+		p = putString(p, v.Name)
+	}
+	return p
+}
+
+func decodeOpenStream(d *decoder) *OpenStream {
+	m := &OpenStream{
+		Group: record.GroupID(d.u64()), Lineage: d.u64(), Stream: record.StreamID(d.u64()),
+		Epoch: record.Epoch(d.u32()), Incarnation: record.Incarnation(d.u32()), Acked: record.Seq(d.u64()),
+		GroupName: d.string(MaxName),
+	}
+	n := int(d.u32())
+	// What the bytes cannot hold is not made room for.
+	if n > MaxVolumes || n*volumeFixedBytes > len(d.p) {
+		d.fail("more volumes than bytes")
+		return m
+	}
+	m.Volumes = make([]Volume, n)
+	for i := range m.Volumes {
+		m.Volumes[i] = Volume{ID: record.VolumeID(d.u32()), Bytes: int64(d.u64()), Name: d.string(MaxName)}
+	}
+	return m
+}
+
+func (m *OpenStream) check() error {
+	if m.Group == 0 || m.Stream == 0 || m.Lineage == 0 || m.Epoch == 0 || m.Incarnation == 0 {
+		return fmt.Errorf("open stream %s: an id is zero", m.Stream)
+	}
+	if !validName(m.GroupName) {
+		return fmt.Errorf("open stream %s: group name %q", m.Stream, m.GroupName)
+	}
+	if len(m.Volumes) == 0 || len(m.Volumes) > MaxVolumes {
+		return fmt.Errorf("open stream %s: %d volumes", m.Stream, len(m.Volumes))
+	}
+	seen := make(map[record.VolumeID]bool, len(m.Volumes))
+	for _, v := range m.Volumes {
+		if v.ID == 0 || seen[v.ID] || !validName(v.Name) || v.Bytes <= 0 || v.Bytes > record.VolumeLimit {
+			return fmt.Errorf("open stream %s: volume %d %q of %d bytes", m.Stream, v.ID, v.Name, v.Bytes)
+		}
+		seen[v.ID] = true
+	}
+	return nil
+}
+
+func (m *Stand) kind() frameType { return typeStand }
+
+func (m *Stand) appendTo(p []byte) []byte {
+	p = putU64(p, uint64(m.Stream))
+	p = putU64(p, uint64(m.Durable))
+	p = putU32(p, uint32(m.Incarnation))
+	p = putU32(p, uint32(m.Epoch))
+	return putBool(p, m.NeedOpen)
+}
+
+func (m *Stand) check() error { return needIDs("stand", uint64(m.Stream)) }
+
+func (m *Refused) kind() frameType { return typeRefused }
+
+func (m *Refused) appendTo(p []byte) []byte {
+	return putString(putU16(putU64(p, uint64(m.Stream)), uint16(m.Code)), cutText(m.Text))
+}
+
+func (m *Refused) check() error { return needIDs("refused", uint64(m.Stream), uint64(m.Code)) }
+
+func (m *CloseStream) kind() frameType { return typeCloseStream }
+
+func (m *CloseStream) appendTo(p []byte) []byte { return putU64(p, uint64(m.Stream)) }
+
+func (m *CloseStream) check() error { return needIDs("close stream", uint64(m.Stream)) }
+
+func (m *Durable) kind() frameType { return typeDurable }
+
+func (m *Durable) appendTo(p []byte) []byte {
+	return putU64(putU64(p, uint64(m.Stream)), uint64(m.Seq))
+}
+
+func (m *Durable) check() error { return needIDs("durable", uint64(m.Stream), uint64(m.Seq)) }
+
+func (m *Listed) kind() frameType { return typeListed }
+
+func (m *Listed) appendTo(p []byte) []byte {
+	p = putU64(putU64(p, uint64(m.Group)), m.Checkpoint)
+	return putString(putU64(p, uint64(m.Wall)), m.Tag)
+}
+
+func (m *Listed) check() error {
+	if len(m.Tag) > MaxTag || !utf8.ValidString(m.Tag) {
+		return fmt.Errorf("listed: tag %.80q", m.Tag)
+	}
+	return needIDs("listed", uint64(m.Group), m.Checkpoint)
+}
+
+func needIDs(what string, ids ...uint64) error {
+	for _, id := range ids {
+		if id == 0 {
+			return fmt.Errorf("%s: an id is zero", what)
+		}
+	}
+	return nil
+}

@@ -3,65 +3,138 @@ package wire
 import (
 	"context"
 	"errors"
+	"log/slog"
+	"sync"
+	"sync/atomic"
 	"time"
 )
 
-var errNotBuilt = errors.New("wire: not built yet")
-
-// Session is one conversation with a peer. It ends as a whole: when Done closes,
-// both connections are closed and Handler.Closed has returned.
-type Session struct{ noCopy [0]func() }
-
-// Peer is whom the other end's certificate names.
-func (s *Session) Peer() Peer { return Peer{} }
-
-// Send queues a message on the control connection. It never blocks: a peer that
-// lets the queue fill ends the session. After the end it returns the reason.
-func (s *Session) Send(m Message) error { return errNotBuilt }
-
-// SendRecord sends one record on the data connection, source to target only. It
-// blocks until the record is handed to the network, and borrows rec until it
-// returns. ctx ends the wait for its turn only; once the first byte is out
-// nothing but the session's end stops it. After an error nothing of rec counts
-// as sent.
-func (s *Session) SendRecord(ctx context.Context, rec []byte) error { return errNotBuilt }
-
-// Close ends the session and returns at once; Done says when it is over.
-func (s *Session) Close() {}
-
-// Done is closed once the session is over and its handler has seen Closed.
-func (s *Session) Done() <-chan struct{} { return nil }
-
-// RTT is the round trip of the last heartbeat, 0 before the first.
-func (s *Session) RTT() time.Duration { return 0 }
-
-// Heard is when the peer was last heard on the control connection.
-func (s *Session) Heard() time.Time { return time.Time{} }
-
-// Traffic is what the session has moved so far.
-func (s *Session) Traffic() Traffic { return Traffic{} }
-
-// Received is one record as it came, in a pooled, aligned buffer. Whoever holds it
-// calls Release once.
-type Received struct{ p []byte }
-
-// Bytes is the whole record, valid until Release.
-func (r *Received) Bytes() []byte { return r.p }
-
-// Release gives the buffer back; a second call panics.
-func (r *Received) Release() {}
-
 // Handler is told what happens in sessions.
 type Handler interface {
-	// Opened is called first. An error ends the session, and Closed is not called.
+	// Opened is called first, and must not take long: the peer waits for it. An error
+	// ends the session, and Closed is not called.
 	Opened(*Session) error
 	// Message is called for each message, one after the other. It must not wait for
 	// the peer. An error ends the session.
 	Message(*Session, Message) error
 	// Record takes one record: Release it when done, on an error too. Calls come one
 	// after the other, in order, beside those of Message. Blocking in it is how a
-	// target that cannot keep up holds back its source. An error ends the session.
+	// target that cannot keep up holds back its source; what blocks there must end
+	// with the session's Context. An error ends the session.
 	Record(*Session, *Received) error
 	// Closed is called last, once, when no other call is running; err is never nil.
 	Closed(s *Session, err error)
 }
+
+// Session is one conversation with a peer. It ends as a whole.
+type Session struct {
+	source        bool // this end sends the records
+	version       uint16
+	control, data *link
+	handler       Handler
+	counters      *Counters
+	memory        *memory // a target's
+	log           *slog.Logger
+	began         time.Time
+
+	ctx  context.Context // ends when the session begins to end; its cause is the reason
+	end  context.CancelCauseFunc
+	done chan struct{}
+
+	queue queue
+	turn  chan struct{} // held by the one who sends a record
+	first []byte        // a frame's header and the beginning of its record; of whoever has the turn
+
+	sent  atomic.Uint64 // bytes of frames given to the data connection
+	taken atomic.Uint64 // bytes of frames taken off it
+	busy  atomic.Bool   // the handler or the memory holds up the taking
+	heard atomic.Int64  // ns since began of the last byte on the control connection
+	rtt   atomic.Int64  // ns
+	echo  struct {
+		sync.Mutex
+		sent uint64 // of the peer's newest heartbeat
+		at   uint64 // when it came, by our clock of this session
+	}
+	stall stall // of the control connection's reader
+}
+
+// newSession makes a session of a control connection; data follows before run.
+func newSession(ctx context.Context, source bool, control *link, h Handler, c *Counters, log *slog.Logger) *Session {
+	s := &Session{
+		source: source, control: control, handler: h, counters: c,
+		log: log.With("peer", control.peer.String()), began: time.Now(),
+		done: make(chan struct{}), turn: make(chan struct{}, 1),
+	}
+	s.ctx, s.end = context.WithCancelCause(ctx)
+	s.queue.wake = make(chan struct{}, 1)
+	return s
+}
+
+// Peer is whom the other end's certificate names.
+func (s *Session) Peer() Peer { return s.control.peer }
+
+// Context ends when the session begins to end; its cause is the reason.
+func (s *Session) Context() context.Context { return s.ctx }
+
+// Done is closed once the session is over and its handler has seen Closed.
+func (s *Session) Done() <-chan struct{} { return s.done }
+
+// Close ends the session and returns at once; Done says when it is over. What Send
+// took before is still sent if the peer takes it within a moment.
+func (s *Session) Close() { s.end(ErrClosed) }
+
+// RTT is the round trip of the last heartbeat, 0 before the first.
+func (s *Session) RTT() time.Duration { return time.Duration(s.rtt.Load()) }
+
+// Heard is when the peer was last heard on the control connection.
+func (s *Session) Heard() time.Time { return s.began.Add(time.Duration(s.heard.Load())) }
+
+// Traffic is what the session has moved so far.
+func (s *Session) Traffic() Traffic {
+	return Traffic{
+		ControlSent: s.control.socket.sent.Load(), ControlReceived: s.control.socket.received.Load(),
+		DataSent: s.data.socket.sent.Load(), DataReceived: s.data.socket.received.Load(),
+	}
+}
+
+// run carries an opened session to its end.
+func (s *Session) run() error {
+	s.counters.Sessions.Add(1)
+	s.log.Info("session opened", "version", s.version)
+	var control, data sync.WaitGroup
+	control.Go(s.writeControl)
+	control.Go(s.readControl)
+	if s.source {
+		data.Go(s.watchData)
+	} else {
+		data.Go(s.readData)
+	}
+
+	<-s.ctx.Done()
+	s.data.cut()
+	reason := s.reason()
+	// The writer says goodbye, and the reader waits for the peer to hang up in answer.
+	hangUp := time.AfterFunc(byeTime, s.control.hangUp)
+	if !polite(reason) {
+		s.control.hangUp()
+	}
+	control.Wait()
+	hangUp.Stop()
+	s.control.hangUp()
+	data.Wait()
+	s.handler.Closed(s, reason)
+	s.log.Info("session closed", "reason", reason, "lasted", time.Since(s.began).Round(time.Millisecond))
+	return reason
+}
+
+// reason is why the session ends, nil while it does not.
+func (s *Session) reason() error {
+	err := context.Cause(s.ctx)
+	if errors.Is(err, context.Canceled) {
+		return ErrClosed // whoever started us was told to stop
+	}
+	return err
+}
+
+// clock is ns since the session began; never 0.
+func (s *Session) clock() uint64 { return uint64(max(1, time.Since(s.began))) }

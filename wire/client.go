@@ -1,0 +1,204 @@
+package wire
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"time"
+)
+
+// ClientConfig is a source's end towards one target VRA.
+type ClientConfig struct {
+	Control     string // host:port
+	Data        string
+	Credentials Credentials
+	// Target, where set, is the only peer to talk to; else any VRA of a pinned site is.
+	Target   Peer
+	Counters *Counters // nil makes one
+	Log      *slog.Logger
+	// Failed is told why an attempt or a session ended, before the next attempt. It
+	// is not called once ctx has ended.
+	Failed func(error)
+	// Dial replaces net.Dialer.DialContext.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+
+	speaks Versions // tests only; zero is ours
+}
+
+func (c *ClientConfig) validate() error {
+	var mistakes []error
+	if c.Control == "" || c.Data == "" {
+		mistakes = append(mistakes, errors.New("an address of the target is missing"))
+	}
+	if err := c.Credentials.validate(); err != nil {
+		mistakes = append(mistakes, err)
+	}
+	if c.Counters == nil {
+		c.Counters = new(Counters)
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Failed == nil {
+		c.Failed = func(error) {}
+	}
+	if c.Dial == nil {
+		c.Dial = new(net.Dialer).DialContext
+	}
+	if c.speaks == (Versions{}) {
+		c.speaks = ours
+	}
+	return errors.Join(mistakes...)
+}
+
+// Connect keeps one session with a target until ctx ends: it dials, hands the
+// session to h, and dials again when that ended, after 0.2 s to 5 s. It returns
+// when the last session is over; an error only for a useless configuration.
+func Connect(ctx context.Context, c ClientConfig, h Handler) error {
+	if err := c.validate(); err != nil {
+		return fmt.Errorf("wire: %w", err)
+	}
+	var wait backoff
+	said := ""
+	for {
+		lasted, err := c.once(ctx, h)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if text := err.Error(); text != said {
+			c.Log.Warn("no session with the target", "address", c.Control, "error", err)
+			said = text
+		}
+		c.Failed(err)
+		d := wait.next(lasted, rand.Float64)
+		if errors.Is(err, ErrSuperseded) {
+			d = backoffMax // another process has our name: do not fight over the seat
+		}
+		t := time.NewTimer(d)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return nil
+		}
+	}
+}
+
+// once makes one session and returns how long it lasted and how it ended.
+func (c *ClientConfig) once(ctx context.Context, h Handler) (time.Duration, error) {
+	s, err := c.dialSession(ctx, h)
+	if err != nil {
+		return 0, err
+	}
+	defer s.end(ErrClosed)
+	defer close(s.done)
+	if err := h.Opened(s); err != nil {
+		s.control.SetWriteDeadline(time.Now().Add(byeTime))
+		s.control.Write(appendBye(nil, err))
+		s.control.hangUp()
+		s.data.hangUp()
+		return 0, err
+	}
+	opened := time.Now()
+	err = s.run()
+	return time.Since(opened), err
+}
+
+// dialSession makes both connections of a session.
+func (c *ClientConfig) dialSession(ctx context.Context, h Handler) (s *Session, err error) {
+	shake, cancel := context.WithTimeout(ctx, handshakeTime)
+	defer cancel()
+	control, err := c.link(shake, true, c.Target)
+	if err != nil {
+		return nil, fmt.Errorf("control connection: %w", err)
+	}
+	controlWhole := control.guard(shake, handshakeTime)
+	defer controlWhole()
+	defer func() {
+		if err != nil {
+			control.hangUp()
+		}
+	}()
+	w, err := c.greet(control)
+	if err != nil {
+		return nil, fmt.Errorf("control connection: %w", err)
+	}
+	data, err := c.link(shake, false, control.peer)
+	if err != nil {
+		return nil, fmt.Errorf("data connection: %w", err)
+	}
+	dataWhole := data.guard(shake, handshakeTime)
+	defer dataWhole()
+	if err := join(data, w.token); err != nil {
+		data.hangUp()
+		return nil, fmt.Errorf("data connection: %w", err)
+	}
+	if !controlWhole() || !dataWhole() {
+		data.hangUp()
+		return nil, context.Cause(shake)
+	}
+	s = newSession(ctx, true, control, h, c.Counters, c.Log)
+	s.version, s.data = w.version, data
+	return s, nil
+}
+
+// join ties a data connection to its session and waits until the target has
+// opened that.
+func join(data *link, t token) error {
+	if err := writeHandshake(data, typeJoin, func(p []byte) []byte { return append(p, t[:]...) }); err != nil {
+		return err
+	}
+	_, err := readHandshake(data, typeJoined)
+	return err
+}
+
+// link dials one connection and takes it through TLS.
+func (c *ClientConfig) link(ctx context.Context, control bool, want Peer) (*link, error) {
+	address, sent, received := c.Data, &c.Counters.DataSent, &c.Counters.DataReceived
+	if control {
+		address, sent, received = c.Control, &c.Counters.ControlSent, &c.Counters.ControlReceived
+	}
+	conn, err := c.dial(ctx, address)
+	if err != nil {
+		return nil, err
+	}
+	tune(conn, control)
+	return open(ctx, conn, true, c.tls(want), sent, received)
+}
+
+func (c *ClientConfig) dial(ctx context.Context, address string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, tlsTime)
+	defer cancel()
+	return c.Dial(ctx, "tcp", address)
+}
+
+func (c *ClientConfig) tls(want Peer) *tls.Config {
+	return c.Credentials.config(x509.ExtKeyUsageServerAuth, want)
+}
+
+// greet agrees on a version.
+func (c *ClientConfig) greet(control *link) (welcome, error) {
+	if err := writeHandshake(control, typeHello, hello{c.speaks}.appendTo); err != nil {
+		return welcome{}, err
+	}
+	body, err := readHandshake(control, typeWelcome)
+	if err != nil {
+		return welcome{}, err
+	}
+	w, err := parseWelcome(body)
+	if err != nil {
+		return welcome{}, err
+	}
+	if w.version == 0 {
+		return welcome{}, &VersionError{c.speaks, w.speaks}
+	}
+	if w.version != pick(c.speaks, w.speaks) {
+		return welcome{}, protocolError("welcome: version %d of %v and %v", w.version, c.speaks, w.speaks)
+	}
+	return w, nil
+}

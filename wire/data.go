@@ -1,0 +1,163 @@
+package wire
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+	"github.com/holdfast-dr/holdfast/wire/record"
+)
+
+// firstBytes is how much of a frame goes into the first TLS record, header
+// included, so that the header does not travel in a record of its own.
+const firstBytes = 16 << 10
+
+// SendRecord sends one record on the data connection, source to target only. It
+// blocks until the record is handed to the network, and borrows rec until it
+// returns. ctx ends the wait for a turn only: once its first byte is out nothing
+// but the session's end stops a record. An error says that the session is over (or
+// ctx); whether the record arrived, the next session's Stand tells.
+func (s *Session) SendRecord(ctx context.Context, rec []byte) error {
+	if !s.source {
+		return ErrDirection
+	}
+	if len(rec) < record.HeaderBytes || len(rec) > record.MaxRecordBytes {
+		return fmt.Errorf("record of %d bytes", len(rec))
+	}
+	select {
+	case s.turn <- struct{}{}:
+		defer func() { <-s.turn }()
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-s.ctx.Done():
+		return s.reason()
+	}
+	if err := s.reason(); err != nil {
+		return err
+	}
+	if err := s.writeRecord(rec); err != nil {
+		return s.lostData(err)
+	}
+	s.counters.RecordsSent.Add(1)
+	return nil
+}
+
+func (s *Session) writeRecord(rec []byte) error {
+	if s.first == nil {
+		s.first = make([]byte, firstBytes)
+	}
+	// Before the bytes, so that the peer never has more than we say we sent.
+	s.sent.Add(uint64(frameBytes + len(rec)))
+	putFrame(s.first, typeRecord, len(rec))
+	n := copy(s.first[frameBytes:], rec)
+	if _, err := s.data.Write(s.first[:frameBytes+n]); err != nil {
+		return err
+	}
+	if n == len(rec) {
+		return nil
+	}
+	_, err := s.data.Write(rec[n:])
+	return err
+}
+
+// lostData ends the session for a broken data connection, and returns the reason.
+// A peer that ends a session closes both connections, so a better reason may be on
+// its way on the other: it gets a moment.
+func (s *Session) lostData(err error) error {
+	t := time.NewTimer(byeTime)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-s.ctx.Done():
+	}
+	if !isLost(err) {
+		err = &lostError{"data", err}
+	}
+	s.end(err)
+	return s.reason()
+}
+
+// watchData waits at a source for the end of the data connection, on which a
+// target says nothing.
+func (s *Session) watchData() {
+	var p [1]byte
+	if n, err := s.data.Read(p[:]); n == 0 {
+		s.lostData(err)
+		return
+	}
+	s.end(protocolError("a target sends data"))
+}
+
+// readData hands records to the handler until the session ends.
+func (s *Session) readData() {
+	r := taker{s}
+	for {
+		rec, err := s.readRecord(r)
+		if err != nil {
+			if isLost(err) {
+				s.lostData(err)
+			} else {
+				s.end(err)
+			}
+			return
+		}
+		s.counters.RecordsReceived.Add(1)
+		s.busy.Store(true)
+		err = s.handler.Record(s, rec)
+		s.busy.Store(false)
+		if err != nil {
+			s.end(err)
+			return
+		}
+	}
+}
+
+// readRecord reads one frame. The record's own header is checked before there is
+// memory for it.
+func (s *Session) readRecord(r io.Reader) (*Received, error) {
+	var head [frameBytes + record.HeaderBytes]byte
+	if _, err := io.ReadFull(r, head[:frameBytes]); err != nil {
+		return nil, &lostError{"data", err}
+	}
+	t, n, err := parseFrame(head[:frameBytes])
+	if err != nil {
+		return nil, err
+	}
+	if t != typeRecord || n < record.HeaderBytes {
+		return nil, protocolError("frame type %d of %d bytes on the data connection", t, n)
+	}
+	if _, err := io.ReadFull(r, head[frameBytes:]); err != nil {
+		return nil, &lostError{"data", err}
+	}
+	h, err := record.ParseHeader(head[frameBytes:])
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrProtocol, err)
+	}
+	if h.Size != n || h.Kind == record.KindCommit {
+		return nil, protocolError("a record of %d bytes and kind %v in a frame of %d", h.Size, h.Kind, n)
+	}
+	s.busy.Store(true)
+	rec, err := s.memory.get(s.ctx, h)
+	s.busy.Store(false)
+	if err != nil {
+		return nil, err
+	}
+	p := rec.Bytes()
+	copy(p, head[frameBytes:])
+	if _, err := io.ReadFull(r, p[record.HeaderBytes:]); err != nil && !invariant.Planted("wire/half-record") {
+		rec.Release()
+		return nil, &lostError{"data", err}
+	}
+	return rec, nil
+}
+
+// taker reads the data connection and counts what it took.
+type taker struct{ s *Session }
+
+func (t taker) Read(p []byte) (int, error) {
+	n, err := t.s.data.Read(p)
+	t.s.taken.Add(uint64(n))
+	return n, err
+}

@@ -1,0 +1,84 @@
+package wire
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"sync/atomic"
+	"time"
+)
+
+// link is one of a session's two connections: TLS over a socket whose bytes are
+// counted. After open its peer is known and trusted.
+type link struct {
+	*tls.Conn
+	socket *socket
+	peer   Peer
+}
+
+// open takes a new connection through TLS; the connection is closed if that fails
+// or ctx ends.
+func open(ctx context.Context, conn net.Conn, client bool, config *tls.Config, sent, received *atomic.Uint64) (*link, error) {
+	s := &socket{Conn: conn, totalSent: sent, totalReceived: received}
+	l := &link{socket: s}
+	if client {
+		l.Conn = tls.Client(s, config)
+	} else {
+		l.Conn = tls.Server(s, config)
+	}
+	ctx, cancel := context.WithTimeout(ctx, tlsTime)
+	defer cancel()
+	err := l.HandshakeContext(ctx)
+	if err == nil {
+		l.peer, err = peerOf(l.ConnectionState().PeerCertificates[0])
+	}
+	if err != nil {
+		s.Close()
+		return nil, fmt.Errorf("TLS: %w", err)
+	}
+	return l, nil
+}
+
+// cut closes the socket at once: what was not sent yet never is, and there is no
+// waiting for a peer that may be gone.
+func (l *link) cut() {
+	if tcp, ok := l.socket.Conn.(*net.TCPConn); ok {
+		tcp.SetLinger(0)
+	}
+	l.socket.Close()
+}
+
+// hangUp closes the socket; what was written is still delivered if it can be.
+func (l *link) hangUp() { l.socket.Close() }
+
+// guard closes the link when ctx ends or the time is over, until the returned
+// function is called; that says whether the link is still whole.
+func (l *link) guard(ctx context.Context, d time.Duration) (release func() bool) {
+	l.SetDeadline(time.Now().Add(d))
+	stop := context.AfterFunc(ctx, l.cut)
+	return func() bool {
+		return stop() && l.SetDeadline(time.Time{}) == nil
+	}
+}
+
+// socket counts what passes.
+type socket struct {
+	net.Conn
+	sent, received           atomic.Uint64
+	totalSent, totalReceived *atomic.Uint64
+}
+
+func (s *socket) Read(p []byte) (int, error) {
+	n, err := s.Conn.Read(p)
+	s.received.Add(uint64(n))
+	s.totalReceived.Add(uint64(n))
+	return n, err
+}
+
+func (s *socket) Write(p []byte) (int, error) {
+	n, err := s.Conn.Write(p)
+	s.sent.Add(uint64(n))
+	s.totalSent.Add(uint64(n))
+	return n, err
+}

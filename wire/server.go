@@ -1,0 +1,346 @@
+package wire
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+)
+
+// ServerConfig is a target's end.
+type ServerConfig struct {
+	ListenControl string // host:port; port 0 picks one
+	ListenData    string
+	Credentials   Credentials
+	// ReceiveBytes bounds the memory of records received and not yet released, over
+	// all sessions, but never to less than two of the largest; 0 is DefaultReceiveBytes.
+	ReceiveBytes int64
+	MaxSessions  int       // 0 is 64
+	Counters     *Counters // nil makes one
+	Log          *slog.Logger
+	// Listen replaces net.Listen.
+	Listen func(network, address string) (net.Listener, error)
+
+	speaks Versions // tests only; zero is ours
+}
+
+const defaultSessions = 64
+
+// handshakes is how many connections may be between accept and session at once.
+const handshakes = 256
+
+func (c *ServerConfig) validate() error {
+	var mistakes []error
+	if c.ListenControl == "" || c.ListenData == "" {
+		mistakes = append(mistakes, errors.New("an address to listen on is missing"))
+	}
+	if err := c.Credentials.validate(); err != nil {
+		mistakes = append(mistakes, err)
+	}
+	if c.ReceiveBytes < 0 || c.MaxSessions < 0 {
+		mistakes = append(mistakes, errors.New("a limit below zero"))
+	}
+	if c.ReceiveBytes == 0 {
+		c.ReceiveBytes = DefaultReceiveBytes
+	}
+	if c.MaxSessions == 0 {
+		c.MaxSessions = defaultSessions
+	}
+	if c.Counters == nil {
+		c.Counters = new(Counters)
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Listen == nil {
+		c.Listen = net.Listen
+	}
+	if c.speaks == (Versions{}) {
+		c.speaks = ours
+	}
+	return errors.Join(mistakes...)
+}
+
+// Server takes sessions.
+type Server struct {
+	c             ServerConfig
+	control, data net.Listener
+	tls           *tls.Config
+	memory        *memory
+	slots         chan struct{} // an entry for each connection before its session
+	refusals      refusalLog
+
+	mu struct {
+		sync.Mutex
+		joining map[token]*joining
+		peers   map[Peer]*seat
+		open    int // sessions
+	}
+}
+
+// joining is a control connection that waits for its data connection.
+type joining struct {
+	peer Peer
+	data chan *link // capacity 1: whoever takes the token out of the map sends
+}
+
+// seat is the one place a peer has: its newest session takes it, after the one
+// before has left.
+type seat struct {
+	free   chan struct{} // holds one when nobody sits
+	newest *Session
+	users  int
+}
+
+// Listen opens both ports. Connections are taken once Serve runs.
+func Listen(c ServerConfig) (*Server, error) {
+	if err := c.validate(); err != nil {
+		return nil, fmt.Errorf("wire: %w", err)
+	}
+	s := &Server{
+		c: c, tls: c.Credentials.config(x509.ExtKeyUsageClientAuth, Peer{}),
+		memory: newMemory(c.ReceiveBytes), slots: make(chan struct{}, handshakes),
+	}
+	s.mu.joining, s.mu.peers = make(map[token]*joining), make(map[Peer]*seat)
+	var err error
+	if s.control, err = c.Listen("tcp", c.ListenControl); err != nil {
+		return nil, fmt.Errorf("control port: %w", err)
+	}
+	if s.data, err = c.Listen("tcp", c.ListenData); err != nil {
+		s.control.Close()
+		return nil, fmt.Errorf("data port: %w", err)
+	}
+	return s, nil
+}
+
+// ControlAddr is the address of the control port.
+func (s *Server) ControlAddr() net.Addr { return s.control.Addr() }
+
+// DataAddr is the address of the data port.
+func (s *Server) DataAddr() net.Addr { return s.data.Addr() }
+
+// Counters of all sessions, ever.
+func (s *Server) Counters() *Counters { return s.c.Counters }
+
+// Close closes the ports of a server that is not to Serve.
+func (s *Server) Close() {
+	s.control.Close()
+	s.data.Close()
+}
+
+// Serve takes sessions until ctx ends or a port fails; then all sessions are over
+// and both ports closed. Asked to stop, it returns nil.
+func (s *Server) Serve(ctx context.Context, h Handler) error {
+	run, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	defer context.AfterFunc(run, s.Close)()
+	var wg sync.WaitGroup
+	wg.Go(func() { fail(s.accept(run, s.control, func(c net.Conn) { s.takeControl(run, c, h) })) })
+	wg.Go(func() { fail(s.accept(run, s.data, func(c net.Conn) { s.takeData(run, c) })) })
+	wg.Wait()
+	if ctx.Err() != nil {
+		return nil
+	}
+	return context.Cause(run)
+}
+
+// accept gives each connection to take, in a goroutine of its own, until the port
+// is closed; it returns when all of them have. A want of descriptors passes.
+func (s *Server) accept(ctx context.Context, port net.Listener, take func(net.Conn)) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for {
+		conn, err := port.Accept()
+		var passing interface{ Temporary() bool }
+		switch {
+		case err == nil:
+		case ctx.Err() == nil && errors.As(err, &passing) && passing.Temporary():
+			select {
+			case <-time.After(50 * time.Millisecond):
+			case <-ctx.Done():
+			}
+			continue
+		default:
+			return err
+		}
+		select {
+		case s.slots <- struct{}{}:
+			wg.Go(func() { take(conn) })
+		default:
+			conn.Close()
+			s.refuse(conn, &refusal{ReasonFull, errors.New("too many connections")})
+		}
+	}
+}
+
+// refuse counts, and tells the log now and then.
+func (s *Server) refuse(conn net.Conn, err error) {
+	reason := reasonOf(err)
+	s.c.Counters.refused[reason].Add(1)
+	if n := s.refusals.say(reason, time.Now()); n > 0 {
+		s.c.Log.Warn("connection refused", "from", conn.RemoteAddr(), "reason", reason, "error", err, "times", n)
+	}
+}
+
+// refusalLog lets one line a second and reason through, so that nobody can fill the log.
+type refusalLog struct {
+	sync.Mutex
+	last   [reasons]time.Time
+	silent [reasons]int
+}
+
+// say returns how many refusals the line to be written now stands for, 0 for none.
+func (l *refusalLog) say(r Reason, now time.Time) int {
+	l.Lock()
+	defer l.Unlock()
+	l.silent[r]++
+	if !l.last[r].IsZero() && now.Sub(l.last[r]) < time.Second {
+		return 0
+	}
+	n := l.silent[r]
+	l.last[r], l.silent[r] = now, 0
+	return n
+}
+
+// takeControl takes a control connection from accept to the end of its session.
+func (s *Server) takeControl(ctx context.Context, conn net.Conn, h Handler) {
+	release := sync.OnceFunc(func() { <-s.slots })
+	defer release()
+	tune(conn, true)
+	deadline := time.Now().Add(handshakeTime)
+	l, err := open(ctx, conn, false, s.tls, &s.c.Counters.ControlSent, &s.c.Counters.ControlReceived)
+	if err != nil {
+		s.refuse(conn, err)
+		return
+	}
+	defer l.hangUp()
+	whole := l.guard(ctx, time.Until(deadline))
+	defer whole()
+	session := newSession(ctx, false, l, h, s.c.Counters, s.c.Log)
+	session.memory = s.memory
+	defer session.end(ErrClosed)
+	defer close(session.done)
+	if err := s.greet(session, deadline); err != nil {
+		s.refuse(conn, err)
+		return
+	}
+	defer session.data.hangUp()
+	if !s.enter(session) {
+		s.reject(session, CodeBusy, "too many sessions")
+		s.refuse(conn, &refusal{ReasonFull, errors.New("too many sessions")})
+		return
+	}
+	defer s.leave(session)
+	left, ok := s.sit(session, deadline)
+	if !ok {
+		s.reject(session, CodeSuperseded, "the session before has not ended yet, or a newer one came")
+		return
+	}
+	defer left()
+	if err := h.Opened(session); err != nil {
+		s.reject(session, CodeOther, err.Error())
+		return
+	}
+	if err := writeHandshake(session.data, typeJoined, nil); err != nil || !whole() || session.data.SetDeadline(time.Time{}) != nil {
+		session.end(&lostError{"data", errors.Join(err, net.ErrClosed)})
+	}
+	release()
+	session.run()
+}
+
+// greet agrees on a version and waits for the data connection. What goes wrong is
+// a refusal.
+func (s *Server) greet(session *Session, deadline time.Time) error {
+	body, err := readHandshake(session.control, typeHello)
+	if err != nil {
+		return err
+	}
+	hi, err := parseHello(body)
+	if err != nil {
+		return err
+	}
+	w := welcome{version: pick(s.c.speaks, hi.speaks), speaks: s.c.speaks}
+	if w.version == 0 {
+		writeHandshake(session.control, typeWelcome, w.appendTo)
+		return &refusal{ReasonVersion, &VersionError{s.c.speaks, hi.speaks}}
+	}
+	session.version = w.version
+	rand.Read(w.token[:])
+	j := &joining{session.control.peer, make(chan *link, 1)}
+	s.mu.Lock()
+	s.mu.joining[w.token] = j
+	s.mu.Unlock()
+	err = writeHandshake(session.control, typeWelcome, w.appendTo)
+	timeout := time.NewTimer(time.Until(deadline))
+	defer timeout.Stop()
+	if err == nil {
+		select {
+		case session.data = <-j.data:
+			return nil
+		case <-timeout.C:
+			err = &refusal{ReasonTimeout, errors.New("no data connection joined")}
+		case <-session.ctx.Done():
+			err = session.reason()
+		}
+	}
+	s.mu.Lock()
+	_, still := s.mu.joining[w.token]
+	delete(s.mu.joining, w.token)
+	s.mu.Unlock()
+	if !still { // it came in this very moment
+		(<-j.data).cut()
+	}
+	return err
+}
+
+// takeData takes a data connection to the control connection it names.
+func (s *Server) takeData(ctx context.Context, conn net.Conn) {
+	defer func() { <-s.slots }()
+	tune(conn, false)
+	l, err := open(ctx, conn, false, s.tls, &s.c.Counters.DataSent, &s.c.Counters.DataReceived)
+	if err != nil {
+		s.refuse(conn, err)
+		return
+	}
+	whole := l.guard(ctx, tlsTime)
+	body, err := readHandshake(l, typeJoin)
+	if err == nil && whole() {
+		if j := s.join(token(body), l.peer); j != nil {
+			l.SetDeadline(time.Now().Add(handshakeTime)) // for Joined
+			j.data <- l
+			return
+		}
+		err = &refusal{ReasonToken, fmt.Errorf("%v joins no session of its own", l.peer)}
+		writeHandshake(l, typeBye, bye{CodeProtocol, "no such session"}.appendTo)
+	}
+	whole()
+	l.hangUp()
+	if err == nil {
+		err = net.ErrClosed
+	}
+	s.refuse(conn, err)
+}
+
+// join finds, once, the control connection of the same peer that was given the token.
+func (s *Server) join(t token, peer Peer) *joining {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	j := s.mu.joining[t]
+	if j == nil || j.peer != peer {
+		return nil
+	}
+	delete(s.mu.joining, t)
+	return j
+}
+
+// reject tells the peer, on the data connection, why there is no session.
+func (s *Server) reject(session *Session, code Code, text string) {
+	s.c.Log.Warn("session refused", "peer", session.Peer().String(), "reason", text)
+	writeHandshake(session.data, typeBye, bye{code, text}.appendTo)
+}

@@ -1,0 +1,41 @@
+package wire
+
+import (
+	"net"
+	"syscall"
+	"time"
+)
+
+// Of linux/tcp.h; package syscall stopped before them.
+const (
+	tcpUserTimeout  = 18
+	tcpNotSentLowat = 25
+)
+
+// unsentBytes is how much may wait in the kernel unsent. More would only be lag
+// that nobody sees, and bytes that a cut throws away.
+const unsentBytes = 512 << 10
+
+// tune sets what a long-lived connection needs. The control connection is given
+// up by the kernel too when nothing is acknowledged for twice deadAfter. The data
+// connection is not: that option would also end it while the target is merely slow
+// to read, so its death is found by heartbeats (stall).
+func tune(c net.Conn, control bool) {
+	tcp, ok := c.(*net.TCPConn)
+	if !ok {
+		return
+	}
+	// Failure changes nothing but how fast a death is noticed.
+	tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: deadAfter, Interval: time.Second, Count: 5})
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return
+	}
+	raw.Control(func(fd uintptr) {
+		if control {
+			syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpUserTimeout, int(2*deadAfter/time.Millisecond))
+		} else {
+			syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpNotSentLowat, unsentBytes)
+		}
+	})
+}
