@@ -1,0 +1,161 @@
+package group
+
+import (
+	"time"
+
+	"github.com/holdfast-dr/holdfast/wire/record"
+)
+
+// Event is something that happened.
+type Event interface{ event() }
+
+// The events. Life is that of the action which is answered.
+type (
+	// SessionUp says that a session with the target stands.
+	SessionUp struct{}
+	// SessionDown says that none does; Reason is for people.
+	SessionDown struct{ Reason string }
+	// Stood is the target's answer to OpenStream, with what the source knows beside it.
+	Stood struct {
+		Durable     record.Seq         // what the target has
+		Incarnation record.Incarnation // of the newest record there; 0 for none
+		Acked       record.Seq         // the highest the source ever saw acknowledged, over restarts too
+		Sealed      record.Seq         // the newest this process put into its window
+		MarksNew    bool               // the marks were made anew since the target's newest record (the host restarted)
+		Unfinished  bool               // the initial sync was begun by an earlier process and not ended
+	}
+	// Drawn answers Draw.
+	Drawn struct {
+		Life        uint64
+		Incarnation record.Incarnation
+	}
+	// Refused is the other answer; it may also come later.
+	Refused struct {
+		Text  string
+		Retry time.Duration // when to ask again
+	}
+	// Begun says that the opening boundary of a new incarnation stands in the window.
+	Begun struct{ Life uint64 }
+	// Walked says that a pass over the dirty maps is over and no read of it is in flight.
+	Walked struct {
+		Life    uint64
+		Left    int64  // bytes still dirty
+		Trouble string // why it could not go on; empty if it did
+	}
+	// Taken answers Take: a ticket was taken, and what was read after that.
+	Taken struct {
+		Life   uint64
+		Kind   Boundary
+		Lost   uint64
+		Before uint64 // Close: lost, read before the dirty maps were found empty
+		Left   int64  // Close: bytes dirty, read after the ticket
+	}
+	// Placed says that a boundary's record stands in the stream.
+	Placed struct {
+		Life   uint64
+		Kind   Boundary
+		Number uint64 // Cut: the checkpoint's
+	}
+	// Listed says that a checkpoint is listed at the target.
+	Listed struct{ Number uint64 }
+	// CutAsked is a user's wish for a checkpoint; Ask tells wishes apart.
+	CutAsked struct {
+		Ask uint64
+		Tag string
+	}
+	// CutDropped says that nobody waits for the wish any more.
+	CutDropped struct{ Ask uint64 }
+	// Tick is time that passes, with how things stand. It comes at least every 100 ms.
+	Tick struct{ Sense }
+)
+
+// Sense is how the world stands around the group.
+type Sense struct {
+	Lost    uint64
+	Lag     time.Duration // age of the oldest captured write that is not durable
+	Full    bool          // the window is at its limit
+	Trouble string        // why the filters cannot be heard; empty if they can
+}
+
+// Boundary is a place in the stream that takes a ticket of its own.
+type Boundary uint8
+
+// The boundaries.
+const (
+	Cut Boundary = iota + 1
+	Open
+	Close
+)
+
+func (b Boundary) String() string { return [...]string{"?", "cut", "open", "close"}[b] }
+
+// Action is something to do.
+type Action interface{ action() }
+
+// The actions.
+type (
+	// OpenStream asks the target where it stands.
+	OpenStream struct{ Incarnation record.Incarnation }
+	// Draw gives up what is captured and sealed and draws a higher incarnation. Then Drawn.
+	Draw struct{ Life uint64 }
+	// Resume sends from the window, from From on.
+	Resume struct{ From record.Seq }
+	// Begin starts the incarnation: drop what is captured, mark everything (MarkAll),
+	// fold the generations into the dirty maps, and only then put an opening boundary
+	// at seq Next. Then Begun.
+	Begin struct {
+		Life        uint64
+		Next        record.Seq
+		Incarnation record.Incarnation
+		MarkAll     bool
+		Initial     bool
+		Reason      string
+	}
+	// Walk reads what is dirty until a pass is over. Then Walked.
+	Walk struct {
+		Life  uint64
+		After time.Duration // wait so long first
+	}
+	// Take takes a ticket for a boundary. Then Taken; for Close, Walked when
+	// something turned out to be dirty before the ticket was taken.
+	Take struct {
+		Life uint64
+		Kind Boundary
+	}
+	// Place puts the boundary's record at the ticket just taken. Then Placed.
+	Place struct {
+		Life   uint64
+		Kind   Boundary
+		Tag    string
+		Reason string
+		Cover  uint64 // Close: the count of lost that the resync covers
+	}
+	// Void gives up the ticket just taken.
+	Void struct{ Kind Boundary }
+	// Answer tells who asked that the checkpoint is listed.
+	Answer struct{ Ask, Number uint64 }
+)
+
+func (SessionUp) event()   {}
+func (SessionDown) event() {}
+func (Drawn) event()       {}
+func (Stood) event()       {}
+func (Refused) event()     {}
+func (Begun) event()       {}
+func (Walked) event()      {}
+func (Taken) event()       {}
+func (Placed) event()      {}
+func (Listed) event()      {}
+func (CutAsked) event()    {}
+func (CutDropped) event()  {}
+func (Tick) event()        {}
+
+func (OpenStream) action() {}
+func (Draw) action()       {}
+func (Resume) action()     {}
+func (Begin) action()      {}
+func (Walk) action()       {}
+func (Take) action()       {}
+func (Place) action()      {}
+func (Void) action()       {}
+func (Answer) action()     {}

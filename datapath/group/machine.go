@@ -1,0 +1,304 @@
+package group
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+	"github.com/holdfast-dr/holdfast/wire/record"
+)
+
+// phase is where the group is in its life.
+type phase uint8
+
+const (
+	idle      phase = iota // an incarnation is drawn and nothing of it placed
+	beginning              // one is being begun
+	syncing                // the opening boundary stands, what is dirty is read
+	live                   // ordered capture alone
+)
+
+// Machine is one group at its source. Step and Status are not for concurrent use.
+type Machine struct {
+	interval time.Duration
+
+	phase   phase
+	life    uint64             // counts incarnations begun by this process
+	opensAt record.Seq         // of the opening boundary
+	mine    record.Incarnation // of this life
+	covered uint64             // the count of lost that the last closed resync covered
+	initial bool
+	why     string // of the resync
+
+	link  link
+	sense Sense
+
+	taking  Boundary // a ticket is asked for or its boundary not placed; 0 for none
+	tag     ask      // the wish that the cut being taken serves
+	lastCut time.Time
+	asked   []ask
+	placed  map[uint64]ask // checkpoints placed for a wish, not yet listed
+	listed  uint64         // highest checkpoint listed
+	firstOK uint64         // first checkpoint of this protection; 0 until it is placed
+	walkBad string         // why the last pass could not go on
+
+	status Status
+	calm   bool // the lag has come down since the state was last behind
+}
+
+type ask struct {
+	id  uint64
+	tag string
+}
+
+// link is the way to the target.
+type link struct {
+	session bool
+	stood   bool
+	reason  string    // why it does not stand
+	refused bool      // the reason is the target's refusal
+	retry   time.Time // when to ask again after a refusal
+	lost    uint64    // what lost was when it ceased to stand
+}
+
+// New returns a machine that cuts every interval. drawn is the incarnation that
+// this process drew: above every one that it knows of.
+func New(interval time.Duration, drawn record.Incarnation, now time.Time) *Machine {
+	m := &Machine{interval: interval, mine: drawn, placed: map[uint64]ask{}, calm: true}
+	m.link.reason = "no session with the target yet"
+	m.judge(now)
+	return m
+}
+
+// Life is the present life; answers to actions of others are ignored.
+func (m *Machine) Life() uint64 { return m.life }
+
+// Step takes what happened at now and returns what to do, in order.
+func (m *Machine) Step(now time.Time, e Event) []Action {
+	as := m.step(now, e)
+	as = append(as, m.next(now)...)
+	m.judge(now)
+	return as
+}
+
+func (m *Machine) step(now time.Time, e Event) []Action {
+	switch e := e.(type) {
+	case SessionUp:
+		m.link.session = true
+		return []Action{OpenStream{m.mine}}
+	case Drawn:
+		if e.Life == m.life && m.phase == idle {
+			m.mine = e.Incarnation
+			return []Action{OpenStream{m.mine}}
+		}
+	case SessionDown:
+		m.unlink(e.Reason)
+	case Refused:
+		m.unlink("the target refuses: " + e.Text)
+		m.link.session, m.link.refused, m.link.retry = true, true, now.Add(e.Retry)
+	case Stood:
+		return m.stood(now, e)
+	case Begun:
+		if e.Life == m.life && m.phase == beginning {
+			m.phase = syncing
+			return []Action{Walk{Life: m.life}}
+		}
+	case Walked:
+		return m.walked(e)
+	case Taken:
+		return m.taken(now, e)
+	case Placed:
+		return m.wasPlaced(e)
+	case Listed:
+		return m.wasListed(e.Number)
+	case CutAsked:
+		m.asked = append(m.asked, ask{e.Ask, e.Tag})
+	case CutDropped:
+		m.asked = slices.DeleteFunc(m.asked, func(a ask) bool { return a.id == e.Ask })
+	case Tick:
+		m.sense = e.Sense
+	}
+	return nil
+}
+
+// unlink notes that the target cannot be sent to, and how lost stood then.
+func (m *Machine) unlink(reason string) {
+	if m.link.stood || m.link.reason == "" {
+		m.link.lost = m.sense.Lost
+	}
+	m.link = link{reason: reason, lost: m.link.lost}
+}
+
+// stood decides from where the target stands: go on, begin what is drawn, or draw anew.
+func (m *Machine) stood(now time.Time, e Stood) []Action {
+	fresh := e.Durable == 0 && e.Incarnation == 0
+	lost := e.Durable < e.Acked && !invariant.Planted("group/trust-a-target-that-lost")
+	if m.phase != idle {
+		switch {
+		case lost || e.Durable+1 < m.opensAt: // what it lacks is gone here too
+			m.reborn()
+			m.link = link{session: true, reason: "the target has lost records that it had acknowledged", lost: m.sense.Lost}
+			return []Action{Draw{Life: m.life}}
+		case e.Durable+1 == m.opensAt && e.Incarnation != m.mine: // nothing of this life has arrived
+		case e.Durable+1 > m.opensAt && e.Incarnation == m.mine && e.Durable <= e.Sealed:
+		default:
+			return m.step(now, Refused{Text: "another source has written this stream; two must not", Retry: 10 * time.Second})
+		}
+		m.standing()
+		return []Action{Resume{From: e.Durable + 1}}
+	}
+	b := Begin{Next: e.Durable + 1, Incarnation: m.mine, Initial: fresh || e.Unfinished, MarkAll: true}
+	switch {
+	case fresh && e.Acked > 0:
+		b.Reason = "the target has lost everything"
+	case fresh:
+		b.Reason = "first synchronisation"
+	case lost:
+		b.Reason = "the target has lost records that it had acknowledged"
+	case e.MarksNew:
+		b.Reason = "the host restarted: which blocks changed is not known"
+	case e.Unfinished:
+		b.MarkAll, b.Reason = false, "first synchronisation, gone on with after a restart"
+	default:
+		b.MarkAll, b.Reason = false, "the source restarted"
+	}
+	m.reborn()
+	m.standing()
+	b.Life = m.life
+	m.phase, m.initial, m.why, m.opensAt = beginning, b.Initial, b.Reason, b.Next
+	return []Action{b, Resume{From: b.Next}}
+}
+
+func (m *Machine) standing() { m.link = link{session: true, stood: true} }
+
+// reborn ends the present life: what was placed may not have arrived, so wishes are served again.
+func (m *Machine) reborn() {
+	m.life++
+	m.phase, m.listed, m.firstOK, m.walkBad = idle, 0, 0, ""
+	m.asked = append(m.askOf(), m.asked...)
+	for _, a := range m.placed {
+		m.asked = append(m.asked, a)
+	}
+	clear(m.placed)
+	slices.SortFunc(m.asked, func(a, b ask) int { return cmp.Compare(a.id, b.id) })
+	m.taking = 0
+}
+
+// walked closes the resync when nothing is left, and walks again when something is.
+func (m *Machine) walked(e Walked) []Action {
+	if e.Life != m.life || m.phase != syncing {
+		return nil
+	}
+	m.taking, m.walkBad = 0, e.Trouble
+	switch {
+	case e.Trouble != "":
+		return []Action{Walk{Life: m.life, After: time.Second}}
+	case e.Left > 0:
+		return []Action{Walk{Life: m.life}}
+	}
+	m.taking = Close
+	return []Action{Take{Life: m.life, Kind: Close}}
+}
+
+// taken decides whether the boundary whose ticket was taken stands.
+func (m *Machine) taken(now time.Time, e Taken) []Action {
+	if e.Life != m.life || e.Kind != m.taking {
+		return []Action{Void{e.Kind}}
+	}
+	p := Place{Life: m.life, Kind: e.Kind}
+	switch e.Kind {
+	case Open:
+		p.Reason = m.why
+	case Close:
+		if (e.Lost != e.Before || e.Left > 0) && !invariant.Planted("group/close-over-loss") {
+			m.taking = 0
+			return []Action{Void{Close}, Walk{Life: m.life}}
+		}
+		p.Cover = e.Before
+	case Cut:
+		if m.sense.Lost = max(m.sense.Lost, e.Lost); e.Lost != m.covered && !invariant.Planted("group/cut-over-loss") {
+			m.taking = 0
+			m.asked = append(m.askOf(), m.asked...)
+			return []Action{Void{Cut}} // next opens the resync
+		}
+		m.lastCut = now
+		p.Tag = m.tag.tag
+	}
+	if p.Kind == Close {
+		m.covered = p.Cover
+	}
+	return []Action{p}
+}
+
+// askOf is the wish that the cut being taken serves, if any, taken back.
+func (m *Machine) askOf() []ask {
+	a := m.tag
+	m.tag = ask{}
+	if a.id == 0 {
+		return nil
+	}
+	return []ask{a}
+}
+
+func (m *Machine) wasPlaced(e Placed) []Action {
+	if e.Life != m.life || e.Kind != m.taking {
+		return nil
+	}
+	m.taking = 0
+	switch e.Kind {
+	case Open:
+		m.phase = syncing
+		return []Action{Walk{Life: m.life}}
+	case Close:
+		m.phase, m.firstOK = live, 0
+		m.lastCut = time.Time{} // cut at once
+	case Cut:
+		if m.firstOK == 0 {
+			m.firstOK = e.Number
+		}
+		if m.tag.id != 0 {
+			m.placed[e.Number] = m.tag
+			m.tag = ask{}
+		}
+	}
+	return nil
+}
+
+func (m *Machine) wasListed(number uint64) []Action {
+	m.listed = max(m.listed, number)
+	var as []Action
+	for n, a := range m.placed {
+		if n <= number { // a target lists in order; word of the earlier ones was lost with a session
+			delete(m.placed, n)
+			as = append(as, Answer{Ask: a.id, Number: n})
+		}
+	}
+	slices.SortFunc(as, func(a, b Action) int { return cmp.Compare(a.(Answer).Number, b.(Answer).Number) })
+	return as
+}
+
+// next is what is due by itself: a resync when something was lost, a cut when it
+// is time, the question again after a refusal.
+func (m *Machine) next(now time.Time) []Action {
+	var as []Action
+	if m.link.refused && !m.link.retry.IsZero() && !now.Before(m.link.retry) {
+		m.link.retry = time.Time{}
+		as = append(as, OpenStream{m.mine})
+	}
+	if m.phase != live || m.taking != 0 {
+		return as
+	}
+	if m.sense.Lost != m.covered && !invariant.Planted("group/cut-over-loss") {
+		m.initial, m.why = false, "changes were marked and not captured: the buffers were full"
+		m.taking = Open
+		return append(as, Take{Life: m.life, Kind: Open})
+	}
+	if len(m.asked) > 0 {
+		m.tag, m.asked = m.asked[0], m.asked[1:]
+	} else if now.Sub(m.lastCut) < m.interval {
+		return as
+	}
+	m.taking = Cut
+	return append(as, Take{Life: m.life, Kind: Cut})
+}

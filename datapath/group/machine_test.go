@@ -1,0 +1,216 @@
+package group
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+)
+
+// TestEveryCheckpointIsTheDisk runs a source against a world of faults: every
+// checkpoint that is listed must be the disk as it was at its ticket, and when the
+// faults stop the group must come back to protected by itself.
+func TestEveryCheckpointIsTheDisk(t *testing.T) {
+	seen := 0
+	for seed := range uint64(500) {
+		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
+			seen += runWorld(t, rand.New(rand.NewPCG(seed, 1)))
+		})
+	}
+	if seen < 4000 {
+		t.Errorf("only %d checkpoints were held against the disk", seen)
+	}
+}
+
+func runWorld(t *testing.T, rng *rand.Rand) (checkpoints int) {
+	w := newWorld(t)
+	for range 400 {
+		switch op := rng.IntN(200); {
+		case op < 20:
+			w.guest(rng.IntN(6))
+		case op < 70:
+			w.tap()
+		case op < 120:
+			w.carry(op%2 == 0)
+		case op < 160:
+			w.background()
+		case op < 180:
+			w.tick(time.Duration(rng.IntN(3000)) * time.Millisecond)
+		case op < 188:
+			w.connect()
+		case op < 191: // more than the slots take
+			for range 6 {
+				w.guest(rng.IntN(6))
+			}
+		case op < 194:
+			w.step(CutAsked{Ask: uint64(w.writes + 1), Tag: "t"})
+		case op < 197:
+			w.ack()
+		case op < 198:
+			w.cut()
+		case op < 199:
+			w.start()
+		default:
+			if rng.IntN(3) == 0 {
+				w.forget(1 + rng.IntN(3))
+			}
+		}
+	}
+	for range 60 { // the faults stop
+		w.connect()
+		for range 4 {
+			w.background()
+			w.tap()
+			w.tap()
+			w.carry(true)
+			w.carry(true)
+		}
+		w.ack()
+		w.tick(500 * time.Millisecond)
+	}
+	if s := w.shell.m.Status(); s.State != Protected {
+		t.Fatalf("without faults the group is %+v: phase %d, taking %v, dirty %v, queue %d, window %d", s, w.shell.m.phase, w.shell.m.taking, w.dirty, len(w.queue), len(w.shell.window))
+	}
+	if w.image != w.disk {
+		t.Fatalf("the target is %v, the disk %v", w.image, w.disk)
+	}
+	if len(w.shell.m.asked)+len(w.shell.m.placed) > 0 {
+		t.Fatal("a wish was never answered")
+	}
+	return w.checked
+}
+
+// script steps a machine with the events and returns what it did, in words.
+func script(m *Machine, now *time.Time, events ...Event) (did []string) {
+	for _, e := range events {
+		if d, ok := e.(after); ok {
+			*now = now.Add(time.Duration(d))
+			e = Tick{m.sense}
+		}
+		for _, a := range m.Step(*now, e) {
+			did = append(did, fmt.Sprintf("%T", a)[len("group."):])
+		}
+	}
+	return did
+}
+
+// after is time that passes, as an event.
+type after time.Duration
+
+func (after) event() {}
+
+func TestStates(t *testing.T) {
+	now := time.Unix(1e6, 0)
+	m := New(5*time.Second, 1, now)
+	f := func(want State, reason string, events ...Event) {
+		t.Helper()
+		script(m, &now, events...)
+		if s := m.Status(); s.State != want || (reason == "") != (s.Reason == "") || reason != "" && !contains(s.Reason, reason) {
+			t.Errorf("after %T: %+v, want %s %q", events[len(events)-1], s, want, reason)
+		}
+	}
+	f(Disconnected, "no session", after(0))
+	f(Error, "no space", SessionUp{}, Refused{Text: "no space", Retry: 2 * time.Second})
+	if did := script(m, &now, after(2*time.Second)); !slices.Contains(did, "OpenStream") {
+		t.Errorf("after a refusal it did %v", did)
+	}
+	f(InitialSync, "first", Stood{})
+	f(InitialSync, "first", Begun{1})
+	f(InitialSync, "it waits: disk", Walked{Life: 1, Trouble: "disk"})
+	f(InitialSync, "first", Walked{Life: 1, Left: 5})
+	f(InitialSync, "first", Walked{Life: 1}, Taken{Life: 1, Kind: Close, Lost: 3, Before: 3})
+	f(InitialSync, "checkpoint", Tick{Sense{Lost: 3}}, Placed{Life: 1, Kind: Close})
+	f(InitialSync, "checkpoint", Taken{Life: 1, Kind: Cut, Lost: 3}, Placed{Life: 1, Kind: Cut, Number: 9}, Listed{8})
+	f(Protected, "", Listed{9})
+	f(Behind, "12.0 s", Tick{Sense{Lost: 3, Lag: 12 * time.Second}})
+	f(Behind, "7.0 s", Tick{Sense{Lost: 3, Lag: 7 * time.Second}})
+	f(Protected, "", Tick{Sense{Lost: 3, Lag: time.Second}})
+	f(Disconnected, "cut", SessionDown{"cut"})
+	f(MarksOnly, "cut", Tick{Sense{Lost: 4}})
+	f(Error, "gone", Tick{Sense{Lost: 4, Trouble: "filter gone"}})
+	f(MarksOnly, "cut", Tick{Sense{Lost: 4}})
+	since := m.Status().Since
+	f(MarksOnly, "cut", after(time.Minute))
+	if m.Status().Since != since {
+		t.Error("since moved while the state stayed")
+	}
+}
+
+func TestVoidCuts(t *testing.T) {
+	now := time.Unix(1e6, 0)
+	m := New(5*time.Second, 1, now)
+	script(m, &now, SessionUp{}, Stood{}, Begun{1}, Walked{Life: 1}, Taken{Life: 1, Kind: Close, Lost: 1, Before: 1}, Tick{Sense{Lost: 1}})
+	f := func(want string, events ...Event) {
+		t.Helper()
+		if got := fmt.Sprint(script(m, &now, events...)); got != want {
+			t.Errorf("did %s, want %s", got, want)
+		}
+	}
+	f("[Take]", Placed{Life: 1, Kind: Close})
+	f("[Void Take]", Taken{Life: 1, Kind: Cut, Lost: 2}) // the second is the opening boundary's
+	f("[Place]", Taken{Life: 1, Kind: Open, Lost: 2})
+	f("[Walk]", Placed{Life: 1, Kind: Open})
+	f("[]", CutAsked{Ask: 7, Tag: "now"}) // not while the resync is open
+	f("[Take]", Walked{Life: 1})
+	f("[Void Walk]", Taken{Life: 1, Kind: Close, Lost: 3, Before: 2})
+	f("[Take]", Walked{Life: 1})
+	f("[Void Walk]", Taken{Life: 1, Kind: Close, Lost: 3, Before: 3, Left: 1})
+	f("[Take]", Walked{Life: 1}, Tick{Sense{Lost: 3}})
+	f("[Place]", Taken{Life: 1, Kind: Close, Lost: 3, Before: 3})
+	f("[Take]", Placed{Life: 1, Kind: Close})
+	f("[Place]", Taken{Life: 1, Kind: Cut, Lost: 3})
+	f("[]", Placed{Life: 1, Kind: Cut, Number: 5}, Listed{4})
+	f("[Answer]", Listed{6})
+	f("[]", after(4*time.Second))
+	f("[Take]", after(1100*time.Millisecond))
+	f("[Void]", Taken{Life: 0, Kind: Cut, Lost: 3}) // of an earlier life
+}
+
+func TestWhereTheTargetStands(t *testing.T) {
+	f := func(s Stood, want Begin) {
+		t.Helper()
+		now := time.Unix(1e6, 0)
+		m := New(time.Second, 9, now)
+		m.Step(now, SessionUp{})
+		as := m.Step(now, s)
+		b, ok := as[0].(Begin)
+		b.Reason = ""
+		want.Life, want.Incarnation = 1, 9
+		if !ok || b != want || as[1] != (Resume{From: want.Next}) {
+			t.Errorf("%+v gives %+v, want %+v", s, as, want)
+		}
+	}
+	f(Stood{}, Begin{Next: 1, MarkAll: true, Initial: true})
+	f(Stood{Acked: 5}, Begin{Next: 1, MarkAll: true, Initial: true})
+	f(Stood{Durable: 7, Incarnation: 8, Acked: 6}, Begin{Next: 8})
+	f(Stood{Durable: 7, Incarnation: 8, Acked: 7, Unfinished: true}, Begin{Next: 8, Initial: true})
+	f(Stood{Durable: 7, Incarnation: 8, Acked: 8}, Begin{Next: 8, MarkAll: true})
+	f(Stood{Durable: 7, Incarnation: 8, MarksNew: true}, Begin{Next: 8, MarkAll: true})
+}
+
+func TestReconnect(t *testing.T) {
+	f := func(want string, s Stood) {
+		t.Helper()
+		now := time.Unix(1e6, 0)
+		m := New(time.Second, 9, now)
+		script(m, &now, SessionUp{}, Stood{Durable: 10, Incarnation: 8, Acked: 10}, Begun{1}, SessionDown{"cut"}, SessionUp{})
+		if got := fmt.Sprint(script(m, &now, s)); got != want {
+			t.Errorf("%+v: did %s, want %s", s, got, want)
+		}
+	}
+	f("[Resume]", Stood{Durable: 10, Incarnation: 8, Acked: 10, Sealed: 20})
+	f("[Resume]", Stood{Durable: 15, Incarnation: 9, Acked: 12, Sealed: 20})
+	f("[Draw]", Stood{Durable: 11, Incarnation: 9, Acked: 12, Sealed: 20})
+	f("[]", Stood{Durable: 15, Incarnation: 10, Acked: 12, Sealed: 20})
+	f("[]", Stood{Durable: 21, Incarnation: 9, Acked: 12, Sealed: 20})
+}
+
+func contains(s, part string) bool {
+	for i := range s {
+		if len(s)-i >= len(part) && s[i:i+len(part)] == part {
+			return true
+		}
+	}
+	return false
+}

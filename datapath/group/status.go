@@ -1,0 +1,86 @@
+package group
+
+import (
+	"fmt"
+	"time"
+)
+
+// State is the word that a user reads.
+type State string
+
+// The states that a group at its source can be in for now.
+const (
+	InitialSync  State = "initial-sync"
+	Protected    State = "protected"
+	Behind       State = "behind"
+	MarksOnly    State = "marks-only"
+	Resync       State = "resync"
+	Disconnected State = "disconnected"
+	Error        State = "error"
+)
+
+// Status is a state with its reason, a sentence for an operator, and since when it is so.
+type Status struct {
+	State  State
+	Reason string
+	Since  time.Time
+}
+
+// Status is how the group stood after the last Step.
+func (m *Machine) Status() Status { return m.status }
+
+// judge says what state the group is in; the worst that is true is said.
+func (m *Machine) judge(now time.Time) {
+	state, reason := m.state()
+	if state != m.status.State {
+		m.status.Since = now
+	}
+	m.status.State, m.status.Reason = state, reason
+}
+
+func (m *Machine) state() (State, string) {
+	switch {
+	case m.link.refused:
+		return Error, m.link.reason
+	case m.sense.Trouble != "":
+		return Error, m.sense.Trouble
+	case !m.link.stood && m.phase != idle && m.sense.Lost != m.link.lost:
+		return MarksOnly, "changes are only marked, they are sent when the target is back: " + m.link.reason
+	case !m.link.stood:
+		return Disconnected, m.link.reason
+	case m.phase == idle || m.phase == beginning || m.phase == syncing:
+		return m.sync(), m.why + m.hindrance()
+	case m.firstOK == 0 || m.listed < m.firstOK:
+		return m.sync(), "everything is sent; the first checkpoint is on its way"
+	case m.sense.Lost != m.covered:
+		return Resync, "changes were marked and not captured: the buffers were full"
+	case m.behind():
+		return Behind, fmt.Sprintf("the oldest write not yet safe is %.1f s old, cuts are made every %s", m.sense.Lag.Seconds(), m.interval)
+	}
+	return Protected, ""
+}
+
+func (m *Machine) sync() State {
+	if m.initial {
+		return InitialSync
+	}
+	return Resync
+}
+
+func (m *Machine) hindrance() string {
+	if m.walkBad == "" {
+		return ""
+	}
+	return "; it waits: " + m.walkBad
+}
+
+// behind is entered at two intervals of lag and left at one, so that it does not flap.
+func (m *Machine) behind() bool {
+	switch {
+	case m.sense.Lag > 2*m.interval:
+		m.calm = false
+	case m.sense.Lag <= m.interval && !m.sense.Full:
+		m.calm = true
+	}
+	return !m.calm || m.sense.Full
+}
