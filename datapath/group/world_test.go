@@ -74,6 +74,7 @@ type shell struct {
 // closing is a Take{Close} between its steps: lost read, dirty read, ticket taken.
 type closing struct {
 	life   uint64
+	looked bool // lost was read
 	before uint64
 	ticket record.Ticket
 }
@@ -147,7 +148,7 @@ func (w *world) act(a Action) {
 
 func (w *world) take(a Take) {
 	if a.Kind == Close {
-		w.shell.closing = &closing{life: a.Life, before: w.lost}
+		w.shell.closing = &closing{life: a.Life}
 		return
 	}
 	w.mark()
@@ -211,6 +212,10 @@ func (w *world) background() {
 
 func (w *world) doClose() {
 	c := w.shell.closing
+	if !c.looked {
+		c.looked, c.before = true, w.lost
+		return
+	}
 	if c.ticket == 0 {
 		// What is published after this mark may be taken only once the mark is decided:
 		// the tap waits at it.
