@@ -2,12 +2,21 @@
 //
 // It stands between the one goroutine that fills batches and numbers them, and the
 // one that puts records into the window. What it costs is the LZ4 encoder, which is
-// nearly all the CPU of the data path, so it uses every processor that Go may use.
+// nearly all the CPU of the data path (3 s a GiB of database pages), so it uses every
+// processor that Go may use.
+//
+// Jobs and their buffers belong to the caller, which has as many as it wants under
+// way: filling, in here (at most InFlight), and waiting for the window. In steady
+// state nothing is allocated here.
 package pack
 
 import (
 	"context"
+	"runtime"
+	"runtime/pprof"
+	"sync"
 
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
@@ -22,7 +31,8 @@ type Job struct {
 	Time      record.Time
 	StoreOnly bool // make every block raw: the link is faster than the encoder
 
-	// Out is the record. Sealing appends to Out[:0] and so uses what capacity it has.
+	// Out is the record. Sealing writes to Out[:0]; it allocates only when that has
+	// less room than Batch.Bound().
 	Out []byte
 
 	// Done is the caller's: what to free once the record stands in window or spill.
@@ -31,9 +41,73 @@ type Job struct {
 	sealed chan struct{} // capacity 1; kept when a Job is used again
 }
 
+// orderPerWorker is how many jobs wait in the row for each worker: the one it seals
+// and one that stands ready behind it, so that no worker waits while the first in
+// the row is still being sealed.
+const orderPerWorker = 2
+
+// InFlight is how many jobs Run holds at most while nobody takes from out: those in
+// the row, one on its way in and one on its way out. A caller that has more of them
+// keeps all workers busy; one with fewer is never blocked by Run.
+func InFlight() int { return orderPerWorker*workers() + 2 }
+
+func workers() int { return runtime.GOMAXPROCS(0) }
+
 // Run takes every job from in, seals it, and gives it to out in the order of in. It
-// returns, and closes out, when in is closed and drained. When ctx ends, the caller
-// closes in; Run never drops a job, so the caller must keep on taking from out until it is closed.
+// returns when in is closed and drained, having closed out.
+//
+//	in ─┬─► work  (parallel)   ─┐ sealed
+//	    └─► order (sequential) ─┴─► out
+//
+// Run drops no job and does not stop with ctx, which only names its goroutines in
+// profiles: to stop, close in and go on taking from out until it is closed.
 func Run(ctx context.Context, in <-chan *Job, out chan<- *Job) {
-	close(out)
+	pprof.Do(ctx, pprof.Labels("stage", "pack"), func(context.Context) { run(in, out) })
+}
+
+func run(in <-chan *Job, out chan<- *Job) {
+	defer close(out)
+	n := workers()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	work, order := make(chan *Job, n), make(chan *Job, orderPerWorker*n)
+	for range n {
+		wg.Go(func() {
+			c := record.NewCompressor()
+			for j := range work {
+				j.seal(c)
+				j.sealed <- struct{}{} // capacity 1: never blocks
+			}
+		})
+	}
+	wg.Go(func() {
+		defer close(work)
+		defer close(order)
+		for j := range in {
+			if j.sealed == nil {
+				j.sealed = make(chan struct{}, 1)
+			}
+			if invariant.Planted("pack/control-overtakes") && j.Batch == nil {
+				out <- j
+				continue
+			}
+			order <- j // before work, so that order is the order of in
+			if j.Batch == nil {
+				j.sealed <- struct{}{}
+				continue
+			}
+			work <- j
+		}
+	})
+	for j := range order {
+		if !invariant.Planted("pack/not-awaited") {
+			<-j.sealed
+		}
+		out <- j // given away
+	}
+}
+
+func (j *Job) seal(c *record.Compressor) {
+	c.StoreOnly = j.StoreOnly && !invariant.Planted("pack/store-only-forgotten")
+	j.Out = j.Batch.Seal(j.Out[:0], j.ID, j.Time, c)
 }

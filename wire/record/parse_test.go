@@ -165,14 +165,17 @@ func check(t *testing.T, p []byte) {
 }
 
 func FuzzParse(f *testing.F) {
-	f.Add(mixed(f), false)
 	for _, p := range controls() {
 		f.Add(p, true)
 	}
-	small := NewBatch(Limits{})
+	small := NewBatch(Limits{}) // few bytes: long inputs are mostly spent on being made shorter
 	small.Add(Piece{1, 0, 600, 1, bytes.Repeat([]byte{1, 2, 3}, 200)})
 	small.Add(Piece{2, 0, 600, 1, nil})
-	f.Add(small.Seal(nil, testID, testTime, NewCompressor()), true)
+	small.Add(Piece{1, LineBytes, LineBytes, 3, bytes.Repeat([]byte{1}, LineBytes)})
+	small.Add(Piece{1, 9, 40, 3, randomData(40, 1)})
+	p := small.Seal(nil, testID, testTime, NewCompressor())
+	f.Add(p, false)
+	f.Add(p, true)
 	f.Fuzz(func(t *testing.T, p []byte, fix bool) {
 		if fix {
 			p = fixSums(p)
@@ -196,7 +199,11 @@ func TestEveryByteMatters(t *testing.T) {
 	all := controls()
 	all["mixed"] = mixed(t)
 	for name, p := range all {
-		for i := range p {
+		tables := mustParse(t, p).TablesEnd()
+		for i := 0; i < len(p); i++ {
+			if i > tables {
+				i = min(i+12, len(p)-1) // the payload has but one rule
+			}
 			p[i] ^= 0x40
 			r, err := Parse(p)
 			if err == nil {
@@ -207,7 +214,7 @@ func TestEveryByteMatters(t *testing.T) {
 			}
 			p[i] ^= 0x40
 		}
-		for n := range p {
+		for n := 0; n < len(p); n += 1 + n/tables*6 {
 			if _, err := Parse(p[:n]); !errors.Is(err, ErrShort) {
 				t.Errorf("%s: cut to %d bytes: %v", name, n, err)
 			}
@@ -393,7 +400,7 @@ func TestLargest(t *testing.T) {
 		t.Errorf("%+v in %d bytes", r.Header, len(p))
 	}
 	r1, r2 := rand.New(rand.NewPCG(1, 1)), 0
-	for range 2000 { // damage behind right checksums never panics and never opens wrongly
+	for range 200 { // damage behind right checksums never panics and never opens wrongly
 		q := bytes.Clone(p[:r.TablesEnd()])
 		for range 1 + r1.IntN(3) {
 			q[HeaderBytes+r1.IntN(len(q)-HeaderBytes)] ^= 1 << r1.IntN(8)
