@@ -1,52 +1,265 @@
 package segment
 
 import (
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
 
 	"github.com/holdfast-dr/holdfast/ioengine"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
-// Log is the log of one group. Append, Commit and Abandon are for one goroutine;
-// the others may be called beside them.
-type Log struct{}
+// Log is the log of one group. Append, Commit, Abandon and Close are for one
+// goroutine; the others may be called beside them.
+type Log struct {
+	fs    ioengine.FS
+	dir   string
+	group record.GroupID
+	opt   Options
+	files *files
 
-// Open opens the group's log in dir, which it makes when absent (the caller has its
-// parent). It calls each, if not nil, with every durable record in order; the record
-// has its tables and body and no payload, and is borrowed until each returns. A tail
-// that was never acknowledged is cut; anything else amiss is ErrCorrupt.
-func Open(fs ioengine.FS, dir string, group record.GroupID, w Watermark, o Options, each func(Pos, record.Record) error) (*Log, error) {
-	return nil, errors.New("segment: not yet")
+	// Of the goroutine that appends.
+	w         *writer  // of the open segment
+	cur       *segment // the open segment, last in segs
+	allocated bool     // space for SegmentBytes was set aside
+
+	sealing sync.WaitGroup
+
+	mu struct {
+		sync.RWMutex
+		segs   []*segment // by number, without gap
+		end    Pos
+		failed error // why, since the last Abandon
+		closed bool
+	}
+}
+
+// segment is one file of the log. Its header never changes; the rest is guarded by
+// the log's lock.
+type segment struct {
+	header
+	end       Pos    // durable
+	chain     uint32 // at end
+	entries   []entry
+	records   int
+	state     State
+	err       error
+	abandoned bool // a write or sync of it failed: nothing more goes to that file
+}
+
+func (o Options) withDefaults() Options {
+	if o.SegmentBytes <= 0 {
+		o.SegmentBytes = 256 << 20
+	}
+	if o.StageBytes <= 0 {
+		o.StageBytes = 1 << 20
+	}
+	if o.OpenFiles <= 0 {
+		o.OpenFiles = 64
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Life == nil {
+		o.Life = drawLife
+	}
+	return o
+}
+
+func drawLife() uint64 {
+	var b [8]byte
+	for binary.LittleEndian.Uint64(b[:]) == 0 {
+		_, _ = rand.Read(b[:]) // never fails: it ends the process instead
+	}
+	return binary.LittleEndian.Uint64(b[:])
 }
 
 // Append copies one whole record to the log's end and returns its place. It is
 // durable only after Commit. It may write, and begin a segment; after an error other
 // than a malformed record the log has failed.
-func (l *Log) Append(rec []byte) (Pos, error) { return 0, ErrFailed }
+func (l *Log) Append(rec []byte) (Pos, error) {
+	h, err := record.ParseHeader(rec)
+	switch {
+	case err != nil:
+		return 0, err
+	case h.Size != len(rec):
+		return 0, fmt.Errorf("%w: %d bytes of a record of %d", record.ErrShort, len(rec), h.Size)
+	case h.Kind == record.KindCommit:
+		return 0, fmt.Errorf("%w: %s is not for the log", record.ErrKind, h.Kind)
+	}
+	if err := l.usable(); err != nil {
+		return 0, err
+	}
+	if err := l.makeRoom(); err != nil {
+		return 0, l.fail(err)
+	}
+	pos := l.w.end
+	if err := l.w.append(h, rec); err != nil {
+		return 0, l.fail(err)
+	}
+	l.setEnd(l.w.end)
+	return pos, nil
+}
+
+// makeRoom begins the next segment when this one is full, between rounds alone.
+func (l *Log) makeRoom() error {
+	if l.w.empty() && int64(l.w.end-l.cur.First) >= l.opt.SegmentBytes {
+		return l.succeed()
+	}
+	if !l.allocated {
+		l.allocated = true
+		return l.w.file.Allocate(0, pageBytes+l.opt.SegmentBytes)
+	}
+	return nil
+}
 
 // Commit makes everything appended durable. After an error nothing since the last
 // Commit is, and the log has failed.
-func (l *Log) Commit() error { return ErrFailed }
+func (l *Log) Commit() error {
+	if err := l.usable(); err != nil || l.w.empty() {
+		return err
+	}
+	if err := l.w.finish(); err != nil {
+		return l.fail(err)
+	}
+	if !invariant.Planted("journal/segment/no-sync") {
+		if err := l.w.file.Sync(); err != nil {
+			return l.fail(err)
+		}
+	}
+	done := l.w.next()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.cur.entries = append(l.cur.entries, done...)
+	l.cur.records += len(done)
+	l.cur.end, l.cur.chain, l.mu.end = l.w.end, l.w.chain, l.w.end
+	return nil
+}
 
 // Abandon takes a failed log on: it forgets what is not durable, leaves the open
 // segment at its last good byte, and begins another. The caller appends again what
 // it still holds. It may be called again when it fails.
-func (l *Log) Abandon() error { return ErrFailed }
+func (l *Log) Abandon() error {
+	l.mu.RLock()
+	failed, closed := l.mu.failed, l.mu.closed
+	l.mu.RUnlock()
+	if closed {
+		return ErrClosed
+	}
+	if failed == nil {
+		return nil
+	}
+	l.mu.Lock()
+	l.cur.abandoned = true
+	l.mu.Unlock()
+	if err := l.succeed(); err != nil {
+		return l.fail(err)
+	}
+	l.mu.Lock()
+	l.mu.failed = nil
+	l.mu.Unlock()
+	l.opt.Log.Warn("segment abandoned", "group", l.group, "goes_on_at", int64(l.Durable()), "err", failed)
+	return nil
+}
+
+// succeed begins the segment after the open one, at the durable end. An open one
+// that holds nothing durable is replaced.
+func (l *Log) succeed() error {
+	old := l.cur
+	h := header{Group: l.group, Number: old.Number + 1, Life: l.opt.Life(), First: old.end, Pred: old.Life, Chain: old.chain}
+	if old.end == old.First {
+		h.Number, h.Pred = old.Number, old.Pred
+	}
+	w, err := l.create(h, nil)
+	if err != nil {
+		return err
+	}
+	l.take(w, &segment{header: h, end: h.First, chain: h.Chain, state: StateOpen})
+	if old.Number != h.Number && !old.abandoned {
+		l.seal(old)
+	}
+	return nil
+}
+
+// take makes s, which w writes, the open segment.
+func (l *Log) take(w *writer, s *segment) {
+	if l.w != nil {
+		l.files.drop(l.w.life, l.cur.Number == s.Number)
+	}
+	l.files.add(w.life, w.file)
+	l.w, l.cur, l.allocated = w, s, false
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if last := len(l.mu.segs) - 1; last >= 0 {
+		if l.mu.segs[last].Number == s.Number {
+			l.mu.segs = l.mu.segs[:last]
+		} else {
+			l.mu.segs[last].state = StateClosed
+		}
+	}
+	l.mu.segs = append(l.mu.segs, s)
+	l.mu.end = w.end
+}
+
+func (l *Log) usable() error {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if l.mu.closed {
+		return ErrClosed
+	}
+	return l.mu.failed
+}
+
+// fail notes the first error since the last Abandon and returns err, as ErrFailed too.
+func (l *Log) fail(err error) error {
+	err = fmt.Errorf("%w: %w", ErrFailed, err)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.mu.failed == nil {
+		l.mu.failed = err
+	}
+	l.mu.end = l.cur.end
+	return err
+}
+
+func (l *Log) setEnd(end Pos) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.mu.end = end
+}
 
 // Durable returns how far the log is durable.
-func (l *Log) Durable() Pos { return 0 }
+func (l *Log) Durable() Pos {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.durableLocked()
+}
 
-// End returns where the next record goes, unless a segment begins first.
-func (l *Log) End() Pos { return 0 }
+func (l *Log) durableLocked() Pos { return l.mu.segs[len(l.mu.segs)-1].end }
 
-// ReadAt fills p with the durable bytes at pos. p may span segments.
-func (l *Log) ReadAt(p []byte, pos Pos) error { return ErrRange }
-
-// Segments returns the segments, oldest first.
-func (l *Log) Segments() []Info { return nil }
+// End returns where the next record goes, if no Commit comes before it.
+func (l *Log) End() Pos {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.mu.end
+}
 
 // Close ends the log without committing. It waits for sealing to end.
-func (l *Log) Close() error { return nil }
+func (l *Log) Close() error {
+	l.mu.Lock()
+	closed := l.mu.closed
+	l.mu.closed = true
+	l.mu.Unlock()
+	if closed {
+		return ErrClosed
+	}
+	l.sealing.Wait()
+	return l.files.close()
+}
 
 // State says what is known of a segment.
 type State uint8
@@ -54,10 +267,19 @@ type State uint8
 // The states of a segment.
 const (
 	StateOpen     State = iota + 1 // takes records
-	StateClosed                    // takes no more; footer and read-back to come
-	StateVerified                  // has its footer, and every byte was read back from the device and verified
-	StateBad                       // the footer could not be written, or the read-back found damage; Info.Err says what
+	StateClosed                    // takes no more, and has no footer yet
+	StateVerified                  // every byte was read back and verified, then the footer written
+	StateBad                       // the read-back found damage or the footer could not be written: Info.Err
 )
+
+var stateNames = [...]string{"none", "open", "closed", "verified", "bad"}
+
+func (s State) String() string {
+	if int(s) < len(stateNames) {
+		return stateNames[s]
+	}
+	return fmt.Sprintf("state-%d", uint8(s))
+}
 
 // Info describes a segment.
 type Info struct {
@@ -67,3 +289,16 @@ type Info struct {
 	State      State
 	Err        error // of StateBad
 }
+
+// Segments returns the segments, oldest first.
+func (l *Log) Segments() []Info {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	infos := make([]Info, len(l.mu.segs))
+	for i, s := range l.mu.segs {
+		infos[i] = Info{Number: s.Number, First: s.First, End: s.end, Records: s.records, State: s.state, Err: s.err}
+	}
+	return infos
+}
+
+var errBadLog = errors.New("a log of no group")

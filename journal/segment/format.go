@@ -1,0 +1,204 @@
+package segment
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+
+	"github.com/holdfast-dr/holdfast/wire/record"
+)
+
+var (
+	le         = binary.LittleEndian
+	castagnoli = crc32.MakeTable(crc32.Castagnoli)
+)
+
+const version = 1
+
+// header is the first page of a segment.
+type header struct {
+	Group  record.GroupID
+	Number uint64 // of the segment within its log, from 1
+	Life   uint64 // drawn for this file, never zero; its commits carry it
+	First  Pos    // of its first record; where the predecessor ends
+	// Pred is the predecessor's life, 0 for the first segment. What the predecessor
+	// holds at or after First does not exist.
+	Pred  uint64
+	Chain uint32 // of all records before First
+}
+
+const (
+	headerMagic = 0x31534648 // "HFS1"
+
+	atMagic       = 0
+	atVersion     = 4
+	atZero        = 6
+	atHeaderGroup = 8
+	atNumber      = 16
+	atHeaderLife  = 24
+	atFirst       = 32
+	atPred        = 40
+	atHeaderChain = 48
+	atHeaderZero  = 52
+	atHeaderCRC   = 4092
+)
+
+var _ [pageBytes]byte = [atHeaderCRC + 4]byte{}
+
+// put writes the header into the page p.
+func (h header) put(p []byte) {
+	p = p[:pageBytes]
+	clear(p)
+	le.PutUint32(p[atMagic:], headerMagic)
+	le.PutUint16(p[atVersion:], version)
+	le.PutUint64(p[atHeaderGroup:], uint64(h.Group))
+	le.PutUint64(p[atNumber:], h.Number)
+	le.PutUint64(p[atHeaderLife:], h.Life)
+	le.PutUint64(p[atFirst:], uint64(h.First))
+	le.PutUint64(p[atPred:], h.Pred)
+	le.PutUint32(p[atHeaderChain:], h.Chain)
+	le.PutUint32(p[atHeaderCRC:], crc32.Checksum(p[:atHeaderCRC], castagnoli))
+}
+
+func parseHeader(p []byte) (header, error) {
+	if len(p) < pageBytes {
+		return header{}, corrupt("header is cut short")
+	}
+	p = p[:pageBytes]
+	if err := checkFrame(p, headerMagic, atHeaderCRC); err != nil {
+		return header{}, fmt.Errorf("header: %w", err)
+	}
+	h := header{
+		Group:  record.GroupID(le.Uint64(p[atHeaderGroup:])),
+		Number: le.Uint64(p[atNumber:]),
+		Life:   le.Uint64(p[atHeaderLife:]),
+		First:  Pos(le.Uint64(p[atFirst:])),
+		Pred:   le.Uint64(p[atPred:]),
+		Chain:  le.Uint32(p[atHeaderChain:]),
+	}
+	switch {
+	case !allZero(p[atHeaderZero:atHeaderCRC]):
+		return header{}, corrupt("header: reserved bytes in use")
+	case h.Group == 0 || h.Number == 0 || h.Life == 0 || h.First < Start || h.First%pageBytes != 0:
+		return header{}, corrupt("header: a field without sense")
+	case (h.Number == 1) != (h.Pred == 0) || h.Number == 1 && (h.First != Start || h.Chain != chainStart(h.Group)):
+		return header{}, corrupt("header: not the first segment, and not a later one")
+	}
+	return h, nil
+}
+
+// commit ends a round: it fills the end of the round's last page. Between the last
+// record and it stand zeros.
+type commit struct {
+	Life    uint64 // of the segment
+	Durable Pos    // the log was known durable up to here: where the round begins
+	Records Pos    // where the round's records end
+	End     Pos    // where the round ends, and the next begins
+	Count   uint32 // records in the round, never zero
+	Chain   uint32 // of all records up to here
+}
+
+const (
+	commitMagic = 0x31434648 // "HFC1"
+	commitBytes = 64
+
+	atCommitLife  = 8
+	atDurable     = 16
+	atRecords     = 24
+	atEnd         = 32
+	atCount       = 40
+	atCommitChain = 44
+	atCommitZero  = 48
+	atCommitCRC   = 60
+)
+
+var _ [commitBytes]byte = [atCommitCRC + 4]byte{}
+
+// commitEnd returns where a round ends whose records end at pos.
+func commitEnd(pos Pos) Pos {
+	return (pos + commitBytes + pageBytes - 1) / pageBytes * pageBytes
+}
+
+func (c commit) put(p []byte) {
+	p = p[:commitBytes]
+	clear(p)
+	le.PutUint32(p[atMagic:], commitMagic)
+	le.PutUint16(p[atVersion:], version)
+	le.PutUint64(p[atCommitLife:], c.Life)
+	le.PutUint64(p[atDurable:], uint64(c.Durable))
+	le.PutUint64(p[atRecords:], uint64(c.Records))
+	le.PutUint64(p[atEnd:], uint64(c.End))
+	le.PutUint32(p[atCount:], c.Count)
+	le.PutUint32(p[atCommitChain:], c.Chain)
+	le.PutUint32(p[atCommitCRC:], crc32.Checksum(p[:atCommitCRC], castagnoli))
+}
+
+func parseCommit(p []byte) (commit, error) {
+	if len(p) < commitBytes {
+		return commit{}, corrupt("commit is cut short")
+	}
+	p = p[:commitBytes]
+	if err := checkFrame(p, commitMagic, atCommitCRC); err != nil {
+		return commit{}, fmt.Errorf("commit: %w", err)
+	}
+	c := commit{
+		Life:    le.Uint64(p[atCommitLife:]),
+		Durable: Pos(le.Uint64(p[atDurable:])),
+		Records: Pos(le.Uint64(p[atRecords:])),
+		End:     Pos(le.Uint64(p[atEnd:])),
+		Count:   le.Uint32(p[atCount:]),
+		Chain:   le.Uint32(p[atCommitChain:]),
+	}
+	switch {
+	case !allZero(p[atCommitZero:atCommitCRC]):
+		return commit{}, corrupt("commit: reserved bytes in use")
+	case c.Life == 0 || c.Durable < Start || c.Durable%pageBytes != 0 || c.Count == 0 ||
+		c.Records <= c.Durable || c.Records > maxPos || c.End != commitEnd(c.Records):
+		return commit{}, corrupt("commit: a field without sense")
+	}
+	return c, nil
+}
+
+// maxPos keeps sums of positions and sizes far from overflow.
+const maxPos Pos = 1 << 62
+
+// checkFrame checks magic, checksum, version and the reserved bytes after the
+// version, in this order.
+func checkFrame(p []byte, magic uint32, atCRC int) error {
+	switch {
+	case le.Uint32(p[atMagic:]) != magic:
+		return corrupt("magic")
+	case crc32.Checksum(p[:atCRC], castagnoli) != le.Uint32(p[atCRC:]):
+		return corrupt("checksum")
+	case le.Uint16(p[atVersion:]) != version:
+		return fmt.Errorf("version %d: %w", le.Uint16(p[atVersion:]), ErrVersion)
+	case le.Uint16(p[atZero:]) != 0:
+		return corrupt("reserved bytes in use")
+	}
+	return nil
+}
+
+// chainStart is the chain of a log without records: the group is in every chain.
+func chainStart(g record.GroupID) uint32 {
+	return crc32.Checksum(le.AppendUint64(nil, uint64(g)), castagnoli)
+}
+
+// chainNext adds a record. It takes the header's checksum, which stands for every
+// byte of the record, and not the header: a CRC over bytes that end in their own
+// CRC is the same for all.
+func chainNext(chain uint32, h record.Header) uint32 {
+	var b [4]byte
+	le.PutUint32(b[:], h.Checksum)
+	return crc32.Update(chain, castagnoli, b[:])
+}
+
+func corrupt(what string) error { return fmt.Errorf("%w: %s", ErrCorrupt, what) }
+
+func allZero(p []byte) bool {
+	for _, b := range p {
+		if b != 0 {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,185 @@
+package segment
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"sort"
+	"sync"
+
+	"github.com/holdfast-dr/holdfast/ioengine"
+	"github.com/holdfast-dr/holdfast/ioengine/buf"
+)
+
+// ReadAt fills p with the durable bytes at pos: records, and between rounds commits
+// and padding. p may span segments. What is not durable, or was dropped, is
+// ErrRange. It may be called beside Append, and by many.
+func (l *Log) ReadAt(p []byte, pos Pos) error {
+	for len(p) > 0 {
+		s, n, err := l.find(pos, len(p))
+		if err != nil {
+			return err
+		}
+		if err := l.files.read(s, p[:n], offset(s.First, pos)); err != nil {
+			return fmt.Errorf("group %s at %s: %w", l.group, pos, err)
+		}
+		p, pos = p[n:], pos+Pos(n)
+	}
+	return nil
+}
+
+// find returns the segment that holds pos, and how many of the n bytes from there it holds.
+func (l *Log) find(pos Pos, n int) (header, int, error) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if l.mu.closed {
+		return header{}, 0, ErrClosed
+	}
+	segs := l.mu.segs
+	if pos < segs[0].First || n < 0 || pos+Pos(n) > l.durableLocked() {
+		return header{}, 0, fmt.Errorf("%w: %d bytes at %s", ErrRange, n, pos)
+	}
+	i := sort.Search(len(segs), func(i int) bool { return segs[i].end > pos })
+	return segs[i].header, int(min(int64(n), int64(segs[i].end-pos))), nil
+}
+
+// files are the segment files open for reading, by the life of the segment. The
+// open segment's file is one of them: its writer holds it too.
+type files struct {
+	fs    ioengine.FS
+	dir   string
+	limit int
+
+	mu struct {
+		sync.Mutex
+		open  map[uint64]*openFile
+		clock uint64
+	}
+	bounce sync.Pool // of *[]byte, aligned
+}
+
+type openFile struct {
+	file  ioengine.File
+	users int // calls under way, and the writer
+	used  uint64
+}
+
+func newFiles(fs ioengine.FS, dir string, limit int) *files {
+	f := &files{fs: fs, dir: dir, limit: limit}
+	f.mu.open = map[uint64]*openFile{}
+	return f
+}
+
+// add takes the file of a segment that is being written, until drop.
+func (f *files) add(life uint64, file ioengine.File) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.mu.open[life] = &openFile{file: file, users: 1}
+}
+
+// drop ends the writer's hold; a file that was replaced is closed at once, since
+// nothing in it can be asked for.
+func (f *files) drop(life uint64, replaced bool) {
+	f.mu.Lock()
+	o := f.mu.open[life]
+	if replaced {
+		delete(f.mu.open, life)
+		_ = o.file.Close() // what is unsynced in it is not wanted
+	}
+	f.mu.Unlock()
+	f.put(o)
+}
+
+// get opens the segment's file, or finds it open, and holds it until put.
+func (f *files) get(h header) (*openFile, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	o := f.mu.open[h.Life]
+	if o == nil {
+		file, err := f.fs.Open(path.Join(f.dir, fileName(h.Number)), ioengine.ReadOnly|ioengine.Direct)
+		if err != nil {
+			return nil, err
+		}
+		o = &openFile{file: file}
+		f.mu.open[h.Life] = o
+	}
+	o.users++
+	f.mu.clock++
+	o.used = f.mu.clock
+	return o, nil
+}
+
+// put gives o back, and closes what was read longest ago while too many are open.
+func (f *files) put(o *openFile) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	o.users--
+	for len(f.mu.open) > f.limit {
+		var oldest uint64
+		for life, c := range f.mu.open {
+			if c.users == 0 && (oldest == 0 || c.used < f.mu.open[oldest].used) {
+				oldest = life
+			}
+		}
+		if oldest == 0 {
+			return
+		}
+		_ = f.mu.open[oldest].file.Close() // nothing of it is unsynced: a close has nothing to tell
+		delete(f.mu.open, oldest)
+	}
+}
+
+func (f *files) close() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var err error
+	for life, o := range f.mu.open {
+		err = errors.Join(err, o.file.Close())
+		delete(f.mu.open, life)
+	}
+	return err
+}
+
+// read fills p from the segment's file at off.
+func (f *files) read(h header, p []byte, off int64) error {
+	o, err := f.get(h)
+	if err != nil {
+		return err
+	}
+	defer f.put(o)
+	if o.file.Align() == 1 {
+		return readFull(o.file, p, off)
+	}
+	begin := off &^ (buf.Align - 1)
+	mem := f.takeBounce(buf.RoundUp(int(off-begin) + len(p)))
+	defer f.bounce.Put(mem)
+	if err := readFull(o.file, *mem, begin); err != nil {
+		return err
+	}
+	copy(p, (*mem)[off-begin:])
+	return nil
+}
+
+// takeBounce returns an aligned buffer of n bytes.
+func (f *files) takeBounce(n int) *[]byte {
+	mem, _ := f.bounce.Get().(*[]byte)
+	if mem == nil || cap(*mem) < n {
+		b := buf.Aligned(max(n, 64<<10))
+		mem = &b
+	}
+	*mem = (*mem)[:n]
+	return mem
+}
+
+// readFull fills p; the segment is known to hold that much.
+func readFull(file ioengine.File, p []byte, off int64) error {
+	n, err := file.ReadAt(p, off)
+	if n == len(p) {
+		return nil
+	}
+	if err == nil || errors.Is(err, io.EOF) {
+		err = fmt.Errorf("%w: the file ends at %d", ErrCorrupt, off+int64(n))
+	}
+	return err
+}
