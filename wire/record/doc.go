@@ -28,8 +28,8 @@
 // bounds-checked decoder that never shows a byte it has not written.
 //
 // Nothing here is safe for concurrent use on one value, except reading a Record.
-// Costs: 152 bytes for a record of one extent, 24 an extent and 16 a block; sealing,
-// parsing and opening blocks allocate nothing in steady state.
+// Costs: 128 bytes a record, 24 an extent and 16 a block, so 0.7 % of 4 KiB writes;
+// sealing, parsing and opening blocks allocate nothing in steady state.
 package record
 
 // Limits of the format, in bytes and counts. A record beyond any of them does not parse.

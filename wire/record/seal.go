@@ -98,7 +98,7 @@ const (
 
 // dense is the probe: it guesses that a block will not shrink because its bytes are
 // as evenly spread as random ones, by the sum of the squared counts in a sample. It
-// costs 2 % of what LZ4 does. It is wrong for repeats of random data, which are then stored raw.
+// costs 1 to 2 % of what LZ4 does. It is wrong for repeats of random data, which are then stored raw.
 func dense(p []byte) bool {
 	if len(p) < minProbable {
 		return false // compressing it is as cheap
