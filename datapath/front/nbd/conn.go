@@ -48,7 +48,7 @@ func newConn(s *Server, nc net.Conn) *conn {
 	c := &conn{srv: s, nc: nc, reader: make(chan struct{}, 1)}
 	c.out = newSender(nc, func(error) { nc.Close() })
 	c.in = newReceiver(nc, c.out.flush)
-	c.cost.Store(int64(quickTime))
+	c.cost.Store(int64(quickTime)) // lone ones at once, others when they are seen to be cheap
 	return c
 }
 
@@ -125,14 +125,16 @@ func (c *conn) work() {
 	}
 }
 
-// keepPlace decides whether the reader carries out t itself: when it is alone (the
-// socket was empty before it came, and nobody else has work), or costs less than to
-// wake somebody.
+// keepPlace decides whether the reader carries out t itself, while nobody reads: a
+// small read or write that costs less of late than to wake somebody, or less than
+// others notice when it is alone (the socket was empty before it came, and nobody
+// else has work). A flush never keeps others waiting.
 func (c *conn) keepPlace(t *task) bool {
+	limit := quickTime
 	if c.in.waited && c.in.buffered() == 0 && c.busy.Load() == 0 {
-		return true
+		limit = loneTime
 	}
-	return t.quick() && time.Duration(c.cost.Load()) < quickTime
+	return t.quick() && time.Duration(c.cost.Load()) < limit
 }
 
 // passPlace makes another worker the reader, a new one if none is waiting.

@@ -35,9 +35,11 @@ const (
 	holdBytes = 256 << 10
 
 	// quickBytes and quickTime say which requests are carried out by the reader
-	// itself though others wait: those that cost less than passing them on.
+	// itself though others wait: those that cost less than passing them on. One that
+	// is alone may cost loneTime: who comes meanwhile waits that long.
 	quickBytes = 64 << 10
 	quickTime  = 20 * time.Microsecond
+	loneTime   = 500 * time.Microsecond
 
 	// maxOptions and maxOption bound a handshake, handshakeTime ends a slow one.
 	maxOptions    = 256

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dr/holdfast/datapath/front"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 )
 
 // task is one request on its way through a worker, which uses one task again and
@@ -70,7 +71,9 @@ func (c *conn) takePayload(t *task) error {
 		w, err := c.dev.BeginWrite(int64(t.off), int(t.n))
 		if err == nil {
 			if err = c.in.fill(w.Buffers()); err != nil {
-				w.Abort()
+				if !invariant.Planted("nbd/leaked-write") {
+					w.Abort()
+				}
 				return err
 			}
 			t.write = w
@@ -117,11 +120,12 @@ func (c *conn) do(t *task) error {
 	case cmdRead:
 		return c.read(t)
 	case cmdWrite:
-		return t.write.Commit(fua)
+		return t.write.Commit(fua && !invariant.Planted("nbd/lost-fua"))
 	case cmdTrim:
 		return c.dev.Trim(off, n, fua)
 	default: // cmdWriteZeroes: check lets no other pass
-		return c.dev.Zero(off, n, t.flags&flagNoHole == 0, fua)
+		mayUnmap := t.flags&flagNoHole == 0 || invariant.Planted("nbd/unmapped-anyway")
+		return c.dev.Zero(off, n, mayUnmap, fua)
 	}
 }
 

@@ -47,6 +47,8 @@ func parseURI(s string) (URI, error) {
 		return URI{Network: "unix", Address: socket, Export: export}, nil
 	case u.Scheme == "nbd" && u.Hostname() == "":
 		return URI{}, errors.New("no host: want nbd://HOST[:PORT]/NAME")
+	case u.Scheme == "nbd" && strings.Contains(u.Hostname(), ":") && u.Host[0] != '[':
+		return URI{}, errors.New("an IPv6 address stands in brackets: nbd://[::1]/NAME")
 	case u.Scheme == "nbd":
 		port := u.Port()
 		if port == "" {
