@@ -84,22 +84,20 @@ func (a *admission) stream(id record.StreamID) *streamAdmission {
 	return s
 }
 
-// admit lets a life of a stream in. changed says that it is news, to be persisted
-// before the source hears of it.
-func (a *admission) admit(id record.StreamID, l life) (changed bool, err error) {
+// admit lets a life of a stream in. It is to be persisted before the source hears of it.
+func (a *admission) admit(id record.StreamID, l life) error {
 	if id == 0 || l.epoch == 0 || l.inc == 0 {
-		return false, fmt.Errorf("stream %s %s: %w", id, l, ErrAdmit)
+		return fmt.Errorf("stream %s %s: %w", id, l, ErrAdmit)
 	}
 	if l.epoch < a.epoch {
-		return false, fmt.Errorf("stream %s %s: epoch is %d: %w", id, l, a.epoch, ErrFenced)
+		return fmt.Errorf("stream %s %s: epoch is %d: %w", id, l, a.epoch, ErrFenced)
 	}
 	if s := a.streams[id]; s != nil && (l.older(s.admitted) || l.older(s.last)) {
-		return false, fmt.Errorf("stream %s %s: %s was admitted: %w", id, l, s.admitted, ErrFenced)
+		return fmt.Errorf("stream %s %s: %s was admitted: %w", id, l, s.admitted, ErrFenced)
 	}
 	s := a.stream(id)
-	changed = s.admitted != l || a.epoch != l.epoch
 	s.admitted, s.present, a.epoch = l, true, l.epoch
-	return changed, nil
+	return nil
 }
 
 // standing tells where a stream stands.

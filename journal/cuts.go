@@ -46,6 +46,7 @@ type durableRecord struct {
 	time    record.Time
 	cut     record.Cut // of a cut
 	confirm uint64     // of a confirm: the checkpoint's number
+	initial bool       // of a resync boundary
 }
 
 // step takes the next durable record and returns the checkpoint that it completes.

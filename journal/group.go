@@ -2,72 +2,77 @@ package journal
 
 import (
 	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
 
 	"github.com/holdfast-dr/holdfast/journal/index"
+	"github.com/holdfast-dr/holdfast/journal/replica"
+	"github.com/holdfast-dr/holdfast/journal/segment"
 	"github.com/holdfast-dr/holdfast/journal/view"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
-var errStub = errors.New("not built yet")
-
-// Store is an open data directory.
-type Store struct{}
-
-// Open locks and opens the store in cfg.Dir, making it when the folder is empty or absent, and recovers every group in it.
-func Open(cfg Config) (*Store, error) { return nil, errStub }
-
-// Close makes queued records durable, ends all views and unlocks the folder.
-func (s *Store) Close() error { return nil }
-
-// Groups returns the groups, ordered by id.
-func (s *Store) Groups() []*Group { return nil }
-
-// Group returns the group with the id.
-func (s *Store) Group(id record.GroupID) (*Group, bool) { return nil, false }
-
-// OpenGroup returns the group, making it when absent. ErrLineage when it is there with another history.
-func (s *Store) OpenGroup(info GroupInfo) (*Group, error) { return nil, errStub }
-
 // Group is the journal of one group.
-type Group struct{}
+type Group struct {
+	store    *Store
+	dir      string
+	log      *slog.Logger
+	manifest *manifest
+	segments *segment.Log
+	versions *index.Versions
 
-// Info returns the group's names.
-func (g *Group) Info() GroupInfo { return GroupInfo{} }
+	admitting sync.Mutex // one Admit or SetVolumes at a time; before mu
+	marking   sync.Mutex // one checkpoint is marked bad at a time; before mu
 
-// Volumes returns the group's volumes, ordered by id.
-func (g *Group) Volumes() []VolumeInfo { return nil }
+	mu        sync.Mutex
+	info      GroupInfo
+	admission *admission // of what was taken, durable or not
+	standings map[record.StreamID]mark
+	volumes   map[record.VolumeID]*volume
+	queue     []item
+	bytes     int       // of the records in queue and in the round
+	room      sync.Cond // bytes fell
+	closed    bool
+	fatal     error // why no data is taken until the store is opened again
+	trouble   error // why the last round failed; nil: it did not
+	listed    struct {
+		count          int
+		oldest, newest uint64
+		good           uint64 // newest good one
+	}
+	resync, initial bool
+	seen            uint64 // highest checkpoint number in any cut
+	onListed        func(Checkpoint)
+	views           map[*view.View]struct{}
 
-// SetVolumes adds the volumes that are new, makes their replicas, and takes over names and larger sizes. It removes none.
-func (g *Group) SetVolumes(vs []VolumeInfo) error { return errStub }
-
-// Admit lets a life of a stream in and says where the stream stands. It waits until what the stream queued before is durable.
-func (g *Group) Admit(stream record.StreamID, epoch record.Epoch, inc record.Incarnation) (Standing, error) {
-	return Standing{}, errStub
+	// Of the goroutine that commits.
+	cuts      *cuts
+	unlisted  []Checkpoint // complete, not listed yet
+	abandoned bool         // the log has failed and must be abandoned first
+	shown     map[uint64]segment.State
+	block     []byte // for opening blocks on their way into the replica
 }
 
-// Append takes a record for the next commit round. rec is borrowed until done is called; an error means that it was refused: done is not called.
-func (g *Group) Append(rec record.Record, done func(error)) error { return errStub }
+// volume is one volume of a group and its replica.
+type volume struct {
+	info    VolumeInfo
+	replica *replica.Volume
+}
 
-// Durable returns the highest durable sequence of the stream; 0: none.
-func (g *Group) Durable(stream record.StreamID) record.Seq { return 0 }
+// mark is where a stream stands, durably.
+type mark struct {
+	last  life
+	next  record.Seq
+	phase phase
+}
 
-// State tells how the group is.
-func (g *Group) State() GroupState { return GroupState{} }
+func (s *streamAdmission) mark() mark { return mark{s.last, s.next, s.phase} }
 
-// Checkpoints returns up to limit listed checkpoints with numbers above after, oldest first.
-func (g *Group) Checkpoints(after uint64, limit int) ([]Checkpoint, error) { return nil, errStub }
-
-// Checkpoint returns one; ErrNotFound when it is not listed.
-func (g *Group) Checkpoint(number uint64) (Checkpoint, error) { return Checkpoint{}, errStub }
-
-// Latest returns the newest good checkpoint; ErrNotFound when there is none.
-func (g *Group) Latest() (Checkpoint, error) { return Checkpoint{}, errStub }
-
-// OnListed sets what is called with each checkpoint after it is listed.
-func (g *Group) OnListed(f func(Checkpoint)) {}
-
-// OpenView opens the group as it was at the checkpoint.
-func (g *Group) OpenView(number uint64, o ViewOptions) (*view.View, error) { return nil, errStub }
+// maxQueued is the most bytes of records that a group holds undurable; Append waits
+// beyond it.
+const maxQueued = 64 << 20
 
 // Standing is where a stream stands, told to its source.
 type Standing struct {
@@ -75,22 +80,226 @@ type Standing struct {
 	Epoch       record.Epoch
 	Incarnation record.Incarnation // of the stream's last record; 0: it has none
 	NeedOpen    bool               // the next record must be an opening resync boundary
-	Checkpoint  uint64             // highest checkpoint number the group has seen
+	Checkpoint  uint64             // highest checkpoint number that any cut of the group had
 }
 
 // Checkpoint is a listed point in a group's order.
 type Checkpoint = index.Checkpoint
 
-// ViewOptions say what a view may do.
-type ViewOptions = view.Options
-
 // GroupState tells how a group is.
 type GroupState struct {
 	Resync  bool  // a resync is open, or the initial sync is not complete: nothing is listed
-	Initial bool  // no initial sync was completed yet
-	Err     error // why the group takes no data; nil: it does
+	Initial bool  // of some stream no sync was ever completed
+	Err     error // why the group takes no data, or why the last round failed; nil: all is well
 	Bytes   int64 // of the log
-	// Count, Oldest and Newest tell of the listed checkpoints (numbers; 0: none), bad ones included.
+	// Count, Oldest and Newest tell of the listed checkpoints (numbers; 0: none), bad
+	// ones included.
 	Count          int
 	Oldest, Newest uint64
+}
+
+// Info returns the group's names.
+func (g *Group) Info() GroupInfo {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.info
+}
+
+// meet is OpenGroup of a group that is there.
+func (g *Group) meet(info GroupInfo) error {
+	g.admitting.Lock()
+	defer g.admitting.Unlock()
+	have := g.Info()
+	if have.Lineage != info.Lineage {
+		return fmt.Errorf("journal: group %s has lineage %x, not %x: %w", info.ID, have.Lineage, info.Lineage, ErrLineage)
+	}
+	if have.Name == info.Name {
+		return nil
+	}
+	if err := g.manifest.put(false, entry{kind: entryGroup, lineage: info.Lineage, name: info.Name}); err != nil {
+		return err
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.info.Name = info.Name
+	return nil
+}
+
+// Volumes returns the group's volumes, ordered by id.
+func (g *Group) Volumes() []VolumeInfo {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	vs := make([]VolumeInfo, 0, len(g.volumes))
+	for _, v := range g.volumes {
+		vs = append(vs, v.info)
+	}
+	slices.SortFunc(vs, func(a, b VolumeInfo) int { return int(int64(a.ID) - int64(b.ID)) })
+	return vs
+}
+
+// SetVolumes adds the volumes that are new and makes their replicas, and takes over
+// new names and larger sizes, durably. It removes none and makes none smaller: a
+// checkpoint says itself which volumes it holds, and of what size.
+func (g *Group) SetVolumes(vs []VolumeInfo) error {
+	for _, v := range vs {
+		if v.ID == 0 || v.Bytes <= 0 || v.Bytes > record.VolumeLimit || len(v.Name) > maxName {
+			return fmt.Errorf("journal: volume %d %q of %d bytes is not valid", v.ID, v.Name, v.Bytes)
+		}
+	}
+	g.admitting.Lock()
+	defer g.admitting.Unlock()
+	for _, v := range vs {
+		if err := g.setVolume(v); err != nil {
+			return fmt.Errorf("journal: group %s: %w", g.info.ID, err)
+		}
+	}
+	return nil
+}
+
+// setVolume makes the replica what is asked first and states it in the manifest
+// after, so that a volume in the manifest is always there and large enough.
+func (g *Group) setVolume(want VolumeInfo) error {
+	g.mu.Lock()
+	have := g.volumes[want.ID]
+	closed := g.closed
+	g.mu.Unlock()
+	if closed {
+		return ErrClosed
+	}
+	v := &volume{info: want}
+	var err error
+	if have == nil {
+		v.replica, err = replica.Create(g.store.cfg.FS, g.replicaDir(), g.place(want.ID), want.Bytes)
+	} else {
+		v.replica = have.replica
+		v.info.Bytes = max(want.Bytes, have.info.Bytes)
+		if v.info == have.info {
+			return nil
+		}
+		err = v.replica.Grow(v.info.Bytes)
+	}
+	if err != nil {
+		return err
+	}
+	err = g.manifest.put(have == nil, entry{kind: entryVolume, volume: want.ID, bytes: v.info.Bytes, name: want.Name})
+	if err != nil {
+		if have == nil {
+			err = errors.Join(err, v.replica.Close())
+		}
+		return err
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.volumes[want.ID] = v
+	return nil
+}
+
+func (g *Group) place(vol record.VolumeID) replica.Place {
+	return replica.Place{Group: g.info.ID, Volume: vol}
+}
+
+// Admit lets a life of a stream in and says where the stream stands, after all that
+// was queued before is durable or cut. Older lives are refused from then on, also
+// after a restart. ErrFenced: a newer one was admitted.
+func (g *Group) Admit(stream record.StreamID, epoch record.Epoch, inc record.Incarnation) (Standing, error) {
+	g.admitting.Lock()
+	defer g.admitting.Unlock()
+	l := life{epoch, inc}
+	g.mu.Lock()
+	if err := g.stoppedLocked(); err != nil {
+		g.mu.Unlock()
+		return Standing{}, err
+	}
+	if err := g.admission.admit(stream, l); err != nil {
+		g.mu.Unlock()
+		return Standing{}, fmt.Errorf("journal: group %s: %w", g.info.ID, err)
+	}
+	drained := make(chan struct{})
+	g.queue = append(g.queue, item{verdict: barrier, done: func(error) { close(drained) }})
+	g.mu.Unlock()
+	g.store.queued(g)
+	<-drained
+	if !g.manifest.knows(stream, l) {
+		err := g.manifest.put(true, entry{kind: entryEpoch, life: l}, entry{kind: entryAdmitted, stream: stream, life: l})
+		if err != nil {
+			return Standing{}, fmt.Errorf("journal: group %s: %w", g.info.ID, err)
+		}
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err := g.stoppedLocked(); err != nil {
+		return Standing{}, err
+	}
+	s := g.admission.standing(stream)
+	s.Durable = g.durableLocked(stream)
+	s.Checkpoint = g.seen
+	return s, nil
+}
+
+// stoppedLocked says why the group takes nothing.
+func (g *Group) stoppedLocked() error {
+	if g.closed {
+		return ErrClosed
+	}
+	if g.fatal != nil {
+		return fmt.Errorf("journal: group %s: %w: %w", g.info.ID, ErrFailed, g.fatal)
+	}
+	return nil
+}
+
+// Durable returns the highest durable sequence of the stream; 0: none.
+func (g *Group) Durable(stream record.StreamID) record.Seq {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.durableLocked(stream)
+}
+
+func (g *Group) durableLocked(stream record.StreamID) record.Seq {
+	return max(g.standings[stream].next, 1) - 1
+}
+
+// State tells how the group is.
+func (g *Group) State() GroupState {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	s := GroupState{Resync: g.resync, Initial: g.initial, Err: g.fatal,
+		Count: g.listed.count, Oldest: g.listed.oldest, Newest: g.listed.newest}
+	if s.Err == nil {
+		s.Err = g.trouble
+	}
+	for _, i := range g.segments.Segments() {
+		s.Bytes += int64(i.End - i.First)
+	}
+	return s
+}
+
+// stop ends the taking of data.
+func (g *Group) stop() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.closed = true
+	g.room.Broadcast()
+}
+
+// close ends views and files; the rounds have ended.
+func (g *Group) close() error {
+	g.stop()
+	g.mu.Lock()
+	views := g.views
+	g.views = nil
+	g.mu.Unlock()
+	var err error
+	for v := range views {
+		err = errors.Join(err, v.Close())
+	}
+	if g.segments != nil {
+		err = errors.Join(err, g.segments.Close())
+	}
+	for _, v := range g.volumes {
+		err = errors.Join(err, v.replica.Close())
+	}
+	if g.manifest != nil {
+		err = errors.Join(err, g.manifest.close())
+	}
+	return err
 }

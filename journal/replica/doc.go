@@ -1,3 +1,17 @@
 // Package replica holds the disks of a group at the recovery site as they stood at
-// the beginning of its log.
+// the beginning of its log: for each volume a raw image, and beside it a CRC32C for
+// each 4 KiB block, which covers the block's place too. FORMAT.md has the bytes.
+//
+// What a reader may rely on: ReadAt gives bytes that verify at their place, or
+// ErrCorrupt. A sum of zero stands for a block of zeros, and the block is looked at
+// all the same: losing one of the two files' blocks never reads as zeros.
+//
+// Writes are durable after Sync, and not ordered before it: a crash may leave any
+// part of them, and blocks whose sum does not match. That is why a replica is written
+// only while its group has no history and every write not yet acknowledged comes
+// again (initial sync), or while the records stay in the log (promotion).
+//
+// A Volume takes writes from one goroutine, and reads from many beside it, though
+// not of the blocks being written. It costs 4 bytes on disk for each 4 KiB, and no
+// memory beyond buffers of 256 KiB.
 package replica

@@ -1,0 +1,211 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/holdfast-dr/holdfast/journal/index"
+	"github.com/holdfast-dr/holdfast/journal/replica"
+	"github.com/holdfast-dr/holdfast/journal/segment"
+	"github.com/holdfast-dr/holdfast/journal/view"
+	"github.com/holdfast-dr/holdfast/wire/record"
+)
+
+// ViewOptions say what a view may do.
+type ViewOptions = view.Options
+
+// watermark is how far the log is durable.
+func (g *Group) watermark() segment.Watermark {
+	return segment.Watermark{Durable: g.segments.Durable()}
+}
+
+// listAll shows the complete checkpoints, whose watermark is durable. What the
+// catalogue does not take stays unlisted until the next time.
+func (g *Group) listAll() {
+	cps := g.unlisted
+	if len(cps) == 0 {
+		return
+	}
+	if err := g.store.catalogue.Put(g.info.ID, cps...); err != nil {
+		g.log.Error("checkpoints are not listed", "error", err)
+		return
+	}
+	g.unlisted = nil
+	g.showSegments()
+	g.mu.Lock()
+	for _, cp := range cps {
+		g.countLocked(cp)
+	}
+	listed := g.onListed
+	g.mu.Unlock()
+	if listed != nil {
+		for _, cp := range cps {
+			listed(cp)
+		}
+	}
+}
+
+// showSegments enters what changed about the segments. It is for people: nothing is
+// lost when it fails.
+func (g *Group) showSegments() {
+	var changed []segment.Info
+	for _, s := range g.segments.Segments() {
+		if g.shown[s.Number] != s.State {
+			changed = append(changed, s)
+		}
+	}
+	if len(changed) == 0 {
+		return
+	}
+	if err := g.store.catalogue.PutSegments(g.info.ID, changed...); err != nil {
+		g.log.Warn("segments are not in the catalogue", "error", err)
+		return
+	}
+	for _, s := range changed {
+		g.shown[s.Number] = s.State
+	}
+}
+
+// countLocked counts a checkpoint that is now listed.
+func (g *Group) countLocked(cp Checkpoint) {
+	l := &g.listed
+	l.count++
+	if l.oldest == 0 {
+		l.oldest = cp.Number
+	}
+	l.newest = cp.Number
+	if cp.State == index.Good {
+		l.good = cp.Number
+	}
+}
+
+// Checkpoints returns up to limit listed checkpoints with numbers above after, oldest
+// first, bad ones too.
+func (g *Group) Checkpoints(after uint64, limit int) ([]Checkpoint, error) {
+	return g.store.catalogue.Checkpoints(g.info.ID, after, limit)
+}
+
+// Checkpoint returns one; ErrNotFound when it is not listed.
+func (g *Group) Checkpoint(number uint64) (Checkpoint, error) {
+	cp, ok, err := g.store.catalogue.Checkpoint(g.info.ID, number)
+	if err == nil && !ok {
+		err = fmt.Errorf("journal: group %s: checkpoint %d: %w", g.info.ID, number, ErrNotFound)
+	}
+	return cp, err
+}
+
+// Latest returns the newest good checkpoint; ErrNotFound when there is none.
+func (g *Group) Latest() (Checkpoint, error) {
+	g.mu.Lock()
+	number := g.listed.good
+	g.mu.Unlock()
+	return g.Checkpoint(number)
+}
+
+// OnListed sets what is called with each checkpoint after it is listed; those listed
+// before are not told.
+func (g *Group) OnListed(f func(Checkpoint)) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.onListed = f
+}
+
+// OpenView opens the group as it was at the checkpoint. Its cost does not depend on
+// the checkpoint's age nor on how much was written. A bad checkpoint opens too: what
+// is damaged in it reads as an error, and never as bytes.
+func (g *Group) OpenView(number uint64, o ViewOptions) (*view.View, error) {
+	cp, err := g.Checkpoint(number)
+	if err != nil {
+		return nil, err
+	}
+	cfg := view.Config{Checkpoint: number, FS: g.store.cfg.FS, Dir: g.scratchDir(), Options: o,
+		Log: g.segments, Versions: g.versions, At: g.versions.Vector(cp.At),
+		Damaged: func(err error) { g.damaged(number, err) }}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return nil, ErrClosed
+	}
+	for _, v := range cp.Volumes {
+		have := g.volumes[v.ID]
+		if have == nil {
+			return nil, fmt.Errorf("journal: group %s: checkpoint %d: volume %d: %w", g.info.ID, number, v.ID, ErrVolume)
+		}
+		cfg.Disks = append(cfg.Disks, view.Disk{
+			Volume: view.Volume{ID: v.ID, Name: have.info.Name, Bytes: v.Bytes}, Replica: have.replica})
+	}
+	var opened *view.View
+	cfg.Closed = func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		delete(g.views, opened)
+	}
+	opened, err = view.New(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("journal: group %s: checkpoint %d: %w", g.info.ID, number, err)
+	}
+	g.views[opened] = struct{}{}
+	return opened, nil
+}
+
+// damaged marks a checkpoint bad once bytes that it holds did not verify.
+func (g *Group) damaged(number uint64, why error) {
+	if !errors.Is(why, record.ErrCorrupt) && !errors.Is(why, segment.ErrCorrupt) && !errors.Is(why, replica.ErrCorrupt) {
+		return
+	}
+	if err := g.markBad(number, why.Error()); err != nil {
+		g.log.Error("checkpoint is bad and could not be marked", "checkpoint", number, "damage", why, "error", err)
+	}
+}
+
+// markBad says of a checkpoint, durably, that it cannot be restored whole.
+func (g *Group) markBad(number uint64, reason string) error {
+	g.marking.Lock()
+	defer g.marking.Unlock()
+	cp, err := g.Checkpoint(number)
+	if err != nil || cp.State == index.Bad {
+		return err
+	}
+	reason = reason[:min(len(reason), maxReason)]
+	if err := g.manifest.put(true, entry{kind: entryBad, number: number, reason: reason}); err != nil {
+		return err
+	}
+	g.log.Error("checkpoint is bad", "checkpoint", number, "reason", reason)
+	cp.State, cp.Reason = index.Bad, reason
+	if err := g.store.catalogue.Put(g.info.ID, cp); err != nil {
+		return err
+	}
+	return g.findGood(number)
+}
+
+// findGood looks for the newest good checkpoint after the one that was it went bad.
+func (g *Group) findGood(bad uint64) error {
+	g.mu.Lock()
+	was := g.listed.good
+	g.mu.Unlock()
+	if was != bad {
+		return nil
+	}
+	good := uint64(0)
+	for after := uint64(0); ; {
+		cps, err := g.Checkpoints(after, 1000)
+		if err != nil {
+			return err
+		}
+		for _, cp := range cps {
+			after = cp.Number
+			if cp.State == index.Good {
+				good = cp.Number
+			}
+		}
+		if len(cps) == 0 {
+			break
+		}
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.listed.good == bad {
+		g.listed.good = good
+	}
+	return nil
+}

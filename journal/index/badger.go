@@ -1,0 +1,107 @@
+package index
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+
+	"github.com/dgraph-io/badger/v4"
+	"github.com/dgraph-io/badger/v4/options"
+)
+
+// OpenBadger opens the map in dir, a folder of its own on the real file system. What
+// cannot be opened is thrown away and begun anew: it is a cache.
+func OpenBadger(dir string, log *slog.Logger) (Map, error) {
+	db, err := badger.Open(badgerOptions(dir, log))
+	if err != nil {
+		log.Warn("catalogue is begun anew", "dir", dir, "error", err)
+		if err := os.RemoveAll(dir); err != nil {
+			return nil, fmt.Errorf("catalogue: %w", err)
+		}
+		if db, err = badger.Open(badgerOptions(dir, log)); err != nil {
+			return nil, fmt.Errorf("catalogue: %w", err)
+		}
+	}
+	return &badgerMap{db: db}, nil
+}
+
+// badgerOptions keep it small: the catalogue grows by a few hundred bytes each
+// checkpoint, and need not be durable, only whole.
+func badgerOptions(dir string, log *slog.Logger) badger.Options {
+	return badger.DefaultOptions(dir).
+		WithLogger(badgerLog{log}).
+		WithCompression(options.None).
+		WithBlockCacheSize(0).
+		WithMemTableSize(4 << 20).
+		WithNumMemtables(2).
+		WithNumCompactors(2).
+		WithValueLogFileSize(16 << 20).
+		WithValueThreshold(64 << 10).
+		WithDetectConflicts(false).
+		WithMetricsEnabled(false)
+}
+
+type badgerMap struct{ db *badger.DB }
+
+func (m *badgerMap) Get(key []byte) (value []byte, ok bool, err error) {
+	err = m.db.View(func(tx *badger.Txn) error {
+		item, err := tx.Get(key)
+		if err != nil {
+			return err
+		}
+		value, err = item.ValueCopy(nil)
+		return err
+	})
+	if errors.Is(err, badger.ErrKeyNotFound) {
+		return nil, false, nil
+	}
+	return value, err == nil, err
+}
+
+func (m *badgerMap) Scan(from, to []byte, emit func(key, value []byte) bool) error {
+	return m.db.View(func(tx *badger.Txn) error {
+		it := tx.NewIterator(badger.DefaultIteratorOptions)
+		defer it.Close()
+		for it.Seek(from); it.Valid(); it.Next() {
+			item := it.Item()
+			if string(item.Key()) >= string(to) {
+				return nil
+			}
+			goOn := false
+			if err := item.Value(func(v []byte) error { goOn = emit(item.Key(), v); return nil }); err != nil {
+				return err
+			}
+			if !goOn {
+				return nil
+			}
+		}
+		return nil
+	})
+}
+
+func (m *badgerMap) Update(set []Pair, del [][]byte) error {
+	return m.db.Update(func(tx *badger.Txn) error {
+		for _, p := range set {
+			if err := tx.Set(append([]byte(nil), p.Key...), append([]byte(nil), p.Value...)); err != nil {
+				return err
+			}
+		}
+		for _, k := range del {
+			if err := tx.Delete(append([]byte(nil), k...)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (m *badgerMap) Close() error { return m.db.Close() }
+
+// badgerLog passes on what an operator may want to know.
+type badgerLog struct{ log *slog.Logger }
+
+func (l badgerLog) Errorf(f string, a ...any)   { l.log.Error("catalogue: " + fmt.Sprintf(f, a...)) }
+func (l badgerLog) Warningf(f string, a ...any) { l.log.Warn("catalogue: " + fmt.Sprintf(f, a...)) }
+func (l badgerLog) Infof(string, ...any)        {}
+func (l badgerLog) Debugf(string, ...any)       {}

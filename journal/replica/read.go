@@ -1,0 +1,118 @@
+package replica
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/holdfast-dr/holdfast/ioengine/buf"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+)
+
+// readBuf is what one read works in.
+type readBuf struct{ data, sums []byte }
+
+var readBufs = sync.Pool{New: func() any {
+	return &readBuf{data: buf.Aligned(chunkBytes), sums: buf.Aligned(chunkBytes / BlockBytes * sumBytes)}
+}}
+
+// ReadAt fills p with the bytes at off. A block that does not verify is ErrCorrupt,
+// and p is then worth nothing.
+func (v *Volume) ReadAt(p []byte, off int64) error {
+	if err := v.inside(off, int64(len(p))); err != nil {
+		return err
+	}
+	b := readBufs.Get().(*readBuf)
+	defer readBufs.Put(b)
+	for len(p) > 0 {
+		first, skip := off/BlockBytes, int(off%BlockBytes)
+		n := min(len(p), len(b.data)-skip)
+		blocks := (skip + n + BlockBytes - 1) / BlockBytes
+		data := b.data[:blocks*BlockBytes]
+		if err := v.readBlocks(data, b.sums, first); err != nil {
+			return fmt.Errorf("%s: %w", v.place, err)
+		}
+		copy(p[:n], data[skip:])
+		p, off = p[n:], off+int64(n)
+	}
+	return nil
+}
+
+// readBlocks reads and verifies whole blocks.
+func (v *Volume) readBlocks(data, sums []byte, first int64) error {
+	sums = sums[:len(data)/BlockBytes*sumBytes]
+	if err := readFull(v.raw, data, first*BlockBytes); err != nil {
+		return err
+	}
+	if err := readFull(v.sums, sums, sumAt(first)); err != nil {
+		return err
+	}
+	for i := range len(data) / BlockBytes {
+		block := data[i*BlockBytes : (i+1)*BlockBytes]
+		want := getSum(sums, i)
+		ok := want == 0 && bytes.Equal(block, zeros[:]) || want != 0 && sumOf(v.place, first+int64(i), block) == want
+		if !ok && !invariant.Planted("journal/replica/trust") {
+			return fmt.Errorf("block %d: %w", first+int64(i), ErrCorrupt)
+		}
+	}
+	return nil
+}
+
+// readFull reads all of p; a file that ends before is corrupt.
+func readFull(f io.ReaderAt, p []byte, off int64) error {
+	n, err := f.ReadAt(p, off)
+	if n == len(p) {
+		return nil
+	}
+	if err == io.EOF {
+		return fmt.Errorf("ends at %d: %w", off+int64(n), ErrCorrupt)
+	}
+	return err
+}
+
+// Extents tells what stands in [off, off+n), in order and without gaps, until emit
+// returns false. A hole was never written or given back, and its sums say the same.
+func (v *Volume) Extents(off, n int64, emit func(n int64, hole bool) bool) error {
+	b := readBufs.Get().(*readBuf)
+	defer readBufs.Put(b)
+	for end := off + n; off < end; {
+		at, length, err := v.raw.NextData(off)
+		if err != nil {
+			return fmt.Errorf("%s: %w", v.place, err)
+		}
+		if length == 0 || at > end {
+			at = end
+		}
+		for off < at { // a hole, if the sums agree
+			k := min(at-off, int64(len(b.data)/sumBytes*BlockBytes)-off%BlockBytes)
+			blocks := (off%BlockBytes + k + BlockBytes - 1) / BlockBytes
+			sums := b.data[:blocks*sumBytes]
+			if err := readFull(v.sums, sums, sumAt(off/BlockBytes)); err != nil {
+				return fmt.Errorf("%s: %w", v.place, err)
+			}
+			if !emit(k, allZero(sums)) {
+				return nil
+			}
+			off += k
+		}
+		if k := min(at+length, end) - off; k > 0 {
+			if !emit(k, false) {
+				return nil
+			}
+			off += k
+		}
+	}
+	return nil
+}
+
+func allZero(p []byte) bool {
+	for len(p) > 0 {
+		k := min(len(p), len(zeros))
+		if !bytes.Equal(p[:k], zeros[:k]) {
+			return false
+		}
+		p = p[k:]
+	}
+	return true
+}

@@ -1,0 +1,303 @@
+package replica
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"sync"
+	"sync/atomic"
+
+	"github.com/holdfast-dr/holdfast/ioengine"
+	"github.com/holdfast-dr/holdfast/ioengine/buf"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+	"github.com/holdfast-dr/holdfast/wire/record"
+)
+
+// BlockBytes is what one checksum covers.
+const BlockBytes = 4096
+
+// ErrCorrupt says that a block or file is not what was written.
+var ErrCorrupt = errors.New("corrupt replica")
+
+// Place names a volume's replica.
+type Place struct {
+	Group  record.GroupID
+	Volume record.VolumeID
+}
+
+func (p Place) String() string { return fmt.Sprintf("replica %s/%08x", p.Group, uint32(p.Volume)) }
+
+// Volume is the replica of one volume.
+type Volume struct {
+	place     Place
+	fs        ioengine.FS
+	bytes     atomic.Int64 // of the volume; the image is rounded up to whole blocks
+	raw, sums ioengine.File
+
+	mu     sync.Mutex // of writers
+	chunk  []byte
+	sum    []byte
+	dirty  bool
+	failed error // of a sync: final for these files
+}
+
+// chunkBytes is the most that is read or written at once.
+const chunkBytes = 256 << 10
+
+// Create makes the replica of a volume of so many bytes, all zero, in dir, and
+// returns when it is durable. What an earlier Create left there unfinished is
+// overwritten: only a volume known to exist may be opened with Open.
+func Create(fs ioengine.FS, dir string, p Place, bytes int64) (*Volume, error) {
+	v := &Volume{place: p, fs: fs}
+	v.bytes.Store(bytes)
+	err := v.openFiles(dir, ioengine.Create)
+	if err == nil {
+		err = v.format()
+	}
+	if err == nil {
+		err = fs.SyncDir(dir)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: create: %w", p, err), v.Close())
+	}
+	return v, nil
+}
+
+// Open opens the replica of a volume of so many bytes.
+func Open(fs ioengine.FS, dir string, p Place, bytes int64) (*Volume, error) {
+	v := &Volume{place: p, fs: fs}
+	v.bytes.Store(bytes)
+	err := v.openFiles(dir, 0)
+	if err == nil {
+		err = v.check()
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: open: %w", p, err), v.Close())
+	}
+	return v, nil
+}
+
+func (v *Volume) openFiles(dir string, flags ioengine.Flags) (err error) {
+	name := path.Join(dir, fmt.Sprintf("%08x", uint32(v.place.Volume)))
+	if v.raw, err = v.fs.Open(name+".raw", flags); err != nil {
+		return err
+	}
+	v.sums, err = v.fs.Open(name+".sum", flags)
+	v.chunk, v.sum = buf.Aligned(chunkBytes), buf.Aligned(chunkBytes/BlockBytes*sumBytes)
+	return err
+}
+
+// format makes both files those of a volume of zeros.
+func (v *Volume) format() error {
+	for _, f := range []ioengine.File{v.raw, v.sums} {
+		if err := f.Truncate(0); err != nil {
+			return err
+		}
+	}
+	if _, err := v.sums.WriteAt(appendHeader(nil, v.place), 0); err != nil {
+		return err
+	}
+	if err := v.resize(); err != nil {
+		return err
+	}
+	return v.syncLocked()
+}
+
+// check holds the files against what they should be.
+func (v *Volume) check() error {
+	h := make([]byte, headerBytes)
+	if _, err := v.sums.ReadAt(h, 0); err != nil && err != io.EOF {
+		return err
+	}
+	if err := parseHeader(h, v.place); err != nil {
+		return err
+	}
+	for f, want := range map[ioengine.File]int64{v.raw: v.blocks() * BlockBytes, v.sums: sumAt(v.blocks())} {
+		if n, err := f.Size(); err != nil || n < want {
+			return errors.Join(err, fmt.Errorf("%d bytes of %d: %w", n, want, ErrCorrupt))
+		}
+	}
+	return nil
+}
+
+func (v *Volume) blocks() int64 { return (v.bytes.Load() + BlockBytes - 1) / BlockBytes }
+
+// resize sets the files' sizes by the volume's.
+func (v *Volume) resize() error {
+	v.dirty = true
+	if err := v.raw.Truncate(v.blocks() * BlockBytes); err != nil {
+		return err
+	}
+	return v.sums.Truncate(sumAt(v.blocks()))
+}
+
+// Bytes returns the volume's size.
+func (v *Volume) Bytes() int64 { return v.bytes.Load() }
+
+// Grow makes the volume larger, durably; what is new reads as zeros.
+func (v *Volume) Grow(bytes int64) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	was := v.bytes.Load()
+	if bytes <= was {
+		return nil
+	}
+	v.bytes.Store(bytes)
+	err := v.resize()
+	if err == nil {
+		err = v.syncLocked()
+	}
+	if err != nil {
+		v.bytes.Store(was)
+		return fmt.Errorf("%s: grow: %w", v.place, err)
+	}
+	return nil
+}
+
+// Write puts p at off. Blocks that it covers only in part are read, and not verified:
+// while a replica is written, a crash may have torn a block against its sum, and what
+// was torn had not been acknowledged, so it is written again after this.
+func (v *Volume) Write(p []byte, off int64) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.writeLocked(p, off)
+}
+
+func (v *Volume) writeLocked(p []byte, off int64) error {
+	if err := v.writable(off, int64(len(p))); err != nil {
+		return err
+	}
+	for len(p) > 0 {
+		first, skip := off/BlockBytes, int(off%BlockBytes)
+		n := min(len(p), len(v.chunk)-skip)
+		blocks := (skip + n + BlockBytes - 1) / BlockBytes
+		c := v.chunk[:blocks*BlockBytes]
+		for _, b := range [...]int{0, blocks - 1} { // only they can be covered in part
+			lo, hi := b*BlockBytes, (b+1)*BlockBytes
+			if lo >= skip && hi <= skip+n {
+				continue
+			}
+			if _, err := v.raw.ReadAt(c[lo:hi], (first+int64(b))*BlockBytes); err != nil && err != io.EOF {
+				return fmt.Errorf("%s: %w", v.place, err)
+			}
+		}
+		copy(c[skip:], p[:n])
+		if err := v.putLocked(c, first); err != nil {
+			return err
+		}
+		p, off = p[n:], off+int64(n)
+	}
+	return nil
+}
+
+// putLocked writes whole blocks and their sums.
+func (v *Volume) putLocked(c []byte, first int64) error {
+	sums := v.sum[:len(c)/BlockBytes*sumBytes]
+	for i := range len(c) / BlockBytes {
+		putSum(sums, i, sumOf(v.place, first+int64(i), c[i*BlockBytes:(i+1)*BlockBytes]))
+	}
+	v.dirty = true
+	if _, err := v.raw.WriteAt(c, first*BlockBytes); err != nil {
+		return fmt.Errorf("%s: %w", v.place, err)
+	}
+	if invariant.Planted("journal/replica/stale-sum") && first > 0 {
+		return nil
+	}
+	if _, err := v.sums.WriteAt(sums, sumAt(first)); err != nil {
+		return fmt.Errorf("%s: %w", v.place, err)
+	}
+	return nil
+}
+
+// zeros is what a part of a block is overwritten with.
+var zeros [BlockBytes]byte
+
+// Zero makes the range read as zeros and gives its space back.
+func (v *Volume) Zero(off, n int64) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if err := v.writable(off, n); err != nil {
+		return err
+	}
+	end := off + n
+	if part := off % BlockBytes; part != 0 {
+		k := min(BlockBytes-part, n)
+		if err := v.writeLocked(zeros[:k], off); err != nil {
+			return err
+		}
+		off += k
+	}
+	if tail := end % BlockBytes; tail != 0 && end > off {
+		if end == v.bytes.Load() { // nothing of the volume stands behind it in its last block
+			end += BlockBytes - tail
+		} else {
+			end -= tail
+			if err := v.writeLocked(zeros[:tail], end); err != nil {
+				return err
+			}
+		}
+	}
+	if end <= off {
+		return nil
+	}
+	v.dirty = true
+	err := v.raw.Zero(off, end-off)
+	if err == nil {
+		first, last := off/BlockBytes, end/BlockBytes
+		err = v.sums.Zero(sumAt(first), (last-first)*sumBytes)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", v.place, err)
+	}
+	return nil
+}
+
+func (v *Volume) writable(off, n int64) error {
+	if v.failed != nil {
+		return v.failed
+	}
+	return v.inside(off, n)
+}
+
+func (v *Volume) inside(off, n int64) error {
+	if size := v.bytes.Load(); off < 0 || n < 0 || off > size || n > size-off {
+		return fmt.Errorf("%s: %d bytes at %d of %d: outside", v.place, n, off, size)
+	}
+	return nil
+}
+
+// Sync makes everything written durable. A failure is final: the system may have
+// thrown away what it could not write, so from then on every write and sync fails.
+func (v *Volume) Sync() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.syncLocked()
+}
+
+func (v *Volume) syncLocked() error {
+	if v.failed != nil || !v.dirty {
+		return v.failed
+	}
+	err := v.raw.Sync()
+	if err == nil && !invariant.Planted("journal/replica/no-sum-sync") {
+		err = v.sums.Sync()
+	}
+	if err != nil {
+		v.failed = fmt.Errorf("%s: sync: %w", v.place, err)
+		return v.failed
+	}
+	v.dirty = false
+	return nil
+}
+
+// Close closes the files, without a sync.
+func (v *Volume) Close() error {
+	var err error
+	for _, f := range []ioengine.File{v.raw, v.sums} {
+		if f != nil {
+			err = errors.Join(err, f.Close())
+		}
+	}
+	return err
+}

@@ -1,0 +1,85 @@
+package journal
+
+import (
+	"sync"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+	"github.com/holdfast-dr/holdfast/journal/segment"
+	"github.com/holdfast-dr/holdfast/wire/record"
+)
+
+// kick wakes the commit rounds.
+func (s *Store) kick() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// queued says that the group has something for the next round.
+func (s *Store) queued(g *Group) {
+	s.mu.Lock()
+	s.pending[g] = struct{}{}
+	s.mu.Unlock()
+	s.kick()
+}
+
+// run is the commit rounds of all groups: whatever was appended while one round was
+// on its way goes into the next, so that a slow disk makes larger rounds and not
+// more of them. After Close it does one more, and ends.
+func (s *Store) run() {
+	defer close(s.stopped)
+	for closed := false; !closed; {
+		<-s.wake
+		if s.cfg.AckDelay > 0 {
+			time.Sleep(s.cfg.AckDelay) // lets more appends share the sync
+		}
+		var groups map[*Group]struct{}
+		s.mu.Lock()
+		groups, closed = s.pending, s.closed
+		s.pending = make(map[*Group]struct{})
+		if closed { // a group may have queued something and not said so yet
+			for _, g := range s.groups {
+				groups[g] = struct{}{}
+			}
+		}
+		s.mu.Unlock()
+		s.round(groups)
+	}
+}
+
+// round commits what the groups have queued, all at once, and then lists the
+// checkpoints that became complete: one write of the watermarks serves them all.
+func (s *Store) round(groups map[*Group]struct{}) {
+	var wg sync.WaitGroup
+	for g := range groups {
+		wg.Go(g.round)
+	}
+	wg.Wait()
+	s.list(groups)
+}
+
+// list makes the complete checkpoints of the groups visible. The watermark comes
+// first: once a checkpoint was shown, damage to what it needs must never again pass
+// for a torn tail.
+func (s *Store) list(groups map[*Group]struct{}) {
+	marks := make(map[record.GroupID]segment.Watermark)
+	for g := range groups {
+		if len(g.unlisted) > 0 {
+			marks[g.info.ID] = g.watermark()
+		}
+	}
+	if len(marks) == 0 {
+		return
+	}
+	if !invariant.Planted("journal/no-watermark") {
+		if err := s.watermarks.Raise(marks); err != nil {
+			s.log.Error("checkpoints are not listed", "error", err)
+			return // they stay unlisted, and are tried again with the next
+		}
+	}
+	for g := range groups {
+		g.listAll()
+	}
+}

@@ -1,0 +1,260 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"path"
+	"slices"
+	"strconv"
+	"sync"
+
+	"github.com/holdfast-dr/holdfast/ioengine"
+	"github.com/holdfast-dr/holdfast/journal/index"
+	"github.com/holdfast-dr/holdfast/journal/segment"
+	"github.com/holdfast-dr/holdfast/wire/record"
+)
+
+// Store is an open data directory: the journals of many groups, which share one
+// commit round, one file of watermarks and one catalogue.
+type Store struct {
+	cfg        Config
+	log        *slog.Logger
+	lock       io.Closer
+	watermarks *segment.Watermarks
+	catalogue  *index.Catalogue
+
+	opening sync.Mutex // one OpenGroup at a time; before mu
+
+	mu      sync.Mutex // before any group's
+	groups  map[record.GroupID]*Group
+	pending map[*Group]struct{} // have something for the next round
+	closed  bool
+
+	wake    chan struct{} // capacity 1: pending or closed changed
+	stopped chan struct{} // the commit rounds have ended
+}
+
+const (
+	formatName    = "format"
+	formatNew     = "format.new"
+	formatText    = "holdfast journal 1\n"
+	watermarkName = "watermark"
+	lockName      = "lock"
+	groupsName    = "groups"
+	catalogueName = "catalogue"
+)
+
+// Open locks and opens the store in cfg.Dir, making it when the folder is empty or
+// absent, and recovers every group in it. ErrFormat: the folder is a newer store, or
+// none of ours.
+func Open(cfg Config) (*Store, error) {
+	s := &Store{cfg: cfg, log: cfg.Log, groups: make(map[record.GroupID]*Group), pending: make(map[*Group]struct{}),
+		wake: make(chan struct{}, 1), stopped: make(chan struct{})}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if err := s.open(); err != nil {
+		return nil, errors.Join(fmt.Errorf("journal %s: %w", cfg.Dir, err), s.closeFiles())
+	}
+	go s.run()
+	return s, nil
+}
+
+// open takes the folder, then its format, then what all groups share, then the groups.
+func (s *Store) open() (err error) {
+	fs, dir := s.cfg.FS, s.cfg.Dir
+	if err = fs.Mkdir(dir); err != nil {
+		return err
+	}
+	if s.lock, err = fs.Lock(path.Join(dir, lockName)); err != nil {
+		return err
+	}
+	if err = s.checkFormat(); err != nil {
+		return err
+	}
+	if s.watermarks, err = segment.OpenWatermarks(fs, dir, watermarkName); err != nil {
+		return err
+	}
+	if err = s.openCatalogue(); err != nil {
+		return err
+	}
+	names, err := fs.List(path.Join(dir, groupsName))
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		id, err := strconv.ParseUint(name, 16, 64)
+		if err != nil || record.GroupID(id).String() != name {
+			continue // not ours
+		}
+		g, err := s.openGroup(record.GroupID(id))
+		if err != nil {
+			return fmt.Errorf("group %s: %w", name, err)
+		}
+		if g != nil {
+			s.groups[g.info.ID] = g
+		}
+	}
+	return nil
+}
+
+// checkFormat reads the format number, or makes a new store.
+func (s *Store) checkFormat() error {
+	fs, name := s.cfg.FS, path.Join(s.cfg.Dir, formatName)
+	names, err := fs.List(s.cfg.Dir)
+	if err != nil {
+		return err
+	}
+	if slices.Contains(names, formatName) {
+		text, err := readSmall(fs, name)
+		if err == nil && text != formatText {
+			err = fmt.Errorf("%q, want %q: %w", text, formatText, ErrFormat)
+		}
+		return err
+	}
+	for _, n := range names {
+		if n != lockName && n != formatNew && n != groupsName && n != watermarkName {
+			return fmt.Errorf("holds %q and is no journal: %w", n, ErrFormat)
+		}
+	}
+	if err := fs.Mkdir(path.Join(s.cfg.Dir, groupsName)); err != nil {
+		return err
+	}
+	w, err := segment.OpenWatermarks(fs, s.cfg.Dir, watermarkName)
+	if err != nil {
+		return err
+	}
+	if err := w.Close(); err != nil {
+		return err
+	}
+	return writeWhole(fs, s.cfg.Dir, formatNew, formatName, []byte(formatText))
+}
+
+func (s *Store) openCatalogue() error {
+	open := s.cfg.OpenCatalogue
+	if open == nil {
+		open = func() (index.Map, error) { return index.OpenBadger(path.Join(s.cfg.Dir, catalogueName), s.log) }
+	}
+	m, err := open()
+	if err != nil {
+		return err
+	}
+	s.catalogue = index.NewCatalogue(m)
+	return nil
+}
+
+// readSmall reads a file of a few bytes.
+func readSmall(fs ioengine.FS, name string) (string, error) {
+	f, err := fs.Open(name, ioengine.ReadOnly)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	p := make([]byte, 256)
+	n, err := f.ReadAt(p, 0)
+	if err == io.EOF {
+		err = nil
+	}
+	return string(p[:n]), err
+}
+
+// writeWhole makes the file appear in dir, durably and whole or not at all.
+func writeWhole(fs ioengine.FS, dir, temporary, name string, p []byte) error {
+	f, err := fs.Open(path.Join(dir, temporary), ioengine.Create)
+	if err != nil {
+		return err
+	}
+	if err = f.Truncate(0); err == nil {
+		_, err = f.WriteAt(p, 0)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err = fs.Rename(path.Join(dir, temporary), path.Join(dir, name)); err != nil {
+		return err
+	}
+	return fs.SyncDir(dir)
+}
+
+// Close makes queued records durable, ends all views and unlocks the folder.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closed = true
+	for _, g := range s.groups {
+		g.stop() // what it has queued by now goes into the last round
+	}
+	s.mu.Unlock()
+	s.kick()
+	<-s.stopped
+	return s.closeFiles()
+}
+
+func (s *Store) closeFiles() error {
+	var err error
+	for _, g := range s.Groups() {
+		err = errors.Join(err, g.close())
+	}
+	if s.catalogue != nil {
+		err = errors.Join(err, s.catalogue.Close())
+	}
+	if s.watermarks != nil {
+		err = errors.Join(err, s.watermarks.Close())
+	}
+	if s.lock != nil {
+		err = errors.Join(err, s.lock.Close())
+	}
+	return err
+}
+
+// Groups returns the groups, ordered by id.
+func (s *Store) Groups() []*Group {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	gs := make([]*Group, 0, len(s.groups))
+	for _, id := range slices.Sorted(maps.Keys(s.groups)) {
+		gs = append(gs, s.groups[id])
+	}
+	return gs
+}
+
+// Group returns the group with the id.
+func (s *Store) Group(id record.GroupID) (*Group, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g, ok := s.groups[id]
+	return g, ok
+}
+
+// OpenGroup returns the group, making it when absent, and takes over a new name.
+// ErrLineage when it is there with another history.
+func (s *Store) OpenGroup(info GroupInfo) (*Group, error) {
+	if info.ID == 0 || info.Lineage == 0 || len(info.Name) == 0 || len(info.Name) > maxName {
+		return nil, fmt.Errorf("journal: group %s %q of lineage %x is not valid", info.ID, info.Name, info.Lineage)
+	}
+	s.opening.Lock()
+	defer s.opening.Unlock()
+	if g, ok := s.Group(info.ID); ok {
+		return g, g.meet(info)
+	}
+	g, err := s.createGroup(info)
+	if err != nil {
+		return nil, fmt.Errorf("journal: group %s: %w", info.ID, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, errors.Join(ErrClosed, g.close())
+	}
+	s.groups[info.ID] = g
+	return g, nil
+}
