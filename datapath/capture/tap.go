@@ -3,9 +3,16 @@ package capture
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
@@ -20,96 +27,328 @@ type TapConfig struct {
 // Tap is the VRA's end of a group's capture. One process at a time has it.
 //
 // Next is for one goroutine; all else may be called concurrently.
-type Tap struct{}
+type Tap struct {
+	cfg   TapConfig
+	lock  *os.File
+	page  *orderPage
+	clock monoClock
+	wake  *os.File // our eventfd, which the filters have too
+	links []*link
+	run   context.Context // until Close
+	stop  context.CancelFunc
+	wg    sync.WaitGroup
 
-// OpenTap makes or maps the order page and starts to connect (and reconnect) to the
-// filters. It does not wait for them.
-func OpenTap(cfg TapConfig) (*Tap, error) { return nil, errors.ErrUnsupported }
-
-// Close unmaps everything and gives the group up. What was not freed stays published
-// for the next Tap. No Write's Data may be touched afterwards.
-func (t *Tap) Close() error { return errors.ErrUnsupported }
-
-// Volumes lists the volumes of all filters, by ID; ok once every configured filter has answered.
-func (t *Tap) Volumes() (volumes []VolumeInfo, ok bool) { return nil, false }
-
-// Next returns the next writes in ticket order, at most max; when there is none it
-// waits for one, at most wait, and then returns none and no error. Its error is ctx's or fatal.
-func (t *Tap) Next(ctx context.Context, max int, wait time.Duration) ([]Write, error) {
-	return nil, errors.ErrUnsupported
+	merge struct {
+		sync.Mutex
+		pools    []*tapPool
+		marks    []record.Ticket // ours, rising
+		expected record.Ticket
+		floor    record.Ticket // discarded below
+		missing  map[pageEntry]missingFilter
+		entered  []pageEntry // scratch
+		durable  record.Ticket
+		past     Stats // of pools that are gone
+	}
 }
 
-// Free gives the slots of ws back to their filters. Order does not matter, though
-// ticket order is cheapest. Marks are ignored. It is safe from any goroutine.
-func (t *Tap) Free(ws []Write) {}
+// OpenTap makes or maps the order page and starts to connect (and reconnect) to the
+// filters. It does not wait for them. Its error is ErrInUse when another process has
+// the group's tap.
+func OpenTap(cfg TapConfig) (*Tap, error) {
+	boot, err := thisBoot()
+	if err != nil {
+		return nil, err
+	}
+	return openTap(cfg, boot)
+}
+
+func openTap(cfg TapConfig, boot bootID) (t *Tap, err error) {
+	if cfg.RunDir == "" || cfg.Group == 0 || len(cfg.Filters) == 0 || cfg.Log == nil {
+		return nil, errors.New("run directory, group, filters and logger are needed")
+	}
+	t = &Tap{cfg: cfg, clock: newMonoClock()}
+	t.merge.missing = map[pageEntry]missingFilter{}
+	defer func() {
+		if err != nil {
+			t.letGo()
+		}
+	}()
+	t.lock, err = tryLockFile(filepath.Join(cfg.RunDir, fmt.Sprintf("tap-%s.lock", cfg.Group)))
+	if err != nil {
+		return nil, err
+	}
+	if t.page, err = openPage(cfg.RunDir, cfg.Group, boot); err != nil {
+		return nil, err
+	}
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return nil, fmt.Errorf("eventfd: %w", err)
+	}
+	t.wake = os.NewFile(uintptr(fd), "eventfd")
+	t.run, t.stop = context.WithCancel(context.Background())
+	for _, socket := range cfg.Filters {
+		l := &link{tap: t, socket: socket, log: cfg.Log.With("filter", socket)}
+		l.mu.changed = make(chan struct{})
+		t.links = append(t.links, l)
+		t.wg.Go(func() { l.follow(t.run) })
+	}
+	return t, nil
+}
+
+// Close unmaps everything and gives the group up. What was not freed stays published
+// for the next Tap. Next must have returned, and no Write's Data may be touched afterwards.
+func (t *Tap) Close() error {
+	t.stop()
+	t.wg.Wait()
+	t.letGo()
+	return nil
+}
+
+func (t *Tap) letGo() {
+	for _, p := range t.merge.pools {
+		p.unmap()
+	}
+	t.merge.pools = nil
+	if t.wake != nil {
+		t.wake.Close()
+	}
+	if t.page != nil {
+		t.page.close()
+	}
+	if t.lock != nil {
+		t.lock.Close()
+	}
+}
+
+// Next returns the next writes in ticket order, at most `most`; when there is none it
+// waits for one, at most wait, and then returns none and no error. An error that is
+// not ctx's is fatal: shared memory is corrupt.
+func (t *Tap) Next(ctx context.Context, most int, wait time.Duration) ([]Write, error) {
+	deadline := time.Now().Add(wait)
+	for {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		t.page.sleeping.Store(0)
+		ws, _, err := t.collect(most)
+		if err != nil || len(ws) > 0 {
+			return ws, err
+		}
+		// Say that we sleep, then look once more: who publishes later sees it.
+		t.page.sleeping.Store(1)
+		ws, waits, err := t.collect(most)
+		if err != nil || len(ws) > 0 {
+			return ws, err
+		}
+		now := time.Now()
+		if !now.Before(deadline) {
+			return nil, nil
+		}
+		until := deadline
+		if waits { // for a slot in ticketing, or a filter: nobody tells us
+			until = earlier(deadline, now.Add(time.Millisecond))
+		}
+		if err := t.sleep(ctx, until); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+func (t *Tap) collect(most int) ([]Write, bool, error) {
+	t.merge.Lock()
+	defer t.merge.Unlock()
+	t.retireLocked()
+	return t.collectLocked(nil, most)
+}
+
+// sleep waits until somebody writes the eventfd, the time comes, or ctx ends.
+func (t *Tap) sleep(ctx context.Context, until time.Time) error {
+	if err := t.wake.SetReadDeadline(until); err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = t.wake.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	var p [8]byte
+	if _, err := t.wake.Read(p[:]); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
+	}
+	return ctx.Err()
+}
+
+// rouse makes Next look again.
+func (t *Tap) rouse() {
+	_, _ = t.wake.Write([]byte{1, 0, 0, 0, 0, 0, 0, 0}) // full is roused, too
+}
+
+// Free gives the slots of ws back to their filters. Ticket order is best: a write that is
+// kept while thousands after it are freed holds up its volume's ring, and makes its
+// filter drop. Marks are ignored.
+func (t *Tap) Free(ws []Write) {
+	for _, w := range ws {
+		if w.ring != nil {
+			w.ring.free(w.at, w.slot)
+		}
+	}
+}
 
 // TakeTicket takes a ticket for a cut or a boundary; it comes back from Next as Mark,
 // after every write with a lower ticket and before every one with a higher.
-func (t *Tap) TakeTicket() record.Ticket { return 0 }
+func (t *Tap) TakeTicket() record.Ticket {
+	t.merge.Lock()
+	ticket := t.page.take()
+	t.merge.marks = append(t.merge.marks, ticket)
+	t.merge.Unlock()
+	t.rouse()
+	return ticket
+}
 
 // LastTicket is the highest ticket that anyone has taken so far.
-func (t *Tap) LastTicket() record.Ticket { return 0 }
+func (t *Tap) LastTicket() record.Ticket { return t.page.last() }
 
 // Lost counts the times that writes were dropped. Read it after a cut's ticket was taken.
-func (t *Tap) Lost() uint64 { return 0 }
+func (t *Tap) Lost() uint64 { return t.page.lost.Load() }
 
 // LostCovered is the count that the last closed resync covered; it differs from Lost
 // while the target lacks something. It outlives this process, not a boot.
-func (t *Tap) LostCovered() uint64 { return 0 }
+func (t *Tap) LostCovered() uint64 { return t.page.covered.Load() }
 
 // SetLostCovered notes what a closed resync covered.
-func (t *Tap) SetLostCovered(n uint64) {}
+func (t *Tap) SetLostCovered(n uint64) { t.page.covered.Store(n) }
 
 // Incarnation is the present one; 0 on a page no VRA has used since the boot.
-func (t *Tap) Incarnation() record.Incarnation { return 0 }
+func (t *Tap) Incarnation() record.Incarnation {
+	return record.Incarnation(t.page.incarnation.Load())
+}
 
 // RaiseIncarnation draws an incarnation above the present one and above `above` (what
 // the target stands at) and returns it. Discard and Fold follow, in this order.
-func (t *Tap) RaiseIncarnation(above record.Incarnation) record.Incarnation { return 0 }
+func (t *Tap) RaiseIncarnation(above record.Incarnation) record.Incarnation {
+	next := max(t.Incarnation(), above) + 1
+	t.page.incarnation.Store(uint64(next))
+	return next
+}
 
 // PublishDurable says that all writes with tickets up to T are durable at the target
 // (Marks and skipped tickets count as durable): generations up to there are dropped.
 // It never goes back. Not before Fold has returned, for a new incarnation.
-func (t *Tap) PublishDurable(T record.Ticket) {}
+func (t *Tap) PublishDurable(T record.Ticket) {
+	t.merge.Lock()
+	defer t.merge.Unlock()
+	t.merge.durable = max(t.merge.durable, T)
+	if !t.frozenLocked() && record.Ticket(t.page.durable.Load()) < t.merge.durable {
+		t.page.durable.Store(uint64(t.merge.durable))
+	}
+}
 
 // Discard drops all writes published so far: Next gives none with a ticket up to the
 // one returned. Their marks stand in live generations, so that Fold must follow.
-func (t *Tap) Discard() record.Ticket { return 0 }
+func (t *Tap) Discard() record.Ticket {
+	t.merge.Lock()
+	defer t.merge.Unlock()
+	ticket := t.page.take()
+	t.merge.floor = ticket
+	return ticket
+}
 
 // Fold has every filter move its live generations to its dirty maps; it waits for all
-// configured filters. What was published after it was called is not folded but captured.
-func (t *Tap) Fold(ctx context.Context) error { return errors.ErrUnsupported }
+// configured filters. What is published after it was called is not folded but captured.
+func (t *Tap) Fold(ctx context.Context) error {
+	if invariant.Planted("capture/no-fold") {
+		return nil
+	}
+	for _, l := range t.links {
+		if _, err := l.ask(ctx, request{ask: askFold}, again); err != nil {
+			return fmt.Errorf("fold at %s: %w", l.socket, err)
+		}
+	}
+	return nil
+}
 
-// Restart begins a new incarnation: RaiseIncarnation, Discard, Fold.
+// Restart begins a new incarnation: RaiseIncarnation, Discard, Fold. Writes that were
+// published before it are not given any more, but are dirty; later ones are given.
 func (t *Tap) Restart(ctx context.Context, above record.Incarnation) (record.Incarnation, error) {
-	return 0, errors.ErrUnsupported
+	next := t.RaiseIncarnation(above)
+	t.Discard()
+	return next, t.Fold(ctx)
 }
 
 // MarkAll makes every block of the volume dirty (initial sync; the target lost data) and
 // adds to lost. Holes too: the target may hold old bytes there; they go as SyncZero.
-func (t *Tap) MarkAll(ctx context.Context, vol record.VolumeID) error { return errors.ErrUnsupported }
+func (t *Tap) MarkAll(ctx context.Context, vol record.VolumeID) error {
+	_, err := t.askVolume(ctx, request{ask: askMarkAll, volume: vol}, again)
+	return err
+}
 
 // Dirty tells how much each volume's dirty map holds.
 func (t *Tap) Dirty(ctx context.Context) (map[record.VolumeID]DirtySummary, error) {
-	return nil, errors.ErrUnsupported
+	dirty := map[record.VolumeID]DirtySummary{}
+	for _, l := range t.links {
+		pairs, err := parsedPairs(l.ask(ctx, request{ask: askDirty}, again))
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range pairs {
+			dirty[record.VolumeID(p[0])] = DirtySummary{Blocks: p[1]}
+		}
+	}
+	return dirty, nil
+}
+
+func parsedPairs(body []byte, err error) ([][2]int64, error) {
+	if err != nil {
+		return nil, err
+	}
+	return parsePairs(body)
 }
 
 // DirtyExtents returns the first extents of the dirty map at or after byte from, in
-// order, at most max; none when there is nothing more. An extent may be as long as the volume.
-func (t *Tap) DirtyExtents(ctx context.Context, vol record.VolumeID, from int64, max int) ([]Extent, error) {
-	return nil, errors.ErrUnsupported
+// order, at most `most`; none when there is nothing more. An extent may be as long as the volume.
+func (t *Tap) DirtyExtents(ctx context.Context, vol record.VolumeID, from int64, most int) ([]Extent, error) {
+	q := request{ask: askExtents, volume: vol, off: from, max: uint32(min(most, maxExtents))}
+	pairs, err := parsedPairs(t.askVolume(ctx, q, again))
+	if err != nil {
+		return nil, err
+	}
+	extents := make([]Extent, len(pairs))
+	for i, p := range pairs {
+		extents[i] = Extent{Off: p[0], Len: p[1]}
+	}
+	return extents, nil
 }
 
 // SyncRead has the filter read what is dirty in [off, off+n) (widened to whole blocks)
 // and publish it; it returns when all of it is published, so Next and Free must go on
 // meanwhile. Any n is good: pieces are read as slots come free, guests' writes first;
-// holes are skipped over quickly. On an error what was not read is dirty as before.
-// When ctx ends it returns at once, though the filter may finish the piece it is at.
+// holes are skipped over quickly. What could not be read or published is dirty as
+// before, and counted in lost. When ctx ends, or the filter does (ErrFilterGone), it
+// returns at once, though the filter may finish the piece it is at.
 func (t *Tap) SyncRead(ctx context.Context, vol record.VolumeID, off, n int64) error {
-	return errors.ErrUnsupported
+	_, err := t.askVolume(ctx, request{ask: askSyncRead, volume: vol, off: off, n: n}, once)
+	return err
 }
 
-// Stats is a snapshot of counters; all but Slots and Free only grow, per filter process.
+// Volumes lists the volumes of all filters, by ID; ok once every configured filter has answered.
+func (t *Tap) Volumes() (volumes []VolumeInfo, ok bool) {
+	ok = true
+	for _, l := range t.links {
+		l.mu.Lock()
+		ok = ok && l.mu.told
+		volumes = append(volumes, l.mu.volumes...)
+		l.mu.Unlock()
+	}
+	sortVolumes(volumes)
+	return volumes, ok
+}
+
+// Stats is a snapshot of counters; all but Slots, Free and Filters only grow while this
+// Tap is open and its filters live; a filter's own begin at zero with its process.
 type Stats struct {
 	GuestWrites   uint64 // writes, zeroings and discards answered
 	GuestBytes    uint64
@@ -118,9 +357,88 @@ type Stats struct {
 	Uncaptured    uint64 // writes to blocks already dirty
 	SyncBytes     uint64 // read for sync, holes and zeros included
 	Revoked       uint64 // slots this Tap revoked
-	Slots, Free   int
-	Filters       int // connected
+	Slots, Free   int    // of the pools mapped
+	Filters       int    // connected
 }
 
-// Stats sums up over the connected filters.
-func (t *Tap) Stats() Stats { return Stats{} }
+// Stats sums up over the filters.
+func (t *Tap) Stats() Stats {
+	t.merge.Lock()
+	s := t.merge.past
+	for _, p := range t.merge.pools {
+		p.addTo(&s)
+		s.Slots += p.shape.slots
+		for slot := range uint32(p.shape.slots) {
+			if stateOf(p.stateWord(slot).Load()) == slotFree {
+				s.Free++
+			}
+		}
+	}
+	t.merge.Unlock()
+	for _, l := range t.links {
+		l.mu.Lock()
+		if l.mu.conn != nil {
+			s.Filters++
+		}
+		l.mu.Unlock()
+	}
+	return s
+}
+
+func (p *tapPool) addTo(s *Stats) {
+	s.GuestWrites += word(p.desc, descAtGuestWrites).Load()
+	s.GuestBytes += word(p.desc, descAtGuestBytes).Load()
+	s.CapturedBytes += word(p.desc, descAtCaptured).Load()
+	s.Dropped += word(p.desc, descAtDropped).Load()
+	s.Uncaptured += word(p.desc, descAtUncaptured).Load()
+	s.SyncBytes += word(p.desc, descAtSyncBytes).Load()
+	s.Revoked += p.revoked
+}
+
+func (t *Tap) poolLocked(instance uint64) *tapPool {
+	for _, p := range t.merge.pools {
+		if p.shape.instance == instance {
+			return p
+		}
+	}
+	return nil
+}
+
+// retireLocked unmaps the pools of filters that are gone, once everything of them was
+// given and freed.
+func (t *Tap) retireLocked() {
+	if t.allEnteredLocked() {
+		return
+	}
+	kept := t.merge.pools[:0]
+	for _, p := range t.merge.pools {
+		if t.enteredLocked(p.shape.instance) || !p.drained() {
+			kept = append(kept, p)
+			continue
+		}
+		p.addTo(&t.merge.past)
+		p.unmap()
+	}
+	clear(t.merge.pools[len(kept):])
+	t.merge.pools = kept
+}
+
+func (t *Tap) allEnteredLocked() bool {
+	t.merge.entered = t.page.entered(t.merge.entered[:0])
+	for _, p := range t.merge.pools {
+		if !t.enteredLocked(p.shape.instance) {
+			return false
+		}
+	}
+	return true
+}
+
+// enteredLocked reads merge.entered, which the caller has filled.
+func (t *Tap) enteredLocked(instance uint64) bool {
+	for _, e := range t.merge.entered {
+		if e.instance == instance {
+			return true
+		}
+	}
+	return false
+}

@@ -27,10 +27,10 @@ type Write struct {
 	// Captured is when the ticket was taken, CLOCK_MONOTONIC ns.
 	Captured int64
 
-	entry *entry // what Free gives back; nil for a Mark
+	ring *tapRing // where Free gives it back; nil for a Mark
+	at   uint64   // its entry there
+	slot uint32
 }
-
-type entry struct{}
 
 // Extent is a range of a volume, in bytes.
 type Extent struct{ Off, Len int64 }

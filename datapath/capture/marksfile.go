@@ -1,0 +1,240 @@
+package capture
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-dr/holdfast/wire/record"
+)
+
+// A marks file: one a volume, memory-backed, mapped by its filter alone. FORMAT.md has the layout.
+const (
+	marksMagic   = 0x3153_4b52_414d_4648 // "HFMARKS1"
+	marksVersion = 1
+
+	marksAtMagic   = 0
+	marksAtVersion = 8
+	marksAtGens    = 12
+	marksAtBoot    = 16
+	marksAtGroup   = 32
+	marksAtVolume  = 40
+	marksAtBlock   = 44
+	marksAtBytes   = 48
+	marksAtClean   = 64 // 1: closed in order; 2: open
+	marksAtMtime   = 72 // of the disk at a clean close, ns; 0 when it has none
+
+	marksAtTable  = 4096 // generation headers
+	genHeader     = 64
+	genAtState    = 0
+	genAtNumber   = 8
+	genAtNote     = 16
+	marksAtDirty  = 8192
+	marksClean    = 1
+	marksOpen     = 2
+	maxClosedGens = 16
+	genCount      = maxClosedGens + 2 // with the current one, and one to rotate into
+)
+
+// States of a generation in the file.
+const (
+	genFree    = 1 + iota
+	genCurrent // its writes begin now
+	genClosed  // a write of it may be in flight
+	genNoted   // none is, and note is the highest ticket one can have
+)
+
+var _ [marksAtDirty - marksAtTable - genCount*genHeader]byte
+
+// marksFile is the mapped file.
+type marksFile struct {
+	mem   []byte
+	lock  *os.File // flocked while we have the marks
+	dirty bitmap
+	gens  [genCount]genFile
+}
+
+// genFile is one generation's place in the file.
+type genFile struct {
+	state, number, note *atomic.Uint64
+	bits                bitmap
+}
+
+// marksIdentity is what a file must say for its marks to be this volume's.
+type marksIdentity struct {
+	boot   bootID
+	group  record.GroupID
+	volume record.VolumeID
+	bytes  int64
+}
+
+func (id marksIdentity) blocks() int64 { return (id.bytes + BlockBytes - 1) / BlockBytes }
+
+func marksFileBytes(blocks int64) int64 {
+	sum, words := bitmapBytes(blocks)
+	return marksAtDirty + (1+genCount)*(sum+words)
+}
+
+// openMarks maps the volume's marks, and makes the file when it is absent, of another
+// boot or of another size; whole says that its marks can be trusted. It waits for
+// another filter that still has the file.
+func openMarks(dir string, id marksIdentity) (m *marksFile, whole bool, err error) {
+	name := filepath.Join(dir, fmt.Sprintf("marks-%s-%d", id.group, id.volume))
+	lock, err := waitLock(func() (*os.File, error) { return tryLockFile(name + ".lock") }, ErrInUse)
+	if err != nil {
+		return nil, false, err
+	}
+	defer func() {
+		if err != nil {
+			lock.Close()
+		}
+	}()
+	mem, err := mapMarks(name, id)
+	switch {
+	case err == nil:
+		whole = true
+	case errors.Is(err, ErrVersion):
+		return nil, false, fmt.Errorf("marks %s: %w", name, err)
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, ErrCorrupt), errors.Is(err, errOtherMarks):
+		if mem, err = makeMarks(name, id); err != nil {
+			return nil, false, fmt.Errorf("marks %s: %w", name, err)
+		}
+	default:
+		return nil, false, fmt.Errorf("marks %s: %w", name, err)
+	}
+	return layMarks(mem, lock, id.blocks()), whole, nil
+}
+
+var errOtherMarks = errors.New("marks of another boot, volume or size")
+
+func mapMarks(name string, id marksIdentity) ([]byte, error) {
+	f, err := os.OpenFile(name, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	head := make([]byte, marksAtDirty)
+	if _, err := f.ReadAt(head, 0); err != nil {
+		return nil, fmt.Errorf("header: %v: %w", err, ErrCorrupt)
+	}
+	if err := checkMarks(head, st.Size(), id); err != nil {
+		return nil, err
+	}
+	return mapFD(int(f.Fd()), st.Size(), true)
+}
+
+// checkMarks says whether head starts a marks file of id, and size is its size.
+func checkMarks(head []byte, size int64, id marksIdentity) error {
+	le := binary.LittleEndian
+	if len(head) < marksAtDirty || le.Uint64(head[marksAtMagic:]) != marksMagic {
+		return fmt.Errorf("no marks file: %w", ErrCorrupt)
+	}
+	if v := le.Uint32(head[marksAtVersion:]); v != marksVersion {
+		return fmt.Errorf("marks version %d: %w", v, ErrVersion)
+	}
+	if bootID(head[marksAtBoot:marksAtBoot+16]) != id.boot || le.Uint64(head[marksAtGroup:]) != uint64(id.group) ||
+		le.Uint32(head[marksAtVolume:]) != uint32(id.volume) || int64(le.Uint64(head[marksAtBytes:])) != id.bytes {
+		return errOtherMarks
+	}
+	if le.Uint32(head[marksAtGens:]) != genCount || le.Uint32(head[marksAtBlock:]) != BlockBytes || size != marksFileBytes(id.blocks()) {
+		return fmt.Errorf("marks layout: %w", ErrCorrupt)
+	}
+	for i := range int64(genCount) {
+		if s := le.Uint64(head[marksAtTable+i*genHeader+genAtState:]); s < genFree || s > genNoted {
+			return fmt.Errorf("generation %d in state %d: %w", i, s, ErrCorrupt)
+		}
+	}
+	if c := le.Uint64(head[marksAtClean:]); c != marksClean && c != marksOpen {
+		return fmt.Errorf("marks neither clean nor open: %w", ErrCorrupt)
+	}
+	return nil
+}
+
+// newMarksHead returns the header of a file without marks.
+func newMarksHead(id marksIdentity) []byte {
+	head := make([]byte, marksAtDirty)
+	le := binary.LittleEndian
+	le.PutUint64(head[marksAtMagic:], marksMagic)
+	le.PutUint32(head[marksAtVersion:], marksVersion)
+	le.PutUint32(head[marksAtGens:], genCount)
+	copy(head[marksAtBoot:], id.boot[:])
+	le.PutUint64(head[marksAtGroup:], uint64(id.group))
+	le.PutUint32(head[marksAtVolume:], uint32(id.volume))
+	le.PutUint32(head[marksAtBlock:], BlockBytes)
+	le.PutUint64(head[marksAtBytes:], uint64(id.bytes))
+	le.PutUint64(head[marksAtClean:], marksOpen)
+	for i := range int64(genCount) {
+		le.PutUint64(head[marksAtTable+i*genHeader+genAtState:], genFree)
+	}
+	return head
+}
+
+// makeMarks makes the file with every block dirty: nobody knows what was written before.
+// All its memory is set aside now, since a fault on a full file system would kill the filter.
+func makeMarks(name string, id marksIdentity) (mem []byte, err error) {
+	f, err := os.OpenFile(name+".new", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	size := marksFileBytes(id.blocks())
+	if err := unix.Fallocate(int(f.Fd()), 0, 0, size); err != nil {
+		return nil, fmt.Errorf("set %d bytes aside: %w", size, err)
+	}
+	if _, err := f.WriteAt(newMarksHead(id), 0); err != nil {
+		return nil, err
+	}
+	if mem, err = mapFD(int(f.Fd()), size, true); err != nil {
+		return nil, err
+	}
+	dirty := layBitmap(mem, marksAtDirty, id.blocks())
+	dirty.set(0, id.blocks())
+	if err := os.Rename(name+".new", name); err != nil {
+		unmapAll(mem)
+		return nil, err
+	}
+	return mem, nil
+}
+
+func layMarks(mem []byte, lock *os.File, blocks int64) *marksFile {
+	m := &marksFile{mem: mem, lock: lock, dirty: layBitmap(mem, marksAtDirty, blocks)}
+	sum, words := bitmapBytes(blocks)
+	for i := range int64(genCount) {
+		at := marksAtTable + i*genHeader
+		m.gens[i] = genFile{
+			state:  word(mem, at+genAtState),
+			number: word(mem, at+genAtNumber),
+			note:   word(mem, at+genAtNote),
+			bits:   layBitmap(mem, marksAtDirty+(1+i)*(sum+words), blocks),
+		}
+	}
+	return m
+}
+
+func layBitmap(mem []byte, at, blocks int64) bitmap {
+	sum, words := bitmapBytes(blocks)
+	return bitmap{sum: asWords(mem[at : at+sum]), words: asWords(mem[at+sum : at+sum+words]), blocks: blocks}
+}
+
+func asWords(mem []byte) []uint64 {
+	return unsafe.Slice((*uint64)(unsafe.Pointer(unsafe.SliceData(mem))), len(mem)/8)
+}
+
+func (m *marksFile) clean() *atomic.Uint64 { return word(m.mem, marksAtClean) }
+func (m *marksFile) mtime() *atomic.Uint64 { return word(m.mem, marksAtMtime) }
+
+func (m *marksFile) close() {
+	unmapAll(m.mem)
+	m.lock.Close()
+}

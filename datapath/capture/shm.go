@@ -1,0 +1,130 @@
+package capture
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrCorrupt says that shared memory or a marks file does not hold what it must.
+var ErrCorrupt = errors.New("corrupt")
+
+// ErrVersion says that the other side, or a file, is of a version this one does not know.
+var ErrVersion = errors.New("unknown version")
+
+// word is the eight bytes at off of mapped memory, for atomic use by both sides.
+func word(mem []byte, off int64) *atomic.Uint64 {
+	if off%8 != 0 {
+		panic(fmt.Sprintf("BUG: word at %d", off))
+	}
+	return (*atomic.Uint64)(unsafe.Pointer(&mem[off : off+8][0]))
+}
+
+// mapFD maps n bytes of fd.
+func mapFD(fd int, n int64, writable bool) ([]byte, error) {
+	prot := unix.PROT_READ
+	if writable {
+		prot |= unix.PROT_WRITE
+	}
+	mem, err := unix.Mmap(fd, 0, int(n), prot, unix.MAP_SHARED)
+	if err != nil {
+		return nil, fmt.Errorf("map %d bytes: %w", n, err)
+	}
+	return mem, nil
+}
+
+// unmapAll unmaps what is not nil; a mapping that cannot be unmapped is ours to keep.
+func unmapAll(mems ...[]byte) {
+	for _, m := range mems {
+		if m != nil {
+			_ = unix.Munmap(m)
+		}
+	}
+}
+
+// newMemfd makes a memory file of n bytes, backed as far as the machine has memory,
+// and maps it for writing. It can neither shrink nor grow: no mapping of it can fault.
+func newMemfd(name string, n int64) (fd int, mem []byte, err error) {
+	fd, err = unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return -1, nil, fmt.Errorf("memfd %s: %w", name, err)
+	}
+	if err = unix.Fallocate(fd, 0, 0, n); err == nil {
+		_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW)
+	}
+	if err == nil {
+		mem, err = mapFD(fd, n, true)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, nil, fmt.Errorf("memfd %s of %d bytes: %w", name, n, err)
+	}
+	return fd, mem, nil
+}
+
+// sealWrites lets nobody else map fd for writing; present mappings stay as they are.
+func sealWrites(fd int) error {
+	_, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_FUTURE_WRITE|unix.F_SEAL_SEAL)
+	return err
+}
+
+// mapShared maps a memory file that the filter passed, once it can no longer shrink under us.
+func mapShared(fd int, n int64, writable bool) ([]byte, error) {
+	seals, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0)
+	if err != nil {
+		return nil, fmt.Errorf("seals: %w", err)
+	}
+	if seals&unix.F_SEAL_SHRINK == 0 {
+		return nil, fmt.Errorf("memory that may shrink: %w", ErrCorrupt)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, err
+	}
+	if st.Size != n {
+		return nil, fmt.Errorf("memory of %d bytes, want %d: %w", st.Size, n, ErrCorrupt)
+	}
+	return mapFD(fd, n, writable)
+}
+
+// bootID names this boot of the machine.
+type bootID [16]byte
+
+func thisBoot() (bootID, error) {
+	var id bootID
+	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return id, err
+	}
+	digits := strings.ReplaceAll(strings.TrimSpace(string(text)), "-", "")
+	raw, err := hex.DecodeString(digits)
+	if err != nil || copy(id[:], raw) != len(id) {
+		return id, fmt.Errorf("boot id %q: %w", text, ErrCorrupt)
+	}
+	return id, nil
+}
+
+// monoClock tells CLOCK_MONOTONIC, which all processes of the host share, by the
+// runtime's own reading of it: no system call.
+type monoClock struct {
+	at   time.Time
+	base int64
+}
+
+func newMonoClock() monoClock {
+	var ts unix.Timespec
+	at := time.Now()
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
+		return monoClock{at: at} // cannot be: the clock always exists
+	}
+	return monoClock{at: at, base: ts.Nano()}
+}
+
+func (c monoClock) now() int64 { return c.base + int64(time.Since(c.at)) }

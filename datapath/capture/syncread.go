@@ -1,0 +1,238 @@
+package capture
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+)
+
+const (
+	// syncChunk is what a sync read reads at a time: enough for a disk to stream, little
+	// enough that the rare copy under the volume's lock is short.
+	syncChunk = 128 << 10
+	// holeChunk is how much of a hole one record tells of.
+	holeChunk = 1 << 30
+)
+
+// syncPiece is one step of a sync read: a run of dirty blocks.
+type syncPiece struct {
+	from, to int64 // blocks
+	hole     bool  // was one when it was looked for
+}
+
+// syncRead reads what is dirty in [off, off+n), widened to whole blocks, and publishes
+// it. It waits for slots, of which it leaves a quarter to the guests; nobody waits for it.
+func (v *volume) syncRead(ctx context.Context, off, n int64) error {
+	at, limit := blocksOf(max(off, 0), min(off+n, v.disk.size))
+	for {
+		p, ok, err := v.nextPiece(at, limit)
+		if err != nil || !ok {
+			return err
+		}
+		slots := 1
+		if !p.hole {
+			e := v.extent(p.from, p.to)
+			slots = int((e.Len + SlotBytes - 1) / SlotBytes)
+		}
+		claimed, err := v.waitSlots(ctx, slots)
+		if err != nil {
+			return err
+		}
+		if err := v.readPiece(p, claimed); err != nil {
+			return err
+		}
+		if at = p.to; at >= limit {
+			return nil
+		}
+	}
+}
+
+// nextPiece finds the next run of dirty blocks, and whether it is a hole.
+func (v *volume) nextPiece(at, limit int64) (p syncPiece, ok bool, err error) {
+	v.mu.Lock()
+	p.from, p.to, ok = v.mu.marks.file.dirty.run(at, limit)
+	v.mu.Unlock()
+	if !ok {
+		return p, false, nil
+	}
+	data, _, err := v.dataAt(p.from)
+	if err != nil {
+		return p, false, err
+	}
+	if whole := data / BlockBytes; whole > p.from {
+		p.hole, p.to = true, min(p.to, whole, p.from+holeChunk/BlockBytes)
+	} else {
+		p.to = min(p.to, p.from+syncChunk/BlockBytes)
+	}
+	return p, true, nil
+}
+
+// dataAt returns where data begins at or after the block; the disk's size when only a hole follows.
+func (v *volume) dataAt(block int64) (at, n int64, err error) {
+	at, n, err = v.disk.file.NextData(block * BlockBytes)
+	if err == nil && n == 0 {
+		at = (v.disk.size + BlockBytes - 1) / BlockBytes * BlockBytes
+	}
+	return at, n, err
+}
+
+// waitSlots claims slots for a sync read. Nobody tells when one comes free, so it looks
+// every millisecond; the VRA that asked is the one that frees them.
+func (v *volume) waitSlots(ctx context.Context, n int) ([]uint32, error) {
+	reserve := v.pool.shape.slots / 4
+	var tick *time.Ticker
+	for {
+		if slots, ok := v.pool.alloc(nil, n, reserve); ok {
+			return slots, nil
+		}
+		if tick == nil {
+			tick = time.NewTicker(time.Millisecond)
+			defer tick.Stop()
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+// readPiece reads p into slots, which it takes, and publishes it.
+//
+// The bits move first, so that a write that begins from now on is captured and left
+// out of the read; writes that went uncaptured because of the bits are waited for. The
+// ticket is taken under the lock under which writes begin: what is not left out by then
+// begins later, and gets a higher ticket.
+func (v *volume) readPiece(p syncPiece, slots []uint32) error {
+	e := v.extent(p.from, p.to)
+	s := &syncFlight{span: span{e.Off, e.Off + e.Len}}
+
+	v.mu.Lock()
+	if !v.mu.marks.allDirty(p.from, p.to) { // another read took them
+		v.mu.Unlock()
+		v.pool.release(slots)
+		return nil
+	}
+	gen := v.mu.marks.take(p.from, p.to)
+	wait := v.mu.flights.startSync(s)
+	v.mu.Unlock()
+	if !invariant.Planted("capture/sync-no-wait") {
+		for _, gone := range wait {
+			<-gone
+		}
+	}
+
+	kind, err := v.fill(p, e, slots)
+
+	v.mu.Lock()
+	if err == nil {
+		slots = v.publishLocked(s, kind, slots)
+		v.pool.syncBytes.Add(uint64(e.Len))
+	} else {
+		v.dropLocked(e.Off, e.Off+e.Len)
+	}
+	v.mu.flights.endSync(s)
+	v.mu.marks.end(gen)
+	v.mu.Unlock()
+	v.pool.release(slots)
+	v.wake()
+	if errors.Is(err, errNoHole) { // a write came between looking and taking; it is dirty, for the next pass
+		return nil
+	}
+	return err
+}
+
+// fill reads the piece into slots, or sees that it is a hole still, or zeros.
+func (v *volume) fill(p syncPiece, e Extent, slots []uint32) (Kind, error) {
+	if p.hole {
+		at, _, err := v.dataAt(p.from)
+		if err == nil && at < e.Off+e.Len {
+			err = errNoHole
+		}
+		return SyncZero, err
+	}
+	kind, off := SyncZero, e.Off
+	for _, run := range v.pool.runs(nil, slots, int(e.Len)) {
+		if err := v.disk.readAt(run, off); err != nil {
+			return 0, err
+		}
+		off += int64(len(run))
+		if kind == SyncZero && !isZero(run) {
+			kind = SyncData
+		}
+	}
+	return kind, nil
+}
+
+var errNoHole = errors.New("no hole any more")
+
+var zeros [64 << 10]byte
+
+func isZero(p []byte) bool {
+	for len(p) > 0 {
+		n := min(len(p), len(zeros))
+		if !bytes.Equal(p[:n], zeros[:n]) {
+			return false
+		}
+		p = p[n:]
+	}
+	return true
+}
+
+// publishLocked publishes the read but for what it must leave out, and returns the
+// slots that are left. What cannot be published becomes dirty again.
+func (v *volume) publishLocked(s *syncFlight, kind Kind, slots []uint32) (left []uint32) {
+	rest := s.rest()
+	if invariant.Planted("capture/sync-whole") {
+		rest = []span{s.span}
+	}
+	if len(rest) == 1 && rest[0] == s.span {
+		use := slots
+		if kind == SyncZero {
+			use = slots[:1]
+		}
+		if !v.publishSync(s.span, kind, use) {
+			return slots
+		}
+		return slots[len(use):]
+	}
+	var whole []byte
+	if kind == SyncData && len(rest) > 0 {
+		for _, run := range v.pool.runs(nil, slots, int(s.end-s.off)) {
+			whole = append(whole, run...)
+		}
+	}
+	for _, r := range rest {
+		n := 1
+		if kind == SyncData {
+			n = int((r.end - r.off + SlotBytes - 1) / SlotBytes)
+		}
+		use, ok := v.pool.alloc(nil, n, 0)
+		if !ok {
+			v.dropLocked(r.off, r.end)
+			continue
+		}
+		if kind == SyncData {
+			from := whole[r.off-s.off : r.end-s.off]
+			for _, run := range v.pool.runs(nil, use, len(from)) {
+				from = from[copy(run, from):]
+			}
+		}
+		if !v.publishSync(r, kind, use) {
+			v.pool.release(use)
+		}
+	}
+	return slots
+}
+
+// publishSync publishes one part of a sync read, or makes it dirty again.
+func (v *volume) publishSync(r span, kind Kind, slots []uint32) bool {
+	_, ok := v.ring.publish(slots, desc{off: r.off, n: r.end - r.off, volume: v.id, kind: kind})
+	if !ok {
+		v.dropLocked(r.off, r.end)
+	}
+	return ok
+}

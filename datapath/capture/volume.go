@@ -1,0 +1,497 @@
+package capture
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/datapath/front"
+	"github.com/holdfast-dr/holdfast/ioengine"
+	"github.com/holdfast-dr/holdfast/ioengine/buf"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+	"github.com/holdfast-dr/holdfast/wire/record"
+)
+
+// volume is one guest's disk, split: a front.Device.
+type volume struct {
+	id    record.VolumeID
+	name  string
+	path  string
+	disk  *disk
+	owned interface{ Close() error } // the lock on the disk
+	pool  *pool
+	ring  *ring
+	page  *orderPage
+	clock monoClock
+	wake  func() // wakes the VRA if it sleeps
+
+	// mu is held for no longer than a walk over a few bits; never over I/O, never
+	// while waiting for anyone.
+	mu struct {
+		sync.Mutex
+		flights flights
+		marks   *marks
+	}
+	turning sync.Mutex // the bits of closed generations, and who turns them
+
+	syncFailed atomic.Bool // a failed sync is final
+	active     sync.WaitGroup
+}
+
+var _ front.Device = (*volume)(nil)
+
+func (v *volume) Size() int64    { return v.disk.size }
+func (v *volume) ReadOnly() bool { return false }
+
+func (v *volume) ReadAt(p []byte, off int64) error {
+	if err := v.inside(off, int64(len(p))); err != nil {
+		return err
+	}
+	return told(v.disk.readAt(p, off))
+}
+
+func (v *volume) inside(off, n int64) error {
+	if off < 0 || n < 0 || off > v.disk.size || n > v.disk.size-off {
+		return fmt.Errorf("volume %s: [%d, +%d) is not within %d bytes", v.name, off, n, v.disk.size)
+	}
+	return nil
+}
+
+// told turns a disk's error into what a guest is told apart.
+func told(err error) error {
+	if errors.Is(err, syscall.ENOSPC) {
+		return fmt.Errorf("%w: %w", front.ErrNoSpace, err)
+	}
+	return err
+}
+
+// guestWrite is a guest's write, or zeroing, from BeginWrite until the guest is answered.
+type guestWrite struct {
+	flight
+	v       *volume
+	kind    Kind
+	slots   []uint32 // none: nothing free, so that it is dropped
+	runs    [][]byte
+	private *[]byte // where the payload stands when there is no slot
+}
+
+var guestWrites = sync.Pool{New: func() any { return new(guestWrite) }}
+
+// privateBytes is the longest payload that a pooled buffer holds; a longer one that
+// finds no slots takes its memory from the heap.
+const privateBytes = 128 << 10
+
+var privates = sync.Pool{New: func() any { b := buf.Aligned(privateBytes); return &b }}
+
+func (v *volume) begin(off, n int64, kind Kind) *guestWrite {
+	w := guestWrites.Get().(*guestWrite)
+	*w = guestWrite{v: v, kind: kind, slots: w.slots[:0], runs: w.runs[:0]}
+	w.off, w.end = off, off+n
+	w.lo, w.hi = v.disk.down(off), v.disk.up(off+n)
+	slots := 1
+	if kind == Data {
+		slots = int((n + SlotBytes - 1) / SlotBytes)
+	}
+	w.slots, _ = v.pool.alloc(w.slots, slots, 0)
+	return w
+}
+
+// recycle gives everything of w back.
+func (w *guestWrite) recycle() {
+	w.v.pool.release(w.slots)
+	if w.private != nil {
+		privates.Put(w.private)
+	}
+	clear(w.runs)
+	*w = guestWrite{slots: w.slots[:0], runs: w.runs[:0]}
+	guestWrites.Put(w)
+}
+
+func (v *volume) BeginWrite(off int64, n int) (front.Write, error) {
+	if err := v.inside(off, int64(n)); err != nil {
+		return nil, err
+	}
+	if n < 1 || n > front.MaxWrite {
+		return nil, fmt.Errorf("write of %d bytes, want 1 to %d", n, front.MaxWrite)
+	}
+	w := v.begin(off, int64(n), Data)
+	switch {
+	case len(w.slots) > 0:
+		w.runs = v.pool.runs(w.runs, w.slots, n)
+	case n <= privateBytes:
+		w.private = privates.Get().(*[]byte)
+		w.runs = append(w.runs, (*w.private)[:n])
+	default:
+		w.runs = append(w.runs, buf.Aligned(n))
+	}
+	return w, nil
+}
+
+func (w *guestWrite) Buffers() [][]byte { return w.runs }
+func (w *guestWrite) Abort()            { w.recycle() }
+
+func (w *guestWrite) Commit(fua bool) error {
+	v := w.v
+	return v.carryOut(w, fua, func() error { return v.disk.writeRuns(w.runs, w.off) })
+}
+
+func (v *volume) Zero(off, n int64, mayUnmap, fua bool) error {
+	if err := v.inside(off, n); err != nil || n == 0 {
+		return err
+	}
+	return v.carryOut(v.begin(off, n, Zero), fua, func() error { return v.disk.zero(off, n, mayUnmap) })
+}
+
+// Trim zeroes the whole 4 KiB units in the range and leaves the rest as it is.
+func (v *volume) Trim(off, n int64, fua bool) error {
+	if err := v.inside(off, n); err != nil {
+		return err
+	}
+	lo, hi := (off+zeroUnit-1)/zeroUnit*zeroUnit, (off+n)/zeroUnit*zeroUnit
+	if lo < hi {
+		return v.Zero(lo, hi-lo, true, fua)
+	}
+	if fua {
+		return v.Flush()
+	}
+	return nil
+}
+
+// carryOut takes w through its life: wait for what overlaps, mark, write, take the
+// ticket and publish, or drop; then the guest may be answered.
+func (v *volume) carryOut(w *guestWrite, fua bool, write func() error) error {
+	v.active.Add(1)
+	defer v.active.Done()
+	v.enter(w)
+	err := write()
+	if err == nil && fua {
+		err = v.sync()
+	}
+	v.leave(w, err)
+	v.pool.guestWrites.Add(1)
+	v.pool.guestBytes.Add(uint64(w.end - w.off))
+	v.waitHold()
+	v.wake()
+	w.recycle()
+	return told(err)
+}
+
+// enter waits for the flights that w overlaps, and marks its blocks. A write whose
+// blocks are all dirty is not captured: they will be read.
+func (v *volume) enter(w *guestWrite) {
+	v.mu.Lock()
+	if !v.mu.flights.add(&w.flight) && !invariant.Planted("capture/no-overlap-wait") {
+		v.mu.Unlock()
+		<-w.ready
+		v.mu.Lock()
+	}
+	defer v.mu.Unlock()
+	from, to := blocksOf(w.off, w.end)
+	v.mu.flights.start(&w.flight, !v.mu.marks.allDirty(from, to))
+	w.gen = v.mu.marks.begin(from, to)
+}
+
+func blocksOf(off, end int64) (from, to int64) {
+	return off / BlockBytes, (end + BlockBytes - 1) / BlockBytes
+}
+
+// leave gives w its ticket, or drops it, after its disk write ended with err.
+func (v *volume) leave(w *guestWrite, err error) {
+	split := !invariant.Planted("capture/no-split")
+	published := false
+	if w.carries && err == nil && len(w.slots) > 0 && split {
+		_, published = v.ring.publish(w.slots, desc{off: w.off, n: w.end - w.off, volume: v.id, kind: w.kind})
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	switch {
+	case published:
+		w.slots = w.slots[:0] // the VRA's now
+		v.pool.captured.Add(uint64(w.end - w.off))
+	case w.carries && split:
+		v.dropLocked(w.off, w.end)
+		v.pool.dropped.Add(1)
+	case split:
+		v.pool.uncaptured.Add(1)
+		// Its blocks were dirty when it began. A sync read that has taken them since
+		// waits for it; so nothing is to be said.
+	}
+	v.mu.marks.end(w.gen)
+	v.mu.flights.remove(&w.flight)
+}
+
+// dropLocked puts the blocks in the dirty map, then adds to lost: under one hold of
+// the lock, so that no write finds them dirty, and goes uncaptured, before lost tells.
+func (v *volume) dropLocked(off, end int64) {
+	from, to := blocksOf(off, end)
+	if !invariant.Planted("capture/drop-unmarked") {
+		v.mu.marks.addDirty(from, to)
+	}
+	if !invariant.Planted("capture/drop-unsaid") {
+		v.page.lost.Add(1)
+	}
+}
+
+// waitHold answers no guest while a cut over several VRAs is being placed; past its
+// deadline the cut is broken, and said to be.
+func (v *volume) waitHold() {
+	for {
+		number := v.page.hold.Load()
+		switch holds(number, v.page.deadline.Load(), v.clock.now()) {
+		case holdNone:
+			return
+		case holdOver:
+			v.page.broken.Store(number)
+			return
+		}
+		time.Sleep(50 * time.Microsecond)
+	}
+}
+
+type holdState int
+
+const (
+	holdNone holdState = iota
+	holdOn
+	holdOver
+)
+
+// holds says what a filter does that looks at the hold word (a cut's number) now.
+// A deadline further away than holdMax is nonsense and counts as over.
+func holds(number, deadline uint64, now int64) holdState {
+	switch {
+	case number == 0:
+		return holdNone
+	case deadline > math.MaxInt64 || int64(deadline) <= now || int64(deadline) > now+int64(holdMax):
+		return holdOver
+	}
+	return holdOn
+}
+
+const holdMax = 2 * time.Millisecond
+
+func (v *volume) Flush() error { return told(v.sync()) }
+
+func (v *volume) sync() error {
+	if v.syncFailed.Load() {
+		return fmt.Errorf("volume %s: an earlier sync failed", v.name)
+	}
+	if err := v.disk.file.Sync(); err != nil {
+		v.syncFailed.Store(true)
+		return err
+	}
+	return nil
+}
+
+func (v *volume) Extents(off, n int64, emit func(n int64, hole bool) bool) error {
+	if err := v.inside(off, n); err != nil {
+		return err
+	}
+	for end := off + n; off < end; {
+		at, size, err := v.disk.file.NextData(off)
+		if err != nil {
+			return err
+		}
+		if size == 0 || at >= end {
+			at = end
+		}
+		if at > off && !emit(at-off, true) {
+			return nil
+		}
+		stop := min(at+size, end)
+		if stop > at && !emit(stop-at, false) {
+			return nil
+		}
+		off = max(stop, at)
+	}
+	return nil
+}
+
+// turn closes the current generation and lets go of those that the durable ticket has passed.
+func (v *volume) turn(durable record.Ticket) {
+	v.turning.Lock()
+	defer v.turning.Unlock()
+	v.mu.Lock()
+	gone := v.mu.marks.passed(durable)
+	v.mu.Unlock()
+	v.clearPlaces(gone)
+	v.makeRoom()
+	v.mu.Lock()
+	v.mu.marks.turn()
+	v.mu.Unlock()
+}
+
+// clearPlaces empties generations that nobody knows any more.
+func (v *volume) clearPlaces(places []*genFile) {
+	for _, g := range places {
+		g.bits.reset()
+		g.state.Store(genFree)
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.mu.marks.free = append(v.mu.marks.free, places...)
+}
+
+// makeRoom merges the oldest closed generations until one more may be closed. Closed
+// ones change under turning alone, so that guests do not wait for the walk.
+func (v *volume) makeRoom() {
+	for {
+		v.mu.Lock()
+		closed := v.mu.marks.closed
+		v.mu.Unlock()
+		if len(closed) < maxClosedGens {
+			return
+		}
+		closed[0].file.bits.orInto(&closed[1].file.bits)
+		v.mu.Lock()
+		place := v.mu.marks.merged()
+		v.mu.Unlock()
+		v.clearPlaces([]*genFile{place})
+	}
+}
+
+// fold moves all live generations to the dirty map. One with writes in flight stays
+// alive as well: a sync read may clear its dirty bits before those writes end.
+func (v *volume) fold() {
+	v.turning.Lock()
+	defer v.turning.Unlock()
+	v.makeRoom()
+	v.mu.Lock()
+	v.mu.marks.turn()
+	gone := v.foldLocked()
+	v.mu.Unlock()
+	v.clearPlaces(gone)
+}
+
+func (v *volume) foldLocked() (gone []*genFile) {
+	m := v.mu.marks
+	keep := m.closed[:0]
+	for _, g := range m.closed {
+		if added := g.file.bits.orInto(&m.file.dirty); added > 0 {
+			m.dirty += added
+			v.page.lost.Add(1)
+		}
+		if g.inflight > 0 {
+			keep = append(keep, g)
+		} else {
+			gone = append(gone, g.file)
+		}
+	}
+	m.closed = keep
+	return gone
+}
+
+// markAll makes every block dirty.
+func (v *volume) markAll() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.dropLocked(0, v.disk.size)
+}
+
+func (v *volume) dirtyBlocks() int64 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.mu.marks.dirty
+}
+
+// dirtyExtents appends the first runs of the dirty map from byte from on.
+func (v *volume) dirtyExtents(into []Extent, from int64, most int) []Extent {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	m := v.mu.marks
+	for at := max(from, 0) / BlockBytes; len(into) < most; {
+		start, end, ok := m.file.dirty.run(at, m.file.dirty.blocks)
+		if !ok {
+			break
+		}
+		into = append(into, v.extent(start, end))
+		at = end
+	}
+	return into
+}
+
+func (v *volume) extent(fromBlock, toBlock int64) Extent {
+	off := fromBlock * BlockBytes
+	return Extent{Off: off, Len: min(toBlock*BlockBytes, v.disk.size) - off}
+}
+
+// openVolume opens the disk and its marks. After anything but a clean close, all that
+// was marked is dirty.
+func openVolume(cfg FilterConfig, fv FilterVolume, boot bootID, page *orderPage) (v *volume, err error) {
+	v = &volume{id: fv.ID, name: fv.Name, path: fv.Path, page: page}
+	if v.disk, err = openDisk(cfg.FS, fv.Path); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			v.closeFiles()
+		}
+	}()
+	v.owned, err = waitLock(func() (interface{ Close() error }, error) { return cfg.FS.Lock(fv.Path) }, ioengine.ErrLocked)
+	if err != nil {
+		return nil, fmt.Errorf("lock disk: %w", err)
+	}
+	file, whole, err := openMarks(cfg.RunDir, marksIdentity{boot: boot, group: cfg.Group, volume: fv.ID, bytes: v.disk.size})
+	if err != nil {
+		return nil, err
+	}
+	log := cfg.Log.With("volume", fv.Name)
+	clean := file.clean().Load() == marksClean
+	file.clean().Store(marksOpen)
+	marks, moved := recoverMarks(file, whole && clean, page.last)
+	v.mu.marks = marks
+	switch {
+	case !whole:
+		log.Info("no marks of this boot: everything is dirty")
+		v.markAll()
+	case clean && file.mtime().Load() != mtimeOf(fv.Path):
+		log.Warn("somebody wrote to the disk past the filter: everything is dirty")
+		v.markAll()
+	case moved:
+		log.Info("the last filter did not close cleanly: what it had marked is dirty", "blocks", marks.dirty)
+		page.lost.Add(1)
+	}
+	return v, nil
+}
+
+// mtimeOf is when a plain file was last written, in ns; 0 for what is none.
+func mtimeOf(path string) uint64 {
+	st, err := os.Stat(path)
+	if err != nil || !st.Mode().IsRegular() {
+		return 0
+	}
+	return uint64(st.ModTime().UnixNano())
+}
+
+// close notes that nothing is in flight and that the marks are whole; unless all that
+// was published was taken, what is live is dirty first.
+func (v *volume) close(taken bool) {
+	v.active.Wait()
+	if !taken {
+		v.fold()
+	}
+	v.turn(0)
+	v.mu.Lock()
+	m := v.mu.marks
+	m.file.mtime().Store(mtimeOf(v.path))
+	m.file.clean().Store(marksClean)
+	v.mu.Unlock()
+	v.closeFiles()
+}
+
+func (v *volume) closeFiles() {
+	if v.mu.marks != nil {
+		v.mu.marks.file.close()
+	}
+	if v.owned != nil {
+		v.owned.Close()
+	}
+	if v.disk != nil {
+		v.disk.file.Close()
+	}
+}
