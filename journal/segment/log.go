@@ -126,10 +126,8 @@ func (l *Log) Commit() error {
 	if err := l.w.finish(); err != nil {
 		return l.fail(err)
 	}
-	if !invariant.Planted("journal/segment/no-sync") {
-		if err := l.w.file.Sync(); err != nil {
-			return l.fail(err)
-		}
+	if err := l.sync(); err != nil {
+		return l.fail(err)
 	}
 	done := l.w.next()
 	l.mu.Lock()
@@ -138,6 +136,17 @@ func (l *Log) Commit() error {
 	l.cur.records += len(done)
 	l.cur.end, l.cur.chain, l.mu.end = l.w.end, l.w.chain, l.w.end
 	return nil
+}
+
+func (l *Log) sync() error {
+	if invariant.Planted("journal/segment/no-sync") {
+		return nil
+	}
+	err := l.w.file.Sync()
+	if err != nil && invariant.Planted("journal/segment/sync-again") {
+		err = l.w.file.Sync()
+	}
+	return err
 }
 
 // Abandon takes a failed log on: it forgets what is not durable, leaves the open

@@ -42,7 +42,10 @@ func openScanner(file ioengine.File) (*scanner, error) {
 
 // bytes returns n bytes of the file, valid until the next call; fewer at its end.
 func (s *scanner) bytes(off int64, n int) ([]byte, error) {
-	n = int(max(0, min(int64(n), s.size-off)))
+	n = int(min(int64(n), s.size-off))
+	if n <= 0 {
+		return nil, nil
+	}
 	if off < s.at || off+int64(n) > s.at+int64(s.n) {
 		if err := s.fill(off, n); err != nil {
 			return nil, err

@@ -1,0 +1,319 @@
+package segment
+
+import (
+	"bytes"
+	"errors"
+	"path"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/holdfast-dr/holdfast/ioengine"
+	"github.com/holdfast-dr/holdfast/ioengine/faultdisk"
+	"github.com/holdfast-dr/holdfast/wire/record"
+)
+
+func TestAppendRefusesWhatIsNoRecord(t *testing.T) {
+	l, _, _, err := openStore(faultdisk.New(512))
+	ok(t, err)
+	good := sealed(1, 100, seeded(1))
+	damaged := bytes.Clone(good)
+	damaged[40] ^= 1
+	for what, p := range map[string][]byte{
+		"nothing": nil, "cut": good[:len(good)-1], "long": append(bytes.Clone(good), 0), "damaged": damaged,
+		"commit": record.AppendCommit(nil, 1, 0),
+	} {
+		if _, err := l.Append(p); err == nil || errors.Is(err, ErrFailed) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if _, err := l.Append(good); err != nil {
+		t.Error("a refused record failed the log: ", err)
+	}
+	if err := l.ReadAt(make([]byte, 1), Start); !errors.Is(err, ErrRange) {
+		t.Errorf("what is not committed can be read: %v", err)
+	}
+	ok(t, l.Commit())
+	ok(t, l.Commit())
+	if l.Durable() != Start+pageBytes || l.End() != l.Durable() {
+		t.Errorf("one small record: durable up to %s, end %s", l.Durable(), l.End())
+	}
+	ok(t, l.Close())
+	for _, err := range []error{l.Close(), l.Commit(), l.Abandon(), l.ReadAt(good, Start)} {
+		if !errors.Is(err, ErrClosed) {
+			t.Errorf("after Close: %v", err)
+		}
+	}
+}
+
+// A failed log stays failed until it is taken on, and then never touches the file
+// that failed it.
+func TestFailedLogLeavesItsFile(t *testing.T) {
+	disk := faultdisk.New(512)
+	f, err := start(disk, &model{}, seeded(1), 1)
+	ok(t, err)
+	ok(t, f.append(sealed(1, 600, f.rng)))
+	ok(t, f.commit())
+	disk.Inject(faultdisk.Fault{Ops: faultdisk.OpSync, Err: syscall.EIO})
+	ok(t, f.append(sealed(2, 600, f.rng)))
+	if err := f.commit(); !errors.Is(err, ErrFailed) || !errors.Is(err, syscall.EIO) {
+		t.Fatalf("Commit: %v, want ErrFailed and EIO", err)
+	}
+	if f.l.Durable() != f.l.End() || f.l.Durable() != f.pending[0].pos {
+		t.Errorf("after a failure the log ends at %s and is durable up to %s", f.l.End(), f.l.Durable())
+	}
+	if _, err := f.l.Append(sealed(3, 600, f.rng)); !errors.Is(err, ErrFailed) {
+		t.Errorf("Append to a failed log: %v", err)
+	}
+	if err := f.l.Commit(); !errors.Is(err, ErrFailed) {
+		t.Errorf("Commit of a failed log: %v", err)
+	}
+	first := path.Join(testDir, fileName(1)) // and the name it was made under
+	disk.OnOp(func(op faultdisk.Op, name string) {
+		if strings.HasPrefix(name, first) {
+			t.Errorf("operation %#x on the file that failed", op)
+		}
+	})
+	ok(t, f.again())
+	ok(t, f.run(6, 0))
+	disk.OnOp(nil)
+	if s := f.l.Segments()[0]; s.State != StateClosed || s.Records != 1 {
+		t.Errorf("the abandoned segment: %+v", s)
+	}
+	ok(t, f.finish(disk))
+}
+
+// Closed segments are verified and get a footer; it is found again; a torn one is
+// written again.
+func TestSealedSegments(t *testing.T) {
+	disk, f := written(t, 14)
+	states := func(l *Log) (s []State) {
+		for _, i := range l.Segments() {
+			s = append(s, i.State)
+		}
+		return s
+	}
+	l, _, _, err := openStore(disk)
+	ok(t, err)
+	for i, s := range states(l) {
+		want := StateVerified
+		if i == len(l.Segments())-1 {
+			want = StateOpen
+		}
+		if s != want {
+			t.Errorf("segment %d of %d is %s, want %s", i+1, len(l.Segments()), s, want)
+		}
+	}
+	// Opened again, only the segment that this life opened is sealed.
+	writes := 0
+	disk.OnOp(func(op faultdisk.Op, name string) {
+		if op == faultdisk.OpWrite && path.Dir(name) == testDir {
+			writes++
+		}
+	})
+	again, _, _, err := openStore(disk)
+	ok(t, err)
+	if writes > 3 {
+		t.Errorf("opening a sealed log wrote %d times", writes)
+	}
+	disk.OnOp(nil)
+	infos := again.Segments()
+	footerAt := offset(infos[0].First, infos[0].End)
+	ok(t, disk.Rot(path.Join(testDir, fileName(1)), footerAt+5, 1))
+	torn, _, found, err := openStore(disk)
+	ok(t, err)
+	if torn.Segments()[0].State != StateVerified || len(found) != len(f.acked) {
+		t.Errorf("after a torn footer: %+v, %d records", torn.Segments()[0], len(found))
+	}
+	if p := make([]byte, 1); torn.ReadAt(p, infos[0].First-1) == nil || torn.ReadAt(p, torn.Durable()) == nil {
+		t.Error("bytes outside the log can be read")
+	}
+}
+
+// A record that rots before its segment is sealed is found by the read-back.
+func TestReadBackFindsRot(t *testing.T) {
+	disk := faultdisk.New(512)
+	var rot func()
+	o := testOptions()
+	o.Go = func(work func()) { rot(); work() }
+	ok(t, disk.Mkdir("store"))
+	l, err := Open(disk, testDir, testGroup, Watermark{}, o, nil)
+	ok(t, err)
+	rot = func() { ok(t, disk.Rot(path.Join(testDir, fileName(1)), pageBytes+5000, 1)) }
+	for seq := record.Seq(1); len(l.Segments()) < 2; seq++ {
+		_, err := l.Append(sealed(seq, 9000, seeded(1)))
+		ok(t, errors.Join(err, l.Commit()))
+	}
+	if s := l.Segments()[0]; s.State != StateBad || !errors.Is(s.Err, ErrCorrupt) {
+		t.Errorf("a rotten segment is %s: %v", s.State, s.Err)
+	}
+}
+
+// A device that says it wrote and did not, or wrote elsewhere, is found out: by the
+// next life at the latest, and never served.
+func TestLyingDisk(t *testing.T) {
+	for at := 1; at <= 30; at++ {
+		for _, lie := range []faultdisk.Fault{{Lose: true}, {Shift: 8192}, {Shift: -4096}} {
+			disk := faultdisk.New(512)
+			f, err := start(disk, &model{}, seeded(7), 1)
+			ok(t, err)
+			lie.Ops, lie.At = faultdisk.OpWrite, at
+			lie.Only = func(name string) bool { return path.Dir(name) == testDir }
+			disk.Inject(lie)
+			ok(t, f.run(14, 0))
+			ok(t, f.commit())
+			ok(t, f.raise(0))
+			l, _, found, err := openStore(disk.Kill())
+			if errors.Is(err, ErrCorrupt) {
+				continue
+			}
+			ok(t, err)
+			if _, err := rotten(l, f.acked, found); err != nil {
+				t.Errorf("write %d, lie %+v: %v", at, lie, err)
+			}
+		}
+	}
+}
+
+func TestOpenRefuses(t *testing.T) {
+	disk, f := written(t, 5)
+	_, err := Open(disk.Kill(), testDir, testGroup+1, Watermark{}, testOptions(), nil)
+	if !errors.Is(err, ErrCorrupt) {
+		t.Errorf("another group's log: %v", err)
+	}
+	if _, err := Open(disk.Kill(), testDir, 0, Watermark{}, testOptions(), nil); err == nil {
+		t.Error("a log of no group opens")
+	}
+	if _, err := Open(disk.Kill(), testDir, testGroup, Watermark{Durable: f.l.Durable() + 1}, testOptions(), nil); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("a log that ends below its watermark: %v", err)
+	}
+	if _, err := Open(faultdisk.New(1), "log", testGroup, Watermark{Durable: Start + 1}, testOptions(), nil); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("an empty folder below its watermark: %v", err)
+	}
+	stop := errors.New("stop")
+	if _, err := Open(disk.Kill(), testDir, testGroup, Watermark{}, testOptions(), func(Pos, record.Record) error { return stop }); !errors.Is(err, stop) {
+		t.Errorf("an error of each: %v", err)
+	}
+}
+
+// Readers run beside appends, rolls and sealing, with fewer files open than there are.
+func TestReadBesideAppend(t *testing.T) {
+	disk := faultdisk.New(512)
+	ok(t, disk.Mkdir("store"))
+	o := testOptions()
+	o.Go, o.OpenFiles = nil, 1
+	l, err := Open(disk, testDir, testGroup, Watermark{}, o, nil)
+	ok(t, err)
+	var mu sync.Mutex
+	var acked []placed
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	for r := range 3 {
+		wg.Go(func() {
+			rng := seeded(r)
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				mu.Lock()
+				n := len(acked)
+				var p placed
+				if n > 0 {
+					p = acked[rng.IntN(n)]
+				}
+				mu.Unlock()
+				got := make([]byte, len(p.rec))
+				if err := l.ReadAt(got, p.pos); n > 0 && (err != nil || !bytes.Equal(got, p.rec)) {
+					t.Errorf("read at %s: %v", p.pos, err)
+					return
+				}
+				l.Segments()
+			}
+		})
+	}
+	for seq := range record.Seq(100) {
+		rec := sealed(seq+1, 3000, seeded(int(seq)))
+		pos, err := l.Append(rec)
+		ok(t, errors.Join(err, l.Commit()))
+		mu.Lock()
+		acked = append(acked, placed{pos, rec})
+		mu.Unlock()
+	}
+	close(done)
+	wg.Wait()
+	if n := len(l.Segments()); n < 10 {
+		t.Errorf("only %d segments", n)
+	}
+	ok(t, l.Close())
+}
+
+// The same on the file system of this machine, direct where it can.
+func TestOnThisMachine(t *testing.T) {
+	dir := t.TempDir()
+	o := Options{SegmentBytes: 1 << 20}
+	l, err := Open(ioengine.OS(), path.Join(dir, "log"), testGroup, Watermark{}, o, nil)
+	ok(t, err)
+	var acked []placed
+	for seq := range record.Seq(40) {
+		rec := sealed(seq+1, 100_000, seeded(int(seq)))
+		pos, err := l.Append(rec)
+		ok(t, err)
+		acked = append(acked, placed{pos, rec})
+		if seq%4 == 3 {
+			ok(t, l.Commit())
+		}
+	}
+	durable := l.Durable()
+	ok(t, l.Close())
+	n := 0
+	l, err = Open(ioengine.OS(), path.Join(dir, "log"), testGroup, Watermark{Durable: durable}, o, func(pos Pos, r record.Record) error {
+		if pos != acked[n].pos || r.Seq != record.Seq(n+1) {
+			t.Errorf("record %d at %s", r.Seq, pos)
+		}
+		n++
+		return nil
+	})
+	ok(t, err)
+	if n != len(acked) || l.Durable() != durable {
+		t.Errorf("%d records, durable up to %s; want %d, %s", n, l.Durable(), len(acked), durable)
+	}
+	for _, p := range acked {
+		got := make([]byte, len(p.rec))
+		if err := l.ReadAt(got, p.pos); err != nil || !bytes.Equal(got, p.rec) {
+			t.Fatalf("read at %s: %v", p.pos, err)
+		}
+	}
+	ok(t, l.Close())
+}
+
+// go test ./journal/segment -run '^$' -bench Commit
+func BenchmarkCommit(b *testing.B) {
+	for _, c := range []struct {
+		name  string
+		bytes int
+	}{{"4K", 4 << 10}, {"64K", 64 << 10}, {"1M", 1 << 20}} {
+		b.Run("round="+c.name, func(b *testing.B) {
+			l, err := Open(ioengine.OS(), path.Join(b.TempDir(), "log"), testGroup, Watermark{}, Options{}, nil)
+			if err != nil {
+				b.Fatal(err)
+			}
+			rec := sealed(1, c.bytes, seeded(1))
+			b.SetBytes(int64(len(rec)))
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := l.Append(rec); err != nil {
+					b.Fatal(err)
+				}
+				if err := l.Commit(); err != nil {
+					b.Fatal(err)
+				}
+			}
+			if err := l.Close(); err != nil {
+				b.Fatal(err)
+			}
+		})
+	}
+}
