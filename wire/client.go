@@ -150,11 +150,19 @@ func (c *ClientConfig) dialSession(ctx context.Context, h Handler) (s *Session, 
 // join ties a data connection to its session and waits until the target has
 // opened that.
 func join(data *link, t token) error {
-	if err := writeHandshake(data, typeJoin, func(p []byte) []byte { return append(p, t[:]...) }); err != nil {
-		return err
-	}
-	_, err := readHandshake(data, typeJoined)
+	_, err := ask(data, typeJoin, func(p []byte) []byte { return append(p, t[:]...) }, typeJoined)
 	return err
+}
+
+// ask writes one frame and reads the answer. It reads even if the write failed: a
+// target that refuses us says why, and hangs up before it reads anything.
+func ask(l *link, t frameType, body func([]byte) []byte, want frameType) ([]byte, error) {
+	failed := writeHandshake(l, t, body)
+	answer, err := readHandshake(l, want)
+	if err == nil {
+		err = failed
+	}
+	return answer, err
 }
 
 // link dials one connection and takes it through TLS.
@@ -183,10 +191,7 @@ func (c *ClientConfig) tls(want Peer) *tls.Config {
 
 // greet agrees on a version.
 func (c *ClientConfig) greet(control *link) (welcome, error) {
-	if err := writeHandshake(control, typeHello, hello{c.speaks}.appendTo); err != nil {
-		return welcome{}, err
-	}
-	body, err := readHandshake(control, typeWelcome)
+	body, err := ask(control, typeHello, hello{c.speaks}.appendTo, typeWelcome)
 	if err != nil {
 		return welcome{}, err
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -157,8 +158,8 @@ func TestFullRouteDoesNotStarveAnother(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- flood(c) }()
 	full.wait(func() bool { return full.got > 100<<10 })
-	best := time.Hour
-	for range 10 {
+	var took []time.Duration
+	for range 11 {
 		start := time.Now()
 		var p [1]byte
 		if _, err := ping.Write(p[:]); err != nil {
@@ -167,10 +168,11 @@ func TestFullRouteDoesNotStarveAnother(t *testing.T) {
 		if _, err := io.ReadFull(ping, p[:]); err != nil {
 			t.Fatal(err)
 		}
-		best = min(best, time.Since(start))
+		took = append(took, time.Since(start))
 	}
-	if best > 20*time.Millisecond {
-		t.Errorf("a byte there and back beside a full connection takes %v at best", best)
+	slices.Sort(took)
+	if median := took[len(took)/2]; median > 50*time.Millisecond {
+		t.Errorf("a byte there and back beside a full connection takes %v", median)
 	}
 	r.Down()
 	<-done
