@@ -21,6 +21,7 @@ func TestSize(t *testing.T) {
 	}
 	f("0B", 0, "0B")
 	f("512B", 512, "512B")
+	f("1048576", 1<<20, "1MiB")
 	f("1K", 1<<10, "1KiB")
 	f("64KiB", 64<<10, "64KiB")
 	f("3M", 3<<20, "3MiB")
@@ -29,7 +30,7 @@ func TestSize(t *testing.T) {
 	f("2G", 2<<30, "2GiB")
 	f("1T", 1<<40, "1TiB")
 	f("8388607TiB", 8388607<<40, "8388607TiB")
-	for _, bad := range []string{"", "1", "B", "1.5G", "-1G", "+1G", "1g", "1GB", "1 G", " 1G", "1G ", "0x1G", "8388608TiB", "99999999999999999999B", "1e3B", "1_000B"} {
+	for _, bad := range []string{"", "B", "1.5G", "-1G", "+1G", "1g", "1GB", "1 G", " 1G", "1G ", "0x1G", "8388608TiB", "99999999999999999999B", "1e3B", "1_000B"} {
 		if got, err := ParseSize(bad); err == nil {
 			t.Errorf("ParseSize(%q) = %d, want an error", bad, got)
 		}

@@ -10,6 +10,8 @@ type Context struct {
 	VRAs []ContextVRA `yaml:"vras"`
 	// Lab is the folder of the lab this context belongs to; empty outside a lab.
 	Lab string `yaml:"lab,omitempty"`
+	// Ports are the TCP ports that the lab listens on, by their use.
+	Ports map[string]int `yaml:"ports,omitempty"`
 }
 
 // ContextVRA is one VRA, by the unix socket on which it answers.

@@ -10,7 +10,7 @@
 //
 // The words:
 //
-//	Size      an integer with B, KiB, MiB, GiB or TiB (K, M, G, T alike): 64KiB
+//	Size      an integer with B, KiB, MiB, GiB or TiB (K, M, G, T alike; none is B): 64KiB
 //	Rate      a number with kbit, Mbit or Gbit (per second), or none: 50Mbit
 //	Duration  as in Go: 5s
 //	ID        16 hexadecimal digits, not all zero

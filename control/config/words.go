@@ -20,10 +20,11 @@ var sizeUnits = []struct {
 }{
 	// The longer names first: "1TiB" ends in B too.
 	{"TiB", 1 << 40}, {"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10},
-	{"T", 1 << 40}, {"G", 1 << 30}, {"M", 1 << 20}, {"K", 1 << 10}, {"B", 1},
+	{"T", 1 << 40}, {"G", 1 << 30}, {"M", 1 << 20}, {"K", 1 << 10}, {"B", 1}, {"", 1},
 }
 
-// ParseSize reads an integer with a unit: B, KiB, MiB, GiB, TiB, or K, M, G, T for the same.
+// ParseSize reads an integer with a unit: B, KiB, MiB, GiB, TiB, or K, M, G, T for
+// the same. Without one it is bytes.
 func ParseSize(s string) (Size, error) {
 	for _, u := range sizeUnits {
 		digits, ok := strings.CutSuffix(s, u.name)
@@ -109,6 +110,15 @@ func (r Rate) BytesPerSecond() int64 { return (int64(r) + 7) / 8 }
 // Duration is a time.Duration written as in Go.
 type Duration time.Duration
 
+// ParseDuration reads a duration as Go writes it, not below zero.
+func ParseDuration(s string) (Duration, error) {
+	d, err := time.ParseDuration(s)
+	if err != nil || d < 0 {
+		return 0, fmt.Errorf("duration %q: want a number with a unit, as in 5s or 1m30s", s)
+	}
+	return Duration(d), nil
+}
+
 // D is the duration as Go's own type.
 func (d Duration) D() time.Duration { return time.Duration(d) }
 
@@ -155,13 +165,7 @@ const unreadID = ID(math.MaxUint64)
 
 // UnmarshalYAML reads a duration.
 func (d *Duration) UnmarshalYAML(n *yaml.Node) error {
-	return scalar(n, d, unread, func(s string) (Duration, error) {
-		v, err := time.ParseDuration(s)
-		if err != nil {
-			return 0, fmt.Errorf("duration %q: want a number with a unit, as in 5s or 1m30s", s)
-		}
-		return Duration(v), nil
-	})
+	return scalar(n, d, unread, ParseDuration)
 }
 
 // scalar reads one word. A refusal is a TypeError, which lets the decoder go on and

@@ -1,0 +1,218 @@
+package scenario
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/control/config"
+	"github.com/holdfast-dr/holdfast/control/pairing"
+)
+
+// The two sites of a lab, the folders of their things, and their VRAs' names.
+const (
+	sourceSite = "production"
+	targetSite = "recovery"
+	sourceVRA  = "vra-1"
+	targetVRA  = "vra-1"
+	roleVRA    = "vra" // in certificates
+)
+
+// Names of the daemons, in the order they are started.
+const (
+	daemonFilter = "vra-filter"
+	daemonTarget = "vra-target"
+	daemonSource = "vra-source"
+)
+
+// Ports of a lab. The link listens in the source's stead on the first two.
+const (
+	portLinkControl   = "link-control"
+	portLinkData      = "link-data"
+	portTargetControl = "target-control"
+	portTargetData    = "target-data"
+)
+
+// leafLife is how long the lab's certificates are good for: labs are short.
+const leafLife = 365 * 24 * time.Hour
+
+// runPath is a place in the runtime folder.
+func (m *manifest) runPath(name string) string { return filepath.Join(m.RunDir, name) }
+
+// The sockets in the runtime folder.
+const (
+	supervisorSocket = "supervisor.sock"
+	sourceSocket     = "production.sock"
+	targetSocket     = "recovery.sock"
+	poolSocket       = "pool.sock"
+)
+
+func diskSocket(v Volume) string { return fmt.Sprintf("disk%d.sock", v.ID) }
+
+// nbdURI is the URI of an export on a unix socket. Neither part needs escaping: names
+// are checked, and the socket lies in a runtime folder.
+func nbdURI(name, socket string) string { return "nbd+unix:///" + name + "?socket=" + socket }
+
+// writeSites makes the folders, keys and configuration of both sites and the context.
+func (m *manifest) writeSites(dir string, o *Options) error {
+	for _, e := range []fileName{
+		{"logs", kindTree}, {sourceSite, kindTree}, {targetSite, kindTree},
+		{"etc", kindFolder}, {keysOf(sourceSite), kindFolder}, {keysOf(targetSite), kindFolder},
+	} {
+		if err := m.name(dir, e.Path, e.Kind); err != nil {
+			return err
+		}
+		if err := os.Mkdir(filepath.Join(dir, e.Path), 0o700); err != nil {
+			return err
+		}
+	}
+	for _, site := range []string{sourceSite, targetSite} {
+		for _, folder := range []string{m.runPath(site), filepath.Join(dir, site, "data")} {
+			if err := os.Mkdir(folder, 0o700); err != nil {
+				return err
+			}
+		}
+	}
+	if err := os.Mkdir(filepath.Join(dir, targetSite, "store"), 0o700); err != nil {
+		return err
+	}
+	if err := m.writeKeys(dir); err != nil {
+		return err
+	}
+	source, target, filter := m.configs(dir, o)
+	context := &config.Context{
+		Group: m.Group, Lab: dir, Ports: m.Ports,
+		VRAs: []config.ContextVRA{
+			{Site: sourceSite, Role: "source", Socket: m.runPath(sourceSocket)},
+			{Site: targetSite, Role: "target", Socket: m.runPath(targetSocket)},
+		},
+	}
+	for _, f := range []struct {
+		path string
+		c    interface{ Validate() error }
+	}{
+		{fileSource, source},
+		{fileFilter, filter},
+		{fileTarget, target},
+		{contextName, context},
+	} {
+		if err := f.c.Validate(); err != nil {
+			return fmt.Errorf("%s: %w", f.path, err)
+		}
+		text, err := config.Marshal(f.c)
+		if err != nil {
+			return err
+		}
+		if err := m.name(dir, f.path, kindFile); err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(dir, f.path), text, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Files that the lab writes for the daemons and the user.
+var (
+	fileFilter  = filepath.Join("etc", "vra-filter.yaml")
+	fileTarget  = filepath.Join("etc", "vra-target.yaml")
+	fileSource  = filepath.Join("etc", "vra-source.yaml")
+	contextName = "context.yaml"
+)
+
+// keysOf is the folder of a site's certificates and keys.
+func keysOf(site string) string { return filepath.Join("etc", site) }
+
+// writeKeys makes a CA for each site and a leaf for each VRA.
+func (m *manifest) writeKeys(dir string) error {
+	now := time.Now()
+	for _, site := range []struct{ name, vra string }{{sourceSite, sourceVRA}, {targetSite, targetVRA}} {
+		at := func(name string) string { return filepath.Join(keysOf(site.name), name) }
+		for _, name := range []string{"ca.pem", "ca-key.pem", "cert.pem", "key.pem"} {
+			if err := m.name(dir, at(name), kindFile); err != nil {
+				return err
+			}
+		}
+		ca, err := pairing.NewCA(site.name, now)
+		if err != nil {
+			return err
+		}
+		if err := ca.Save(filepath.Join(dir, at("ca.pem")), filepath.Join(dir, at("ca-key.pem"))); err != nil {
+			return err
+		}
+		leaf, err := ca.Issue(pairing.Identity{Role: roleVRA, ID: site.vra}, now, leafLife)
+		if err != nil {
+			return err
+		}
+		if err := leaf.Save(filepath.Join(dir, at("cert.pem")), filepath.Join(dir, at("key.pem"))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// configs are the files of the three daemons.
+func (m *manifest) configs(dir string, o *Options) (source, target *config.VRA, filter *config.Filter) {
+	group := randomID()
+	source = m.vra(dir, sourceSite, sourceVRA, targetSite, sourceSocket)
+	target = m.vra(dir, targetSite, targetVRA, sourceSite, targetSocket)
+	target.Target = &config.Target{
+		ListenControl: loopback(m.Ports[portTargetControl]),
+		ListenData:    loopback(m.Ports[portTargetData]),
+		Store:         filepath.Join(dir, targetSite, "store"),
+	}
+	sg := config.SourceGroup{
+		Name: m.Group, ID: group, Stream: randomID(), Lineage: randomID(), Interval: o.Interval,
+		Target:  config.Endpoint{Control: loopback(m.Ports[portLinkControl]), Data: loopback(m.Ports[portLinkData])},
+		Filters: []string{m.runPath(poolSocket)},
+	}
+	filter = &config.Filter{
+		RunDir: m.runPath(sourceSite), Group: config.FilterGroup{Name: m.Group, ID: group}, PoolSocket: m.runPath(poolSocket),
+	}
+	for _, v := range m.Volumes {
+		sg.Volumes = append(sg.Volumes, config.SourceVolume{Name: v.Name, ID: v.ID})
+		filter.Volumes = append(filter.Volumes, config.FilterVolume{
+			Name: v.Name, ID: v.ID, Path: filepath.Join(dir, v.Disk), NBD: m.runPath(diskSocket(v)),
+		})
+	}
+	source.Source = &config.Source{Groups: []config.SourceGroup{sg}}
+	return source, target, filter
+}
+
+func (m *manifest) vra(dir, site, id, peer, socket string) *config.VRA {
+	at := filepath.Join(dir, keysOf(site))
+	return &config.VRA{
+		Site: site, ID: id, DataDir: filepath.Join(dir, site, "data"), RunDir: m.runPath(site), Socket: m.runPath(socket),
+		TLS: config.TLS{
+			CA: filepath.Join(at, "ca.pem"), Cert: filepath.Join(at, "cert.pem"), Key: filepath.Join(at, "key.pem"),
+			PeerCA: filepath.Join(dir, keysOf(peer), "ca.pem"), PeerSite: peer,
+		},
+	}
+}
+
+// daemons are what the supervisor runs, in the order it starts them.
+func (m *manifest) daemonList(dir string) []*daemon {
+	run := func(name, binary, file string) *daemon {
+		return &daemon{Name: name, Command: []string{filepath.Join(m.Binaries, binary), "--config", filepath.Join(dir, file)}}
+	}
+	return []*daemon{
+		run(daemonFilter, "vra-filter", fileFilter),
+		run(daemonTarget, "vra", fileTarget),
+		run(daemonSource, "vra", fileSource),
+	}
+}
+
+// randomID draws an identifier that is not zero.
+func randomID() config.ID {
+	for {
+		var b [8]byte
+		rand.Read(b[:])
+		if id := config.ID(binary.LittleEndian.Uint64(b[:])); id != 0 {
+			return id
+		}
+	}
+}
