@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/holdfast-dr/holdfast/datapath/front"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 )
 
 // pageBytes is how memory is given out, and so how fine Extents tells holes.
@@ -114,7 +115,13 @@ func (w *write) Commit(bool) error {
 	return nil
 }
 
-func (w *write) Abort() { w.disk.writes.Put(w) }
+func (w *write) Abort() {
+	if invariant.Planted("memdisk/abort-writes") {
+		w.Commit(false)
+		return
+	}
+	w.disk.writes.Put(w)
+}
 
 func (d *Disk) storeLocked(p []byte, off int64) {
 	for len(p) > 0 {
@@ -164,7 +171,7 @@ func (d *Disk) zero(off, n int64, mayUnmap bool) {
 		case page == nil && !mayUnmap:
 			d.mu.pages[i] = make([]byte, pageBytes)
 		case page == nil:
-		case mayUnmap && take == pageBytes:
+		case mayUnmap && (take == pageBytes || invariant.Planted("memdisk/page-lost")):
 			d.mu.pages[i] = nil
 		default:
 			clear(page[at : at+take])
@@ -183,7 +190,7 @@ func (d *Disk) Extents(off, n int64, emit func(n int64, hole bool) bool) error {
 	}
 	for n > 0 {
 		hole, run := d.run(off, n)
-		if !emit(run, hole) {
+		if !emit(run, hole && !invariant.Planted("memdisk/holes-forgotten")) {
 			return nil
 		}
 		off, n = off+run, n-run

@@ -8,7 +8,7 @@ import "sync"
 type readBuf struct {
 	home *sync.Pool
 	all  []byte
-	gate *sync.Mutex // unlocked at its release: the next big one may come; may be nil
+	gate chan struct{} // gets its token back at the release: the next big one may come; or nil
 }
 
 // bufSizes: a small request, a middle one, a piece, and two for clients that ask
@@ -35,6 +35,6 @@ func (b *readBuf) release() {
 	b.gate = nil
 	b.home.Put(b)
 	if gate != nil {
-		gate.Unlock()
+		<-gate
 	}
 }

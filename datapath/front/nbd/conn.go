@@ -40,12 +40,13 @@ type conn struct {
 	wg      sync.WaitGroup
 	cost    atomic.Int64 // what a small read or write took of late, in ns
 	held    bool         // answers were added and not flushed; the reader's
-	big     sync.Mutex   // held by the one read whose buffer is beyond pieceBytes, until that is written
-	ended   error        // why reading ended; set before reader is closed
+	// big has a token while a read holds a buffer beyond pieceBytes: until that is written.
+	big   chan struct{}
+	ended error // why reading ended; set before reader is closed
 }
 
 func newConn(s *Server, nc net.Conn) *conn {
-	c := &conn{srv: s, nc: nc, reader: make(chan struct{}, 1)}
+	c := &conn{srv: s, nc: nc, reader: make(chan struct{}, 1), big: make(chan struct{}, 1)}
 	c.out = newSender(nc, func(error) { nc.Close() })
 	c.in = newReceiver(nc, c.out.flush)
 	c.cost.Store(int64(quickTime)) // lone ones at once, others when they are seen to be cheap

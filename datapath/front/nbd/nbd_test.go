@@ -46,6 +46,11 @@ func (s *site) listen(t testing.TB, network, address string, addr *string) (stop
 	if addr != nil {
 		*addr = l.Addr().String()
 	}
+	return s.serveOn(t, l)
+}
+
+func (s *site) serveOn(t testing.TB, l net.Listener) (stop func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Serve(ctx, l) }()

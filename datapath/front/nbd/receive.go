@@ -194,6 +194,7 @@ func (r *receiver) tryReadv(fd uintptr) (done bool) {
 			r.waited = true
 			return false
 		}
+		sawRead(fd)
 		r.got, r.errno = int(n), errno
 		if errno != 0 {
 			r.got = 0

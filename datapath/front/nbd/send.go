@@ -140,6 +140,7 @@ func (q *outgoing) writeTo(conn net.Conn) error {
 		_, err = conn.Write(bufs[0])
 		q.bufs = bufs
 	} else {
+		sawWrite(conn)
 		q.bufs = bufs
 		_, err = q.bufs.WriteTo(conn) // eats q.bufs
 		q.bufs = bufs

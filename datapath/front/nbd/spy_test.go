@@ -1,6 +1,7 @@
 package nbd
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 
@@ -44,21 +45,28 @@ func (s *spy) state() (open int, mistakes []string) {
 	return s.open, s.mistakes
 }
 
-func (s *spy) check(op string, off, n, limit int64) {
-	if off < 0 || n < 1 || n > limit || off > s.Size()-n {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.mistakes = append(s.mistakes, fmt.Sprintf("%s of %d bytes at %d", op, n, off))
+func (s *spy) check(op string, off, n, limit int64) error {
+	if off >= 0 && n >= 1 && n <= limit && off <= s.Size()-n {
+		return nil
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	mistake := fmt.Sprintf("%s of %d bytes at %d", op, n, off)
+	s.mistakes = append(s.mistakes, mistake)
+	return errors.New(mistake)
 }
 
 func (s *spy) ReadAt(p []byte, off int64) error {
-	s.check("read", off, int64(len(p)), front.MaxWrite)
+	if err := s.check("read", off, int64(len(p)), front.MaxWrite); err != nil {
+		return err
+	}
 	return s.Disk.ReadAt(p, off)
 }
 
 func (s *spy) BeginWrite(off int64, n int) (front.Write, error) {
-	s.check("write", off, int64(n), front.MaxWrite)
+	if err := s.check("write", off, int64(n), front.MaxWrite); err != nil {
+		return nil, err
+	}
 	w, err := s.Disk.BeginWrite(off, n)
 	if err != nil {
 		return nil, err
@@ -103,13 +111,17 @@ func (w *spiedWrite) Abort() {
 }
 
 func (s *spy) Zero(off, n int64, mayUnmap, fua bool) error {
-	s.check("zero", off, n, s.Size())
+	if err := s.check("zero", off, n, s.Size()); err != nil {
+		return err
+	}
 	s.note("zero %d %d unmap=%v fua=%v", off, n, mayUnmap, fua)
 	return s.Disk.Zero(off, n, mayUnmap, fua)
 }
 
 func (s *spy) Trim(off, n int64, fua bool) error {
-	s.check("trim", off, n, s.Size())
+	if err := s.check("trim", off, n, s.Size()); err != nil {
+		return err
+	}
 	s.note("trim %d %d fua=%v", off, n, fua)
 	return s.Disk.Trim(off, n, fua)
 }
@@ -120,6 +132,8 @@ func (s *spy) Flush() error {
 }
 
 func (s *spy) Extents(off, n int64, emit func(n int64, hole bool) bool) error {
-	s.check("extents", off, n, s.Size())
+	if err := s.check("extents", off, n, s.Size()); err != nil {
+		return err
+	}
 	return s.Disk.Extents(off, n, emit)
 }

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/datapath/front"
@@ -133,12 +132,12 @@ func (c *conn) do(t *task) error {
 // last is left for answer.
 func (c *conn) read(t *task) error {
 	n, piece := int(t.n), int(t.n)
-	var gate *sync.Mutex
+	var gate chan struct{}
 	if c.structured {
 		piece = pieceBytes
 	} else if n > pieceBytes {
-		gate = &c.big
-		gate.Lock()
+		gate = c.big
+		gate <- struct{}{}
 	}
 	for done := 0; ; {
 		p := min(piece, n-done)
