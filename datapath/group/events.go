@@ -34,6 +34,8 @@ type (
 		Text  string
 		Retry time.Duration // when to ask again
 	}
+	// Acked says that the target acknowledged a record.
+	Acked struct{}
 	// Begun says that the opening boundary of a new incarnation stands in the window.
 	Begun struct{ Life uint64 }
 	// Walked says that a pass over the dirty maps is over and no read of it is in flight.
@@ -141,6 +143,7 @@ func (SessionDown) event() {}
 func (Drawn) event()       {}
 func (Stood) event()       {}
 func (Refused) event()     {}
+func (Acked) event()       {}
 func (Begun) event()       {}
 func (Walked) event()      {}
 func (Taken) event()       {}

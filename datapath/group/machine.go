@@ -57,6 +57,7 @@ type link struct {
 	session bool
 	stood   bool
 	reason  string    // why it does not stand
+	doubt   string    // of the last refusal, until something is acknowledged
 	refused bool      // the reason is the target's refusal
 	retry   time.Time // when to ask again after a refusal
 	lost    uint64    // what lost was when it ceased to stand
@@ -73,6 +74,13 @@ func New(interval time.Duration, drawn record.Incarnation, now time.Time) *Machi
 
 // Life is the present life; answers to actions of others are ignored.
 func (m *Machine) Life() uint64 { return m.life }
+
+// Whole says that ordered capture alone carries the group: what is captured is all
+// that the target lacks, as long as nothing is lost.
+func (m *Machine) Whole() bool { return m.phase == live }
+
+// Syncing says that a resync is open, or being opened.
+func (m *Machine) Syncing() bool { return m.phase == beginning || m.phase == syncing }
 
 // Step takes what happened at now and returns what to do, in order.
 func (m *Machine) Step(now time.Time, e Event) []Action {
@@ -97,6 +105,9 @@ func (m *Machine) step(now time.Time, e Event) []Action {
 	case Refused:
 		m.unlink("the target refuses: " + e.Text)
 		m.link.session, m.link.refused, m.link.retry = true, true, now.Add(e.Retry)
+		m.link.doubt = m.link.reason
+	case Acked:
+		m.link.doubt = ""
 	case Stood:
 		return m.stood(now, e)
 	case Begun:
@@ -127,7 +138,7 @@ func (m *Machine) unlink(reason string) {
 	if m.link.stood || m.link.reason == "" {
 		m.link.lost = m.sense.Lost
 	}
-	m.link = link{reason: reason, lost: m.link.lost}
+	m.link = link{reason: reason, lost: m.link.lost, doubt: m.link.doubt}
 }
 
 // stood decides from where the target stands: go on, begin what is drawn, or draw anew.
@@ -170,7 +181,7 @@ func (m *Machine) stood(now time.Time, e Stood) []Action {
 	return []Action{b, Resume{From: b.Next}}
 }
 
-func (m *Machine) standing() { m.link = link{session: true, stood: true} }
+func (m *Machine) standing() { m.link = link{session: true, stood: true, doubt: m.link.doubt} }
 
 // reborn ends the present life: what was placed may not have arrived, so wishes are served again.
 func (m *Machine) reborn() {

@@ -115,7 +115,8 @@ func TestStates(t *testing.T) {
 	if did := script(m, &now, after(2*time.Second)); !slices.Contains(did, "OpenStream") {
 		t.Errorf("after a refusal it did %v", did)
 	}
-	f(InitialSync, "first", Stood{})
+	f(Error, "no space", Stood{}) // a refusal that is taken back is believed when something is acknowledged
+	f(InitialSync, "first", Acked{})
 	f(InitialSync, "first", Begun{1})
 	f(InitialSync, "it waits: disk", Walked{Life: 1, Trouble: "disk"})
 	f(InitialSync, "first", Walked{Life: 1, Left: 5})

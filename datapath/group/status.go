@@ -44,6 +44,8 @@ func (m *Machine) state() (State, string) {
 		return Error, m.link.reason
 	case m.sense.Trouble != "":
 		return Error, m.sense.Trouble
+	case m.link.stood && m.link.doubt != "":
+		return Error, m.link.doubt
 	case !m.link.stood && m.phase != idle && m.sense.Lost != m.link.lost:
 		return MarksOnly, "changes are only marked, they are sent when the target is back: " + m.link.reason
 	case !m.link.stood:

@@ -1,0 +1,242 @@
+// Command vra is the data plane: the source of some groups, a target, or both.
+//
+//	vra --config FILE [--check-config]
+//
+// It logs to stderr, answers status, checkpoints and views on its unix socket, and
+// ends in good order on SIGINT or SIGTERM. Being killed is as good: what was
+// acknowledged is safe, and what was not is marked.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/holdfast-dr/holdfast/control/api"
+	"github.com/holdfast-dr/holdfast/control/config"
+	"github.com/holdfast-dr/holdfast/datapath"
+	"github.com/holdfast-dr/holdfast/ioengine"
+	"github.com/holdfast-dr/holdfast/wire"
+	"github.com/holdfast-dr/holdfast/wire/record"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	switch {
+	case err == nil || errors.Is(err, flag.ErrHelp):
+	case errors.Is(err, errUsage):
+		fmt.Fprintln(os.Stderr, "vra:", err)
+		os.Exit(2)
+	default:
+		fmt.Fprintln(os.Stderr, "vra:", err)
+		os.Exit(1)
+	}
+}
+
+var errUsage = errors.New("try vra --help")
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	flags := flag.NewFlagSet("vra", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	file := flags.String("config", "", "the configuration, a YAML `file`")
+	check := flags.Bool("check-config", false, "check the configuration, say what is wrong with it, and end")
+	version := flags.Bool("version", false, "print the version and end")
+	if err := flags.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return err
+		}
+		return fmt.Errorf("%w: %w", err, errUsage)
+	}
+	if *version {
+		_, err := fmt.Fprintln(stdout, "vra", commit())
+		return err
+	}
+	if *file == "" || flags.NArg() > 0 {
+		return fmt.Errorf("--config is needed and nothing else: %w", errUsage)
+	}
+	cfg, err := config.LoadVRA(*file)
+	if err != nil || *check {
+		return err
+	}
+	log := slog.New(slog.NewTextHandler(stderr, nil)).With("site", cfg.Site, "vra", cfg.ID)
+	return serve(ctx, cfg, log)
+}
+
+// serve runs all that the configuration asks for until ctx ends or a part fails.
+func serve(ctx context.Context, cfg *config.VRA, log *slog.Logger) (err error) {
+	lock, err := datapath.OpenDataDir(cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.Close()) }()
+	credentials, err := wire.LoadCredentials(cfg.TLS.Cert, cfg.TLS.Key, cfg.TLS.PeerCA)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(cfg.RunDir, 0o700); err != nil {
+		return err
+	}
+	socket, err := listen(cfg.Socket)
+	if err != nil {
+		return err
+	}
+	defer socket.Close()
+
+	var target *datapath.Target
+	if t := cfg.Target; t != nil {
+		target, err = datapath.OpenTarget(datapath.TargetConfig{
+			FS: ioengine.OS(), Store: t.Store, RunDir: cfg.RunDir, ListenControl: t.ListenControl, ListenData: t.ListenData,
+			Credentials: credentials, Log: log,
+		})
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, target.Close()) }()
+	}
+	var source *datapath.Source
+	if s := cfg.Source; s != nil {
+		source, err = datapath.OpenSource(datapath.SourceConfig{
+			RunDir: cfg.RunDir, DataDir: cfg.DataDir, Credentials: credentials, Groups: groups(s), Log: log,
+		})
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, source.Close()) }()
+	}
+
+	parts := parts{}
+	if target != nil {
+		parts.add("target", target.Run)
+	}
+	if source != nil {
+		parts.add("source", source.Run)
+	}
+	who := datapath.Identity{Site: cfg.Site, ID: cfg.ID, Version: "0", Commit: commit()}
+	parts.add("socket", func(ctx context.Context) error {
+		return api.Serve(ctx, socket, datapath.Handlers(who, source, target), []int{os.Getuid(), 0}, log)
+	})
+	if cfg.MetricsListen != "" {
+		l, err := net.Listen("tcp", cfg.MetricsListen)
+		if err != nil {
+			return fmt.Errorf("metrics: %w", err)
+		}
+		parts.add("metrics", func(ctx context.Context) error { return serveMetrics(ctx, l, datapath.Metrics(source, target)) })
+	}
+	log.Info("vra runs", "source", source != nil, "target", target != nil, "socket", cfg.Socket)
+	err = parts.run(ctx)
+	log.Info("vra ends", "error", err)
+	return err
+}
+
+// listen opens the unix socket for its owner alone. One that a dead process left is
+// taken over; one that somebody answers on is not.
+func listen(path string) (*net.UnixListener, error) {
+	if c, err := net.Dial("unix", path); err == nil {
+		c.Close()
+		return nil, fmt.Errorf("socket %s: another process answers on it; stop that, or choose another socket", path)
+	}
+	if fi, err := os.Lstat(path); err == nil && fi.Mode()&os.ModeSocket != 0 {
+		if err := os.Remove(path); err != nil {
+			return nil, err
+		}
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
+}
+
+// groups says in the words of the data path what the file says.
+func groups(s *config.Source) (gs []datapath.GroupConfig) {
+	for _, g := range s.Groups {
+		d := datapath.GroupConfig{
+			Name: g.Name, ID: record.GroupID(g.ID), Stream: record.StreamID(g.Stream), Lineage: uint64(g.Lineage),
+			Interval: time.Duration(g.Interval), Window: int64(g.Window), Control: g.Target.Control, Data: g.Target.Data,
+			Filters: g.Filters,
+		}
+		for _, v := range g.Volumes {
+			d.Volumes = append(d.Volumes, datapath.VolumeName{ID: record.VolumeID(v.ID), Name: v.Name})
+		}
+		gs = append(gs, d)
+	}
+	return gs
+}
+
+// parts are what runs side by side; when one ends, all end.
+type parts []part
+
+type part struct {
+	name string
+	run  func(context.Context) error
+}
+
+func (p *parts) add(name string, run func(context.Context) error) { *p = append(*p, part{name, run}) }
+
+func (p parts) run(ctx context.Context) error {
+	run, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	var wg sync.WaitGroup
+	for _, part := range p {
+		wg.Go(func() {
+			err := part.run(run)
+			if err == nil && run.Err() == nil {
+				err = errors.New("ended by itself")
+			}
+			if err != nil {
+				fail(fmt.Errorf("%s: %w", part.name, err))
+			}
+		})
+	}
+	wg.Wait()
+	if ctx.Err() != nil {
+		return nil
+	}
+	return context.Cause(run)
+}
+
+// serveMetrics answers monitoring systems until ctx ends.
+func serveMetrics(ctx context.Context, l net.Listener, c prometheus.Collector) error {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(c)
+	mux := http.NewServeMux()
+	mux.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: time.Minute}
+	stop := context.AfterFunc(ctx, func() { srv.Close() })
+	defer stop()
+	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// commit is the commit this was built from.
+func commit() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				return s.Value
+			}
+		}
+	}
+	return "unknown"
+}

@@ -1,0 +1,225 @@
+package datapath
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"time"
+	"unicode/utf8"
+
+	"github.com/holdfast-dr/holdfast/control/api"
+	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
+	"github.com/holdfast-dr/holdfast/journal"
+	"github.com/holdfast-dr/holdfast/journal/view"
+)
+
+// Identity is who a VRA says it is.
+type Identity struct {
+	Site, ID, Version, Commit string
+}
+
+// Handlers answer the local socket for a VRA that is a source, a target, or both;
+// one of them may be nil.
+func Handlers(who Identity, s *Source, t *Target) api.Handlers {
+	h := &handler{who: who, source: s, target: t, began: time.Now()}
+	return api.Handlers{Status: h, Checkpoints: checkpoints{h}, Views: viewsHandler{h}}
+}
+
+type handler struct {
+	who    Identity
+	source *Source
+	target *Target
+	began  time.Time
+}
+
+// Get implements api.StatusHandler.
+func (h *handler) Get(_ context.Context, r *holdfastv1.StatusServiceGetRequest) (*holdfastv1.StatusServiceGetResponse, error) {
+	res := &holdfastv1.StatusServiceGetResponse{
+		Site: h.who.Site, Id: h.who.ID, Version: h.who.Version, Commit: h.who.Commit, Started: api.Timestamp(h.began),
+	}
+	if h.source != nil {
+		for _, f := range h.source.flows {
+			if r.Group == "" || r.Group == f.cfg.Name {
+				res.Groups = append(res.Groups, h.source.status(f))
+			}
+		}
+	}
+	if h.target != nil {
+		for _, g := range h.target.store.Groups() {
+			if r.Group == "" || r.Group == g.Info().Name {
+				res.Groups = append(res.Groups, h.target.status(g))
+			}
+		}
+	}
+	if r.Group != "" && len(res.Groups) == 0 {
+		return nil, noGroup(r.Group)
+	}
+	return res, nil
+}
+
+func noGroup(name string) error {
+	if name == "" {
+		return api.Errorf(api.InvalidArgument, "name one of those that status shows", "which group is not said, and there is not exactly one")
+	}
+	return api.Errorf(api.NotFound, "see the groups with status", "no group %q here", name)
+}
+
+// checkpoints implements api.CheckpointsHandler.
+type checkpoints struct{ *handler }
+
+// The size of a page of checkpoints, when none or too large a one is asked for.
+const (
+	pageDefault = 1000
+	pageMax     = 10000
+)
+
+// List tells the checkpoints of a target.
+func (h checkpoints) List(_ context.Context, r *holdfastv1.CheckpointsServiceListRequest) (*holdfastv1.CheckpointsServiceListResponse, error) {
+	g, err := h.targetGroup(r.Group)
+	if err != nil {
+		return nil, err
+	}
+	after := uint64(0)
+	if r.PageToken != "" {
+		if after, err = strconv.ParseUint(r.PageToken, 10, 64); err != nil {
+			return nil, api.Errorf(api.InvalidArgument, "begin at the first page", "page token %q is not one of ours", r.PageToken)
+		}
+	}
+	size := int(r.PageSize)
+	switch {
+	case size < 0:
+		return nil, api.Errorf(api.InvalidArgument, "ask for 1 to "+strconv.Itoa(pageMax), "a page of %d", size)
+	case size == 0:
+		size = pageDefault
+	}
+	size = min(size, pageMax)
+	cs, err := g.Checkpoints(after, size)
+	if err != nil {
+		return nil, err
+	}
+	res := &holdfastv1.CheckpointsServiceListResponse{}
+	for _, c := range cs {
+		res.Checkpoints = append(res.Checkpoints, checkpointMessage(c))
+	}
+	if len(cs) == size {
+		res.NextPageToken = strconv.FormatUint(cs[len(cs)-1].Number, 10)
+	}
+	return res, nil
+}
+
+// Create cuts a checkpoint at a source and waits until it is listed.
+func (h checkpoints) Create(ctx context.Context, r *holdfastv1.CheckpointsServiceCreateRequest) (*holdfastv1.CheckpointsServiceCreateResponse, error) {
+	if h.source == nil {
+		return nil, api.Errorf(api.Precondition, "ask the source", "this VRA is the target: checkpoints are made at the source")
+	}
+	f := h.source.flow(r.Group)
+	if f == nil {
+		return nil, noGroup(r.Group)
+	}
+	if len(r.Tag) > api.MaxTag || !utf8.ValidString(r.Tag) {
+		return nil, api.Errorf(api.InvalidArgument, "shorten it", "a tag has at most %d bytes of UTF-8", api.MaxTag)
+	}
+	c, err := f.create(ctx, r.Tag)
+	if err != nil {
+		return nil, err
+	}
+	return &holdfastv1.CheckpointsServiceCreateResponse{Checkpoint: c}, nil
+}
+
+func checkpointMessage(c journal.Checkpoint) *holdfastv1.Checkpoint {
+	return &holdfastv1.Checkpoint{
+		Id: strconv.FormatUint(c.Number, 10), Time: api.Timestamp(time.Unix(0, c.Wall)), Tag: c.Tag,
+		State: string(c.State), Reason: c.Reason,
+	}
+}
+
+func (h *handler) targetGroup(name string) (*journal.Group, error) {
+	if h.target == nil {
+		return nil, api.Errorf(api.Precondition, "ask the target", "this VRA is the source: checkpoints and views are at the target")
+	}
+	g := h.target.group(name)
+	if g == nil {
+		return nil, noGroup(name)
+	}
+	return g, nil
+}
+
+// viewsHandler implements api.ViewsHandler.
+type viewsHandler struct{ *handler }
+
+// Open opens a view.
+func (h viewsHandler) Open(_ context.Context, r *holdfastv1.ViewsServiceOpenRequest) (*holdfastv1.ViewsServiceOpenResponse, error) {
+	g, err := h.targetGroup(r.Group)
+	if err != nil {
+		return nil, err
+	}
+	number, err := numberOf(g, r.Checkpoint)
+	if err != nil {
+		return nil, err
+	}
+	o, err := h.target.views.show(g, number, r.ReadOnly)
+	switch {
+	case errors.Is(err, journal.ErrNotFound):
+		return nil, api.Errorf(api.NotFound, "see checkpoint list", "no checkpoint %d", number)
+	case errors.Is(err, errTooMany):
+		return nil, api.Errorf(api.Exhausted, "close one", "%v", err)
+	case errors.Is(err, journal.ErrCorrupt):
+		return nil, api.Errorf(api.DataLoss, "take another checkpoint", "%v", err)
+	case errors.Is(err, view.ErrNoSpace):
+		return nil, api.Errorf(api.Exhausted, "make room in the store", "%v", err)
+	case err != nil:
+		return nil, err
+	}
+	return &holdfastv1.ViewsServiceOpenResponse{View: o.message()}, nil
+}
+
+func numberOf(g *journal.Group, checkpoint string) (uint64, error) {
+	if checkpoint == api.Latest {
+		c, err := g.Latest()
+		if errors.Is(err, journal.ErrNotFound) {
+			return 0, api.Errorf(api.NotFound, "wait until status shows one", "there is no checkpoint yet")
+		}
+		return c.Number, err
+	}
+	n, err := strconv.ParseUint(checkpoint, 10, 64)
+	if err != nil || n == 0 {
+		return 0, api.Errorf(api.NotFound, "see checkpoint list", "no checkpoint %q", checkpoint)
+	}
+	return n, nil
+}
+
+func (o *openView) message() *holdfastv1.View {
+	v := &holdfastv1.View{
+		Id: o.id, Group: o.group, Checkpoint: strconv.FormatUint(o.checkpoint, 10), Opened: api.Timestamp(o.opened),
+	}
+	for _, d := range o.volumes {
+		v.Volumes = append(v.Volumes, &holdfastv1.ViewVolume{Name: d.Name, Bytes: d.Bytes, Nbd: o.uri(d.Name)})
+	}
+	return v
+}
+
+// List tells the open views.
+func (h viewsHandler) List(_ context.Context, r *holdfastv1.ViewsServiceListRequest) (*holdfastv1.ViewsServiceListResponse, error) {
+	res := &holdfastv1.ViewsServiceListResponse{}
+	if h.target == nil {
+		return res, nil
+	}
+	for _, o := range h.target.views.list(r.Group) {
+		res.Views = append(res.Views, o.message())
+	}
+	return res, nil
+}
+
+// Close ends a view.
+func (h viewsHandler) Close(_ context.Context, r *holdfastv1.ViewsServiceCloseRequest) (*holdfastv1.ViewsServiceCloseResponse, error) {
+	if h.target != nil {
+		ok, err := h.target.views.close(r.Id)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			return &holdfastv1.ViewsServiceCloseResponse{}, nil
+		}
+	}
+	return nil, api.Errorf(api.NotFound, "see view list", "no view %q", r.Id)
+}

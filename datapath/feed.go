@@ -1,0 +1,283 @@
+package datapath
+
+import (
+	"context"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/datapath/capture"
+	"github.com/holdfast-dr/holdfast/datapath/group"
+	"github.com/holdfast-dr/holdfast/datapath/pack"
+	"github.com/holdfast-dr/holdfast/datapath/spill"
+	"github.com/holdfast-dr/holdfast/wire/record"
+)
+
+// load is what travels with a pack.Job: what becomes of its writes.
+type load struct {
+	life    uint64
+	writes  []capture.Write // whole in this record or begun in one before: freed once it is stowed
+	through record.Ticket   // every write up to it is whole by now
+	oldest  int64           // capture time of the oldest guest write, monotonic ns; 0 for none
+	raw     int64
+	out     *slab
+	spare   *record.Batch // of a control record, which has none
+}
+
+// life is what feed needs of an incarnation.
+type life struct {
+	number      uint64
+	ctx         context.Context // ends with the life
+	incarnation record.Incarnation
+	next        record.Seq
+	open        record.Resync // its first record
+	ticket      record.Ticket // of that record
+}
+
+// feed takes writes from the tap, gathers them into batches, numbers them and gives
+// them to pack. It has lives one after the other; between them nothing is taken.
+type feed struct {
+	*flow
+	life  life
+	seq   record.Seq
+	time  record.Time
+	job   *pack.Job // being filled
+	began time.Time // of the first write in it
+	whole record.Ticket
+	limit int // of the batch, in bytes
+}
+
+func (f *feed) run(ctx context.Context) {
+	defer close(f.sealing)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case l := <-f.lives:
+			f.live(l)
+		}
+	}
+}
+
+// live feeds one life from its opening boundary to its end.
+func (f *feed) live(l life) {
+	f.life, f.seq, f.whole = l, l.next, l.ticket
+	defer f.abandon()
+	f.control(l.ticket, func(dst []byte, id record.Identity, t record.Time) []byte {
+		return record.AppendResyncOpen(dst, id, t, l.ticket, l.open)
+	})
+	f.step(group.Begun{Life: l.number})
+	for f.window.Room(l.ctx) == nil {
+		ws, err := f.tap.Next(l.ctx, takeWrites, f.patience())
+		if err != nil {
+			if l.ctx.Err() == nil {
+				f.fail(err)
+			}
+			return
+		}
+		if len(ws) < takeWrites && f.filling() && (f.lineIdle() && len(ws) == 0 || time.Since(f.began) >= batchAge) {
+			f.add(ws)
+			f.seal()
+			continue
+		}
+		f.add(ws)
+	}
+}
+
+// abandon frees what was gathered and not sealed.
+func (f *feed) abandon() {
+	if f.job != nil {
+		f.seal() // stow finds that its life has ended
+	}
+}
+
+// patience is how long feed waits for a write: until something else is due.
+func (f *feed) patience() time.Duration {
+	switch {
+	case !f.filling():
+		return time.Second
+	case f.lineIdle():
+		return 0
+	}
+	return min(busyPoll, max(0, batchAge-time.Since(f.began)))
+}
+
+func (f *feed) filling() bool { return f.job != nil && !f.job.Batch.Empty() }
+
+// lineIdle says that nothing stands between here and the wire.
+func (f *feed) lineIdle() bool { return f.pipe.empty() && f.window.Idle() }
+
+func (f *feed) add(ws []capture.Write) {
+	for i := range ws {
+		switch w := &ws[i]; w.Kind {
+		case capture.Mark:
+			f.mark(w.Ticket)
+		case capture.Zero, capture.SyncZero:
+			f.piece(record.Piece{Volume: w.Volume, Off: w.Off, Len: w.Len, Ticket: w.Ticket}, w)
+			f.end(w)
+		default:
+			off := w.Off
+			for _, p := range w.Data {
+				f.piece(record.Piece{Volume: w.Volume, Off: off, Len: int64(len(p)), Ticket: w.Ticket, Data: p}, w)
+				off += int64(len(p))
+			}
+			f.end(w)
+		}
+	}
+}
+
+// piece puts a piece of w into the batch, which is sealed before when it is full.
+func (f *feed) piece(p record.Piece, w *capture.Write) {
+	f.fill()
+	for !f.job.Batch.Empty() && f.job.Batch.Raw()+len(p.Data) > f.limit || !f.job.Batch.Add(p) {
+		f.seal()
+		f.fill()
+	}
+	l := f.job.Done.(*load)
+	if f.began.IsZero() {
+		f.began = time.Now()
+	}
+	if w.Kind == capture.Data || w.Kind == capture.Zero {
+		if l.oldest == 0 {
+			l.oldest = w.Captured
+			f.pipe.fill(w.Captured)
+		}
+	}
+}
+
+// end says that all of w is in batches: the record of its last piece frees its slots.
+func (f *feed) end(w *capture.Write) {
+	l := f.job.Done.(*load)
+	l.writes = append(l.writes, *w)
+	f.whole = w.Ticket
+	l.through = w.Ticket
+}
+
+// fill makes sure that there is a batch to fill.
+func (f *feed) fill() {
+	if f.job == nil {
+		f.job = <-f.free
+		l := f.job.Done.(*load)
+		*l = load{life: f.life.number, writes: l.writes[:0]}
+		f.began = time.Time{}
+		f.limit = f.batchLimit()
+	}
+}
+
+// seal numbers the batch and gives it to pack.
+func (f *feed) seal() {
+	j := f.job
+	f.job = nil
+	if j.Batch.Empty() {
+		f.free <- j
+		return
+	}
+	l := j.Done.(*load)
+	l.through, l.raw = f.whole, int64(j.Batch.Raw())
+	l.out = f.slabs.get(j.Batch.Bound())
+	j.Out = l.out.p
+	j.StoreOnly = f.hurry()
+	f.number(j)
+}
+
+// number gives the job its place in the stream. It blocks while pack is busy.
+func (f *feed) number(j *pack.Job) {
+	l := j.Done.(*load)
+	j.ID, j.Time = f.identity()
+	f.seq++
+	f.pipe.push(l.oldest, l.raw)
+	f.sealing <- j
+}
+
+func (f *feed) identity() (record.Identity, record.Time) {
+	f.time = max(f.time+1, record.Time(time.Now().UnixNano()))
+	return record.Identity{Stream: f.cfg.Stream, Epoch: epoch, Incarnation: f.life.incarnation, Seq: f.seq}, f.time
+}
+
+// control puts a control record into the row, which is sealed up to it.
+func (f *feed) control(ticket record.Ticket, build func([]byte, record.Identity, record.Time) []byte) record.Seq {
+	f.fill()
+	if !f.job.Batch.Empty() {
+		f.seal()
+		f.fill()
+	}
+	j := f.job
+	f.job = nil
+	f.whole = ticket
+	l := j.Done.(*load)
+	l.through = ticket
+	l.out = f.slabs.get(record.HeaderBytes + record.MaxBody)
+	id, t := f.identity()
+	l.out.p = build(l.out.p, id, t)
+	batch := j.Batch
+	j.Batch, j.Out = nil, l.out.p
+	l.spare = batch
+	seq := f.seq
+	f.number(j)
+	return seq
+}
+
+// mark is a ticket of ours that has come to its place.
+func (f *feed) mark(t record.Ticket) {
+	m := f.takeMark(f.life.ctx, t)
+	if m == nil || m.place == nil {
+		f.whole = t
+		return
+	}
+	p := *m.place
+	placed := group.Placed{Life: p.Life, Kind: p.Kind}
+	switch p.Kind {
+	case group.Open, group.Close:
+		build, r := record.AppendResyncOpen, record.Resync{Reason: p.Reason, Volumes: f.volumeSizes()}
+		if p.Kind == group.Close {
+			build = record.AppendResyncClose
+		}
+		f.control(t, func(dst []byte, id record.Identity, at record.Time) []byte { return build(dst, id, at, t, r) })
+	case group.Cut:
+		cut := record.Cut{Wall: time.Now().UnixNano(), Tag: p.Tag, Solo: true, Volumes: f.volumeSizes()}
+		f.control(t, func(dst []byte, id record.Identity, at record.Time) []byte {
+			// The number of a checkpoint is the seq of its cut: it rises for ever, over
+			// every restart, without anybody having to remember it.
+			cut.Checkpoint = uint64(id.Seq)
+			cut.Listed = min(f.listedNewest(), cut.Checkpoint-1)
+			placed.Number = cut.Checkpoint
+			return record.AppendCut(dst, id, at, t, cut)
+		})
+		f.noteCut(cut)
+	}
+	if p.Kind == group.Close {
+		f.tap.SetLostCovered(p.Cover)
+	}
+	f.step(placed)
+}
+
+// stow puts sealed records into the window, in order, frees their slots, and gives
+// the jobs back. It ends when pack has closed its end.
+func (f *flow) stow() {
+	for j := range f.sealed {
+		l := j.Done.(*load)
+		l.out.p = j.Out
+		f.stowOne(j.ID.Seq, l)
+		f.pipe.pop(l.raw)
+		f.tap.Free(l.writes)
+		clear(l.writes)
+		if j.Batch == nil {
+			j.Batch = l.spare
+			l.spare = nil
+		}
+		j.Batch.Reset()
+		j.Out, l.out = nil, nil
+		f.free <- j
+	}
+}
+
+func (f *flow) stowOne(seq record.Seq, l *load) {
+	f.count.stored.Add(uint64(len(l.out.p)))
+	f.count.raw.Add(uint64(l.raw))
+	b := f.slabs.fit(l.out)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if l.life != f.mu.life {
+		b.Release()
+		return
+	}
+	f.window.Put(&spill.Record{Seq: seq, Through: l.through, Oldest: l.oldest, Raw: l.raw, Buffer: b})
+}

@@ -1,0 +1,345 @@
+package datapath
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/datapath/capture"
+	"github.com/holdfast-dr/holdfast/datapath/dirty"
+	"github.com/holdfast-dr/holdfast/datapath/group"
+	"github.com/holdfast-dr/holdfast/datapath/pack"
+	"github.com/holdfast-dr/holdfast/datapath/spill"
+	"github.com/holdfast-dr/holdfast/wire"
+	"github.com/holdfast-dr/holdfast/wire/record"
+)
+
+// epoch is every group's until there is failover.
+const epoch record.Epoch = 1
+
+// flow is one group at its source, from the tap to the wire.
+type flow struct {
+	ctx          context.Context // of the run; every life's is below it
+	cfg          GroupConfig
+	log          *slog.Logger
+	tap          *capture.Tap
+	window       *spill.Window
+	ledger       ledgerFile
+	incarnations incarnations
+	marksNew     bool // the order page was new when this process came
+
+	slabs   slabs
+	pipe    pipe
+	free    chan *pack.Job // all jobs that are not under way
+	sealing chan *pack.Job // feed to pack
+	sealed  chan *pack.Job // pack to stow
+	lives   chan life      // capacity 1: the life that feed shall begin
+	orders  chan sendOrder // capacity 1: what send shall do; the latest wins
+	work    chan task      // capacity 1: what resync shall do; the machine asks for one at a time
+
+	count struct {
+		raw, stored     atomic.Uint64 // sealed, in bytes
+		acked, syncRead atomic.Uint64 // bytes
+	}
+
+	mu struct {
+		sync.Mutex
+		machine *group.Machine
+		state   group.State // as logged
+		ledger  ledger
+		life    uint64             // records of any other do not enter the window
+		ctx     context.Context    // of the life
+		end     context.CancelFunc // ends it
+		inc     record.Incarnation // drawn
+		marks   map[record.Ticket]*mark
+		last    *mark // whose ticket was taken last
+
+		session   *wire.Session // nil while there is none
+		announced bool          // the machine knows of the session
+		endSend   context.CancelFunc
+		heard     time.Time // the target, last
+
+		volumes []capture.VolumeInfo // once all filters have answered
+		dirty   map[record.VolumeID]int64
+		listed  wire.Listed
+		asks    map[uint64]*wish
+		nextAsk uint64
+		fatal   error
+
+		ackRate, syncRate dirty.Meter
+		ackSeen, syncSeen uint64
+		syncDone          int64 // bytes of the present resync
+		lag               time.Duration
+		lagKnown          bool
+	}
+}
+
+// mark is a ticket of ours that feed will meet.
+type mark struct {
+	ticket  record.Ticket
+	place   *group.Place  // what stands there; nil for nothing
+	decided chan struct{} // closed when place is final
+	open    bool          // not decided yet
+}
+
+// wish is a checkpoint that a user waits for.
+type wish struct {
+	tag    string
+	cut    record.Cut // once it is placed
+	listed chan struct{}
+}
+
+// task is something for the resync goroutine; ctx ends with its life.
+type task struct {
+	ctx context.Context
+	do  func(context.Context)
+}
+
+// step hands an event to the machine and carries out what it says.
+func (f *flow) step(e group.Event) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.stepLocked(e)
+}
+
+func (f *flow) stepLocked(e group.Event) {
+	for _, a := range f.mu.machine.Step(time.Now(), e) {
+		f.actLocked(a)
+	}
+	s := f.mu.machine.Status()
+	if s.State != f.mu.state {
+		f.mu.state = s.State
+		f.log.Info("state", "state", string(s.State), "reason", s.Reason)
+	}
+}
+
+func (f *flow) actLocked(a group.Action) {
+	switch a := a.(type) {
+	case group.OpenStream:
+		f.openStreamLocked(a.Incarnation)
+	case group.Resume:
+		f.resumeLocked(a.From)
+	case group.Draw:
+		f.drawLocked(a)
+	case group.Begin:
+		f.beginLocked(a)
+	case group.Walk:
+		f.taskLocked(func(ctx context.Context) { f.walk(ctx, a) })
+	case group.Take:
+		f.takeLocked(a)
+	case group.Place:
+		f.mu.last.place = &a
+		f.decideLocked()
+	case group.Void:
+		f.decideLocked()
+	case group.Answer:
+		if w := f.mu.asks[a.Ask]; w != nil {
+			close(w.listed)
+			delete(f.mu.asks, a.Ask)
+		}
+	default:
+		panic(fmt.Sprintf("BUG: unknown action %T", a))
+	}
+}
+
+// openStreamLocked asks the target where it stands. A session that is over by now
+// says so itself.
+func (f *flow) openStreamLocked(inc record.Incarnation) {
+	if f.mu.session == nil {
+		return
+	}
+	m := &wire.OpenStream{
+		Group: f.cfg.ID, GroupName: f.cfg.Name, Lineage: f.cfg.Lineage, Stream: f.cfg.Stream,
+		Epoch: epoch, Incarnation: inc, Acked: f.mu.ledger.Acked,
+	}
+	for _, v := range f.mu.volumes {
+		m.Volumes = append(m.Volumes, wire.Volume{ID: v.ID, Name: v.Name, Bytes: v.Bytes})
+	}
+	if err := f.mu.session.Send(m); err != nil {
+		f.log.Debug("open stream", "error", err)
+	}
+}
+
+// drawLocked gives up the life and draws the next incarnation.
+func (f *flow) drawLocked(a group.Draw) {
+	f.endLifeLocked(a.Life)
+	inc, err := f.raise(f.mu.inc)
+	if err != nil {
+		f.failLocked(err)
+		return
+	}
+	f.mu.inc = inc
+	f.stepLocked(group.Drawn{Life: a.Life, Incarnation: inc})
+}
+
+// raise draws an incarnation above the one given and above all that were ever drawn,
+// and keeps it.
+func (f *flow) raise(above record.Incarnation) (record.Incarnation, error) {
+	kept, err := f.incarnations.get()
+	if err != nil {
+		return 0, err
+	}
+	inc := f.tap.RaiseIncarnation(max(above, kept))
+	if err := f.incarnations.put(inc); err != nil {
+		return 0, fmt.Errorf("keep the incarnation: %w", err)
+	}
+	return inc, nil
+}
+
+// endLifeLocked ends the present life: feed stops, what is sealed is dropped, and
+// nothing is sent.
+func (f *flow) endLifeLocked(next uint64) {
+	f.mu.end()
+	f.mu.life = next
+	f.stopSendLocked()
+	for t, m := range f.mu.marks {
+		if m.open {
+			f.closeMark(m)
+		}
+		delete(f.mu.marks, t)
+	}
+}
+
+// beginLocked starts the life that the machine wants; its work goes on outside.
+func (f *flow) beginLocked(b group.Begin) {
+	f.endLifeLocked(b.Life)
+	f.window.Reset(b.Next)
+	f.mu.syncDone = 0
+	ctx, end := context.WithCancel(f.ctx)
+	f.mu.ctx, f.mu.end = ctx, end
+	f.log.Info("incarnation begins", "incarnation", b.Incarnation, "seq", b.Next, "mark_all", b.MarkAll, "reason", b.Reason)
+	f.taskLocked(func(ctx context.Context) { f.begin(ctx, b) })
+}
+
+// taskLocked gives the resync goroutine something to do in this life.
+func (f *flow) taskLocked(do func(context.Context)) {
+	t := task{f.mu.ctx, do}
+	select {
+	case <-f.work: // of an earlier life, and not begun
+	default:
+	}
+	f.work <- t
+}
+
+// takeLocked takes the ticket of a boundary. A closing one is decided after the
+// filters were asked, which takes its time: feed waits at it.
+func (f *flow) takeLocked(a group.Take) {
+	if a.Kind == group.Close {
+		f.taskLocked(func(ctx context.Context) { f.close(ctx, a) })
+		return
+	}
+	f.ticketLocked()
+	f.stepLocked(group.Taken{Life: a.Life, Kind: a.Kind, Lost: f.tap.Lost()})
+}
+
+// ticketLocked takes a ticket that feed will meet.
+func (f *flow) ticketLocked() *mark {
+	m := &mark{ticket: f.tap.TakeTicket(), decided: make(chan struct{}), open: true}
+	f.mu.marks[m.ticket] = m
+	f.mu.last = m
+	return m
+}
+
+// decideLocked says that what stands at the ticket taken last is final.
+func (f *flow) decideLocked() {
+	if m := f.mu.last; m != nil && m.open {
+		f.closeMark(m)
+	}
+}
+
+func (f *flow) closeMark(m *mark) {
+	m.open = false
+	close(m.decided)
+}
+
+// takeMark is feed at a mark: it waits until it is decided. Nil when it is of an
+// earlier life, or the life ends.
+func (f *flow) takeMark(ctx context.Context, t record.Ticket) *mark {
+	f.mu.Lock()
+	m := f.mu.marks[t]
+	delete(f.mu.marks, t)
+	f.mu.Unlock()
+	if m == nil {
+		return nil
+	}
+	select {
+	case <-m.decided:
+	case <-ctx.Done():
+		return nil
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if m.place != nil && m.place.Life != f.mu.life {
+		return nil
+	}
+	return m
+}
+
+// noteCut remembers what was placed for a wish.
+func (f *flow) noteCut(c record.Cut) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, w := range f.mu.asks {
+		if w.tag == c.Tag && w.cut.Checkpoint == 0 {
+			w.cut = c
+			return
+		}
+	}
+}
+
+func (f *flow) listedNewest() uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.mu.listed.Checkpoint
+}
+
+func (f *flow) volumeSizes() (vs []record.VolumeSize) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, v := range f.mu.volumes {
+		vs = append(vs, record.VolumeSize{ID: v.ID, Bytes: v.Bytes})
+	}
+	return vs
+}
+
+// batchLimit is how much a batch may hold: no more than the pool can spare, and on a
+// link that does not keep up no more than it carries in a tenth of a second.
+func (f *flow) batchLimit() int {
+	limit := batchRaw
+	if s := f.tap.Stats(); s.Slots > 0 {
+		limit = min(limit, s.Slots*capture.SlotBytes/poolShare)
+	}
+	if f.window.Stats().Unsent > 1 {
+		f.mu.Lock()
+		rate := f.mu.ackRate.Rate()
+		f.mu.Unlock()
+		if rate > 0 {
+			limit = min(limit, int(rate*batchLink.Seconds()))
+		}
+	}
+	return max(limit, batchRawMin)
+}
+
+// hurry says that the encoder is what holds up the slots: the link waits for records
+// while more than half of the pool is taken.
+func (f *flow) hurry() bool {
+	s := f.tap.Stats()
+	return s.Free < s.Slots/2 && f.window.Idle()
+}
+
+func (f *flow) fail(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.failLocked(err)
+}
+
+// failLocked stops the group: only a restart helps, and the state says so.
+func (f *flow) failLocked(err error) {
+	if f.mu.fatal == nil {
+		f.mu.fatal = err
+		f.log.Error("group stops", "error", err)
+	}
+}

@@ -1,0 +1,125 @@
+package datapath
+
+import (
+	"context"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/holdfast-dr/holdfast/control/api"
+	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
+	"github.com/holdfast-dr/holdfast/wire"
+)
+
+// metrics tells monitoring systems what status tells users, each time they ask.
+type metrics struct {
+	h *handler
+}
+
+// Metrics is a collector for a VRA that is a source, a target, or both.
+func Metrics(s *Source, t *Target) prometheus.Collector {
+	return metrics{&handler{source: s, target: t}}
+}
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("holdfast_"+name, help, labels, nil)
+}
+
+var (
+	descLag         = desc("group_lag_seconds", "Age of the oldest captured write the target has not acknowledged; absent when unknown.", "group")
+	descBehind      = desc("group_behind_bytes", "Bytes the target lacks: captured and not acknowledged, and marked.", "group")
+	descState       = desc("group_state", "1 for the state the group is in.", "group", "role", "state")
+	descCheckpoints = desc("group_checkpoints", "Listed checkpoints.", "group")
+	descWrites      = desc("capture_writes_total", "Guest writes answered by the filters.", "group")
+	descBytes       = desc("capture_bytes_total", "Bytes of guest writes answered by the filters.", "group")
+	descWire        = desc("wire_bytes_total", "Bytes of TLS on the sockets of sessions.", "direction")
+	descRaw         = desc("pack_raw_bytes_total", "Bytes of payload sealed, before compression.", "group")
+	descStored      = desc("pack_stored_bytes_total", "Bytes of sealed records.", "group")
+	descWindow      = desc("window_bytes", "Bytes of sealed records that are not acknowledged.", "group")
+	descDirty       = desc("dirty_bytes", "Bytes marked in the dirty maps.", "group")
+	descJournal     = desc("journal_bytes", "Bytes of the group's log.", "group")
+)
+
+var states = []string{
+	api.StateInitialSync, api.StateProtected, api.StateBehind, api.StateSpilling, api.StateMarksOnly, api.StateResync,
+	api.StateDisconnected, api.StatePaused, api.StateRecovering, api.StateError,
+}
+
+// Describe implements prometheus.Collector.
+func (m metrics) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{
+		descLag, descBehind, descState, descCheckpoints, descWrites, descBytes, descWire, descRaw, descStored, descWindow,
+		descDirty, descJournal,
+	} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (m metrics) Collect(ch chan<- prometheus.Metric) {
+	res, err := m.h.Get(context.Background(), &holdfastv1.StatusServiceGetRequest{})
+	if err != nil {
+		return // Get of all groups does not fail
+	}
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	count := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
+	}
+	for _, g := range res.Groups {
+		for _, s := range states {
+			v := 0.0
+			if s == g.State {
+				v = 1
+			}
+			gauge(descState, v, g.Name, g.Role, s)
+		}
+		if g.Checkpoints != nil {
+			gauge(descCheckpoints, float64(*g.Checkpoints), g.Name)
+		}
+		if g.Role != api.RoleSource {
+			continue
+		}
+		if g.LagSeconds != nil {
+			gauge(descLag, *g.LagSeconds, g.Name)
+		}
+		if g.BytesBehind != nil {
+			gauge(descBehind, float64(*g.BytesBehind), g.Name)
+		}
+		dirty := 0.0
+		for _, v := range g.Volumes {
+			dirty += float64(v.DirtyBytes)
+		}
+		gauge(descDirty, dirty, g.Name)
+		gauge(descWindow, float64(g.WindowBytes), g.Name)
+		count(descWrites, float64(g.GuestWritesTotal), g.Name)
+		count(descBytes, float64(g.GuestBytesTotal), g.Name)
+		count(descRaw, float64(g.PackRawBytesTotal), g.Name)
+		count(descStored, float64(g.PackStoredBytesTotal), g.Name)
+	}
+	m.collectWire(count)
+	if t := m.h.target; t != nil {
+		for _, g := range t.store.Groups() {
+			gauge(descJournal, float64(g.State().Bytes), g.Info().Name)
+		}
+	}
+}
+
+func (m metrics) collectWire(count func(*prometheus.Desc, float64, ...string)) {
+	var all []*wire.Counters
+	if m.h.source != nil {
+		for _, p := range m.h.source.peers {
+			all = append(all, &p.counters)
+		}
+	}
+	if m.h.target != nil {
+		all = append(all, m.h.target.server.Counters())
+	}
+	var sent, received uint64
+	for _, c := range all {
+		sent += c.DataSent.Load() + c.ControlSent.Load()
+		received += c.DataReceived.Load() + c.ControlReceived.Load()
+	}
+	count(descWire, float64(sent), "sent")
+	count(descWire, float64(received), "received")
+}

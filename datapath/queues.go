@@ -1,0 +1,60 @@
+package datapath
+
+import "time"
+
+// Every depth and waiting time of the data path, and why.
+const (
+	// batchRaw is the payload of a batch at most, in bytes: large enough that its
+	// header, its commit and its sync cost nothing beside its compression.
+	batchRaw = 1 << 20
+	// batchRawMin is what a batch may always hold: with less the tables weigh too much.
+	batchRawMin = 64 << 10
+	// batchExtents bounds the tables: 1 MiB of 512-byte writes is 2048.
+	batchExtents = 8192
+	// batchAge is how old the first write of a batch may become before the batch is
+	// sealed, whatever the line does: a twentieth of a second is not seen in the lag.
+	batchAge = 50 * time.Millisecond
+	// batchLink is how long a record may occupy the link: what waits behind it waits
+	// so long (design section 12).
+	batchLink = 100 * time.Millisecond
+	// busyPoll is how often feed looks whether a busy line has become idle.
+	busyPoll = 5 * time.Millisecond
+	// poolShare is the part of a pool that one batch may hold: several are being
+	// filled, packed and stowed at once.
+	poolShare = 8
+
+	// takeWrites is how many writes feed takes from the tap at once: enough for a
+	// batch of 4 KiB writes.
+	takeWrites = 256
+	// jobs is how many batches there are beyond those that pack holds: one being
+	// filled, one being stowed, one on its way each side of pack.
+	jobs = 4
+
+	// syncFlight is how many sync reads run at once: one reads while the other's
+	// slots are taken; more would only compete with guests for slots.
+	syncFlight = 2
+	// syncRead is the range of one sync read, in bytes: an end of the walk is never
+	// far away, and a volume of 1 TiB of holes takes a quarter of a million of them.
+	syncRead = 4 << 20
+	// syncPage is how many dirty extents are asked for at once.
+	syncPage = 1024
+	// syncAhead is how much of the link's time may stand in the window before sync
+	// reads wait: guests' writes queue behind it.
+	syncAhead = time.Second
+	// syncAheadMin is what may always stand there, in bytes.
+	syncAheadMin = 8 << 20
+
+	// tickEvery is how often the machine is told how things stand.
+	tickEvery = 100 * time.Millisecond
+	// silence is how long a target may be unheard before the lag is unknown.
+	silence = 5 * time.Second
+	// dirtyEvery is how often the filters are asked how much is dirty while something is.
+	dirtyEvery = time.Second
+	// askFilters is how long a question to the filters may take.
+	askFilters = 10 * time.Second
+
+	// retryStorage is how long a source waits after the target could not store, and
+	// retryRefused after any other refusal.
+	retryStorage = 2 * time.Second
+	retryRefused = 10 * time.Second
+)

@@ -1,0 +1,241 @@
+package datapath
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"sync"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/datapath/capture"
+	"github.com/holdfast-dr/holdfast/datapath/dirty"
+	"github.com/holdfast-dr/holdfast/datapath/group"
+	"github.com/holdfast-dr/holdfast/wire/record"
+)
+
+// resync does what takes its time: beginning a life, walking the dirty maps, closing.
+func (f *flow) resync(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case t := <-f.work:
+			t.do(t.ctx)
+		}
+	}
+}
+
+// begin makes the dirty maps say all that the target may lack, and then lets feed
+// open the incarnation. The order is what keeps it safe: first what was captured is
+// dropped, then the generations it stood in become dirty, then something is sent.
+func (f *flow) begin(ctx context.Context, b group.Begin) {
+	ticket := max(1, f.tap.Discard())
+	for {
+		err := f.markDirty(ctx, b)
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		f.log.Warn("what the target lacks cannot be marked yet", "error", err)
+		if !pause(ctx, time.Second) {
+			return
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if ctx.Err() != nil {
+		return
+	}
+	// Only now, when all is marked, may a lower seq count as acknowledged.
+	f.mu.ledger.Acked, f.mu.ledger.Unfinished = b.Next-1, b.Initial
+	f.keepLocked()
+	l := life{
+		number: b.Life, ctx: ctx, incarnation: b.Incarnation, next: b.Next, ticket: ticket,
+		open: record.Resync{Initial: b.Initial, Reason: b.Reason},
+	}
+	for _, v := range f.mu.volumes {
+		l.open.Volumes = append(l.open.Volumes, record.VolumeSize{ID: v.ID, Bytes: v.Bytes})
+	}
+	select {
+	case <-f.lives: // one that feed never saw, and that has ended
+	default:
+	}
+	f.lives <- l
+}
+
+func (f *flow) markDirty(ctx context.Context, b group.Begin) error {
+	ctx, cancel := context.WithTimeout(ctx, askFilters)
+	defer cancel()
+	if b.MarkAll {
+		for _, v := range f.volumeSizes() {
+			if err := f.tap.MarkAll(ctx, v.ID); err != nil {
+				return fmt.Errorf("mark volume %d: %w", v.ID, err)
+			}
+		}
+	}
+	return f.tap.Fold(ctx)
+}
+
+// walk reads everything that is dirty, once.
+func (f *flow) walk(ctx context.Context, a group.Walk) {
+	if !pause(ctx, a.After) {
+		return
+	}
+	var volumes []record.VolumeID
+	for _, v := range f.volumeSizes() {
+		volumes = append(volumes, v.ID)
+	}
+	err := f.readDirty(ctx, dirty.NewPass(volumes, syncRead))
+	if ctx.Err() != nil {
+		return
+	}
+	left, askErr := f.askDirty(ctx)
+	if err == nil {
+		err = askErr
+	}
+	done := group.Walked{Life: a.Life, Left: left}
+	if err != nil {
+		f.log.Warn("resync waits", "error", err)
+		done.Trouble = err.Error()
+	}
+	f.step(done)
+}
+
+// readDirty carries a pass out, syncFlight reads at a time. When it returns no read is
+// in flight.
+func (f *flow) readDirty(ctx context.Context, p *dirty.Pass) error {
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	flight := make(chan struct{}, syncFlight)
+	for {
+		s := p.Next()
+		switch s.Kind {
+		case dirty.Over:
+			wg.Wait()
+			return context.Cause(ctx)
+		case dirty.Ask:
+			page, err := f.askExtents(ctx, s.Extent)
+			if err == nil {
+				err = p.Told(page)
+			}
+			if err != nil {
+				return err
+			}
+		case dirty.Read:
+			if err := f.roomToSync(ctx); err != nil {
+				return err
+			}
+			flight <- struct{}{}
+			wg.Go(func() {
+				defer func() { <-flight }()
+				if err := f.tap.SyncRead(ctx, s.Volume, s.Off, s.Len); err != nil {
+					fail(fmt.Errorf("read volume %d at %d: %w", s.Volume, s.Off, err))
+					return
+				}
+				f.count.syncRead.Add(uint64(s.Len))
+			})
+		}
+		if ctx.Err() != nil {
+			wg.Wait()
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func (f *flow) askExtents(ctx context.Context, at dirty.Extent) ([]dirty.Extent, error) {
+	ctx, cancel := context.WithTimeout(ctx, askFilters)
+	defer cancel()
+	es, err := f.tap.DirtyExtents(ctx, at.Volume, at.Off, syncPage)
+	if err != nil {
+		return nil, fmt.Errorf("ask what is dirty of volume %d: %w", at.Volume, err)
+	}
+	page := make([]dirty.Extent, len(es))
+	for i, e := range es {
+		page[i] = dirty.Extent{Volume: at.Volume, Off: e.Off, Len: e.Len}
+	}
+	return page, nil
+}
+
+// roomToSync waits until little enough stands in the window for guests' writes to
+// find their way behind it soon.
+func (f *flow) roomToSync(ctx context.Context) error {
+	for {
+		f.mu.Lock()
+		rate := f.mu.ackRate.Rate()
+		f.mu.Unlock()
+		ahead := max(syncAheadMin, int64(rate*syncAhead.Seconds()))
+		if f.window.Stats().Raw < min(ahead, f.window.Limit()/2) {
+			return nil
+		}
+		if !pause(ctx, busyPoll) {
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// close takes the closing ticket and asks once more. The order is the safety of it:
+// lost, the dirty maps, the ticket, lost, the dirty maps; no read is in flight.
+func (f *flow) close(ctx context.Context, a group.Take) {
+	before := f.tap.Lost()
+	if left, err := f.askDirty(ctx); err != nil || left > 0 {
+		w := group.Walked{Life: a.Life, Left: left}
+		if err != nil {
+			w.Trouble = err.Error()
+		}
+		f.step(w)
+		return
+	}
+	f.mu.Lock()
+	if ctx.Err() != nil {
+		f.mu.Unlock()
+		return
+	}
+	m := f.ticketLocked()
+	f.mu.Unlock()
+	lost := f.tap.Lost()
+	left, err := f.askDirty(ctx)
+	if err != nil {
+		left = math.MaxInt64 // not known: not closed
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.mu.last = m
+	f.stepLocked(group.Taken{Life: a.Life, Kind: group.Close, Lost: lost, Before: before, Left: left})
+}
+
+// askDirty asks the filters how many bytes are dirty.
+func (f *flow) askDirty(ctx context.Context) (left int64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, askFilters)
+	defer cancel()
+	all, err := f.tap.Dirty(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("ask how much is dirty: %w", err)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	clear(f.mu.dirty)
+	for id, d := range all {
+		f.mu.dirty[id] = d.Blocks * capture.BlockBytes
+		left += d.Blocks * capture.BlockBytes
+	}
+	return left, nil
+}
+
+// pause waits, and says whether ctx lives on.
+func pause(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
+		return ctx.Err() == nil
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

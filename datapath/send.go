@@ -1,0 +1,184 @@
+package datapath
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/datapath/group"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+	"github.com/holdfast-dr/holdfast/wire"
+	"github.com/holdfast-dr/holdfast/wire/record"
+)
+
+// sendOrder says what to send where; ctx ends when that is no longer so.
+type sendOrder struct {
+	ctx     context.Context
+	session *wire.Session
+	from    record.Seq
+}
+
+// send lends records from the window and puts them on the wire, as the latest order says.
+func (f *flow) send(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case o := <-f.orders:
+			if err := f.carry(o); err != nil && o.ctx.Err() == nil {
+				f.log.Debug("sending pauses", "error", err)
+			}
+		}
+	}
+}
+
+func (f *flow) carry(o sendOrder) error {
+	for seq := o.from; ; seq++ {
+		r, err := f.window.Lend(o.ctx, seq)
+		if err != nil {
+			return err
+		}
+		seq = r.Seq
+		err = o.session.SendRecord(o.ctx, r.Buffer.Bytes())
+		f.window.Return(r)
+		if err != nil {
+			return fmt.Errorf("send seq %d: %w", seq, err)
+		}
+	}
+}
+
+// resumeLocked sends from the window, from seq from on.
+func (f *flow) resumeLocked(from record.Seq) {
+	f.stopSendLocked()
+	if f.mu.session == nil {
+		return
+	}
+	ctx, end := context.WithCancel(f.mu.session.Context())
+	f.mu.endSend = end
+	f.window.Rewind()
+	select {
+	case <-f.orders: // superseded before it began
+	default:
+	}
+	f.orders <- sendOrder{ctx, f.mu.session, from}
+}
+
+func (f *flow) stopSendLocked() {
+	if f.mu.endSend != nil {
+		f.mu.endSend()
+		f.mu.endSend = nil
+	}
+}
+
+// sessionUp says that a session with the target stands. The machine hears of it once
+// the filters have said which volumes there are.
+func (f *flow) sessionUp(s *wire.Session) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.mu.session, f.mu.announced = s, false
+	f.mu.heard = time.Now()
+	f.announceLocked()
+}
+
+func (f *flow) announceLocked() {
+	if f.mu.session != nil && !f.mu.announced && f.mu.volumes != nil && f.mu.fatal == nil {
+		f.mu.announced = true
+		f.stepLocked(group.SessionUp{})
+	}
+}
+
+// sessionDown says that none stands, and why. It comes for every attempt that failed.
+func (f *flow) sessionDown(why error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.mu.session != nil {
+		f.mu.heard = f.mu.session.Heard()
+	}
+	f.mu.session, f.mu.announced = nil, false
+	f.stopSendLocked()
+	f.stepLocked(group.SessionDown{Reason: why.Error()})
+}
+
+// message takes a word of the target's about our stream or group.
+func (f *flow) message(m wire.Message) error {
+	switch m := m.(type) {
+	case *wire.Stand:
+		f.stood(m)
+	case *wire.Refused:
+		f.refused(m)
+	case *wire.Durable:
+		return f.durable(m.Seq)
+	case *wire.Listed:
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if m.Checkpoint > f.mu.listed.Checkpoint {
+			f.mu.listed = *m
+		}
+		f.stepLocked(group.Listed{Number: m.Checkpoint})
+	}
+	return nil
+}
+
+func (f *flow) stood(m *wire.Stand) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.stepLocked(group.Stood{
+		Durable: m.Durable, Incarnation: m.Incarnation, Acked: f.mu.ledger.Acked, Sealed: f.window.Next() - 1,
+		MarksNew: f.marksNew, Unfinished: f.mu.ledger.Unfinished,
+	})
+	// What stands there is acknowledged too, if it is of this life.
+	if m.Incarnation == f.mu.inc && m.Durable < f.window.Next() {
+		f.ackLocked(m.Durable)
+	}
+}
+
+func (f *flow) refused(m *wire.Refused) {
+	retry := retryRefused
+	if m.Code == wire.CodeStorage {
+		retry = retryStorage
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.stopSendLocked()
+	f.stepLocked(group.Refused{Text: m.Text, Retry: retry})
+}
+
+// errAck ends a session whose target acknowledges what was never sent.
+var errAck = errors.New("the target acknowledges what was not sent")
+
+func (f *flow) durable(seq record.Seq) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.mu.endSend == nil {
+		return nil // of before a refusal; the next Stand says it again
+	}
+	if seq >= f.window.Next() {
+		return fmt.Errorf("%w: seq %d", errAck, seq)
+	}
+	f.ackLocked(seq)
+	return nil
+}
+
+// ackLocked frees what is durable at the target, notes that it is, and only then lets
+// the filters forget their marks of it.
+func (f *flow) ackLocked(seq record.Seq) {
+	a, err := f.window.Ack(seq)
+	if err != nil || a.Records == 0 {
+		return
+	}
+	f.count.acked.Add(uint64(a.Raw))
+	if f.mu.ledger.Acked = max(f.mu.ledger.Acked, seq); !invariant.Planted("datapath/forget-acked") {
+		f.keepLocked()
+	}
+	f.tap.PublishDurable(a.Through)
+	f.stepLocked(group.Acked{})
+}
+
+// keepLocked writes the ledger. A run directory that takes no 32 bytes is broken: the
+// group stops before it publishes anything that it could not remember.
+func (f *flow) keepLocked() {
+	if err := f.ledger.put(f.mu.ledger); err != nil {
+		f.failLocked(fmt.Errorf("keep the ledger: %w", err))
+	}
+}

@@ -1,0 +1,133 @@
+package datapath
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/datapath/capture"
+	"github.com/holdfast-dr/holdfast/datapath/group"
+)
+
+// watch tells the machine, again and again, how things stand.
+func (f *flow) watch(ctx context.Context) {
+	tick := time.NewTicker(tickEvery)
+	defer tick.Stop()
+	for {
+		f.tick(time.Now())
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (f *flow) tick(now time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	trouble := f.filtersLocked()
+	f.announceLocked()
+	f.metersLocked(now)
+	lost := f.tap.Lost()
+	f.lagLocked(lost)
+	f.stepLocked(group.Tick{Sense: group.Sense{
+		Lost: lost, Lag: f.mu.lag, Full: f.window.Stats().Bytes >= f.window.Limit(), Trouble: trouble,
+	}})
+	if s := f.mu.machine.Status().State; f.mu.ledger.Unfinished && (s == group.Protected || s == group.Behind) {
+		f.mu.ledger.Unfinished = false
+		f.keepLocked()
+	}
+}
+
+// filtersLocked says what is wrong with the filters; empty when nothing is.
+func (f *flow) filtersLocked() string {
+	if f.mu.fatal != nil {
+		return f.mu.fatal.Error()
+	}
+	vs, ok := f.tap.Volumes()
+	if !ok {
+		return fmt.Sprintf("not every filter of the group answers (%d of %d)", f.tap.Stats().Filters, len(f.cfg.Filters))
+	}
+	if f.mu.volumes != nil {
+		return ""
+	}
+	if why := f.mismatch(vs); why != "" {
+		return why
+	}
+	f.mu.volumes = vs
+	return ""
+}
+
+// mismatch compares the volumes that the filters serve with those of the configuration.
+func (f *flow) mismatch(vs []capture.VolumeInfo) string {
+	served := make(map[string]capture.VolumeInfo)
+	for _, v := range vs {
+		served[v.Name] = v
+	}
+	for _, want := range f.cfg.Volumes {
+		v, ok := served[want.Name]
+		if !ok {
+			return fmt.Sprintf("volume %s is configured and no filter serves it", want.Name)
+		}
+		if v.ID != want.ID {
+			return fmt.Sprintf("volume %s has id %d in the configuration and %d at its filter", want.Name, want.ID, v.ID)
+		}
+		delete(served, want.Name)
+	}
+	for name := range served {
+		return fmt.Sprintf("volume %s is served by a filter and not configured", name)
+	}
+	return ""
+}
+
+func (f *flow) metersLocked(now time.Time) {
+	acked, synced := f.count.acked.Load(), f.count.syncRead.Load()
+	f.mu.ackRate.Add(now, int64(acked-f.mu.ackSeen))
+	f.mu.syncRate.Add(now, int64(synced-f.mu.syncSeen))
+	f.mu.syncDone += int64(synced - f.mu.syncSeen)
+	f.mu.ackSeen, f.mu.syncSeen = acked, synced
+	if f.mu.session != nil {
+		f.mu.heard = f.mu.session.Heard()
+	}
+}
+
+// lagLocked works out how old the oldest captured write is that is not durable. While
+// something was dropped and not sent again, nothing younger than the last time that
+// all was well counts as durable: that may be too much, never too little.
+func (f *flow) lagLocked(lost uint64) {
+	now := monotonic()
+	if f.mu.machine.Whole() && lost == f.tap.LostCovered() {
+		whole := now
+		oldest := f.window.Stats().Oldest
+		if oldest == 0 {
+			oldest, _ = f.pipe.stats()
+		}
+		if oldest != 0 {
+			whole = min(now, oldest)
+		}
+		f.mu.ledger.Whole = whole
+	}
+	f.mu.lagKnown = f.mu.ledger.Whole != 0
+	f.mu.lag = 0
+	if f.mu.lagKnown {
+		f.mu.lag = time.Duration(now - f.mu.ledger.Whole)
+	}
+}
+
+// askWhileDirty keeps the count of what is dirty fresh while something is.
+func (f *flow) askWhileDirty(ctx context.Context) {
+	for pause(ctx, dirtyEvery) {
+		f.mu.Lock()
+		ask := f.mu.volumes != nil && f.tap.Lost() != f.tap.LostCovered()
+		if !ask {
+			clear(f.mu.dirty)
+		}
+		f.mu.Unlock()
+		if ask {
+			if _, err := f.askDirty(ctx); err != nil {
+				f.log.Debug("how much is dirty is not known", "error", err)
+			}
+		}
+	}
+}

@@ -1,0 +1,265 @@
+package datapath
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/datapath/capture"
+	"github.com/holdfast-dr/holdfast/datapath/group"
+	"github.com/holdfast-dr/holdfast/datapath/pack"
+	"github.com/holdfast-dr/holdfast/datapath/spill"
+	"github.com/holdfast-dr/holdfast/wire"
+	"github.com/holdfast-dr/holdfast/wire/record"
+)
+
+// SourceConfig says which groups a source carries.
+type SourceConfig struct {
+	RunDir      string // memory-backed, shared with the filters; it is made when absent
+	DataDir     string // what must survive a reboot; OpenDataDir has locked it
+	Credentials wire.Credentials
+	Groups      []GroupConfig
+	Log         *slog.Logger
+	// Dial replaces the network's; nil is net.Dialer.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+// GroupConfig is a group at its source.
+type GroupConfig struct {
+	Name          string
+	ID            record.GroupID
+	Stream        record.StreamID
+	Lineage       uint64
+	Interval      time.Duration // between checkpoints
+	Window        int64         // bytes of sealed records not acknowledged
+	Control, Data string        // where the target listens, host:port
+	Filters       []string      // pool sockets
+	Volumes       []VolumeName
+}
+
+// VolumeName names a volume that a filter serves.
+type VolumeName struct {
+	ID   record.VolumeID
+	Name string
+}
+
+// Source carries the writes of groups to their targets. Open, then Run, then Close.
+type Source struct {
+	cfg   SourceConfig
+	flows []*flow
+	peers []*peer
+	began time.Time
+}
+
+// peer is a target: the groups that go there share one session.
+type peer struct {
+	control, data string
+	flows         []*flow
+	counters      wire.Counters
+
+	mu struct {
+		sync.Mutex
+		session *wire.Session
+	}
+}
+
+// OpenSource opens the taps of all groups. Nothing moves before Run.
+func OpenSource(cfg SourceConfig) (s *Source, err error) {
+	s = &Source{cfg: cfg, began: time.Now()}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("source: %w", err), s.Close())
+		}
+	}()
+	if err := os.MkdirAll(cfg.RunDir, 0o700); err != nil {
+		return s, err
+	}
+	for _, g := range cfg.Groups {
+		f, err := s.openFlow(g)
+		if err != nil {
+			return s, fmt.Errorf("group %s: %w", g.Name, err)
+		}
+		s.flows = append(s.flows, f)
+		s.peerOf(g).flows = append(s.peerOf(g).flows, f)
+	}
+	return s, nil
+}
+
+func (s *Source) peerOf(g GroupConfig) *peer {
+	for _, p := range s.peers {
+		if p.control == g.Control && p.data == g.Data {
+			return p
+		}
+	}
+	p := &peer{control: g.Control, data: g.Data}
+	s.peers = append(s.peers, p)
+	return p
+}
+
+// openFlow opens a group and draws its incarnation: what an earlier process held in
+// memory is gone.
+func (s *Source) openFlow(g GroupConfig) (*flow, error) {
+	f := &flow{cfg: g, log: s.cfg.Log.With("group", g.Name), window: spill.New(g.Window, 1)}
+	var err error
+	f.tap, err = capture.OpenTap(capture.TapConfig{RunDir: s.cfg.RunDir, Group: g.ID, Filters: g.Filters, Log: f.log})
+	if err != nil {
+		return nil, err
+	}
+	f.incarnations = openIncarnations(s.cfg.DataDir, g.Stream)
+	f.marksNew = f.tap.Incarnation() == 0
+	if f.ledger, f.mu.ledger, err = openLedger(s.cfg.RunDir, g.Stream); err == nil {
+		f.mu.inc, err = f.raise(0)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.tap.Close())
+	}
+	f.mu.machine = group.New(g.Interval, f.mu.inc, time.Now())
+	f.mu.marks = make(map[record.Ticket]*mark)
+	f.mu.dirty = make(map[record.VolumeID]int64)
+	f.mu.asks = make(map[uint64]*wish)
+	f.mu.ctx, f.mu.end = context.WithCancel(context.Background())
+	f.mu.end()
+	n := pack.InFlight() + jobs
+	f.free, f.sealing, f.sealed = make(chan *pack.Job, n), make(chan *pack.Job), make(chan *pack.Job)
+	for range n {
+		b := record.NewBatch(record.Limits{Raw: batchRaw, Extents: batchExtents})
+		f.free <- &pack.Job{Batch: b, Done: &load{}}
+	}
+	f.lives, f.orders, f.work = make(chan life, 1), make(chan sendOrder, 1), make(chan task, 1)
+	return f, nil
+}
+
+// Run replicates until ctx ends. Then all goroutines have ended; what was not
+// acknowledged is still marked.
+func (s *Source) Run(ctx context.Context) error {
+	run, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	var wg sync.WaitGroup
+	for _, f := range s.flows {
+		f.ctx = run
+	}
+	for _, f := range s.flows {
+		wg.Go(func() { f.run(run) })
+	}
+	for _, p := range s.peers {
+		wg.Go(func() {
+			if err := p.run(run, s.cfg); err != nil {
+				fail(err)
+			}
+		})
+	}
+	wg.Wait()
+	if ctx.Err() != nil {
+		return nil
+	}
+	return context.Cause(run)
+}
+
+// Close gives the groups up.
+func (s *Source) Close() error {
+	var err error
+	for _, f := range s.flows {
+		err = errors.Join(err, f.tap.Close(), f.ledger.f.Close())
+	}
+	return err
+}
+
+// run carries the group until ctx ends.
+func (f *flow) run(ctx context.Context) {
+	defer func() { // lives are below ctx, so theirs have ended too
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.endLifeLocked(0)
+		f.window.Reset(1)
+	}()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { (&feed{flow: f}).run(ctx) })                                 // closes sealing
+	wg.Go(func() { pack.Run(context.WithoutCancel(ctx), f.sealing, f.sealed) }) // ends when sealing is drained; closes sealed
+	wg.Go(f.stow)                                                               // ends when sealed is drained
+	wg.Go(func() { f.send(ctx) })
+	wg.Go(func() { f.resync(ctx) })
+	wg.Go(func() { f.watch(ctx) })
+	wg.Go(func() { f.askWhileDirty(ctx) })
+}
+
+// run keeps a session with the target.
+func (p *peer) run(ctx context.Context, cfg SourceConfig) error {
+	return wire.Connect(ctx, wire.ClientConfig{
+		Control: p.control, Data: p.data, Credentials: cfg.Credentials, Counters: &p.counters,
+		Log: cfg.Log, Dial: cfg.Dial, Failed: p.failed,
+	}, p)
+}
+
+// failed is told why there is no session.
+func (p *peer) failed(err error) {
+	for _, f := range p.flows {
+		f.sessionDown(err)
+	}
+}
+
+// Opened implements wire.Handler.
+func (p *peer) Opened(s *wire.Session) error {
+	p.mu.Lock()
+	p.mu.session = s
+	p.mu.Unlock()
+	for _, f := range p.flows {
+		f.sessionUp(s)
+	}
+	return nil
+}
+
+// Message implements wire.Handler.
+func (p *peer) Message(_ *wire.Session, m wire.Message) error {
+	for _, f := range p.flows {
+		if f.concerns(m) {
+			return f.message(m)
+		}
+	}
+	return nil
+}
+
+func (f *flow) concerns(m wire.Message) bool {
+	switch m := m.(type) {
+	case *wire.Stand:
+		return m.Stream == f.cfg.Stream
+	case *wire.Refused:
+		return m.Stream == f.cfg.Stream
+	case *wire.Durable:
+		return m.Stream == f.cfg.Stream
+	case *wire.Listed:
+		return m.Group == f.cfg.ID
+	}
+	return false
+}
+
+// Record implements wire.Handler; the wire lets no record come this way.
+func (p *peer) Record(_ *wire.Session, r *wire.Received) error {
+	r.Release()
+	return wire.ErrDirection
+}
+
+// Closed implements wire.Handler.
+func (p *peer) Closed(_ *wire.Session, err error) {
+	p.mu.Lock()
+	p.mu.session = nil
+	p.mu.Unlock()
+	p.failed(err)
+}
+
+// flow finds a group by name; the empty name is the only one.
+func (s *Source) flow(name string) *flow {
+	if name == "" && len(s.flows) == 1 {
+		return s.flows[0]
+	}
+	if i := slices.IndexFunc(s.flows, func(f *flow) bool { return f.cfg.Name == name }); i >= 0 {
+		return s.flows[i]
+	}
+	return nil
+}

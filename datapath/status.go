@@ -1,0 +1,149 @@
+package datapath
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/control/api"
+	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
+	"github.com/holdfast-dr/holdfast/datapath/deliver"
+	"github.com/holdfast-dr/holdfast/datapath/group"
+	"github.com/holdfast-dr/holdfast/journal"
+)
+
+// status is how a group stands at its source.
+func (s *Source) status(f *flow) *holdfastv1.Group {
+	tap, window := f.tap.Stats(), f.window.Stats()
+	_, packing := f.pipe.stats()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	st := f.mu.machine.Status()
+	g := &holdfastv1.Group{
+		Name: f.cfg.Name, Id: f.cfg.ID.String(), Role: api.RoleSource,
+		State: string(st.State), Reason: st.Reason, Since: api.Timestamp(st.Since),
+		GuestBytesTotal: int64(tap.GuestBytes), GuestWritesTotal: int64(tap.GuestWrites),
+		PackRawBytesTotal: int64(f.count.raw.Load()), PackStoredBytesTotal: int64(f.count.stored.Load()),
+		WindowBytes: window.Bytes, WindowLimit: f.window.Limit(),
+	}
+	if p := s.peerOf(f.cfg); p != nil {
+		g.WireBytesTotal = int64(p.counters.DataSent.Load() + p.counters.ControlSent.Load())
+	}
+	if f.mu.lagKnown && time.Since(f.mu.heard) < silence {
+		lag := f.mu.lag.Seconds()
+		g.LagSeconds = &lag
+	}
+	dirty := int64(0)
+	for _, v := range f.mu.volumes {
+		g.Volumes = append(g.Volumes, &holdfastv1.Volume{Name: v.Name, Id: uint32(v.ID), Bytes: v.Bytes, DirtyBytes: f.mu.dirty[v.ID]})
+		dirty += f.mu.dirty[v.ID]
+	}
+	if f.mu.volumes != nil {
+		behind := window.Raw + packing + dirty
+		g.BytesBehind = &behind
+		g.EtaSeconds = f.etaLocked(window.Raw+packing, dirty)
+	}
+	if syncing := f.mu.machine.Syncing(); syncing && f.mu.volumes != nil {
+		g.Sync = &holdfastv1.Sync{
+			DoneBytes: f.mu.syncDone, TotalBytes: f.mu.syncDone + dirty, BytesPerSecond: f.mu.syncRate.Rate(),
+		}
+	}
+	return g
+}
+
+// etaLocked is how many seconds it takes at the present rates; nil when it cannot be said.
+func (f *flow) etaLocked(window, dirty int64) *float64 {
+	if f.mu.endSend == nil {
+		return nil
+	}
+	a, ok1 := f.mu.syncRate.Left(dirty)
+	b, ok2 := f.mu.ackRate.Left(window)
+	if !ok1 || !ok2 {
+		return nil
+	}
+	s := (a + b).Seconds()
+	return &s
+}
+
+// create cuts a checkpoint and waits until the target lists it.
+func (f *flow) create(ctx context.Context, tag string) (*holdfastv1.Checkpoint, error) {
+	w := &wish{tag: tag, listed: make(chan struct{})}
+	f.mu.Lock()
+	f.mu.nextAsk++
+	id := f.mu.nextAsk
+	f.mu.asks[id] = w
+	f.stepLocked(group.CutAsked{Ask: id, Tag: tag})
+	f.mu.Unlock()
+	select {
+	case <-w.listed:
+	case <-ctx.Done():
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		delete(f.mu.asks, id)
+		f.stepLocked(group.CutDropped{Ask: id})
+		st := f.mu.machine.Status()
+		return nil, api.Errorf(api.Unavailable, "see status, and ask again", "the checkpoint is not listed yet: the group is %s: %s", st.State, st.Reason)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return &holdfastv1.Checkpoint{
+		Id: strconv.FormatUint(w.cut.Checkpoint, 10), Time: api.Timestamp(time.Unix(0, w.cut.Wall)), Tag: tag, State: api.CheckpointGood,
+	}, nil
+}
+
+// status is how a group stands at its target.
+func (t *Target) status(g *journal.Group) *holdfastv1.Group {
+	info, st := g.Info(), g.State()
+	link, _ := t.deliver.Link(info.ID)
+	state, reason := targetState(st, link)
+	m := &holdfastv1.Group{
+		Name: info.Name, Id: info.ID.String(), Role: api.RoleTarget, State: state, Reason: reason,
+		Since:          api.Timestamp(t.since(info.Name, state)),
+		WireBytesTotal: int64(t.server.Counters().DataReceived.Load() + t.server.Counters().ControlReceived.Load()),
+	}
+	for _, p := range link.Streams {
+		m.PackRawBytesTotal += int64(p.Raw)
+		m.PackStoredBytesTotal += int64(p.Stored)
+	}
+	count := int64(st.Count)
+	m.Checkpoints = &count
+	if c, err := g.Checkpoint(st.Oldest); err == nil {
+		m.Oldest = checkpointMessage(c)
+	}
+	if c, err := g.Checkpoint(st.Newest); err == nil {
+		m.Newest = checkpointMessage(c)
+	}
+	for _, v := range g.Volumes() {
+		m.Volumes = append(m.Volumes, &holdfastv1.Volume{Name: v.Name, Id: uint32(v.ID), Bytes: v.Bytes})
+	}
+	return m
+}
+
+// targetState is what a target can say of a group by itself; the source knows more.
+func targetState(st journal.GroupState, link deliver.Link) (state, reason string) {
+	switch {
+	case st.Err != nil:
+		return api.StateError, st.Err.Error()
+	case link.Refused != "" && !link.Connected:
+		return api.StateError, link.Refused
+	case !link.Connected:
+		return api.StateDisconnected, "no source sends this group"
+	case st.Initial:
+		return api.StateInitialSync, "the first synchronisation is not complete"
+	case st.Resync:
+		return api.StateResync, "no checkpoint is listed until what differs was sent"
+	}
+	return api.StateProtected, ""
+}
+
+// since remembers when a state was first seen.
+func (t *Target) since(name, state string) time.Time {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.mu.states[name]
+	if s.state != state {
+		s = stateSince{state, time.Now()}
+		t.mu.states[name] = s
+	}
+	return s.since
+}

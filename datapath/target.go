@@ -1,0 +1,115 @@
+package datapath
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/datapath/deliver"
+	"github.com/holdfast-dr/holdfast/ioengine"
+	"github.com/holdfast-dr/holdfast/journal"
+	"github.com/holdfast-dr/holdfast/wire"
+)
+
+// TargetConfig says where a target listens and what it stores where.
+type TargetConfig struct {
+	FS            ioengine.FS
+	Store         string // the folder of journal and replicas
+	RunDir        string // memory-backed; sockets of views stand below it
+	ListenControl string // host:port
+	ListenData    string
+	Credentials   wire.Credentials
+	SegmentBytes  int64 // of the journal; 0 is its default
+	Log           *slog.Logger
+}
+
+// Target takes the records of groups and shows views of them. Open, then Run, then Close.
+type Target struct {
+	cfg     TargetConfig
+	store   *journal.Store
+	deliver *deliver.Target
+	server  *wire.Server
+	views   *views
+	began   time.Time
+
+	mu struct {
+		sync.Mutex
+		states map[string]stateSince
+	}
+}
+
+// stateSince is a state as it was last looked at.
+type stateSince struct {
+	state string
+	since time.Time
+}
+
+// OpenTarget opens the journal, which recovers it, and both ports.
+func OpenTarget(cfg TargetConfig) (t *Target, err error) {
+	t = &Target{cfg: cfg, began: time.Now()}
+	t.mu.states = make(map[string]stateSince)
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("target: %w", err), t.Close())
+		}
+	}()
+	if err := os.MkdirAll(cfg.RunDir, 0o700); err != nil {
+		return t, err
+	}
+	if t.store, err = journal.Open(journal.Config{
+		FS: cfg.FS, Dir: cfg.Store, SegmentBytes: cfg.SegmentBytes, Log: cfg.Log, Now: time.Now,
+	}); err != nil {
+		return t, err
+	}
+	if t.views, err = newViews(cfg.RunDir, cfg.Log); err != nil {
+		return t, err
+	}
+	t.deliver = deliver.New(t.store, cfg.Log)
+	t.server, err = wire.Listen(wire.ServerConfig{
+		ListenControl: cfg.ListenControl, ListenData: cfg.ListenData, Credentials: cfg.Credentials, Log: cfg.Log,
+	})
+	return t, err
+}
+
+// Run takes records until ctx ends; then all sessions and views have ended.
+func (t *Target) Run(ctx context.Context) error {
+	defer t.views.closeAll()
+	return t.server.Serve(ctx, t.deliver)
+}
+
+// Addrs are the addresses of the control and the data port.
+func (t *Target) Addrs() (control, data string) {
+	return t.server.ControlAddr().String(), t.server.DataAddr().String()
+}
+
+// Close makes what is queued durable and gives the store up.
+func (t *Target) Close() error {
+	if t.server != nil {
+		t.server.Close()
+	}
+	if t.views != nil {
+		t.views.closeAll()
+	}
+	if t.store == nil {
+		return nil
+	}
+	return t.store.Close()
+}
+
+// group finds a group by name; the empty name is the only one.
+func (t *Target) group(name string) *journal.Group {
+	gs := t.store.Groups()
+	if name == "" && len(gs) == 1 {
+		return gs[0]
+	}
+	for _, g := range gs {
+		if g.Info().Name == name {
+			return g
+		}
+	}
+	return nil
+}
