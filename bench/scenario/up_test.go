@@ -57,7 +57,8 @@ func pidOf(t *testing.T, lab *Lab, name string) (ProcessStatus, bool) {
 func isAlive(pid int) bool { return syscall.Kill(pid, 0) == nil }
 
 func TestLifeOfALab(t *testing.T) {
-	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	before := goleak.IgnoreCurrent()
+	t.Cleanup(func() { goleak.VerifyNone(t, before) }) // after the labs are down
 	above := t.TempDir()
 	image := filepath.Join(above, "web.raw")
 	content := append(bytes.Repeat([]byte("web"), 300_000), make([]byte, 124_512)...) // 1024512 bytes

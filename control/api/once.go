@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"connectrpc.com/connect"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 )
 
 // Limits of what once remembers: at most onceKeys answers, by keys of at most maxKey
@@ -48,7 +49,7 @@ func (o *once) wrap(next connect.UnaryFunc) connect.UnaryFunc {
 		if len(key) > maxKey {
 			return nil, onWire(Errorf(InvalidArgument, "use a shorter one", "idempotency key: %d bytes, at most %d", len(key), maxKey))
 		}
-		if key == "" {
+		if key == "" || invariant.Planted("api/twice") {
 			res, err := next(ctx, req)
 			return res, onWire(err)
 		}
@@ -66,7 +67,7 @@ func (o *once) do(ctx context.Context, key string, call func() (connect.AnyRespo
 		a, first := o.claim(key)
 		if first {
 			a.res, a.err = call()
-			if a.err != nil {
+			if a.err != nil && !invariant.Planted("api/remember-failure") {
 				o.forget(key)
 			}
 			close(a.ready)
@@ -74,8 +75,8 @@ func (o *once) do(ctx context.Context, key string, call func() (connect.AnyRespo
 		}
 		select {
 		case <-a.ready:
-			if a.err == nil {
-				return a.res, nil
+			if a.err == nil || invariant.Planted("api/remember-failure") {
+				return a.res, a.err
 			}
 		case <-ctx.Done():
 			return nil, onWire(ctx.Err())

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"go.yaml.in/yaml/v3"
 )
 
@@ -40,7 +41,7 @@ func parse(text []byte, c validated) error {
 		return fmt.Errorf("longer than %s", Size(maxFile))
 	}
 	dec := yaml.NewDecoder(bytes.NewReader(text))
-	dec.KnownFields(true)
+	dec.KnownFields(!invariant.Planted("config/unknown-key"))
 	err := dec.Decode(c)
 	var te *yaml.TypeError
 	switch {
@@ -57,6 +58,9 @@ func parse(text []byte, c validated) error {
 	}
 	if err == nil && dec.Decode(new(yaml.Node)) != io.EOF {
 		err = errors.New("more than one document in the file")
+	}
+	if err != nil && invariant.Planted("config/first-mistakes") {
+		return err
 	}
 	return errors.Join(err, c.Validate())
 }

@@ -1,0 +1,126 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+	"unicode/utf8"
+
+	"github.com/holdfast-dr/holdfast/control/api"
+	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
+	"github.com/spf13/cobra"
+)
+
+// checkpoint is a checkpoint as the user sees it; its JSON is kept for ever.
+type checkpoint struct {
+	ID    string  `json:"id"`
+	Time  *string `json:"time"`
+	Tag   *string `json:"tag"`
+	State string  `json:"state"`
+}
+
+func newCheckpoint(c *holdfastv1.Checkpoint) checkpoint {
+	return checkpoint{ID: c.GetId(), Time: timeText(api.Time(c.GetTime())), Tag: textOrNull(c.GetTag()), State: c.GetState()}
+}
+
+func (c checkpoint) row() []string { return []string{c.ID, orHyphen(c.Time), orHyphen(c.Tag), c.State} }
+
+const checkpointHead = "ID TIME TAG STATE"
+
+func (a *app) checkpointCommand() *cobra.Command {
+	return parent("checkpoint", "List and make checkpoints",
+		`A checkpoint is a point that a group can be brought back to: the state of all its
+disks after some prefix of its writes. One is made every interval; you can make one
+with a tag of your own.`,
+		a.checkpointList(), a.checkpointCreate())
+}
+
+func (a *app) checkpointList() *cobra.Command {
+	return &cobra.Command{
+		Use:     "list",
+		Short:   "List the checkpoints that can be opened, oldest first",
+		Example: "  holdfast checkpoint list\n  holdfast checkpoint list -o json | jq -r '.[-1].id'",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			client, c, err := a.dial(api.RoleTarget)
+			if err != nil {
+				return err
+			}
+			defer client.Close()
+			all, err := listCheckpoints(cmd.Context(), client, c.Group)
+			if err != nil {
+				return explain(api.RoleTarget, err)
+			}
+			rows := make([][]string, len(all))
+			for i, c := range all {
+				rows[i] = c.row()
+			}
+			return a.print(all, checkpointHead, rows)
+		},
+	}
+}
+
+// listCheckpoints reads all pages.
+func listCheckpoints(ctx context.Context, client *api.Client, group string) ([]checkpoint, error) {
+	all := []checkpoint{}
+	for token := ""; ; {
+		res, err := client.Checkpoints.List(ctx, &holdfastv1.CheckpointsServiceListRequest{Group: group, PageToken: token})
+		if err != nil {
+			return nil, err
+		}
+		for _, c := range res.GetCheckpoints() {
+			all = append(all, newCheckpoint(c))
+		}
+		if res.GetNextPageToken() == "" {
+			return all, nil
+		}
+		if res.GetNextPageToken() == token {
+			return nil, fmt.Errorf("page %s follows itself", token)
+		}
+		token = res.GetNextPageToken()
+	}
+}
+
+func (a *app) checkpointCreate() *cobra.Command {
+	var tag string
+	var wait time.Duration
+	cmd := &cobra.Command{
+		Use:   "create --tag TAG",
+		Short: "Make a checkpoint now and wait until it can be opened",
+		Long: `Create cuts a checkpoint now, with a tag by which you will know it again, and returns
+once it is durable at the target and listed there.`,
+		Example: "  holdfast checkpoint create --tag before-upgrade",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			switch {
+			case tag == "":
+				return usagef("--tag is missing: name the checkpoint")
+			case len(tag) > api.MaxTag:
+				return usagef("--tag has %d bytes, at most %d", len(tag), api.MaxTag)
+			case !utf8.ValidString(tag):
+				return usagef("--tag is not UTF-8")
+			case wait <= 0:
+				return usagef("--wait %s: want more than zero", wait)
+			}
+			client, c, err := a.dial(api.RoleSource)
+			if err != nil {
+				return err
+			}
+			defer client.Close()
+			ctx, cancel := context.WithTimeout(cmd.Context(), wait)
+			defer cancel()
+			res, err := client.Checkpoints.Create(ctx, &holdfastv1.CheckpointsServiceCreateRequest{Group: c.Group, Tag: tag, IdempotencyKey: api.NewKey()})
+			if err != nil {
+				if f := api.AsFailure(err); f.Code == api.TimedOut {
+					return fmt.Errorf("the checkpoint was not listed within %s: see holdfast status; it may be listed later", wait)
+				}
+				return explain(api.RoleSource, err)
+			}
+			made := newCheckpoint(res.GetCheckpoint())
+			return a.print(made, checkpointHead, [][]string{made.row()})
+		},
+	}
+	cmd.Flags().StringVar(&tag, "tag", "", "`TAG` to know it by, at most 256 bytes")
+	cmd.Flags().DurationVar(&wait, "wait", time.Minute, "`DURATION` to wait at most")
+	return cmd
+}

@@ -1,0 +1,364 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"flag"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/control/api"
+	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
+	"github.com/holdfast-dr/holdfast/control/config"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// site is a VRA that answers from what the test put in it.
+type site struct {
+	groups      []*holdfastv1.Group
+	checkpoints []*holdfastv1.Checkpoint
+	view        *holdfastv1.View
+	opened      *holdfastv1.ViewsServiceOpenRequest
+	created     *holdfastv1.CheckpointsServiceCreateRequest
+	closed      []string
+	hang        bool // Create never answers
+}
+
+func (s *site) Get(context.Context, *holdfastv1.StatusServiceGetRequest) (*holdfastv1.StatusServiceGetResponse, error) {
+	return &holdfastv1.StatusServiceGetResponse{Groups: s.groups}, nil
+}
+
+// checkpointsOf and viewsOf are the site's other services: List has two meanings.
+type checkpointsOf struct{ *site }
+
+func (s checkpointsOf) List(_ context.Context, r *holdfastv1.CheckpointsServiceListRequest) (*holdfastv1.CheckpointsServiceListResponse, error) {
+	if len(s.checkpoints) == 0 {
+		return &holdfastv1.CheckpointsServiceListResponse{}, nil
+	}
+	// Pages of one.
+	at := 0
+	for i, c := range s.checkpoints {
+		if c.Id == r.PageToken {
+			at = i
+		}
+	}
+	res := &holdfastv1.CheckpointsServiceListResponse{Checkpoints: s.checkpoints[at : at+1]}
+	if at+1 < len(s.checkpoints) {
+		res.NextPageToken = s.checkpoints[at+1].Id
+	}
+	return res, nil
+}
+
+func (s checkpointsOf) Create(ctx context.Context, r *holdfastv1.CheckpointsServiceCreateRequest) (*holdfastv1.CheckpointsServiceCreateResponse, error) {
+	s.created = r
+	if s.hang {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return &holdfastv1.CheckpointsServiceCreateResponse{Checkpoint: &holdfastv1.Checkpoint{Id: "9", Time: api.Timestamp(moment), Tag: r.Tag, State: api.CheckpointGood}}, nil
+}
+
+type viewsOf struct{ *site }
+
+func (s viewsOf) Open(_ context.Context, r *holdfastv1.ViewsServiceOpenRequest) (*holdfastv1.ViewsServiceOpenResponse, error) {
+	s.opened = r
+	if r.Checkpoint == "77" {
+		return nil, api.Errorf(api.NotFound, "see holdfast checkpoint list", "checkpoint 77: no such checkpoint")
+	}
+	return &holdfastv1.ViewsServiceOpenResponse{View: s.view}, nil
+}
+
+func (s viewsOf) List(context.Context, *holdfastv1.ViewsServiceListRequest) (*holdfastv1.ViewsServiceListResponse, error) {
+	res := &holdfastv1.ViewsServiceListResponse{}
+	if s.view != nil {
+		res.Views = append(res.Views, s.view)
+	}
+	return res, nil
+}
+
+func (s viewsOf) Close(_ context.Context, r *holdfastv1.ViewsServiceCloseRequest) (*holdfastv1.ViewsServiceCloseResponse, error) {
+	s.closed = append(s.closed, r.Id)
+	return &holdfastv1.ViewsServiceCloseResponse{}, nil
+}
+
+// serve answers for s until the test ends and returns the socket.
+func (s *site) serve(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() {
+		done <- api.Serve(ctx, l, api.Handlers{Status: s, Checkpoints: checkpointsOf{s}, Views: viewsOf{s}}, []int{os.Getuid()}, slog.New(slog.DiscardHandler))
+	}()
+	t.Cleanup(func() { stop(); <-done })
+	return path
+}
+
+// contextFile writes a context; a nil site does not answer.
+func contextFile(t *testing.T, source, target *site) string {
+	t.Helper()
+	c := &config.Context{Group: "lab"}
+	for _, v := range []struct {
+		role, name string
+		site       *site
+	}{{api.RoleSource, "production", source}, {api.RoleTarget, "recovery", target}} {
+		socket := filepath.Join(t.TempDir(), "none")
+		if v.site != nil {
+			socket = v.site.serve(t)
+		}
+		c.VRAs = append(c.VRAs, config.ContextVRA{Site: v.name, Role: v.role, Socket: socket})
+	}
+	text, err := config.Marshal(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "context.yaml")
+	if err := os.WriteFile(path, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+var moment = time.Date(2026, 1, 2, 3, 4, 5, 67e6, time.FixedZone("", 3600))
+
+// twoSites are a source and a target that agree.
+func twoSites() (source, target *site) {
+	lag, eta, behind, count := 0.12345, 1.5, int64(65536), int64(2)
+	source = &site{groups: []*holdfastv1.Group{{
+		Name: "lab", Id: "1", Role: api.RoleSource, State: api.StateBehind, Reason: "the link is slower than the change rate", Since: api.Timestamp(moment),
+		LagSeconds: &lag, BytesBehind: &behind, EtaSeconds: &eta,
+	}}}
+	checkpoints := []*holdfastv1.Checkpoint{
+		{Id: "1", Time: api.Timestamp(moment), State: api.CheckpointGood},
+		{Id: "2", Time: api.Timestamp(moment.Add(5 * time.Second)), Tag: "before <upgrade>", State: api.CheckpointVerifying},
+	}
+	target = &site{
+		groups: []*holdfastv1.Group{{
+			Name: "lab", Id: "1", Role: api.RoleTarget, State: api.StateProtected, Since: api.Timestamp(moment),
+			Checkpoints: &count, Oldest: checkpoints[0], Newest: checkpoints[1],
+		}},
+		checkpoints: checkpoints,
+		view: &holdfastv1.View{Id: "v1", Group: "lab", Checkpoint: "2", Volumes: []*holdfastv1.ViewVolume{
+			{Name: "vol1", Bytes: 1 << 20, Nbd: "nbd+unix:///vol1?socket=/run/v1.sock"},
+		}},
+	}
+	return source, target
+}
+
+// holdfast runs one command line.
+func holdfast(t *testing.T, context string, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	env := func(name string) string {
+		if name == contextVariable {
+			return context
+		}
+		return ""
+	}
+	code = run(t.Context(), args, &out, &errs, env)
+	return code, out.String(), errs.String()
+}
+
+// TestGolden holds every result, as a table and as JSON, to testdata.
+func TestGolden(t *testing.T) {
+	f := func(name, context string, args ...string) {
+		t.Helper()
+		for _, format := range []string{"json", "table"} {
+			code, out, errs := holdfast(t, context, append(args, "-o", format)...)
+			if code != 0 || errs != "" {
+				t.Errorf("%q -o %s: exit %d, %s", args, format, code, errs)
+			}
+			golden := filepath.Join("testdata", name+"."+format)
+			if *update {
+				if err := os.WriteFile(golden, []byte(out), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if want, err := os.ReadFile(golden); err != nil || out != string(want) {
+				t.Errorf("%q -o %s:\n%s\nwant (%v)\n%s", args, format, out, err, want)
+			}
+		}
+	}
+	source, target := twoSites()
+	both := contextFile(t, source, target)
+	f("status", both, "status")
+	f("checkpoint-list", both, "checkpoint", "list")
+	f("checkpoint-create", both, "checkpoint", "create", "--tag", "mine")
+	f("view-open", both, "view", "open", "--checkpoint", "latest")
+	f("view-list", both, "view", "list")
+	f("view-close", both, "view", "close", "v1")
+	if source.created.GetTag() != "mine" || target.opened.GetCheckpoint() != api.Latest || target.opened.GetIdempotencyKey() == "" || len(target.closed) != 2 {
+		t.Errorf("asked for %v, %v, %v", source.created, target.opened, target.closed)
+	}
+
+	// What is not known is null, and an absent list is empty.
+	f("status-unknown", contextFile(t, &site{groups: []*holdfastv1.Group{{Name: "lab", Id: "1", State: api.StateInitialSync}}}, &site{}), "status")
+	f("nothing-status", contextFile(t, &site{}, &site{}), "status")
+	f("nothing-checkpoints", contextFile(t, &site{}, &site{}), "checkpoint", "list")
+	f("nothing-views", contextFile(t, &site{}, &site{}), "view", "list")
+}
+
+// TestStatusIsNeverBetterThanTheTruth: without the source nothing is protected, and no lag is known.
+func TestStatusIsNeverBetterThanTheTruth(t *testing.T) {
+	source, target := twoSites()
+	_, out, _ := holdfast(t, contextFile(t, nil, target), "status", "-o", "json")
+	for _, want := range []string{`"state": "disconnected"`, `"lag_seconds": null`, `"since": null`, `"checkpoints": 2`, "the source vra does not answer"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("without the source: no %s in\n%s", want, out)
+		}
+	}
+	_, out, _ = holdfast(t, contextFile(t, source, nil), "status", "-o", "json")
+	for _, want := range []string{`"state": "behind"`, `"checkpoints": null`, `"newest": null`, "the target vra does not answer"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("without the target: no %s in\n%s", want, out)
+		}
+	}
+	code, out, errs := holdfast(t, contextFile(t, nil, nil), "status", "-o", "json")
+	if code != exitFailed || out != "" || !strings.Contains(errs, "see holdfast lab status") {
+		t.Errorf("without both: exit %d, %q, %q", code, out, errs)
+	}
+}
+
+func TestExitStatus(t *testing.T) {
+	source, target := twoSites()
+	both, none := contextFile(t, source, target), filepath.Join(t.TempDir(), "none.yaml")
+	f := func(want int, context, message string, args ...string) {
+		t.Helper()
+		code, out, errs := holdfast(t, context, args...)
+		if code != want || !strings.Contains(errs, message) || (code != 0 && out != "") {
+			t.Errorf("%q: exit %d, %q, %q; want %d with %q", args, code, out, errs, want, message)
+		}
+	}
+	f(0, "", "", "--version")
+	f(0, "", "", "version")
+	f(0, "", "", "--help")
+	f(0, "", "", "lab", "up", "--help")
+	f(0, "", "", "completion", "bash")
+	f(0, "", "")
+
+	f(exitUsage, "", "unknown command", "nothing")
+	f(exitUsage, "", "unknown command", "lab", "nothing")
+	f(exitUsage, "", "say what to do", "lab")
+	f(exitUsage, "", "unknown flag", "status", "--nothing")
+	f(exitUsage, both, "unexpected argument", "status", "x")
+	f(exitUsage, both, "want table or json", "status", "-o", "xml")
+	f(exitUsage, "", "HOLDFAST_CONTEXT", "status")
+	f(exitUsage, both, "--tag is missing", "checkpoint", "create")
+	f(exitUsage, both, "at most 256", "checkpoint", "create", "--tag", strings.Repeat("x", 257))
+	f(exitUsage, both, "not UTF-8", "checkpoint", "create", "--tag", "\xff")
+	f(exitUsage, both, "--wait", "checkpoint", "create", "--tag", "x", "--wait", "0s")
+	f(exitUsage, both, "--checkpoint is missing", "view", "open")
+	f(exitUsage, both, "want one view id", "view", "close")
+	f(exitUsage, both, "want one view id", "view", "close", "a", "b")
+	f(exitUsage, both, "--out is missing", "export", "--checkpoint", "1")
+	f(exitUsage, both, "--checkpoint is missing", "export", "--out", "x")
+	f(exitUsage, "", "--dir is missing", "lab", "up")
+	f(exitUsage, "", "--size", "lab", "up", "--dir", "x", "--size", "1000")
+	f(exitUsage, "", "--size", "lab", "up", "--dir", "x", "--size", "0")
+	f(exitUsage, "", "--size", "lab", "up", "--dir", "x", "--size", "much")
+	f(exitUsage, "", "--link", "lab", "up", "--dir", "x", "--link", "50")
+	f(exitUsage, "", "--link", "lab", "up", "--dir", "x", "--link", "1kbit")
+	f(exitUsage, "", "--interval", "lab", "up", "--dir", "x", "--interval", "5")
+	f(exitUsage, "", "--interval", "lab", "up", "--dir", "x", "--interval", "-5s")
+	f(exitUsage, "", "--interval", "lab", "up", "--dir", "x", "--interval", "0s")
+	f(exitUsage, "", "--interval", "lab", "up", "--dir", "x", "--interval", "2h")
+	f(exitUsage, "", "--volumes", "lab", "up", "--dir", "x", "--volumes", "0")
+	f(exitUsage, "", "--volumes", "lab", "up", "--dir", "x", "--volumes", "1000")
+	f(exitUsage, "", "rename it", "lab", "up", "--dir", "x", "--image", "UPPER.raw")
+	f(exitUsage, "", "or down, or up", "lab", "link", "sideways")
+	f(exitUsage, "", "is less than 8kbit", "lab", "link", "1kbit")
+	f(exitUsage, both, "no lab: give --dir", "lab", "status")
+	f(exitUsage, "", "--time", "demo", "--time", "0s")
+	f(exitUsage, "", "--dir is missing", "man")
+
+	f(exitFailed, none, "no such file", "status")
+	f(exitFailed, "", "no such file", "status", "--context", none)
+	f(exitFailed, both, "checkpoint 77: no such checkpoint; see holdfast checkpoint list", "view", "open", "--checkpoint", "77")
+	f(exitFailed, contextFile(t, nil, nil), "the target vra does not answer", "checkpoint", "list")
+	f(exitFailed, "", "is no lab", "lab", "down", "--dir", t.TempDir())
+	source.hang = true
+	f(exitFailed, both, "was not listed within 20ms", "checkpoint", "create", "--tag", "x", "--wait", "20ms")
+}
+
+func TestInterruptedIs130(t *testing.T) {
+	source, target := twoSites()
+	source.hang = true
+	path := contextFile(t, source, target)
+	ctx, cancel := context.WithCancel(t.Context())
+	var out, errs bytes.Buffer
+	code := make(chan int, 1)
+	go func() {
+		code <- run(ctx, []string{"--context", path, "checkpoint", "create", "--tag", "x"}, &out, &errs, func(string) string { return "" })
+	}()
+	cancel()
+	if got := <-code; got != exitInterrupted || out.Len() != 0 {
+		t.Errorf("exit %d, %q, %q", got, out.String(), errs.String())
+	}
+}
+
+func TestManPages(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "man1")
+	if code, _, errs := holdfast(t, "", "man", "--dir", dir); code != 0 {
+		t.Fatal(errs)
+	}
+	for _, name := range []string{"holdfast", "holdfast-lab-up", "holdfast-view-open", "holdfast-completion-bash", "holdfast-export"} {
+		page, err := os.ReadFile(filepath.Join(dir, name+".1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []string{".TH ", ".SH NAME\n", ".SH SYNOPSIS\n", ".SH EXIT STATUS\n"} {
+			if !bytes.Contains(page, []byte(want)) {
+				t.Errorf("%s has no %q", name, want)
+			}
+		}
+		for _, line := range strings.Split(string(page), "\n") {
+			if strings.HasPrefix(line, "'") {
+				t.Errorf("%s: %q would be read as a command", name, line)
+			}
+		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, "holdfast-lab-supervise.1")); err == nil {
+		t.Error("a hidden command has a page")
+	}
+}
+
+func TestMeter(t *testing.T) {
+	var b bytes.Buffer
+	now := time.Unix(1000, 0)
+	m := &meter{w: &b, now: func() time.Time { return now }}
+	for range 31 {
+		m.show("copying", now.Sub(time.Unix(1000, 0)).Milliseconds()*1024, 6000*1024)
+		now = now.Add(100 * time.Millisecond)
+	}
+	m.show("copying", 6000*1024, 6000*1024)
+	m.show("starting", 0, 0)
+	m.done()
+	want := `copying:   0% of 5.9 MiB
+copying:  17% of 5.9 MiB, 1000.0 KiB/s, 6s left
+copying:  33% of 5.9 MiB, 1000.0 KiB/s, 5s left
+copying:  50% of 5.9 MiB, 1000.0 KiB/s, 4s left
+copying: 100% of 5.9 MiB, 1.9 MiB/s
+starting
+`
+	if b.String() != want {
+		t.Errorf("%s\nwant\n%s", b.String(), want)
+	}
+	b.Reset()
+	m = &meter{w: &b, terminal: true, now: m.now}
+	m.show("starting", 0, 0)
+	m.done()
+	m.done()
+	if got := b.String(); got != "\r\x1b[Kstarting\n" {
+		t.Errorf("%q", got)
+	}
+}

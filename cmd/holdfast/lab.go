@@ -1,0 +1,263 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"strconv"
+
+	"github.com/holdfast-dr/holdfast/bench/scenario"
+	"github.com/holdfast-dr/holdfast/control/config"
+	"github.com/spf13/cobra"
+)
+
+func (a *app) labCommand() *cobra.Command {
+	return parent("lab", "Run two sites on this machine",
+		`A lab is two sites as real processes on this machine: a filter that serves the
+protected disks over NBD, a VRA that sends their writes, and a VRA that takes them
+into its journal, joined by a link that can be slowed and cut. A supervisor starts
+a daemon that dies again within a second. Nothing needs root, and several labs can
+run side by side.`,
+		a.labUp(), a.labStatus(), a.labLink(), a.labDown(), a.labSupervise())
+}
+
+// labUpResult is what lab up says; its JSON is kept for ever.
+type labUpResult struct {
+	Context string      `json:"context"`
+	Group   string      `json:"group"`
+	Volumes []labVolume `json:"volumes"`
+}
+
+type labVolume struct {
+	Name      string  `json:"name"`
+	Size      int64   `json:"size"`
+	NBD       string  `json:"nbd"`
+	VhostUser *string `json:"vhost_user"` // null until there is one
+}
+
+func (a *app) labUp() *cobra.Command {
+	var o scenario.Options
+	var size, link, interval string
+	cmd := &cobra.Command{
+		Use:   "up --dir DIR",
+		Short: "Start a lab and wait for its first checkpoint",
+		Long: `Up makes a lab in DIR, which must be empty or not exist, starts it in the background,
+and returns when the initial sync is complete and the first checkpoint is listed.
+Attach to the disks over NBD and write: what you write is protected.
+
+With --image it protects copies of existing raw disks, named by their file names,
+and makes no empty ones unless --volumes asks for them. Names are
+[a-z0-9][a-z0-9._-]{0,62}.
+
+If it fails or is interrupted, nothing stays behind.`,
+		Example: `  holdfast lab up --dir /tmp/lab --volumes 2 --size 1GiB --link 50Mbit
+  holdfast lab up --dir /tmp/lab --image web.raw --image db.raw -o json`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			if cmd.Flags().Changed("volumes") && o.Volumes < 1 {
+				return usagef("--volumes %d: want at least 1", o.Volumes)
+			}
+			if o.Size, err = config.ParseSize(size); err != nil {
+				return usagef("--size: %w", err)
+			}
+			if o.Size == 0 {
+				return usagef("--size: a disk of no bytes")
+			}
+			if o.Link, err = config.ParseRate(link); err != nil {
+				return usagef("--link: %w", err)
+			}
+			if o.Interval, err = config.ParseDuration(interval); err != nil {
+				return usagef("--interval: %w", err)
+			}
+			if o.Interval == 0 {
+				return usagef("--interval: want more than zero")
+			}
+			if o.Binaries, err = scenario.Beside(); err != nil {
+				return err
+			}
+			m := newMeter(a.stderr)
+			lab, err := scenario.Up(cmd.Context(), o, func(p scenario.Progress) { m.show(p.Stage, p.Done, p.Total) })
+			m.done()
+			if err != nil {
+				return err
+			}
+			result := newLabUpResult(lab)
+			rows := make([][]string, len(result.Volumes))
+			for i, v := range result.Volumes {
+				rows[i] = []string{v.Name, config.Size(v.Size).String(), v.NBD}
+			}
+			if a.output == "table" {
+				fmt.Fprintf(a.stderr, "The lab runs. Next: export %s=%s; holdfast status\n", contextVariable, result.Context)
+			}
+			return a.print(result, "VOLUME SIZE NBD", rows)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.Dir, "dir", "", "`DIR` of the lab: empty, or absent and then made")
+	f.IntVar(&o.Volumes, "volumes", 0, "`N` empty disks, named vol1 and on (default 1, with --image 0)")
+	f.StringVar(&size, "size", scenario.DefaultSize.String(), "`SIZE` of each empty disk")
+	f.StringVar(&link, "link", "none", "`RATE` of the link between the sites, or none")
+	f.StringVar(&interval, "interval", config.DefaultInterval.String(), "`DURATION` between checkpoints, 1s to 1m")
+	f.StringArrayVar(&o.Images, "image", nil, "raw disk `FILE` to protect a copy of; may be repeated")
+	f.BoolVar(&o.Overcommit, "overcommit", false, "do not ask that full disks would fit")
+	cmd.MarkFlagDirname("dir")
+	return cmd
+}
+
+func newLabUpResult(lab *scenario.Lab) labUpResult {
+	r := labUpResult{Context: lab.Context(), Group: lab.Group(), Volumes: []labVolume{}}
+	for _, v := range lab.Volumes() {
+		r.Volumes = append(r.Volumes, labVolume{Name: v.Name, Size: v.Size, NBD: v.NBD})
+	}
+	return r
+}
+
+// openLab finds the lab that --dir or the context names.
+func (a *app) openLab(dir string) (*scenario.Lab, error) {
+	if dir == "" {
+		c, err := a.context()
+		if err != nil {
+			return nil, err
+		}
+		if c.Lab == "" {
+			return nil, usagef("the context is that of no lab: give --dir DIR")
+		}
+		dir = c.Lab
+	}
+	return scenario.Open(dir)
+}
+
+func dirFlag(cmd *cobra.Command, dir *string) *cobra.Command {
+	cmd.Flags().StringVar(dir, "dir", "", "`DIR` of the lab; by default the context's")
+	cmd.MarkFlagDirname("dir")
+	return cmd
+}
+
+func (a *app) labStatus() *cobra.Command {
+	var dir string
+	return dirFlag(&cobra.Command{
+		Use:   "status",
+		Short: "Say how the lab's processes and its link are",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			lab, err := a.openLab(dir)
+			if err != nil {
+				return err
+			}
+			st, err := lab.Status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if st.Supervisor == 0 && a.output == "table" {
+				fmt.Fprintf(a.stderr, "The lab does not run: its supervisor is gone. Remove it with: holdfast lab down --purge --dir %s\n", lab.Dir())
+			}
+			rows := [][]string{{"link", upDown(st.Link.Up), "-", "-", "rate " + st.Link.Rate}}
+			for _, d := range st.Processes {
+				rows = append(rows, []string{d.Name, upDown(d.PID != 0), strconv.Itoa(d.PID), strconv.Itoa(d.Restarts), d.LastExit})
+			}
+			for _, v := range st.Volumes {
+				rows = append(rows, []string{v.Name, upDown(st.Supervisor != 0), "-", "-", v.NBD})
+			}
+			return a.print(st, "PART STATE PID RESTARTS NOTE", rows)
+		},
+	}, &dir)
+}
+
+func upDown(up bool) string {
+	if up {
+		return "up"
+	}
+	return "down"
+}
+
+func (a *app) labLink() *cobra.Command {
+	var dir string
+	return dirFlag(&cobra.Command{
+		Use:   "link RATE|down|up",
+		Short: "Slow, cut or mend the link between the sites",
+		Long: `Link limits the link to RATE in each direction (none: no limit), cuts it (down: all
+connections are reset and new ones refused), or mends it (up). A rate given while
+the link is down holds once it is up.`,
+		Example: "  holdfast lab link 10Mbit\n  holdfast lab link down\n  holdfast lab link up",
+		Args:    oneArg("of RATE, down, up"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var rate config.Rate
+			if args[0] != "up" && args[0] != "down" {
+				var err error
+				if rate, err = config.ParseRate(args[0]); err != nil {
+					return usagef("%w; or down, or up", err)
+				}
+				if rate != 0 && rate < scenario.MinLink {
+					return usagef("rate %s is less than %s; none is no limit", rate, scenario.MinLink)
+				}
+			}
+			lab, err := a.openLab(dir)
+			if err != nil {
+				return err
+			}
+			st, err := setLink(cmd.Context(), lab, args[0], rate)
+			if err != nil {
+				return err
+			}
+			return a.print(st.Link, "LINK RATE", [][]string{{upDown(st.Link.Up), st.Link.Rate}})
+		},
+	}, &dir)
+}
+
+func setLink(ctx context.Context, lab *scenario.Lab, word string, rate config.Rate) (*scenario.Status, error) {
+	switch word {
+	case "up":
+		return lab.SetLinkUp(ctx, true)
+	case "down":
+		return lab.SetLinkUp(ctx, false)
+	}
+	return lab.SetRate(ctx, rate)
+}
+
+func (a *app) labDown() *cobra.Command {
+	var dir string
+	var purge bool
+	cmd := dirFlag(&cobra.Command{
+		Use:   "down",
+		Short: "End a lab",
+		Long: `Down ends the lab's processes, also when its supervisor is gone. Disks, journal and
+logs stay in the lab's folder; with --purge they are deleted: exactly what the lab
+made, and nothing that others put beside it.`,
+		Example: "  holdfast lab down --purge\n  holdfast lab down --dir /tmp/lab",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			lab, err := a.openLab(dir)
+			if err != nil {
+				return err
+			}
+			stays, err := lab.Down(cmd.Context(), purge)
+			for _, path := range stays {
+				fmt.Fprintf(a.stderr, "%s stays: it holds what the lab did not make\n", path)
+			}
+			if err != nil {
+				return err
+			}
+			return a.print(map[string]any{"stays": append([]string{}, stays...)}, "", nil)
+		},
+	}, &dir)
+	cmd.Flags().BoolVar(&purge, "purge", false, "delete what the lab made")
+	return cmd
+}
+
+// labSupervise is what lab up starts in the background; users never call it.
+func (a *app) labSupervise() *cobra.Command {
+	var dir string
+	return dirFlag(&cobra.Command{
+		Use:    "supervise",
+		Short:  "Run the daemons of a lab until told to stop",
+		Hidden: true,
+		Args:   noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !filepath.IsAbs(dir) {
+				return usagef("--dir: want an absolute path")
+			}
+			return scenario.Supervise(cmd.Context(), dir, slog.New(slog.NewTextHandler(a.stderr, nil)))
+		},
+	}, &dir)
+}

@@ -1,0 +1,141 @@
+package main
+
+import (
+	"io"
+
+	"github.com/holdfast-dr/holdfast/control/api"
+	"github.com/holdfast-dr/holdfast/control/config"
+	"github.com/spf13/cobra"
+)
+
+// contextVariable names the context where --context does not.
+const contextVariable = "HOLDFAST_CONTEXT"
+
+// app is what the commands share.
+type app struct {
+	stdout, stderr io.Writer
+	env            func(string) string
+
+	contextFile string
+	output      string
+}
+
+func newRoot(a *app) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "holdfast",
+		Short: "Protect running virtual machines and bring them back at any checkpoint",
+		Long: `Holdfast copies every write of a running machine's disks to a second site and keeps
+it in a journal with a checkpoint every few seconds. A group of disks can be opened
+as it was at any of them.
+
+Try it on this machine:
+
+  holdfast lab up --dir /tmp/lab --volumes 2 --size 1GiB --link 50Mbit
+  export HOLDFAST_CONTEXT=/tmp/lab/context.yaml
+  holdfast status
+  holdfast checkpoint create --tag before-upgrade
+  holdfast view open --checkpoint latest
+  holdfast export --checkpoint latest --out /tmp/images
+  holdfast lab down --purge
+
+Results go to stdout (-o table or json), progress and errors to stderr. The exit
+status is 2 for what the arguments alone show to be wrong, 130 after Ctrl-C, 1 for
+all else.
+
+Words:
+  SIZE      an integer with B, KiB, MiB, GiB or TiB (K, M, G, T alike): 64MiB
+  RATE      a number with kbit, Mbit or Gbit (per second), or none: 50Mbit
+  DURATION  as 5s or 1m30s`,
+		Version:           buildVersion().line(),
+		SilenceUsage:      true,
+		SilenceErrors:     true,
+		Args:              cobra.ArbitraryArgs,
+		PersistentPreRunE: func(*cobra.Command, []string) error { return a.checkOutput() },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usagef("unknown command %q", args[0])
+			}
+			return cmd.Help()
+		},
+	}
+	root.SetVersionTemplate("holdfast {{.Version}}\n")
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.PersistentFlags().StringVar(&a.contextFile, "context", "", "`FILE` that says whom to speak to; by default $"+contextVariable)
+	root.PersistentFlags().StringVarP(&a.output, "output", "o", "table", "`FORMAT` of the result: table or json")
+	root.MarkPersistentFlagFilename("context", "yaml")
+	root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
+	root.AddCommand(a.statusCommand(), a.checkpointCommand(), a.viewCommand(), a.exportCommand(),
+		a.labCommand(), a.demoCommand(), a.versionCommand(), a.manCommand())
+	return root
+}
+
+// noArgs refuses arguments; oneArg wants one, by that name.
+func noArgs(_ *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usagef("unexpected argument %q", args[0])
+	}
+	return nil
+}
+
+func oneArg(name string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) != 1 || args[0] == "" {
+			return usagef("want one %s, have %d arguments", name, len(args))
+		}
+		return nil
+	}
+}
+
+// parent makes a command that only holds others.
+func parent(use, short, long string, children ...*cobra.Command) *cobra.Command {
+	c := &cobra.Command{
+		Use: use, Short: short, Long: long,
+		Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usagef("unknown command %q for %s", args[0], cmd.CommandPath())
+			}
+			return usagef("%s: say what to do", cmd.CommandPath())
+		},
+	}
+	c.AddCommand(children...)
+	return c
+}
+
+// context loads the context that the arguments or the environment name.
+func (a *app) context() (*config.Context, error) {
+	path := a.contextFile
+	if path == "" {
+		path = a.env(contextVariable)
+	}
+	if path == "" {
+		return nil, usagef("whom to speak to is not said: give --context FILE or set %s; holdfast lab up tells the file", contextVariable)
+	}
+	return config.LoadContext(path)
+}
+
+// dial makes a client of the VRA of that role.
+func (a *app) dial(role string) (*api.Client, *config.Context, error) {
+	c, err := a.context()
+	if err != nil {
+		return nil, nil, err
+	}
+	socket, ok := c.Socket(role)
+	if !ok {
+		return nil, nil, usagef("the context names no %s vra", role)
+	}
+	return api.DialUnix(socket), c, nil
+}
+
+// explain makes an error of a call one line with what to do.
+func explain(role string, err error) error {
+	f := api.AsFailure(err)
+	if f == nil {
+		return nil
+	}
+	if f.Code == api.Unavailable && f.Next == "" {
+		f.Message = "the " + role + " vra does not answer: " + f.Message
+		f.Next = "see holdfast lab status"
+	}
+	return f
+}

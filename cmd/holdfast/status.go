@@ -1,0 +1,160 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/control/api"
+	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
+	"github.com/holdfast-dr/holdfast/control/config"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+	"github.com/spf13/cobra"
+)
+
+// statusWait is how long a VRA may take to say how it is.
+const statusWait = 3 * time.Second
+
+// groupStatus is a group as the user sees it; its JSON is kept for ever.
+type groupStatus struct {
+	Name        string   `json:"name"`
+	State       string   `json:"state"`
+	Reason      *string  `json:"reason"`
+	Since       *string  `json:"since"`
+	Lag         *float64 `json:"lag_seconds"`
+	Behind      *int64   `json:"bytes_behind"`
+	ETA         *float64 `json:"eta_seconds"`
+	Checkpoints *int64   `json:"checkpoints"`
+	Oldest      *string  `json:"oldest"`
+	Newest      *string  `json:"newest"`
+}
+
+func (a *app) statusCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "status",
+		Short: "Say how the groups stand",
+		Long: `Status says for each group in which state it is, why, and since when; how old the
+oldest write is that the target has not made durable (lag), how much it lacks
+(behind) and how long that will take (eta); how many checkpoints can be opened, and
+the times of the oldest and the newest.
+
+What is not known is null (in the table: -), never zero. States: initial-sync,
+protected, behind, spilling, marks-only, resync, disconnected, paused, recovering, error.`,
+		Example: "  holdfast --context lab/context.yaml status\n  holdfast status -o json",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.context()
+			if err != nil {
+				return err
+			}
+			groups, err := askStatus(cmd.Context(), c)
+			if err != nil {
+				return err
+			}
+			rows := make([][]string, len(groups))
+			for i, g := range groups {
+				rows[i] = []string{g.Name, g.State, orHyphen(g.Since), secondsOrHyphen(g.Lag), bytesOrHyphen(g.Behind), secondsOrHyphen(g.ETA),
+					intOrHyphen(g.Checkpoints), orHyphen(g.Oldest), orHyphen(g.Newest), orHyphen(g.Reason)}
+			}
+			return a.print(map[string]any{"groups": groups}, "GROUP STATE SINCE LAG BEHIND ETA CHECKPOINTS OLDEST NEWEST REASON", rows)
+		},
+	}
+}
+
+// askStatus asks the VRAs of both sites at once and makes one picture of it.
+func askStatus(ctx context.Context, c *config.Context) ([]groupStatus, error) {
+	answers := map[string][]*holdfastv1.Group{}
+	failures := map[string]error{}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for _, v := range c.VRAs {
+		wg.Go(func() {
+			groups, err := groupsOf(ctx, v.Socket)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				failures[v.Role] = err
+				return
+			}
+			answers[v.Role] = groups
+		})
+	}
+	wg.Wait()
+	if len(answers) == 0 {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		for role, err := range failures {
+			return nil, explain(role, err)
+		}
+	}
+	return mergeGroups(answers[api.RoleSource], answers[api.RoleTarget], failures[api.RoleSource], failures[api.RoleTarget]), nil
+}
+
+func groupsOf(ctx context.Context, socket string) ([]*holdfastv1.Group, error) {
+	client := api.DialUnix(socket)
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(ctx, statusWait)
+	defer cancel()
+	res, err := client.Status.Get(ctx, &holdfastv1.StatusServiceGetRequest{})
+	return res.GetGroups(), err
+}
+
+// mergeGroups makes one picture: the source knows how replication stands, the target
+// which checkpoints there are. What the one that does not answer knows is unknown,
+// and a group whose source does not answer is disconnected, whatever the target thought last.
+func mergeGroups(source, target []*holdfastv1.Group, sourceErr, targetErr error) []groupStatus {
+	merged := []groupStatus{}
+	at := map[string]int{}
+	for _, g := range source {
+		at[g.GetId()] = len(merged)
+		s := groupStatus{
+			Name: g.GetName(), State: g.GetState(), Reason: textOrNull(g.GetReason()), Since: timeText(api.Time(g.GetSince())),
+			Lag: rounded(g.LagSeconds), Behind: g.BytesBehind, ETA: rounded(g.EtaSeconds),
+		}
+		if targetErr != nil {
+			s.Reason = textOrNull(joined(g.GetReason(), "the target vra does not answer: "+api.AsFailure(targetErr).Message))
+		}
+		merged = append(merged, s)
+	}
+	for _, g := range target {
+		i, ok := at[g.GetId()]
+		if !ok {
+			i = len(merged)
+			s := groupStatus{Name: g.GetName(), State: g.GetState(), Reason: textOrNull(g.GetReason()), Since: timeText(api.Time(g.GetSince()))}
+			if sourceErr != nil {
+				if s.State != api.StateDisconnected && !invariant.Planted("holdfast/trust-target") {
+					s.State, s.Since = api.StateDisconnected, nil
+				}
+				s.Reason = textOrNull("the source vra does not answer: " + api.AsFailure(sourceErr).Message)
+			}
+			merged = append(merged, s)
+		}
+		s := &merged[i]
+		s.Checkpoints = g.Checkpoints
+		if c := g.GetOldest(); c != nil {
+			s.Oldest = timeText(api.Time(c.GetTime()))
+		}
+		if c := g.GetNewest(); c != nil {
+			s.Newest = timeText(api.Time(c.GetTime()))
+		}
+	}
+	return merged
+}
+
+func joined(a, b string) string {
+	if a == "" {
+		return b
+	}
+	return fmt.Sprintf("%s; %s", a, b)
+}
+
+// rounded keeps milliseconds.
+func rounded(s *float64) *float64 {
+	if s == nil {
+		return nil
+	}
+	r := float64(int64(*s*1000+0.5)) / 1000
+	return &r
+}
