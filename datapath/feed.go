@@ -43,6 +43,7 @@ type feed struct {
 	began time.Time // of the first write in it
 	whole record.Ticket
 	limit int // of the batch, in bytes
+	pool  int // bytes of all slots when the life began
 }
 
 func (f *feed) run(ctx context.Context) {
@@ -60,6 +61,7 @@ func (f *feed) run(ctx context.Context) {
 // live feeds one life from its opening boundary to its end.
 func (f *feed) live(l life) {
 	f.life, f.seq, f.whole = l, l.next, l.ticket
+	f.pool = f.tap.Stats().Slots * capture.SlotBytes
 	defer f.abandon()
 	f.control(l.ticket, func(dst []byte, id record.Identity, t record.Time) []byte {
 		return record.AppendResyncOpen(dst, id, t, l.ticket, l.open)
@@ -158,7 +160,7 @@ func (f *feed) fill() {
 		l := f.job.Done.(*load)
 		*l = load{life: f.life.number, writes: l.writes[:0]}
 		f.began = time.Time{}
-		f.limit = f.batchLimit()
+		f.limit = f.batchLimit(f.pool)
 	}
 }
 
@@ -174,7 +176,7 @@ func (f *feed) seal() {
 	l.through, l.raw = f.whole, int64(j.Batch.Raw())
 	l.out = f.slabs.get(j.Batch.Bound())
 	j.Out = l.out.p
-	j.StoreOnly = f.hurry()
+	j.StoreOnly = f.hurry(j.Batch)
 	f.number(j)
 }
 

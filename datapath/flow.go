@@ -307,10 +307,10 @@ func (f *flow) volumeSizes() (vs []record.VolumeSize) {
 
 // batchLimit is how much a batch may hold: no more than the pool can spare, and on a
 // link that does not keep up no more than it carries in a tenth of a second.
-func (f *flow) batchLimit() int {
+func (f *flow) batchLimit(poolBytes int) int {
 	limit := batchRaw
-	if s := f.tap.Stats(); s.Slots > 0 {
-		limit = min(limit, s.Slots*capture.SlotBytes/poolShare)
+	if poolBytes > 0 {
+		limit = min(limit, poolBytes/poolShare)
 	}
 	if f.window.Stats().Unsent > 1 {
 		f.mu.Lock()
@@ -324,10 +324,14 @@ func (f *flow) batchLimit() int {
 }
 
 // hurry says that the encoder is what holds up the slots: the link waits for records
-// while more than half of the pool is taken.
-func (f *flow) hurry() bool {
+// while more than half of the pool is taken. It is asked of large batches only: the
+// answer takes a look at every slot.
+func (f *flow) hurry(b *record.Batch) bool {
+	if b.Raw() < batchRaw/4 || !f.window.Idle() {
+		return false
+	}
 	s := f.tap.Stats()
-	return s.Free < s.Slots/2 && f.window.Idle()
+	return s.Free < s.Slots/2
 }
 
 func (f *flow) fail(err error) {

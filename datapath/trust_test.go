@@ -1,0 +1,65 @@
+package datapath
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"math/big"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/wire"
+)
+
+// trust makes two sites that trust each other: the source's credentials and the target's.
+var trust = sync.OnceValues(func() (source, target wire.Credentials) {
+	west, westKey := authority("west")
+	east, eastKey := authority("east")
+	source = wire.Credentials{Certificate: leaf("west", west, westKey), Pins: []wire.Pin{{Site: "east", CA: east}}}
+	target = wire.Credentials{Certificate: leaf("east", east, eastKey), Pins: []wire.Pin{{Site: "west", CA: west}}}
+	return source, target
+})
+
+func authority(site string) (*x509.Certificate, *ecdsa.PrivateKey) {
+	t := template("/ca", site)
+	t.IsCA, t.BasicConstraintsValid, t.KeyUsage = true, true, x509.KeyUsageCertSign
+	cert, key := sign(t, t, nil)
+	return cert, key
+}
+
+func leaf(site string, ca *x509.Certificate, caKey *ecdsa.PrivateKey) tls.Certificate {
+	t := template("/vra/v1", site)
+	t.KeyUsage = x509.KeyUsageDigitalSignature
+	t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth}
+	cert, key := sign(t, ca, caKey)
+	return tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: key, Leaf: cert}
+}
+
+func template(path, site string) *x509.Certificate {
+	return &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+		URIs: []*url.URL{{Scheme: "holdfast", Host: site, Path: path}},
+	}
+}
+
+func sign(t, parent *x509.Certificate, by *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	if by == nil {
+		by = key
+	}
+	der, err := x509.CreateCertificate(rand.Reader, t, parent, key.Public(), by)
+	if err != nil {
+		panic(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		panic(err)
+	}
+	return cert, key
+}
