@@ -113,14 +113,18 @@ func (s *Store) checkFormat() error {
 		if err == nil && text != formatText {
 			err = fmt.Errorf("%q, want %q: %w", text, formatText, ErrFormat)
 		}
+		if err == nil && !slices.Contains(names, watermarkName) {
+			err = fmt.Errorf("the watermarks are gone: %w", ErrCorrupt)
+		}
 		return err
 	}
-	for _, n := range names {
-		if n != lockName && n != formatNew && n != groupsName && n != watermarkName {
+	for _, n := range names { // of a store that was never quite made
+		if !slices.Contains([]string{lockName, formatNew, groupsName, watermarkName, watermarkName + ".new"}, n) {
 			return fmt.Errorf("holds %q and is no journal: %w", n, ErrFormat)
 		}
 	}
-	if err := fs.Mkdir(path.Join(s.cfg.Dir, groupsName)); err != nil {
+	err = errors.Join(fs.SyncDir(path.Dir(path.Clean(s.cfg.Dir))), fs.Mkdir(path.Join(s.cfg.Dir, groupsName)))
+	if err != nil {
 		return err
 	}
 	w, err := segment.OpenWatermarks(fs, s.cfg.Dir, watermarkName)

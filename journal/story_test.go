@@ -10,7 +10,7 @@ func TestStory(t *testing.T) {
 	disk := faultdisk.New(512)
 	s := newSource(1)
 	s.script()
-	w, _, err := openTarget(disk, firstLife)
+	w, err := openTarget(disk)
 	ok(t, err)
 	ok(t, w.feed(s, 3))
 	numbers, err := w.check(s)
@@ -19,7 +19,7 @@ func TestStory(t *testing.T) {
 		t.Fatalf("listed %v, want %d", numbers, len(s.images))
 	}
 	ok(t, w.store.Close())
-	w, _, err = openTarget(disk, life{1, 2})
+	w, err = openTarget(disk)
 	ok(t, err)
 	numbers, err = w.check(s)
 	ok(t, err)

@@ -165,7 +165,6 @@ func (s *source) script() {
 
 // target is a store on a disk of its own, and what it promised.
 type target struct {
-	disk  *faultdisk.Disk
 	store *Store
 	group *Group
 
@@ -180,36 +179,28 @@ func config(disk *faultdisk.Disk) Config {
 		OpenCatalogue: func() (index.Map, error) { return catalogue, nil }}
 }
 
-// openTarget opens the store and the group on the disk, and lets the source's life in.
-func openTarget(disk *faultdisk.Disk, l life) (*target, Standing, error) {
-	return openWith(config(disk), disk, l)
-}
+// openTarget opens the store and the group on the disk.
+func openTarget(disk *faultdisk.Disk) (*target, error) { return openWith(config(disk)) }
 
-func openWith(cfg Config, disk *faultdisk.Disk, l life) (*target, Standing, error) {
+func openWith(cfg Config) (*target, error) {
 	store, err := Open(cfg)
 	if err != nil {
-		return nil, Standing{}, err
+		return nil, err
 	}
-	t := &target{disk: disk, store: store}
-	fail := func(err error) (*target, Standing, error) {
-		return nil, Standing{}, errors.Join(err, store.Close())
+	t := &target{store: store}
+	t.group, err = store.OpenGroup(GroupInfo{ID: testGroup, Name: "group", Lineage: testLineage})
+	if err == nil {
+		err = t.group.SetVolumes(testVolumes)
 	}
-	if t.group, err = store.OpenGroup(GroupInfo{ID: testGroup, Name: "group", Lineage: testLineage}); err != nil {
-		return fail(err)
-	}
-	if err = t.group.SetVolumes(testVolumes); err != nil {
-		return fail(err)
+	if err != nil {
+		return nil, errors.Join(err, store.Close())
 	}
 	t.group.OnListed(func(cp Checkpoint) {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		t.listed = append(t.listed, cp.Number)
 	})
-	st, err := t.group.Admit(testStream, l.epoch, l.inc)
-	if err != nil {
-		return fail(err)
-	}
-	return t, st, nil
+	return t, nil
 }
 
 // send appends the records one by one, waiting for each batch of up to size.
@@ -240,13 +231,19 @@ func (t *target) send(records []record.Record, size int) error {
 	return nil
 }
 
+// settle waits until what was acknowledged is also listed: until the round after.
+func (t *target) settle(l life) error {
+	_, err := t.group.Admit(testStream, l.epoch, l.inc)
+	return err
+}
+
 // feed sends everything the target does not hold yet, life by life.
 func (t *target) feed(s *source, size int) error {
 	for {
 		from := t.group.Durable(testStream)
 		rest := s.records[from:]
 		if len(rest) == 0 {
-			return nil
+			return t.settle(life{s.id.Epoch, s.id.Incarnation})
 		}
 		l := life{rest[0].Epoch, rest[0].Incarnation}
 		end := slices.IndexFunc(rest, func(r record.Record) bool { return r.Incarnation != l.inc })
@@ -331,5 +328,3 @@ func ok(t testing.TB, err error) {
 		t.Fatal(err)
 	}
 }
-
-var firstLife = life{1, 1}

@@ -1,6 +1,7 @@
 package segment
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
@@ -194,11 +195,14 @@ func chainNext(chain uint32, h record.Header) uint32 {
 
 func corrupt(what string) error { return fmt.Errorf("%w: %s", ErrCorrupt, what) }
 
+var zeros [pageBytes]byte
+
 func allZero(p []byte) bool {
-	for _, b := range p {
-		if b != 0 {
+	for len(p) > pageBytes {
+		if !bytes.Equal(p[:pageBytes], zeros[:]) {
 			return false
 		}
+		p = p[pageBytes:]
 	}
-	return true
+	return bytes.Equal(p, zeros[:len(p)])
 }

@@ -27,11 +27,11 @@ const scanBytes = 256 << 10
 
 // openScanner reads the file's header; it borrows the file.
 func openScanner(file ioengine.File) (*scanner, error) {
-	s := &scanner{file: file, mem: buf.Aligned(scanBytes)}
-	var err error
-	if s.size, err = file.Size(); err != nil {
+	size, err := file.Size()
+	if err != nil {
 		return nil, err
 	}
+	s := &scanner{file: file, size: size, mem: buf.Aligned(buf.RoundUp(int(min(size, scanBytes))))}
 	p, err := s.bytes(0, pageBytes)
 	if err != nil {
 		return nil, err

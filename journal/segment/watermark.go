@@ -174,8 +174,8 @@ func (m *Watermarks) replace(marks map[record.GroupID]Watermark) error {
 	if err != nil {
 		return err
 	}
-	putSlot(m.page, m.generation, marks)
-	if _, err = file.WriteAt(m.page, int64(m.generation%2)*slotBytes); err == nil {
+	n := putSlot(m.page, m.generation, marks)
+	if _, err = file.WriteAt(m.page[:n], int64(m.generation%2)*slotBytes); err == nil {
 		err = file.Truncate(2 * slotBytes)
 	}
 	if err == nil {
