@@ -93,11 +93,11 @@ func OpenFilter(cfg FilterConfig) (*Filter, error) {
 	return openFilter(cfg, boot)
 }
 
-func openFilter(cfg FilterConfig, boot bootID) (f *Filter, err error) {
+func openFilter(cfg FilterConfig, boot bootID) (_ *Filter, err error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	f = &Filter{cfg: cfg, key: filterKey(cfg.PoolSocket)}
+	f := &Filter{cfg: cfg, key: filterKey(cfg.PoolSocket)}
 	f.tap.wakeFD = -1
 	defer func() {
 		if err != nil {
@@ -129,7 +129,10 @@ func openFilter(cfg FilterConfig, boot bootID) (f *Filter, err error) {
 		v.pool, v.ring, v.clock, v.wake = f.pool, &f.pool.rings[i], clock, f.wake
 		f.volumes = append(f.volumes, v)
 	}
-	return f, f.page.enter(f.key, instance) // before the first ticket
+	if err := f.page.enter(f.key, instance); err != nil { // before the first ticket
+		return nil, err
+	}
+	return f, nil
 }
 
 func newInstance() (uint64, error) {

@@ -44,11 +44,11 @@ func recoverMarks(file *marksFile, clean bool, last func() record.Ticket) (m *ma
 		case clean && state == genNoted && len(m.closed) < maxClosedGens:
 			m.closed = append(m.closed, &generation{file: g, marked: true, closed: true, noted: true})
 		default:
+			moved = moved || g.bits.count() > 0
 			if !invariant.Planted("capture/forget-generations") {
 				g.bits.orInto(&file.dirty)
 			}
 			m.emptied(g)
-			moved = true
 		}
 	}
 	slices.SortFunc(m.closed, func(a, b *generation) int {

@@ -32,8 +32,8 @@ type pool struct {
 	}
 }
 
-func newPool(slots, rings int, instance uint64, page *orderPage, clock monoClock) (p *pool, err error) {
-	p = &pool{shape: shapeOf(slots, rings, instance), page: page, clock: clock, payloadFD: -1, descFD: -1, stateFD: -1}
+func newPool(slots, rings int, instance uint64, page *orderPage, clock monoClock) (_ *pool, err error) {
+	p := &pool{shape: shapeOf(slots, rings, instance), page: page, clock: clock, payloadFD: -1, descFD: -1, stateFD: -1}
 	if err := p.shape.check(); err != nil {
 		return nil, err
 	}

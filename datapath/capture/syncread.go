@@ -41,11 +41,12 @@ func (v *volume) syncRead(ctx context.Context, off, n int64) error {
 		if err != nil {
 			return err
 		}
-		if err := v.readPiece(p, claimed); err != nil {
+		switch err := v.readPiece(p, claimed); {
+		case errors.Is(err, errNoHole): // a write came between looking and taking: look again
+		case err != nil:
 			return err
-		}
-		if at = p.to; at >= limit {
-			return nil
+		default:
+			at = p.to
 		}
 	}
 }
@@ -139,9 +140,6 @@ func (v *volume) readPiece(p syncPiece, slots []uint32) error {
 	v.mu.Unlock()
 	v.pool.release(slots)
 	v.wake()
-	if errors.Is(err, errNoHole) { // a write came between looking and taking; it is dirty, for the next pass
-		return nil
-	}
 	return err
 }
 

@@ -62,11 +62,11 @@ func OpenTap(cfg TapConfig) (*Tap, error) {
 	return openTap(cfg, boot)
 }
 
-func openTap(cfg TapConfig, boot bootID) (t *Tap, err error) {
+func openTap(cfg TapConfig, boot bootID) (_ *Tap, err error) {
 	if cfg.RunDir == "" || cfg.Group == 0 || len(cfg.Filters) == 0 || cfg.Log == nil {
 		return nil, errors.New("run directory, group, filters and logger are needed")
 	}
-	t = &Tap{cfg: cfg, clock: newMonoClock()}
+	t := &Tap{cfg: cfg, clock: newMonoClock()}
 	t.merge.missing = map[pageEntry]missingFilter{}
 	defer func() {
 		if err != nil {

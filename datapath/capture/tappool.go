@@ -31,11 +31,11 @@ type tapPool struct {
 }
 
 // mapPool maps the three files that a filter passed.
-func mapPool(key uint64, shape poolShape, fds []int) (p *tapPool, err error) {
+func mapPool(key uint64, shape poolShape, fds []int) (_ *tapPool, err error) {
 	if len(fds) != 3 {
 		return nil, fmt.Errorf("%d memory files, want 3: %w", len(fds), ErrCorrupt)
 	}
-	p = &tapPool{key: key, shape: shape}
+	p := &tapPool{key: key, shape: shape}
 	defer func() {
 		if err != nil {
 			p.unmap()

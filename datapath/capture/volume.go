@@ -422,8 +422,8 @@ func (v *volume) extent(fromBlock, toBlock int64) Extent {
 
 // openVolume opens the disk and its marks. After anything but a clean close, all that
 // was marked is dirty.
-func openVolume(cfg FilterConfig, fv FilterVolume, boot bootID, page *orderPage) (v *volume, err error) {
-	v = &volume{id: fv.ID, name: fv.Name, path: fv.Path, page: page}
+func openVolume(cfg FilterConfig, fv FilterVolume, boot bootID, page *orderPage) (_ *volume, err error) {
+	v := &volume{id: fv.ID, name: fv.Name, path: fv.Path, page: page}
 	if v.disk, err = openDisk(cfg.FS, fv.Path); err != nil {
 		return nil, err
 	}

@@ -1,0 +1,364 @@
+package capture
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/wire/record"
+)
+
+const mib = 1 << 20
+
+func TestWritesComeInOrder(t *testing.T) {
+	r := newRig(t, 4096, 4*mib, 2*mib, 2).open()
+	tap := r.covered()
+	write(t, r.vol(0), 4096, fill(4096, 1))
+	write(t, r.vol(1), 100, fill(512, 2))
+	write(t, r.vol(0), 8192, fill(100_000, 3))
+	cut := tap.TakeTicket()
+	if err := r.vol(1).Zero(0, mib, true, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.vol(1).Trim(mib+100, 2*4096, false); err != nil {
+		t.Fatal(err)
+	}
+	ws := next(t, tap, 6)
+	want := []Write{
+		{Volume: 1, Off: 4096, Len: 4096, Kind: Data},
+		{Volume: 2, Off: 100, Len: 512, Kind: Data},
+		{Volume: 1, Off: 8192, Len: 100_000, Kind: Data},
+		{Kind: Mark, Ticket: cut},
+		{Volume: 2, Off: 0, Len: mib, Kind: Zero},
+		{Volume: 2, Off: mib + 4096, Len: 4096, Kind: Zero},
+	}
+	for i, w := range ws {
+		if w.Volume != want[i].Volume || w.Off != want[i].Off || w.Len != want[i].Len || w.Kind != want[i].Kind {
+			t.Errorf("write %d: %+v, want %+v", i, w, want[i])
+		}
+		if i > 0 && w.Ticket <= ws[i-1].Ticket {
+			t.Errorf("ticket %d after %d", w.Ticket, ws[i-1].Ticket)
+		}
+		if w.Kind == Data && !bytes.Equal(payload(w), fill(int(w.Len), byte(i+1))) {
+			t.Errorf("write %d has other bytes", i)
+		}
+	}
+	if ws[3].Ticket != cut {
+		t.Errorf("cut %d came as %d", cut, ws[3].Ticket)
+	}
+	tap.Free(ws)
+	within(t, "all slots are home", r.filter.pool.allHome)
+	if tap.Lost() != tap.LostCovered() {
+		t.Error("something was lost")
+	}
+	p := make([]byte, 512)
+	if err := r.vol(1).ReadAt(p, mib/2); err != nil || !isZero(p) {
+		t.Errorf("zeroed range reads %x, %v", p[:8], err)
+	}
+}
+
+func TestDeadVRANeverStallsTheGuest(t *testing.T) {
+	r := newRig(t, 512, 16*mib, mib, 1).open()
+	tap := r.covered()
+	lost := tap.Lost()
+	for i := range int64(300) { // three times the pool, and nobody frees
+		write(t, r.vol(0), i*SlotBytes, fill(SlotBytes, byte(i+1)))
+	}
+	if tap.Lost() == lost {
+		t.Fatal("writes were dropped and lost does not say so")
+	}
+	slots := int64(mib / SlotBytes)
+	if got := dirtyBlocks(t, tap, 1); got != (300-slots)*2 {
+		t.Errorf("%d blocks dirty, want %d", got, (300-slots)*2)
+	}
+	// What fits stands in the pool, in order, for whoever comes.
+	ws := next(t, tap, int(slots))
+	tap.Free(ws)
+	none(t, tap)
+	if s := tap.Stats(); s.Dropped+s.Uncaptured != uint64(300-slots) || s.GuestWrites != 300 {
+		t.Errorf("stats: %+v", s)
+	}
+	// A write to blocks that are all dirty is not captured; one that is not is.
+	write(t, r.vol(0), 299*SlotBytes, fill(512, 9))
+	write(t, r.vol(0), 0, fill(512, 9))
+	if ws := next(t, tap, 1); ws[0].Off != 0 {
+		t.Errorf("captured %+v", ws[0])
+	}
+}
+
+// TestDropIsSaidBeforeTheAnswer holds that marks, then lost, come before the answer.
+func TestDropIsSaidBeforeTheAnswer(t *testing.T) {
+	r := newRig(t, 512, 4*mib, mib, 1).open()
+	tap := r.covered()
+	covered := tap.LostCovered()
+	r.model.disks["vol1"].fail.Store(true)
+	if err := tryWrite(r.vol(0), 8192, fill(512, 1)); err == nil {
+		t.Fatal("the disk's error did not reach the guest")
+	}
+	if tap.Lost() == covered || dirtyBlocks(t, tap, 1) != 1 {
+		t.Errorf("a failed write: lost %d of %d, %d blocks dirty", tap.Lost(), covered, dirtyBlocks(t, tap, 1))
+	}
+	r.model.disks["vol1"].fail.Store(false)
+	none(t, tap)
+	within(t, "its slot is home", r.filter.pool.allHome)
+}
+
+func TestMarkStandsBeforeTheDiskWrite(t *testing.T) {
+	r := newRig(t, 512, 4*mib, mib, 1).open()
+	r.covered()
+	v := r.vol(0)
+	saw := make(chan bool, 4)
+	gate := func(w bool, off int64) {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		saw <- v.mu.marks.now.file.bits.all(3, 5)
+	}
+	r.model.disks["vol1"].gate.Store(&gate)
+	write(t, v, 3*4096, fill(8192, 1))
+	if !<-saw {
+		t.Error("the write was submitted unmarked")
+	}
+}
+
+func TestOverlapWaits(t *testing.T) {
+	r := newRig(t, 4096, 4*mib, mib, 1).open()
+	tap := r.covered()
+	first := make(chan struct{})
+	var once sync.Once
+	entered := make(chan struct{})
+	gate := func(w bool, off int64) {
+		if off == 4096 {
+			once.Do(func() { close(entered); <-first })
+		}
+	}
+	r.model.disks["vol1"].gate.Store(&gate)
+	var wg sync.WaitGroup
+	wg.Go(func() { write(t, r.vol(0), 4096, fill(4096, 1)) })
+	<-entered
+	// 512 bytes in the same 4K block: another write, the same aligned block.
+	wg.Go(func() { write(t, r.vol(0), 7000, fill(512, 2)) })
+	within(t, "the second waits", func() bool {
+		v := r.vol(0)
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		return len(v.mu.flights.list) == 2
+	})
+	write(t, r.vol(0), 65536, fill(4096, 3)) // elsewhere: waits for nobody
+	close(first)
+	wg.Wait()
+	ws := next(t, tap, 3)
+	if ws[0].Off != 65536 || ws[1].Off != 4096 || ws[2].Off != 7000 {
+		t.Errorf("order: %d, %d, %d", ws[0].Off, ws[1].Off, ws[2].Off)
+	}
+	p := make([]byte, 4096)
+	if err := r.vol(0).ReadAt(p, 4096); err != nil {
+		t.Fatal(err)
+	}
+	want := fill(4096, 1)
+	copy(want[7000-4096:], fill(512, 2))
+	if !bytes.Equal(p, want) {
+		t.Error("the disk has other bytes")
+	}
+}
+
+// TestRevoked holds that a slot stuck in ticketing is taken back, and that its write is
+// dropped and said to be.
+func TestRevoked(t *testing.T) {
+	r := newRig(t, 512, 4*mib, mib, 2).open()
+	tap := r.covered()
+	lost := tap.Lost()
+	stuck, free := make(chan struct{}), make(chan struct{})
+	r.filter.pool.rings[0].entered = func() { close(stuck); <-free }
+	var wg sync.WaitGroup
+	wg.Go(func() { write(t, r.vol(0), 0, fill(512, 1)) })
+	<-stuck
+	write(t, r.vol(1), 0, fill(512, 2)) // a later ticket
+	ws := next(t, tap, 1)
+	if ws[0].Volume != 2 || tap.Stats().Revoked != 1 {
+		t.Fatalf("got %+v, revoked %d", ws[0], tap.Stats().Revoked)
+	}
+	close(free)
+	wg.Wait()
+	r.filter.pool.rings[0].entered = nil
+	if tap.Lost() == lost || dirtyBlocks(t, tap, 1) != 1 {
+		t.Errorf("revoked: lost %d of %d, %d dirty", tap.Lost(), lost, dirtyBlocks(t, tap, 1))
+	}
+	write(t, r.vol(0), mib, fill(512, 3))
+	if ws := next(t, tap, 1); ws[0].Off != mib {
+		t.Errorf("after it: %+v", ws[0])
+	}
+}
+
+// TestTicketingHoldsTheOrder holds that nothing later is given while an earlier ticket
+// may still be published.
+func TestTicketingHoldsTheOrder(t *testing.T) {
+	r := newRig(t, 512, 4*mib, mib, 2).open()
+	tap := r.covered()
+	stuck, free := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	r.filter.pool.rings[0].entered = func() { once.Do(func() { close(stuck); <-free }) }
+	var wg sync.WaitGroup
+	wg.Go(func() { write(t, r.vol(0), 0, fill(512, 1)) })
+	<-stuck
+	write(t, r.vol(1), 0, fill(512, 2))
+	ws, _, err := tap.collect(10)
+	if err != nil || len(ws) != 0 {
+		t.Fatalf("%+v, %v; want nothing yet", ws, err)
+	}
+	close(free)
+	wg.Wait()
+	ws = next(t, tap, 2)
+	if ws[0].Volume != 1 || ws[1].Volume != 2 {
+		t.Errorf("order: %+v", ws)
+	}
+}
+
+// TestMissingTicketIsSkipped: a ticket that nobody has any more does not stop the merge.
+func TestMissingTicketIsSkipped(t *testing.T) {
+	r := newRig(t, 512, 4*mib, mib, 1).open()
+	tap := r.covered()
+	write(t, r.vol(0), 0, fill(512, 1))
+	tap.Free(next(t, tap, 1))
+	tap.page.take()
+	write(t, r.vol(0), 4096, fill(512, 2))
+	if ws := next(t, tap, 1); ws[0].Off != 4096 {
+		t.Errorf("%+v", ws[0])
+	}
+	if tap.Lost() != tap.LostCovered() {
+		t.Error("a skipped ticket is no loss")
+	}
+}
+
+func TestCleanCloseKeepsGenerations(t *testing.T) {
+	r := newRig(t, 512, 4*mib, mib, 1).open()
+	tap := r.covered()
+	write(t, r.vol(0), 4096, fill(512, 1))
+	tap.Free(next(t, tap, 1))
+	r.stopRun()
+	if err := r.filter.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got := len(tap.page.entered(nil)); got != 0 {
+		t.Errorf("%d filters in the order page after a clean close", got)
+	}
+	lost := tap.Lost()
+	r.open()
+	if tap.Lost() != lost {
+		t.Error("a clean restart lost something")
+	}
+	v := r.vol(0)
+	v.mu.Lock()
+	live := len(v.mu.marks.closed)
+	v.mu.Unlock()
+	if live != 1 || v.dirtyBlocks() != 0 {
+		t.Errorf("%d generations, %d blocks dirty", live, v.dirtyBlocks())
+	}
+	write(t, v, 8192, fill(512, 2)) // and the tap finds the new filter
+	if ws := next(t, tap, 1); ws[0].Off != 8192 {
+		t.Errorf("%+v", ws[0])
+	}
+	tap.PublishDurable(tap.LastTicket())
+	r.filter.turn()
+	r.filter.turn()
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, g := range v.mu.marks.closed {
+		if g.file.bits.count() > 0 && record.Ticket(g.file.note.Load()) <= record.Ticket(tap.page.durable.Load()) {
+			t.Error("a generation that the durable ticket has passed is alive")
+		}
+	}
+}
+
+func TestUncleanCloseMakesMarksDirty(t *testing.T) {
+	r := newRig(t, 512, 4*mib, mib, 1).open()
+	tap := r.covered()
+	write(t, r.vol(0), 4096, fill(8192, 1))
+	lost := tap.Lost()
+	r.kill()
+	r.open()
+	if tap.Lost() == lost {
+		t.Error("lost does not tell of the crash")
+	}
+	if got := r.vol(0).dirtyBlocks(); got != 2 {
+		t.Errorf("%d blocks dirty, want 2", got)
+	}
+	// What the dead one had published is there still, and comes.
+	if ws := next(t, tap, 1); ws[0].Off != 4096 || !bytes.Equal(payload(ws[0]), fill(8192, 1)) {
+		t.Errorf("%+v", ws[0])
+	}
+}
+
+func TestOtherBootTrustsNothing(t *testing.T) {
+	r := newRig(t, 512, 4*mib, mib, 1).open()
+	r.covered()
+	r.stopRun()
+	if err := r.tap.Close(); err != nil {
+		t.Fatal(err)
+	}
+	r.tap = nil
+	if err := r.filter.Close(); err != nil {
+		t.Fatal(err)
+	}
+	f, err := openFilter(r.cfg, bootID{1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.filter = f
+	r.run()
+	if got := r.vol(0).dirtyBlocks(); got != 4*mib/BlockBytes {
+		t.Errorf("%d blocks dirty after a boot", got)
+	}
+	if f.page.lost.Load() == f.page.covered.Load() {
+		t.Error("nothing lost after a boot")
+	}
+}
+
+func TestHoldWaitsAndBreaks(t *testing.T) {
+	r := newRig(t, 512, 4*mib, mib, 1).open()
+	tap := r.covered()
+	deadline := tap.clock.now() + int64(holdMax)
+	tap.page.deadline.Store(uint64(deadline))
+	tap.page.hold.Store(7)
+	write(t, r.vol(0), 0, fill(512, 1))
+	if tap.clock.now() < deadline || tap.page.broken.Load() != 7 {
+		t.Errorf("answered %d ns before the deadline; broken is %d", deadline-tap.clock.now(), tap.page.broken.Load())
+	}
+}
+
+func TestOneTapAtATime(t *testing.T) {
+	r := newRig(t, 512, 4*mib, mib, 1).open()
+	r.openTap()
+	_, err := OpenTap(TapConfig{RunDir: r.dir, Group: testGroup, Filters: []string{"x"}, Log: testLog(t)})
+	if !errors.Is(err, ErrInUse) {
+		t.Errorf("a second tap: %v", err)
+	}
+}
+
+// TestMissingFilter: a filter that stands in the order page and cannot be mapped is
+// waited for, then given up, and lost says so.
+func TestMissingFilter(t *testing.T) {
+	r := newRig(t, 512, 4*mib, mib, 1).open()
+	tap := r.covered()
+	lost := tap.Lost()
+	if err := tap.page.enter(99, 98); err != nil {
+		t.Fatal(err)
+	}
+	tap.page.take()
+	write(t, r.vol(0), 0, fill(512, 1))
+	ctx, stop := context.WithTimeout(t.Context(), missingAfter/4)
+	defer stop()
+	if ws, err := tap.Next(ctx, 1, time.Minute); err == nil {
+		t.Fatalf("did not wait: %+v", ws)
+	}
+	next(t, tap, 1)
+	if tap.Lost() == lost {
+		t.Error("lost does not tell of a filter that is missing")
+	}
+	tap.PublishDurable(tap.LastTicket())
+	if tap.page.durable.Load() == 0 {
+		t.Error("a dead filter holds the durable ticket back")
+	}
+}
