@@ -21,7 +21,7 @@ const (
 	roleVRA    = "vra" // in certificates
 )
 
-// Names of the daemons, in the order they are started.
+// Names of the daemons.
 const (
 	daemonFilter = "vra-filter"
 	daemonTarget = "vra-target"
@@ -194,7 +194,8 @@ func (m *manifest) vra(dir, site, id, peer, socket string) *config.VRA {
 	}
 }
 
-// daemons are what the supervisor runs, in the order it starts them.
+// daemonList is what the supervisor runs. All start together, each waits for the
+// others by itself; they are ended in the reverse order, the source first.
 func (m *manifest) daemonList(dir string) []*daemon {
 	run := func(name, binary, file string) *daemon {
 		return &daemon{Name: name, Command: []string{filepath.Join(m.Binaries, binary), "--config", filepath.Join(dir, file)}}

@@ -116,9 +116,9 @@ type life struct {
 	lastExit string
 }
 
-// run keeps every daemon up until ctx ends, then ends them, the last started first.
+// run keeps every daemon up until ctx ends, then ends them one by one, the last first.
 func (s *supervisor) run(ctx context.Context) {
-	// Each daemon has a context of its own, which ends after that of the ones started later.
+	// Each daemon has a context of its own, which ends after that of the next.
 	var stops []func()
 	for _, d := range s.m.Daemons {
 		own, cancel := context.WithCancel(context.WithoutCancel(ctx))

@@ -182,7 +182,7 @@ func (a *app) writeFor(ctx context.Context, d time.Duration, s *load.Stamper, sc
 			}
 			return err
 		case <-tick.C:
-			scr.show(write, d, s.Stats())
+			scr.show(ctx, d, s.Stats())
 		}
 	}
 }

@@ -154,7 +154,7 @@ func (a *app) labStatus() *cobra.Command {
 			}
 			rows := [][]string{{"link", upDown(st.Link.Up), "-", "-", "rate " + st.Link.Rate}}
 			for _, d := range st.Processes {
-				rows = append(rows, []string{d.Name, upDown(d.PID != 0), strconv.Itoa(d.PID), strconv.Itoa(d.Restarts), d.LastExit})
+				rows = append(rows, []string{d.Name, upDown(d.PID != 0), strconv.Itoa(d.PID), strconv.Itoa(d.Restarts), orHyphen(textOrNull(d.LastExit))})
 			}
 			for _, v := range st.Volumes {
 				rows = append(rows, []string{v.Name, upDown(st.Supervisor != 0), "-", "-", v.NBD})
