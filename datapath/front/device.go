@@ -30,7 +30,9 @@ type Device interface {
 }
 
 // Write is one guest write being taken in. The buffers are the device's (slots that
-// the split shares with the VRA), so that the payload is copied only once.
+// the split shares with the VRA), so that the payload is copied only once. Its payload
+// may be long in coming, or never come: between BeginWrite and Commit a Write must not
+// make any other wait, so overlaps are settled in Commit.
 type Write interface {
 	// Buffers returns the places to fill, in order; together they are n bytes.
 	Buffers() [][]byte

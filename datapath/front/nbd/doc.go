@@ -25,4 +25,9 @@
 // switch. Otherwise it passes the reader's place to another worker first. Whoever
 // finishes a request queues its reply; the first to find nobody writing writes for
 // all. In steady state nothing is allocated.
+//
+// A device that waits in system calls holds one of GOMAXPROCS processors for each
+// until the scheduler notices. A process that serves one should have more of them
+// than cores: with fio on an O_DIRECT file on 2 busy cores, 4 KiB at depth 32, were seen
+// 0.7 of qemu-nbd's rate with 2 of them and 1.7 with 8 (medians of 5 pairs).
 package nbd

@@ -81,9 +81,7 @@ func churn(t *testing.T, c *Client, d *spy, seed uint64) {
 				t.Fatalf("operation %d: read %d at %d: other bytes", i, n, off)
 			}
 		default:
-			for i := range part {
-				part[i] = byte(rng.Uint32())
-			}
+			noise(part, rng)
 			_, err = c.WriteAt(part, off)
 		}
 		if err != nil {

@@ -2,6 +2,7 @@ package nbd
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -34,10 +35,16 @@ func scatter(t *testing.T, d *memdisk.Disk, seed uint64) {
 	rng := rand.New(rand.NewPCG(seed, 0))
 	for range 200 {
 		p := make([]byte, 1+rng.IntN(100_000))
-		for i := range p {
-			p[i] = byte(rng.Uint32())
-		}
+		noise(p, rng)
 		put(t, d, p, rng.Int64N(d.Size()-int64(len(p))))
+	}
+}
+
+// noise fills p with what does not compress.
+func noise(p []byte, rng *rand.Rand) {
+	for len(p) > 0 {
+		n := copy(p, binary.LittleEndian.AppendUint64(nil, rng.Uint64()))
+		p = p[n:]
 	}
 }
 
