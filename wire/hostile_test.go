@@ -1,0 +1,169 @@
+package wire
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/wire/faultlink"
+	"github.com/holdfast-dr/holdfast/wire/record"
+)
+
+// rawSession is a session whose source end is the test's own hands.
+func rawSession(t *testing.T, w *world) (control, data *tls.Conn) {
+	t.Helper()
+	config := (&ClientConfig{Credentials: sourceCredentials()}).tls(Peer{})
+	dial := func(port string) *tls.Conn {
+		c, err := w.net.Dial(context.Background(), "tcp", port)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return tls.Client(c, config)
+	}
+	control = dial("control")
+	if err := writeHandshake(control, typeHello, hello{ours}.appendTo); err != nil {
+		t.Fatal(err)
+	}
+	body, err := readHandshake(control, typeWelcome)
+	if err != nil {
+		t.Fatal(err)
+	}
+	welcome, err := parseWelcome(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data = dial("data")
+	if err := writeHandshake(data, typeJoin, func(p []byte) []byte { return append(p, welcome.token[:]...) }); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readHandshake(data, typeJoined); err != nil {
+		t.Fatal(err)
+	}
+	return control, data
+}
+
+// A peer with a good certificate that sends what it may not ends its own session,
+// is told why, and disturbs nobody else.
+func TestBadFramesEndOnlyTheirSession(t *testing.T) {
+	frame := func(t frameType, body []byte) []byte {
+		return appendFrame(nil, t, func(p []byte) []byte { return append(p, body...) })
+	}
+	huge := func(t frameType, n int) []byte {
+		p := make([]byte, frameBytes)
+		putFrame(p, t, n)
+		return p
+	}
+	flipped := func(p []byte, at int) []byte {
+		p[at] ^= 1
+		return p
+	}
+	commit := record.AppendCommit(nil, 5, 4096)
+	f := func(name string, onData bool, p []byte) {
+		t.Helper()
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, &faultlink.Net{}, nil)
+				defer w.stop()
+				good := newHandler(t)
+				defer w.connect(good, func(c *ClientConfig) { c.Credentials.Certificate = sites().other })()
+				s := <-good.opened
+				<-w.target.opened
+				control, data := rawSession(t, w)
+				defer control.Close()
+				defer data.Close()
+				<-w.target.opened
+				start := time.Now()
+				where := control
+				if onData {
+					where = data
+				}
+				if _, err := where.Write(p); err != nil {
+					t.Fatal(err)
+				}
+				if err := <-w.target.closed; !errors.Is(err, ErrProtocol) {
+					t.Errorf("closed for: %v", err)
+				}
+				if took := time.Since(start); took > time.Second {
+					t.Errorf("closed after %v", took)
+				}
+				var told error
+				for told == nil { // heartbeats come first
+					_, told = readHandshake(control, typeHeartbeat)
+				}
+				var peer *PeerError
+				if !errors.As(told, &peer) || peer.Code != CodeProtocol {
+					t.Errorf("the peer was told %v", told)
+				}
+				if err := s.SendRecord(context.Background(), small(1)); err != nil {
+					t.Errorf("the other session: %v", err)
+				}
+				for _, line := range w.target.said() {
+					if strings.HasPrefix(line, "record 99") {
+						t.Error("a bad record was delivered")
+					}
+				}
+			})
+		})
+	}
+	rec := small(99)
+	f("no magic", false, make([]byte, 64))
+	f("header flipped", false, flipped(frame(typeCloseStream, make([]byte, 8)), 9))
+	f("unknown type", false, frame(99, nil))
+	f("a record on control", false, frame(typeRecord, rec))
+	f("hello again", false, frame(typeHello, hello{ours}.appendTo(nil)))
+	f("a length of 4 GiB", false, huge(typeListed, 1<<32-1))
+	f("a message one too long", false, frame(typeCloseStream, make([]byte, 9)))
+	f("a message that means nothing", false, frame(typeDurable, make([]byte, 16)))
+	f("a heartbeat without time", false, frame(typeHeartbeat, make([]byte, heartbeatBytes)))
+	f("taken more than was sent", false, frame(typeHeartbeat, heartbeat{sent: 1, taken: 1}.appendTo(nil)))
+	f("a bye without code", false, frame(typeBye, make([]byte, 4)))
+	f("a message on data", true, frame(typeCloseStream, make([]byte, 8)))
+	f("no magic on data", true, make([]byte, 64))
+	f("a record of 4 GiB", true, huge(typeRecord, 1<<32-1))
+	f("a record of one byte", true, frame(typeRecord, []byte{1}))
+	f("a frame longer than its record", true, append(frame(typeRecord, append(rec, 0)), 0))
+	f("a frame shorter than its record", true, frame(typeRecord, rec[:len(rec)-1]))
+	f("a record's header flipped", true, frame(typeRecord, flipped(small(99), 40)))
+	f("a record without magic", true, frame(typeRecord, make([]byte, 4096)))
+	f("the journal's commit record", true, frame(typeRecord, commit))
+}
+
+// What a peer announces costs nothing until its header is found good.
+func TestAnnouncedLengthIsNotAllocated(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, &faultlink.Net{}, nil)
+		defer w.stop()
+		control, data := rawSession(t, w)
+		defer control.Close()
+		defer data.Close()
+		head := make([]byte, frameBytes)
+		putFrame(head, typeRecord, record.MaxRecordBytes)
+		if _, err := data.Write(head); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if out := w.server.memory.out(); out != 0 {
+			t.Errorf("%d buffers are out for a record of which nothing came", out)
+		}
+	})
+}
+
+// A target that sends data breaks the protocol.
+func TestTargetSendsNoData(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, &faultlink.Net{}, nil)
+		defer w.stop()
+		source := newHandler(t)
+		defer w.connect(source, nil)()
+		far := <-w.target.opened
+		<-source.opened
+		far.data.Write(small(1))
+		if err := <-source.closed; !errors.Is(err, ErrProtocol) {
+			t.Errorf("closed for: %v", err)
+		}
+	})
+}
