@@ -188,9 +188,11 @@ func chainStart(g record.GroupID) uint32 {
 // byte of the record, and not the header: a CRC over bytes that end in their own
 // CRC is the same for all.
 func chainNext(chain uint32, h record.Header) uint32 {
-	var b [4]byte
-	le.PutUint32(b[:], h.Checksum)
-	return crc32.Update(chain, castagnoli, b[:])
+	chain = ^chain ^ h.Checksum // crc32.Update over its four bytes, which would allocate them
+	for range 4 {
+		chain = castagnoli[byte(chain)] ^ chain>>8
+	}
+	return ^chain
 }
 
 func corrupt(what string) error { return fmt.Errorf("%w: %s", ErrCorrupt, what) }

@@ -151,16 +151,12 @@ func (l *Log) sync() error {
 
 // Abandon takes a failed log on: it forgets what is not durable, leaves the open
 // segment at its last good byte, and begins another. The caller appends again what
-// it still holds. It may be called again when it fails.
+// it still holds. It may be called again when it fails; on a log that is well it
+// forgets what was appended since the last Commit.
 func (l *Log) Abandon() error {
-	l.mu.RLock()
-	failed, closed := l.mu.failed, l.mu.closed
-	l.mu.RUnlock()
-	if closed {
-		return ErrClosed
-	}
-	if failed == nil {
-		return nil
+	failed := l.usable()
+	if errors.Is(failed, ErrClosed) || failed == nil && l.w.empty() {
+		return failed
 	}
 	l.mu.Lock()
 	l.cur.abandoned = true

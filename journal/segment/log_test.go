@@ -317,3 +317,44 @@ func BenchmarkCommit(b *testing.B) {
 		})
 	}
 }
+
+// Abandon on a log that is well forgets what was not committed.
+func TestAbandonForgets(t *testing.T) {
+	disk := faultdisk.New(512)
+	f, err := start(disk, &model{}, seeded(1), 1)
+	ok(t, err)
+	ok(t, f.run(3, 0))
+	ok(t, f.commit())
+	durable := f.l.Durable()
+	ok(t, f.append(sealed(100, 20000, f.rng)))
+	ok(t, f.l.Abandon())
+	f.pending = nil
+	if f.l.End() != durable {
+		t.Errorf("the log ends at %s, want %s", f.l.End(), durable)
+	}
+	ok(t, f.run(3, 0))
+	ok(t, f.commit())
+	ok(t, f.finish(disk))
+}
+
+func TestCommitAllocatesNothing(t *testing.T) {
+	l, _, _, err := openStore(faultdisk.New(512))
+	ok(t, err)
+	rec := sealed(1, 100, seeded(1))
+	l.w.file = sink{l.w.file}
+	l.opt.SegmentBytes = 1 << 40
+	l.cur.entries = make([]entry, 0, 1000)
+	if n := testing.AllocsPerRun(100, func() {
+		_, err := l.Append(rec)
+		ok(t, errors.Join(err, l.Commit()))
+	}); n > 0 {
+		t.Errorf("%v allocations a round", n)
+	}
+}
+
+// sink is a file that takes everything: faultdisk allocates.
+type sink struct{ ioengine.File }
+
+func (sink) WriteAt(p []byte, _ int64) (int, error) { return len(p), nil }
+func (sink) Allocate(_, _ int64) error              { return nil }
+func (sink) Sync() error                            { return nil }

@@ -18,6 +18,7 @@ type writer struct {
 	chain           uint32
 	entries         []entry
 	stage           []byte // aligned; whole pages
+	pad             [pageBytes + commitBytes]byte
 }
 
 func newWriter(file ioengine.File, h header, stageBytes int) *writer {
@@ -80,7 +81,8 @@ func (w *writer) finish() error {
 		Records: w.end, End: commitEnd(w.end),
 		Count: uint32(len(w.entries)), Chain: w.chain,
 	}
-	pad := make([]byte, c.End-w.end)
+	pad := w.pad[:c.End-w.end]
+	clear(pad)
 	c.put(pad[len(pad)-commitBytes:])
 	if err := w.put(pad); err != nil {
 		return err
@@ -88,9 +90,10 @@ func (w *writer) finish() error {
 	return w.flush()
 }
 
-// next begins the next round and returns the entries of the one that ended.
+// next begins the next round and returns the entries of the one that ended, valid
+// until the next append.
 func (w *writer) next() []entry {
 	done := w.entries
-	w.begin, w.entries = w.end, nil
+	w.begin, w.entries = w.end, w.entries[:0]
 	return done
 }

@@ -1,5 +1,35 @@
 // Package segment keeps a group's log: records back to back in append-only files,
 // durable once committed, whole again after any crash. FORMAT.md has the bytes.
+//
+//	l, err := segment.Open(fs, dir, group, marks.Get(group), segment.Options{}, each)
+//	pos, err := l.Append(rec) // some more
+//	err = l.Commit()          // now they are durable
+//	if errors.Is(err, segment.ErrFailed) {
+//		err = l.Abandon() // then append again what is still held
+//	}
+//
+// What every caller may rely on:
+//   - What was committed is found by every later Open, at the same place, or Open says
+//     ErrCorrupt. What was appended and not committed may be found too, as whole
+//     rounds from the front: no crash leaves a part of one.
+//   - A failed write or sync is final for its file: nothing is written to it or synced
+//     again by that life, and a later life copies what it cannot vouch for.
+//   - No bytes that were ever synced are written again, so that a torn write can harm
+//     nothing that was acknowledged.
+//   - Open tells a torn tail from damage by the watermark, which is kept outside the
+//     log (Watermarks), and by the commits that were written after a round.
+//
+// The payload of records is not read by Open, but for the last round's; whoever
+// serves a block verifies it. Closed segments are read back from the device and
+// verified whole, beside the appends; Segments tells what that found.
+//
+// It costs one write and one sync a Commit, and up to 4 KiB of padding; two more
+// syncs, one of them of the folder, for each segment; at Open a read of all records' tables, and a copy of the
+// last round. In memory: StageBytes, and 48 bytes for each record until its segment
+// is verified.
+//
+// Segments are not recycled yet: each is a new file whose space is set aside when its
+// first record comes, and whose commits therefore still change metadata.
 package segment
 
 import (

@@ -112,8 +112,8 @@ func (m *Watermarks) Get(group record.GroupID) Watermark {
 
 // Raise sets the given watermarks and returns when they are durable. A place lower
 // than the one that stands changes nothing. Many groups cost what one costs: one
-// write and one sync; nothing risen costs nothing. After an error it is not known
-// what is durable; the next Raise writes all that was asked for to a new file.
+// write and one sync; nothing risen costs nothing. After an error Get says what it
+// said before; what is on disk may be higher, and the next Raise makes a new file.
 func (m *Watermarks) Raise(raised map[record.GroupID]Watermark) error {
 	marks := maps.Clone(m.mu.marks) // only Raise changes it
 	rose := false
