@@ -132,9 +132,10 @@ func (a *admission) step(r arrival, older func(record.StreamID, record.Seq) (uin
 		return 0, fmt.Errorf("record %s: %w", r.Identity, ErrNeedOpen)
 	}
 	if s.phase == phaseNew {
-		s.phase = phaseLog
 		if r.initial && !a.hasLog() {
 			s.phase = phaseDirect
+		} else {
+			s.phase = phaseLog
 		}
 	}
 	v := toLog

@@ -184,7 +184,7 @@ func (v *Versions) Vector(at []StreamAt) Vector {
 // holds says whether the checkpoint holds the record.
 func (w Vector) holds(r *recordEntry) bool {
 	i := r.stream.ordinal
-	return i < len(w.seqs) && r.seq <= w.seqs[i] || invariant.Planted("index/ignore-vector")
+	return i < len(w.seqs) && r.seq <= w.seqs[i] || invariant.Planted("journal/index/ignore-vector")
 }
 
 // Piece says where the bytes of a place are.
@@ -252,7 +252,7 @@ func (v *Versions) lookupLineLocked(dst []Piece, x *volumeIndex, head uint32, fr
 			z := &x.zeros[zero]
 			if e == nil || z.rec > e.rec || z.rec == e.rec && z.ext > e.ext {
 				zero--
-				if z.from < to && z.to > from && at.holds(v.records.at(z.rec)) && !invariant.Planted("index/skip-ranges") {
+				if z.from < to && z.to > from && at.holds(v.records.at(z.rec)) && !invariant.Planted("journal/index/skip-ranges") {
 					var got int64
 					dst, got = cover(dst, begin, Piece{Off: max(z.from, from), Len: min(z.to, to) - max(z.from, from), In: IsZero})
 					missing -= got

@@ -358,3 +358,29 @@ type sink struct{ ioengine.File }
 func (sink) WriteAt(p []byte, _ int64) (int, error) { return len(p), nil }
 func (sink) Allocate(_, _ int64) error              { return nil }
 func (sink) Sync() error                            { return nil }
+
+// A log whose oldest segments were dropped opens if the watermark says so, and keeps
+// its places.
+func TestDroppedBeginning(t *testing.T) {
+	disk, f := written(t, 20)
+	l, _, _, err := openStore(disk.Kill())
+	ok(t, err)
+	second := l.Segments()[1]
+	ok(t, disk.Remove(segmentFiles(t, disk)[0]))
+	w := Watermark{First: second.First, Durable: f.mark.Durable}
+	var first Pos
+	l, err = Open(disk, testDir, testGroup, w, testOptions(), func(pos Pos, r record.Record) error {
+		if first == 0 {
+			first = pos
+		}
+		return nil
+	})
+	ok(t, err)
+	if first != second.First || l.Durable() < w.Durable {
+		t.Errorf("the first record is at %s, durable up to %s; want %s, %s", first, l.Durable(), second.First, w.Durable)
+	}
+	if err := l.ReadAt(make([]byte, 1), Start); !errors.Is(err, ErrRange) {
+		t.Errorf("what was dropped: %v, want ErrRange", err)
+	}
+	ok(t, l.ReadAt(make([]byte, 9000), second.First))
+}
