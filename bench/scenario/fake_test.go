@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -44,14 +45,19 @@ func TestMain(m *testing.M) {
 }
 
 // fakeMode tells the fake VRAs how to behave: "" well; port: the target's port is
-// taken; syncing: the first checkpoint never comes; broken: the group is in error.
+// taken; late: the group is in error at first; syncing: the first checkpoint never comes; broken: the group is in error.
 const fakeMode = "HOLDFAST_FAKE_VRA"
 
-type fakeGroup struct{ *holdfastv1.Group }
-
-func (g fakeGroup) Get(context.Context, *holdfastv1.StatusServiceGetRequest) (*holdfastv1.StatusServiceGetResponse, error) {
-	return &holdfastv1.StatusServiceGetResponse{Groups: []*holdfastv1.Group{g.Group}}, nil
+type fakeGroup struct {
+	asked atomic.Int64
+	then  func(asked int64) *holdfastv1.Group
 }
+
+func (g *fakeGroup) Get(context.Context, *holdfastv1.StatusServiceGetRequest) (*holdfastv1.StatusServiceGetResponse, error) {
+	return &holdfastv1.StatusServiceGetResponse{Groups: []*holdfastv1.Group{g.then(g.asked.Add(1))}}, nil
+}
+
+var errorGroup = &holdfastv1.Group{Name: GroupName, State: api.StateError, Reason: "the disk is on fire"}
 
 func fakeVRA(ctx context.Context, file string) error {
 	c, err := config.LoadVRA(file)
@@ -59,7 +65,7 @@ func fakeVRA(ctx context.Context, file string) error {
 		return err
 	}
 	mode := os.Getenv(fakeMode)
-	one := int64(1)
+	one, late := int64(1), int64(0)
 	g := &holdfastv1.Group{Name: GroupName, State: api.StateProtected, Checkpoints: &one}
 	switch {
 	case mode == "port" && c.Target != nil:
@@ -68,14 +74,21 @@ func fakeVRA(ctx context.Context, file string) error {
 		g.State, g.Checkpoints = api.StateInitialSync, nil
 		g.Sync = &holdfastv1.Sync{DoneBytes: 1 << 20, TotalBytes: 2 << 20}
 	case mode == "broken":
-		g.State, g.Reason = api.StateError, "the disk is on fire"
+		g = errorGroup
+	case mode == "late":
+		late = 3
 	}
 	os.Remove(c.Socket)
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: c.Socket, Net: "unix"})
 	if err != nil {
 		return err
 	}
-	return api.Serve(ctx, l, api.Handlers{Status: fakeGroup{g}}, []int{os.Getuid()}, slog.New(slog.DiscardHandler))
+	return api.Serve(ctx, l, api.Handlers{Status: &fakeGroup{then: func(asked int64) *holdfastv1.Group {
+		if asked <= late {
+			return errorGroup
+		}
+		return g
+	}}}, []int{os.Getuid()}, slog.New(slog.DiscardHandler))
 }
 
 // fakeBinaries makes a folder with the lab's programs.

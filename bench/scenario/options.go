@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"path/filepath"
+	"time"
 
 	"github.com/holdfast-dr/holdfast/control/config"
 )
@@ -24,6 +25,8 @@ type Options struct {
 	Binaries string
 	// Env is added to the environment of supervisor and daemons, as NAME=value.
 	Env []string
+
+	errorWait time.Duration // where a test is less patient
 }
 
 // Defaults and bounds of a lab.

@@ -1,6 +1,7 @@
 package scenario
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -108,7 +109,7 @@ func (lab *Lab) up(ctx context.Context, o *Options, disks []planned, progress fu
 	if err != nil {
 		return err
 	}
-	if err := lab.ready(ctx, died, progress); err != nil {
+	if err := lab.ready(ctx, died, cmp.Or(o.errorWait, errorWait), progress); err != nil {
 		return err
 	}
 	_, err = m.ask(ctx, request{Do: "ready"})
@@ -174,21 +175,23 @@ func (lab *Lab) startSupervisor(env []string) (died <-chan error, err error) {
 }
 
 // Waiting for a lab: how often it is looked at, how long its daemons may take to
-// answer at all, and after how many deaths of one daemon it is given up.
+// answer at all, how long the group may be in error (it is, until the daemons have
+// found each other), and after how many deaths of one daemon it is given up.
 const (
 	lookEvery  = 200 * time.Millisecond
 	answerWait = 30 * time.Second
+	errorWait  = 10 * time.Second
 	tooOften   = 4
 )
 
 // ready waits until the first checkpoint is listed.
-func (lab *Lab) ready(ctx context.Context, died <-chan error, progress func(Progress)) error {
+func (lab *Lab) ready(ctx context.Context, died <-chan error, errorWait time.Duration, progress func(Progress)) error {
 	source, target := api.DialUnix(lab.m.runPath(sourceSocket)), api.DialUnix(lab.m.runPath(targetSocket))
 	defer source.Close()
 	defer target.Close()
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
-	silentSince := time.Now()
+	silentSince, fineSince := time.Now(), time.Now()
 	p := Progress{Stage: "starting"}
 	progress(p)
 	for {
@@ -210,7 +213,9 @@ func (lab *Lab) ready(ctx context.Context, died <-chan error, progress func(Prog
 		t, targetErr := groupOf(ctx, target, lab.m.Group)
 		if sourceErr == nil {
 			silentSince = time.Now()
-			if s.GetState() == api.StateError {
+			if s.GetState() != api.StateError {
+				fineSince = time.Now()
+			} else if time.Since(fineSince) > errorWait {
 				return fmt.Errorf("the group is in error: %s", s.GetReason())
 			}
 			if sync := s.GetSync(); sync != nil {

@@ -20,7 +20,7 @@ import (
 // upLab brings a lab of fakes up in dir; it is gone when the test ends.
 func upLab(t *testing.T, o Options) *Lab {
 	t.Helper()
-	o.Binaries, o.Overcommit, o.Env = fakeBinaries(t), true, quickRace
+	o.Binaries, o.Overcommit, o.Env = fakeBinaries(t), true, append(o.Env, quickRace...)
 	lab, err := Up(t.Context(), o, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -208,6 +208,11 @@ func TestDownWithoutSupervisor(t *testing.T) {
 	}
 }
 
+// TestErrorThatPassesIsNoFailure: until the daemons have found each other there is one.
+func TestErrorThatPassesIsNoFailure(t *testing.T) {
+	upLab(t, Options{Dir: filepath.Join(t.TempDir(), "lab"), Env: []string{fakeMode + "=late"}})
+}
+
 // TestFailedUpLeavesNothing looks for processes, runtime folders and files.
 func TestFailedUpLeavesNothing(t *testing.T) {
 	f := func(mode string, interrupt bool, want string) {
@@ -218,7 +223,7 @@ func TestFailedUpLeavesNothing(t *testing.T) {
 		defer cancel(nil)
 		var run string
 		var processes []process
-		_, err := Up(ctx, Options{Dir: dir, Binaries: fakeBinaries(t), Overcommit: true, Env: append([]string{fakeMode + "=" + mode}, quickRace...)}, func(p Progress) {
+		_, err := Up(ctx, Options{Dir: dir, Binaries: fakeBinaries(t), Overcommit: true, Env: append([]string{fakeMode + "=" + mode}, quickRace...), errorWait: time.Second}, func(p Progress) {
 			if m, err := loadManifest(dir); err == nil {
 				run, processes = m.RunDir, m.processes()
 			}
