@@ -57,7 +57,7 @@ func (g *fakeGroup) Get(context.Context, *holdfastv1.StatusServiceGetRequest) (*
 	return &holdfastv1.StatusServiceGetResponse{Groups: []*holdfastv1.Group{g.then(g.asked.Add(1))}}, nil
 }
 
-var errorGroup = &holdfastv1.Group{Name: GroupName, State: api.StateError, Reason: "the disk is on fire"}
+var errorGroup = &holdfastv1.Group{Name: GroupName, State: api.StateError, Reason: "write: no space left on device\nread: the disk is on fire"}
 
 func fakeVRA(ctx context.Context, file string) error {
 	c, err := config.LoadVRA(file)

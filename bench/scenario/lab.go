@@ -142,8 +142,10 @@ func (lab *Lab) stop(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// advise adds to a daemon's last words what the user can do, where that is known.
+// advise makes one line of a daemon's last words and adds what the user can do,
+// where that is known.
 func advise(said string) string {
+	said = strings.ReplaceAll(strings.TrimSpace(said), "\n", "; ")
 	switch {
 	case strings.Contains(said, "address already in use"):
 		return said + ": another process took the port: run holdfast lab up again, it picks others"

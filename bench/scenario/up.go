@@ -216,7 +216,7 @@ func (lab *Lab) ready(ctx context.Context, died <-chan error, errorWait time.Dur
 			if s.GetState() != api.StateError {
 				fineSince = time.Now()
 			} else if time.Since(fineSince) > errorWait {
-				return fmt.Errorf("the group is in error: %s", s.GetReason())
+				return fmt.Errorf("the group is in error: %s", advise(s.GetReason()))
 			}
 			if sync := s.GetSync(); sync != nil {
 				p = Progress{Stage: "initial sync", Done: sync.GetDoneBytes(), Total: sync.GetTotalBytes()}

@@ -249,7 +249,7 @@ func TestFailedUpLeavesNothing(t *testing.T) {
 		}
 	}
 	f("syncing", true, "interrupt")
-	f("broken", false, "on fire")
+	f("broken", false, "on fire: make room")
 	f("port", false, "run holdfast lab up again")
 }
 

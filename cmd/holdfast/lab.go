@@ -150,11 +150,11 @@ func (a *app) labStatus() *cobra.Command {
 				return err
 			}
 			if st.Supervisor == 0 && a.output == "table" {
-				fmt.Fprintf(a.stderr, "The lab does not run: its supervisor is gone. Remove it with: holdfast lab down --purge --dir %s\n", lab.Dir())
+				fmt.Fprintf(a.stderr, "The lab does not run. Remove it with: holdfast lab down --purge --dir %s\n", lab.Dir())
 			}
 			rows := [][]string{{"link", upDown(st.Link.Up), "-", "-", "rate " + st.Link.Rate}}
 			for _, d := range st.Processes {
-				rows = append(rows, []string{d.Name, upDown(d.PID != 0), strconv.Itoa(d.PID), strconv.Itoa(d.Restarts), orHyphen(textOrNull(d.LastExit))})
+				rows = append(rows, []string{d.Name, upDown(d.PID != 0), numberOrHyphen(d.PID), strconv.Itoa(d.Restarts), orHyphen(textOrNull(d.LastExit))})
 			}
 			for _, v := range st.Volumes {
 				rows = append(rows, []string{v.Name, upDown(st.Supervisor != 0), "-", "-", v.NBD})
@@ -162,6 +162,13 @@ func (a *app) labStatus() *cobra.Command {
 			return a.print(st, "PART STATE PID RESTARTS NOTE", rows)
 		},
 	}, &dir)
+}
+
+func numberOrHyphen(n int) string {
+	if n == 0 {
+		return "-"
+	}
+	return strconv.Itoa(n)
 }
 
 func upDown(up bool) string {
