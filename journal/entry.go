@@ -85,8 +85,13 @@ func appendEntry(dst []byte, f frame, e entry) []byte {
 		panic(fmt.Sprintf("BUG: manifest entry of %d bytes", length))
 	}
 	le.PutUint16(dst[start+atLength:], uint16(length))
-	dst = le.AppendUint32(dst, crc32.Checksum(dst[start:], castagnoli))
+	dst = appendSum(dst, dst[start:])
 	return append(dst, make([]byte, start+slotBytes-len(dst))...)
+}
+
+// appendSum appends the checksum of p.
+func appendSum(dst, p []byte) []byte {
+	return binary.LittleEndian.AppendUint32(dst, crc32.Checksum(p, castagnoli))
 }
 
 func appendPayload(dst []byte, e entry) []byte {
