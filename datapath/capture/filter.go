@@ -105,7 +105,7 @@ func openFilter(cfg FilterConfig, boot bootID) (_ *Filter, err error) {
 		}
 	}()
 	name := filterLockName(cfg.RunDir, cfg.Group, f.key)
-	f.lock, err = waitLock(func() (*os.File, error) { return tryLockFile(name) }, ErrInUse)
+	f.lock, err = waitLock(succeedWait, func() (*os.File, error) { return tryLockFile(name) }, ErrInUse)
 	if err != nil {
 		return nil, err
 	}
@@ -231,10 +231,11 @@ func (f *Filter) Close() error {
 	return nil
 }
 
-// waitTaken waits until the VRA has freed every slot.
+// waitTaken waits until the VRA, if there is one, has freed every slot.
 func (f *Filter) waitTaken(most time.Duration) bool {
+	tap := tapLockName(f.cfg.RunDir, f.cfg.Group)
 	for deadline := time.Now().Add(most); !f.pool.allHome(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
+		if time.Now().After(deadline) || !lives(tap) {
 			return false
 		}
 		f.wake()

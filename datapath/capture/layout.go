@@ -51,7 +51,7 @@ const (
 // Limits of a pool: checked by both sides.
 const (
 	minSlots = 128
-	maxSlots = 1 << 20 // 8 GiB
+	maxSlots = 8 << 20 // 64 GiB
 	maxRings = 64
 )
 

@@ -55,12 +55,16 @@ func tryLockFile(name string) (*os.File, error) {
 	}
 }
 
-// succeedWait is how long a filter waits for its predecessor's last writes.
-const succeedWait = 30 * time.Second
+const (
+	// succeedWait is how long a filter waits for its predecessor's last writes.
+	succeedWait = 30 * time.Second
+	// tapWait outlasts whoever only looks whether there is a tap.
+	tapWait = 250 * time.Millisecond
+)
 
-// waitLock calls try until it no longer says busy, at most succeedWait.
-func waitLock[T any](try func() (T, error), busy error) (T, error) {
-	deadline := time.Now().Add(succeedWait)
+// waitLock calls try until it no longer says busy, at most so long.
+func waitLock[T any](most time.Duration, try func() (T, error), busy error) (T, error) {
+	deadline := time.Now().Add(most)
 	for {
 		l, err := try()
 		if !errors.Is(err, busy) || time.Now().After(deadline) {
@@ -85,9 +89,13 @@ func filterLockName(dir string, group record.GroupID, key uint64) string {
 	return filepath.Join(dir, fmt.Sprintf("filter-%s-%016x.lock", group, key))
 }
 
-// filterLives says whether the filter of that key runs. Unsure counts as yes.
-func filterLives(dir string, group record.GroupID, key uint64) bool {
-	name := filterLockName(dir, group, key)
+// tapLockName is the file the group's tap holds locked.
+func tapLockName(dir string, group record.GroupID) string {
+	return filepath.Join(dir, fmt.Sprintf("tap-%s.lock", group))
+}
+
+// lives says whether some process holds the lock file. Unsure counts as yes.
+func lives(name string) bool {
 	if _, err := os.Stat(name); errors.Is(err, os.ErrNotExist) {
 		return false
 	}

@@ -87,7 +87,7 @@ func marksFileBytes(blocks int64) int64 {
 // another filter that still has the file.
 func openMarks(dir string, id marksIdentity) (m *marksFile, whole bool, err error) {
 	name := filepath.Join(dir, fmt.Sprintf("marks-%s-%d", id.group, id.volume))
-	lock, err := waitLock(func() (*os.File, error) { return tryLockFile(name + ".lock") }, ErrInUse)
+	lock, err := waitLock(succeedWait, func() (*os.File, error) { return tryLockFile(name + ".lock") }, ErrInUse)
 	if err != nil {
 		return nil, false, err
 	}

@@ -224,7 +224,7 @@ func (t *Tap) allMappedLocked(now time.Time) bool {
 			all = false
 		default:
 			m.gone = true
-			m.lives = filterLives(t.cfg.RunDir, t.cfg.Group, e.key)
+			m.lives = lives(filterLockName(t.cfg.RunDir, t.cfg.Group, e.key))
 			t.page.lost.Add(1)
 			t.cfg.Log.Warn("a filter cannot be reached: its writes are lost until it is back", "lives", m.lives)
 		}
@@ -249,7 +249,7 @@ func (t *Tap) frozenLocked() bool {
 		}
 	}
 	for e, m := range t.merge.missing {
-		if m.gone && m.lives && filterLives(t.cfg.RunDir, t.cfg.Group, e.key) {
+		if m.gone && m.lives && lives(filterLockName(t.cfg.RunDir, t.cfg.Group, e.key)) {
 			return true
 		}
 	}

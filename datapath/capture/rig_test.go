@@ -30,11 +30,12 @@ type model struct {
 }
 
 type modelDisk struct {
-	align int
-	fail  atomic.Bool // writes fail
-	dead  atomic.Bool // its process was killed: whoever writes ends there
-	gate  atomic.Pointer[func(write bool, off int64)]
-	t     testing.TB
+	align    int
+	fail     atomic.Bool // writes fail
+	failRead atomic.Bool
+	dead     atomic.Bool // its process was killed: whoever writes ends there
+	gate     atomic.Pointer[func(write bool, off int64)]
+	t        testing.TB
 
 	mu     sync.Mutex
 	data   []byte
@@ -127,6 +128,9 @@ func (d *modelDisk) sectors(off int64, n int, f func(at int64, from, to int)) {
 func (f *modelFile) ReadAt(p []byte, off int64) (int, error) {
 	f.check(off, len(p))
 	f.pass(false, off)
+	if f.failRead.Load() {
+		return 0, errors.New("the disk cannot be read")
+	}
 	if off+int64(len(p)) > int64(len(f.data)) {
 		return 0, io.EOF
 	}

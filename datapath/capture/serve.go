@@ -201,6 +201,9 @@ func (c *tapConn) syncRead(ctx context.Context, q request) {
 		} else if err := v.syncRead(ctx, q.off, q.n); err != nil {
 			r.fail = short(err.Error())
 		}
+		if ctx.Err() != nil {
+			return // the connection ends: that is the answer
+		}
 		_ = c.send(r, nil) // as above
 	})
 }

@@ -3,12 +3,10 @@ package capture
 import (
 	"bytes"
 	"context"
-	"errors"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
@@ -200,7 +198,7 @@ func TestFoldKeepsWhatIsInFlight(t *testing.T) {
 		t.Errorf("after the fold: %d dirty, lost %d of %d", dirtyBlocks(t, tap, 1), tap.Lost(), lost)
 	}
 	none(t, tap) // what was published before is gone
-	within(t, "its slot is home", func() bool { v.pool.allHome(); return len(v.pool.mu.free) == v.pool.shape.slots-1 })
+	within(t, "its slot is home", func() bool { return homeSlots(v.pool) == v.pool.shape.slots-1 })
 	if err := <-syncing(t, tap, 0, mib); err != nil {
 		t.Fatal(err)
 	}
@@ -236,8 +234,8 @@ func TestFailedSyncReadIsDirtyAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	lost := tap.Lost()
-	copy(r.model.disks["vol1"].data, fill(8192, 1))
-	r.vol(0).disk.file = failingReads{r.vol(0).disk.file}
+	write(t, r.vol(0), 0, fill(8192, 1))
+	r.model.disks["vol1"].failRead.Store(true)
 	if err := <-syncing(t, tap, 0, 8192); err == nil {
 		t.Error("no error")
 	}
@@ -246,9 +244,12 @@ func TestFailedSyncReadIsDirtyAgain(t *testing.T) {
 	}
 }
 
-type failingReads struct{ ioengine.File }
-
-func (failingReads) ReadAt([]byte, int64) (int, error) { return 0, errors.New("unreadable") }
+func homeSlots(p *pool) int {
+	p.allHome()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.mu.free)
+}
 
 // TestGenerationsLiveUntilDurable follows one write through its generation.
 func TestGenerationsLiveUntilDurable(t *testing.T) {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -73,7 +72,7 @@ func openTap(cfg TapConfig, boot bootID) (_ *Tap, err error) {
 			t.letGo()
 		}
 	}()
-	t.lock, err = tryLockFile(filepath.Join(cfg.RunDir, fmt.Sprintf("tap-%s.lock", cfg.Group)))
+	t.lock, err = waitLock(tapWait, func() (*os.File, error) { return tryLockFile(tapLockName(cfg.RunDir, cfg.Group)) }, ErrInUse)
 	if err != nil {
 		return nil, err
 	}

@@ -432,7 +432,7 @@ func openVolume(cfg FilterConfig, fv FilterVolume, boot bootID, page *orderPage)
 			v.closeFiles()
 		}
 	}()
-	v.owned, err = waitLock(func() (interface{ Close() error }, error) { return cfg.FS.Lock(fv.Path) }, ioengine.ErrLocked)
+	v.owned, err = waitLock(succeedWait, func() (interface{ Close() error }, error) { return cfg.FS.Lock(fv.Path) }, ioengine.ErrLocked)
 	if err != nil {
 		return nil, fmt.Errorf("lock disk: %w", err)
 	}

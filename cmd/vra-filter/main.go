@@ -1,0 +1,200 @@
+// Command vra-filter stands in the write path of a group's guests: it serves their
+// disks over NBD and splits each write to the VRA of this host.
+//
+//	vra-filter --config FILE [--check-config]
+//
+// It logs to stderr and closes cleanly on SIGINT or SIGTERM: what is in flight is
+// answered, and the marks are noted to be whole. Killed, it loses no mark either: its
+// successor makes everything dirty that was not known to be at the target.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"sync"
+	"syscall"
+
+	"github.com/holdfast-dr/holdfast/control/config"
+	"github.com/holdfast-dr/holdfast/datapath/capture"
+	"github.com/holdfast-dr/holdfast/datapath/front/nbd"
+	"github.com/holdfast-dr/holdfast/ioengine"
+	"github.com/holdfast-dr/holdfast/wire/record"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	switch {
+	case err == nil || errors.Is(err, flag.ErrHelp):
+	case errors.Is(err, errUsage):
+		fmt.Fprintln(os.Stderr, "vra-filter:", err)
+		os.Exit(2)
+	default:
+		fmt.Fprintln(os.Stderr, "vra-filter:", err)
+		os.Exit(1)
+	}
+}
+
+var errUsage = errors.New("try vra-filter --help")
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	flags := flag.NewFlagSet("vra-filter", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	file := flags.String("config", "", "the configuration, a YAML `file`")
+	check := flags.Bool("check-config", false, "check the configuration, say what is wrong with it, and end")
+	version := flags.Bool("version", false, "print the version and end")
+	if err := flags.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return err
+		}
+		return fmt.Errorf("%w: %w", err, errUsage)
+	}
+	if *version {
+		_, err := fmt.Fprintln(stdout, "vra-filter", commit())
+		return err
+	}
+	if *file == "" || flags.NArg() > 0 {
+		return fmt.Errorf("--config is needed and nothing else: %w", errUsage)
+	}
+	cfg, err := config.LoadFilter(*file)
+	if err != nil || *check {
+		return err
+	}
+	log := slog.New(slog.NewTextHandler(stderr, nil)).With("group", cfg.Group.Name)
+	return serve(ctx, cfg, log)
+}
+
+// serve opens the disks and serves them until ctx ends. The fronts stop first, so that
+// the filter closes with nothing in flight.
+func serve(ctx context.Context, cfg *config.Filter, log *slog.Logger) (err error) {
+	if err := os.MkdirAll(cfg.RunDir, 0o700); err != nil {
+		return err
+	}
+	filter, err := capture.OpenFilter(filterConfig(cfg, log))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, filter.Close()) }()
+	fronts, err := openFronts(cfg, filter, log)
+	if err != nil {
+		return err
+	}
+	run, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	var wg sync.WaitGroup
+	part := func(name string, f func(context.Context) error) {
+		wg.Go(func() {
+			if err := f(run); err != nil {
+				fail(fmt.Errorf("%s: %w", name, err))
+			}
+		})
+	}
+	part("pool", filter.Run)
+	for _, f := range fronts {
+		part("nbd "+f.socket, func(ctx context.Context) error { return f.server.Serve(ctx, f.listener) })
+	}
+	log.Info("vra-filter runs", "volumes", len(cfg.Volumes), "pool", cfg.Pool)
+	wg.Wait()
+	log.Info("vra-filter ends")
+	if ctx.Err() != nil {
+		return nil // asked to
+	}
+	return context.Cause(run)
+}
+
+func filterConfig(cfg *config.Filter, log *slog.Logger) capture.FilterConfig {
+	c := capture.FilterConfig{
+		RunDir:     cfg.RunDir,
+		Group:      record.GroupID(cfg.Group.ID),
+		PoolBytes:  int64(cfg.Pool),
+		PoolSocket: cfg.PoolSocket,
+		FS:         ioengine.OS(),
+		Log:        log,
+	}
+	for _, v := range cfg.Volumes {
+		c.Volumes = append(c.Volumes, capture.FilterVolume{ID: record.VolumeID(v.ID), Name: v.Name, Path: v.Path})
+	}
+	return c
+}
+
+// front is one socket and the volumes behind it.
+type front struct {
+	socket   string
+	server   *nbd.Server
+	listener net.Listener
+}
+
+// openFronts listens on every socket; volumes that name the same one share it.
+func openFronts(cfg *config.Filter, filter *capture.Filter, log *slog.Logger) (fronts []front, err error) {
+	defer func() {
+		if err != nil {
+			for _, f := range fronts {
+				f.listener.Close()
+			}
+		}
+	}()
+	bySocket := map[string]*nbd.Server{}
+	for _, v := range cfg.Volumes {
+		server := bySocket[v.NBD]
+		if server == nil {
+			listener, err := listen(v.NBD)
+			if err != nil {
+				return fronts, err
+			}
+			server = &nbd.Server{Log: log}
+			bySocket[v.NBD] = server
+			fronts = append(fronts, front{v.NBD, server, listener})
+		}
+		if err := server.Add(nbd.Export{Name: v.Name, Device: filter.Device(v.Name)}); err != nil {
+			return fronts, err
+		}
+	}
+	return fronts, nil
+}
+
+// listen opens the unix socket for its owner alone. We hold the disks by now: a socket
+// that stands there is a dead filter's, unless somebody answers on it.
+func listen(path string) (net.Listener, error) {
+	if c, err := net.Dial("unix", path); err == nil {
+		c.Close()
+		return nil, fmt.Errorf("%s: another process serves there; stop it, or name another socket", path)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
+}
+
+// commit is what this program was built from.
+func commit() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	revision, changed := "unknown", ""
+	for _, s := range info.Settings {
+		switch {
+		case s.Key == "vcs.revision":
+			revision = s.Value
+		case s.Key == "vcs.modified" && s.Value == "true":
+			changed = "+changes"
+		}
+	}
+	return revision + changed
+}
