@@ -142,6 +142,7 @@ func (c *ClientConfig) dialSession(ctx context.Context, h Handler) (s *Session, 
 		data.hangUp()
 		return nil, context.Cause(shake)
 	}
+	data.socket.cork()
 	s = newSession(ctx, true, control, h, c.Counters, c.Log)
 	s.version, s.data = w.version, data
 	return s, nil

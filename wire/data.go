@@ -55,11 +55,12 @@ func (s *Session) writeRecord(rec []byte) error {
 	if _, err := s.data.Write(s.first[:frameBytes+n]); err != nil {
 		return err
 	}
-	if n == len(rec) {
-		return nil
+	if n < len(rec) {
+		if _, err := s.data.Write(rec[n:]); err != nil {
+			return err
+		}
 	}
-	_, err := s.data.Write(rec[n:])
-	return err
+	return s.data.socket.flush()
 }
 
 // lostData ends the session for a broken data connection, and returns the reason.

@@ -61,24 +61,3 @@ func (l *link) guard(ctx context.Context, d time.Duration) (release func() bool)
 		return stop() && l.SetDeadline(time.Time{}) == nil
 	}
 }
-
-// socket counts what passes.
-type socket struct {
-	net.Conn
-	sent, received           atomic.Uint64
-	totalSent, totalReceived *atomic.Uint64
-}
-
-func (s *socket) Read(p []byte) (int, error) {
-	n, err := s.Conn.Read(p)
-	s.received.Add(uint64(n))
-	s.totalReceived.Add(uint64(n))
-	return n, err
-}
-
-func (s *socket) Write(p []byte) (int, error) {
-	n, err := s.Conn.Write(p)
-	s.sent.Add(uint64(n))
-	s.totalSent.Add(uint64(n))
-	return n, err
-}

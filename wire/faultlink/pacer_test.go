@@ -50,3 +50,20 @@ func TestTwoSharesOfOneLink(t *testing.T) {
 		t.Errorf("two quanta are through after %v and %v", a.Sub(start), b.Sub(start))
 	}
 }
+
+// What a connection waits for another is the time of its quantum.
+func TestQuantumIsShort(t *testing.T) {
+	f := func(bits int64, want int) {
+		t.Helper()
+		p := &pacer{}
+		p.set(bits, time.Unix(0, 0))
+		if got := p.quantum(); got != want {
+			t.Errorf("%d bit/s goes by %d bytes, want %d", bits, got, want)
+		}
+	}
+	f(100e3, 512)
+	f(5e6, 1250)
+	f(50e6, 12500)
+	f(10e9, 16<<10)
+	f(0, maxQuantum)
+}

@@ -96,7 +96,7 @@ func (h *half) writeSome(p []byte) (n int, cut bool, err error) {
 			return 0, false, errClosed
 		case h.broken:
 			return 0, false, errReset
-		case h.deaf:
+		case h.deaf && !h.stalled: // else the news of it is lost too
 			return 0, false, errPipe
 		case h.writeBy.over():
 			return 0, false, errTimeout
