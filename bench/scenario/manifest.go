@@ -140,15 +140,24 @@ func loadManifest(dir string) (*manifest, error) {
 	if err != nil {
 		return nil, err
 	}
+	m, err := parseManifest(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", f.Name(), err)
+	}
+	return m, nil
+}
+
+// parseManifest reads a manifest; what it returns is safe to act on.
+func parseManifest(text []byte) (*manifest, error) {
 	var m manifest
 	if err := json.Unmarshal(text, &m); err != nil {
-		return nil, fmt.Errorf("%s: %w", f.Name(), err)
+		return nil, err
 	}
 	if m.Version != manifestVersion {
-		return nil, fmt.Errorf("%s: version %d, and this program knows only %d", f.Name(), m.Version, manifestVersion)
+		return nil, fmt.Errorf("version %d, and this program knows only %d", m.Version, manifestVersion)
 	}
 	if err := m.check(); err != nil {
-		return nil, fmt.Errorf("%s: %w", f.Name(), err)
+		return nil, err
 	}
 	return &m, nil
 }
@@ -161,6 +170,11 @@ func (m *manifest) check() error {
 		}
 		if e.Kind != kindFile && e.Kind != kindFolder && e.Kind != kindTree {
 			return fmt.Errorf("entry %q is of the unknown kind %q", e.Path, e.Kind)
+		}
+	}
+	for _, d := range m.Daemons {
+		if d == nil || d.Name == "" || len(d.Command) == 0 {
+			return errors.New("a daemon without name or command")
 		}
 	}
 	if m.RunDir != "" && (!filepath.IsAbs(m.RunDir) || filepath.Clean(m.RunDir) != m.RunDir || !strings.HasPrefix(filepath.Base(m.RunDir), runPrefix)) {

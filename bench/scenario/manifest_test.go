@@ -287,3 +287,43 @@ func TestCopyDiskKeepsHoles(t *testing.T) {
 		t.Errorf("the copy of 9 bytes takes %d", used)
 	}
 }
+
+// TestManifestOfVersion1 must pass for as long as there are labs of that version.
+func TestManifestOfVersion1(t *testing.T) {
+	text, err := os.ReadFile("testdata/lab-v1.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := parseManifest(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !m.MadeDir || m.RunDir != "/run/holdfast-lab-abcdefgh" || m.Supervisor != (process{4001, 100}) || len(m.Daemons) != 1 ||
+		m.Daemons[0].process != (process{4002, 101}) || m.Ports[portTargetData] != 20004 || len(m.Entries) != 3 || m.Volumes[0].Size != 1<<20 {
+		t.Errorf("read as %+v", m)
+	}
+}
+
+func FuzzManifest(f *testing.F) {
+	text, err := os.ReadFile("testdata/lab-v1.json")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(text)
+	f.Fuzz(func(t *testing.T, text []byte) {
+		m, err := parseManifest(text)
+		if err != nil {
+			return
+		}
+		for _, e := range m.Entries {
+			if !filepath.IsLocal(e.Path) {
+				t.Fatalf("entry %q is accepted", e.Path)
+			}
+		}
+		for _, d := range m.Daemons {
+			if d == nil {
+				t.Fatal("a daemon that is none is accepted")
+			}
+		}
+	})
+}
