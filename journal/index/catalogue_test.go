@@ -1,0 +1,184 @@
+package index
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"testing"
+
+	"github.com/holdfast-dr/holdfast/journal/segment"
+	"github.com/holdfast-dr/holdfast/wire/record"
+)
+
+var update = flag.Bool("update", false, "write golden files anew")
+
+var goldenCheckpoint = Checkpoint{
+	Number: 42, Time: 1_700_000_000_123_456_789, Wall: 1_700_000_000_000_000_000, Tag: "before the upgrade", State: Bad, Reason: "block 7",
+	Volumes: []record.VolumeSize{{ID: 1, Bytes: 1 << 30}, {ID: 9, Bytes: 512}},
+	At:      []StreamAt{{Stream: 5, Seq: 100}, {Stream: 6, Seq: 200}},
+}
+
+var goldenSegment = segment.Info{Number: 3, First: 4096, End: 1 << 28, Records: 77, State: segment.StateVerified}
+
+func TestGoldenValues(t *testing.T) {
+	f := func(name string, value []byte) []byte {
+		t.Helper()
+		name = "testdata/" + name
+		if *update {
+			if err := os.WriteFile(name, value, 0o666); err != nil {
+				t.Fatal(err)
+			}
+		}
+		golden, err := os.ReadFile(name)
+		if err != nil || !bytes.Equal(golden, value) {
+			t.Errorf("%s changed: %v", name, err)
+		}
+		return golden
+	}
+	cp, err := parseCheckpoint(f("v1.checkpoint", appendCheckpoint(nil, goldenCheckpoint)), 42)
+	if err != nil || !reflect.DeepEqual(cp, goldenCheckpoint) {
+		t.Errorf("checkpoint reads as %+v, %v", cp, err)
+	}
+	s, err := parseSegment(f("v1.segment", appendSegment(nil, goldenSegment)), 3)
+	if err != nil || s != goldenSegment {
+		t.Errorf("segment reads as %+v, %v", s, err)
+	}
+}
+
+func FuzzValues(f *testing.F) {
+	f.Add(appendCheckpoint(nil, goldenCheckpoint))
+	f.Add(appendCheckpoint(nil, Checkpoint{Number: 1, State: Good}))
+	f.Add(appendSegment(nil, goldenSegment))
+	f.Fuzz(func(t *testing.T, p []byte) {
+		if cp, err := parseCheckpoint(p, 1); err == nil && !bytes.Equal(appendCheckpoint(nil, cp), p) {
+			t.Fatalf("checkpoint %+v reads from %x and is written otherwise", cp, p)
+		}
+		if s, err := parseSegment(p, 1); err == nil && !bytes.Equal(appendSegment(nil, s), p) {
+			t.Fatalf("segment %+v reads from %x and is written otherwise", s, p)
+		}
+	})
+}
+
+// maps are the implementations of Map, each empty.
+func maps(t *testing.T) map[string]Map {
+	t.Helper()
+	db, err := OpenBadger(t.TempDir(), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	return map[string]Map{"badger": db, "memory": new(Memory)}
+}
+
+// Whatever the catalogue holds, Reconcile makes it what is true, and leaves other
+// groups alone.
+func TestReconcile(t *testing.T) {
+	for name, m := range maps(t) {
+		rng := rand.New(rand.NewPCG(1, 1))
+		c := NewCatalogue(m)
+		other := Checkpoint{Number: 5, State: Good, Tag: "of another group"}
+		must(t, c.Put(8, other))
+		must(t, c.Put(6, other))
+		for range 20 {
+			var cps []Checkpoint
+			var infos []segment.Info
+			for n := uint64(1); n < 40; n++ {
+				if rng.IntN(3) != 0 {
+					cps = append(cps, Checkpoint{Number: n * 7, State: Good, Tag: fmt.Sprint(rng.IntN(3))})
+				}
+				if rng.IntN(3) != 0 {
+					infos = append(infos, segment.Info{Number: n, First: segment.Pos(rng.IntN(3)), End: 10, State: segment.StateOpen})
+				}
+			}
+			_, err := c.Reconcile(7, cps, infos)
+			must(t, err)
+			got, err := c.Checkpoints(7, 0, 1000)
+			if err != nil || !slices.EqualFunc(got, cps, func(a, b Checkpoint) bool { return reflect.DeepEqual(a, b) }) {
+				t.Fatalf("%s: checkpoints %v, %v; want %v", name, got, err, cps)
+			}
+			segments, err := c.Segments(7)
+			if err != nil || !slices.Equal(segments, infos) {
+				t.Fatalf("%s: segments %v, %v; want %v", name, segments, err, infos)
+			}
+			if n, err := c.Reconcile(7, cps, infos); n != 0 || err != nil {
+				t.Fatalf("%s: a true catalogue was changed in %d places: %v", name, n, err)
+			}
+		}
+		for _, group := range []record.GroupID{6, 8} {
+			if cp, ok, err := c.Checkpoint(group, 5); err != nil || !ok || !reflect.DeepEqual(cp, other) {
+				t.Errorf("%s: group %s: %+v, %v, %v", name, group, cp, ok, err)
+			}
+		}
+	}
+}
+
+func TestPages(t *testing.T) {
+	for name, m := range maps(t) {
+		c := NewCatalogue(m)
+		var want []uint64
+		for n := uint64(1); n <= 2500; n += 2 {
+			must(t, c.Put(7, Checkpoint{Number: n, State: Good}))
+			want = append(want, n)
+		}
+		var got []uint64
+		for after := uint64(0); ; {
+			cps, err := c.Checkpoints(7, after, 100)
+			must(t, err)
+			if len(cps) == 0 {
+				break
+			}
+			for _, cp := range cps {
+				got = append(got, cp.Number)
+			}
+			after = got[len(got)-1]
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: %d checkpoints in pages, want %d", name, len(got), len(want))
+		}
+		if cps, err := c.Checkpoints(7, 0, 0); err != nil || len(cps) != 0 {
+			t.Errorf("%s: no limit gives %d, %v", name, len(cps), err)
+		}
+		if _, ok, err := c.Checkpoint(7, 2); ok || err != nil {
+			t.Errorf("%s: checkpoint 2: %v, %v", name, ok, err)
+		}
+	}
+}
+
+// Badger keeps what it holds over a restart, and a catalogue it cannot read is begun
+// anew.
+func TestBadgerAgain(t *testing.T) {
+	dir := t.TempDir()
+	log := slog.New(slog.DiscardHandler)
+	open := func() *Catalogue {
+		m, err := OpenBadger(dir, log)
+		must(t, err)
+		return NewCatalogue(m)
+	}
+	c := open()
+	must(t, c.Put(7, goldenCheckpoint))
+	must(t, c.Close())
+	c = open()
+	if cp, ok, err := c.Checkpoint(7, 42); err != nil || !ok || !reflect.DeepEqual(cp, goldenCheckpoint) {
+		t.Errorf("after a restart: %+v, %v, %v", cp, ok, err)
+	}
+	must(t, c.Close())
+	must(t, os.WriteFile(filepath.Join(dir, "MANIFEST"), []byte("rubbish"), 0o666))
+	c = open()
+	if n, err := c.Reconcile(7, []Checkpoint{goldenCheckpoint}, nil); n != 1 || err != nil {
+		t.Errorf("begun anew: %d changes, %v", n, err)
+	}
+	must(t, c.Close())
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
