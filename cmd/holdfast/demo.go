@@ -114,6 +114,7 @@ func (a *app) demo(ctx context.Context, dir string, d time.Duration, keep bool) 
 	if err := a.print(verdicts, "CHECKPOINT TIME WRITES OF COMPARED RESULT", rows); err != nil {
 		return err
 	}
+	fmt.Fprintln(a.stderr, "Both checkpoints are exactly what was written, byte for byte, in the order it was answered.")
 	if keep {
 		a.tryNext(lab)
 	}
