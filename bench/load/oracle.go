@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 )
 
 // Image is one volume at a checkpoint.
@@ -109,7 +111,7 @@ func judge(ops []Op, seen [][]uint64, whole bool) (int, error) {
 		before := reach
 		for i := range ops {
 			op := &ops[i]
-			if op.Done != 0 && op.Done < reach {
+			if op.Done != 0 && op.Done < reach && !invariant.Planted("load/answered-unheeded") {
 				must[i] = true
 			}
 			if !must[i] || op.Kind == OpTrim {
@@ -135,11 +137,15 @@ func judge(ops []Op, seen [][]uint64, whole bool) (int, error) {
 // holds says whether each sector of an included operation holds it, or what may have
 // come after it. A zero sector that only a later zeroing explains moves reach to it.
 func holds(op *Op, ops []Op, sectors []uint64, zeros zeroIndex, reach *uint64) error {
-	for s := op.Sector; s < op.Sector+op.Sectors; s++ {
+	end := op.Sector + op.Sectors
+	if invariant.Planted("load/half-write") {
+		end = op.Sector + (op.Sectors+1)/2
+	}
+	for s := op.Sector; s < end; s++ {
 		switch write := sectors[s]; {
 		case write == op.Number || (write == 0 && op.Kind == OpZero):
 		case write != 0:
-			if other := &ops[write-1]; other.Done != 0 && other.Done < op.Issued {
+			if other := &ops[write-1]; other.Done != 0 && other.Done < op.Issued && !invariant.Planted("load/old-sector") {
 				return fmt.Errorf("volume %d, sector %d: %s %d is in the prefix, and write %d, answered before it was issued, stands there", op.Volume, s, op.Kind, op.Number, write)
 			}
 		default:

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -147,6 +148,33 @@ func TestWildWorkloadAgainstOracle(t *testing.T) {
 			t.Errorf("%s was not seen", harm)
 		}
 	}
+}
+
+// TestSectorOutOfPlace: a stamp alone tells its place, also in a volume of zeros, where
+// the bytes behind it do not.
+func TestSectorOutOfPlace(t *testing.T) {
+	h, corpus := &History{}, Corpus(Zero, 1)
+	var volumes [2][]byte
+	for i := range volumes {
+		volumes[i] = make([]byte, 4*SectorBytes)
+		n := h.Issue(OpWrite, i, 0, 4)
+		fill(volumes[i], corpus, i, n, 0)
+		h.Done(n)
+	}
+	f := func(what string, volume int, wrong []byte) {
+		t.Helper()
+		images := []Image{{bytes.NewReader(volumes[0]), 4 * SectorBytes}, {bytes.NewReader(volumes[1]), 4 * SectorBytes}}
+		if _, err := Check(h, corpus, images, true); err != nil {
+			t.Fatal(err)
+		}
+		images[volume].Reader = bytes.NewReader(wrong)
+		if _, err := Check(h, corpus, images, true); err == nil || !strings.Contains(err.Error(), "out of place") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	last := volumes[0][3*SectorBytes:]
+	f("a sector twice", 0, slices.Concat(volumes[0][:2*SectorBytes], last, last))
+	f("the other volume", 0, volumes[1])
 }
 
 // locked makes two disks one: an operation on either excludes the other.
