@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"reflect"
 	"slices"
 	"sync"
 
@@ -76,12 +77,25 @@ func (o *once) do(ctx context.Context, key string, call func() (connect.AnyRespo
 		select {
 		case <-a.ready:
 			if a.err == nil || invariant.Planted("api/remember-failure") {
-				return a.res, a.err
+				return sameMessage(a.res), a.err
 			}
 		case <-ctx.Done():
 			return nil, onWire(ctx.Err())
 		}
 	}
+}
+
+// sameMessage makes another response of the same message: Connect writes headers into
+// each response it sends, so two calls must not share one. A message being sent is
+// only read.
+func sameMessage(res connect.AnyResponse) connect.AnyResponse {
+	if res == nil {
+		return nil
+	}
+	v := reflect.ValueOf(res).Elem() // of a connect.Response[T]
+	another := reflect.New(v.Type())
+	another.Elem().FieldByName("Msg").Set(v.FieldByName("Msg"))
+	return another.Interface().(connect.AnyResponse)
 }
 
 // claim returns the answer of a key, and whether the caller is the one to make it.
