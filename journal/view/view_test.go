@@ -1,0 +1,357 @@
+package view
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/holdfast-dr/holdfast/ioengine/faultdisk"
+	"github.com/holdfast-dr/holdfast/journal/index"
+	"github.com/holdfast-dr/holdfast/journal/segment"
+	"github.com/holdfast-dr/holdfast/wire/record"
+)
+
+const testBytes = 5*record.LineBytes + 512*3 // the last block is not whole
+
+// memoryLog is a log in memory, from segment.Start on.
+type memoryLog struct {
+	mu    sync.Mutex
+	bytes []byte
+}
+
+func (l *memoryLog) ReadAt(p []byte, pos segment.Pos) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n := copy(p, l.bytes[pos-segment.Start:]); n < len(p) {
+		return segment.ErrRange
+	}
+	return nil
+}
+
+// memoryReplica is an image, of which some blocks may be damaged.
+type memoryReplica struct{ image []byte }
+
+func (r *memoryReplica) ReadAt(p []byte, off int64) error {
+	copy(p, r.image[off:])
+	return nil
+}
+
+func (r *memoryReplica) Extents(off, n int64, emit func(n int64, hole bool) bool) error {
+	emit(n, false)
+	return nil
+}
+
+// world is a group of one volume with some history.
+type world struct {
+	disk     *faultdisk.Disk
+	log      *memoryLog
+	versions *index.Versions
+	replica  *memoryReplica
+	images   [][]byte // after so many records
+	damaged  []error
+}
+
+func newWorld(t *testing.T, seed uint64) *world {
+	t.Helper()
+	rng := rand.New(rand.NewPCG(seed, 1))
+	w := &world{disk: faultdisk.New(512), log: &memoryLog{}, versions: index.NewVersions(), replica: &memoryReplica{}}
+	must(t, w.disk.Mkdir("/scratch"))
+	image := make([]byte, testBytes)
+	for i := range image {
+		image[i] = byte(rng.Uint32())
+	}
+	w.replica.image = bytes.Clone(image)
+	w.images = append(w.images, bytes.Clone(image))
+	b, c := record.NewBatch(record.Limits{}), record.NewCompressor()
+	for seq := record.Seq(1); seq <= 12; seq++ {
+		for i := range 5 {
+			off := rng.Int64N(testBytes)
+			p := record.Piece{Volume: 1, Off: off, Len: min(1+rng.Int64N(20000), testBytes-off), Ticket: record.Ticket(i + 1)}
+			if rng.IntN(4) != 0 {
+				p.Data = bytes.Repeat([]byte{byte(rng.Uint32()), byte(i), byte(seq)}, int(p.Len/3+1))[:p.Len]
+				copy(image[off:], p.Data)
+			} else {
+				clear(image[off : off+p.Len])
+			}
+			if !b.Add(p) {
+				t.Fatal("does not fit")
+			}
+		}
+		r, err := record.Parse(b.Seal(nil, record.Identity{Stream: 1, Epoch: 1, Incarnation: 1, Seq: seq}, 1, c))
+		must(t, err)
+		must(t, w.versions.Add(segment.Start+segment.Pos(len(w.log.bytes)), r))
+		w.log.bytes = append(w.log.bytes, r.Bytes()...)
+		w.images = append(w.images, bytes.Clone(image))
+		b.Reset()
+	}
+	return w
+}
+
+func (w *world) open(t *testing.T, seq int, o Options) (*View, *Device) {
+	t.Helper()
+	v, err := New(Config{Checkpoint: uint64(seq), Options: o, FS: w.disk, Dir: "/scratch", Log: w.log, Versions: w.versions,
+		At:      w.versions.Vector([]index.StreamAt{{Stream: 1, Seq: record.Seq(seq)}}),
+		Disks:   []Disk{{Volume: Volume{ID: 1, Name: "one", Bytes: testBytes}, Replica: w.replica}},
+		Damaged: func(err error) { w.damaged = append(w.damaged, err) }})
+	must(t, err)
+	d, _ := v.Device(1)
+	return v, d
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// same compares a read of every shape with what the disk should be.
+func same(d *Device, rng *rand.Rand, image []byte) error {
+	for i := range 20 {
+		off := rng.Int64N(testBytes)
+		n := 1 + rng.Int64N(testBytes-off)
+		if i == 0 {
+			off, n = 0, testBytes
+		}
+		p := bytes.Repeat([]byte{0xEE}, int(n))
+		if err := d.ReadAt(p, off); err != nil {
+			return err
+		}
+		for k := range p {
+			if p[k] != image[off+int64(k)] {
+				return fmt.Errorf("read of %d at %d: byte %d is %#x, want %#x", n, off, off+int64(k), p[k], image[off+int64(k)])
+			}
+		}
+	}
+	return nil
+}
+
+// Every checkpoint reads as the state after a prefix, and a view's writes are its own:
+// other views, the log and the replica do not change (I1, I11).
+func TestViews(t *testing.T) {
+	for seed := range uint64(3) {
+		w := newWorld(t, seed)
+		rng := rand.New(rand.NewPCG(seed, 2))
+		log, base := bytes.Clone(w.log.bytes), bytes.Clone(w.replica.image)
+		for seq, image := range w.images {
+			v, d := w.open(t, seq, Options{Scratch: true})
+			must(t, same(d, rng, image))
+			mine := bytes.Clone(image)
+			for i := range 60 {
+				off := rng.Int64N(testBytes)
+				n := min(1+rng.Int64N(30000), testBytes-off)
+				if rng.IntN(2) == 0 {
+					n = min(n, 700)
+				}
+				if rng.IntN(3) == 0 {
+					must(t, d.Zero(off, n))
+					clear(mine[off : off+n])
+				} else {
+					p := bytes.Repeat([]byte{byte(i), 0xA5}, int(n/2+1))[:n]
+					must(t, d.WriteAt(p, off))
+					copy(mine[off:], p)
+				}
+			}
+			must(t, d.Flush())
+			must(t, same(d, rng, mine))
+			must(t, extents(d, rng, mine))
+			other, o := w.open(t, seq, Options{})
+			must(t, same(o, rng, image))
+			must(t, extents(o, rng, image))
+			must(t, other.Close())
+			must(t, v.Close())
+		}
+		if !bytes.Equal(log, w.log.bytes) || !bytes.Equal(base, w.replica.image) {
+			t.Error("a view changed what is beneath it")
+		}
+		if names, err := w.disk.List("/scratch"); err != nil || len(names) != 0 {
+			t.Errorf("scratch left: %v, %v", names, err)
+		}
+	}
+}
+
+// extents checks that holes read as zeros and that nothing is left out.
+func extents(d *Device, rng *rand.Rand, image []byte) error {
+	for range 20 {
+		off := rng.Int64N(testBytes)
+		n := 1 + rng.Int64N(testBytes-off)
+		at := off
+		wrong := false
+		err := d.Extents(off, n, func(n int64, hole bool) bool {
+			wrong = wrong || hole && len(bytes.Trim(image[at:at+n], "\x00")) != 0
+			at += n
+			return true
+		})
+		if err != nil || at != off+n || wrong {
+			return fmt.Errorf("extents of [%d, %d) end at %d, wrong %v: %w", off, off+n, at, wrong, err)
+		}
+	}
+	return nil
+}
+
+// Writers of different bytes of the same blocks lose nothing to each other.
+func TestWritersOfOneBlock(t *testing.T) {
+	w := newWorld(t, 5)
+	v, d := w.open(t, 6, Options{Scratch: true})
+	want := bytes.Clone(w.images[6])
+	const writers = 8
+	var wg sync.WaitGroup
+	errs := make([]error, writers)
+	for i := range writers {
+		for at := i * 100; at+100 <= testBytes; at += writers * 100 {
+			copy(want[at:], bytes.Repeat([]byte{byte(i + 1)}, 100))
+		}
+		wg.Go(func() {
+			for at := i * 100; at+100 <= testBytes && errs[i] == nil; at += writers * 100 {
+				errs[i] = d.WriteAt(bytes.Repeat([]byte{byte(i + 1)}, 100), int64(at))
+			}
+		})
+	}
+	wg.Wait()
+	must(t, errors.Join(errs...))
+	must(t, same(d, rand.New(rand.NewPCG(1, 1)), want))
+	must(t, v.Close())
+}
+
+// The limit counts blocks over all writes, gives back what is zeroed, and what is
+// refused changes nothing.
+func TestScratchLimit(t *testing.T) {
+	w := newWorld(t, 1)
+	v, d := w.open(t, 3, Options{Scratch: true, ScratchLimit: 4 * blockBytes})
+	rng := rand.New(rand.NewPCG(1, 1))
+	want := bytes.Clone(w.images[3])
+	p := bytes.Repeat([]byte("x"), 3*blockBytes)
+	must(t, d.WriteAt(p, 0))
+	copy(want, p)
+	must(t, d.WriteAt(p[:100], 50)) // takes nothing new
+	if err := d.WriteAt(p, 10*blockBytes); !errors.Is(err, ErrNoSpace) {
+		t.Errorf("beyond the limit: %v", err)
+	}
+	must(t, same(d, rng, want))
+	must(t, d.Zero(0, 2*blockBytes))
+	clear(want[:2*blockBytes])
+	must(t, d.WriteAt(p, 10*blockBytes))
+	copy(want[10*blockBytes:], p)
+	if n := v.ScratchBytes(); n != 4*blockBytes {
+		t.Errorf("scratch takes %d bytes", n)
+	}
+	must(t, d.Zero(20*blockBytes, blockBytes)) // zeros take nothing
+	clear(want[20*blockBytes : 21*blockBytes])
+	if err := d.Zero(30*blockBytes+5, 10); !errors.Is(err, ErrNoSpace) { // but a part of a block does
+		t.Errorf("beyond the limit: %v", err)
+	}
+	must(t, same(d, rng, want))
+	must(t, v.Close())
+}
+
+// A disk that fails under scratch is an error, and what the view held before stays.
+func TestScratchFails(t *testing.T) {
+	for at := 1; at < 6; at++ {
+		w := newWorld(t, 2)
+		v, d := w.open(t, 4, Options{Scratch: true, ScratchLimit: 8 * blockBytes})
+		w.disk.Inject(faultdisk.Fault{Ops: faultdisk.OpWrite | faultdisk.OpZero, At: at, Err: syscall.ENOSPC})
+		want := bytes.Clone(w.images[4])
+		p := bytes.Repeat([]byte("y"), blockBytes)
+		failed := 0
+		for i := range 4 {
+			off := int64(i)*9000 + 100
+			if err := d.WriteAt(p, off); err == nil {
+				copy(want[off:], p)
+			} else if failed++; !errors.Is(err, syscall.ENOSPC) {
+				t.Errorf("write: %v", err)
+			}
+		}
+		must(t, same(d, rand.New(rand.NewPCG(1, 1)), want))
+		if used := v.ScratchBytes(); used != int64(4-failed)*2*blockBytes {
+			t.Errorf("fault %d: %d bytes used, %d of 4 writes failed", at, used, failed)
+		}
+		must(t, v.Close())
+	}
+}
+
+// A damaged block of the log is an error for those who read it, and nobody else.
+func TestDamagedBlock(t *testing.T) {
+	w := newWorld(t, 3)
+	last := len(w.images) - 1
+	pieces := w.versions.Lookup(nil, 1, 0, testBytes, w.versions.Vector([]index.StreamAt{{Stream: 1, Seq: record.Seq(last)}}))
+	for _, p := range pieces {
+		if p.In != index.InLog {
+			continue
+		}
+		at := int(p.Pos-segment.Start) + p.Block.At + p.Block.Stored/2
+		w.log.bytes[at] ^= 4
+		w.damaged = nil
+		v, d := w.open(t, last, Options{})
+		err := d.ReadAt(make([]byte, p.Len), p.Off)
+		if !errors.Is(err, record.ErrCorrupt) || len(w.damaged) != 1 {
+			t.Errorf("piece %+v: %v, told %v", p, err, w.damaged)
+		}
+		must(t, v.Close())
+		v, d = w.open(t, 0, Options{})
+		must(t, same(d, rand.New(rand.NewPCG(1, 1)), w.images[0]))
+		must(t, v.Close())
+		w.log.bytes[at] ^= 4
+	}
+}
+
+func TestRefused(t *testing.T) {
+	w := newWorld(t, 4)
+	v, d := w.open(t, 1, Options{})
+	f := func(what string, want, err error) {
+		t.Helper()
+		if !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", what, err, want)
+		}
+	}
+	if !d.ReadOnly() || d.Size() != testBytes || v.Checkpoint() != 1 || len(v.Volumes()) != 1 {
+		t.Error("view does not tell what it is")
+	}
+	f("write", ErrReadOnly, d.WriteAt([]byte("x"), 0))
+	f("zero", ErrReadOnly, d.Zero(0, 1))
+	f("read behind the end", ErrRange, d.ReadAt(make([]byte, 2), testBytes-1))
+	f("read before the start", ErrRange, d.ReadAt(make([]byte, 2), -1))
+	f("extents behind the end", ErrRange, d.Extents(0, testBytes+1, func(int64, bool) bool { return true }))
+	f("nothing", nil, d.ReadAt(nil, testBytes))
+	if _, ok := v.Device(2); ok {
+		t.Error("there is a volume 2")
+	}
+	must(t, v.Close())
+	must(t, v.Close())
+	f("read", ErrClosed, d.ReadAt(make([]byte, 1), 0))
+	f("write", ErrClosed, d.WriteAt([]byte("x"), 0))
+	f("flush", ErrClosed, d.Flush())
+}
+
+// go test ./journal/view -run '^$' -bench Read
+func BenchmarkRead(b *testing.B) {
+	w := &world{disk: faultdisk.New(512), log: &memoryLog{}, versions: index.NewVersions(), replica: &memoryReplica{image: make([]byte, testBytes)}}
+	batch, c := record.NewBatch(record.Limits{}), record.NewCompressor()
+	data := make([]byte, 4096)
+	for i := range data {
+		data[i] = byte(i * i / 64)
+	}
+	for i := range int64(testBytes / 4096) {
+		batch.Add(record.Piece{Volume: 1, Off: i * 4096, Len: 4096, Ticket: record.Ticket(i + 1), Data: data})
+	}
+	r, err := record.Parse(batch.Seal(nil, record.Identity{Stream: 1, Epoch: 1, Incarnation: 1, Seq: 1}, 1, c))
+	must(b, err)
+	must(b, w.versions.Add(segment.Start, r))
+	w.log.bytes = r.Bytes()
+	v, err := New(Config{FS: w.disk, Log: w.log, Versions: w.versions, At: w.versions.Vector([]index.StreamAt{{Stream: 1, Seq: 1}}),
+		Disks: []Disk{{Volume: Volume{ID: 1, Bytes: testBytes}, Replica: w.replica}}})
+	must(b, err)
+	d, _ := v.Device(1)
+	for _, size := range []int{4096, 65536} {
+		b.Run(fmt.Sprintf("size=%dK", size>>10), func(b *testing.B) {
+			b.SetBytes(int64(size))
+			p := make([]byte, size)
+			for b.Loop() {
+				must(b, d.ReadAt(p, 8192))
+			}
+		})
+	}
+}
