@@ -77,7 +77,9 @@ func (f *feed) live(l life) {
 		}
 		if len(ws) < takeWrites && f.filling() && (f.lineIdle() && len(ws) == 0 || time.Since(f.began) >= batchAge) {
 			f.add(ws)
-			f.seal()
+			if f.filling() { // a mark may have sealed it
+				f.seal()
+			}
 			continue
 		}
 		f.add(ws)

@@ -114,6 +114,10 @@ func (f *flow) stepLocked(e group.Event) {
 		f.mu.state = s.State
 		f.log.Info("state", "state", string(s.State), "reason", s.Reason)
 	}
+	if f.mu.ledger.Unfinished && f.mu.machine.Safe() {
+		f.mu.ledger.Unfinished = false
+		f.keepLocked()
+	}
 }
 
 func (f *flow) actLocked(a group.Action) {

@@ -178,7 +178,8 @@ func (f *flow) roomToSync(ctx context.Context) error {
 }
 
 // close takes the closing ticket and asks once more. The order is the safety of it:
-// lost, the dirty maps, the ticket, lost, the dirty maps; no read is in flight.
+// lost, the dirty maps, the ticket, lost, the dirty maps. No sync read is in flight,
+// and none has ended before the writes that it left out had their tickets.
 func (f *flow) close(ctx context.Context, a group.Take) {
 	before := f.tap.Lost()
 	if left, err := f.askDirty(ctx); err != nil || left > 0 {

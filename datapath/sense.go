@@ -34,10 +34,6 @@ func (f *flow) tick(now time.Time) {
 	f.stepLocked(group.Tick{Sense: group.Sense{
 		Lost: lost, Lag: f.mu.lag, Full: f.window.Stats().Bytes >= f.window.Limit(), Trouble: trouble,
 	}})
-	if s := f.mu.machine.Status().State; f.mu.ledger.Unfinished && (s == group.Protected || s == group.Behind) {
-		f.mu.ledger.Unfinished = false
-		f.keepLocked()
-	}
 }
 
 // filtersLocked says what is wrong with the filters; empty when nothing is.
@@ -46,8 +42,8 @@ func (f *flow) filtersLocked() string {
 		return f.mu.fatal.Error()
 	}
 	vs, ok := f.tap.Volumes()
-	if !ok {
-		return fmt.Sprintf("not every filter of the group answers (%d of %d)", f.tap.Stats().Filters, len(f.cfg.Filters))
+	if n := f.tap.Stats().Filters; !ok || n < len(f.cfg.Filters) {
+		return fmt.Sprintf("%d of %d filters of the group do not answer", len(f.cfg.Filters)-n, len(f.cfg.Filters))
 	}
 	if f.mu.volumes != nil {
 		return ""

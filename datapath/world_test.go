@@ -83,7 +83,7 @@ const (
 
 // newWorld makes disks of content and starts nothing.
 func newWorld(t *testing.T, change func(*world)) *world {
-	w := &world{t: t, volumes: []string{"vol1"}, size: 16 << 20, window: 16 << 20, pool: 8 << 20, fs: ioengine.OS()}
+	w := &world{t: t, volumes: []string{"vol1"}, size: 8 << 20, window: 16 << 20, pool: 4 << 20, fs: ioengine.OS()}
 	w.log = slog.New(slog.NewTextHandler(&toTest{t: t}, &slog.HandlerOptions{Level: slog.LevelInfo}))
 	if change != nil {
 		change(w)
@@ -425,6 +425,12 @@ func (g *guest) one(d front.Device, rng *rand.Rand, part int64) error {
 		fill(rng, p)
 	}
 	return wr.Commit(rng.IntN(10) == 0)
+}
+
+func (g *guest) count() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.n
 }
 
 // end stops the guest and returns its slowest write.

@@ -82,6 +82,9 @@ func (m *Machine) Whole() bool { return m.phase == live }
 // Syncing says that a resync is open, or being opened.
 func (m *Machine) Syncing() bool { return m.phase == beginning || m.phase == syncing }
 
+// Safe says that a checkpoint was listed since the last resync closed.
+func (m *Machine) Safe() bool { return m.phase == live && m.firstOK != 0 && m.listed >= m.firstOK }
+
 // Step takes what happened at now and returns what to do, in order.
 func (m *Machine) Step(now time.Time, e Event) []Action {
 	as := m.step(now, e)
@@ -301,7 +304,8 @@ func (m *Machine) next(now time.Time) []Action {
 		return as
 	}
 	if m.sense.Lost != m.covered && !invariant.Planted("group/cut-over-loss") {
-		m.initial, m.why = false, "changes were marked and not captured: the buffers were full"
+		m.initial = m.initial && !m.Safe() // a first sync is over when something can be restored
+		m.why = "changes were marked and not captured: the buffers were full"
 		m.taking = Open
 		return append(as, Take{Life: m.life, Kind: Open})
 	}

@@ -52,7 +52,7 @@ func (m *Machine) state() (State, string) {
 		return Disconnected, m.link.reason
 	case m.phase == idle || m.phase == beginning || m.phase == syncing:
 		return m.sync(), m.why + m.hindrance()
-	case m.firstOK == 0 || m.listed < m.firstOK:
+	case !m.Safe():
 		return m.sync(), "everything is sent; the first checkpoint is on its way"
 	case m.sense.Lost != m.covered:
 		return Resync, "changes were marked and not captured: the buffers were full"
