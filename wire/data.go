@@ -136,8 +136,8 @@ func (s *Session) readRecord(r io.Reader) (*Received, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrProtocol, err)
 	}
-	if h.Size != n || h.Kind == record.KindCommit {
-		return nil, protocolError("a record of %d bytes and kind %v in a frame of %d", h.Size, h.Kind, n)
+	if h.Size != n {
+		return nil, protocolError("a record of %d bytes in a frame of %d", h.Size, n)
 	}
 	s.busy.Store(true)
 	rec, err := s.memory.get(s.ctx, h)

@@ -3,7 +3,9 @@ package wire
 import (
 	"context"
 	"crypto/tls"
+	"encoding/binary"
 	"errors"
+	"hash/crc32"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -61,7 +63,9 @@ func TestBadFramesEndOnlyTheirSession(t *testing.T) {
 		p[at] ^= 1
 		return p
 	}
-	commit := record.AppendCommit(nil, 5, 4096)
+	unknown := small(99)
+	unknown[5] = 7 // the kind, under a right checksum
+	binary.LittleEndian.PutUint32(unknown[record.HeaderBytes-4:], crc32.Checksum(unknown[:record.HeaderBytes-4], castagnoli))
 	f := func(name string, onData bool, p []byte) {
 		t.Helper()
 		t.Run(name, func(t *testing.T) {
@@ -129,7 +133,7 @@ func TestBadFramesEndOnlyTheirSession(t *testing.T) {
 	f("a frame shorter than its record", true, frame(typeRecord, rec[:len(rec)-1]))
 	f("a record's header flipped", true, frame(typeRecord, flipped(small(99), 40)))
 	f("a record without magic", true, frame(typeRecord, make([]byte, 4096)))
-	f("the journal's commit record", true, frame(typeRecord, commit))
+	f("a record of no kind", true, frame(typeRecord, unknown))
 }
 
 // What a peer announces costs nothing until its header is found good.

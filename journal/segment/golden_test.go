@@ -207,6 +207,7 @@ func TestNewerVersion(t *testing.T) {
 			}
 		}
 	})
+	f("kind of a record", second, func(p []byte) { setKind(p[pageBytes:], 7) })
 	f("footer", testDir+"/"+fileName(1), func(p []byte) { stamp(p[len(p)-trailerBytes:], atTrailerCRC) })
 	f("watermarks", "store/"+testMarks, func(p []byte) {
 		for _, q := range [][]byte{p[:slotBytes], p[slotBytes:]} {

@@ -88,8 +88,6 @@ func (l *Log) Append(rec []byte) (Pos, error) {
 		return 0, err
 	case h.Size != len(rec):
 		return 0, fmt.Errorf("%w: %d bytes of a record of %d", record.ErrShort, len(rec), h.Size)
-	case h.Kind == record.KindCommit:
-		return 0, fmt.Errorf("%w: %s is not for the log", record.ErrKind, h.Kind)
 	}
 	if err := l.usable(); err != nil {
 		return 0, err

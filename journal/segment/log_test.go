@@ -20,9 +20,11 @@ func TestAppendRefusesWhatIsNoRecord(t *testing.T) {
 	good := sealed(1, 100, seeded(1))
 	damaged := bytes.Clone(good)
 	damaged[40] ^= 1
+	unknown := record.AppendConfirm(nil, record.Identity{Stream: testStream, Epoch: 1, Incarnation: 1, Seq: 1}, 1, 1, 1)
+	setKind(unknown, 7)
 	for what, p := range map[string][]byte{
 		"nothing": nil, "cut": good[:len(good)-1], "long": append(bytes.Clone(good), 0), "damaged": damaged,
-		"commit": record.AppendCommit(nil, 1, 0),
+		"of no kind": unknown,
 	} {
 		if _, err := l.Append(p); err == nil || errors.Is(err, ErrFailed) {
 			t.Errorf("%s: %v", what, err)

@@ -100,11 +100,8 @@ func (s *scanner) round(r *round, begin Pos, chain uint32) error {
 			return err
 		}
 		h, err := record.ParseHeader(p)
-		switch {
-		case errors.Is(err, record.ErrMagic) || errors.Is(err, record.ErrShort):
+		if errors.Is(err, record.ErrMagic) || errors.Is(err, record.ErrShort) {
 			return s.commit(r, pos)
-		case err == nil && h.Kind == record.KindCommit:
-			err = corrupt("a commit record of another format")
 		}
 		if err == nil {
 			err = s.record(r, pos, h)

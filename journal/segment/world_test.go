@@ -55,6 +55,12 @@ func sealed(seq record.Seq, n int, rng *rand.Rand) []byte {
 	return b.Seal(nil, id, record.Time(seq), record.NewCompressor())
 }
 
+// setKind makes the record at the start of p one of another kind, its header's checksum right.
+func setKind(p []byte, kind record.Kind) {
+	p[5] = byte(kind)
+	fixCRC(p, record.HeaderBytes-4)
+}
+
 // placed is a record and where the log said it is.
 type placed struct {
 	pos Pos

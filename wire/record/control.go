@@ -53,12 +53,7 @@ const (
 	listCount   = 4
 	listHead    = 8
 	volumeBytes = 12 // id u32, size u64
-
-	commitHead = 8 // the position; the rest of the body is zero
 )
-
-// CommitBytes is the size of the smallest commit record.
-const CommitBytes = HeaderBytes + commitHead
 
 // CheckTag says why a tag cannot be stored, or nil. AppendCut panics on such a tag.
 func CheckTag(tag string) error {
@@ -182,41 +177,6 @@ func decodeResync(p []byte) (Resync, error) {
 	return Resync{Initial: flags&flagInitial != 0, Reason: text, Volumes: volumes}, err
 }
 
-// AppendCommit appends a commit record to dst, padded with zeros so that the length
-// of the result is a multiple of padTo (bytes, at most MaxBody/2; 0 or 1 for no
-// padding). It carries the log position that was known durable when it was written.
-// A commit record has no identity.
-func AppendCommit(dst []byte, durablePos uint64, padTo int) []byte {
-	if padTo > MaxBody/2 {
-		panic("BUG: padding beyond the largest body")
-	}
-	dst, start := begin(dst)
-	dst = le.AppendUint64(dst, durablePos)
-	if padTo > 1 {
-		if over := len(dst) % padTo; over != 0 {
-			pad := padTo - over
-			dst = slices.Grow(dst, pad)[:len(dst)+pad]
-			clear(dst[len(dst)-pad:])
-		}
-	}
-	return end(dst, start, KindCommit, Identity{}, 0, 0)
-}
-
-// ParseCommit returns the position in a KindCommit record.
-func ParseCommit(r Record) (durablePos uint64, err error) {
-	if r.Kind != KindCommit {
-		return 0, notA(r, KindCommit)
-	}
-	return decodeCommit(r.Body())
-}
-
-func decodeCommit(p []byte) (uint64, error) {
-	if len(p) < commitHead || !allZero(p[commitHead:]) {
-		return 0, corrupt("body of a commit")
-	}
-	return le.Uint64(p), nil
-}
-
 // checkBody says whether the body is one that the kind's decoder takes, so that a
 // control record that parsed can be read for ever.
 func (h *Header) checkBody(p []byte) error {
@@ -230,8 +190,6 @@ func (h *Header) checkBody(p []byte) error {
 		_, err = decodeResize(p)
 	case KindResyncOpen, KindResyncClose:
 		_, err = decodeResync(p)
-	case KindCommit:
-		_, err = decodeCommit(p)
 	}
 	return err
 }

@@ -15,7 +15,7 @@ func TestAllocations(t *testing.T) {
 	p := b.Seal(nil, testID, testTime, c)
 	r := mustParse(t, p)
 	raw := make([]byte, LineBytes)
-	control := make([]byte, 0, 8192)
+	control := make([]byte, 0, 4096)
 	f := func(name string, run func()) {
 		t.Helper()
 		if n := testing.AllocsPerRun(20, run); n != 0 {
@@ -29,9 +29,9 @@ func TestAllocations(t *testing.T) {
 	f("verify", func() { r.VerifyPayload() })
 	f("open", func() { r.OpenBlock(raw, 3) })
 	f("open stored", func() { OpenStored(raw, testID, 3, r.Block(3), p[r.Block(3).At:][:r.Block(3).Stored]) })
-	f("commit", func() { AppendCommit(control, 1, 4096) })
-	commit := AppendCommit(nil, 1, 4096)
-	f("parse commit", func() { Parse(commit) })
+	f("confirm", func() { AppendConfirm(control, testID, testTime, 9, 12) })
+	confirm := AppendConfirm(nil, testID, testTime, 9, 12)
+	f("parse confirm", func() { Parse(confirm) })
 	walk := int64(0)
 	f("walk", func() {
 		for i := range r.Extents {

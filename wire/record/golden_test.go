@@ -32,7 +32,6 @@ func describe(r Record) string {
 		func() (any, error) { return ParseConfirm(r) },
 		func() (any, error) { return ParseResize(r) },
 		func() (any, error) { return ParseResync(r) },
-		func() (any, error) { return ParseCommit(r) },
 	} {
 		if v, err := parse(); err == nil {
 			fmt.Fprintf(&w, "%T %+v\n", v, v)

@@ -25,8 +25,8 @@ type Time int64
 // Kind says what a record carries.
 type Kind uint8
 
-// The kinds of record. KindFolded is a number kept for records rewritten by
-// thinning; this version refuses it as unknown.
+// The kinds of record. Two numbers are refused as unknown: 7 is reserved and never a
+// record, KindFolded is kept for records rewritten by thinning.
 const (
 	KindData        Kind = 1 // writes
 	KindCut         Kind = 2 // a checkpoint's place
@@ -34,11 +34,10 @@ const (
 	KindResize      Kind = 4 // a volume has a new size
 	KindResyncOpen  Kind = 5 // no checkpoint from here on, until closed
 	KindResyncClose Kind = 6 // ends all resyncs open in the stream
-	KindCommit      Kind = 7 // ends a commit round of the journal; never sent
 	KindFolded      Kind = 8
 )
 
-var kindNames = [...]string{"none", "data", "cut", "confirm", "resize", "resync-open", "resync-close", "commit", "folded"}
+var kindNames = [...]string{"none", "data", "cut", "confirm", "resize", "resync-open", "resync-close", "reserved", "folded"}
 
 func (k Kind) String() string {
 	if int(k) < len(kindNames) {
@@ -84,8 +83,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 func sumOf(p []byte) uint32 { return crc32.Checksum(p, castagnoli) }
 
-// Header is a record's fixed part. A commit record has no identity, time or ticket;
-// in every other kind none of them is zero.
+// Header is a record's fixed part. No part of its identity, time and tickets is zero.
 type Header struct {
 	Identity
 	Kind        Kind
@@ -182,17 +180,13 @@ func (h *Header) put(p []byte) {
 // check holds the header's own rules: what may be zero, the limits, and that the
 // lengths add up.
 func (h *Header) check(p []byte) error {
-	if h.Kind < KindData || h.Kind > KindCommit {
+	if h.Kind < KindData || h.Kind > KindResyncClose {
 		return fmt.Errorf("kind %d: %w", uint8(h.Kind), ErrKind)
 	}
 	if le.Uint16(p[atZero1:]) != 0 || !allZero(p[atZero2:atHeaderCRC]) {
 		return corrupt("reserved bytes in use")
 	}
-	if h.Kind == KindCommit {
-		if h.Identity != (Identity{}) || h.Time != 0 || h.First != 0 || h.Last != 0 {
-			return corrupt("commit record with an identity")
-		}
-	} else if h.Stream == 0 || h.Epoch == 0 || h.Incarnation == 0 || h.Seq == 0 || h.Time <= 0 || h.First == 0 {
+	if h.Stream == 0 || h.Epoch == 0 || h.Incarnation == 0 || h.Seq == 0 || h.Time <= 0 || h.First == 0 {
 		return corrupt("zero identity, time or ticket")
 	}
 	if h.Kind == KindData {

@@ -44,7 +44,7 @@ func (b *Batch) Seal(dst []byte, id Identity, t Time, c *Compressor) []byte {
 // finish writes the header of the record that makes up p from start on, whose other
 // parts all stand, and returns p.
 func (h *Header) finish(p []byte, start int) []byte {
-	if h.Kind != KindCommit && (h.Stream == 0 || h.Epoch == 0 || h.Incarnation == 0 || h.Seq == 0 || h.Time <= 0 || h.First == 0) {
+	if h.Stream == 0 || h.Epoch == 0 || h.Incarnation == 0 || h.Seq == 0 || h.Time <= 0 || h.First == 0 {
 		panic("BUG: a record without identity, time or ticket")
 	}
 	rec := p[start:]
