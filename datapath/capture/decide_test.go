@@ -157,7 +157,12 @@ func TestStartSync(t *testing.T) {
 	default:
 		t.Error("who waits for the uncaptured one was not told")
 	}
-	fs.endSync(s)
+	if wait := fs.endSync(s); len(wait) != 2 { // captured has ended; waiting and after have not
+		t.Errorf("%d flights left out are under way, want 2", len(wait))
+	}
+	if got := fs.unsettled(); got != 2 {
+		t.Errorf("%d blocks unsettled, want 2", got)
+	}
 	later := &flight{lo: 24, hi: 32, off: 24, end: 32}
 	fs.add(later)
 	fs.start(later, true)

@@ -12,6 +12,7 @@ type flight struct {
 	carries bool
 
 	running  bool
+	leftOut  bool          // of a sync read that has ended
 	blockers int           // earlier flights that overlap
 	ready    chan struct{} // closed when blockers is 0; nil when it never had any
 	gone     chan struct{} // closed when it has ended; nil while nobody asked
@@ -84,19 +85,49 @@ func (fs *flights) startSync(s *syncFlight) (wait []<-chan struct{}) {
 		case f.carries:
 			s.leaveOut(f)
 		default:
-			if f.gone == nil {
-				f.gone = make(chan struct{})
-			}
-			wait = append(wait, f.gone)
+			wait = append(wait, f.ended())
 		}
 	}
 	return wait
 }
 
-// endSync ends the sync read: what starts from now on has a later ticket.
-func (fs *flights) endSync(s *syncFlight) {
+// endSync ends the sync read: what starts from now on has a later ticket. It returns
+// the flights that were left out and are under way still: until they have their tickets
+// the target holds neither their bytes nor what was there before them.
+func (fs *flights) endSync(s *syncFlight) (wait []<-chan struct{}) {
 	i := slices.Index(fs.syncs, s)
 	fs.syncs = slices.Delete(fs.syncs, i, i+1)
+	for _, f := range fs.list {
+		if f.running && f.carries && f.off < s.end && s.off < f.end {
+			f.leftOut = true
+			wait = append(wait, f.ended())
+		}
+	}
+	return wait
+}
+
+// unsettled counts the blocks that are in no dirty map, and that the target may lack even
+// so: those being read, and those of flights that a read has left out.
+func (fs *flights) unsettled() (blocks int64) {
+	for _, s := range fs.syncs {
+		from, to := blocksOf(s.off, s.end)
+		blocks += to - from
+	}
+	for _, f := range fs.list {
+		if f.leftOut {
+			from, to := blocksOf(f.off, f.end)
+			blocks += to - from
+		}
+	}
+	return blocks
+}
+
+// ended is closed when f has its ticket, or is dropped.
+func (f *flight) ended() <-chan struct{} {
+	if f.gone == nil {
+		f.gone = make(chan struct{})
+	}
+	return f.gone
 }
 
 func (s *syncFlight) leaveOut(f *flight) {

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -126,15 +128,7 @@ func TestMarkStandsBeforeTheDiskWrite(t *testing.T) {
 func TestOverlapWaits(t *testing.T) {
 	r := newRig(t, 4096, 4*mib, mib, 1).open()
 	tap := r.covered()
-	first := make(chan struct{})
-	var once sync.Once
-	entered := make(chan struct{})
-	gate := func(w bool, off int64) {
-		if off == 4096 {
-			once.Do(func() { close(entered); <-first })
-		}
-	}
-	r.model.disks["vol1"].gate.Store(&gate)
+	entered, release := stopAt(t, r.model.disks["vol1"], func(_ bool, off int64) bool { return off == 4096 })
 	var wg sync.WaitGroup
 	wg.Go(func() { write(t, r.vol(0), 4096, fill(4096, 1)) })
 	<-entered
@@ -147,7 +141,7 @@ func TestOverlapWaits(t *testing.T) {
 		return len(v.mu.flights.list) == 2
 	})
 	write(t, r.vol(0), 65536, fill(4096, 3)) // elsewhere: waits for nobody
-	close(first)
+	release()
 	wg.Wait()
 	ws := next(t, tap, 3)
 	if ws[0].Off != 65536 || ws[1].Off != 4096 || ws[2].Off != 7000 {
@@ -164,55 +158,109 @@ func TestOverlapWaits(t *testing.T) {
 	}
 }
 
+// stopPublish makes the next publication of the ring wait at step until it is released.
+func stopPublish(t *testing.T, r *ring, step publishStep) (entered <-chan struct{}, release func()) {
+	came, free := make(chan struct{}), make(chan struct{})
+	var taken atomic.Bool
+	r.stop = func(at publishStep) {
+		if at == step && taken.CompareAndSwap(false, true) {
+			close(came)
+			<-free
+		}
+	}
+	release = sync.OnceFunc(func() { close(free) })
+	t.Cleanup(release)
+	return came, release
+}
+
 // TestRevoked holds that a slot stuck in ticketing is taken back, and that its write is
-// dropped and said to be.
+// dropped and said to be, whatever it was at.
 func TestRevoked(t *testing.T) {
-	r := newRig(t, 512, 4*mib, mib, 2).open()
-	tap := r.covered()
-	lost := tap.Lost()
-	stuck, free := make(chan struct{}), make(chan struct{})
-	r.filter.pool.rings[0].entered = func() { close(stuck); <-free }
-	var wg sync.WaitGroup
-	wg.Go(func() { write(t, r.vol(0), 0, fill(512, 1)) })
-	<-stuck
-	write(t, r.vol(1), 0, fill(512, 2)) // a later ticket
-	ws := next(t, tap, 1)
-	if ws[0].Volume != 2 || tap.Stats().Revoked != 1 {
-		t.Fatalf("got %+v, revoked %d", ws[0], tap.Stats().Revoked)
-	}
-	close(free)
-	wg.Wait()
-	r.filter.pool.rings[0].entered = nil
-	if tap.Lost() == lost || dirtyBlocks(t, tap, 1) != 1 {
-		t.Errorf("revoked: lost %d of %d, %d dirty", tap.Lost(), lost, dirtyBlocks(t, tap, 1))
-	}
-	write(t, r.vol(0), mib, fill(512, 3))
-	if ws := next(t, tap, 1); ws[0].Off != mib {
-		t.Errorf("after it: %+v", ws[0])
+	for _, step := range []publishStep{stepTicket, stepEntry} {
+		r := newRig(t, 512, 4*mib, mib, 2).open()
+		tap := r.covered()
+		lost := tap.Lost()
+		stuck, release := stopPublish(t, &r.filter.pool.rings[0], step)
+		var wg sync.WaitGroup
+		wg.Go(func() { write(t, r.vol(0), 0, fill(512, 1)) })
+		<-stuck
+		write(t, r.vol(1), 0, fill(512, 2)) // a later ticket
+		ws := next(t, tap, 1)
+		if ws[0].Volume != 2 || tap.Stats().Revoked != 1 {
+			t.Fatalf("step %d: got %+v, revoked %d", step, ws[0], tap.Stats().Revoked)
+		}
+		release()
+		wg.Wait()
+		if tap.Lost() == lost || dirtyBlocks(t, tap, 1) != 1 {
+			t.Errorf("step %d: lost %d of %d, %d dirty", step, tap.Lost(), lost, dirtyBlocks(t, tap, 1))
+		}
+		write(t, r.vol(0), mib, fill(512, 3))
+		if ws := next(t, tap, 1); ws[0].Off != mib {
+			t.Errorf("step %d: after it: %+v", step, ws[0])
+		}
+		if err := tap.Close(); err != nil {
+			t.Fatal(err)
+		}
+		r.tap = nil
 	}
 }
 
 // TestTicketingHoldsTheOrder holds that nothing later is given while an earlier ticket
 // may still be published.
 func TestTicketingHoldsTheOrder(t *testing.T) {
-	r := newRig(t, 512, 4*mib, mib, 2).open()
-	tap := r.covered()
-	stuck, free := make(chan struct{}), make(chan struct{})
-	var once sync.Once
-	r.filter.pool.rings[0].entered = func() { once.Do(func() { close(stuck); <-free }) }
-	var wg sync.WaitGroup
-	wg.Go(func() { write(t, r.vol(0), 0, fill(512, 1)) })
-	<-stuck
-	write(t, r.vol(1), 0, fill(512, 2))
-	ws, _, err := tap.collect(10)
-	if err != nil || len(ws) != 0 {
-		t.Fatalf("%+v, %v; want nothing yet", ws, err)
+	for _, step := range []publishStep{stepTicket, stepEntry} {
+		r := newRig(t, 512, 4*mib, mib, 2).open()
+		tap := r.covered()
+		stuck, release := stopPublish(t, &r.filter.pool.rings[0], step)
+		var wg sync.WaitGroup
+		wg.Go(func() { write(t, r.vol(0), 0, fill(512, 1)) })
+		<-stuck
+		write(t, r.vol(1), 0, fill(512, 2))
+		ws, waits, err := tap.collect(10)
+		if err != nil || len(ws) != 0 || !waits {
+			t.Errorf("step %d: %+v, %v; want nothing yet", step, ws, err)
+		}
+		release()
+		wg.Wait()
+		ws = next(t, tap, 2)
+		if ws[0].Volume != 1 || ws[1].Volume != 2 {
+			t.Errorf("step %d: order %+v", step, ws)
+		}
+		if err := tap.Close(); err != nil {
+			t.Fatal(err)
+		}
+		r.tap = nil
 	}
-	close(free)
-	wg.Wait()
-	ws = next(t, tap, 2)
-	if ws[0].Volume != 1 || ws[1].Volume != 2 {
-		t.Errorf("order: %+v", ws)
+}
+
+// TestKilledInTicketing: a filter that died with a ticket is not waited for longer than
+// a slot may be in ticketing, and its successor says what was lost.
+func TestKilledInTicketing(t *testing.T) {
+	for _, step := range []publishStep{stepTicket, stepEntry} {
+		r := newRig(t, 512, 4*mib, mib, 2).open()
+		tap := r.covered()
+		lost := tap.Lost()
+		r.filter.pool.rings[0].stop = func(at publishStep) {
+			if at == step {
+				runtime.Goexit()
+			}
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() { write(t, r.vol(0), 4096, fill(512, 1)) })
+		wg.Wait()
+		write(t, r.vol(1), 0, fill(512, 2))
+		r.kill()
+		if ws := next(t, tap, 1); ws[0].Volume != 2 {
+			t.Errorf("step %d: %+v", step, ws[0])
+		}
+		r.open()
+		if tap.Lost() == lost || r.vol(0).dirtyBlocks() != 1 {
+			t.Errorf("step %d: lost %d of %d, %d dirty", step, tap.Lost(), lost, r.vol(0).dirtyBlocks())
+		}
+		if err := tap.Close(); err != nil {
+			t.Fatal(err)
+		}
+		r.tap = nil
 	}
 }
 

@@ -32,6 +32,7 @@ const (
 	descAtDropped     = 88
 	descAtUncaptured  = 96
 	descAtSyncBytes   = 104
+	descAtFree        = 112 // slots that are free at the filter
 	descAtRetHead     = 128 // what the filter has taken from the returns
 
 	poolHeaderBytes = 4096

@@ -71,6 +71,7 @@ func newPool(slots, rings int, instance uint64, page *orderPage, clock monoClock
 		p.mu.free = append(p.mu.free, uint32(s))
 		p.mu.ours[s] = true
 	}
+	p.tellFreeLocked()
 	return p, nil
 }
 
@@ -103,6 +104,7 @@ func (p *pool) alloc(into []uint32, n, reserve int) ([]uint32, bool) {
 	from := len(into)
 	into = append(into, p.mu.free[rest:]...)
 	p.mu.free = p.mu.free[:rest]
+	p.tellFreeLocked()
 	slices.Sort(into[from:])
 	for _, s := range into[from:] {
 		w := p.stateWord(s)
@@ -120,6 +122,7 @@ func (p *pool) takeReturnsLocked() {
 	for ; p.mu.retHead != tail; p.mu.retHead++ {
 		p.homeLocked(word(p.state, p.shape.retAt(p.mu.retHead)).Load())
 	}
+	p.tellFreeLocked()
 	word(p.desc, descAtRetHead).Store(p.mu.retHead)
 }
 
@@ -144,7 +147,10 @@ func (p *pool) release(slots []uint32) {
 		w.Store(withState(w.Load(), slotFree))
 		p.mu.free = append(p.mu.free, s)
 	}
+	p.tellFreeLocked()
 }
+
+func (p *pool) tellFreeLocked() { word(p.desc, descAtFree).Store(uint64(len(p.mu.free))) }
 
 // reclaim finds the slots that a VRA which died in the middle of freeing left behind:
 // free but not returned, or members of a write whose first slot is free. No VRA may be
@@ -207,14 +213,22 @@ func slotRuns(into [][]byte, payload []byte, slots []uint32, n int) [][]byte {
 // ring is the filter's end of one ring: tickets are taken and published under its
 // lock, so that they rise in it and at most one slot of it is in ticketing.
 type ring struct {
-	mu      sync.Mutex
-	pool    *pool
-	base    int64
-	tail    *atomic.Uint64
-	busy    *atomic.Uint64 // slot + 1 that may be in ticketing; 0 for none
-	head    *atomic.Uint64 // the VRA's
-	entered func()         // test hook: between ticket and publication; nil but in tests
+	mu   sync.Mutex
+	pool *pool
+	base int64
+	tail *atomic.Uint64
+	busy *atomic.Uint64    // slot + 1 that may be in ticketing; 0 for none
+	head *atomic.Uint64    // the VRA's
+	stop func(publishStep) // a test's; nil elsewhere
 }
+
+// publishStep is a place in publish where a filter may be killed or stopped.
+type publishStep int
+
+const (
+	stepTicket publishStep = iota // the ticket is taken, and to be seen nowhere
+	stepEntry                     // it is in the ring, the slot in ticketing still
+)
 
 func (r *ring) at(p *pool, i int) {
 	r.pool, r.base = p, p.shape.ringAt(i)
@@ -245,11 +259,14 @@ func (r *ring) publish(slots []uint32, d desc) (record.Ticket, bool) {
 		d.next = slots[1] + 1
 	}
 	d.put(p.descOf(first))
+	if r.stop != nil {
+		r.stop(stepTicket)
+	}
 	at := r.base + ringAtEntries + int64(tail&uint64(p.shape.ringCap-1))*ringEntryBytes
 	putRingEntry(p.desc[at:at+ringEntryBytes], d.ticket, first, useOf(claimed))
 	r.tail.Store(tail + 1) // before the state: no ticketing slot means that all entries are to be seen
-	if r.entered != nil {
-		r.entered()
+	if r.stop != nil {
+		r.stop(stepEntry)
 	}
 	p.mine(slots, false)
 	ok := w.CompareAndSwap(ticketing, withState(claimed, slotPublished))

@@ -200,6 +200,27 @@ func (f *modelFile) Truncate(int64) error        { return errors.ErrUnsupported 
 func (f *modelFile) Size() (int64, error)        { return int64(len(f.data)), nil }
 func (f *modelFile) Close() error                { return nil }
 
+// stopAt makes the first access that matches wait until it is released, at the latest
+// when the test ends; entered is closed when it has come.
+func stopAt(t testing.TB, d *modelDisk, match func(write bool, off int64) bool) (entered <-chan struct{}, release func()) {
+	came, free := make(chan struct{}), make(chan struct{})
+	var taken atomic.Bool
+	before := d.gate.Load()
+	gate := func(write bool, off int64) {
+		if before != nil {
+			(*before)(write, off)
+		}
+		if match(write, off) && taken.CompareAndSwap(false, true) {
+			close(came)
+			<-free
+		}
+	}
+	d.gate.Store(&gate)
+	release = sync.OnceFunc(func() { close(free) })
+	t.Cleanup(release)
+	return came, release
+}
+
 const testGroup = record.GroupID(0x1234)
 
 // rig is one filter over a model, and taps that come and go.
@@ -311,10 +332,10 @@ func (r *rig) covered() *Tap {
 
 func (r *rig) vol(i int) *volume { return r.filter.volumes[i] }
 
-// within polls until ok, for at most ten seconds.
+// within polls until ok, for at most five seconds.
 func within(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); runtime.Gosched() {
+	for deadline := time.Now().Add(5 * time.Second); !ok(); runtime.Gosched() {
 		if time.Now().After(deadline) {
 			t.Fatalf("not in time: %s", what)
 		}
@@ -344,7 +365,7 @@ func fill(n int, b byte) []byte { return bytes.Repeat([]byte{b}, n) }
 // next returns the next n writes of the tap.
 func next(t testing.TB, tap *Tap, n int) (ws []Write) {
 	t.Helper()
-	ctx, stop := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, stop := context.WithTimeout(t.Context(), 5*time.Second)
 	defer stop()
 	for len(ws) < n {
 		got, err := tap.Next(ctx, n-len(ws), time.Second)

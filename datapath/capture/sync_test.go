@@ -83,32 +83,33 @@ func TestSyncLeavesOutWhatIsInFlight(t *testing.T) {
 	dirty(v, 1, 8)
 
 	// The first write is in flight when the read starts; its blocks are not all dirty.
-	inWrite, goWrite := make(chan struct{}), make(chan struct{})
-	inRead, goRead := make(chan struct{}), make(chan struct{})
-	var w1, r1 sync.Once
-	gate := func(write bool, off int64) {
-		switch {
-		case write && off == 0:
-			w1.Do(func() { close(inWrite); <-goWrite })
-		case !write && off == 4096:
-			r1.Do(func() { close(inRead); <-goRead })
-		}
-	}
-	disk.gate.Store(&gate)
+	inWrite, goWrite := stopAt(t, disk, func(write bool, off int64) bool { return write && off == 0 })
+	inRead, goRead := stopAt(t, disk, func(write bool, off int64) bool { return !write && off == 4096 })
 	var wg sync.WaitGroup
 	wg.Go(func() { write(t, v, 0, fill(4096+1000, 1)) })
 	<-inWrite
 	done := syncing(t, tap, 0, mib)
 	<-inRead
 	write(t, v, 20_001, fill(600, 2)) // begins and ends within the read
-	close(goRead)
+	goRead()
+	ws := next(t, tap, 3)
+	select {
+	case <-done: // the target has neither the first write nor what was there before it
+		t.Fatal("the read ended before a write that it left out had its ticket")
+	case <-time.After(20 * time.Millisecond):
+	}
+	if got := dirtyBlocks(t, tap, 1); got != 2 {
+		t.Errorf("%d blocks said to be dirty, want the 2 of the first write", got)
+	}
+	goWrite()
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	close(goWrite)
 	wg.Wait()
-
-	ws := next(t, tap, 4)
+	if got := dirtyBlocks(t, tap, 1); got != 0 {
+		t.Errorf("%d blocks dirty at the end", got)
+	}
+	ws = append(ws, next(t, tap, 1)...)
 	want := []struct {
 		kind     Kind
 		off, end int64
@@ -135,14 +136,7 @@ func TestSyncWaitsForUncaptured(t *testing.T) {
 	tap := r.covered()
 	v := r.vol(0)
 	dirty(v, 0, 2)
-	inWrite, goWrite := make(chan struct{}), make(chan struct{})
-	var once sync.Once
-	gate := func(write bool, off int64) {
-		if write {
-			once.Do(func() { close(inWrite); <-goWrite })
-		}
-	}
-	r.model.disks["vol1"].gate.Store(&gate)
+	inWrite, goWrite := stopAt(t, r.model.disks["vol1"], func(write bool, _ int64) bool { return write })
 	var wg sync.WaitGroup
 	wg.Go(func() { write(t, v, 512, fill(512, 3)) })
 	<-inWrite
@@ -157,7 +151,7 @@ func TestSyncWaitsForUncaptured(t *testing.T) {
 		t.Fatalf("the read did not wait: %v", err)
 	case <-time.After(20 * time.Millisecond):
 	}
-	close(goWrite)
+	goWrite()
 	wg.Wait()
 	if err := <-done; err != nil {
 		t.Fatal(err)
@@ -176,14 +170,7 @@ func TestFoldKeepsWhatIsInFlight(t *testing.T) {
 	tap := r.covered()
 	v := r.vol(0)
 	write(t, v, 65536, fill(512, 1))
-	inWrite, goWrite := make(chan struct{}), make(chan struct{})
-	var once sync.Once
-	gate := func(write bool, off int64) {
-		if write {
-			once.Do(func() { close(inWrite); <-goWrite })
-		}
-	}
-	r.model.disks["vol1"].gate.Store(&gate)
+	inWrite, goWrite := stopAt(t, r.model.disks["vol1"], func(write bool, _ int64) bool { return write })
 	var wg sync.WaitGroup
 	wg.Go(func() { write(t, v, 512, fill(512, 3)) })
 	<-inWrite
@@ -199,9 +186,7 @@ func TestFoldKeepsWhatIsInFlight(t *testing.T) {
 	}
 	none(t, tap) // what was published before is gone
 	within(t, "its slot is home", func() bool { return homeSlots(v.pool) == v.pool.shape.slots-1 })
-	if err := <-syncing(t, tap, 0, mib); err != nil {
-		t.Fatal(err)
-	}
+	done := syncing(t, tap, 0, mib)
 	ws := next(t, tap, 3)
 	last := ws[2].Ticket
 	tap.Free(ws)
@@ -217,8 +202,11 @@ func TestFoldKeepsWhatIsInFlight(t *testing.T) {
 	if !marked {
 		t.Error("a write in flight is marked nowhere")
 	}
-	close(goWrite)
+	goWrite()
 	wg.Wait()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
 	if ws := next(t, tap, 1); ws[0].Off != 512 {
 		t.Errorf("%+v", ws[0])
 	}

@@ -25,12 +25,19 @@ type syncPiece struct {
 
 // syncRead reads what is dirty in [off, off+n), widened to whole blocks, and publishes
 // it. It waits for slots, of which it leaves a quarter to the guests; nobody waits for it.
+//
+// It returns once the writes that it left out have their tickets, too, or are dropped and
+// said to be: a boundary that is taken then has all of the range before it.
 func (v *volume) syncRead(ctx context.Context, off, n int64) error {
 	at, limit := blocksOf(max(off, 0), min(off+n, v.disk.size))
+	var leftOut []<-chan struct{}
 	for {
 		p, ok, err := v.nextPiece(at, limit)
-		if err != nil || !ok {
+		if err != nil {
 			return err
+		}
+		if !ok {
+			break
 		}
 		slots := 1
 		if !p.hole {
@@ -41,13 +48,25 @@ func (v *volume) syncRead(ctx context.Context, off, n int64) error {
 		if err != nil {
 			return err
 		}
-		switch err := v.readPiece(p, claimed); {
+		out, err := v.readPiece(p, claimed)
+		leftOut = append(leftOut, out...)
+		switch {
 		case errors.Is(err, errNoHole): // a write came between looking and taking: look again
 		case err != nil:
 			return err
 		default:
 			at = p.to
 		}
+	}
+	if !invariant.Planted("capture/sync-early") {
+		waitAll(leftOut)
+	}
+	return nil
+}
+
+func waitAll(list []<-chan struct{}) {
+	for _, c := range list {
+		<-c
 	}
 }
 
@@ -107,7 +126,9 @@ func (v *volume) waitSlots(ctx context.Context, n int) ([]uint32, error) {
 // out of the read; writes that went uncaptured because of the bits are waited for. The
 // ticket is taken under the lock under which writes begin: what is not left out by then
 // begins later, and gets a higher ticket.
-func (v *volume) readPiece(p syncPiece, slots []uint32) error {
+//
+// It returns what it left out and is under way still.
+func (v *volume) readPiece(p syncPiece, slots []uint32) (leftOut []<-chan struct{}, err error) {
 	e := v.extent(p.from, p.to)
 	s := &syncFlight{span: span{e.Off, e.Off + e.Len}}
 
@@ -115,15 +136,13 @@ func (v *volume) readPiece(p syncPiece, slots []uint32) error {
 	if !v.mu.marks.allDirty(p.from, p.to) { // another read took them
 		v.mu.Unlock()
 		v.pool.release(slots)
-		return nil
+		return nil, nil
 	}
 	gen := v.mu.marks.take(p.from, p.to)
 	wait := v.mu.flights.startSync(s)
 	v.mu.Unlock()
 	if !invariant.Planted("capture/sync-no-wait") {
-		for _, gone := range wait {
-			<-gone
-		}
+		waitAll(wait)
 	}
 
 	kind, err := v.fill(p, e, slots)
@@ -135,12 +154,12 @@ func (v *volume) readPiece(p syncPiece, slots []uint32) error {
 	} else {
 		v.dropLocked(e.Off, e.Off+e.Len)
 	}
-	v.mu.flights.endSync(s)
+	leftOut = v.mu.flights.endSync(s)
 	v.mu.marks.end(gen)
 	v.mu.Unlock()
 	v.pool.release(slots)
 	v.wake()
-	return err
+	return leftOut, err
 }
 
 // fill reads the piece into slots, or sees that it is a hole still, or zeros.

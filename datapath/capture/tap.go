@@ -285,7 +285,9 @@ func (t *Tap) MarkAll(ctx context.Context, vol record.VolumeID) error {
 	return err
 }
 
-// Dirty tells how much each volume's dirty map holds.
+// Dirty tells how much the target may lack of each volume: what its dirty map holds, what
+// sync reads have taken and not published, and what guests' writes in flight were left
+// out of one. If it is nothing, a ticket taken afterwards is above all of these.
 func (t *Tap) Dirty(ctx context.Context) (map[record.VolumeID]DirtySummary, error) {
 	dirty := map[record.VolumeID]DirtySummary{}
 	for _, l := range t.links {
@@ -323,8 +325,9 @@ func (t *Tap) DirtyExtents(ctx context.Context, vol record.VolumeID, from int64,
 }
 
 // SyncRead has the filter read what is dirty in [off, off+n) (widened to whole blocks)
-// and publish it; it returns when all of it is published, so Next and Free must go on
-// meanwhile. Any n is good: pieces are read as slots come free, guests' writes first;
+// and publish it; it returns when all of it is published, and guests' writes that were
+// left out of it have their tickets (or lost tells of them), so Next and Free must go on
+// meanwhile. A closing boundary's ticket must be taken after the last one returned nil. Any n is good: pieces are read as slots come free, guests' writes first;
 // holes are skipped over quickly. What could not be read or published is dirty as
 // before, and counted in lost. When ctx ends, or the filter does (ErrFilterGone), it
 // returns at once, though the filter may finish the piece it is at.
@@ -367,11 +370,7 @@ func (t *Tap) Stats() Stats {
 	for _, p := range t.merge.pools {
 		p.addTo(&s)
 		s.Slots += p.shape.slots
-		for slot := range uint32(p.shape.slots) {
-			if stateOf(p.stateWord(slot).Load()) == slotFree {
-				s.Free++
-			}
-		}
+		s.Free += p.freeSlots()
 	}
 	t.merge.Unlock()
 	for _, l := range t.links {
@@ -382,6 +381,12 @@ func (t *Tap) Stats() Stats {
 		l.mu.Unlock()
 	}
 	return s
+}
+
+// freeSlots is how many slots the filter has free, with those on their way back to it.
+func (p *tapPool) freeSlots() int {
+	back := word(p.state, p.shape.retTailAt()).Load() - word(p.desc, descAtRetHead).Load()
+	return int(min(word(p.desc, descAtFree).Load()+back, uint64(p.shape.slots)))
 }
 
 func (p *tapPool) addTo(s *Stats) {

@@ -393,10 +393,12 @@ func (v *volume) markAll() {
 	v.dropLocked(0, v.disk.size)
 }
 
+// dirtyBlocks counts what the target may lack; none only once every sync read is
+// published and every write that one left out has its ticket.
 func (v *volume) dirtyBlocks() int64 {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return v.mu.marks.dirty
+	return v.mu.marks.dirty + v.mu.flights.unsettled()
 }
 
 // dirtyExtents appends the first runs of the dirty map from byte from on.
