@@ -18,7 +18,7 @@ all: build
 
 build:
 	@mkdir -p bin
-	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/...
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=auto -o bin/ ./cmd/...
 
 demo: build
 	bin/holdfast demo $(if $(KEEP),--keep)
@@ -40,7 +40,9 @@ fuzz:
 
 generate:
 	@tools/setup/packages.sh protobuf-compiler
-	$(GO) generate ./control/api/...
+	GOBIN=$(CURDIR)/bin/generate $(GO) install google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
+	GOBIN=$(CURDIR)/bin/generate $(GO) install connectrpc.com/connect/cmd/protoc-gen-connect-go@v1.21.1
+	PATH="$(CURDIR)/bin/generate:$$PATH" $(GO) generate ./control/api/...
 
 clean:
 	rm -rf bin

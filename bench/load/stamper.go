@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -27,7 +28,7 @@ type Disk interface {
 type Profile struct {
 	Name           string
 	Kind           Kind
-	Min, Max       int64   // length of an operation
+	Min, Max       int64   // length of an operation; each doubling is as likely
 	Align          int64   // of its offset; 512 when zero
 	Zero, Trim     int     // percent of operations that are one
 	Flush          int     // percent of operations followed by a flush
@@ -150,7 +151,8 @@ func (s *Stamper) draw(rng *rand.Rand) Op {
 	}
 	align := max(cmp.Or(p.Align, SectorBytes), SectorBytes)
 	unit := min(align, p.Min)
-	op.Sectors = (p.Min + rng.Int64N((p.Max-p.Min)/unit+1)*unit) / SectorBytes
+	size := float64(p.Min) * math.Pow(float64(p.Max)/float64(p.Min), rng.Float64()) // small ones are as many as large ones
+	op.Sectors = min((int64(size)+unit-1)/unit*unit, p.Max) / SectorBytes
 	span := s.Volumes[op.Volume].Size
 	if p.Span > 0 {
 		span = int64(float64(span) * p.Span)

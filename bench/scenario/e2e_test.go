@@ -233,10 +233,12 @@ func TestEndToEnd(t *testing.T) {
 
 // tools lets programs of others read and write what we export.
 func (l *lab) tools(id string) {
-	t, v := l.t, l.open(id)
+	t, v, dir := l.t, l.open(id), l.t.TempDir()
 	command := func(name string, args ...string) {
 		t.Helper()
-		if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+		cmd := exec.Command(name, args...)
+		cmd.Dir = dir // fio leaves a file where it runs
+		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Errorf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
 		}
 	}
