@@ -44,6 +44,9 @@ const (
 	phaseLog                 // into the log, for good
 )
 
+// maxStreams bounds the streams that a group ever had.
+const maxStreams = 1024
+
 // arrival is a record as admission looks at it.
 type arrival struct {
 	record.Identity
@@ -94,6 +97,9 @@ func (a *admission) admit(id record.StreamID, l life) error {
 	}
 	if s := a.streams[id]; s != nil && (l.older(s.admitted) || l.older(s.last)) {
 		return fmt.Errorf("stream %s %s: %s was admitted: %w", id, l, s.admitted, ErrFenced)
+	}
+	if a.streams[id] == nil && len(a.streams) >= maxStreams {
+		return fmt.Errorf("stream %s: the group has %d streams already: %w", id, len(a.streams), ErrAdmit)
 	}
 	s := a.stream(id)
 	s.admitted, s.present, a.epoch = l, true, l.epoch

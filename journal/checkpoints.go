@@ -121,6 +121,33 @@ func (g *Group) OpenView(number uint64, o ViewOptions) (*view.View, error) {
 	cfg := view.Config{Checkpoint: number, FS: g.store.cfg.FS, Dir: g.scratchDir(), Options: o,
 		Log: g.segments, Versions: g.versions, At: g.versions.Vector(cp.At),
 		Damaged: func(err error) { g.damaged(number, err) }}
+	if cfg.Disks, err = g.disks(cp); err != nil {
+		return nil, fmt.Errorf("journal: group %s: checkpoint %d: %w", g.info.ID, number, err)
+	}
+	var opened *view.View
+	cfg.Closed = func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		delete(g.views, opened)
+	}
+	opened, err = view.New(cfg) // not under mu: a slow disk under scratch holds up nobody else
+	if err != nil {
+		return nil, fmt.Errorf("journal: group %s: checkpoint %d: %w", g.info.ID, number, err)
+	}
+	g.mu.Lock()
+	closed := g.closed
+	if !closed {
+		g.views[opened] = struct{}{}
+	}
+	g.mu.Unlock()
+	if closed {
+		return nil, errors.Join(ErrClosed, opened.Close())
+	}
+	return opened, nil
+}
+
+// disks are the volumes that a checkpoint holds.
+func (g *Group) disks(cp Checkpoint) (disks []view.Disk, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.closed {
@@ -129,23 +156,11 @@ func (g *Group) OpenView(number uint64, o ViewOptions) (*view.View, error) {
 	for _, v := range cp.Volumes {
 		have := g.volumes[v.ID]
 		if have == nil {
-			return nil, fmt.Errorf("journal: group %s: checkpoint %d: volume %d: %w", g.info.ID, number, v.ID, ErrVolume)
+			return nil, fmt.Errorf("volume %d: %w", v.ID, ErrVolume)
 		}
-		cfg.Disks = append(cfg.Disks, view.Disk{
-			Volume: view.Volume{ID: v.ID, Name: have.info.Name, Bytes: v.Bytes}, Replica: have.replica})
+		disks = append(disks, view.Disk{Volume: view.Volume{ID: v.ID, Name: have.info.Name, Bytes: v.Bytes}, Replica: have.replica})
 	}
-	var opened *view.View
-	cfg.Closed = func() {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		delete(g.views, opened)
-	}
-	opened, err = view.New(cfg)
-	if err != nil {
-		return nil, fmt.Errorf("journal: group %s: checkpoint %d: %w", g.info.ID, number, err)
-	}
-	g.views[opened] = struct{}{}
-	return opened, nil
+	return disks, nil
 }
 
 // damaged marks a checkpoint bad once bytes that it holds did not verify.

@@ -23,7 +23,7 @@
 //
 // Store and Group may be used by many goroutines at once. Callbacks (done, OnListed)
 // run on the store's commit goroutines, one at a time for a group: they must not
-// block and must not call back into Append or Close.
+// block, and of the methods that change anything they may call none.
 //
 // On disk a store is a folder of its own, locked while open:
 //

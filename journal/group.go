@@ -148,6 +148,9 @@ func (g *Group) SetVolumes(vs []VolumeInfo) error {
 	}
 	g.admitting.Lock()
 	defer g.admitting.Unlock()
+	if len(vs) > record.MaxVolumes {
+		return fmt.Errorf("journal: group %s: %d volumes, the most is %d", g.info.ID, len(vs), record.MaxVolumes)
+	}
 	for _, v := range vs {
 		if err := g.setVolume(v); err != nil {
 			return fmt.Errorf("journal: group %s: %w", g.info.ID, err)

@@ -182,7 +182,7 @@ func TestDamageIsNeverBytes(t *testing.T) {
 			size, err := f.Size()
 			ok(t, err)
 			ok(t, f.Close())
-			for off := int64(0); off < size; off += 509 {
+			for off := int64(0); off < size; off += int64(509 * stride(10)) {
 				damaged := disk.Kill()
 				ok(t, damaged.Rot(name, off, 1))
 				ok(t, neverWrong(damaged, s, name, off))
@@ -388,5 +388,82 @@ func TestResize(t *testing.T) {
 	for n, image := range s.images {
 		ok(t, w.compare(n, image))
 	}
+	ok(t, w.store.Close())
+}
+
+// Two sources share a group: a checkpoint needs the cut and its confirm in both
+// streams, and is found again by recovery.
+func TestTwoSources(t *testing.T) {
+	disk := faultdisk.New(512)
+	w, err := openTarget(disk)
+	ok(t, err)
+	var ticket record.Ticket
+	ids := map[record.StreamID]*record.Identity{}
+	want := map[record.VolumeID][]byte{}
+	for i, stream := range []record.StreamID{70, 71} {
+		ids[stream] = &record.Identity{Stream: stream, Epoch: 1, Incarnation: 1}
+		want[record.VolumeID(i+1)] = make([]byte, volumeBytes)
+		_, err := w.group.Admit(stream, 1, 1)
+		ok(t, err)
+	}
+	send := func(stream record.StreamID, seal func(record.Identity, record.Ticket) []byte) {
+		t.Helper()
+		ids[stream].Seq++
+		ticket++
+		r, err := record.Parse(seal(*ids[stream], ticket))
+		ok(t, err)
+		ok(t, w.send([]record.Record{r}, 1))
+	}
+	write := func(stream record.StreamID, vol record.VolumeID, off int64, b byte) {
+		t.Helper()
+		data := bytes.Repeat([]byte{b}, 5000)
+		copy(want[vol][off:], data)
+		send(stream, func(id record.Identity, ticket record.Ticket) []byte {
+			batch := record.NewBatch(record.Limits{})
+			batch.Add(record.Piece{Volume: vol, Off: off, Len: 5000, Ticket: ticket, Data: data})
+			return batch.Seal(nil, id, 1, record.NewCompressor())
+		})
+	}
+	cut := func(stream record.StreamID, number uint64, volume record.VolumeID) {
+		t.Helper()
+		send(stream, func(id record.Identity, ticket record.Ticket) []byte {
+			return record.AppendCut(nil, id, 1, ticket, record.Cut{Checkpoint: number, Wall: 1, Volumes: []record.VolumeSize{{ID: volume, Bytes: volumeBytes}}})
+		})
+	}
+	confirm := func(stream record.StreamID, number uint64) {
+		t.Helper()
+		send(stream, func(id record.Identity, ticket record.Ticket) []byte {
+			return record.AppendConfirm(nil, id, 1, ticket, number)
+		})
+	}
+	for i, stream := range []record.StreamID{70, 71} {
+		send(stream, func(id record.Identity, ticket record.Ticket) []byte {
+			return record.AppendResyncOpen(nil, id, 1, ticket, record.Resync{Initial: true})
+		})
+		write(stream, record.VolumeID(i+1), 512, byte(i+1))
+		send(stream, func(id record.Identity, ticket record.Ticket) []byte {
+			return record.AppendResyncClose(nil, id, 1, ticket, record.Resync{Initial: true})
+		})
+	}
+	write(70, 1, 4000, 3)
+	cut(70, 1, 1)
+	image := map[record.VolumeID][]byte{1: bytes.Clone(want[1])}
+	write(70, 1, 0, 4) // after the cut
+	write(71, 2, 4000, 5)
+	cut(71, 1, 2)
+	image[2] = bytes.Clone(want[2])
+	write(71, 2, 0, 6)
+	confirm(70, 1)
+	ok(t, w.settle(life{1, 1}))
+	if n := w.group.State().Count; n != 0 {
+		t.Fatalf("%d checkpoints are listed before the last confirm", n)
+	}
+	confirm(71, 1)
+	ok(t, w.settle(life{1, 1}))
+	ok(t, w.compare(1, image))
+	ok(t, w.store.Close())
+	w, err = openTarget(disk.Crash(seeded(1), faultdisk.KeepNone))
+	ok(t, err)
+	ok(t, w.compare(1, image))
 	ok(t, w.store.Close())
 }

@@ -30,7 +30,11 @@ type origin struct {
 // TestVersions writes random extents of two streams and compares every byte at every
 // point of history, in pieces of random size.
 func TestVersions(t *testing.T) {
-	for seed := range uint64(6) {
+	seeds := uint64(6)
+	if testing.Short() {
+		seeds = 1
+	}
+	for seed := range seeds {
 		rng := rand.New(rand.NewPCG(seed, 1))
 		v := NewVersions()
 		m := &model{newest: make([]origin, modelBytes)}

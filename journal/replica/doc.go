@@ -13,5 +13,5 @@
 //
 // A Volume takes writes from one goroutine, and reads from many beside it, though
 // not of the blocks being written. It costs 4 bytes on disk for each 4 KiB, and no
-// memory beyond buffers of 256 KiB.
+// memory beyond a buffer of 256 KiB for each volume being written and each read.
 package replica

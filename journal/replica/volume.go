@@ -36,7 +36,7 @@ type Volume struct {
 	raw, sums ioengine.File
 
 	mu     sync.Mutex // of writers
-	chunk  []byte
+	chunk  []byte     // made at the first write: most volumes are only read
 	sum    []byte
 	dirty  bool
 	failed error // of a sync: final for these files
@@ -84,7 +84,6 @@ func (v *Volume) openFiles(dir string, flags ioengine.Flags) (err error) {
 		return err
 	}
 	v.sums, err = v.fs.Open(name+".sum", flags)
-	v.chunk, v.sum = buf.Aligned(chunkBytes), buf.Aligned(chunkBytes/BlockBytes*sumBytes)
 	return err
 }
 
@@ -167,6 +166,9 @@ func (v *Volume) Write(p []byte, off int64) error {
 func (v *Volume) writeLocked(p []byte, off int64) error {
 	if err := v.writable(off, int64(len(p))); err != nil {
 		return err
+	}
+	if v.chunk == nil {
+		v.chunk, v.sum = buf.Aligned(chunkBytes), buf.Aligned(chunkBytes/BlockBytes*sumBytes)
 	}
 	for len(p) > 0 {
 		first, skip := off/BlockBytes, int(off%BlockBytes)

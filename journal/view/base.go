@@ -112,7 +112,7 @@ func (v *View) block(piece *index.Piece) ([]byte, error) {
 	if err := v.cfg.Log.ReadAt(stored, piece.Pos+segment.Pos(piece.Block.At)); err != nil {
 		return nil, fmt.Errorf("record %s: %w", piece.ID, err)
 	}
-	block, err := record.OpenStored(make([]byte, 0, record.LineBytes), piece.ID, piece.Number, piece.Block, stored)
+	block, err := record.OpenStored(make([]byte, 0, piece.Block.Raw), piece.ID, piece.Number, piece.Block, stored)
 	if err != nil {
 		return nil, fmt.Errorf("record %s: block %d: %w", piece.ID, piece.Number, err)
 	}
