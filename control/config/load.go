@@ -100,12 +100,6 @@ func (m *mistakes) add(where, format string, args ...any) {
 	*m = append(*m, fmt.Errorf("%s: %s", where, fmt.Sprintf(format, args...)))
 }
 
-func (m *mistakes) need(where, value string) {
-	if value == "" {
-		m.add(where, "is missing")
-	}
-}
-
 func (m *mistakes) name(where, value string) {
 	if value == "" {
 		m.add(where, "is missing")

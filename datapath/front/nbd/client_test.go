@@ -14,9 +14,8 @@ import (
 
 // script is a server that answers one request with bytes made up by a test.
 type script struct {
-	structured bool
-	answer     func(q request) []byte
-	hangUp     bool // after the answer
+	answer func(q request) []byte
+	hangUp bool // after the answer
 }
 
 // start listens, plays the script to one client, and returns the URI.
