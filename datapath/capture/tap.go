@@ -11,7 +11,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
@@ -256,86 +255,6 @@ func (t *Tap) Discard() record.Ticket {
 	return ticket
 }
 
-// Fold has every filter move its live generations to its dirty maps; it waits for all
-// configured filters. What is published after it was called is not folded but captured.
-func (t *Tap) Fold(ctx context.Context) error {
-	if invariant.Planted("capture/no-fold") {
-		return nil
-	}
-	for _, l := range t.links {
-		if _, err := l.ask(ctx, request{ask: askFold}, again); err != nil {
-			return fmt.Errorf("fold at %s: %w", l.socket, err)
-		}
-	}
-	return nil
-}
-
-// Restart begins a new incarnation: RaiseIncarnation, Discard, Fold. Writes that were
-// published before it are not given any more, but are dirty; later ones are given.
-func (t *Tap) Restart(ctx context.Context, above record.Incarnation) (record.Incarnation, error) {
-	next := t.RaiseIncarnation(above)
-	t.Discard()
-	return next, t.Fold(ctx)
-}
-
-// MarkAll makes every block of the volume dirty (initial sync; the target lost data) and
-// adds to lost. Holes too: the target may hold old bytes there; they go as SyncZero.
-func (t *Tap) MarkAll(ctx context.Context, vol record.VolumeID) error {
-	_, err := t.askVolume(ctx, request{ask: askMarkAll, volume: vol}, again)
-	return err
-}
-
-// Dirty tells how much the target may lack of each volume: what its dirty map holds, what
-// sync reads have taken and not published, and what guests' writes in flight were left
-// out of one. If it is nothing, a ticket taken afterwards is above all of these.
-func (t *Tap) Dirty(ctx context.Context) (map[record.VolumeID]DirtySummary, error) {
-	dirty := map[record.VolumeID]DirtySummary{}
-	for _, l := range t.links {
-		pairs, err := parsedPairs(l.ask(ctx, request{ask: askDirty}, again))
-		if err != nil {
-			return nil, err
-		}
-		for _, p := range pairs {
-			dirty[record.VolumeID(p[0])] = DirtySummary{Blocks: p[1]}
-		}
-	}
-	return dirty, nil
-}
-
-func parsedPairs(body []byte, err error) ([][2]int64, error) {
-	if err != nil {
-		return nil, err
-	}
-	return parsePairs(body)
-}
-
-// DirtyExtents returns the first extents of the dirty map at or after byte from, in
-// order, at most `most`; none when there is nothing more. An extent may be as long as the volume.
-func (t *Tap) DirtyExtents(ctx context.Context, vol record.VolumeID, from int64, most int) ([]Extent, error) {
-	q := request{ask: askExtents, volume: vol, off: from, max: uint32(min(most, maxExtents))}
-	pairs, err := parsedPairs(t.askVolume(ctx, q, again))
-	if err != nil {
-		return nil, err
-	}
-	extents := make([]Extent, len(pairs))
-	for i, p := range pairs {
-		extents[i] = Extent{Off: p[0], Len: p[1]}
-	}
-	return extents, nil
-}
-
-// SyncRead has the filter read what is dirty in [off, off+n) (widened to whole blocks)
-// and publish it; it returns when all of it is published, and guests' writes that were
-// left out of it have their tickets (or lost tells of them), so Next and Free must go on
-// meanwhile. A closing boundary's ticket must be taken after the last one returned nil. Any n is good: pieces are read as slots come free, guests' writes first;
-// holes are skipped over quickly. What could not be read or published is dirty as
-// before, and counted in lost. When ctx ends, or the filter does (ErrFilterGone), it
-// returns at once, though the filter may finish the piece it is at.
-func (t *Tap) SyncRead(ctx context.Context, vol record.VolumeID, off, n int64) error {
-	_, err := t.askVolume(ctx, request{ask: askSyncRead, volume: vol, off: off, n: n}, once)
-	return err
-}
-
 // Volumes lists the volumes of all filters, by ID; ok once every configured filter has answered.
 func (t *Tap) Volumes() (volumes []VolumeInfo, ok bool) {
 	ok = true
@@ -347,56 +266,6 @@ func (t *Tap) Volumes() (volumes []VolumeInfo, ok bool) {
 	}
 	sortVolumes(volumes)
 	return volumes, ok
-}
-
-// Stats is a snapshot of counters; all but Slots, Free and Filters only grow while this
-// Tap is open and its filters live; a filter's own begin at zero with its process.
-type Stats struct {
-	GuestWrites   uint64 // writes, zeroings and discards answered
-	GuestBytes    uint64
-	CapturedBytes uint64
-	Dropped       uint64 // writes dropped to the dirty map
-	Uncaptured    uint64 // writes to blocks already dirty
-	SyncBytes     uint64 // read for sync, holes and zeros included
-	Revoked       uint64 // slots this Tap revoked
-	Slots, Free   int    // of the pools mapped
-	Filters       int    // connected
-}
-
-// Stats sums up over the filters.
-func (t *Tap) Stats() Stats {
-	t.merge.Lock()
-	s := t.merge.past
-	for _, p := range t.merge.pools {
-		p.addTo(&s)
-		s.Slots += p.shape.slots
-		s.Free += p.freeSlots()
-	}
-	t.merge.Unlock()
-	for _, l := range t.links {
-		l.mu.Lock()
-		if l.mu.conn != nil {
-			s.Filters++
-		}
-		l.mu.Unlock()
-	}
-	return s
-}
-
-// freeSlots is how many slots the filter has free, with those on their way back to it.
-func (p *tapPool) freeSlots() int {
-	back := word(p.state, p.shape.retTailAt()).Load() - word(p.desc, descAtRetHead).Load()
-	return int(min(word(p.desc, descAtFree).Load()+back, uint64(p.shape.slots)))
-}
-
-func (p *tapPool) addTo(s *Stats) {
-	s.GuestWrites += word(p.desc, descAtGuestWrites).Load()
-	s.GuestBytes += word(p.desc, descAtGuestBytes).Load()
-	s.CapturedBytes += word(p.desc, descAtCaptured).Load()
-	s.Dropped += word(p.desc, descAtDropped).Load()
-	s.Uncaptured += word(p.desc, descAtUncaptured).Load()
-	s.SyncBytes += word(p.desc, descAtSyncBytes).Load()
-	s.Revoked += p.revoked
 }
 
 func (t *Tap) poolLocked(instance uint64) *tapPool {

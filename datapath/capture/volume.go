@@ -4,14 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/datapath/front"
-	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/ioengine/buf"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/wire/record"
@@ -312,80 +310,6 @@ func (v *volume) Extents(off, n int64, emit func(n int64, hole bool) bool) error
 	return nil
 }
 
-// turn closes the current generation and lets go of those that the durable ticket has passed.
-func (v *volume) turn(durable record.Ticket) {
-	v.turning.Lock()
-	defer v.turning.Unlock()
-	v.mu.Lock()
-	gone := v.mu.marks.passed(durable)
-	v.mu.Unlock()
-	v.clearPlaces(gone)
-	v.makeRoom()
-	v.mu.Lock()
-	v.mu.marks.turn()
-	v.mu.Unlock()
-}
-
-// clearPlaces empties generations that nobody knows any more.
-func (v *volume) clearPlaces(places []*genFile) {
-	for _, g := range places {
-		g.bits.reset()
-		g.state.Store(genFree)
-	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.mu.marks.free = append(v.mu.marks.free, places...)
-}
-
-// makeRoom merges the oldest closed generations until one more may be closed. Closed
-// ones change under turning alone, so that guests do not wait for the walk.
-func (v *volume) makeRoom() {
-	for {
-		v.mu.Lock()
-		closed := v.mu.marks.closed
-		v.mu.Unlock()
-		if len(closed) < maxClosedGens {
-			return
-		}
-		closed[0].file.bits.orInto(&closed[1].file.bits)
-		v.mu.Lock()
-		place := v.mu.marks.merged()
-		v.mu.Unlock()
-		v.clearPlaces([]*genFile{place})
-	}
-}
-
-// fold moves all live generations to the dirty map. One with writes in flight stays
-// alive as well: a sync read may clear its dirty bits before those writes end.
-func (v *volume) fold() {
-	v.turning.Lock()
-	defer v.turning.Unlock()
-	v.makeRoom()
-	v.mu.Lock()
-	v.mu.marks.turn()
-	gone := v.foldLocked()
-	v.mu.Unlock()
-	v.clearPlaces(gone)
-}
-
-func (v *volume) foldLocked() (gone []*genFile) {
-	m := v.mu.marks
-	keep := m.closed[:0]
-	for _, g := range m.closed {
-		if added := g.file.bits.orInto(&m.file.dirty); added > 0 {
-			m.dirty += added
-			v.page.lost.Add(1)
-		}
-		if g.inflight > 0 {
-			keep = append(keep, g)
-		} else {
-			gone = append(gone, g.file)
-		}
-	}
-	m.closed = keep
-	return gone
-}
-
 // markAll makes every block dirty.
 func (v *volume) markAll() {
 	v.mu.Lock()
@@ -420,80 +344,4 @@ func (v *volume) dirtyExtents(into []Extent, from int64, most int) []Extent {
 func (v *volume) extent(fromBlock, toBlock int64) Extent {
 	off := fromBlock * BlockBytes
 	return Extent{Off: off, Len: min(toBlock*BlockBytes, v.disk.size) - off}
-}
-
-// openVolume opens the disk and its marks. After anything but a clean close, all that
-// was marked is dirty.
-func openVolume(cfg FilterConfig, fv FilterVolume, boot bootID, page *orderPage) (_ *volume, err error) {
-	v := &volume{id: fv.ID, name: fv.Name, path: fv.Path, page: page}
-	if v.disk, err = openDisk(cfg.FS, fv.Path); err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			v.closeFiles()
-		}
-	}()
-	v.owned, err = waitLock(succeedWait, func() (interface{ Close() error }, error) { return cfg.FS.Lock(fv.Path) }, ioengine.ErrLocked)
-	if err != nil {
-		return nil, fmt.Errorf("lock disk: %w", err)
-	}
-	file, whole, err := openMarks(cfg.RunDir, marksIdentity{boot: boot, group: cfg.Group, volume: fv.ID, bytes: v.disk.size})
-	if err != nil {
-		return nil, err
-	}
-	log := cfg.Log.With("volume", fv.Name)
-	clean := file.clean().Load() == marksClean
-	file.clean().Store(marksOpen)
-	marks, moved := recoverMarks(file, whole && clean, page.last)
-	v.mu.marks = marks
-	switch {
-	case !whole:
-		log.Info("no marks of this boot: everything is dirty")
-		v.markAll()
-	case clean && file.mtime().Load() != mtimeOf(fv.Path):
-		log.Warn("somebody wrote to the disk past the filter: everything is dirty")
-		v.markAll()
-	case moved:
-		log.Info("the last filter did not close cleanly: what it had marked is dirty", "blocks", marks.dirty)
-		page.lost.Add(1)
-	}
-	return v, nil
-}
-
-// mtimeOf is when a plain file was last written, in ns; 0 for what is none.
-func mtimeOf(path string) uint64 {
-	st, err := os.Stat(path)
-	if err != nil || !st.Mode().IsRegular() {
-		return 0
-	}
-	return uint64(st.ModTime().UnixNano())
-}
-
-// close notes that nothing is in flight and that the marks are whole; unless all that
-// was published was taken, what is live is dirty first.
-func (v *volume) close(taken bool) {
-	v.active.Wait()
-	if !taken {
-		v.fold()
-	}
-	v.turn(0)
-	v.mu.Lock()
-	m := v.mu.marks
-	m.file.mtime().Store(mtimeOf(v.path))
-	m.file.clean().Store(marksClean)
-	v.mu.Unlock()
-	v.closeFiles()
-}
-
-func (v *volume) closeFiles() {
-	if v.mu.marks != nil {
-		v.mu.marks.file.close()
-	}
-	if v.owned != nil {
-		v.owned.Close()
-	}
-	if v.disk != nil {
-		v.disk.file.Close()
-	}
 }

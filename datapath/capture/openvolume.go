@@ -1,0 +1,84 @@
+package capture
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/holdfast-dr/holdfast/ioengine"
+)
+
+// openVolume opens the disk and its marks. After anything but a clean close, all that
+// was marked is dirty.
+func openVolume(cfg FilterConfig, fv FilterVolume, boot bootID, page *orderPage) (_ *volume, err error) {
+	v := &volume{id: fv.ID, name: fv.Name, path: fv.Path, page: page}
+	if v.disk, err = openDisk(cfg.FS, fv.Path); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			v.closeFiles()
+		}
+	}()
+	v.owned, err = waitLock(succeedWait, func() (interface{ Close() error }, error) { return cfg.FS.Lock(fv.Path) }, ioengine.ErrLocked)
+	if err != nil {
+		return nil, fmt.Errorf("lock disk: %w", err)
+	}
+	file, whole, err := openMarks(cfg.RunDir, marksIdentity{boot: boot, group: cfg.Group, volume: fv.ID, bytes: v.disk.size})
+	if err != nil {
+		return nil, err
+	}
+	log := cfg.Log.With("volume", fv.Name)
+	clean := file.clean().Load() == marksClean
+	file.clean().Store(marksOpen)
+	marks, moved := recoverMarks(file, whole && clean, page.last)
+	v.mu.marks = marks
+	switch {
+	case !whole:
+		log.Info("no marks of this boot: everything is dirty")
+		v.markAll()
+	case clean && file.mtime().Load() != mtimeOf(fv.Path):
+		log.Warn("somebody wrote to the disk past the filter: everything is dirty")
+		v.markAll()
+	case moved:
+		log.Info("the last filter did not close cleanly: what it had marked is dirty", "blocks", marks.dirty)
+		page.lost.Add(1)
+	}
+	return v, nil
+}
+
+// mtimeOf is when a plain file was last written, in ns; 0 for what is none.
+func mtimeOf(path string) uint64 {
+	st, err := os.Stat(path)
+	if err != nil || !st.Mode().IsRegular() {
+		return 0
+	}
+	return uint64(st.ModTime().UnixNano())
+}
+
+// close notes that nothing is in flight and that the marks are whole; unless all that
+// was published was taken, what is live is dirty first.
+func (v *volume) close(taken bool) {
+	v.active.Wait()
+	if !taken {
+		v.fold()
+	}
+	v.turn(0)
+	v.mu.Lock()
+	m := v.mu.marks
+	m.file.mtime().Store(mtimeOf(v.path))
+	m.file.clean().Store(marksClean)
+	v.mu.Unlock()
+	v.closeFiles()
+}
+
+func (v *volume) closeFiles() {
+	if v.mu.marks != nil {
+		v.mu.marks.file.close()
+	}
+	if v.owned != nil {
+		v.owned.Close()
+	}
+	if v.disk != nil {
+		v.disk.file.Close()
+	}
+}
