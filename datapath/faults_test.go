@@ -119,11 +119,11 @@ func TestTargetLostEverything(t *testing.T) {
 // TestWindowLost keeps the link down until window and pool are full: writes are only
 // marked, which the state says, no guest waits, and afterwards all is sent.
 func TestWindowLost(t *testing.T) {
-	w := newWorld(t, func(w *world) { w.size = 16 << 20; w.window = 2 << 20; w.pool = 1 << 20 })
+	w := newWorld(t, func(w *world) { w.size = 16 << 20; w.window = 2 << 20; w.pool = 2 << 20 })
 	w.start()
 	w.awaitState(api.StateProtected)
 	w.link.Down()
-	g := w.write(w.size, time.Millisecond)
+	g := w.write(w.size, 3*time.Millisecond)
 	w.awaitState(api.StateMarksOnly)
 	if s := w.status(); s.WindowBytes > w.window+int64(16<<20) {
 		t.Errorf("the window holds %d bytes of %d", s.WindowBytes, s.WindowLimit)

@@ -245,7 +245,7 @@ func (f *feed) mark(t record.Ticket) {
 			placed.Number = cut.Checkpoint
 			return record.AppendCut(dst, id, at, t, cut)
 		})
-		f.noteCut(cut)
+		f.noteCut(p.Ask, cut)
 	}
 	if p.Kind == group.Close {
 		f.tap.SetLostCovered(p.Cover)

@@ -29,6 +29,7 @@ type flow struct {
 	window       *spill.Window
 	ledger       ledgerFile
 	incarnations incarnations
+	began        time.Time
 	marksNew     bool // the order page was new when this process came
 
 	slabs   slabs
@@ -121,6 +122,9 @@ func (f *flow) stepLocked(e group.Event) {
 }
 
 func (f *flow) actLocked(a group.Action) {
+	if f.mu.fatal != nil {
+		return
+	}
 	switch a := a.(type) {
 	case group.OpenStream:
 		f.openStreamLocked(a.Incarnation)
@@ -283,14 +287,11 @@ func (f *flow) takeMark(ctx context.Context, t record.Ticket) *mark {
 }
 
 // noteCut remembers what was placed for a wish.
-func (f *flow) noteCut(c record.Cut) {
+func (f *flow) noteCut(ask uint64, c record.Cut) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, w := range f.mu.asks {
-		if w.tag == c.Tag && w.cut.Checkpoint == 0 {
-			w.cut = c
-			return
-		}
+	if w := f.mu.asks[ask]; w != nil {
+		w.cut = c
 	}
 }
 
@@ -348,6 +349,7 @@ func (f *flow) fail(err error) {
 func (f *flow) failLocked(err error) {
 	if f.mu.fatal == nil {
 		f.mu.fatal = err
+		f.endLifeLocked(0)
 		f.log.Error("group stops", "error", err)
 	}
 }

@@ -50,6 +50,8 @@ const (
 	silence = 5 * time.Second
 	// dirtyEvery is how often the filters are asked how much is dirty while something is.
 	dirtyEvery = time.Second
+	// startGrace is how long filters may be unheard after a start before that is an error.
+	startGrace = 2 * time.Second
 	// askFilters is how long a question to the filters may take.
 	askFilters = 10 * time.Second
 

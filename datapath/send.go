@@ -164,12 +164,15 @@ func (f *flow) durable(seq record.Seq) error {
 // the filters forget their marks of it.
 func (f *flow) ackLocked(seq record.Seq) {
 	a, err := f.window.Ack(seq)
-	if err != nil || a.Records == 0 {
+	if err != nil || a.Records == 0 || f.mu.fatal != nil {
 		return
 	}
 	f.count.acked.Add(uint64(a.Raw))
 	if f.mu.ledger.Acked = max(f.mu.ledger.Acked, seq); !invariant.Planted("datapath/forget-acked") {
 		f.keepLocked()
+	}
+	if f.mu.fatal != nil {
+		return
 	}
 	f.tap.PublishDurable(a.Through)
 	f.stepLocked(group.Acked{})

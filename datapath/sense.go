@@ -43,6 +43,9 @@ func (f *flow) filtersLocked() string {
 	}
 	vs, ok := f.tap.Volumes()
 	if n := f.tap.Stats().Filters; !ok || n < len(f.cfg.Filters) {
+		if f.mu.volumes == nil && time.Since(f.began) < startGrace {
+			return ""
+		}
 		return fmt.Sprintf("%d of %d filters of the group do not answer", len(f.cfg.Filters)-n, len(f.cfg.Filters))
 	}
 	if f.mu.volumes != nil {

@@ -105,7 +105,7 @@ func (s *Source) peerOf(g GroupConfig) *peer {
 // openFlow opens a group and draws its incarnation: what an earlier process held in
 // memory is gone.
 func (s *Source) openFlow(g GroupConfig) (*flow, error) {
-	f := &flow{cfg: g, log: s.cfg.Log.With("group", g.Name), window: spill.New(g.Window, 1)}
+	f := &flow{cfg: g, began: time.Now(), log: s.cfg.Log.With("group", g.Name), window: spill.New(g.Window, 1)}
 	var err error
 	f.tap, err = capture.OpenTap(capture.TapConfig{RunDir: s.cfg.RunDir, Group: g.ID, Filters: g.Filters, Log: f.log})
 	if err != nil {

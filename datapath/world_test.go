@@ -18,8 +18,8 @@ import (
 	"github.com/holdfast-dr/holdfast/datapath/capture"
 	"github.com/holdfast-dr/holdfast/datapath/front"
 	"github.com/holdfast-dr/holdfast/datapath/front/nbd"
+	"github.com/holdfast-dr/holdfast/datapath/internal/testtrust"
 	"github.com/holdfast-dr/holdfast/ioengine"
-	"github.com/holdfast-dr/holdfast/journal"
 	"github.com/holdfast-dr/holdfast/wire/faultlink"
 )
 
@@ -177,7 +177,7 @@ func (w *world) mkdir(name string) {
 // startTarget starts a target, and a new link to its ports. The link's own ports stay.
 func (w *world) startTarget() {
 	w.t.Helper()
-	_, credentials := trust()
+	_, credentials := testtrust.Sites()
 	tg, err := OpenTarget(TargetConfig{
 		FS: w.fs, Store: w.dir + "/store", RunDir: w.dir + "/trun", ListenControl: "127.0.0.1:0", ListenData: "127.0.0.1:0",
 		Credentials: credentials, SegmentBytes: 4 << 20, Log: w.log.With("part", "target"),
@@ -210,7 +210,7 @@ func (w *world) stopTarget() {
 
 func (w *world) startSource() {
 	w.t.Helper()
-	credentials, _ := trust()
+	credentials, _ := testtrust.Sites()
 	g := GroupConfig{
 		Name: "shop", ID: testGroup, Stream: testStream, Lineage: 7, Interval: time.Second, Window: w.window,
 		Control: w.control, Data: w.data, Filters: []string{w.dir + "/pool"},
@@ -439,5 +439,3 @@ func (g *guest) end() (writes int, slowest time.Duration) {
 	g.wg.Wait()
 	return g.n, g.slow
 }
-
-var _ = journal.ErrNotFound

@@ -166,19 +166,26 @@ func (t *Target) Link(id record.GroupID) (Link, bool) {
 }
 
 // attach notes that a stream is open, or is not any more.
-func (t *Target) attach(st *stream, open bool, refused string) {
+func (t *Target) attach(st *stream, open bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	g := t.mu.groups[st.in]
 	was := len(g.streams) > 0
 	if delete(g.streams, st); open {
 		g.streams[st] = true
-	}
-	if open || refused != "" {
-		g.refused = refused
+		g.refused = ""
 	}
 	if was != (len(g.streams) > 0) {
 		g.since = time.Now()
+	}
+}
+
+// refused remembers why a stream of a group was refused, where the group is known.
+func (t *Target) refused(id record.GroupID, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if g := t.mu.groups[id]; g != nil {
+		g.refused = err.Error()
 	}
 }
 

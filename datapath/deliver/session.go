@@ -1,6 +1,7 @@
 package deliver
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"sync"
@@ -23,8 +24,14 @@ type session struct {
 		streams map[record.StreamID]*stream
 		acks    map[record.StreamID]record.Seq // to be sent
 		stopped bool
+		pending int           // bytes of records given to the journal and not durable
+		room    chan struct{} // closed when pending fell
 	}
 }
+
+// maxPending is how many bytes of records a session may have in the journal's queue,
+// which waits at twice that: waiting here ends with the session.
+const maxPending = 32 << 20
 
 // stream is one stream that a session opened; guarded by session.mu.
 type stream struct {
@@ -49,6 +56,7 @@ func newSession(t *Target, s *wire.Session) *session {
 	n := &session{target: t, wire: s, wake: make(chan struct{}, 1), ended: make(chan struct{})}
 	n.mu.streams = make(map[record.StreamID]*stream)
 	n.mu.acks = make(map[record.StreamID]record.Seq)
+	n.mu.room = make(chan struct{})
 	return n
 }
 
@@ -63,7 +71,7 @@ func (n *session) stop() {
 	n.mu.Unlock()
 	n.kick()
 	for _, st := range streams {
-		n.target.attach(st, false, "")
+		n.target.attach(st, false)
 	}
 	<-n.ended
 }
@@ -71,12 +79,11 @@ func (n *session) stop() {
 // open answers a source that wants to send a stream.
 func (n *session) open(m *wire.OpenStream) error {
 	log := n.target.log.With("group", m.GroupName, "stream", m.Stream, "peer", n.wire.Peer())
+	n.closeStream(m.Stream)
 	st, stand, err := n.admit(m)
 	if err != nil {
 		log.Warn("stream refused", "error", err)
-		if st != nil {
-			n.target.attach(st, false, err.Error())
-		}
+		n.target.refused(m.Group, err)
 		return n.wire.Send(&wire.Refused{Stream: m.Stream, Code: codeOf(err), Text: err.Error()})
 	}
 	log.Info("stream opened", "durable", stand.Durable, "incarnation", m.Incarnation, "need_open", stand.NeedOpen)
@@ -90,7 +97,7 @@ func (n *session) open(m *wire.OpenStream) error {
 	}
 	delete(n.mu.acks, m.Stream)
 	n.mu.Unlock()
-	n.target.attach(st, true, "")
+	n.target.attach(st, true)
 	if err := n.wire.Send(&wire.Stand{
 		Stream: m.Stream, Durable: stand.Durable, Incarnation: stand.Incarnation, Epoch: stand.Epoch, NeedOpen: stand.NeedOpen,
 	}); err != nil {
@@ -102,10 +109,8 @@ func (n *session) open(m *wire.OpenStream) error {
 	return nil
 }
 
-// admit makes or finds the group and asks it to take the stream. The stream is
-// returned with an error too, where its group is known.
+// admit makes or finds the group and asks it to take the stream.
 func (n *session) admit(m *wire.OpenStream) (*stream, journal.Standing, error) {
-	n.closeStream(m.Stream)
 	g, err := n.target.store.OpenGroup(journal.GroupInfo{ID: m.Group, Name: m.GroupName, Lineage: m.Lineage})
 	if err != nil {
 		return nil, journal.Standing{}, err
@@ -119,14 +124,14 @@ func (n *session) admit(m *wire.OpenStream) (*stream, journal.Standing, error) {
 	}
 	n.mu.Unlock()
 	if st.in != m.Group {
-		return st, journal.Standing{}, fmt.Errorf("stream %s is group %s's: %w", m.Stream, st.in, journal.ErrLineage)
+		return nil, journal.Standing{}, fmt.Errorf("stream %s is group %s's: %w", m.Stream, st.in, journal.ErrLineage)
 	}
 	volumes := make([]journal.VolumeInfo, len(m.Volumes))
 	for i, v := range m.Volumes {
 		volumes[i] = journal.VolumeInfo{ID: v.ID, Name: v.Name, Bytes: v.Bytes}
 	}
 	if err := g.SetVolumes(volumes); err != nil {
-		return st, journal.Standing{}, err
+		return nil, journal.Standing{}, err
 	}
 	stand, err := g.Admit(m.Stream, m.Epoch, m.Incarnation)
 	return st, stand, err
@@ -140,7 +145,7 @@ func (n *session) closeStream(id record.StreamID) {
 	}
 	n.mu.Unlock()
 	if st != nil {
-		n.target.attach(st, false, "")
+		n.target.attach(st, false)
 	}
 }
 
@@ -163,8 +168,13 @@ func (n *session) record(r *wire.Received) error {
 		n.refuse(st, turn, fmt.Errorf("record %s: %w", h.Identity, err))
 		return nil
 	}
+	if err := n.reserve(h.Size); err != nil {
+		r.Release()
+		return err
+	}
 	err = st.group.Append(rec, func(err error) {
 		r.Release()
+		n.unreserve(h.Size)
 		if err != nil && !invariant.Planted("deliver/ack-what-failed") {
 			n.refuse(st, turn, err)
 			return
@@ -173,9 +183,38 @@ func (n *session) record(r *wire.Received) error {
 	})
 	if err != nil {
 		r.Release()
+		n.unreserve(h.Size)
 		n.refuse(st, turn, err)
 	}
 	return nil
+}
+
+// reserve waits until the record may join those on their way into the journal.
+func (n *session) reserve(bytes int) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for n.mu.pending > 0 && n.mu.pending+bytes > maxPending {
+		room := n.mu.room
+		n.mu.Unlock()
+		select {
+		case <-room:
+		case <-n.wire.Context().Done():
+		}
+		n.mu.Lock()
+		if n.wire.Context().Err() != nil {
+			return context.Cause(n.wire.Context())
+		}
+	}
+	n.mu.pending += bytes
+	return nil
+}
+
+func (n *session) unreserve(bytes int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.mu.pending -= bytes
+	close(n.mu.room)
+	n.mu.room = make(chan struct{})
 }
 
 // expects says whether the record is to be taken, and in which opening of its stream.
@@ -214,7 +253,8 @@ func (n *session) refuse(st *stream, turn uint64, err error) {
 		return
 	}
 	n.target.log.Warn("stream is not taken any more", "stream", st.id, "error", err)
-	n.target.attach(st, false, err.Error())
+	n.target.attach(st, false)
+	n.target.refused(st.in, err)
 	_ = n.wire.Send(&wire.Refused{Stream: st.id, Code: codeOf(err), Text: err.Error()}) // else the session is over
 }
 

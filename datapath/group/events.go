@@ -128,6 +128,7 @@ type (
 	Place struct {
 		Life   uint64
 		Kind   Boundary
+		Ask    uint64 // Cut: the wish it serves; 0 for none
 		Tag    string
 		Reason string
 		Cover  uint64 // Close: the count of lost that the resync covers

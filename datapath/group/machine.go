@@ -237,7 +237,7 @@ func (m *Machine) taken(now time.Time, e Taken) []Action {
 			return []Action{Void{Cut}} // next opens the resync
 		}
 		m.lastCut = now
-		p.Tag = m.tag.tag
+		p.Ask, p.Tag = m.tag.id, m.tag.tag
 	}
 	if p.Kind == Close {
 		m.covered = p.Cover

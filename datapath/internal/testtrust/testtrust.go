@@ -1,4 +1,6 @@
-package datapath
+// Package testtrust makes two sites that trust each other, for the tests of what
+// speaks over the wire: keys in memory, valid for a day, made once a process.
+package testtrust
 
 import (
 	"crypto/ecdsa"
@@ -14,8 +16,8 @@ import (
 	"github.com/holdfast-dr/holdfast/wire"
 )
 
-// trust makes two sites that trust each other: the source's credentials and the target's.
-var trust = sync.OnceValues(func() (source, target wire.Credentials) {
+// Sites returns the credentials of a source and of a target.
+var Sites = sync.OnceValues(func() (source, target wire.Credentials) {
 	west, westKey := authority("west")
 	east, eastKey := authority("east")
 	source = wire.Credentials{Certificate: leaf("west", west, westKey), Pins: []wire.Pin{{Site: "east", CA: east}}}
