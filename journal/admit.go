@@ -68,16 +68,6 @@ func newAdmission() *admission {
 	return &admission{streams: make(map[record.StreamID]*streamAdmission)}
 }
 
-// clone returns a copy that shares nothing.
-func (a *admission) clone() *admission {
-	b := &admission{epoch: a.epoch, streams: make(map[record.StreamID]*streamAdmission, len(a.streams))}
-	for id, s := range a.streams {
-		t := *s
-		b.streams[id] = &t
-	}
-	return b
-}
-
 func (a *admission) stream(id record.StreamID) *streamAdmission {
 	s := a.streams[id]
 	if s == nil {

@@ -32,7 +32,7 @@ type Config struct {
 	SegmentBytes int64         // size of a log segment; 0: the segment package's default
 	AckDelay     time.Duration // a commit round waits this long for more appends; 0: none
 	Log          *slog.Logger
-	Now          func() time.Time // labels only
+	Now          func() time.Time // for labels; no decision here depends on a clock, and nothing asks it yet
 	// OpenCatalogue opens the catalogue's map; nil: Badger in Dir/catalogue.
 	OpenCatalogue func() (index.Map, error)
 }
