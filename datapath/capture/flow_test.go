@@ -410,3 +410,39 @@ func TestMissingFilter(t *testing.T) {
 		t.Error("a dead filter holds the durable ticket back")
 	}
 }
+
+// TestPassedOverFilter: a filter that lives and could not be mapped was gone on without.
+// No generation is dropped before it has folded, and what it had published has no place
+// in the order any more.
+func TestPassedOverFilter(t *testing.T) {
+	r := newRig(t, 512, mib, mib, 1).open()
+	r.covered()
+	if err := r.tap.Close(); err != nil {
+		t.Fatal(err)
+	}
+	r.stopRun() // it lives, but does not answer
+	tap, err := OpenTap(TapConfig{RunDir: r.dir, Group: testGroup, Filters: []string{r.cfg.PoolSocket}, Log: testLog(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.tap = tap
+	lost := tap.Lost()
+	write(t, r.vol(0), 4096, fill(512, 1))
+	cut := tap.TakeTicket()
+	if ws := next(t, tap, 1); ws[0].Kind != Mark || tap.Lost() == lost {
+		t.Fatalf("%+v, lost %d of %d", ws[0], tap.Lost(), lost)
+	}
+	tap.PublishDurable(cut)
+	if tap.page.durable.Load() >= uint64(cut) {
+		t.Error("a ticket is called durable that a live filter may have below it")
+	}
+	r.run()
+	within(t, "the filter has folded", func() bool { return tap.page.durable.Load() >= uint64(cut) })
+	if got := dirtyBlocks(t, tap, 1); got != 1 {
+		t.Errorf("%d blocks dirty, want 1", got)
+	}
+	write(t, r.vol(0), 8192, fill(512, 2))
+	if ws := next(t, tap, 1); ws[0].Off != 8192 {
+		t.Errorf("%+v", ws[0])
+	}
+}
