@@ -3,6 +3,8 @@ package datapath
 import (
 	"context"
 	"encoding/binary"
+	"errors"
+	"math/rand/v2"
 	"os"
 	"strconv"
 	"sync/atomic"
@@ -14,6 +16,8 @@ import (
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
 	"github.com/holdfast-dr/holdfast/datapath/front/nbd"
 	"github.com/holdfast-dr/holdfast/ioengine"
+	"github.com/holdfast-dr/holdfast/ioengine/faultdisk"
+	"github.com/holdfast-dr/holdfast/journal/index"
 )
 
 // TestLinkCut cuts the link under writes: the guest does not notice, nothing is
@@ -113,6 +117,82 @@ func TestTargetLostEverything(t *testing.T) {
 	})
 	w.awaitState(api.StateProtected)
 	g.end()
+	w.verify("after")
+}
+
+// TestTargetFallsBack gives the target an older copy of its store while the source is
+// down too: what was acknowledged since is gone, the source knows, and all is sent again.
+func TestTargetFallsBack(t *testing.T) {
+	w := newWorld(t, nil)
+	w.start()
+	w.awaitState(api.StateProtected)
+	w.stopTarget()
+	if err := os.CopyFS(w.dir+"/old", os.DirFS(w.store)); err != nil {
+		t.Fatal(err)
+	}
+	w.startTarget()
+	g := w.write(w.size, 2*time.Millisecond)
+	w.awaitState(api.StateProtected)
+	// The marks of what is acknowledged go within seconds; then only the ledger knows.
+	count := w.tg.group("").State().Count
+	w.await("a few checkpoints", func() bool { return w.tg.group("").State().Count >= count+4 })
+	g.end()
+	w.checkpoint("lost")
+	w.killSource()
+	w.stopTarget()
+	if err := errors.Join(os.RemoveAll(w.store), os.Rename(w.dir+"/old", w.store)); err != nil {
+		t.Fatal(err)
+	}
+	w.startTarget()
+	w.startSource()
+	w.await("the loss", func() bool { return contains(w.status().Reason, "lost records") })
+	w.awaitState(api.StateProtected)
+	w.verify("after")
+}
+
+// TestPowerLoss cuts the power of the target, again and again: what was acknowledged
+// is there, and nothing is synchronised again.
+func TestPowerLoss(t *testing.T) {
+	disk := faultdisk.New(4096)
+	w := newWorld(t, func(w *world) {
+		w.fs, w.store = disk, "store"
+		w.catalogue = func() (index.Map, error) { return &index.Memory{}, nil }
+	})
+	w.start()
+	w.awaitState(api.StateProtected)
+	synced := w.s.flows[0].count.syncRead.Load()
+	g := w.write(w.size, 2*time.Millisecond)
+	rng := rand.New(rand.NewPCG(7, 7))
+	for range 4 {
+		w.checkpoint("before")
+		disk = disk.Crash(rng, faultdisk.KeepSome)
+		w.stopTarget() // what it still wrote went to the disk that is no more
+		w.fs = disk
+		w.startTarget()
+		w.awaitState(api.StateProtected, api.StateBehind)
+	}
+	g.end()
+	w.verify("after")
+	if n := w.s.flows[0].count.syncRead.Load(); n != synced {
+		t.Errorf("%d bytes were read again", n-synced)
+	}
+}
+
+// TestKilledWhileDisconnected kills a source whose link was down for seconds: nothing
+// of what it held is acknowledged, so every block of it is still marked.
+func TestKilledWhileDisconnected(t *testing.T) {
+	w := newWorld(t, func(w *world) { w.pool = 16 << 20; w.window = 64 << 20 })
+	w.start()
+	w.awaitState(api.StateProtected)
+	w.await("a few checkpoints", func() bool { return w.tg.group("").State().Count >= 3 })
+	w.link.Down()
+	g := w.write(w.size, 10*time.Millisecond)
+	w.await("an unknown lag", func() bool { return w.status().LagSeconds == nil })
+	g.end()
+	w.killSource()
+	w.link.Up()
+	w.startSource()
+	w.awaitState(api.StateProtected)
 	w.verify("after")
 }
 

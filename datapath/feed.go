@@ -8,6 +8,7 @@ import (
 	"github.com/holdfast-dr/holdfast/datapath/group"
 	"github.com/holdfast-dr/holdfast/datapath/pack"
 	"github.com/holdfast-dr/holdfast/datapath/spill"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
@@ -188,6 +189,9 @@ func (f *feed) number(j *pack.Job) {
 	j.ID, j.Time = f.identity()
 	f.seq++
 	f.pipe.push(l.oldest, l.raw)
+	if invariant.Planted("datapath/free-before-sealed") {
+		f.tap.Free(l.writes)
+	}
 	f.sealing <- j
 }
 
@@ -282,6 +286,9 @@ func (f *flow) stowOne(seq record.Seq, l *load) {
 	if l.life != f.mu.life {
 		b.Release()
 		return
+	}
+	if invariant.Planted("datapath/durable-when-stowed") {
+		f.tap.PublishDurable(l.through)
 	}
 	f.window.Put(&spill.Record{Seq: seq, Through: l.through, Oldest: l.oldest, Raw: l.raw, Buffer: b})
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
 	"github.com/holdfast-dr/holdfast/datapath/deliver"
 	"github.com/holdfast-dr/holdfast/datapath/group"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/journal"
 )
 
@@ -18,6 +19,7 @@ func (s *Source) status(f *flow) *holdfastv1.Group {
 	_, packing := f.pipe.stats()
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.lagLocked(f.tap.Lost())
 	st := f.mu.machine.Status()
 	g := &holdfastv1.Group{
 		Name: f.cfg.Name, Id: f.cfg.ID.String(), Role: api.RoleSource,
@@ -29,7 +31,7 @@ func (s *Source) status(f *flow) *holdfastv1.Group {
 	if p := s.peerOf(f.cfg); p != nil {
 		g.WireBytesTotal = int64(p.counters.DataSent.Load() + p.counters.ControlSent.Load())
 	}
-	if f.mu.lagKnown && time.Since(f.mu.heard) < silence {
+	if f.mu.lagKnown && (time.Since(f.mu.heard) < silence || invariant.Planted("datapath/lag-of-the-silent")) {
 		lag := f.mu.lag.Seconds()
 		g.LagSeconds = &lag
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/holdfast-dr/holdfast/datapath/deliver"
 	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/journal"
+	"github.com/holdfast-dr/holdfast/journal/index"
 	"github.com/holdfast-dr/holdfast/wire"
 )
 
@@ -25,6 +26,8 @@ type TargetConfig struct {
 	Credentials   wire.Credentials
 	SegmentBytes  int64 // of the journal; 0 is its default
 	Log           *slog.Logger
+	// OpenCatalogue opens the journal's catalogue; nil is Badger in the store.
+	OpenCatalogue func() (index.Map, error)
 }
 
 // Target takes the records of groups and shows views of them. Open, then Run, then Close.
@@ -61,7 +64,7 @@ func OpenTarget(cfg TargetConfig) (t *Target, err error) {
 		return t, err
 	}
 	if t.store, err = journal.Open(journal.Config{
-		FS: cfg.FS, Dir: cfg.Store, SegmentBytes: cfg.SegmentBytes, Log: cfg.Log, Now: time.Now,
+		FS: cfg.FS, Dir: cfg.Store, SegmentBytes: cfg.SegmentBytes, Log: cfg.Log, Now: time.Now, OpenCatalogue: cfg.OpenCatalogue,
 	}); err != nil {
 		return t, err
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/holdfast-dr/holdfast/datapath/front/nbd"
 	"github.com/holdfast-dr/holdfast/datapath/internal/testtrust"
 	"github.com/holdfast-dr/holdfast/ioengine"
+	"github.com/holdfast-dr/holdfast/journal/index"
 	"github.com/holdfast-dr/holdfast/wire/faultlink"
 )
 
@@ -33,7 +34,10 @@ type world struct {
 	window  int64
 	pool    int64
 	fs      ioengine.FS // the target's
-	log     *slog.Logger
+	store   string      // there
+	// catalogue opens the journal's; nil is Badger.
+	catalogue func() (index.Map, error)
+	log       *slog.Logger
 
 	filter, source, target, relay *part
 	f                             *capture.Filter
@@ -93,6 +97,9 @@ func newWorld(t *testing.T, change func(*world)) *world {
 		t.Fatal(err)
 	}
 	w.dir = dir
+	if w.store == "" {
+		w.store = dir + "/store"
+	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	rng := rand.New(rand.NewPCG(1, 2))
 	for _, v := range w.volumes {
@@ -179,8 +186,8 @@ func (w *world) startTarget() {
 	w.t.Helper()
 	_, credentials := testtrust.Sites()
 	tg, err := OpenTarget(TargetConfig{
-		FS: w.fs, Store: w.dir + "/store", RunDir: w.dir + "/trun", ListenControl: "127.0.0.1:0", ListenData: "127.0.0.1:0",
-		Credentials: credentials, SegmentBytes: 4 << 20, Log: w.log.With("part", "target"),
+		FS: w.fs, Store: w.store, RunDir: w.dir + "/trun", ListenControl: "127.0.0.1:0", ListenData: "127.0.0.1:0",
+		Credentials: credentials, SegmentBytes: 4 << 20, OpenCatalogue: w.catalogue, Log: w.log.With("part", "target"),
 	})
 	if err != nil {
 		w.t.Fatal(err)
@@ -367,6 +374,7 @@ func (w *world) verify(tag string) {
 type guest struct {
 	t    *testing.T
 	stop chan struct{}
+	once sync.Once
 	wg   sync.WaitGroup
 	mu   sync.Mutex
 	slow time.Duration // the longest write
@@ -377,6 +385,7 @@ type guest struct {
 // first part of the volume, in bytes.
 func (w *world) write(part int64, pause time.Duration) *guest {
 	g := &guest{t: w.t, stop: make(chan struct{})}
+	w.t.Cleanup(func() { g.end() }) // before the filter's
 	for i, v := range w.volumes {
 		d := w.f.Device(v)
 		g.wg.Go(func() { g.run(d, rand.New(rand.NewPCG(uint64(i), 5)), part, pause) })
@@ -435,7 +444,7 @@ func (g *guest) count() int {
 
 // end stops the guest and returns its slowest write.
 func (g *guest) end() (writes int, slowest time.Duration) {
-	close(g.stop)
+	g.once.Do(func() { close(g.stop) })
 	g.wg.Wait()
 	return g.n, g.slow
 }

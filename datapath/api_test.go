@@ -1,0 +1,155 @@
+package datapath
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/holdfast-dr/holdfast/control/api"
+	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
+	"github.com/holdfast-dr/holdfast/datapath/front/nbd"
+)
+
+// TestAPI asks what a user asks, of the source and of the target.
+func TestAPI(t *testing.T) {
+	w := newWorld(t, func(w *world) { w.size = 1 << 20 })
+	w.start()
+	ctx := t.Context()
+	s, tg := Handlers(Identity{Site: "west"}, w.s, nil), Handlers(Identity{Site: "east"}, nil, w.tg)
+	code := func(want api.Code, err error) {
+		t.Helper()
+		if f := api.AsFailure(err); f == nil || f.Code != want || f.Next == "" {
+			t.Errorf("%v, want %s and what to do", err, want)
+		}
+	}
+	w.awaitState(api.StateProtected)
+	first := w.checkpoint("first")
+	for i := range 4 {
+		w.checkpoint(fmt.Sprint(i))
+	}
+
+	var all []*holdfastv1.Checkpoint
+	for token := ""; ; {
+		res, err := tg.Checkpoints.List(ctx, &holdfastv1.CheckpointsServiceListRequest{PageSize: 2, PageToken: token, Group: "shop"})
+		if err != nil || len(res.Checkpoints) > 2 {
+			t.Fatal(res, err)
+		}
+		all = append(all, res.Checkpoints...)
+		if token = res.NextPageToken; token == "" {
+			break
+		}
+	}
+	tags := ""
+	for i, c := range all {
+		tags += c.Tag
+		if c.State != api.CheckpointGood || time.Since(api.Time(c.Time)) > time.Minute || i > 0 && number(t, c.Id) <= number(t, all[i-1].Id) {
+			t.Errorf("checkpoint %v", c)
+		}
+	}
+	if len(all) < 6 || tags != "first0123" {
+		t.Errorf("%d checkpoints with tags %q", len(all), tags)
+	}
+
+	_, err := tg.Checkpoints.List(ctx, &holdfastv1.CheckpointsServiceListRequest{PageToken: "x"})
+	code(api.InvalidArgument, err)
+	_, err = tg.Checkpoints.List(ctx, &holdfastv1.CheckpointsServiceListRequest{PageSize: -1})
+	code(api.InvalidArgument, err)
+	_, err = tg.Checkpoints.List(ctx, &holdfastv1.CheckpointsServiceListRequest{Group: "none"})
+	code(api.NotFound, err)
+	_, err = s.Checkpoints.List(ctx, &holdfastv1.CheckpointsServiceListRequest{})
+	code(api.Precondition, err)
+	_, err = tg.Checkpoints.Create(ctx, &holdfastv1.CheckpointsServiceCreateRequest{})
+	code(api.Precondition, err)
+	_, err = s.Checkpoints.Create(ctx, &holdfastv1.CheckpointsServiceCreateRequest{Tag: strings.Repeat("x", 257)})
+	code(api.InvalidArgument, err)
+	_, err = s.Status.Get(ctx, &holdfastv1.StatusServiceGetRequest{Group: "none"})
+	code(api.NotFound, err)
+	_, err = tg.Views.Open(ctx, &holdfastv1.ViewsServiceOpenRequest{Checkpoint: "999999"})
+	code(api.NotFound, err)
+	_, err = tg.Views.Open(ctx, &holdfastv1.ViewsServiceOpenRequest{Checkpoint: "x"})
+	code(api.NotFound, err)
+	_, err = tg.Views.Close(ctx, &holdfastv1.ViewsServiceCloseRequest{Id: "v99"})
+	code(api.NotFound, err)
+
+	testScratch(t, ctx, tg, first)
+	testStatus(t, w, tg)
+}
+
+// testScratch writes to one view of a checkpoint and sees that another does not have it.
+func testScratch(t *testing.T, ctx context.Context, tg api.Handlers, checkpoint string) {
+	open := func(readOnly bool) (*holdfastv1.View, *nbd.Client) {
+		t.Helper()
+		res, err := tg.Views.Open(ctx, &holdfastv1.ViewsServiceOpenRequest{Checkpoint: checkpoint, ReadOnly: readOnly})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := nbd.Dial(ctx, res.View.Volumes[0].Nbd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return res.View, c
+	}
+	a, ac := open(false)
+	b, bc := open(false)
+	c, cc := open(true)
+	if _, err := ac.WriteAt([]byte("scratch"), 12345); err != nil {
+		t.Fatal(err)
+	}
+	if err := ac.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	p, q := make([]byte, 7), make([]byte, 7)
+	_, err1 := ac.ReadAt(p, 12345)
+	_, err2 := bc.ReadAt(q, 12345)
+	if err1 != nil || err2 != nil || string(p) != "scratch" || string(q) == "scratch" {
+		t.Errorf("the view that was written to has %q (%v), the other %q (%v)", p, err1, q, err2)
+	}
+	if _, err := cc.WriteAt(p, 0); err == nil {
+		t.Error("a read-only view was written to")
+	}
+	res, err := tg.Views.List(ctx, &holdfastv1.ViewsServiceListRequest{Group: "shop"})
+	if err != nil || len(res.Views) != 3 || res.Views[0].Id != a.Id || res.Views[2].Id != c.Id || res.Views[1].Checkpoint != checkpoint {
+		t.Errorf("views %v, %v", res, err)
+	}
+	for _, v := range []*holdfastv1.View{a, b, c} {
+		if _, err := tg.Views.Close(ctx, &holdfastv1.ViewsServiceCloseRequest{Id: v.Id}); err != nil {
+			t.Error(err)
+		}
+	}
+	if res, _ := tg.Views.List(ctx, &holdfastv1.ViewsServiceListRequest{}); len(res.Views) != 0 {
+		t.Errorf("after the last was closed there are %v", res.Views)
+	}
+}
+
+// testStatus holds what both ends say of a group that is well.
+func testStatus(t *testing.T, w *world, tg api.Handlers) {
+	w.await("a quiet group", func() bool { return *w.status().BytesBehind == 0 })
+	g := w.status()
+	if g.Role != api.RoleSource || g.LagSeconds == nil || *g.LagSeconds > 5 || g.EtaSeconds == nil || g.Sync != nil ||
+		g.WireBytesTotal == 0 || g.PackStoredBytesTotal == 0 || g.WindowLimit != w.window || len(g.Volumes) != 1 || g.Volumes[0].DirtyBytes != 0 ||
+		g.Reason != "" || g.Checkpoints != nil {
+		t.Errorf("the source says %v", g)
+	}
+	res, err := tg.Status.Get(t.Context(), &holdfastv1.StatusServiceGetRequest{})
+	if err != nil || len(res.Groups) != 1 || res.Site != "east" {
+		t.Fatal(res, err)
+	}
+	g = res.Groups[0]
+	if g.Role != api.RoleTarget || g.State != api.StateProtected || g.LagSeconds != nil || *g.Checkpoints < 6 || g.Oldest == nil ||
+		number(t, g.Newest.Id) <= number(t, g.Oldest.Id) || g.WireBytesTotal == 0 || g.PackRawBytesTotal == 0 {
+		t.Errorf("the target says %v", g)
+	}
+	r := prometheus.NewPedanticRegistry()
+	if err := r.Register(Metrics(w.s, w.tg)); err != nil {
+		t.Fatal(err)
+	}
+	families, err := r.Gather()
+	if err != nil || len(families) < 10 {
+		t.Errorf("%d metrics, %v", len(families), err)
+	}
+}
