@@ -240,7 +240,7 @@ func (f *feed) mark(t record.Ticket) {
 		}
 		f.control(t, func(dst []byte, id record.Identity, at record.Time) []byte { return build(dst, id, at, t, r) })
 	case group.Cut:
-		cut := record.Cut{Wall: time.Now().UnixNano(), Tag: p.Tag, Solo: true, Volumes: f.volumeSizes()}
+		cut := record.Cut{Wall: m.taken.UnixNano(), Tag: p.Tag, Solo: true, Volumes: f.volumeSizes()}
 		f.control(t, func(dst []byte, id record.Identity, at record.Time) []byte {
 			// The number of a checkpoint is the seq of its cut: it rises for ever, over
 			// every restart, without anybody having to remember it.

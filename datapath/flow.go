@@ -81,6 +81,7 @@ type flow struct {
 // mark is a ticket of ours that feed will meet.
 type mark struct {
 	ticket  record.Ticket
+	taken   time.Time     // when; what stands there is labelled so, however late feed meets it
 	place   *group.Place  // what stands there; nil for nothing
 	decided chan struct{} // closed when place is final
 	open    bool          // not decided yet
@@ -245,7 +246,7 @@ func (f *flow) takeLocked(a group.Take) {
 
 // ticketLocked takes a ticket that feed will meet.
 func (f *flow) ticketLocked() *mark {
-	m := &mark{ticket: f.tap.TakeTicket(), decided: make(chan struct{}), open: true}
+	m := &mark{ticket: f.tap.TakeTicket(), taken: time.Now(), decided: make(chan struct{}), open: true}
 	f.mu.marks[m.ticket] = m
 	f.mu.last = m
 	return m
