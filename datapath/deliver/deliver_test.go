@@ -102,7 +102,7 @@ func (w *world) openStream(change func(*wire.OpenStream)) {
 // await returns the next word of type M; words of other types are passed over.
 func await[M wire.Message](w *world) M {
 	w.t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(8 * time.Second)
 	for {
 		select {
 		case m := <-w.src.words:
@@ -317,7 +317,7 @@ func TestUnknownStreamEndsTheSession(t *testing.T) {
 	w.send(w.open())
 	select {
 	case <-w.src.ended:
-	case <-time.After(20 * time.Second):
+	case <-time.After(8 * time.Second):
 		t.Fatal("the session goes on")
 	}
 	w.w = <-w.src.session
@@ -326,7 +326,7 @@ func TestUnknownStreamEndsTheSession(t *testing.T) {
 	}
 	select {
 	case <-w.src.ended:
-	case <-time.After(20 * time.Second):
+	case <-time.After(8 * time.Second):
 		t.Fatal("a word that is the target's own was taken")
 	}
 }
