@@ -2,6 +2,7 @@ package datapath
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/datapath/capture"
@@ -120,9 +121,11 @@ func (f *feed) add(ws []capture.Write) {
 			f.end(w)
 		default:
 			off := w.Off
-			for _, p := range w.Data {
-				f.piece(record.Piece{Volume: w.Volume, Off: off, Len: int64(len(p)), Ticket: w.Ticket, Data: p}, w)
-				off += int64(len(p))
+			for _, run := range w.Data { // as long as the slots happened to be neighbours
+				for p := range slices.Chunk(run, pieceBytes) {
+					f.piece(record.Piece{Volume: w.Volume, Off: off, Len: int64(len(p)), Ticket: w.Ticket, Data: p}, w)
+					off += int64(len(p))
+				}
 			}
 			f.end(w)
 		}

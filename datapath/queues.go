@@ -9,6 +9,9 @@ const (
 	batchRaw = 1 << 20
 	// batchRawMin is what a batch may always hold: with less the tables weigh too much.
 	batchRawMin = 64 << 10
+	// pieceBytes is how much of a write goes into a batch at a time: no more than an
+	// empty batch always takes, since a write may be longer than any batch.
+	pieceBytes = 64 << 10
 	// batchExtents bounds the tables: 1 MiB of 512-byte writes is 2048.
 	batchExtents = 8192
 	// batchAge is how old the first write of a batch may become before the batch is
