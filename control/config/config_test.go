@@ -37,6 +37,36 @@ func TestSize(t *testing.T) {
 	}
 }
 
+func TestText(t *testing.T) {
+	for n, want := range map[Size]string{0: "0 B", 511: "511 B", 1 << 10: "1 KiB", 1536: "1.5 KiB", 256 << 20: "256 MiB", 5 << 30: "5 GiB", 1<<40 + 1: "1.0 TiB"} {
+		if got := n.Text(); got != want {
+			t.Errorf("%d is %q, want %q", n, got, want)
+		}
+	}
+	for d, want := range map[Duration]string{0: "0s", 5e9: "5s", 60e9: "1m", 3600e9: "1h", 3660e9: "1h1m", 90e9: "1m30s", 1e6: "1ms"} {
+		if got := d.String(); got != want {
+			t.Errorf("%d is %q, want %q", d, got, want)
+		}
+	}
+}
+
+func TestDistance(t *testing.T) {
+	f := func(a, b string, want int) {
+		t.Helper()
+		if got := distance(a, b); got != want || distance(b, a) != want {
+			t.Errorf("%q and %q: %d, want %d", a, b, got, want)
+		}
+	}
+	f("socket", "socket", 0)
+	f("socket", "sockte", 2)
+	f("socket", "sockets", 1)
+	f("socket", "locket", 1)
+	f("", "ab", 2)
+	f("", "abc", 3)
+	f("socket", "store", 3)
+	f("a", "run_dir", 3)
+}
+
 func TestRate(t *testing.T) {
 	f := func(text string, want Rate, back string) {
 		t.Helper()

@@ -3,8 +3,8 @@
 // are written in.
 //
 // What a reader may rely on:
-//   - An unknown key is refused. All mistakes of a file are told at once, a line
-//     each, with the line number or the path of the key.
+//   - An unknown key is refused. All mistakes of a file are told at once, each once
+//     and on a line of its own, with the path of the key and the line where it stands.
 //   - What Load returns has been validated and carries its defaults.
 //   - Marshal writes a file that Load reads back as the same value.
 //

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
@@ -35,51 +36,37 @@ func load(path string, c validated) error {
 	return nil
 }
 
-// parse decodes and validates; all mistakes of both are in the error.
+// parse decodes and validates; all mistakes of both are in the error, each once and in
+// the order of the lines.
 func parse(text []byte, c validated) error {
 	if len(text) > maxFile {
 		return fmt.Errorf("longer than %s", Size(maxFile))
 	}
+	var root yaml.Node
+	if err := yaml.NewDecoder(bytes.NewReader(text)).Decode(&root); err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("not YAML: %s", strings.TrimPrefix(err.Error(), "yaml: "))
+	} // an empty file: validation says what is missing
+	s := look(&root, c)
+	// What look refused is refused here too, and stays zero; the rest is read.
 	dec := yaml.NewDecoder(bytes.NewReader(text))
 	dec.KnownFields(!invariant.Planted("config/unknown-key"))
-	err := dec.Decode(c)
-	var te *yaml.TypeError
-	switch {
-	case errors.Is(err, io.EOF):
-		err = nil // an empty file: validation says what is missing
-	case errors.As(err, &te):
-		all := make([]error, len(te.Errors))
-		for i, text := range te.Errors {
-			all[i] = errors.New(plain(text))
-		}
-		err = errors.Join(all...)
-	case err != nil:
-		return err // not YAML: nothing was read
+	if err := dec.Decode(c); err != nil && !errors.Is(err, io.EOF) {
+		s.others(err)
 	}
-	if err == nil && dec.Decode(new(yaml.Node)) != io.EOF {
-		err = errors.New("more than one document in the file")
+	if dec.Decode(new(yaml.Node)) != io.EOF {
+		s.add("", 0, "more than one document in the file")
 	}
-	if err != nil && invariant.Planted("config/first-mistakes") {
-		return err
+	if len(s.found) > 0 && invariant.Planted("config/first-mistakes") {
+		return s.found.err()
 	}
-	return errors.Join(err, c.Validate())
-}
-
-// plain takes Go's type names out of the decoder's words.
-func plain(text string) string {
-	if at, _, ok := strings.Cut(text, " not found in type "); ok {
-		return strings.Replace(at, "field ", "unknown key ", 1)
-	}
-	return text
+	s.validate(c.Validate())
+	slices.SortStableFunc(s.found, func(a, b mistake) int { return a.line - b.line })
+	return s.found.err()
 }
 
 // mistakesIn puts the file's name before each line.
 func mistakesIn(path string, err error) error {
-	lines := strings.Split(err.Error(), "\n")
-	for i, line := range lines {
-		lines[i] = path + ": " + line
-	}
-	return errors.New(strings.Join(lines, "\n"))
+	return errors.New(path + ": " + strings.ReplaceAll(err.Error(), "\n", "\n"+path+": "))
 }
 
 // Marshal writes a configuration as YAML.
@@ -93,11 +80,37 @@ func Marshal(c any) ([]byte, error) {
 	return b.Bytes(), enc.Close()
 }
 
-// mistakes gathers what Validate finds.
-type mistakes []error
+// mistake is one thing that is wrong with a configuration.
+type mistake struct {
+	line  int    // 0 when it has none
+	where string // the path of the key, as in volumes[0].id
+	text  string
+}
+
+func (m mistake) Error() string {
+	text := m.text
+	if m.where != "" {
+		text = m.where + ": " + text
+	}
+	if m.line > 0 {
+		text = fmt.Sprintf("line %d: %s", m.line, text)
+	}
+	return text
+}
+
+// mistakes gathers what is found.
+type mistakes []mistake
 
 func (m *mistakes) add(where, format string, args ...any) {
-	*m = append(*m, fmt.Errorf("%s: %s", where, fmt.Sprintf(format, args...)))
+	*m = append(*m, mistake{where: where, text: fmt.Sprintf(format, args...)})
+}
+
+func (m mistakes) err() error {
+	all := make([]error, len(m))
+	for i, one := range m {
+		all[i] = one
+	}
+	return errors.Join(all...)
 }
 
 func (m *mistakes) name(where, value string) {
@@ -116,7 +129,7 @@ func (m *mistakes) id(where string, id ID) {
 
 // within checks a value that has its default already.
 func within[T ~int64](m *mistakes, where string, v, low, high T) {
-	if v != unread && (v < low || v > high) {
+	if v < low || v > high {
 		m.add(where, "%v is not between %v and %v", v, low, high)
 	}
 }
@@ -132,5 +145,3 @@ func unique[T comparable](m *mistakes, seen map[T]string, where string, v, none 
 	}
 	seen[v] = where
 }
-
-func (m mistakes) err() error { return errors.Join(m...) }

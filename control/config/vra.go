@@ -3,8 +3,11 @@ package config
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"path/filepath"
+	"regexp"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -131,7 +134,36 @@ func (c *VRA) Validate() error {
 	if c.MetricsListen != "" {
 		m.address("metrics_listen", c.MetricsListen, 0)
 	}
+	c.listeners(&m)
 	return m.err()
+}
+
+// listeners refuses two that would take the same port.
+func (c *VRA) listeners(m *mistakes) {
+	type listener struct{ where, address string }
+	all := []listener{{"metrics_listen", c.MetricsListen}}
+	if t := c.Target; t != nil {
+		all = []listener{{"target.listen_control", t.ListenControl}, {"target.listen_data", t.ListenData}, all[0]}
+	}
+	for i, l := range all {
+		for _, earlier := range all[:i] {
+			if clash(l.address, earlier.address) {
+				m.add(l.where, "%s is taken by %s", l.address, earlier.where)
+				break
+			}
+		}
+	}
+}
+
+// clash says whether two listeners would be in each other's way.
+func clash(a, b string) bool {
+	hostA, portA, errA := net.SplitHostPort(a)
+	hostB, portB, errB := net.SplitHostPort(b)
+	if errA != nil || errB != nil || portA != portB || portA == "0" {
+		return false
+	}
+	all := func(host string) bool { ip := net.ParseIP(host); return host == "" || ip != nil && ip.IsUnspecified() }
+	return hostA == hostB || all(hostA) || all(hostB)
 }
 
 func (s *Source) validate(m *mistakes) {
@@ -152,16 +184,15 @@ func (s *Source) validate(m *mistakes) {
 		m.id(at+".stream", g.Stream)
 		m.id(at+".lineage", g.Lineage)
 		unique(m, names, at+".name", g.Name, "")
-		if g.ID != unreadID {
-			unique(m, ids, at+".id", g.ID, 0)
-		}
-		if g.Stream != unreadID {
-			unique(m, streams, at+".stream", g.Stream, 0)
-		}
+		unique(m, ids, at+".id", g.ID, 0)
+		unique(m, streams, at+".stream", g.Stream, 0)
 		within(m, at+".interval", g.Interval, MinInterval, MaxInterval)
 		within(m, at+".window", g.Window, MinWindow, MaxWindow)
 		m.address(at+".target.control", g.Target.Control, 1)
 		m.address(at+".target.data", g.Target.Data, 1)
+		if g.Target.Data != "" && g.Target.Data == g.Target.Control {
+			m.add(at+".target.data", "%s is taken by %s.target.control", g.Target.Data, at)
+		}
 		if len(g.Filters) == 0 {
 			m.add(at+".filters", "is empty")
 		}
@@ -211,17 +242,28 @@ func (m *mistakes) socket(where, path string) {
 	}
 }
 
-// address checks host:port, the port at least low.
+// address checks host:port, the port at least low; without a low port it is one to
+// listen on, and needs no host.
 func (m *mistakes) address(where, address string, low int) {
 	if address == "" {
 		m.add(where, "is missing")
 		return
 	}
-	_, port, err := net.SplitHostPort(address)
+	host, port, err := net.SplitHostPort(address)
 	n, convErr := strconv.Atoi(port)
-	if err != nil || convErr != nil || n < low || n > 65535 {
-		m.add(where, "%q: want host:port", address)
+	if err != nil || convErr != nil || n < low || n > 65535 || !isHost(host) && (host != "" || low > 0) {
+		m.add(where, "%q: want host:port, as in 192.0.2.1:4007", address)
 	}
+}
+
+var hostPattern = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9])?$`)
+
+// isHost says whether it is an address, or can be a name: that does not consist of numbers alone.
+func isHost(host string) bool {
+	if _, err := netip.ParseAddr(host); err == nil {
+		return true
+	}
+	return hostPattern.MatchString(host) && strings.Trim(host, "0123456789.") != ""
 }
 
 func or(v, otherwise string) string {

@@ -54,6 +54,21 @@ func (s Size) String() string {
 	return strconv.FormatInt(int64(s), 10) + "B"
 }
 
+// Text writes s for people, in the form of all output: 256 MiB, 1.5 GiB, 0 B. (String
+// writes what ParseSize reads.)
+func (s Size) Text() string {
+	for _, u := range sizeUnits[:4] {
+		switch n := int64(s); {
+		case n < u.bytes:
+		case n%u.bytes == 0:
+			return fmt.Sprintf("%d %s", n/u.bytes, u.name)
+		default:
+			return fmt.Sprintf("%.1f %s", float64(n)/float64(u.bytes), u.name)
+		}
+	}
+	return fmt.Sprintf("%d B", int64(s))
+}
+
 // Rate is a number of bits per second; 0 is no limit.
 type Rate int64
 
@@ -123,7 +138,17 @@ func ParseDuration(s string) (Duration, error) {
 // D is the duration as Go's own type.
 func (d Duration) D() time.Duration { return time.Duration(d) }
 
-func (d Duration) String() string { return time.Duration(d).String() }
+// String writes d without the zeros that Go puts at its end: 1m, not 1m0s.
+func (d Duration) String() string {
+	text := time.Duration(d).String()
+	if short, ok := strings.CutSuffix(text, "m0s"); ok {
+		text = short + "m"
+	}
+	if short, ok := strings.CutSuffix(text, "h0m"); ok {
+		text = short + "h"
+	}
+	return text
+}
 
 // ID is an identifier of 64 bits, written as 16 hexadecimal digits; zero is never valid.
 type ID uint64
@@ -149,41 +174,33 @@ func CheckName(name string) error {
 	return nil
 }
 
-// unread stands in a field whose text was refused, so that validation does not
-// complain about it once more.
-const unread = math.MinInt64
-
 // UnmarshalYAML reads a size.
-func (s *Size) UnmarshalYAML(n *yaml.Node) error { return scalar(n, s, unread, ParseSize) }
+func (s *Size) UnmarshalYAML(n *yaml.Node) error { return scalar(n, s, ParseSize) }
 
 // UnmarshalYAML reads a rate.
-func (r *Rate) UnmarshalYAML(n *yaml.Node) error { return scalar(n, r, unread, ParseRate) }
+func (r *Rate) UnmarshalYAML(n *yaml.Node) error { return scalar(n, r, ParseRate) }
 
 // UnmarshalYAML reads an id.
-func (id *ID) UnmarshalYAML(n *yaml.Node) error { return scalar(n, id, unreadID, ParseID) }
-
-const unreadID = ID(math.MaxUint64)
+func (id *ID) UnmarshalYAML(n *yaml.Node) error { return scalar(n, id, ParseID) }
 
 // UnmarshalYAML reads a duration.
-func (d *Duration) UnmarshalYAML(n *yaml.Node) error {
-	return scalar(n, d, unread, ParseDuration)
-}
+func (d *Duration) UnmarshalYAML(n *yaml.Node) error { return scalar(n, d, ParseDuration) }
 
-// scalar reads one word. A refusal is a TypeError, which lets the decoder go on and
-// tell the other mistakes too.
-func scalar[T any](n *yaml.Node, to *T, refused T, parse func(string) (T, error)) error {
+// scalar reads one word. A refusal is a TypeError of one text, which lets the decoder
+// go on.
+func scalar[T any](n *yaml.Node, to *T, parse func(string) (T, error)) error {
 	if n.Kind != yaml.ScalarNode {
-		*to = refused
-		return &yaml.TypeError{Errors: []string{fmt.Sprintf("line %d: want one word, not a list or a map", n.Line)}}
+		return refusal("want one word, not a list or keys")
 	}
 	v, err := parse(n.Value)
 	if err != nil {
-		*to = refused
-		return &yaml.TypeError{Errors: []string{fmt.Sprintf("line %d: %v", n.Line, err)}}
+		return refusal(err.Error())
 	}
 	*to = v
 	return nil
 }
+
+func refusal(text string) error { return &yaml.TypeError{Errors: []string{text}} }
 
 // MarshalYAML writes the size as ParseSize reads it.
 func (s Size) MarshalYAML() (any, error) { return s.String(), nil }
