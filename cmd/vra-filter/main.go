@@ -18,11 +18,12 @@ import (
 	"net"
 	"os"
 	"os/signal"
-	"runtime/debug"
+	"strings"
 	"sync"
 	"syscall"
 
 	"github.com/holdfast-dr/holdfast/control/config"
+	"github.com/holdfast-dr/holdfast/control/version"
 	"github.com/holdfast-dr/holdfast/datapath/capture"
 	"github.com/holdfast-dr/holdfast/datapath/front/nbd"
 	"github.com/holdfast-dr/holdfast/ioengine"
@@ -33,40 +34,50 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
-	switch {
-	case err == nil || errors.Is(err, flag.ErrHelp):
-	case errors.Is(err, errUsage):
-		fmt.Fprintln(os.Stderr, "vra-filter:", err)
-		os.Exit(2)
-	default:
-		fmt.Fprintln(os.Stderr, "vra-filter:", err)
-		os.Exit(1)
+	if err == nil || errors.Is(err, flag.ErrHelp) {
+		return
 	}
+	fmt.Fprintln(os.Stderr, "vra-filter:", strings.ReplaceAll(err.Error(), "\n", "\nvra-filter: "))
+	if errors.Is(err, errUsage) {
+		os.Exit(2)
+	}
+	os.Exit(1)
 }
 
 var errUsage = errors.New("try vra-filter --help")
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags := flag.NewFlagSet("vra-filter", flag.ContinueOnError)
-	flags.SetOutput(stderr)
+	flags.SetOutput(io.Discard) // an error is told once, by main
 	file := flags.String("config", "", "the configuration, a YAML `file`")
-	check := flags.Bool("check-config", false, "check the configuration, say what is wrong with it, and end")
-	version := flags.Bool("version", false, "print the version and end")
+	check := flags.Bool("check-config", false, "check the configuration and the files it names, say what is wrong, and end")
+	printVersion := flags.Bool("version", false, "print the version and end")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
+			fmt.Fprintln(stderr, "Usage of vra-filter:")
+			flags.SetOutput(stderr)
+			flags.PrintDefaults()
 			return err
 		}
 		return fmt.Errorf("%w: %w", err, errUsage)
 	}
-	if *version {
-		_, err := fmt.Fprintln(stdout, "vra-filter", commit())
+	if *printVersion {
+		_, err := fmt.Fprintln(stdout, "vra-filter", version.Read())
 		return err
 	}
 	if *file == "" || flags.NArg() > 0 {
 		return fmt.Errorf("--config is needed and nothing else: %w", errUsage)
 	}
 	cfg, err := config.LoadFilter(*file)
-	if err != nil || *check {
+	if err != nil {
+		return err
+	}
+	// Before anything is made: what cannot run leaves nothing behind.
+	if err := cfg.CheckFiles(); err != nil {
+		return config.InFile(*file, err)
+	}
+	if *check {
+		_, err := fmt.Fprintln(stdout, "config ok")
 		return err
 	}
 	log := slog.New(slog.NewTextHandler(stderr, nil)).With("group", cfg.Group.Name)
@@ -79,7 +90,10 @@ func serve(ctx context.Context, cfg *config.Filter, log *slog.Logger) (err error
 	if err := os.MkdirAll(cfg.RunDir, 0o700); err != nil {
 		return err
 	}
-	filter, err := capture.OpenFilter(filterConfig(cfg, log))
+	filter, err := openFilter(ctx, cfg, liveWait, log)
+	if ctx.Err() != nil && err != nil {
+		return nil // asked to
+	}
 	if err != nil {
 		return err
 	}
@@ -179,22 +193,4 @@ func listen(path string) (net.Listener, error) {
 		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil
-}
-
-// commit is what this program was built from.
-func commit() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
-	}
-	revision, changed := "unknown", ""
-	for _, s := range info.Settings {
-		switch {
-		case s.Key == "vcs.revision":
-			revision = s.Value
-		case s.Key == "vcs.modified" && s.Value == "true":
-			changed = "+changes"
-		}
-	}
-	return revision + changed
 }

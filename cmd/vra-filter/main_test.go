@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/holdfast-dr/holdfast/control/config"
 	"github.com/holdfast-dr/holdfast/datapath/capture"
 	"github.com/holdfast-dr/holdfast/datapath/front/nbd"
 )
@@ -153,8 +154,25 @@ func TestArguments(t *testing.T) {
 	f(errUsage, "--config", "x", "y")
 	f(os.ErrNotExist, "--config", "no/such/file")
 	h := newHost(t)
-	f(nil, "--config", h.config, "--check-config")
-	f(nil, "--version")
+	var out bytes.Buffer
+	if err := run(t.Context(), []string{"--config", h.config, "--check-config"}, &out, &out); err != nil || out.String() != "config ok\n" {
+		t.Errorf("a good configuration: %q, %v", out.String(), err)
+	}
+	out.Reset()
+	if err := run(t.Context(), []string{"--version"}, &out, &out); err != nil || !strings.HasPrefix(out.String(), "vra-filter devel (commit ") {
+		t.Errorf("--version: %q, %v", out.String(), err)
+	}
+	if err := os.Truncate(h.disk, diskBytes-1); err != nil {
+		t.Fatal(err)
+	}
+	if err := run(t.Context(), []string{"--config", h.config, "--check-config"}, &out, &out); err == nil || !strings.Contains(err.Error(), "multiple of 512") {
+		t.Errorf("a disk of odd size: %v", err)
+	}
+	// One error, told by main alone.
+	out.Reset()
+	if err := run(t.Context(), []string{"--config"}, &out, &out); !errors.Is(err, errUsage) || out.Len() != 0 {
+		t.Errorf("--config without a value: %v, and %q", err, out.String())
+	}
 	if err := os.WriteFile(h.config, []byte("run_dir: /r\npool: 1KiB\nbogus: 1\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -301,6 +319,35 @@ func TestKilledUnderLoad(t *testing.T) {
 	h.dial().Close()
 	if tap.Lost() != lost {
 		t.Errorf("a clean restart lost something:\n%s", h.log)
+	}
+}
+
+// TestSecondFilterSaysWhy: it tells whom it waits for, gives up, and leaves the first alone.
+func TestSecondFilterSaysWhy(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	c := h.dial()
+	defer c.Close()
+	cfg, err := config.LoadFilter(h.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var said bytes.Buffer
+	log := slog.New(slog.NewTextHandler(&said, nil))
+	want := fmt.Sprintf("process %d serves vol1", h.filter.Process.Pid)
+	if _, err := openFilter(t.Context(), cfg, 300*time.Millisecond, log); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("a second filter: %v, want %q", err, want)
+	}
+	if strings.Count(said.String(), "waiting for another filter") != 1 {
+		t.Errorf("it said %q", said.String())
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	if _, err := openFilter(ctx, cfg, time.Hour, log); !errors.Is(err, context.Canceled) {
+		t.Errorf("asked to stop: %v", err)
+	}
+	if _, err := c.WriteAt(make([]byte, 512), 0); err != nil {
+		t.Errorf("the first: %v", err)
 	}
 }
 

@@ -18,7 +18,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
-	"runtime/debug"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -28,6 +28,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/config"
+	"github.com/holdfast-dr/holdfast/control/version"
 	"github.com/holdfast-dr/holdfast/datapath"
 	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/wire"
@@ -38,44 +39,73 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
-	switch {
-	case err == nil || errors.Is(err, flag.ErrHelp):
-	case errors.Is(err, errUsage):
-		fmt.Fprintln(os.Stderr, "vra:", err)
-		os.Exit(2)
-	default:
-		fmt.Fprintln(os.Stderr, "vra:", err)
-		os.Exit(1)
+	if err == nil || errors.Is(err, flag.ErrHelp) {
+		return
 	}
+	fmt.Fprintln(os.Stderr, "vra:", strings.ReplaceAll(err.Error(), "\n", "\nvra: "))
+	if errors.Is(err, errUsage) {
+		os.Exit(2)
+	}
+	os.Exit(1)
 }
 
 var errUsage = errors.New("try vra --help")
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags := flag.NewFlagSet("vra", flag.ContinueOnError)
-	flags.SetOutput(stderr)
+	flags.SetOutput(io.Discard) // an error is told once, by main
 	file := flags.String("config", "", "the configuration, a YAML `file`")
-	check := flags.Bool("check-config", false, "check the configuration, say what is wrong with it, and end")
-	version := flags.Bool("version", false, "print the version and end")
+	check := flags.Bool("check-config", false, "check the configuration and the files it names, say what is wrong, and end")
+	printVersion := flags.Bool("version", false, "print the version and end")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
+			fmt.Fprintln(stderr, "Usage of vra:")
+			flags.SetOutput(stderr)
+			flags.PrintDefaults()
 			return err
 		}
 		return fmt.Errorf("%w: %w", err, errUsage)
 	}
-	if *version {
-		_, err := fmt.Fprintln(stdout, "vra", commit())
+	if *printVersion {
+		_, err := fmt.Fprintln(stdout, "vra", version.Read())
 		return err
 	}
 	if *file == "" || flags.NArg() > 0 {
 		return fmt.Errorf("--config is needed and nothing else: %w", errUsage)
 	}
 	cfg, err := config.LoadVRA(*file)
-	if err != nil || *check {
+	if err != nil {
+		return err
+	}
+	// Before anything is made: what cannot run leaves nothing behind.
+	if err := checkFiles(cfg); err != nil {
+		return config.InFile(*file, err)
+	}
+	if *check {
+		_, err := fmt.Fprintln(stdout, "config ok")
 		return err
 	}
 	log := slog.New(slog.NewTextHandler(stderr, nil)).With("site", cfg.Site, "vra", cfg.ID)
 	return serve(ctx, cfg, log)
+}
+
+// checkFiles tells what of the files would keep the VRA from running; it makes nothing.
+func checkFiles(cfg *config.VRA) error {
+	if err := cfg.CheckFiles(); err != nil {
+		return err
+	}
+	credentials, err := wire.LoadCredentials(cfg.TLS.Cert, cfg.TLS.Key, cfg.TLS.PeerCA)
+	if err != nil {
+		return fmt.Errorf("tls: %w", err)
+	}
+	var errs []error
+	if site := credentials.Certificate.Leaf.URIs[0].Host; site != cfg.Site {
+		errs = append(errs, fmt.Errorf("tls.cert: %s is a certificate of the site %s, and this is %s", cfg.TLS.Cert, site, cfg.Site))
+	}
+	if site := credentials.Pins[0].Site; site != cfg.TLS.PeerSite {
+		errs = append(errs, fmt.Errorf("tls.peer_ca: %s is the authority of the site %s, and tls.peer_site is %s", cfg.TLS.PeerCA, site, cfg.TLS.PeerSite))
+	}
+	return errors.Join(errs...)
 }
 
 // serve runs all that the configuration asks for until ctx ends or a part fails.
@@ -127,7 +157,8 @@ func serve(ctx context.Context, cfg *config.VRA, log *slog.Logger) (err error) {
 	if source != nil {
 		parts.add("source", source.Run)
 	}
-	who := datapath.Identity{Site: cfg.Site, ID: cfg.ID, Version: "0", Commit: commit()}
+	built := version.Read()
+	who := datapath.Identity{Site: cfg.Site, ID: cfg.ID, Version: built.Version, Commit: built.Commit}
 	parts.add("socket", func(ctx context.Context) error {
 		return api.Serve(ctx, socket, datapath.Handlers(who, source, target), []int{os.Getuid(), 0}, log)
 	})
@@ -227,16 +258,4 @@ func serveMetrics(ctx context.Context, l net.Listener, c prometheus.Collector) e
 		return err
 	}
 	return nil
-}
-
-// commit is the commit this was built from.
-func commit() string {
-	if info, ok := debug.ReadBuildInfo(); ok {
-		for _, s := range info.Settings {
-			if s.Key == "vcs.revision" {
-				return s.Value
-			}
-		}
-	}
-	return "unknown"
 }

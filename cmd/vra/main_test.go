@@ -11,8 +11,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/holdfast-dr/holdfast/control/config"
+	"github.com/holdfast-dr/holdfast/control/pairing"
 )
 
 func TestArguments(t *testing.T) {
@@ -32,15 +36,83 @@ func TestArguments(t *testing.T) {
 	f("--config is needed", true)
 	f("--config is needed", true, "--config", bad, "more")
 	f("not defined", true, "--colour")
+	f("needs an argument: -config", true, "--config")
 	f("no such file", false, "--config", filepath.Join(dir, "none.yaml"))
 	f("colour", false, "--config", bad, "--check-config")
 	var stdout bytes.Buffer
-	if err := run(context.Background(), []string{"--version"}, &stdout, &stdout); err != nil || !strings.HasPrefix(stdout.String(), "vra ") {
+	if err := run(context.Background(), []string{"--version"}, &stdout, &stdout); err != nil || !strings.HasPrefix(stdout.String(), "vra devel (commit ") {
 		t.Errorf("--version: %q, %v", stdout.String(), err)
 	}
 	if err := run(context.Background(), []string{"--help"}, &stdout, &stdout); !errors.Is(err, flag.ErrHelp) {
 		t.Errorf("--help: %v", err)
 	}
+}
+
+// TestConfigIsCheckedToTheFiles: what cannot run is refused before anything is made.
+func TestConfigIsCheckedToTheFiles(t *testing.T) {
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	issue := func(site, cert, key, ca string) {
+		t.Helper()
+		authority, err := pairing.NewCA(site, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		leaf, err := authority.Issue(pairing.Identity{Role: "vra", ID: "vra-1"}, time.Now(), time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(authority.Save(at(ca), at(ca+"-key")), leaf.Save(at(cert), at(key))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	issue("west", "cert", "key", "ca")
+	issue("east", "east-cert", "east-key", "east-ca")
+	before, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := func(want string, change func(*config.VRA)) {
+		t.Helper()
+		c := &config.VRA{
+			Site: "west", ID: "vra-1", DataDir: at("data"), RunDir: at("run"), Socket: at("run/s"),
+			TLS:    config.TLS{CA: at("ca"), Cert: at("cert"), Key: at("key"), PeerCA: at("east-ca"), PeerSite: "east"},
+			Target: &config.Target{ListenControl: "127.0.0.1:0", ListenData: "127.0.0.1:0", Store: at("store")},
+		}
+		change(c)
+		text, err := config.Marshal(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		file := filepath.Join(t.TempDir(), "vra.yaml")
+		if err := os.WriteFile(file, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var stdout, stderr bytes.Buffer
+		modes := [][]string{{"--check-config"}, {}}
+		if want == "" {
+			modes = modes[:1] // without it, it would run
+		}
+		for _, mode := range modes {
+			err := run(t.Context(), append(mode, "--config", file), &stdout, &stderr)
+			if (err == nil) != (want == "") || err != nil && (!strings.Contains(err.Error(), want) || !strings.HasPrefix(err.Error(), file)) {
+				t.Errorf("%q: %v, want %q", mode, err, want)
+			}
+		}
+		if said := stdout.String(); (said == "config ok\n") != (want == "") {
+			t.Errorf("stdout %q", said)
+		}
+		if after, err := os.ReadDir(dir); err != nil || len(after) != len(before) {
+			t.Errorf("left %v, %v", after, err)
+		}
+	}
+	f("", func(*config.VRA) {})
+	f("tls.key: "+at("none")+": no such file", func(c *config.VRA) { c.TLS.Key = at("none") })
+	f("are no pair", func(c *config.VRA) { c.TLS.Key = at("east-key") })
+	f("a certificate of the site east, and this is west", func(c *config.VRA) { c.TLS.Cert, c.TLS.Key = at("east-cert"), at("east-key") })
+	f("the authority of the site west, and tls.peer_site is east", func(c *config.VRA) { c.TLS.PeerCA = at("ca") })
+	f("tls: CA of a peer site", func(c *config.VRA) { c.TLS.PeerCA = at("cert") })
+	f("target.store: "+at("ca")+" is no folder", func(c *config.VRA) { c.Target.Store = at("ca/store") })
 }
 
 // TestSocket takes over what a dead process left, and nothing else.

@@ -83,7 +83,7 @@ func checkFolder(path string) error {
 	for at := filepath.Clean(path); ; at = filepath.Dir(at) {
 		info, err := os.Stat(at)
 		switch {
-		case errors.Is(err, fs.ErrNotExist) && at != filepath.Dir(at):
+		case (errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR)) && at != filepath.Dir(at):
 			continue
 		case err != nil:
 			return plainPath(err)

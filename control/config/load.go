@@ -31,7 +31,7 @@ func load(path string, c validated) error {
 		return err
 	}
 	if err := parse(text, c); err != nil {
-		return mistakesIn(path, err)
+		return InFile(path, err)
 	}
 	return nil
 }
@@ -64,8 +64,8 @@ func parse(text []byte, c validated) error {
 	return s.found.err()
 }
 
-// mistakesIn puts the file's name before each line.
-func mistakesIn(path string, err error) error {
+// InFile puts the file's name before each line.
+func InFile(path string, err error) error {
 	return errors.New(path + ": " + strings.ReplaceAll(err.Error(), "\n", "\n"+path+": "))
 }
 
