@@ -26,7 +26,7 @@ type TargetConfig struct {
 	Credentials   wire.Credentials
 	SegmentBytes  int64 // of the journal; 0 is its default
 	Log           *slog.Logger
-	// OpenCatalogue opens the journal's catalogue; nil is Badger in the store.
+	// OpenCatalogue opens the journal's catalogue; nil is Badger, in memory.
 	OpenCatalogue func() (index.Map, error)
 }
 
@@ -64,7 +64,7 @@ func OpenTarget(cfg TargetConfig) (t *Target, err error) {
 		return t, err
 	}
 	if t.store, err = journal.Open(journal.Config{
-		FS: cfg.FS, Dir: cfg.Store, SegmentBytes: cfg.SegmentBytes, Log: cfg.Log, Now: time.Now, OpenCatalogue: cfg.OpenCatalogue,
+		FS: cfg.FS, Dir: cfg.Store, SegmentBytes: cfg.SegmentBytes, Log: cfg.Log, OpenCatalogue: cfg.OpenCatalogue,
 	}); err != nil {
 		return t, err
 	}

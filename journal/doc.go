@@ -18,8 +18,8 @@
 //     where there are several sources, with no resync open, and after the watermark
 //     says so on disk. From then on damage below it is found, never cut away.
 //   - While a resync is open nothing is listed; what was listed before stays.
-//   - The catalogue is a cache: the log and the manifest log are the truth, and
-//     Open puts right whatever the catalogue says otherwise.
+//   - The catalogue is a cache in memory: the log and the manifest log are the truth,
+//     and Open builds it from them.
 //
 // Store and Group may be used by many goroutines at once. Callbacks (done, OnListed)
 // run on the store's commit goroutines, one at a time for a group: they must not
@@ -28,7 +28,6 @@
 // On disk a store is a folder of its own, locked while open:
 //
 //	lock  format  watermark          see FORMAT.md
-//	catalogue/                       Badger (journal/index)
 //	groups/<group>/manifest          what this site decided (FORMAT.md)
 //	groups/<group>/log/              segments (journal/segment)
 //	groups/<group>/replica/          raw disks and their sums (journal/replica)

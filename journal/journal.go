@@ -3,7 +3,6 @@ package journal
 import (
 	"errors"
 	"log/slog"
-	"time"
 
 	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/journal/index"
@@ -29,11 +28,9 @@ var (
 type Config struct {
 	FS           ioengine.FS
 	Dir          string
-	SegmentBytes int64         // size of a log segment; 0: the segment package's default
-	AckDelay     time.Duration // a commit round waits this long for more appends; 0: none
+	SegmentBytes int64 // size of a log segment; 0: the segment package's default
 	Log          *slog.Logger
-	Now          func() time.Time // for labels; no decision here depends on a clock, and nothing asks it yet
-	// OpenCatalogue opens the catalogue's map; nil: Badger in Dir/catalogue.
+	// OpenCatalogue opens the catalogue's map; nil: Badger, in memory.
 	OpenCatalogue func() (index.Map, error)
 }
 

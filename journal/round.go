@@ -2,7 +2,6 @@ package journal
 
 import (
 	"sync"
-	"time"
 
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/journal/segment"
@@ -32,9 +31,6 @@ func (s *Store) run() {
 	defer close(s.stopped)
 	for closed := false; !closed; {
 		<-s.wake
-		if s.cfg.AckDelay > 0 {
-			time.Sleep(s.cfg.AckDelay) // lets more appends share the sync
-		}
 		var groups map[*Group]struct{}
 		s.mu.Lock()
 		groups, closed = s.pending, s.closed

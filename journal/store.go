@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	iofs "io/fs"
 	"log/slog"
 	"maps"
 	"path"
@@ -137,10 +138,15 @@ func (s *Store) checkFormat() error {
 	return writeWhole(fs, s.cfg.Dir, formatNew, formatName, []byte(formatText))
 }
 
+// openCatalogue begins the catalogue, empty. Older releases kept it in a folder, which
+// is in nobody's way but takes space.
 func (s *Store) openCatalogue() error {
+	if err := s.removeFolder(path.Join(s.cfg.Dir, catalogueName)); err != nil {
+		s.log.Warn("the catalogue of an older release is not removed", "error", err)
+	}
 	open := s.cfg.OpenCatalogue
 	if open == nil {
-		open = func() (index.Map, error) { return index.OpenBadger(path.Join(s.cfg.Dir, catalogueName), s.log) }
+		open = func() (index.Map, error) { return index.OpenBadger(s.log) }
 	}
 	m, err := open()
 	if err != nil {
@@ -148,6 +154,21 @@ func (s *Store) openCatalogue() error {
 	}
 	s.catalogue = index.NewCatalogue(m)
 	return nil
+}
+
+// removeFolder removes a folder of files, if it is there.
+func (s *Store) removeFolder(dir string) error {
+	names, err := s.cfg.FS.List(dir)
+	if errors.Is(err, iofs.ErrNotExist) {
+		return nil
+	}
+	for _, n := range names {
+		err = errors.Join(err, s.cfg.FS.Remove(path.Join(dir, n)))
+	}
+	if err != nil {
+		return err
+	}
+	return s.cfg.FS.Remove(dir)
 }
 
 // readSmall reads a file of a few bytes.

@@ -53,7 +53,7 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{t: t, disk: faultdisk.New(512), inc: 1}
 	store, err := journal.Open(journal.Config{
-		FS: w.disk, Dir: "store", Log: slog.New(slog.DiscardHandler), Now: time.Now, SegmentBytes: 1 << 20,
+		FS: w.disk, Dir: "store", Log: slog.New(slog.DiscardHandler), SegmentBytes: 1 << 20,
 		OpenCatalogue: func() (index.Map, error) { return &index.Memory{}, nil },
 	})
 	if err != nil {

@@ -4,40 +4,36 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/options"
 )
 
-// OpenBadger opens the map in dir, a folder of its own on the real file system. What
-// cannot be opened is thrown away and begun anew: it is a cache.
-func OpenBadger(dir string, log *slog.Logger) (Map, error) {
-	db, err := badger.Open(badgerOptions(dir, log))
+// OpenBadger opens an empty map in memory. On disk Badger writes memtables and value
+// log through mmap: where the disk is full, that is a SIGBUS, which ends the process
+// and every group in it. What the map holds is a cache and rebuilt at every open, so
+// nothing is lost by having no files.
+func OpenBadger(log *slog.Logger) (Map, error) {
+	db, err := badger.Open(badgerOptions(log))
 	if err != nil {
-		log.Warn("catalogue is begun anew", "dir", dir, "error", err)
-		if err := os.RemoveAll(dir); err != nil {
-			return nil, fmt.Errorf("catalogue: %w", err)
-		}
-		if db, err = badger.Open(badgerOptions(dir, log)); err != nil {
-			return nil, fmt.Errorf("catalogue: %w", err)
-		}
+		return nil, fmt.Errorf("catalogue: %w", err)
 	}
 	return &badgerMap{db: db}, nil
 }
 
-// badgerOptions keep it small: the catalogue grows by a few hundred bytes each
-// checkpoint, and need not be durable, only whole.
-func badgerOptions(dir string, log *slog.Logger) badger.Options {
-	return badger.DefaultOptions(dir).
+// badgerOptions keep it small: the catalogue grows by a hundred bytes or so each
+// checkpoint. In memory no value may be longer than the threshold; the longest of a
+// checkpoint is 115 KiB.
+func badgerOptions(log *slog.Logger) badger.Options {
+	return badger.DefaultOptions("").
+		WithInMemory(true).
 		WithLogger(badgerLog{log}).
 		WithCompression(options.None).
 		WithBlockCacheSize(0).
 		WithMemTableSize(4 << 20).
 		WithNumMemtables(2).
 		WithNumCompactors(2).
-		WithValueLogFileSize(16 << 20).
-		WithValueThreshold(64 << 10).
+		WithValueThreshold(256 << 10).
 		WithDetectConflicts(false).
 		WithMetricsEnabled(false)
 }

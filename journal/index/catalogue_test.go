@@ -7,9 +7,10 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"reflect"
+	"runtime"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/holdfast-dr/holdfast/journal/segment"
@@ -68,7 +69,7 @@ func FuzzValues(f *testing.F) {
 // maps are the implementations of Map, each empty.
 func maps(t *testing.T) map[string]Map {
 	t.Helper()
-	db, err := OpenBadger(t.TempDir(), slog.New(slog.DiscardHandler))
+	db, err := OpenBadger(slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -150,30 +151,75 @@ func TestPages(t *testing.T) {
 	}
 }
 
-// Badger keeps what it holds over a restart, and a catalogue it cannot read is begun
-// anew.
+// Badger begins empty each time: what it held before is gone, and told again.
 func TestBadgerAgain(t *testing.T) {
-	dir := t.TempDir()
-	log := slog.New(slog.DiscardHandler)
 	open := func() *Catalogue {
-		m, err := OpenBadger(dir, log)
+		m, err := OpenBadger(slog.New(slog.DiscardHandler))
 		must(t, err)
 		return NewCatalogue(m)
 	}
 	c := open()
 	must(t, c.Put(7, goldenCheckpoint))
-	must(t, c.Close())
-	c = open()
 	if cp, ok, err := c.Checkpoint(7, 42); err != nil || !ok || !reflect.DeepEqual(cp, goldenCheckpoint) {
-		t.Errorf("after a restart: %+v, %v, %v", cp, ok, err)
+		t.Errorf("%+v, %v, %v", cp, ok, err)
 	}
 	must(t, c.Close())
-	must(t, os.WriteFile(filepath.Join(dir, "MANIFEST"), []byte("rubbish"), 0o666))
 	c = open()
+	if _, ok, err := c.Checkpoint(7, 42); ok || err != nil {
+		t.Errorf("opened again: %v, %v; want nothing", ok, err)
+	}
 	if n, err := c.Reconcile(7, []Checkpoint{goldenCheckpoint}, nil); n != 1 || err != nil {
 		t.Errorf("begun anew: %d changes, %v", n, err)
 	}
 	must(t, c.Close())
+}
+
+// The largest checkpoint there is finds room.
+func TestLargestCheckpoint(t *testing.T) {
+	cp := Checkpoint{Number: 1, State: Bad, Tag: strings.Repeat("t", maxText), Reason: strings.Repeat("r", maxText)}
+	for i := range record.MaxVolumes {
+		cp.Volumes = append(cp.Volumes, record.VolumeSize{ID: record.VolumeID(i + 1), Bytes: 512})
+	}
+	for i := range maxStreams {
+		cp.At = append(cp.At, StreamAt{Stream: record.StreamID(i + 1), Seq: 1})
+	}
+	for name, m := range maps(t) {
+		c := NewCatalogue(m)
+		must(t, c.Put(7, cp))
+		if got, ok, err := c.Checkpoint(7, 1); err != nil || !ok || !reflect.DeepEqual(got, cp) {
+			t.Errorf("%s: %v, %v", name, ok, err)
+		}
+	}
+}
+
+// go test ./journal/index -run '^$' -bench Reconcile -benchtime 1x
+//
+// It builds the catalogue of a group with a million checkpoints, as an opening does.
+func BenchmarkReconcile(b *testing.B) {
+	cps := make([]Checkpoint, 1_000_000)
+	for i := range cps {
+		cps[i] = Checkpoint{Number: uint64(i + 1), Time: 1, Wall: 1, State: Good,
+			Volumes: []record.VolumeSize{{ID: 1, Bytes: 1 << 30}, {ID: 2, Bytes: 1 << 30}}, At: []StreamAt{{Stream: 5, Seq: record.Seq(i)}}}
+	}
+	inUse := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return m.HeapInuse
+	}
+	for b.Loop() {
+		before := inUse()
+		m, err := OpenBadger(slog.New(slog.DiscardHandler))
+		must(b, err)
+		empty := inUse()
+		c := NewCatalogue(m)
+		_, err = c.Reconcile(7, cps, nil)
+		must(b, err)
+		b.ReportMetric(float64(empty-before), "bytes/catalogue")
+		b.ReportMetric(float64(inUse()-empty)/float64(len(cps)), "bytes/checkpoint")
+		must(b, c.Close())
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(cps)), "ns/checkpoint")
 }
 
 func must(t testing.TB, err error) {

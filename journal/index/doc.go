@@ -1,17 +1,19 @@
 // Package index finds things in the journal: the catalogue (checkpoints and
 // segments) and the versions of each place of a volume.
 //
-// The catalogue is a sorted map on disk. It is a cache of facts that the log and
-// the manifest log hold: whoever opens a group tells it what is true (Reconcile),
-// and losing it costs that and no data. Badger is its only implementation on disk
-// and this package Badger's only importer; Memory stands in for it in tests.
+// The catalogue is a sorted map in memory. It is a cache of facts that the log and the
+// manifest log hold: whoever opens a group tells it what is true (Reconcile). Badger is
+// its implementation and this package Badger's only importer; Memory stands in for it in
+// tests. It costs about 450 bytes of memory a checkpoint of two volumes and one stream,
+// and 2 µs to build at open: a million checkpoints take 450 MB and 2 s
+// (BenchmarkReconcile).
 //
 // Versions holds, for every 32 KiB line of a volume, the extents of all records
 // that touch it, newest first, and answers which bytes a checkpoint holds there. For
 // now it lives in memory and is built from the records' tables when a group opens.
 package index
 
-// Map is a sorted map on disk, as the catalogue needs it. Calls may run
+// Map is a sorted map, as the catalogue needs it. Calls may run
 // concurrently; a batch is applied whole or not at all. Keys and values passed in
 // are borrowed for the call, those passed out for the time of the callback.
 type Map interface {
