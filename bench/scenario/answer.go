@@ -39,8 +39,11 @@ type ProcessStatus struct {
 	PID      int       `json:"pid"` // 0 while it is being started again
 	Since    time.Time `json:"since"`
 	Restarts int       `json:"restarts"`
-	LastExit string    `json:"last_exit,omitempty"` // what it said last before it died
-	Log      string    `json:"log"`
+	// How it ended the last time it died, and what it said of it, as in
+	// "exit status 2: panic: ..." or "signal: killed".
+	LastExit  string     `json:"last_exit,omitempty"`
+	LastDeath *time.Time `json:"last_death,omitempty"`
+	Log       string     `json:"log"`
 }
 
 // request is what the supervisor is asked: one JSON object a connection.
@@ -104,7 +107,11 @@ func (s *supervisor) do(req request, stop func()) reply {
 	case "link":
 		switch req.Set {
 		case "rate":
-			if err := s.relay.SetRate(int64(req.Rate)); err != nil {
+			err := s.relay.SetRate(int64(req.Rate))
+			if err == nil {
+				err = s.keepRate(req.Rate)
+			}
+			if err != nil {
 				return reply{Error: err.Error()}
 			}
 		case "up":
@@ -114,7 +121,7 @@ func (s *supervisor) do(req request, stop func()) reply {
 		default:
 			return reply{Error: "link: unknown setting " + req.Set}
 		}
-		s.log.Info("link changed", "set", req.Set, "rate", req.Rate)
+		s.log.Info("link changed", "set", req.Set, "up", !s.relay.IsDown(), "rate", config.Rate(s.relay.Rate()))
 	default:
 		return reply{Error: "unknown request " + req.Do}
 	}
@@ -131,8 +138,10 @@ func (s *supervisor) status() *Status {
 		d := &st.Processes[i]
 		if life := s.mu.lives[d.Name]; life != nil {
 			d.Since, d.Restarts, d.LastExit = life.since.UTC(), life.restarts, life.lastExit
+			if !life.died.IsZero() {
+				d.LastDeath = &life.died
+			}
 		}
-		d.Log = s.logPath(d.Name)
 	}
 	return st
 }
@@ -144,7 +153,7 @@ func (m *manifest) status(dir string) *Status {
 		st.Supervisor = m.Supervisor.PID
 	}
 	for _, d := range m.Daemons {
-		ds := ProcessStatus{Name: d.Name}
+		ds := ProcessStatus{Name: d.Name, Log: logPath(dir, d.Name)}
 		if d.alive(m.Boot) {
 			ds.PID = d.PID
 		}

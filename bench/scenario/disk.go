@@ -160,7 +160,7 @@ func checkSpace(dir string, disks int64) error {
 	need := 2*disks + journalSpace
 	if known && (need < 0 || need > free) {
 		return fmt.Errorf("no space for the lab in %s: both sites and the journal may need %s, and %s are free: make room, use smaller disks, or say --overcommit if the disks will stay mostly empty",
-			dir, roughly(max(need, disks)), roughly(free))
+			dir, config.Size(max(need, disks)).Text(), config.Size(free).Text())
 	}
 	return nil
 }
@@ -168,7 +168,7 @@ func checkSpace(dir string, disks int64) error {
 // CheckFree says whether dir's file system has so many bytes free.
 func CheckFree(dir string, need int64) error {
 	if free, known := freeAt(dir); known && need > free {
-		return fmt.Errorf("no space in %s: %s may be needed, and %s are free: make room or name another folder with --dir", dir, roughly(need), roughly(free))
+		return fmt.Errorf("no space in %s: %s may be needed, and %s are free: make room or name another folder with --dir", dir, config.Size(need).Text(), config.Size(free).Text())
 	}
 	return nil
 }
@@ -183,15 +183,8 @@ func freeAt(dir string) (free int64, known bool) {
 		}
 		dir = above
 	}
-	return int64(fs.Bavail) * int64(fs.Bsize), true
-}
-
-// roughly writes a number of bytes for people.
-func roughly(n int64) string {
-	for _, u := range []config.Size{1 << 40, 1 << 30, 1 << 20} {
-		if n >= int64(u) {
-			return fmt.Sprintf("%.1f %s", float64(n)/float64(u), u.String()[1:])
-		}
+	if fs.Blocks == 0 {
+		return 0, false // not on a disk at all: making a folder will say so
 	}
-	return config.Size(n).String()
+	return int64(fs.Bavail) * int64(fs.Bsize), true
 }

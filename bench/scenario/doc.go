@@ -7,14 +7,15 @@
 // A lab is a folder and a short runtime folder. The supervisor is a process of its
 // own, apart from the terminal: it starts the three daemons, starts one again
 // within a second when it dies, carries the link (a TCP relay; wire/faultlink) and
-// answers on a socket. Up, Open, Status, SetLink and Down are what a command or a
-// test calls.
+// answers on a socket. Up, Start, Open, Status, SetRate, SetLinkUp and Down are what a
+// command or a test calls.
 //
 // What a caller may rely on:
 //   - Up leaves nothing behind when it fails or is given up: no process, no file.
 //   - A process is ended by its number only after its start time and boot were found
 //     to be those in the manifest, so that a number used again is never hit. That
 //     works without the supervisor too.
+//   - A lab that was ended without purge can be started again, and is the same lab.
 //   - Down with purge deletes what the manifest names and nothing else. The manifest
 //     names a thing before it is made.
 //   - The daemons write their logs to files of their own, so that they outlive the

@@ -49,7 +49,7 @@ func (lab *Lab) SourceSocket() string { return lab.m.runPath(sourceSocket) }
 // TargetSocket is where the target vra answers control/api.
 func (lab *Lab) TargetSocket() string { return lab.m.runPath(targetSocket) }
 
-func (lab *Lab) logPath(name string) string { return filepath.Join(lab.dir, "logs", name+".log") }
+func (lab *Lab) logPath(name string) string { return logPath(lab.dir, name) }
 
 // Status says how the lab stands. Without its supervisor it says what the manifest
 // still can: Supervisor is 0 then, and the link is down.
@@ -84,7 +84,7 @@ func (lab *Lab) SetLinkUp(ctx context.Context, up bool) (*Status, error) {
 func (lab *Lab) setLink(ctx context.Context, r request) (*Status, error) {
 	st, err := lab.m.ask(ctx, r)
 	if err != nil {
-		return nil, fmt.Errorf("the lab in %s does not run (%w): see holdfast lab status", lab.dir, err)
+		return nil, fmt.Errorf("the lab in %s does not run (%w): start it with: %s", lab.dir, err, Command("lab", "start", "--dir", lab.dir))
 	}
 	return st, nil
 }
@@ -148,7 +148,7 @@ func advise(said string) string {
 	said = strings.ReplaceAll(strings.TrimSpace(said), "\n", "; ")
 	switch {
 	case strings.Contains(said, "address already in use"):
-		return said + ": another process took the port: run holdfast lab up again, it picks others"
+		return said + ": another process took the port: run the command again, it picks others"
 	case strings.Contains(said, "no space left on device"):
 		return said + ": make room, or name a folder on another file system"
 	}

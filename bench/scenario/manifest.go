@@ -33,7 +33,7 @@ type manifest struct {
 	Boot    string    `json:"boot"` // the boot that the processes belong to
 
 	Group    string         `json:"group"`
-	Link     string         `json:"link"` // at the start
+	Link     string         `json:"link"` // its rate: as set last
 	Volumes  []Volume       `json:"volumes"`
 	Ports    map[string]int `json:"ports"`
 	Binaries string         `json:"binaries"`
@@ -75,10 +75,10 @@ func claim(dir string, m *manifest) (err error) {
 		if err := checkEmpty(dir); err != nil {
 			return err
 		}
-	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("%s: the folder above it does not exist: make it first", dir)
+	case errors.Is(err, fs.ErrNotExist): // though what is above it exists
+		return fmt.Errorf("nothing can be made in %s: name a folder on a disk", filepath.Dir(dir))
 	default:
-		return err
+		return fmt.Errorf("%w: name a folder that you may write to", err)
 	}
 	text, err := json.MarshalIndent(m, "", "  ")
 	if err != nil {
@@ -105,6 +105,24 @@ func (m *manifest) unmakeDir(dir string) error {
 	return os.Remove(dir)
 }
 
+// CheckDir says why no lab can be made in dir, as far as that shows before it is tried.
+func CheckDir(dir string) error {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	above := filepath.Dir(dir)
+	if info, err := os.Stat(above); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s: the folder above it does not exist: make it first", dir)
+	} else if err == nil && !info.IsDir() {
+		return fmt.Errorf("%s is a file, and no folder can be made in it", above)
+	}
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return checkEmpty(dir)
+}
+
 // checkEmpty says what stands in a folder that should be empty.
 func checkEmpty(dir string) error {
 	names, err := os.ReadDir(dir)
@@ -116,9 +134,9 @@ func checkEmpty(dir string) error {
 	}
 	if m, err := loadManifest(dir); err == nil {
 		if m.anyAlive() || m.Maker.alive(m.Boot) {
-			return fmt.Errorf("%s is in use by a running lab: name another folder, or end that lab with: holdfast lab down --purge --dir %s", dir, dir)
+			return fmt.Errorf("%s is in use by a running lab: name another folder, or see that lab with: %s", dir, Command("lab", "status", "--dir", dir))
 		}
-		return fmt.Errorf("%s holds a lab that has ended: name another folder, or remove it with: holdfast lab down --purge --dir %s", dir, dir)
+		return fmt.Errorf("%s holds a lab that has ended: start it again with: %s, or name another folder", dir, Command("lab", "start", "--dir", dir))
 	}
 	if len(names) > 0 {
 		return fmt.Errorf("%s is not empty: name a folder that is empty or does not exist", dir)
@@ -131,7 +149,7 @@ func loadManifest(dir string) (*manifest, error) {
 	f, err := os.Open(filepath.Join(dir, manifestName))
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("%s is no lab: it has no %s", dir, manifestName)
+			return nil, fmt.Errorf("%s is no lab: it has no %s: name a lab's folder, or start a lab there with: %s", dir, manifestName, Command("lab", "up", "--dir", dir))
 		}
 		return nil, err
 	}

@@ -248,6 +248,14 @@ func TestLogsTurnOver(t *testing.T) {
 	}
 }
 
+func TestQuote(t *testing.T) {
+	for word, want := range map[string]string{"/tmp/lab": "/tmp/lab", "": "''", "/tmp/my lab": "'/tmp/my lab'", "it's": `'it'\''s'`, "$(x)": "'$(x)'"} {
+		if got := Quote(word); got != want {
+			t.Errorf("%q: %s, want %s", word, got, want)
+		}
+	}
+}
+
 func TestCopyDiskKeepsHoles(t *testing.T) {
 	dir := t.TempDir()
 	from, to := filepath.Join(dir, "from"), filepath.Join(dir, "to")

@@ -41,6 +41,18 @@ func freePorts(n int, listen func(network, address string) (net.Listener, error)
 	return nil, errors.Join(fmt.Errorf("no free port between %d and %d", lowPort, highPort), last)
 }
 
+// takePorts takes four free ports for the lab.
+func (m *manifest) takePorts() error {
+	ports, err := freePorts(4, net.Listen, randomPort)
+	if err != nil {
+		return err
+	}
+	m.Ports = map[string]int{
+		portLinkControl: ports[0], portLinkData: ports[1], portTargetControl: ports[2], portTargetData: ports[3],
+	}
+	return nil
+}
+
 func randomPort(n int) int { return rand.IntN(n) }
 
 func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }

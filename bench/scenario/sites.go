@@ -69,14 +69,12 @@ func (m *manifest) writeSites(dir string, o *Options) error {
 			return err
 		}
 	}
-	for _, site := range []string{sourceSite, targetSite} {
-		for _, folder := range []string{m.runPath(site), filepath.Join(dir, site, "data")} {
-			if err := os.Mkdir(folder, 0o700); err != nil {
-				return err
-			}
+	for _, folder := range []string{filepath.Join(sourceSite, "data"), filepath.Join(targetSite, "data"), filepath.Join(targetSite, "store")} {
+		if err := os.Mkdir(filepath.Join(dir, folder), 0o700); err != nil {
+			return err
 		}
 	}
-	if err := os.Mkdir(filepath.Join(dir, targetSite, "store"), 0o700); err != nil {
+	if err := m.makeSiteRunDirs(); err != nil {
 		return err
 	}
 	if err := m.writeKeys(dir); err != nil {
@@ -110,6 +108,16 @@ func (m *manifest) writeSites(dir string, o *Options) error {
 			return err
 		}
 		if err := os.WriteFile(filepath.Join(dir, f.path), text, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// makeSiteRunDirs makes the folders of both sites in the runtime folder.
+func (m *manifest) makeSiteRunDirs() error {
+	for _, site := range []string{sourceSite, targetSite} {
+		if err := os.Mkdir(m.runPath(site), 0o700); err != nil {
 			return err
 		}
 	}
@@ -167,7 +175,7 @@ func (m *manifest) configs(dir string, o *Options) (source, target *config.VRA, 
 	}
 	sg := config.SourceGroup{
 		Name: m.Group, ID: group, Stream: randomID(), Lineage: randomID(), Interval: o.Interval,
-		Target:  config.Endpoint{Control: loopback(m.Ports[portLinkControl]), Data: loopback(m.Ports[portLinkData])},
+		Target:  m.linkEnds(),
 		Filters: []string{m.runPath(poolSocket)},
 	}
 	filter = &config.Filter{
@@ -181,6 +189,11 @@ func (m *manifest) configs(dir string, o *Options) (source, target *config.VRA, 
 	}
 	source.Source = &config.Source{Groups: []config.SourceGroup{sg}}
 	return source, target, filter
+}
+
+// linkEnds is where the source dials: the link listens in the target's stead.
+func (m *manifest) linkEnds() config.Endpoint {
+	return config.Endpoint{Control: loopback(m.Ports[portLinkControl]), Data: loopback(m.Ports[portLinkData])}
 }
 
 func (m *manifest) vra(dir, site, id, peer, socket string) *config.VRA {

@@ -113,6 +113,7 @@ type supervisor struct {
 type life struct {
 	since    time.Time // of the present process
 	restarts int
+	died     time.Time // the last time; UTC
 	lastExit string
 }
 
@@ -168,6 +169,10 @@ func (s *supervisor) once(ctx context.Context, d *daemon) error {
 		return err
 	}
 	defer out.Close()
+	info, err := out.Stat()
+	if err != nil {
+		return err
+	}
 	cmd := exec.Command(d.Command[0], d.Command[1:]...)
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.Dir = "/"
@@ -188,7 +193,7 @@ func (s *supervisor) once(ctx context.Context, d *daemon) error {
 	go func() { died <- cmd.Wait() }()
 	select {
 	case err := <-died:
-		return exitText(err)
+		return errors.New(whyDead(err, d.Command[0], out.Name(), info.Size()))
 	case <-ctx.Done():
 	}
 	cmd.Process.Signal(syscall.SIGTERM)
@@ -202,13 +207,6 @@ func (s *supervisor) once(ctx context.Context, d *daemon) error {
 	return <-died
 }
 
-func exitText(err error) error {
-	if err == nil {
-		return errors.New("it ended by itself")
-	}
-	return err
-}
-
 // note keeps the manifest true about which process a daemon is.
 func (s *supervisor) note(d *daemon, p process, exit string) error {
 	s.mu.Lock()
@@ -216,10 +214,7 @@ func (s *supervisor) note(d *daemon, p process, exit string) error {
 	life := s.mu.lives[d.Name]
 	if p.PID == 0 {
 		life.restarts++
-		life.lastExit = exit
-		if line := lastLine(s.logPath(d.Name)); line != "" {
-			life.lastExit = line
-		}
+		life.lastExit, life.died = exit, time.Now().UTC()
 	}
 	life.since = time.Now()
 	d.process = p
@@ -234,6 +229,14 @@ func (s *supervisor) ready() error {
 	return s.m.save(s.dir)
 }
 
+// keepRate notes the link's rate, for when the lab is started again.
+func (s *supervisor) keepRate(r config.Rate) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.m.Link = r.String()
+	return s.m.save(s.dir)
+}
+
 // forget takes the processes out of the manifest: all have ended.
 func (s *supervisor) forget() error {
 	s.mu.Lock()
@@ -245,9 +248,9 @@ func (s *supervisor) forget() error {
 	return s.m.save(s.dir)
 }
 
-func (s *supervisor) logPath(name string) string {
-	return filepath.Join(s.dir, "logs", name+".log")
-}
+func (s *supervisor) logPath(name string) string { return logPath(s.dir, name) }
+
+func logPath(dir, name string) string { return filepath.Join(dir, "logs", name+".log") }
 
 // rotate turns logs over until ctx ends.
 func (s *supervisor) rotate(ctx context.Context) {

@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -39,6 +38,9 @@ func Up(ctx context.Context, o Options, progress func(Progress)) (*Lab, error) {
 		return nil, err
 	}
 	if err := checkBinaries(o.Binaries); err != nil {
+		return nil, err
+	}
+	if err := CheckDir(dir); err != nil {
 		return nil, err
 	}
 	disks := o.plan()
@@ -91,12 +93,8 @@ func (lab *Lab) up(ctx context.Context, o *Options, disks []planned, progress fu
 	if err := m.makeDisks(ctx, dir, disks, progress); err != nil {
 		return err
 	}
-	ports, err := freePorts(4, net.Listen, randomPort)
-	if err != nil {
+	if err := m.takePorts(); err != nil {
 		return err
-	}
-	m.Ports = map[string]int{
-		portLinkControl: ports[0], portLinkData: ports[1], portTargetControl: ports[2], portTargetData: ports[3],
 	}
 	if err := m.writeSites(dir, o); err != nil {
 		return err
@@ -109,11 +107,9 @@ func (lab *Lab) up(ctx context.Context, o *Options, disks []planned, progress fu
 	if err != nil {
 		return err
 	}
-	if err := lab.ready(ctx, died, cmp.Or(o.errorWait, errorWait), progress); err != nil {
-		return err
-	}
-	_, err = m.ask(ctx, request{Do: "ready"})
-	return err
+	return lab.ready(ctx, died, cmp.Or(o.errorWait, errorWait), progress, func(source, target *holdfastv1.Group) bool {
+		return source.GetState() != api.StateInitialSync && target.GetCheckpoints() > 0
+	})
 }
 
 // makeDisks makes the empty disks and copies the images.
@@ -184,8 +180,9 @@ const (
 	tooOften   = 4
 )
 
-// ready waits until the first checkpoint is listed.
-func (lab *Lab) ready(ctx context.Context, died <-chan error, errorWait time.Duration, progress func(Progress)) error {
+// ready waits until the group is as it should be, as both its ends see it, and notes
+// that the lab has come up.
+func (lab *Lab) ready(ctx context.Context, died <-chan error, errorWait time.Duration, progress func(Progress), asItShould func(source, target *holdfastv1.Group) bool) error {
 	source, target := api.DialUnix(lab.m.runPath(sourceSocket)), api.DialUnix(lab.m.runPath(targetSocket))
 	defer source.Close()
 	defer target.Close()
@@ -220,15 +217,19 @@ func (lab *Lab) ready(ctx context.Context, died <-chan error, errorWait time.Dur
 			}
 			if sync := s.GetSync(); sync != nil {
 				p = Progress{Stage: "initial sync", Done: sync.GetDoneBytes(), Total: sync.GetTotalBytes()}
-			} else if p.Stage == "initial sync" {
+				if s.GetState() != api.StateInitialSync {
+					p.Stage = "resync"
+				}
+			} else if p.Total > 0 {
 				p = Progress{Stage: "first checkpoint"}
 			}
 		} else if time.Since(silentSince) > answerWait {
 			return fmt.Errorf("the source vra does not answer (%w); it said last: %s", sourceErr, lastLine(lab.logPath(daemonSource)))
 		}
 		progress(p)
-		if sourceErr == nil && targetErr == nil && s.GetState() != api.StateInitialSync && t.GetCheckpoints() > 0 {
-			return nil
+		if sourceErr == nil && targetErr == nil && asItShould(s, t) {
+			_, err := lab.m.ask(ctx, request{Do: "ready"})
+			return err
 		}
 	}
 }

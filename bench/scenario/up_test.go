@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -153,6 +154,101 @@ func TestLifeOfALab(t *testing.T) {
 	}
 }
 
+// TestStartedAgain is the same lab: its disks, link and names, and a failed start takes nothing of it.
+func TestStartedAgain(t *testing.T) {
+	first := upLab(t, Options{Dir: filepath.Join(t.TempDir(), "lab"), Link: 50e6})
+	o := Options{Dir: first.dir, Binaries: first.m.Binaries, Env: quickRace}
+	if _, err := Start(t.Context(), o, nil); err == nil || !strings.Contains(err.Error(), "runs already") {
+		t.Errorf("a running lab: %v", err)
+	}
+	if _, err := first.SetRate(t.Context(), 2.5e6); err != nil {
+		t.Fatal(err)
+	}
+	disk := filepath.Join(first.dir, first.Volumes()[0].Disk)
+	if err := os.WriteFile(disk, []byte("mine"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	end := func() {
+		t.Helper()
+		lab, err := Open(first.dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := lab.Down(t.Context(), false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	end()
+	broken := o
+	broken.Env, broken.errorWait = append([]string{fakeMode + "=broken"}, quickRace...), time.Second
+	if _, err := Start(t.Context(), broken, nil); err == nil || !strings.Contains(err.Error(), "on fire") {
+		t.Errorf("a start that must fail: %v", err)
+	}
+	if m, err := loadManifest(first.dir); err != nil || m.anyAlive() {
+		t.Errorf("after a failed start: %+v, %v", m, err)
+	}
+
+	l, err := net.Listen("tcp", loopback(first.m.Ports[portTargetData])) // somebody took it meanwhile
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	lab, err := Start(t.Context(), o, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if lab.Context() != first.Context() || lab.Group() != first.Group() || !slices.Equal(lab.Volumes(), first.Volumes()) || lab.m.RunDir != first.m.RunDir {
+		t.Errorf("another lab came up: %+v, was %+v", lab.m, first.m)
+	}
+	if text, err := os.ReadFile(disk); err != nil || string(text) != "mine" {
+		t.Errorf("the disk holds %q, %v", text, err)
+	}
+	st, err := lab.Status(t.Context())
+	if err != nil || st.Link.Rate != "2.5Mbit" || !st.Link.Up || st.Supervisor == 0 {
+		t.Errorf("status %+v, %v", st, err)
+	}
+	target, err := config.LoadVRA(filepath.Join(lab.dir, fileTarget))
+	if err != nil || st.Ports[portTargetData] == first.m.Ports[portTargetData] || target.Target.ListenData != loopback(st.Ports[portTargetData]) {
+		t.Errorf("ports %v, %+v, %v", st.Ports, target, err)
+	}
+	end()
+	if lab, err = Start(t.Context(), o, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := lab.Down(t.Context(), true); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Start(t.Context(), o, nil); err == nil {
+		t.Error("a lab that is gone was started")
+	}
+}
+
+// TestLastWords: why a process died, and not what stands last in its log.
+func TestLastWords(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	f := func(before, text, want string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(before+text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := lastWords(path, int64(len(before)), "vra"); got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+	}
+	trace := "\ngoroutine 1 [running]:\nmain.main()\n\t/main.go:7 +0x1d\n"
+	f("", "time=1 msg=runs\npanic: BUG: no such ticket"+trace, "panic: BUG: no such ticket")
+	f("", "unexpected fault address 0x1\nfatal error: fault\n[signal SIGBUS]"+trace, "fatal error: fault")
+	f("", "time=1 msg=runs\nvra: listen: address already in use\nvra: and more\n", "vra: listen: address already in use")
+	f("panic: of the process before\n", "time=1 msg=runs\n", "")
+	f("", "", "")
+	if got := lastWords(path, 100, "vra"); got != "" { // turned over
+		t.Errorf("%q", got)
+	}
+	if got := whyDead(nil, "/bin/vra", path, 0); got != "it ended by itself" {
+		t.Errorf("%q", got)
+	}
+}
+
 // TestKilledDaemonIsBackWithinASecond also sees the others left alone.
 func TestKilledDaemonIsBackWithinASecond(t *testing.T) {
 	lab := upLab(t, Options{Dir: filepath.Join(t.TempDir(), "lab")})
@@ -168,6 +264,9 @@ func TestKilledDaemonIsBackWithinASecond(t *testing.T) {
 		now, ok := pidOf(t, lab, daemonSource)
 		return ok && now.PID != before.PID && now.Restarts == 1 && isAlive(now.PID)
 	})
+	if now, _ := pidOf(t, lab, daemonSource); !strings.Contains(now.Deaths(), "died at 20") || !strings.HasSuffix(now.Deaths(), ": signal: killed; its log: "+lab.logPath(daemonSource)) {
+		t.Errorf("it is said to have %q", now.Deaths())
+	}
 	if now, _ := pidOf(t, lab, daemonFilter); now.PID != filter.PID {
 		t.Errorf("the filter was process %d and is %d", filter.PID, now.PID)
 	}
@@ -250,7 +349,7 @@ func TestFailedUpLeavesNothing(t *testing.T) {
 	}
 	f("syncing", true, "interrupt")
 	f("broken", false, "on fire: make room")
-	f("port", false, "run holdfast lab up again")
+	f("port", false, "run the command again")
 }
 
 func TestUpRefusesBeforeItMakesAnything(t *testing.T) {
@@ -299,6 +398,8 @@ func TestUpRefusesBeforeItMakesAnything(t *testing.T) {
 	f(Options{Dir: filepath.Join(above, "taken")}, "is not empty")
 	f(Options{Dir: full}, "is a file")
 	f(Options{Dir: filepath.Join(above, "no", "lab")}, "the folder above it does not exist")
+	f(Options{Dir: "/proc/lab"}, "nothing can be made in /proc")
+	f(Options{Dir: filepath.Join(full, "lab")}, "is a file, and no folder")
 	f(Options{Size: 1 << 60}, "no space for the lab")
 	f(Options{Size: 1 << 62}, "too large")
 	f(Options{Binaries: above}, "make build")

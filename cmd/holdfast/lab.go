@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"github.com/holdfast-dr/holdfast/bench/scenario"
 	"github.com/holdfast-dr/holdfast/control/config"
@@ -19,7 +21,7 @@ protected disks over NBD, a VRA that sends their writes, and a VRA that takes th
 into its journal, joined by a link that can be slowed and cut. A supervisor starts
 a daemon that dies again within a second. Nothing needs root, and several labs can
 run side by side.`,
-		a.labUp(), a.labStatus(), a.labLink(), a.labDown(), a.labSupervise())
+		a.labUp(), a.labStart(), a.labStatus(), a.labLink(), a.labDown(), a.labSupervise())
 }
 
 // labUpResult is what lab up says; its JSON is kept for ever.
@@ -73,24 +75,7 @@ If it fails or is interrupted, nothing stays behind.`,
 			if o.Interval == 0 {
 				return usagef("--interval: want more than zero")
 			}
-			if o.Binaries, err = scenario.Beside(); err != nil {
-				return err
-			}
-			m := newMeter(a.stderr)
-			lab, err := scenario.Up(cmd.Context(), o, func(p scenario.Progress) { m.show(p.Stage, p.Done, p.Total) })
-			m.done()
-			if err != nil {
-				return err
-			}
-			result := newLabUpResult(lab)
-			rows := make([][]string, len(result.Volumes))
-			for i, v := range result.Volumes {
-				rows[i] = []string{v.Name, config.Size(v.Size).String(), v.NBD}
-			}
-			if a.output == "table" {
-				fmt.Fprintf(a.stderr, "The lab runs. Next: export %s=%s; holdfast status\n", contextVariable, result.Context)
-			}
-			return a.print(result, "VOLUME SIZE NBD", rows)
+			return a.bringUp(cmd.Context(), scenario.Up, o)
 		},
 	}
 	f := cmd.Flags()
@@ -105,12 +90,57 @@ If it fails or is interrupted, nothing stays behind.`,
 	return cmd
 }
 
+// bringUp makes or starts a lab and tells of it.
+func (a *app) bringUp(ctx context.Context, up func(context.Context, scenario.Options, func(scenario.Progress)) (*scenario.Lab, error), o scenario.Options) (err error) {
+	if o.Binaries, err = scenario.Beside(); err != nil {
+		return err
+	}
+	m := newMeter(a.stderr)
+	lab, err := up(ctx, o, func(p scenario.Progress) { m.show(p.Stage, p.Done, p.Total) })
+	m.done()
+	if err != nil {
+		return err
+	}
+	result := newLabUpResult(lab)
+	rows := make([][]string, len(result.Volumes))
+	for i, v := range result.Volumes {
+		rows[i] = []string{v.Name, config.Size(v.Size).Text(), v.NBD}
+	}
+	if a.output == "table" {
+		fmt.Fprintf(a.stderr, "The lab runs. Next: export %s=%s; %s\n", contextVariable, scenario.Quote(result.Context), scenario.Command("status"))
+	}
+	return a.print(result, "VOLUME SIZE NBD", rows)
+}
+
 func newLabUpResult(lab *scenario.Lab) labUpResult {
 	r := labUpResult{Context: lab.Context(), Group: lab.Group(), Volumes: []labVolume{}}
 	for _, v := range lab.Volumes() {
 		r.Volumes = append(r.Volumes, labVolume{Name: v.Name, Size: v.Size, NBD: v.NBD})
 	}
 	return r
+}
+
+func (a *app) labStart() *cobra.Command {
+	var dir string
+	return dirFlag(&cobra.Command{
+		Use:   "start",
+		Short: "Start a lab that has ended",
+		Long: `Start starts a lab that was ended with lab down, or by a reboot: with its own disks,
+journal, link and names. It returns as lab up does, when the group is protected and a
+new checkpoint is listed. The disks are synced whole, since they may have been written
+to meanwhile; older checkpoints stay.
+
+If it fails or is interrupted, the lab is ended again and nothing of it is lost.`,
+		Example: "  holdfast lab start --dir /tmp/lab",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			lab, err := a.openLab(dir)
+			if err != nil {
+				return err
+			}
+			return a.bringUp(cmd.Context(), scenario.Start, scenario.Options{Dir: lab.Dir()})
+		},
+	}, &dir)
 }
 
 // openLab finds the lab that --dir or the context names.
@@ -149,19 +179,33 @@ func (a *app) labStatus() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if st.Supervisor == 0 && a.output == "table" {
-				fmt.Fprintf(a.stderr, "The lab does not run. Remove it with: holdfast lab down --purge --dir %s\n", lab.Dir())
+			if a.output == "json" {
+				return a.print(st, "", nil)
 			}
-			rows := [][]string{{"link", upDown(st.Link.Up), "-", "-", "rate " + st.Link.Rate}}
-			for _, d := range st.Processes {
-				rows = append(rows, []string{d.Name, upDown(d.PID != 0), numberOrHyphen(d.PID), strconv.Itoa(d.Restarts), orHyphen(textOrNull(d.LastExit))})
+			if st.Supervisor == 0 {
+				fmt.Fprintf(a.stderr, "The lab does not run. Start it with: %s\nRemove it with: %s\n",
+					scenario.Command("lab", "start", "--dir", lab.Dir()), scenario.Command("lab", "down", "--purge", "--dir", lab.Dir()))
 			}
-			for _, v := range st.Volumes {
-				rows = append(rows, []string{v.Name, upDown(st.Supervisor != 0), "-", "-", v.NBD})
+			disks := make([][]string, len(st.Volumes))
+			for i, v := range st.Volumes {
+				disks[i] = []string{v.Name, config.Size(v.Size).Text(), v.NBD}
 			}
-			return a.print(st, "PART STATE PID RESTARTS NOTE", rows)
+			if err := a.print(nil, "PART STATE PID RESTARTS NOTE", partRows(st)); err != nil {
+				return err
+			}
+			fmt.Fprintln(a.stdout)
+			return a.print(nil, "DISK SIZE NBD", disks)
 		},
 	}, &dir)
+}
+
+// partRows are the link and the daemons; a daemon that died says when and why.
+func partRows(st *scenario.Status) [][]string {
+	rows := [][]string{{"link", upDown(st.Link.Up), "-", "-", "rate " + st.Link.Rate}}
+	for _, d := range st.Processes {
+		rows = append(rows, []string{d.Name, upDown(d.PID != 0), numberOrHyphen(d.PID), strconv.Itoa(d.Restarts), orHyphen(textOrNull(d.Deaths()))})
+	}
+	return rows
 }
 
 func numberOrHyphen(n int) string {
@@ -186,8 +230,9 @@ func (a *app) labLink() *cobra.Command {
 		Long: `Link limits the link to RATE in each direction (none: no limit), cuts it (down: all
 connections are reset and new ones refused), or mends it (up). A rate given while
 the link is down holds once it is up.`,
-		Example: "  holdfast lab link 10Mbit\n  holdfast lab link down\n  holdfast lab link up",
-		Args:    oneArg("of RATE, down, up"),
+		Example:           "  holdfast lab link 10Mbit\n  holdfast lab link down\n  holdfast lab link up",
+		Args:              oneArg("of RATE, down, up"),
+		ValidArgsFunction: firstArg("up", "down", "none", "50Mbit"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var rate config.Rate
 			if args[0] != "up" && args[0] != "down" {
@@ -229,8 +274,8 @@ func (a *app) labDown() *cobra.Command {
 		Use:   "down",
 		Short: "End a lab",
 		Long: `Down ends the lab's processes, also when its supervisor is gone. Disks, journal and
-logs stay in the lab's folder; with --purge they are deleted: exactly what the lab
-made, and nothing that others put beside it.`,
+logs stay in the lab's folder, and lab start starts it again; with --purge they are
+deleted: exactly what the lab made, and nothing that others put beside it.`,
 		Example: "  holdfast lab down --purge\n  holdfast lab down --dir /tmp/lab",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -240,16 +285,37 @@ made, and nothing that others put beside it.`,
 			}
 			stays, err := lab.Down(cmd.Context(), purge)
 			for _, path := range stays {
-				fmt.Fprintf(a.stderr, "%s stays: it holds what the lab did not make\n", path)
+				fmt.Fprintf(a.stderr, "%s stays: the lab did not make what it holds: %s\n", path, someOf(path))
 			}
 			if err != nil {
 				return err
+			}
+			if !purge && a.output == "table" {
+				fmt.Fprintf(a.stderr, "The lab has ended. Start it again with: %s\n", scenario.Command("lab", "start", "--dir", lab.Dir()))
 			}
 			return a.print(map[string]any{"stays": append([]string{}, stays...)}, "", nil)
 		},
 	}, &dir)
 	cmd.Flags().BoolVar(&purge, "purge", false, "delete what the lab made")
 	return cmd
+}
+
+// someOf names what is in a folder, at most a few of it.
+func someOf(path string) string {
+	const few = 5
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return err.Error()
+	}
+	var names []string
+	for _, e := range entries[:min(few, len(entries))] {
+		names = append(names, e.Name())
+	}
+	text := strings.Join(names, ", ")
+	if more := len(entries) - few; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text
 }
 
 // labSupervise is what lab up starts in the background; users never call it.

@@ -86,6 +86,16 @@ func oneArg(name string) cobra.PositionalArgs {
 	}
 }
 
+// firstArg completes the first argument with one of the words.
+func firstArg(words ...string) cobra.CompletionFunc {
+	return func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		if len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return words, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
 // parent makes a command that only holds others.
 func parent(use, short, long string, children ...*cobra.Command) *cobra.Command {
 	c := &cobra.Command{
