@@ -95,6 +95,13 @@ func TestMeter(t *testing.T) {
 		t.Error("a time left is told before anything was done")
 	}
 	m.Add(start, 0)
+	m.Add(start.Add(time.Second), 1<<30)
+	if d, ok := m.Left(1); ok {
+		t.Errorf("after one second a time left is told: %s", d)
+	}
+	m.Reset()
+	m.Add(start.Add(-time.Hour), 1<<30)
+	m.Skip(start)
 	for i := range 100 {
 		m.Add(start.Add(time.Duration(i+1)*100*time.Millisecond), 1000)
 	}
@@ -111,4 +118,50 @@ func TestMeter(t *testing.T) {
 	if d, ok := m.Left(0); !ok || d != 0 {
 		t.Errorf("nothing takes %s (%t)", d, ok)
 	}
+}
+
+// TestProgress synchronises a volume of 1000 bytes while a guest dirties it: the total
+// is what was dirty, done is what is durable, and in the end both are the same.
+func TestProgress(t *testing.T) {
+	var p Progress
+	read := uint64(5000) // of an earlier one
+	want := func(done, total int64) {
+		t.Helper()
+		if p.Done() != done || p.Total() != total {
+			t.Errorf("done %d of %d, want %d of %d", p.Done(), p.Total(), done, total)
+		}
+	}
+	p.Read(1, 1)
+	p.Begin(read)
+	p.Durable(99)
+	want(0, 0)
+	p.Left(read, 1000)
+	want(0, 1000)
+	for i := range int64(10) {
+		p.Read(read+uint64(i)*50, record.Ticket(100+i))
+	}
+	p.Left(read+450, 550)
+	want(0, 1000) // read, and not durable
+	p.Durable(104)
+	want(200, 1000)
+	p.Durable(103)
+	p.Acked(199)
+	want(200, 1000)
+	p.Acked(210)
+	want(210, 1000)
+	p.Left(read+450, 750) // a guest's writes
+	want(210, 1200)
+	p.Left(read+500, 600) // asked while it was read
+	want(210, 1200)
+	for i := range uint64(1000) { // more than is kept
+		p.Read(read+451+i*700/1000, record.Ticket(200+i))
+	}
+	p.Read(read+1190, 1300)
+	p.Left(read+1190, 0)
+	p.Durable(1299)
+	if d := p.Done(); d < 450 || d >= 1190 {
+		t.Errorf("done %d", d)
+	}
+	p.Durable(1300)
+	want(1190, 1190)
 }

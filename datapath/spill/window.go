@@ -44,6 +44,7 @@ type Record struct {
 	// ns; 0 for a record that holds none.
 	Oldest int64
 	Raw    int64 // bytes of payload before compression, zeros not counted
+	Synced int64 // bytes read for synchronisation, in this record and those before it in its life
 	Buffer Buffer
 
 	loans  int
@@ -134,6 +135,7 @@ func (w *Window) Return(r *Record) {
 type Acked struct {
 	Records int
 	Through record.Ticket // of the newest freed; 0 when none was
+	Synced  int64         // as well
 	Raw     int64
 	Stored  int64
 }
@@ -153,7 +155,7 @@ func (w *Window) Ack(seq record.Seq) (Acked, error) {
 	for len(w.mu.records) > 0 && w.mu.first <= seq {
 		r := w.mu.records[0]
 		a.Records++
-		a.Through = r.Through
+		a.Through, a.Synced = r.Through, r.Synced
 		a.Raw += r.Raw
 		a.Stored += r.stored
 		w.dropLocked(r)
