@@ -33,14 +33,14 @@ type handler struct {
 }
 
 // Get implements api.StatusHandler.
-func (h *handler) Get(_ context.Context, r *holdfastv1.StatusServiceGetRequest) (*holdfastv1.StatusServiceGetResponse, error) {
+func (h *handler) Get(ctx context.Context, r *holdfastv1.StatusServiceGetRequest) (*holdfastv1.StatusServiceGetResponse, error) {
 	res := &holdfastv1.StatusServiceGetResponse{
 		Site: h.who.Site, Id: h.who.ID, Version: h.who.Version, Commit: h.who.Commit, Started: api.Timestamp(h.began),
 	}
 	if h.source != nil {
 		for _, f := range h.source.flows {
 			if r.Group == "" || r.Group == f.cfg.Name {
-				res.Groups = append(res.Groups, h.source.status(f))
+				res.Groups = append(res.Groups, h.source.status(ctx, f))
 			}
 		}
 	}

@@ -16,6 +16,7 @@ import (
 
 // TestAPI asks what a user asks, of the source and of the target.
 func TestAPI(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, func(w *world) { w.size = 1 << 20 })
 	w.start()
 	ctx := t.Context()

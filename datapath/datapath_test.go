@@ -15,6 +15,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func volumeID(i int) record.VolumeID { return record.VolumeID(i + 1) }
 
 func TestInitialSyncBesideWrites(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, func(w *world) { w.volumes = []string{"vol1", "vol2"} })
 	w.start()
 	g := w.write(w.size, time.Millisecond)

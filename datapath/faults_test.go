@@ -23,12 +23,13 @@ import (
 // TestLinkCut cuts the link under writes: the guest does not notice, nothing is
 // synchronised again, and the group comes back by itself.
 func TestLinkCut(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, nil)
 	w.start()
 	w.awaitState(api.StateProtected)
-	g := w.write(w.size, 2*time.Millisecond)
+	g := w.writeGently(w.size, 2*time.Millisecond)
 	inc, synced := w.s.flows[0].mu.inc, w.s.flows[0].count.syncRead.Load()
-	for range 2 {
+	for range times(2) {
 		w.link.Down()
 		w.awaitState(api.StateDisconnected)
 		before := w.status().PackRawBytesTotal
@@ -45,9 +46,18 @@ func TestLinkCut(t *testing.T) {
 	}
 }
 
+// times is how often a test repeats itself: half as often where time is short.
+func times(n int) int {
+	if testing.Short() {
+		return n / 2
+	}
+	return n
+}
+
 // TestSourceKilled kills the source under writes to a small part of the disk: what is
 // sent again is that part and no more.
 func TestSourceKilled(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, func(w *world) { w.size = 16 << 20; w.pool = 1 << 20 })
 	w.start()
 	w.awaitState(api.StateProtected)
@@ -74,6 +84,7 @@ func TestSourceKilled(t *testing.T) {
 
 // TestTargetRestarts stops the target under writes.
 func TestTargetRestarts(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, nil)
 	w.start()
 	w.awaitState(api.StateProtected)
@@ -101,6 +112,7 @@ func number(t *testing.T, id string) uint64 {
 // TestTargetLostEverything gives the target an empty store: it is filled again, and
 // that is said.
 func TestTargetLostEverything(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, nil)
 	w.start()
 	w.awaitState(api.StateProtected)
@@ -123,6 +135,7 @@ func TestTargetLostEverything(t *testing.T) {
 // TestTargetFallsBack gives the target an older copy of its store while the source is
 // down too: what was acknowledged since is gone, the source knows, and all is sent again.
 func TestTargetFallsBack(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, nil)
 	w.start()
 	w.awaitState(api.StateProtected)
@@ -155,6 +168,7 @@ func TestTargetFallsBack(t *testing.T) {
 // TestPowerLoss cuts the power of the target, again and again: what was acknowledged
 // is there, and nothing is synchronised again.
 func TestPowerLoss(t *testing.T) {
+	t.Parallel()
 	disk := faultdisk.New(4096)
 	w := newWorld(t, func(w *world) {
 		w.fs, w.store = disk, "store"
@@ -163,9 +177,9 @@ func TestPowerLoss(t *testing.T) {
 	w.start()
 	w.awaitState(api.StateProtected)
 	synced := w.s.flows[0].count.syncRead.Load()
-	g := w.write(w.size, 2*time.Millisecond)
+	g := w.writeGently(w.size, 2*time.Millisecond)
 	rng := rand.New(rand.NewPCG(7, 7))
-	for range 4 {
+	for range times(4) {
 		w.checkpoint("before")
 		disk = disk.Crash(rng, faultdisk.KeepSome)
 		w.stopTarget() // what it still wrote went to the disk that is no more
@@ -183,6 +197,7 @@ func TestPowerLoss(t *testing.T) {
 // TestKilledWhileDisconnected kills a source whose link was down for seconds: nothing
 // of what it held is acknowledged, so every block of it is still marked.
 func TestKilledWhileDisconnected(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, func(w *world) { w.pool = 16 << 20; w.window = 64 << 20 })
 	w.start()
 	w.awaitState(api.StateProtected)
@@ -205,6 +220,7 @@ func TestKilledWhileDisconnected(t *testing.T) {
 // TestWindowLost keeps the link down until window and pool are full: writes are only
 // marked, which the state says, no guest waits, and afterwards all is sent.
 func TestWindowLost(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, func(w *world) { w.size = 16 << 20; w.window = 2 << 20; w.pool = 2 << 20 })
 	w.start()
 	w.awaitState(api.StateProtected)
@@ -224,6 +240,7 @@ func TestWindowLost(t *testing.T) {
 
 // TestFilterRestarts restarts the filter, as a clean stop and start of a guest's disk.
 func TestFilterRestarts(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, nil)
 	w.start()
 	w.awaitState(api.StateProtected)
@@ -243,6 +260,7 @@ func TestFilterRestarts(t *testing.T) {
 // TestDependentWrites writes a number to one volume and, once that is answered, to the
 // other, again and again: no checkpoint has the second without the first.
 func TestDependentWrites(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, func(w *world) { w.volumes = []string{"vol1", "vol2"}; w.size = 4 << 20 })
 	w.start()
 	stop, done := make(chan struct{}), make(chan struct{})
@@ -337,6 +355,7 @@ func (w *world) wordsAt(number uint64) (a, b uint64) {
 // TestNoSpace fills the target's disk: the source says so, and goes on by itself once
 // there is room.
 func TestNoSpace(t *testing.T) {
+	t.Parallel()
 	full := &fullFS{FS: ioengine.OS()}
 	w := newWorld(t, func(w *world) { w.fs = full })
 	w.start()

@@ -20,6 +20,7 @@ type load struct {
 	through record.Ticket   // every write up to it is whole by now
 	oldest  int64           // capture time of the oldest guest write, monotonic ns; 0 for none
 	raw     int64
+	synced  int64 // as spill.Record's
 	out     *slab
 	spare   *record.Batch // of a control record, which has none
 }
@@ -63,6 +64,7 @@ func (f *feed) run(ctx context.Context) {
 // live feeds one life from its opening boundary to its end.
 func (f *feed) live(l life) {
 	f.life, f.seq, f.whole = l, l.next, l.ticket
+	f.count.synced.Store(0)
 	f.pool = f.tap.Stats().Slots * capture.SlotBytes
 	defer f.abandon()
 	f.control(l.ticket, func(dst []byte, id record.Identity, t record.Time) []byte {
@@ -155,6 +157,9 @@ func (f *feed) piece(p record.Piece, w *capture.Write) {
 func (f *feed) end(w *capture.Write) {
 	l := f.job.Done.(*load)
 	l.writes = append(l.writes, *w)
+	if w.Kind == capture.SyncData || w.Kind == capture.SyncZero {
+		f.count.synced.Add(w.Len)
+	}
 	f.whole = w.Ticket
 	l.through = w.Ticket
 }
@@ -189,11 +194,13 @@ func (f *feed) seal() {
 // number gives the job its place in the stream. It blocks while pack is busy.
 func (f *feed) number(j *pack.Job) {
 	l := j.Done.(*load)
+	l.synced = f.count.synced.Load()
 	j.ID, j.Time = f.identity()
 	f.seq++
 	f.pipe.push(l.oldest, l.raw)
 	if invariant.Planted("datapath/free-before-sealed") {
 		f.tap.Free(l.writes)
+		l.writes = l.writes[:0]
 	}
 	f.sealing <- j
 }
@@ -293,5 +300,5 @@ func (f *flow) stowOne(seq record.Seq, l *load) {
 	if invariant.Planted("datapath/durable-when-stowed") {
 		f.tap.PublishDurable(l.through)
 	}
-	f.window.Put(&spill.Record{Seq: seq, Through: l.through, Oldest: l.oldest, Raw: l.raw, Buffer: b})
+	f.window.Put(&spill.Record{Seq: seq, Through: l.through, Oldest: l.oldest, Raw: l.raw, Synced: l.synced, Buffer: b})
 }

@@ -43,7 +43,8 @@ type flow struct {
 
 	count struct {
 		raw, stored     atomic.Uint64 // sealed, in bytes
-		acked, syncRead atomic.Uint64 // bytes
+		acked, syncRead atomic.Uint64 // payload acknowledged, and disk read again, in bytes
+		synced          atomic.Int64  // read again and given to pack in this life, in bytes
 	}
 
 	mu struct {
@@ -64,15 +65,17 @@ type flow struct {
 		heard     time.Time // the target, last
 
 		volumes []capture.VolumeInfo // once all filters have answered
-		dirty   map[record.VolumeID]int64
+		lacks   lacks
 		listed  wire.Listed
 		asks    map[uint64]*wish
 		nextAsk uint64
 		fatal   error
 
-		ackRate, syncRate dirty.Meter
-		ackSeen, syncSeen uint64
-		syncDone          int64 // bytes of the present resync
+		sync              dirty.Progress // of the present resync, or the last
+		ackRate, syncRate dirty.Meter    // what is acknowledged; what the resync has done
+		ackSeen           uint64
+		syncSeen          int64
+		syncBase          int64 // of spill.Record.Synced, when it began
 		lag               time.Duration
 		lagKnown          bool
 	}
@@ -140,6 +143,9 @@ func (f *flow) actLocked(a group.Action) {
 	case group.Take:
 		f.takeLocked(a)
 	case group.Place:
+		if a.Kind == group.Open {
+			f.syncBeginsLocked(f.count.synced.Load())
+		}
 		f.mu.last.place = &a
 		f.decideLocked()
 	case group.Void:
@@ -203,6 +209,7 @@ func (f *flow) raise(above record.Incarnation) (record.Incarnation, error) {
 func (f *flow) endLifeLocked(next uint64) {
 	f.mu.end()
 	f.mu.life = next
+	f.mu.lacks = lacks{}
 	f.stopSendLocked()
 	for t, m := range f.mu.marks {
 		if m.open {
@@ -216,7 +223,7 @@ func (f *flow) endLifeLocked(next uint64) {
 func (f *flow) beginLocked(b group.Begin) {
 	f.endLifeLocked(b.Life)
 	f.window.Reset(b.Next)
-	f.mu.syncDone = 0
+	f.syncBeginsLocked(0)
 	ctx, end := context.WithCancel(f.ctx)
 	f.mu.ctx, f.mu.end = ctx, end
 	f.log.Info("incarnation begins", "incarnation", b.Incarnation, "seq", b.Next, "mark_all", b.MarkAll, "reason", b.Reason)

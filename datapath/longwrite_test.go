@@ -11,6 +11,7 @@ import (
 // TestLongWrites writes more at once than any batch holds, and in runs of slots as long
 // as they come: a write is as long as the guest likes.
 func TestLongWrites(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, func(w *world) { w.size, w.pool = 32<<20, 32<<20 })
 	w.start()
 	w.awaitState(api.StateProtected)

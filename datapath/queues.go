@@ -51,8 +51,11 @@ const (
 	tickEvery = 100 * time.Millisecond
 	// silence is how long a target may be unheard before the lag is unknown.
 	silence = 5 * time.Second
-	// dirtyEvery is how often the filters are asked how much is dirty while something is.
+	// dirtyEvery is how often the filters are asked how much is dirty while something is,
+	// or while that is not known.
 	dirtyEvery = time.Second
+	// askStatus is how long a status may wait for the filters: people wait for it.
+	askStatus = 500 * time.Millisecond
 	// startGrace is how long filters may be unheard after a start before that is an error.
 	startGrace = 2 * time.Second
 	// askFilters is how long a question to the filters may take.

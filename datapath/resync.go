@@ -7,7 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/holdfast-dr/holdfast/datapath/capture"
 	"github.com/holdfast-dr/holdfast/datapath/dirty"
 	"github.com/holdfast-dr/holdfast/datapath/group"
 	"github.com/holdfast-dr/holdfast/wire/record"
@@ -48,6 +47,7 @@ func (f *flow) begin(ctx context.Context, b group.Begin) {
 	if ctx.Err() != nil {
 		return
 	}
+	f.mu.lacks.folded = true
 	// Only now, when all is marked, may a lower seq count as acknowledged.
 	f.mu.ledger.Acked, f.mu.ledger.Unfinished = b.Next-1, b.Initial
 	f.keepLocked()
@@ -87,6 +87,7 @@ func (f *flow) walk(ctx context.Context, a group.Walk) {
 	for _, v := range f.volumeSizes() {
 		volumes = append(volumes, v.ID)
 	}
+	_, _ = f.askDirty(ctx) // for the status; whether the filters answer shows below
 	err := f.readDirty(ctx, dirty.NewPass(volumes, syncRead))
 	if ctx.Err() != nil {
 		return
@@ -206,24 +207,6 @@ func (f *flow) close(ctx context.Context, a group.Take) {
 	defer f.mu.Unlock()
 	f.mu.last = m
 	f.stepLocked(group.Taken{Life: a.Life, Kind: group.Close, Lost: lost, Before: before, Left: left})
-}
-
-// askDirty asks the filters how many bytes are dirty.
-func (f *flow) askDirty(ctx context.Context) (left int64, err error) {
-	ctx, cancel := context.WithTimeout(ctx, askFilters)
-	defer cancel()
-	all, err := f.tap.Dirty(ctx)
-	if err != nil {
-		return 0, fmt.Errorf("ask how much is dirty: %w", err)
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	clear(f.mu.dirty)
-	for id, d := range all {
-		f.mu.dirty[id] = d.Blocks * capture.BlockBytes
-		left += d.Blocks * capture.BlockBytes
-	}
-	return left, nil
 }
 
 // pause waits, and says whether ctx lives on.

@@ -56,6 +56,7 @@ func (f *flow) resumeLocked(from record.Seq) {
 	}
 	ctx, end := context.WithCancel(f.mu.session.Context())
 	f.mu.endSend = end
+	f.mu.ackRate.Reset() // the link may be another one
 	f.window.Rewind()
 	select {
 	case <-f.orders: // superseded before it began
@@ -88,8 +89,9 @@ func (f *flow) announceLocked() {
 	}
 }
 
-// sessionDown says that none stands, and why. It comes for every attempt that failed.
-func (f *flow) sessionDown(why error) {
+// sessionDown says that none stands, and why, and in how long another is tried for. It
+// comes for every attempt that failed.
+func (f *flow) sessionDown(why error, next time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.mu.session != nil {
@@ -97,7 +99,7 @@ func (f *flow) sessionDown(why error) {
 	}
 	f.mu.session, f.mu.announced = nil, false
 	f.stopSendLocked()
-	f.stepLocked(group.SessionDown{Reason: why.Error()})
+	f.stepLocked(group.SessionDown{Reason: why.Error(), Next: next})
 }
 
 // message takes a word of the target's about our stream or group.
@@ -175,6 +177,8 @@ func (f *flow) ackLocked(seq record.Seq) {
 		return
 	}
 	f.tap.PublishDurable(a.Through)
+	f.mu.sync.Acked(a.Synced - f.mu.syncBase)
+	f.mu.sync.Durable(a.Through)
 	f.stepLocked(group.Acked{})
 }
 

@@ -80,12 +80,17 @@ func (f *flow) mismatch(vs []capture.VolumeInfo) string {
 	return ""
 }
 
+// metersLocked looks at what was done. Time in which nothing waited for the target says
+// nothing about what the link can do.
 func (f *flow) metersLocked(now time.Time) {
-	acked, synced := f.count.acked.Load(), f.count.syncRead.Load()
-	f.mu.ackRate.Add(now, int64(acked-f.mu.ackSeen))
-	f.mu.syncRate.Add(now, int64(synced-f.mu.syncSeen))
-	f.mu.syncDone += int64(synced - f.mu.syncSeen)
-	f.mu.ackSeen, f.mu.syncSeen = acked, synced
+	acked := f.count.acked.Load()
+	if n := acked - f.mu.ackSeen; n > 0 || f.window.Stats().Records > 0 {
+		f.mu.ackRate.Add(now, int64(n))
+	} else {
+		f.mu.ackRate.Skip(now)
+	}
+	f.mu.ackSeen = acked
+	f.syncMeterLocked(now)
 	if f.mu.session != nil {
 		f.mu.heard = f.mu.session.Heard()
 	}
@@ -111,22 +116,5 @@ func (f *flow) lagLocked(lost uint64) {
 	f.mu.lag = 0
 	if f.mu.lagKnown {
 		f.mu.lag = time.Duration(now - f.mu.ledger.Whole)
-	}
-}
-
-// askWhileDirty keeps the count of what is dirty fresh while something is.
-func (f *flow) askWhileDirty(ctx context.Context) {
-	for pause(ctx, dirtyEvery) {
-		f.mu.Lock()
-		ask := f.mu.volumes != nil && f.tap.Lost() != f.tap.LostCovered()
-		if !ask {
-			clear(f.mu.dirty)
-		}
-		f.mu.Unlock()
-		if ask {
-			if _, err := f.askDirty(ctx); err != nil {
-				f.log.Debug("how much is dirty is not known", "error", err)
-			}
-		}
 	}
 }

@@ -121,7 +121,6 @@ func (s *Source) openFlow(g GroupConfig) (*flow, error) {
 	}
 	f.mu.machine = group.New(g.Interval, f.mu.inc, time.Now())
 	f.mu.marks = make(map[record.Ticket]*mark)
-	f.mu.dirty = make(map[record.VolumeID]int64)
 	f.mu.asks = make(map[uint64]*wish)
 	f.mu.ctx, f.mu.end = context.WithCancel(context.Background())
 	f.mu.end()
@@ -186,7 +185,7 @@ func (f *flow) run(ctx context.Context) {
 	wg.Go(func() { f.send(ctx) })
 	wg.Go(func() { f.resync(ctx) })
 	wg.Go(func() { f.watch(ctx) })
-	wg.Go(func() { f.askWhileDirty(ctx) })
+	wg.Go(func() { f.askWhatLacks(ctx) })
 }
 
 // run keeps a session with the target.
@@ -197,10 +196,10 @@ func (p *peer) run(ctx context.Context, cfg SourceConfig) error {
 	}, p)
 }
 
-// failed is told why there is no session.
-func (p *peer) failed(err error) {
+// failed is told why there is no session, and in how long another is tried for.
+func (p *peer) failed(err error, next time.Duration) {
 	for _, f := range p.flows {
-		f.sessionDown(err)
+		f.sessionDown(err, next)
 	}
 }
 
@@ -250,7 +249,7 @@ func (p *peer) Closed(_ *wire.Session, err error) {
 	p.mu.Lock()
 	p.mu.session = nil
 	p.mu.Unlock()
-	p.failed(err)
+	p.failed(err, 0)
 }
 
 // flow finds a group by name; the empty name is the only one.

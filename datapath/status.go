@@ -7,16 +7,20 @@ import (
 
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
+	"github.com/holdfast-dr/holdfast/datapath/capture"
 	"github.com/holdfast-dr/holdfast/datapath/deliver"
 	"github.com/holdfast-dr/holdfast/datapath/group"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/journal"
 )
 
-// status is how a group stands at its source.
-func (s *Source) status(f *flow) *holdfastv1.Group {
+// status is how a group stands at its source. What is not known is left out.
+func (s *Source) status(ctx context.Context, f *flow) *holdfastv1.Group {
+	lacks := f.freshLacks(ctx)
 	tap, window := f.tap.Stats(), f.window.Stats()
 	_, packing := f.pipe.stats()
+	// What stands in a slot is captured; packing is a part of it but for its last moment.
+	packing = max(packing, int64(tap.Slots-tap.Free)*capture.SlotBytes)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.lagLocked(f.tap.Lost())
@@ -35,31 +39,38 @@ func (s *Source) status(f *flow) *holdfastv1.Group {
 		lag := f.mu.lag.Seconds()
 		g.LagSeconds = &lag
 	}
-	dirty := int64(0)
 	for _, v := range f.mu.volumes {
-		g.Volumes = append(g.Volumes, &holdfastv1.Volume{Name: v.Name, Id: uint32(v.ID), Bytes: v.Bytes, DirtyBytes: f.mu.dirty[v.ID]})
-		dirty += f.mu.dirty[v.ID]
+		g.Volumes = append(g.Volumes, &holdfastv1.Volume{Name: v.Name, Id: uint32(v.ID), Bytes: v.Bytes, DirtyBytes: lacks.dirty[v.ID]})
 	}
-	if f.mu.volumes != nil {
-		behind := window.Raw + packing + dirty
-		g.BytesBehind = &behind
-		g.EtaSeconds = f.etaLocked(window.Raw+packing, dirty)
+	if !lacks.known {
+		return g
 	}
-	if syncing := f.mu.machine.Syncing(); syncing && f.mu.volumes != nil {
-		g.Sync = &holdfastv1.Sync{
-			DoneBytes: f.mu.syncDone, TotalBytes: f.mu.syncDone + dirty, BytesPerSecond: f.mu.syncRate.Rate(),
+	dirty := lacks.bytes()
+	behind := window.Raw + packing + dirty
+	g.BytesBehind = &behind
+	g.EtaSeconds = f.etaLocked(window.Raw+packing, dirty)
+	if f.mu.machine.Syncing() {
+		g.Sync = &holdfastv1.Sync{DoneBytes: f.mu.sync.Done(), TotalBytes: f.mu.sync.Total()}
+		if f.mu.ackRate.Warm() {
+			g.Sync.BytesPerSecond = f.mu.ackRate.Rate()
 		}
 	}
 	return g
 }
 
-// etaLocked is how many seconds it takes at the present rates; nil when it cannot be said.
+// etaLocked is how many seconds it takes at the present rates; nil when it cannot be
+// said. What stands in the window goes first, at the rate of the acks. What is dirty
+// goes at the rate of the resync, which has holes in it that take no time, and shares
+// the link with guests; at that of the acks as long as nothing of it has arrived.
 func (f *flow) etaLocked(window, dirty int64) *float64 {
 	if f.mu.endSend == nil {
 		return nil
 	}
-	a, ok1 := f.mu.syncRate.Left(dirty)
-	b, ok2 := f.mu.ackRate.Left(window)
+	a, ok1 := f.mu.ackRate.Left(window)
+	b, ok2 := f.mu.syncRate.Left(dirty)
+	if !ok2 {
+		b, ok2 = f.mu.ackRate.Left(dirty)
+	}
 	if !ok1 || !ok2 {
 		return nil
 	}

@@ -379,12 +379,26 @@ type guest struct {
 	mu   sync.Mutex
 	slow time.Duration // the longest write
 	n    int
+	room func() bool // nil: it writes whether there is or not
 }
 
-// write starts a guest on each volume; rate is a pause after each write, within the
-// first part of the volume, in bytes.
-func (w *world) write(part int64, pause time.Duration) *guest {
-	g := &guest{t: w.t, stop: make(chan struct{})}
+// write starts a guest on each volume, within the first part of it, in bytes; pause is
+// waited after each write.
+func (w *world) write(part int64, pause time.Duration) *guest { return w.writeWhile(nil, part, pause) }
+
+// writeGently is write by guests that stop while window or pool are half full: nothing is
+// dropped, however long the link is down and however slow the machine is. The source must
+// not be restarted meanwhile.
+func (w *world) writeGently(part int64, pause time.Duration) *guest {
+	f := w.s.flows[0]
+	return w.writeWhile(func() bool {
+		s := f.tap.Stats()
+		return f.window.Stats().Bytes < w.window/2 && s.Free > s.Slots/2
+	}, part, pause)
+}
+
+func (w *world) writeWhile(room func() bool, part int64, pause time.Duration) *guest {
+	g := &guest{t: w.t, stop: make(chan struct{}), room: room}
 	w.t.Cleanup(func() { g.end() }) // before the filter's
 	for i, v := range w.volumes {
 		d := w.f.Device(v)
@@ -402,6 +416,9 @@ func (g *guest) run(d front.Device, rng *rand.Rand, part int64, pause time.Durat
 		case <-tick.C:
 		}
 		tick.Reset(pause)
+		if g.room != nil && !g.room() {
+			continue
+		}
 		began := time.Now()
 		if err := g.one(d, rng, part); err != nil {
 			g.t.Error(err)

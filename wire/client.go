@@ -21,9 +21,9 @@ type ClientConfig struct {
 	Target   Peer
 	Counters *Counters // nil makes one
 	Log      *slog.Logger
-	// Failed is told why an attempt or a session ended, before the next attempt. It
-	// is not called once ctx has ended.
-	Failed func(error)
+	// Failed is told why an attempt or a session ended, and in how long the next
+	// attempt begins. It is not called once ctx has ended.
+	Failed func(why error, next time.Duration)
 	// Dial replaces net.Dialer.DialContext.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
@@ -45,7 +45,7 @@ func (c *ClientConfig) validate() error {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	if c.Failed == nil {
-		c.Failed = func(error) {}
+		c.Failed = func(error, time.Duration) {}
 	}
 	if c.Dial == nil {
 		c.Dial = new(net.Dialer).DialContext
@@ -74,11 +74,11 @@ func Connect(ctx context.Context, c ClientConfig, h Handler) error {
 			c.Log.Warn("no session with the target", "address", c.Control, "error", err)
 			said = text
 		}
-		c.Failed(err)
 		d := wait.next(lasted, rand.Float64)
 		if errors.Is(err, ErrSuperseded) {
 			d = backoffMax // another process has our name: do not fight over the seat
 		}
+		c.Failed(err, d)
 		t := time.NewTimer(d)
 		select {
 		case <-t.C:

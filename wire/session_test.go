@@ -320,7 +320,7 @@ func TestHandlerErrorsEndTheSession(t *testing.T) {
 				source := newHandler(t)
 				change(source, w.target)
 				var failed []error
-				stop := w.connect(source, func(c *ClientConfig) { c.Failed = func(err error) { failed = append(failed, err) } })
+				stop := w.connect(source, func(c *ClientConfig) { c.Failed = func(err error, _ time.Duration) { failed = append(failed, err) } })
 				if do != nil {
 					if err := do(<-source.opened); err != nil {
 						t.Error(err)
@@ -462,7 +462,7 @@ func TestUnreachableTargetIsTriedForEver(t *testing.T) {
 		n.Down()
 		var tries atomic.Int64
 		source := newHandler(t)
-		defer w.connect(source, func(c *ClientConfig) { c.Failed = func(error) { tries.Add(1) } })()
+		defer w.connect(source, func(c *ClientConfig) { c.Failed = func(error, time.Duration) { tries.Add(1) } })()
 		time.Sleep(10 * time.Minute)
 		if n := tries.Load(); n < 600/5 || n > 600 {
 			t.Errorf("%d attempts in ten minutes", n)

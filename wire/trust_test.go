@@ -34,7 +34,7 @@ func TestTargetRefuses(t *testing.T) {
 				failed := make(chan error, 100)
 				stop := w.connect(source, func(c *ClientConfig) {
 					c.Credentials.Certificate = cert
-					c.Failed = func(err error) { failed <- err }
+					c.Failed = func(err error, _ time.Duration) { failed <- err }
 				})
 				if err := next(t, failed); err != nil && !strings.Contains(err.Error(), "tls") {
 					t.Errorf("the source learned: %v", err)
@@ -255,7 +255,7 @@ func TestSourceRefuses(t *testing.T) {
 				source := newHandler(t)
 				defer w.connect(source, func(c *ClientConfig) {
 					c.Target = want
-					c.Failed = func(err error) { failed <- err }
+					c.Failed = func(err error, _ time.Duration) { failed <- err }
 				})()
 				if err := next(t, failed); !errors.Is(err, ErrUntrusted) {
 					t.Errorf("the source found %v", err)
@@ -288,7 +288,7 @@ func TestVersions(t *testing.T) {
 			h := newHandler(t)
 			defer w.connect(h, func(c *ClientConfig) {
 				c.speaks = source
-				c.Failed = func(err error) { failed <- err }
+				c.Failed = func(err error, _ time.Duration) { failed <- err }
 			})()
 			if want > 0 {
 				if s := <-h.opened; s.version != want {
@@ -324,7 +324,7 @@ func TestTooManySessions(t *testing.T) {
 		failed := make(chan error, 100)
 		defer w.connect(second, func(c *ClientConfig) {
 			c.Credentials.Certificate = sites().other
-			c.Failed = func(err error) { failed <- err }
+			c.Failed = func(err error, _ time.Duration) { failed <- err }
 		})()
 		var peer *PeerError
 		if err := next(t, failed); !errors.As(err, &peer) || peer.Code != CodeBusy {

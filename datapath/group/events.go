@@ -14,7 +14,10 @@ type (
 	// SessionUp says that a session with the target stands.
 	SessionUp struct{}
 	// SessionDown says that none does; Reason is for people.
-	SessionDown struct{ Reason string }
+	SessionDown struct {
+		Reason string
+		Next   time.Duration // when another is tried for; 0 when that is not known yet
+	}
 	// Stood is the target's answer to OpenStream, with what the source knows beside it.
 	Stood struct {
 		Durable     record.Seq         // what the target has

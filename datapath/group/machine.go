@@ -60,6 +60,7 @@ type link struct {
 	doubt   string    // of the last refusal, until something is acknowledged
 	refused bool      // the reason is the target's refusal
 	retry   time.Time // when to ask again after a refusal
+	next    time.Time // when a session is tried for again; zero before the first one failed
 	lost    uint64    // what lost was when it ceased to stand
 }
 
@@ -79,8 +80,12 @@ func (m *Machine) Life() uint64 { return m.life }
 // that the target lacks, as long as nothing is lost.
 func (m *Machine) Whole() bool { return m.phase == live }
 
-// Syncing says that a resync is open, or being opened.
-func (m *Machine) Syncing() bool { return m.phase == beginning || m.phase == syncing }
+// Idle says that nothing is sent and all that is marked will be: a Begin comes before anything else.
+func (m *Machine) Idle() bool { return m.phase == idle }
+
+// Syncing says that a resync is under way: from its beginning until a checkpoint
+// after its end is listed.
+func (m *Machine) Syncing() bool { return m.phase != idle && !m.Safe() }
 
 // Safe says that a checkpoint was listed since the last resync closed.
 func (m *Machine) Safe() bool { return m.phase == live && m.firstOK != 0 && m.listed >= m.firstOK }
@@ -96,7 +101,8 @@ func (m *Machine) Step(now time.Time, e Event) []Action {
 func (m *Machine) step(now time.Time, e Event) []Action {
 	switch e := e.(type) {
 	case SessionUp:
-		m.link.session = true
+		m.link.session, m.link.next = true, time.Time{}
+		m.link.reason = "connected; the target is asked where it stands"
 		return []Action{OpenStream{m.mine}}
 	case Drawn:
 		if e.Life == m.life && m.phase == idle {
@@ -105,6 +111,7 @@ func (m *Machine) step(now time.Time, e Event) []Action {
 		}
 	case SessionDown:
 		m.unlink(e.Reason)
+		m.link.next = now.Add(e.Next)
 	case Refused:
 		m.unlink("the target refuses: " + e.Text)
 		m.link.session, m.link.refused, m.link.retry = true, true, now.Add(e.Retry)
@@ -220,6 +227,7 @@ func (m *Machine) taken(now time.Time, e Taken) []Action {
 	if e.Life != m.life || e.Kind != m.taking {
 		return []Action{Void{e.Kind}}
 	}
+	m.sense.Lost = max(m.sense.Lost, e.Lost) // the last tick's is older
 	p := Place{Life: m.life, Kind: e.Kind}
 	switch e.Kind {
 	case Open:
@@ -231,7 +239,7 @@ func (m *Machine) taken(now time.Time, e Taken) []Action {
 		}
 		p.Cover = e.Before
 	case Cut:
-		if m.sense.Lost = max(m.sense.Lost, e.Lost); e.Lost != m.covered && !invariant.Planted("group/cut-over-loss") {
+		if e.Lost != m.covered && !invariant.Planted("group/cut-over-loss") {
 			m.taking = 0
 			m.asked = append(m.askOf(), m.asked...)
 			return []Action{Void{Cut}} // next opens the resync

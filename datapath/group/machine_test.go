@@ -127,7 +127,11 @@ func TestStates(t *testing.T) {
 	f(Behind, "12.0 s", Tick{Sense{Lost: 3, Lag: 12 * time.Second}})
 	f(Behind, "7.0 s", Tick{Sense{Lost: 3, Lag: 7 * time.Second}})
 	f(Protected, "", Tick{Sense{Lost: 3, Lag: time.Second}})
-	f(Disconnected, "cut", SessionDown{"cut"})
+	f(Disconnected, "next try in 3 s; the last one ended with: cut", SessionDown{"cut", 2500 * time.Millisecond})
+	f(Disconnected, "next try in 1 s; the last one ended with: cut", after(2*time.Second))
+	f(Disconnected, "connecting; the last try ended with: cut", after(time.Second))
+	f(Disconnected, "connected", SessionUp{})
+	f(Disconnected, "cut", SessionDown{Reason: "cut"})
 	f(MarksOnly, "cut", Tick{Sense{Lost: 4}})
 	f(Error, "gone", Tick{Sense{Lost: 4, Trouble: "filter gone"}})
 	f(MarksOnly, "cut", Tick{Sense{Lost: 4}})
@@ -160,7 +164,13 @@ func TestVoidCuts(t *testing.T) {
 	f("[Take]", Walked{Life: 1}, Tick{Sense{Lost: 3}})
 	f("[Place]", Taken{Life: 1, Kind: Close, Lost: 3, Before: 3})
 	f("[Take]", Placed{Life: 1, Kind: Close})
-	f("[Place]", Taken{Life: 1, Kind: Cut, Lost: 3})
+	f("[Void Take]", Taken{Life: 1, Kind: Cut, Lost: 4})
+	f("[Place]", Taken{Life: 1, Kind: Open, Lost: 4})
+	f("[Walk]", Placed{Life: 1, Kind: Open})
+	f("[Take]", Walked{Life: 1})
+	f("[Place]", Taken{Life: 1, Kind: Close, Lost: 5, Before: 5}) // more than the last tick knew of
+	f("[Take]", Placed{Life: 1, Kind: Close})
+	f("[Place]", Taken{Life: 1, Kind: Cut, Lost: 5}) // a cut, not one resync after the other
 	f("[]", Placed{Life: 1, Kind: Cut, Number: 5}, Listed{4})
 	f("[Answer]", Listed{6})
 	f("[]", after(4*time.Second))
@@ -195,7 +205,7 @@ func TestReconnect(t *testing.T) {
 		t.Helper()
 		now := time.Unix(1e6, 0)
 		m := New(time.Second, 9, now)
-		script(m, &now, SessionUp{}, Stood{Durable: 10, Incarnation: 8, Acked: 10}, Begun{1}, SessionDown{"cut"}, SessionUp{})
+		script(m, &now, SessionUp{}, Stood{Durable: 10, Incarnation: 8, Acked: 10}, Begun{1}, SessionDown{Reason: "cut"}, SessionUp{})
 		if got := fmt.Sprint(script(m, &now, s)); got != want {
 			t.Errorf("%+v: did %s, want %s", s, got, want)
 		}

@@ -31,14 +31,14 @@ func (m *Machine) Status() Status { return m.status }
 
 // judge says what state the group is in; the worst that is true is said.
 func (m *Machine) judge(now time.Time) {
-	state, reason := m.state()
+	state, reason := m.state(now)
 	if state != m.status.State {
 		m.status.Since = now
 	}
 	m.status.State, m.status.Reason = state, reason
 }
 
-func (m *Machine) state() (State, string) {
+func (m *Machine) state(now time.Time) (State, string) {
 	switch {
 	case m.link.refused:
 		return Error, m.link.reason
@@ -47,19 +47,31 @@ func (m *Machine) state() (State, string) {
 	case m.link.stood && m.link.doubt != "":
 		return Error, m.link.doubt
 	case !m.link.stood && m.phase != idle && m.sense.Lost != m.link.lost:
-		return MarksOnly, "changes are only marked, they are sent when the target is back: " + m.link.reason
+		return MarksOnly, "changes are only marked, they are sent when the target is back: " + m.unlinked(now)
 	case !m.link.stood:
-		return Disconnected, m.link.reason
+		return Disconnected, m.unlinked(now)
 	case m.phase == idle || m.phase == beginning || m.phase == syncing:
 		return m.sync(), m.why + m.hindrance()
 	case !m.Safe():
-		return m.sync(), "everything is sent; the first checkpoint is on its way"
+		return m.sync(), "everything was read; a checkpoint is listed once the target has it all"
 	case m.sense.Lost != m.covered:
 		return Resync, "changes were marked and not captured: the buffers were full"
 	case m.behind():
 		return Behind, fmt.Sprintf("the oldest write not yet safe is %.1f s old, cuts are made every %s", m.sense.Lag.Seconds(), m.interval)
 	}
 	return Protected, ""
+}
+
+// unlinked says why the target cannot be sent to, and what is done about it. The error
+// may be older than what is wrong now: an attempt that is under way says nothing yet.
+func (m *Machine) unlinked(now time.Time) string {
+	switch wait := m.link.next.Sub(now); {
+	case m.link.next.IsZero():
+		return m.link.reason
+	case wait > 0:
+		return fmt.Sprintf("reconnecting, next try in %d s; the last one ended with: %s", (wait+time.Second-1)/time.Second, m.link.reason)
+	}
+	return "connecting; the last try ended with: " + m.link.reason
 }
 
 func (m *Machine) sync() State {

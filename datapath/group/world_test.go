@@ -67,7 +67,6 @@ type shell struct {
 	taking  bool
 	begin   *Begin
 	closing *closing
-	covered uint64
 	unfin   bool
 }
 
@@ -350,7 +349,7 @@ func (w *world) connect() {
 func (w *world) cut() {
 	if w.linked {
 		w.linked, w.shell.stood = false, false
-		w.step(SessionDown{"cut"})
+		w.step(SessionDown{Reason: "cut"})
 	}
 }
 

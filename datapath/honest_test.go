@@ -1,0 +1,132 @@
+package datapath
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/control/api"
+)
+
+// put writes n bytes of a volume, in writes of 64 KiB.
+func (w *world) put(volume string, off, n int64) {
+	w.t.Helper()
+	d, rng := w.f.Device(volume), rand.New(rand.NewPCG(uint64(off), 9))
+	for end := off + n; off < end; off += 64 << 10 {
+		wr, err := d.BeginWrite(off, int(min(64<<10, end-off)))
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		for _, p := range wr.Buffers() {
+			fill(rng, p)
+		}
+		if err := wr.Commit(false); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+}
+
+// TestBehindIsNeverTooLittle restarts the source while the link is down: what it had not
+// sent is lost with it, and what is written since goes nowhere. bytes_behind is unknown or
+// no less than all of that, whenever it is asked.
+func TestBehindIsNeverTooLittle(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(w *world) { w.size, w.pool = 32<<20, 4<<20 })
+	w.start()
+	w.awaitState(api.StateProtected)
+	w.await("everything sent", func() bool { b := w.status().BytesBehind; return b != nil && *b == 0 })
+	w.link.Down()
+	w.awaitState(api.StateDisconnected)
+
+	written := int64(0)
+	behind := func() (known bool) {
+		t.Helper()
+		b := w.status().BytesBehind
+		if b != nil && *b < written {
+			t.Fatalf("%d bytes are behind, says the status, and %d were written: %v", *b, written, w.status())
+		}
+		return b != nil
+	}
+	write := func(n int64) {
+		t.Helper()
+		for end := written + n; written < end; written += 1 << 20 {
+			w.put("vol1", written, 1<<20)
+			behind()
+		}
+	}
+	write(6 << 20)
+	w.killSource()
+	captured := written
+	w.put("vol1", written, 2<<20) // nobody is there to capture it
+	written += 2 << 20
+	w.startSource()
+	for !behind() { // until it is known again, it says so
+		w.await("a word of the filters", behind)
+	}
+	if b := *w.status().BytesBehind; b < written || b > w.size+w.pool {
+		t.Errorf("%d bytes are behind after %d and %d", b, captured, written-captured)
+	}
+	write(8 << 20) // more than the pool holds
+	if s := w.status(); s.State != api.StateDisconnected || s.EtaSeconds != nil || s.LagSeconds != nil {
+		t.Errorf("disconnected, the source says %v", s)
+	}
+	w.link.Up()
+	w.awaitState(api.StateProtected)
+	w.await("everything sent", func() bool { b := w.status().BytesBehind; return b != nil && *b == 0 })
+	w.verify("after")
+}
+
+// TestProgressIsTrue follows an initial sync over a slow link: the total stays, what is
+// done rises to it, and neither that nor the rate is more than the link can have carried.
+func TestProgressIsTrue(t *testing.T) {
+	t.Parallel()
+	const (
+		link   = 6 << 20 / 8 // bytes a second
+		shrink = 2.5         // more than fill compresses by
+	)
+	w := newWorld(t, nil)
+	w.startFilter()
+	w.startTarget()
+	if err := w.link.SetRate(8 * link); err != nil {
+		t.Fatal(err)
+	}
+	w.startSource()
+	holes := int64(bytes.Count(w.image("vol1"), make([]byte, 64<<10))) * 64 << 10
+	type guess struct {
+		at   time.Time
+		left float64
+	}
+	var guesses []guess
+	last, began := int64(0), time.Time{}
+	w.await("the end", func() bool {
+		g := w.status()
+		s := g.Sync
+		if s == nil || s.TotalBytes == 0 {
+			return g.State == api.StateProtected
+		}
+		if began.IsZero() {
+			began = time.Now()
+		}
+		carried, _ := w.link.Carried()
+		if s.TotalBytes != w.size || s.DoneBytes < last || float64(s.DoneBytes-holes) > shrink*float64(carried) || s.BytesPerSecond > shrink*link*1.2 {
+			t.Fatalf("%d bytes were done before, %d were carried: %v", last, carried, s)
+		}
+		last = s.DoneBytes
+		if g.EtaSeconds != nil {
+			if time.Since(began) < time.Second && last < w.size {
+				t.Errorf("a time left of %f s is told at once", *g.EtaSeconds)
+			}
+			guesses = append(guesses, guess{time.Now(), *g.EtaSeconds})
+		}
+		return false
+	})
+	if last < w.size*3/4 || len(guesses) == 0 { // the last ack and the checkpoint may come together
+		t.Errorf("done came to %d of %d, with %d guesses of the time left", last, w.size, len(guesses))
+	}
+	for _, g := range guesses {
+		if took := time.Since(g.at).Seconds(); g.left > 2*took+3 {
+			t.Errorf("%.1f s were left, it said, and it took %.1f s", g.left, took)
+		}
+	}
+}
