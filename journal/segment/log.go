@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"syscall"
 
 	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
@@ -25,7 +26,7 @@ type Log struct {
 	// Of the goroutine that appends.
 	w         *writer  // of the open segment
 	cur       *segment // the open segment, last in segs
-	allocated bool     // space for SegmentBytes was set aside
+	allocated bool     // space for SegmentBytes was set aside, or asked for in vain
 
 	sealing sync.WaitGroup
 
@@ -108,11 +109,24 @@ func (l *Log) makeRoom() error {
 	if l.w.empty() && int64(l.w.end-l.cur.First) >= l.opt.SegmentBytes {
 		return l.succeed()
 	}
-	if !l.allocated {
-		l.allocated = true
-		return l.w.file.Allocate(0, pageBytes+l.opt.SegmentBytes)
+	if l.allocated {
+		return nil
 	}
-	return nil
+	l.allocated = true
+	return l.setAside()
+}
+
+// setAside takes the space of a whole segment. Where there is not that much, what the
+// failed call took is given back and the file grows as it is written: a store takes
+// records until its last page. Its size then changes with each round, which Commit's
+// sync makes durable with the bytes.
+func (l *Log) setAside() error {
+	err := l.w.file.Allocate(0, pageBytes+l.opt.SegmentBytes)
+	if !errors.Is(err, syscall.ENOSPC) || invariant.Planted("journal/segment/whole-or-none") {
+		return err
+	}
+	l.opt.Log.Warn("no space for a whole segment: it grows as it is written", "group", l.group, "segment", l.cur.Number)
+	return l.w.file.Truncate(offset(l.w.first, l.w.out))
 }
 
 // Commit makes everything appended durable. After an error nothing since the last

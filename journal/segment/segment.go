@@ -29,7 +29,8 @@
 // is verified.
 //
 // Segments are not recycled yet: each is a new file whose space is set aside when its
-// first record comes, and whose commits therefore still change metadata.
+// first record comes, and whose commits therefore still change metadata. Where there is
+// no space for all of it the file grows as it is written.
 package segment
 
 import (
