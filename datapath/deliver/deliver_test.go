@@ -47,7 +47,11 @@ type world struct {
 	seq    record.Seq
 	inc    record.Incarnation
 	ticket record.Ticket
+	wrong  func(wire.Message) bool // a word that must not come now; nil for none
 }
+
+// patience is how long a word may take on a machine that is busy.
+const patience = 30 * time.Second
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
@@ -102,10 +106,13 @@ func (w *world) openStream(change func(*wire.OpenStream)) {
 // await returns the next word of type M; words of other types are passed over.
 func await[M wire.Message](w *world) M {
 	w.t.Helper()
-	deadline := time.After(8 * time.Second)
+	deadline := time.After(patience)
 	for {
 		select {
 		case m := <-w.src.words:
+			if w.wrong != nil && w.wrong(m) {
+				w.t.Fatalf("%T %+v must not come", m, m)
+			}
 			if m, ok := m.(M); ok {
 				return m
 			}
@@ -258,6 +265,7 @@ func TestRefusals(t *testing.T) {
 func TestRefusalAndReturn(t *testing.T) {
 	w := established(t)
 	w.disk.Inject(faultdisk.Fault{Ever: true, Err: syscall.ENOSPC})
+	w.wrong = func(m wire.Message) bool { d, ok := m.(*wire.Durable); return ok && d.Seq > 4 }
 	one := w.data("one")
 	w.send(one)
 	if r := await[*wire.Refused](w); r.Code != wire.CodeStorage {
@@ -271,6 +279,7 @@ func TestRefusalAndReturn(t *testing.T) {
 	if s := await[*wire.Stand](w); s.Durable != 4 {
 		t.Fatalf("stands at %+v", s)
 	}
+	w.wrong = nil
 	w.send(one)
 	w.awaitDurable(5)
 	w.send(w.cut("again"))
@@ -289,6 +298,7 @@ func TestStragglers(t *testing.T) {
 	w.disk.Heal()
 	w.openStream(nil)
 	await[*wire.Stand](w)
+	w.wrong = func(m wire.Message) bool { _, refused := m.(*wire.Refused); return refused }
 	w.send(two, three) // as if sent before the refusal was heard
 	w.send(one, two, three)
 	w.awaitDurable(7)
@@ -318,7 +328,7 @@ func TestUnknownStreamEndsTheSession(t *testing.T) {
 	w.send(w.open())
 	select {
 	case <-w.src.ended:
-	case <-time.After(8 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("the session goes on")
 	}
 	w.w = <-w.src.session
@@ -327,7 +337,7 @@ func TestUnknownStreamEndsTheSession(t *testing.T) {
 	}
 	select {
 	case <-w.src.ended:
-	case <-time.After(8 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("a word that is the target's own was taken")
 	}
 }
