@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 )
@@ -39,6 +40,8 @@ func whyDead(err error, program, log string, from int64) string {
 // goroutines may follow them.
 const searchBytes = logBytes
 
+var traceBegins = regexp.MustCompile(`^(panic|fatal error|SIG[A-Z]+): `)
+
 // lastWords finds in a log, from where the process began to write, the line with which
 // the Go runtime begins its trace, and else the first in which the program names its
 // error, as in "vra: listen: address already in use". Other lines are of no account:
@@ -63,7 +66,7 @@ func lastWords(path string, from int64, program string) string {
 	for r := bufio.NewReader(io.LimitReader(f, searchBytes)); ; {
 		line, err := r.ReadString('\n')
 		switch {
-		case strings.HasPrefix(line, "panic: "), strings.HasPrefix(line, "fatal error: "):
+		case traceBegins.MatchString(line):
 			return lastOf(line)
 		case said == "" && strings.HasPrefix(line, program+": "):
 			said = lastOf(line)

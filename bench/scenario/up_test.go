@@ -238,6 +238,7 @@ func TestLastWords(t *testing.T) {
 	trace := "\ngoroutine 1 [running]:\nmain.main()\n\t/main.go:7 +0x1d\n"
 	f("", "time=1 msg=runs\npanic: BUG: no such ticket"+trace, "panic: BUG: no such ticket")
 	f("", "unexpected fault address 0x1\nfatal error: fault\n[signal SIGBUS]"+trace, "fatal error: fault")
+	f("", "SIGABRT: abort\nPC=0x1 m=0"+trace, "SIGABRT: abort")
 	f("", "time=1 msg=runs\nvra: listen: address already in use\nvra: and more\n", "vra: listen: address already in use")
 	f("panic: of the process before\n", "time=1 msg=runs\n", "")
 	f("", "", "")

@@ -2,12 +2,16 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
+	"github.com/holdfast-dr/holdfast/control/config"
 	"github.com/spf13/cobra"
 )
 
@@ -23,7 +27,9 @@ func newCheckpoint(c *holdfastv1.Checkpoint) checkpoint {
 	return checkpoint{ID: c.GetId(), Time: timeText(api.Time(c.GetTime())), Tag: textOrNull(c.GetTag()), State: c.GetState()}
 }
 
-func (c checkpoint) row() []string { return []string{c.ID, orHyphen(c.Time), orHyphen(c.Tag), c.State} }
+func (c checkpoint) row() []string {
+	return []string{c.ID, shortTime(c.Time), orHyphen(c.Tag), c.State}
+}
 
 const checkpointHead = "ID TIME TAG STATE"
 
@@ -31,7 +37,11 @@ func (a *app) checkpointCommand() *cobra.Command {
 	return parent("checkpoint", "List and make checkpoints",
 		`A checkpoint is a point that a group can be brought back to: the state of all its
 disks after some prefix of its writes. One is made every interval; you can make one
-with a tag of your own.`,
+with a tag of your own.
+
+Its id is the place of the cut in the group's stream of records. Ids rise, and jump by
+as many records as were sent in between. States: good (it can be opened), verifying
+(the journal is still checking it), bad (damage was found, and it is not opened).`,
 		a.checkpointList(), a.checkpointCreate())
 }
 
@@ -83,7 +93,7 @@ func listCheckpoints(ctx context.Context, client *api.Client, group string) ([]c
 
 func (a *app) checkpointCreate() *cobra.Command {
 	var tag string
-	var wait time.Duration
+	wait := config.Duration(time.Minute)
 	cmd := &cobra.Command{
 		Use:   "create --tag TAG",
 		Short: "Make a checkpoint now and wait until it can be opened",
@@ -92,14 +102,10 @@ once it is durable at the target and listed there.`,
 		Example: "  holdfast checkpoint create --tag before-upgrade",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			switch {
-			case tag == "":
-				return usagef("--tag is missing: name the checkpoint")
-			case len(tag) > api.MaxTag:
-				return usagef("--tag has %d bytes, at most %d", len(tag), api.MaxTag)
-			case !utf8.ValidString(tag):
-				return usagef("--tag is not UTF-8")
-			case wait <= 0:
+			if err := checkTag(tag); err != nil {
+				return usagef("--tag %w", err)
+			}
+			if wait <= 0 {
 				return usagef("--wait %s: want more than zero", wait)
 			}
 			client, c, err := a.dial(api.RoleSource)
@@ -107,12 +113,15 @@ once it is durable at the target and listed there.`,
 				return err
 			}
 			defer client.Close()
-			ctx, cancel := context.WithTimeout(cmd.Context(), wait)
+			if s := a.standing(cmd.Context(), c); s != "" {
+				fmt.Fprintf(a.stderr, "The group is %s: waiting at most %s.\n", printable(s), wait)
+			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), wait.D())
 			defer cancel()
 			res, err := client.Checkpoints.Create(ctx, &holdfastv1.CheckpointsServiceCreateRequest{Group: c.Group, Tag: tag, IdempotencyKey: api.NewKey()})
 			if err != nil {
 				if f := api.AsFailure(err); f.Code == api.TimedOut {
-					return fmt.Errorf("the checkpoint was not listed within %s: see holdfast status; it may be listed later", wait)
+					return fmt.Errorf("the checkpoint was not listed within %s%s: see holdfast status; it may be listed later", wait, because(a.standing(cmd.Context(), c)))
 				}
 				return explain(api.RoleSource, err)
 			}
@@ -121,6 +130,52 @@ once it is durable at the target and listed there.`,
 		},
 	}
 	cmd.Flags().StringVar(&tag, "tag", "", "`TAG` to know it by, at most 256 bytes")
-	cmd.Flags().DurationVar(&wait, "wait", time.Minute, "`DURATION` to wait at most")
+	cmd.Flags().Var(durationFlag{&wait}, "wait", "`DURATION` to wait at most")
 	return cmd
+}
+
+// checkTag says what is wrong with a tag: it is shown in tables, and typed to name a
+// checkpoint.
+func checkTag(tag string) error {
+	switch {
+	case tag == "":
+		return errors.New("is missing: name the checkpoint")
+	case len(tag) > api.MaxTag:
+		return fmt.Errorf("has %d bytes, at most %d", len(tag), api.MaxTag)
+	case !utf8.ValidString(tag):
+		return errors.New("is not UTF-8")
+	case printable(tag) != tag:
+		return fmt.Errorf("%s: want only characters that can be seen", strconv.Quote(tag))
+	case strings.TrimSpace(tag) != tag:
+		return fmt.Errorf("%q: want no space at its ends", tag)
+	}
+	return nil
+}
+
+// standing is why a checkpoint may have to wait: the state and reason of a group in
+// which none is listed; empty when there is no such thing, or it is not known.
+func (a *app) standing(ctx context.Context, c *config.Context) string {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	groups, err := askStatus(ctx, c)
+	if err != nil {
+		return ""
+	}
+	for _, g := range groups {
+		if g.Name != c.Group || g.State == api.StateProtected || g.State == api.StateBehind {
+			continue
+		}
+		if g.Reason == nil {
+			return g.State
+		}
+		return g.State + " (" + *g.Reason + ")"
+	}
+	return ""
+}
+
+func because(standing string) string {
+	if standing == "" {
+		return ""
+	}
+	return ", for the group is " + standing
 }

@@ -12,9 +12,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/holdfast-dr/holdfast/bench/scenario"
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
 	"github.com/holdfast-dr/holdfast/control/config"
+	"github.com/spf13/cobra"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -244,7 +246,26 @@ func TestExitStatus(t *testing.T) {
 	f(0, "", "", "--help")
 	f(0, "", "", "lab", "up", "--help")
 	f(0, "", "", "completion", "bash")
+	f(0, "", "", "help", "lab", "up")
 	f(0, "", "")
+	f(exitUsage, "", "say what to do: bash, fish, powershell, zsh", "completion")
+	f(exitUsage, "", "unknown command \"tcsh\" for holdfast completion", "completion", "tcsh")
+	f(exitUsage, "", "unexpected argument", "completion", "bash", "more")
+	f(exitUsage, "", "unknown command \"nonsense\"", "help", "nonsense")
+	f(exitUsage, "", "unknown command \"upp\" for holdfast lab: did you mean up?", "help", "lab", "upp")
+	f(exitUsage, "", "did you mean status?", "stauts")
+	f(exitUsage, both, "--context is empty", "status", "--context", "")
+	f(exitUsage, both, "want only characters that can be seen", "checkpoint", "create", "--tag", "a\x1b[2J")
+	f(exitUsage, both, "no space at its ends", "checkpoint", "create", "--tag", " a")
+	f(exitUsage, both, "no space at its ends", "view", "open", "--checkpoint", "a ")
+	f(exitUsage, both, "want an id or a tag", "view", "open", "--checkpoint", "-1")
+	f(exitUsage, both, "is no id", "view", "open", "--checkpoint", "0")
+	f(exitUsage, both, "is no id", "export", "--out", "x", "--checkpoint", "99999999999999999999")
+	f(exitUsage, "", "--volumes: want a whole number, as in 2, not \"two\"", "lab", "up", "--dir", "x", "--volumes", "two")
+	f(exitUsage, both, "--wait: duration \"5\": want a number with a unit", "checkpoint", "create", "--tag", "x", "--wait", "5")
+	f(exitUsage, "", "--time: duration \"5\": want a number with a unit", "demo", "--time", "5")
+	f(exitUsage, "", "rate \"-5Mbit\": want a number with kbit, Mbit or Gbit", "lab", "link", "-5Mbit")
+	f(exitUsage, "", "unknown shorthand flag", "lab", "link", "-x")
 
 	f(exitUsage, "", "unknown command", "nothing")
 	f(exitUsage, "", "unknown command", "lab", "nothing")
@@ -281,13 +302,107 @@ func TestExitStatus(t *testing.T) {
 	f(exitUsage, "", "--time", "demo", "--time", "0s")
 	f(exitUsage, "", "--dir is missing", "man")
 
-	f(exitFailed, none, "no such file", "status")
-	f(exitFailed, "", "no such file", "status", "--context", none)
+	f(exitFailed, none, "HOLDFAST_CONTEXT names "+none+", and there is no such file: if it was that of a lab, the lab is gone: start one with", "status")
+	f(exitFailed, "", "--context names "+none, "status", "--context", none)
+	f(exitFailed, "", "a file is in the way", "man", "--dir", both)
+	f(exitFailed, "", both+" is a file", "demo", "--dir", both)
+	f(exitFailed, both, "no checkpoint carries the tag \"none\"", "view", "open", "--checkpoint", "none")
 	f(exitFailed, both, "checkpoint 77: no such checkpoint; see holdfast checkpoint list", "view", "open", "--checkpoint", "77")
 	f(exitFailed, contextFile(t, nil, nil), "the target vra does not answer", "checkpoint", "list")
 	f(exitFailed, "", "is no lab", "lab", "down", "--dir", t.TempDir())
 	source.hang = true
 	f(exitFailed, both, "was not listed within 20ms", "checkpoint", "create", "--tag", "x", "--wait", "20ms")
+}
+
+// TestWaitTellsWhy: a checkpoint that cannot be listed says so while it waits, and after.
+func TestWaitTellsWhy(t *testing.T) {
+	source, target := twoSites()
+	source.hang = true
+	source.groups[0].State, source.groups[0].Reason = api.StateDisconnected, "the link is down"
+	_, _, errs := holdfast(t, contextFile(t, source, target), "checkpoint", "create", "--tag", "x", "--wait", "20ms")
+	if strings.Count(errs, "disconnected (the link is down)") != 2 || !strings.Contains(errs, "waiting at most 20ms") {
+		t.Errorf("%s", errs)
+	}
+}
+
+// TestCheckpointByTag opens by a tag that one checkpoint carries, and by no other.
+func TestCheckpointByTag(t *testing.T) {
+	source, target := twoSites()
+	both := contextFile(t, source, target)
+	f := func(at, want, message string) {
+		t.Helper()
+		target.opened = nil
+		_, _, errs := holdfast(t, both, "view", "open", "--checkpoint", at)
+		if got := target.opened.GetCheckpoint(); got != want || !strings.Contains(errs, message) {
+			t.Errorf("%s: opened %q, want %q; %s", at, got, want, errs)
+		}
+	}
+	f("before <upgrade>", "2", "")
+	f("1", "1", "")
+	target.checkpoints = append(target.checkpoints, &holdfastv1.Checkpoint{Id: "3", Tag: "before <upgrade>"}, &holdfastv1.Checkpoint{Id: "4", Tag: "1"}, &holdfastv1.Checkpoint{Id: "5", Tag: "2026"})
+	f("before <upgrade>", "", "name one by its id: 2, 3")
+	f("1", "1", "")
+	f("2026", "5", "")
+}
+
+// TestNothingRawInTables: what others put into a tag cannot steer a terminal.
+func TestNothingRawInTables(t *testing.T) {
+	source, target := twoSites()
+	target.checkpoints[0].Tag = "\x1b[31mred\ttab \u202e \u00fc"
+	_, out, _ := holdfast(t, contextFile(t, source, target), "checkpoint", "list")
+	if !strings.Contains(out, `\x1b[31mred\ttab \u202e ü`) || strings.Contains(out, "\x1b") {
+		t.Errorf("%q", out)
+	}
+}
+
+// TestHealthyStatusFits 100 columns.
+func TestHealthyStatusFits(t *testing.T) {
+	source, target := twoSites()
+	source.groups[0].State, source.groups[0].Reason = api.StateProtected, ""
+	count, behind := int64(12345), int64(999<<20+1)
+	target.groups[0].Checkpoints, source.groups[0].BytesBehind = &count, &behind
+	_, out, _ := holdfast(t, contextFile(t, source, target), "status")
+	for _, line := range strings.Split(out, "\n") {
+		if len(line) > 100 {
+			t.Errorf("%d columns: %s", len(line), line)
+		}
+	}
+}
+
+// TestCompletion asks as a shell does.
+func TestCompletion(t *testing.T) {
+	source, target := twoSites()
+	both := contextFile(t, source, target)
+	f := func(context, want string, args ...string) {
+		t.Helper()
+		_, out, _ := holdfast(t, context, append([]string{cobra.ShellCompNoDescRequestCmd}, args...)...)
+		if at := strings.Index(out, ":"); at < 0 || strings.Join(strings.Fields(out[:at]), " ") != want {
+			t.Errorf("%q: %q, want %q", args, out, want)
+		}
+	}
+	f("", "up down none 50Mbit", "lab", "link", "")
+	f("", "", "lab", "link", "up", "")
+	f("", "table json", "status", "-o", "")
+	f("", "table json", "status", "--output", "")
+	f("", "", "status", "")
+	f(both, "v1", "view", "close", "")
+	f(both, "latest 2 1", "view", "open", "--checkpoint", "")
+	f(both, "latest 2 1", "export", "--checkpoint", "")
+	f(contextFile(t, nil, nil), "latest", "export", "--checkpoint", "")
+	f("", "", "view", "close", "")
+}
+
+// TestStatusTellsOfDeaths of a lab's daemons, beside the table.
+func TestStatusTellsOfDeaths(t *testing.T) {
+	var errs bytes.Buffer
+	a := &app{stderr: &errs}
+	a.tellDeaths(&scenario.Status{Processes: []scenario.ProcessStatus{
+		{Name: "vra-target"}, {Name: "vra-source", Restarts: 2, LastDeath: &moment, LastExit: "exit status 2: panic: BUG: x", Log: "/lab/logs/vra-source.log"},
+	}})
+	if want := "vra-source died 2 times, last at 2026-01-02T02:04:05Z: exit status 2: panic: BUG: x; its log: /lab/logs/vra-source.log\n"; errs.String() != want {
+		t.Errorf("%q, want %q", errs.String(), want)
+	}
+	a.tellDeaths(nil)
 }
 
 func TestInterruptedIs130(t *testing.T) {
@@ -316,7 +431,7 @@ func TestManPages(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, want := range []string{".TH ", ".SH NAME\n", ".SH SYNOPSIS\n"} {
+		for _, want := range []string{`"1" "" "Holdfast devel" "Holdfast Manual"` + "\n", ".SH NAME\n", ".SH SYNOPSIS\n"} {
 			if !bytes.Contains(page, []byte(want)) {
 				t.Errorf("%s has no %q", name, want)
 			}
@@ -324,6 +439,9 @@ func TestManPages(t *testing.T) {
 		for _, line := range strings.Split(string(page), "\n") {
 			if strings.HasPrefix(line, "'") {
 				t.Errorf("%s: %q would be read as a command", name, line)
+			}
+			if strings.HasPrefix(line, "  holdfast") {
+				t.Errorf("%s: %q is indented by itself", name, line)
 			}
 		}
 	}
@@ -344,9 +462,9 @@ func TestMeter(t *testing.T) {
 	m.show("starting", 0, 0)
 	m.done()
 	want := `copying:   0% of 5.9 MiB
-copying:  17% of 5.9 MiB, 1000.0 KiB/s, 6s left
-copying:  33% of 5.9 MiB, 1000.0 KiB/s, 5s left
-copying:  50% of 5.9 MiB, 1000.0 KiB/s, 4s left
+copying:  17% of 5.9 MiB, 1000 KiB/s, 6 s left
+copying:  33% of 5.9 MiB, 1000 KiB/s, 5 s left
+copying:  50% of 5.9 MiB, 1000 KiB/s, 4 s left
 copying: 100% of 5.9 MiB, 1.9 MiB/s
 starting
 `
@@ -354,11 +472,11 @@ starting
 		t.Errorf("%s\nwant\n%s", b.String(), want)
 	}
 	b.Reset()
-	m = &meter{w: &b, terminal: true, now: m.now}
+	m = &meter{w: &b, terminal: true, columns: func() int { return 6 }, now: m.now}
 	m.show("starting", 0, 0)
 	m.done()
 	m.done()
-	if got := b.String(); got != "\r\x1b[Kstarting\n" {
+	if got := b.String(); got != "\r\x1b[Kstart\n" {
 		t.Errorf("%q", got)
 	}
 }

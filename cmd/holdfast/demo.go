@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/bench/load"
@@ -37,7 +39,7 @@ var demoProfile = load.Profile{
 func (a *app) demoCommand() *cobra.Command {
 	var dir string
 	var keep bool
-	var d time.Duration
+	d := config.Duration(time.Minute)
 	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "Show the whole path on this machine in about two minutes",
@@ -50,15 +52,15 @@ writes, in the order in which they were answered; the latest must hold them all.
 It cleans up after itself; with --keep the lab stays for you to try things.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if d < time.Second || d > time.Hour {
+			if d.D() < time.Second || d.D() > time.Hour {
 				return usagef("--time %s is not between 1s and 1h", d)
 			}
-			return a.demo(cmd.Context(), dir, d, keep)
+			return a.demo(cmd.Context(), dir, d.D(), keep)
 		},
 	}
 	cmd.Flags().StringVar(&dir, "dir", "", "`DIR` of the lab (default a new one for temporary files)")
 	cmd.Flags().BoolVar(&keep, "keep", false, "leave the lab running")
-	cmd.Flags().DurationVar(&d, "time", time.Minute, "`DURATION` to write")
+	cmd.Flags().Var(durationFlag{&d}, "time", "`DURATION` to write")
 	cmd.MarkFlagDirname("dir")
 	return cmd
 }
@@ -77,14 +79,14 @@ func (a *app) demo(ctx context.Context, dir string, d time.Duration, keep bool) 
 	if dir == "" {
 		dir = filepath.Join(os.TempDir(), "holdfast-demo-"+fmt.Sprint(os.Getpid()))
 	}
-	if err := scenario.CheckFree(dir, demoSpace); err != nil {
+	if err := errors.Join(scenario.CheckDir(dir), scenario.CheckFree(dir, demoSpace)); err != nil {
 		return err
 	}
 	o := scenario.Options{Dir: dir, Volumes: demoVolumes, Size: demoSize, Link: demoLink, Interval: demoInterval, Overcommit: true}
 	if o.Binaries, err = scenario.Beside(); err != nil {
 		return err
 	}
-	fmt.Fprintf(a.stderr, "Two sites on this machine, %d disks of %s in one group, a link of %s.\n", demoVolumes, demoSize, demoLink)
+	fmt.Fprintf(a.stderr, "Two sites on this machine, %d disks of %s in one group, a link of %s.\n", demoVolumes, demoSize.Text(), demoLink)
 	m := newMeter(a.stderr)
 	lab, err := scenario.Up(ctx, o, func(p scenario.Progress) { m.show(p.Stage, p.Done, p.Total) })
 	m.done()
@@ -109,7 +111,7 @@ func (a *app) demo(ctx context.Context, dir string, d time.Duration, keep bool) 
 	}
 	rows := make([][]string, len(verdicts))
 	for i, v := range verdicts {
-		rows[i] = []string{v.Checkpoint, orHyphen(v.Time), fmt.Sprint(v.Writes), fmt.Sprint(v.Answered), bytesText(v.Bytes), "every byte as written"}
+		rows[i] = []string{v.Checkpoint, shortTime(v.Time), fmt.Sprint(v.Writes), fmt.Sprint(v.Answered), bytesText(v.Bytes), "every byte as written"}
 	}
 	if err := a.print(verdicts, "CHECKPOINT TIME WRITES OF COMPARED RESULT", rows); err != nil {
 		return err
@@ -205,7 +207,7 @@ func (c *comparer) compare(ctx context.Context, at checkpoint, whole bool) (v ve
 	if err != nil {
 		return v, explain(api.RoleTarget, err)
 	}
-	fmt.Fprintf(c.meter.w, "Checkpoint %s of %s opened in %s.\n", at.ID, orHyphen(at.Time), time.Since(began).Round(time.Millisecond))
+	fmt.Fprintf(c.meter.w, "Checkpoint %s of %s opened in %.2f s.\n", at.ID, orHyphen(at.Time), time.Since(began).Seconds())
 	view := res.GetView()
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeWait)
@@ -274,22 +276,20 @@ func (c *counted) ReadAt(p []byte, off int64) (int, error) {
 
 // tryNext says what can be done with a lab that stays.
 func (a *app) tryNext(lab *scenario.Lab) {
-	self, err := os.Executable()
-	if err != nil {
-		self = "holdfast"
-	}
-	fmt.Fprintf(a.stderr, `
-The lab stays. Try:
-
-  export %[1]s=%[2]s
-  %[3]s status
-  %[3]s lab status
-  %[3]s checkpoint list
-  qemu-io -f raw -c 'write -P 7 0 1M' '%[4]s'
-  %[3]s checkpoint create --tag mine
-  %[3]s view open --checkpoint latest
-  %[3]s lab link down
-  %[3]s lab link up
-  %[3]s lab down --purge
-`, contextVariable, lab.Context(), self, lab.Volumes()[0].NBD)
+	var b strings.Builder
+	fmt.Fprintf(&b, "\nThe lab stays. Try:\n\n  export %s=%s\n", contextVariable, scenario.Quote(lab.Context()))
+	line := func(args ...string) { fmt.Fprintf(&b, "  %s\n", scenario.Command(args...)) }
+	line("status")
+	line("lab", "status")
+	line("checkpoint", "list")
+	fmt.Fprintf(&b, "  qemu-io -f raw -c 'write -P 7 0 1M' %s\n", scenario.Quote(lab.Volumes()[0].NBD))
+	line("checkpoint", "create", "--tag", "mine")
+	line("view", "open", "--checkpoint", "mine")
+	line("view", "list")
+	line("view", "close", "ID")
+	line("export", "--checkpoint", "mine", "--out", lab.Dir()+"-images")
+	line("lab", "link", "down")
+	line("lab", "link", "up")
+	line("lab", "down", "--purge")
+	io.WriteString(a.stderr, b.String())
 }

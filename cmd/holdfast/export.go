@@ -33,17 +33,18 @@ type exportedImage struct {
 func (a *app) exportCommand() *cobra.Command {
 	var at, out string
 	cmd := &cobra.Command{
-		Use:   "export --checkpoint ID|latest --out DIR",
+		Use:   "export --checkpoint ID|TAG|latest --out DIR",
 		Short: "Copy a group as it was at a checkpoint to raw disk images",
 		Long: `Export opens a view, copies each of its volumes to a plain raw image in DIR named
 after the volume, and closes the view. Images are sparse: what is zero takes no space.
-All of them belong to the same checkpoint. If it fails or is interrupted, no image
-stays behind; a file that is there already is never replaced.`,
+All of them belong to the same checkpoint. Images are readable by you alone (0600), and
+so is DIR when it is made (0700). If it fails or is interrupted, no image stays behind;
+a file that is there already is never replaced.`,
 		Example: "  holdfast export --checkpoint latest --out /tmp/images",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if at == "" {
-				return usagef("--checkpoint is missing: want an id from holdfast checkpoint list, or latest")
+			if err := checkAt(at); err != nil {
+				return err
 			}
 			if out == "" {
 				return usagef("--out is missing: name the folder for the images")
@@ -56,20 +57,27 @@ stays behind; a file that is there already is never replaced.`,
 			if out, err = filepath.Abs(out); err != nil {
 				return err
 			}
+			id, err := resolve(cmd.Context(), client, c.Group, at)
+			if err != nil {
+				return err
+			}
 			m := newMeter(a.stderr)
-			result, err := export(cmd.Context(), client, c.Group, at, out, m)
+			result, err := export(cmd.Context(), client, c.Group, id, out, m)
 			m.done()
 			if err != nil {
 				return err
 			}
 			rows := make([][]string, len(result.Volumes))
-			for i, v := range result.Volumes {
-				rows[i] = []string{v.Name, config.Size(v.Size).String(), v.Path}
+			if a.output == "table" {
+				of := named(cmd.Context(), client, c.Group)[result.Checkpoint]
+				for i, v := range result.Volumes {
+					rows[i] = []string{result.Checkpoint, shortTime(of.Time), orHyphen(of.Tag), v.Name, bytesText(v.Size), v.Path}
+				}
 			}
-			return a.print(result, "VOLUME SIZE PATH", rows)
+			return a.print(result, "CHECKPOINT TIME TAG VOLUME SIZE PATH", rows)
 		},
 	}
-	cmd.Flags().StringVar(&at, "checkpoint", "", "checkpoint `ID`, or latest")
+	a.atFlag(cmd, &at)
 	cmd.Flags().StringVar(&out, "out", "", "`DIR` for the images; made when absent")
 	cmd.MarkFlagDirname("out")
 	return cmd
@@ -117,7 +125,7 @@ func export(ctx context.Context, client *api.Client, group, at, out string, m *m
 
 // makeFolder makes the folder unless it is there.
 func makeFolder(path string) (made bool, err error) {
-	err = os.Mkdir(path, 0o755)
+	err = os.Mkdir(path, 0o700)
 	if errors.Is(err, fs.ErrExist) {
 		if info, statErr := os.Stat(path); statErr == nil && !info.IsDir() {
 			return false, fmt.Errorf("%s is a file: name a folder", path)
@@ -218,7 +226,7 @@ func (e *exporter) checkSpace() error {
 // copyOne copies the data of one volume and makes the image durable.
 func (e *exporter) copyOne(ctx context.Context, c *nbd.Client, image exportedImage, plan []span) (err error) {
 	path := partial(image.Path)
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("%s is there: another export runs, or one was killed: remove it", path)
 	}

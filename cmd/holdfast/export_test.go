@@ -96,12 +96,15 @@ func TestExport(t *testing.T) {
 	if left, _ := os.ReadDir(out); len(left) != 2 {
 		t.Errorf("left %v", left)
 	}
+	if folder, err := os.Stat(out); err != nil || folder.Mode().Perm() != 0o700 || info.Mode().Perm() != 0o600 {
+		t.Errorf("others can read it: %v, %v, %v", folder.Mode(), info.Mode(), err)
+	}
 	if len(target.closed) != 1 || target.closed[0] != "v1" {
 		t.Errorf("closed %q", target.closed)
 	}
 
 	// Once more: what is there is not replaced, and stays.
-	code, _, stderr = holdfast(t, contextFile(t, nil, target), "export", "--checkpoint", "latest", "--out", out)
+	code, _, stderr = holdfast(t, contextFile(t, nil, target), "export", "--checkpoint", "before <upgrade>", "--out", out)
 	if code != exitFailed || !strings.Contains(stderr, "is there already") {
 		t.Errorf("exit %d, %s", code, stderr)
 	}

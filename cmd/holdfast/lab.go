@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -80,7 +81,7 @@ If it fails or is interrupted, nothing stays behind.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.Dir, "dir", "", "`DIR` of the lab: empty, or absent and then made")
-	f.IntVar(&o.Volumes, "volumes", 0, "`N` empty disks, named vol1 and on (default 1, with --image 0)")
+	f.Var(countFlag{&o.Volumes}, "volumes", "`N` empty disks, named vol1 and on (default 1, with --image 0)")
 	f.StringVar(&size, "size", scenario.DefaultSize.String(), "`SIZE` of each empty disk")
 	f.StringVar(&link, "link", "none", "`RATE` of the link between the sites, or none")
 	f.StringVar(&interval, "interval", config.DefaultInterval.String(), "`DURATION` between checkpoints, 1s to 1m")
@@ -224,7 +225,7 @@ func upDown(up bool) string {
 
 func (a *app) labLink() *cobra.Command {
 	var dir string
-	return dirFlag(&cobra.Command{
+	cmd := dirFlag(&cobra.Command{
 		Use:   "link RATE|down|up",
 		Short: "Slow, cut or mend the link between the sites",
 		Long: `Link limits the link to RATE in each direction (none: no limit), cuts it (down: all
@@ -255,7 +256,18 @@ the link is down holds once it is up.`,
 			return a.print(st.Link, "LINK RATE", [][]string{{upDown(st.Link.Up), st.Link.Rate}})
 		},
 	}, &dir)
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
+		if m := shorthandDigit.FindStringSubmatch(err.Error()); m != nil {
+			_, err := config.ParseRate(m[1])
+			return usagef("%w; or down, or up", err)
+		}
+		return flagError(err)
+	})
+	return cmd
 }
+
+// shorthandDigit is what becomes of a rate with a minus before it.
+var shorthandDigit = regexp.MustCompile(`^unknown shorthand flag: '[0-9.]' in (-[0-9.].*)$`)
 
 func setLink(ctx context.Context, lab *scenario.Lab, word string, rate config.Rate) (*scenario.Status, error) {
 	switch word {

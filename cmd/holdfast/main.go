@@ -39,8 +39,6 @@ const (
 func run(ctx context.Context, args []string, stdout, stderr io.Writer, env func(string) string) int {
 	root := newRoot(&app{stdout: stdout, stderr: stderr, env: env})
 	root.SetArgs(append([]string{}, args...)) // nil would mean the process's own
-	root.SetOut(stdout)
-	root.SetErr(stderr)
 	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return 0
@@ -56,7 +54,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, env func(
 			err = errors.New("interrupted")
 		}
 	}
-	fmt.Fprintln(stderr, "holdfast:", strings.ReplaceAll(err.Error(), "\n", "\nholdfast: "))
+	for line := range strings.SplitSeq(err.Error(), "\n") {
+		fmt.Fprintln(stderr, "holdfast:", printable(line))
+	}
 	return code
 }
 

@@ -7,6 +7,10 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/holdfast-dr/holdfast/control/config"
 )
 
 func (a *app) checkOutput() error {
@@ -30,9 +34,34 @@ func (a *app) print(v any, head string, rows [][]string) error {
 		fmt.Fprintln(w, strings.Join(strings.Fields(head), "\t"))
 	}
 	for _, row := range rows {
+		for i, cell := range row {
+			row[i] = printable(cell)
+		}
 		fmt.Fprintln(w, strings.Join(row, "\t"))
 	}
 	return w.Flush()
+}
+
+// printable writes what a terminal would obey, or not show, as Go escapes: tags and
+// messages may come from others.
+func printable(text string) string {
+	fine := func(r rune) bool { return unicode.IsPrint(r) }
+	if utf8.ValidString(text) && strings.IndexFunc(text, func(r rune) bool { return !fine(r) }) < 0 {
+		return text
+	}
+	var b strings.Builder
+	for i, r := range text {
+		switch _, n := utf8.DecodeRuneInString(text[i:]); {
+		case r == utf8.RuneError && n == 1:
+			fmt.Fprintf(&b, `\x%02x`, text[i])
+		case fine(r):
+			b.WriteRune(r)
+		default:
+			quoted := strconv.QuoteRune(r)
+			b.WriteString(quoted[1 : len(quoted)-1])
+		}
+	}
+	return b.String()
 }
 
 // timeFormat is RFC 3339 in UTC with milliseconds.
@@ -54,6 +83,17 @@ func textOrNull(s string) *string {
 	return &s
 }
 
+// shortTime is a time of such a text to the second, for tables; JSON keeps all of it.
+func shortTime(s *string) string {
+	if s == nil {
+		return "-"
+	}
+	if at := strings.LastIndexByte(*s, '.'); at > 0 {
+		return (*s)[:at] + "Z"
+	}
+	return *s
+}
+
 func orHyphen(s *string) string {
 	if s == nil {
 		return "-"
@@ -72,7 +112,7 @@ func secondsOrHyphen(s *float64) string {
 	if s == nil {
 		return "-"
 	}
-	return fmt.Sprintf("%.1fs", *s)
+	return fmt.Sprintf("%.1f s", *s)
 }
 
 func bytesOrHyphen(n *int64) string {
@@ -83,14 +123,4 @@ func bytesOrHyphen(n *int64) string {
 }
 
 // bytesText writes a number of bytes for people.
-func bytesText(n int64) string {
-	units := []string{"B", "KiB", "MiB", "GiB", "TiB"}
-	v, u := float64(n), 0
-	for v >= 1024 && u < len(units)-1 {
-		v, u = v/1024, u+1
-	}
-	if u == 0 {
-		return strconv.FormatInt(n, 10) + " B"
-	}
-	return fmt.Sprintf("%.1f %s", v, units[u])
-}
+func bytesText(n int64) string { return config.Size(n).Text() }

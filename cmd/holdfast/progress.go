@@ -3,10 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
-	"syscall"
 	"time"
-	"unsafe"
 )
 
 // meter shows progress on stderr: one line that is written anew on a terminal, a line
@@ -14,6 +11,7 @@ import (
 type meter struct {
 	w        io.Writer
 	terminal bool
+	columns  func() int // of the terminal
 	now      func() time.Time
 
 	stage string
@@ -23,17 +21,8 @@ type meter struct {
 	open  bool // a line stands on the terminal
 }
 
-func newMeter(w io.Writer) *meter { return &meter{w: w, terminal: isTerminal(w), now: time.Now} }
-
-// isTerminal asks the kernel whether w is one.
-func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	if !ok {
-		return false
-	}
-	var t syscall.Termios
-	_, _, errno := syscall.Syscall(syscall.SYS_IOCTL, f.Fd(), syscall.TCGETS, uintptr(unsafe.Pointer(&t)))
-	return errno == 0
+func newMeter(w io.Writer) *meter {
+	return &meter{w: w, terminal: isTerminal(w), columns: func() int { n, _ := terminalSize(w); return n }, now: time.Now}
 }
 
 // Between two lines: on a terminal, and elsewhere.
@@ -71,14 +60,23 @@ func progressLine(stage string, done, total, moved int64, in time.Duration) stri
 	rate := float64(moved) / in.Seconds()
 	line += fmt.Sprintf(", %s/s", bytesText(int64(rate)))
 	if left := total - done; left > 0 {
-		line += fmt.Sprintf(", %s left", (time.Duration(float64(left)/rate*float64(time.Second)) + time.Second).Truncate(time.Second))
+		line += ", " + timeLeft(float64(left)/rate)
 	}
 	return line
 }
 
+// timeLeft writes a number of seconds, rounded up.
+func timeLeft(seconds float64) string {
+	n := int64(seconds) + 1
+	if n < 120 {
+		return fmt.Sprintf("%d s left", n)
+	}
+	return fmt.Sprintf("%d min left", (n+59)/60)
+}
+
 func (m *meter) line(text string) {
 	if m.terminal {
-		fmt.Fprintf(m.w, "\r\x1b[K%s", text)
+		fmt.Fprintf(m.w, "\r\x1b[K%s", cut(text, m.columns()))
 		m.open = true
 		return
 	}

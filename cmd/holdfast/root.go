@@ -1,10 +1,15 @@
 package main
 
 import (
+	"errors"
+	"fmt"
 	"io"
+	"io/fs"
 
+	"github.com/holdfast-dr/holdfast/bench/scenario"
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/config"
+	"github.com/holdfast-dr/holdfast/control/version"
 	"github.com/spf13/cobra"
 )
 
@@ -43,30 +48,42 @@ status is 2 for what the arguments alone show to be wrong, 130 after Ctrl-C, 1 f
 all else.
 
 Words:
+
   SIZE      an integer with B, KiB, MiB, GiB or TiB (K, M, G, T alike): 64MiB
   RATE      a number with kbit, Mbit or Gbit (per second), or none: 50Mbit
   DURATION  as 5s or 1m30s`,
-		Version:           buildVersion().line(),
+		Version:           version.Read().String(),
 		SilenceUsage:      true,
 		SilenceErrors:     true,
 		Args:              cobra.ArbitraryArgs,
-		PersistentPreRunE: func(*cobra.Command, []string) error { return a.checkOutput() },
+		PersistentPreRunE: a.checkShared,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return usagef("unknown command %q", args[0])
+				return unknownCommand(cmd, args[0])
 			}
 			return cmd.Help()
 		},
 	}
 	root.SetVersionTemplate("holdfast {{.Version}}\n")
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return flagError(err) })
 	root.PersistentFlags().StringVar(&a.contextFile, "context", "", "`FILE` that says whom to speak to; by default $"+contextVariable)
 	root.PersistentFlags().StringVarP(&a.output, "output", "o", "table", "`FORMAT` of the result: table or json")
 	root.MarkPersistentFlagFilename("context", "yaml")
 	root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
 	root.AddCommand(a.statusCommand(), a.checkpointCommand(), a.viewCommand(), a.exportCommand(),
 		a.labCommand(), a.demoCommand(), a.versionCommand(), a.manCommand())
+	root.SetOut(a.stdout) // before cobra's own commands are made, which keep it
+	root.SetErr(a.stderr)
+	ownWords(root)
 	return root
+}
+
+// checkShared looks at the arguments that all commands take.
+func (a *app) checkShared(cmd *cobra.Command, _ []string) error {
+	if f := cmd.Flag("context"); f != nil && f.Changed && a.contextFile == "" {
+		return usagef("--context is empty: name a file, or leave it out to use %s", contextVariable)
+	}
+	return a.checkOutput()
 }
 
 // noArgs refuses arguments; oneArg wants one, by that name.
@@ -101,12 +118,7 @@ func parent(use, short, long string, children ...*cobra.Command) *cobra.Command 
 	c := &cobra.Command{
 		Use: use, Short: short, Long: long,
 		Args: cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usagef("unknown command %q for %s", args[0], cmd.CommandPath())
-			}
-			return usagef("%s: say what to do", cmd.CommandPath())
-		},
+		RunE: sayWhat,
 	}
 	c.AddCommand(children...)
 	return c
@@ -114,14 +126,19 @@ func parent(use, short, long string, children ...*cobra.Command) *cobra.Command 
 
 // context loads the context that the arguments or the environment name.
 func (a *app) context() (*config.Context, error) {
-	path := a.contextFile
+	path, from := a.contextFile, "--context"
 	if path == "" {
-		path = a.env(contextVariable)
+		path, from = a.env(contextVariable), contextVariable
 	}
 	if path == "" {
-		return nil, usagef("whom to speak to is not said: give --context FILE or set %s; holdfast lab up tells the file", contextVariable)
+		return nil, usagef("whom to speak to is not said: give --context FILE or set %s to it; holdfast lab up makes one, DIR/context.yaml", contextVariable)
 	}
-	return config.LoadContext(path)
+	c, err := config.LoadContext(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s names %s, and there is no such file: if it was that of a lab, the lab is gone: start one with: %s",
+			from, path, scenario.Command("lab", "up", "--dir", "DIR"))
+	}
+	return c, err
 }
 
 // dial makes a client of the VRA of that role.

@@ -17,6 +17,7 @@ import (
 type screen struct {
 	w              io.Writer
 	terminal       bool
+	size           func() (columns, lines int) // of the terminal
 	source, target *api.Client
 	group          string
 
@@ -33,7 +34,7 @@ type reading struct {
 
 func newScreen(w io.Writer, source, target *api.Client, group string) *screen {
 	now := time.Now()
-	return &screen{w: w, terminal: isTerminal(w), source: source, target: target, group: group, began: now, last: now}
+	return &screen{w: w, terminal: isTerminal(w), size: func() (int, int) { return terminalSize(w) }, source: source, target: target, group: group, began: now, last: now}
 }
 
 // show asks both VRAs and shows what they say beside what the guest did.
@@ -52,21 +53,32 @@ func (s *screen) show(ctx context.Context, of time.Duration, guest load.Stats) {
 	items := describe(now, s.before, at.Sub(s.last))
 	head := fmt.Sprintf("%3.0f of %.0f s", at.Sub(s.began).Seconds(), of.Seconds())
 	s.before, s.last = now, at
-	if !s.terminal {
+	s.draw(head, items)
+}
+
+// draw writes the block, or a line where there is no terminal or it is too small for
+// the block: what is written anew must not scroll or wrap.
+func (s *screen) draw(head string, items []item) {
+	columns, lines := 0, 0
+	if s.terminal {
+		columns, lines = s.size()
+	}
+	if !s.terminal || lines > 0 && lines <= len(items)+1 {
 		line := head
 		for _, item := range items {
 			line += "  " + item.name + " " + item.value
 		}
-		fmt.Fprintln(s.w, line)
+		fmt.Fprintln(s.w, cut(line, columns))
+		s.lines = 0
 		return
 	}
 	var b strings.Builder
 	if s.lines > 0 {
 		fmt.Fprintf(&b, "\x1b[%dA", s.lines)
 	}
-	fmt.Fprintf(&b, "\x1b[K  %s\n", head)
+	fmt.Fprintf(&b, "\x1b[K%s\n", cut("  "+head, columns))
 	for _, item := range items {
-		fmt.Fprintf(&b, "\x1b[K  %-12s %s\n", item.name, item.value)
+		fmt.Fprintf(&b, "\x1b[K%s\n", cut(fmt.Sprintf("  %-12s %s", item.name, item.value), columns))
 	}
 	s.lines = 1 + len(items)
 	io.WriteString(s.w, b.String())

@@ -31,12 +31,30 @@ func TestDescribe(t *testing.T) {
 	}
 	target := &holdfastv1.Group{Checkpoints: &three}
 	f(reading{source(3e6), target, load.Stats{Bytes: 5e6}}, reading{source(1e6), target, load.Stats{Bytes: 1e6}},
-		"protected | 0.26 s | 3 | 2.0 | 8.0 | 1.50:1 | 1.0 MiB of 64.0 MiB")
+		"protected | 0.26 s | 3 | 2.0 | 8.0 | 1.50:1 | 1 MiB of 64 MiB")
 	// What is not known is not zero: no answer, and counters that began anew.
 	f(reading{guest: load.Stats{Bytes: 4e6}}, reading{}, "no answer | - | - | 2.0 | - | - | -")
-	f(reading{source: source(1e6)}, reading{source: source(3e6)}, "protected | 0.26 s | - | 0.0 | - | 1.50:1 | 1.0 MiB of 64.0 MiB")
+	f(reading{source: source(1e6)}, reading{source: source(3e6)}, "protected | 0.26 s | - | 0.0 | - | 1.50:1 | 1 MiB of 64 MiB")
 	f(reading{source: &holdfastv1.Group{State: api.StateDisconnected, Reason: "the link is down"}}, reading{},
 		"disconnected (the link is down) | - | - | 0.0 | - | - | 0 B of 0 B")
+}
+
+// TestScreenFitsTheTerminal: no line wraps, and one that is too low gets a line each time.
+func TestScreenFitsTheTerminal(t *testing.T) {
+	items := []item{{"state", "a state with a long reason"}, {"lag", "0.1 s"}}
+	f := func(columns, lines int, want string) {
+		t.Helper()
+		var b bytes.Buffer
+		s := &screen{w: &b, terminal: true, size: func() (int, int) { return columns, lines }}
+		s.draw("1 of 60 s", items)
+		s.draw("2 of 60 s", items)
+		if got := strings.ReplaceAll(b.String(), "\x1b[K", ""); got != want {
+			t.Errorf("%d by %d: %q, want %q", columns, lines, got, want)
+		}
+	}
+	f(20, 24, "  1 of 60 s\n  state        a st\n  lag          0.1 \n\x1b[3A  2 of 60 s\n  state        a st\n  lag          0.1 \n")
+	f(20, 3, "1 of 60 s  state a \n2 of 60 s  state a \n")
+	f(0, 0, "  1 of 60 s\n  state        a state with a long reason\n  lag          0.1 s\n\x1b[3A  2 of 60 s\n  state        a state with a long reason\n  lag          0.1 s\n")
 }
 
 // TestScreenWithoutTerminal: a line each time, even when nobody answers.

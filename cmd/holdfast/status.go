@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/holdfast-dr/holdfast/bench/scenario"
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
 	"github.com/holdfast-dr/holdfast/control/config"
@@ -39,8 +40,22 @@ oldest write is that the target has not made durable (lag), how much it lacks
 (behind) and how long that will take (eta); how many checkpoints can be opened, and
 the times of the oldest and the newest.
 
-What is not known is null (in the table: -), never zero. States: initial-sync,
-protected, behind, spilling, marks-only, resync, disconnected, paused, recovering, error.`,
+What is not known is null (in the table: -), never zero. The table shows since and eta
+only while a group is not protected.
+
+States of a group:
+
+  initial-sync  the disks are copied for the first time; nothing can be opened yet
+  protected     every write is at the target within a few seconds
+  behind        checkpoints are still made, but writes wait longer: the link is slower
+                than the guest writes
+  spilling      writes that wait are kept on disk, since memory for them is used up
+  marks-only    only places are kept of what changed; no new checkpoint until a resync
+  resync        what is marked is sent again; no new checkpoint until that is done
+  disconnected  the other site does not answer; the guest goes on
+  paused        somebody asked for it
+  recovering    the group is being brought back
+  error         somebody must act: the reason says what on`,
 		Example: "  holdfast --context lab/context.yaml status\n  holdfast status -o json",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -49,17 +64,76 @@ protected, behind, spilling, marks-only, resync, disconnected, paused, recoverin
 				return err
 			}
 			groups, err := askStatus(cmd.Context(), c)
+			lab := labStatusOf(cmd.Context(), c)
+			if err != nil && lab != nil && lab.Supervisor == 0 {
+				return fmt.Errorf("the lab in %s does not run: start it with: %s", c.Lab, scenario.Command("lab", "start", "--dir", c.Lab))
+			}
 			if err != nil {
 				return err
 			}
-			rows := make([][]string, len(groups))
-			for i, g := range groups {
-				rows[i] = []string{g.Name, g.State, orHyphen(g.Since), secondsOrHyphen(g.Lag), bytesOrHyphen(g.Behind), secondsOrHyphen(g.ETA),
-					intOrHyphen(g.Checkpoints), orHyphen(g.Oldest), orHyphen(g.Newest), orHyphen(g.Reason)}
+			if a.output == "table" {
+				a.tellDeaths(lab)
 			}
-			return a.print(map[string]any{"groups": groups}, "GROUP STATE SINCE LAG BEHIND ETA CHECKPOINTS OLDEST NEWEST REASON", rows)
+			head, rows := statusTable(groups)
+			return a.print(map[string]any{"groups": groups}, head, rows)
 		},
 	}
+}
+
+// labStatusOf asks the lab of a context how its processes are; nil when there is none,
+// or it does not say.
+func labStatusOf(ctx context.Context, c *config.Context) *scenario.Status {
+	if c.Lab == "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, statusWait)
+	defer cancel()
+	lab, err := scenario.Open(c.Lab)
+	if err != nil {
+		return nil
+	}
+	st, err := lab.Status(ctx)
+	if err != nil {
+		return nil
+	}
+	return st
+}
+
+// tellDeaths says of each daemon that died when, why and how often.
+func (a *app) tellDeaths(lab *scenario.Status) {
+	if lab == nil {
+		return
+	}
+	for _, p := range lab.Processes {
+		if text := p.Deaths(); text != "" {
+			fmt.Fprintf(a.stderr, "%s %s\n", p.Name, printable(text))
+		}
+	}
+}
+
+// statusTable fits 100 columns while all is well: since when, and how long until the
+// target has all, are shown when a group is not protected.
+func statusTable(groups []groupStatus) (head string, rows [][]string) {
+	well := true
+	for _, g := range groups {
+		well = well && g.State == api.StateProtected
+	}
+	head = "GROUP STATE LAG BEHIND CHECKPOINTS OLDEST NEWEST REASON"
+	if !well {
+		head = "GROUP STATE SINCE LAG BEHIND ETA CHECKPOINTS OLDEST NEWEST REASON"
+	}
+	for _, g := range groups {
+		row := []string{g.Name, g.State}
+		if !well {
+			row = append(row, shortTime(g.Since))
+		}
+		row = append(row, secondsOrHyphen(g.Lag), bytesOrHyphen(g.Behind))
+		if !well {
+			row = append(row, secondsOrHyphen(g.ETA))
+		}
+		rows = append(rows, append(row, intOrHyphen(g.Checkpoints), shortTime(g.Oldest), shortTime(g.Newest), orHyphen(g.Reason)))
+	}
+	return head, rows
 }
 
 // askStatus asks the VRAs of both sites at once and makes one picture of it.

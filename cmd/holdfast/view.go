@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
 	"github.com/spf13/cobra"
@@ -26,16 +28,29 @@ func newView(v *holdfastv1.View) view {
 	return out
 }
 
-// rows are one line a volume.
-func (v view) rows() [][]string {
+// rows are one line a volume, with what is known of the checkpoint.
+func (v view) rows(checkpoints map[string]checkpoint) [][]string {
 	var rows [][]string
+	c := checkpoints[v.Checkpoint]
 	for _, vol := range v.Volumes {
-		rows = append(rows, []string{v.ID, v.Checkpoint, vol.Name, vol.NBD})
+		rows = append(rows, []string{v.ID, v.Checkpoint, shortTime(c.Time), orHyphen(c.Tag), vol.Name, vol.NBD})
 	}
 	return rows
 }
 
-const viewHead = "VIEW CHECKPOINT VOLUME NBD"
+const viewHead = "VIEW CHECKPOINT TIME TAG VOLUME NBD"
+
+// printViews prints one view, or a list of them.
+func (a *app) printViews(ctx context.Context, client *api.Client, group string, result any, views ...view) error {
+	var rows [][]string
+	if a.output == "table" && len(views) > 0 {
+		checkpoints := named(ctx, client, group)
+		for _, v := range views {
+			rows = append(rows, v.rows(checkpoints)...)
+		}
+	}
+	return a.print(result, viewHead, rows)
+}
 
 func (a *app) viewCommand() *cobra.Command {
 	return parent("view", "Open a group as it was at a checkpoint",
@@ -49,28 +64,32 @@ goes on meanwhile.`,
 func (a *app) viewOpen() *cobra.Command {
 	var at string
 	cmd := &cobra.Command{
-		Use:     "open --checkpoint ID|latest",
+		Use:     "open --checkpoint ID|TAG|latest",
 		Short:   "Open a view",
 		Example: "  holdfast view open --checkpoint latest\n  nbdinfo \"$(holdfast view open --checkpoint 12 -o json | jq -r '.volumes[0].nbd')\"",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if at == "" {
-				return usagef("--checkpoint is missing: want an id from holdfast checkpoint list, or latest")
+			if err := checkAt(at); err != nil {
+				return err
 			}
 			client, c, err := a.dial(api.RoleTarget)
 			if err != nil {
 				return err
 			}
 			defer client.Close()
-			res, err := client.Views.Open(cmd.Context(), &holdfastv1.ViewsServiceOpenRequest{Group: c.Group, Checkpoint: at, IdempotencyKey: api.NewKey()})
+			id, err := resolve(cmd.Context(), client, c.Group, at)
+			if err != nil {
+				return err
+			}
+			res, err := client.Views.Open(cmd.Context(), &holdfastv1.ViewsServiceOpenRequest{Group: c.Group, Checkpoint: id, IdempotencyKey: api.NewKey()})
 			if err != nil {
 				return explain(api.RoleTarget, err)
 			}
 			v := newView(res.GetView())
-			return a.print(v, viewHead, v.rows())
+			return a.printViews(cmd.Context(), client, c.Group, v, v)
 		},
 	}
-	cmd.Flags().StringVar(&at, "checkpoint", "", "checkpoint `ID`, or latest")
+	a.atFlag(cmd, &at)
 	return cmd
 }
 
@@ -89,12 +108,11 @@ func (a *app) viewList() *cobra.Command {
 			if err != nil {
 				return explain(api.RoleTarget, err)
 			}
-			views, rows := []view{}, [][]string{}
+			views := []view{}
 			for _, v := range res.GetViews() {
 				views = append(views, newView(v))
-				rows = append(rows, newView(v).rows()...)
 			}
-			return a.print(views, viewHead, rows)
+			return a.printViews(cmd.Context(), client, c.Group, views, views...)
 		},
 	}
 }
@@ -104,6 +122,8 @@ func (a *app) viewClose() *cobra.Command {
 		Use:   "close ID",
 		Short: "Close a view and drop what was written to it",
 		Args:  oneArg("view id"),
+
+		ValidArgsFunction: a.completeViews,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, _, err := a.dial(api.RoleTarget)
 			if err != nil {

@@ -1,0 +1,134 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/control/api"
+	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+	"github.com/spf13/cobra"
+)
+
+// atFlag adds --checkpoint, which takes an id, a tag or latest.
+func (a *app) atFlag(cmd *cobra.Command, at *string) {
+	cmd.Flags().StringVar(at, "checkpoint", "", "checkpoint by its `ID`, by a tag that it alone carries, or latest")
+	cmd.RegisterFlagCompletionFunc("checkpoint", a.completeCheckpoints)
+}
+
+// checkAt says what the word for a checkpoint alone shows to be wrong.
+func checkAt(at string) error {
+	switch {
+	case at == "":
+		return usagef("--checkpoint is missing: want an id or a tag from holdfast checkpoint list, or latest")
+	case isNumber(at):
+		if n, err := strconv.ParseUint(at, 10, 64); err != nil || n == 0 {
+			return usagef("--checkpoint %s is no id: want one from holdfast checkpoint list", at)
+		}
+	case strings.HasPrefix(at, "-"):
+		return usagef("--checkpoint %q: want an id or a tag from holdfast checkpoint list, or latest", at)
+	default:
+		if err := checkTag(at); err != nil {
+			return usagef("--checkpoint %w", err)
+		}
+	}
+	return nil
+}
+
+func isNumber(s string) bool { return strings.Trim(s, "0123456789") == "" }
+
+// whichID is the id of the checkpoint that a word names; latest stays as it is. An id
+// goes before a tag that reads the same.
+func whichID(at string, all []checkpoint) (string, error) {
+	if at == api.Latest {
+		return at, nil
+	}
+	var tagged []string
+	for _, c := range all {
+		if c.ID == at {
+			return at, nil
+		}
+		if c.Tag != nil && *c.Tag == at {
+			tagged = append(tagged, c.ID)
+		}
+	}
+	switch {
+	case len(tagged) == 1 || len(tagged) > 1 && invariant.Planted("holdfast/any-tagged"):
+		return tagged[0], nil
+	case len(tagged) > 1:
+		return "", fmt.Errorf("%d checkpoints carry the tag %q: name one by its id: %s", len(tagged), at, strings.Join(tagged, ", "))
+	case isNumber(at):
+		return at, nil // the target says what became of it
+	}
+	return "", fmt.Errorf("no checkpoint carries the tag %q: want an id or a tag from holdfast checkpoint list, or latest", at)
+}
+
+// resolve asks the target for the checkpoints where a tag is named.
+func resolve(ctx context.Context, client *api.Client, group, at string) (string, error) {
+	if at == api.Latest {
+		return at, nil
+	}
+	all, err := listCheckpoints(ctx, client, group)
+	if err != nil {
+		return "", explain(api.RoleTarget, err)
+	}
+	return whichID(at, all)
+}
+
+// named finds time and tag of checkpoints for a table; what the target does not tell is
+// a hyphen there.
+func named(ctx context.Context, client *api.Client, group string) map[string]checkpoint {
+	all, _ := listCheckpoints(ctx, client, group)
+	byID := map[string]checkpoint{}
+	for _, c := range all {
+		byID[c.ID] = c
+	}
+	return byID
+}
+
+// completeWait is how long a completion may take to ask the target.
+const completeWait = time.Second
+
+// completeCheckpoints offers the ids and tags there are, the newest first.
+func (a *app) completeCheckpoints(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+	words := []string{api.Latest}
+	client, c, err := a.dial(api.RoleTarget)
+	if err != nil {
+		return words, cobra.ShellCompDirectiveNoFileComp
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(cmd.Context(), completeWait)
+	defer cancel()
+	all, _ := listCheckpoints(ctx, client, c.Group)
+	for i := len(all) - 1; i >= 0; i-- {
+		words = append(words, all[i].ID+"\t"+strings.TrimSpace(shortTime(all[i].Time)+" "+deref(all[i].Tag)))
+	}
+	return words, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveKeepOrder
+}
+
+// completeViews offers the ids of the open views.
+func (a *app) completeViews(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	client, c, err := a.dial(api.RoleTarget)
+	if err != nil || len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(cmd.Context(), completeWait)
+	defer cancel()
+	var words []string
+	res, _ := client.Views.List(ctx, &holdfastv1.ViewsServiceListRequest{Group: c.Group})
+	for _, v := range res.GetViews() {
+		words = append(words, v.GetId()+"\tof checkpoint "+v.GetCheckpoint())
+	}
+	return words, cobra.ShellCompDirectiveNoFileComp
+}
+
+func deref(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
+}
