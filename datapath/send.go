@@ -26,13 +26,14 @@ func (f *flow) send(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case o := <-f.orders:
-			if err := f.carry(o); err != nil && o.ctx.Err() == nil {
+			if err := f.carry(o); o.ctx.Err() == nil {
 				f.log.Debug("sending pauses", "error", err)
 			}
 		}
 	}
 }
 
+// carry sends until that is over, and says why it is: its error is never nil.
 func (f *flow) carry(o sendOrder) error {
 	for seq := o.from; ; seq++ {
 		r, err := f.window.Lend(o.ctx, seq)
