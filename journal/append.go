@@ -131,19 +131,35 @@ func (g *Group) resize(rec record.Record) error {
 	return g.SetVolumes([]VolumeInfo{{ID: size.ID, Name: v.info.Name, Bytes: max(size.Bytes, v.info.Bytes)}})
 }
 
-// round commits what is queued and tells those who wait.
+// round commits what is queued, a portion at a time, and tells those who wait.
 func (g *Group) round() {
 	g.mu.Lock()
 	items := g.queue
 	g.queue = nil
 	g.mu.Unlock()
-	err := g.commit(items)
-	if err == nil {
-		g.took(items)
-		return
+	for len(items) > 0 {
+		n := portion(items)
+		if err := g.commit(items[:n]); err != nil {
+			g.log.Error("commit round failed", "error", err)
+			g.refuse(items, err)
+			return
+		}
+		g.took(items[:n])
+		items = items[n:]
 	}
-	g.log.Error("commit round failed", "error", err)
-	g.refuse(items, err)
+}
+
+// portion is how many of the items fit into one round of the log; it is one at least.
+func portion(items []item) (n int) {
+	for bytes := 0; n < len(items); n++ {
+		if items[n].verdict == toLog {
+			bytes += items[n].rec.Size
+		}
+		if bytes > maxRound && n > 0 && !invariant.Planted("journal/long-round") {
+			break
+		}
+	}
+	return n
 }
 
 // commit makes the items durable: first what goes into the replica, so that the log of
@@ -240,9 +256,7 @@ func (g *Group) took(items []item) {
 	}
 	g.resync, g.initial = g.cuts.resync()
 	g.seen = g.cuts.seen
-	if len(items) > 0 {
-		g.trouble = nil
-	}
+	g.trouble = nil
 	g.room.Broadcast()
 	g.mu.Unlock()
 	for _, it := range items {

@@ -17,6 +17,8 @@
 //   - A checkpoint is listed once its cut is durable in every stream, confirmed
 //     where there are several sources, with no resync open, and after the watermark
 //     says so on disk. From then on damage below it is found, never cut away.
+//   - A full disk stops intake, said openly, and nothing else: the store opens again and
+//     shows what it holds. With space again it goes on by itself.
 //   - While a resync is open nothing is listed; what was listed before stays.
 //   - The catalogue is a cache in memory: the log and the manifest log are the truth,
 //     and Open builds it from them.
@@ -28,6 +30,7 @@
 // On disk a store is a folder of its own, locked while open:
 //
 //	lock  format  watermark          see FORMAT.md
+//	reserve                          space that the next opening needs
 //	groups/<group>/manifest          what this site decided (FORMAT.md)
 //	groups/<group>/log/              segments (journal/segment)
 //	groups/<group>/replica/          raw disks and their sums (journal/replica)

@@ -74,6 +74,10 @@ func (s *streamAdmission) mark() mark { return mark{s.last, s.next, s.phase} }
 // beyond it.
 const maxQueued = 64 << 20
 
+// maxRound is the most bytes of records that go into the log in one round: an opening
+// copies the last one, and the space for that is set aside.
+const maxRound = 8 << 20
+
 // Standing is where a stream stands, told to its source.
 type Standing struct {
 	Durable     record.Seq // the next record must be the one after
@@ -207,6 +211,9 @@ func (g *Group) place(vol record.VolumeID) replica.Place {
 func (g *Group) Admit(stream record.StreamID, epoch record.Epoch, inc record.Incarnation) (Standing, error) {
 	g.admitting.Lock()
 	defer g.admitting.Unlock()
+	if err := g.store.mayTake(); err != nil {
+		return Standing{}, fmt.Errorf("journal: group %s: %w", g.info.ID, err)
+	}
 	l := life{epoch, inc}
 	g.mu.Lock()
 	if err := g.stoppedLocked(); err != nil {
@@ -269,6 +276,9 @@ func (g *Group) State() GroupState {
 		Count: g.listed.count, Oldest: g.listed.oldest, Newest: g.listed.newest}
 	if s.Err == nil {
 		s.Err = g.trouble
+	}
+	if s.Err == nil {
+		s.Err = g.store.reserve.missing()
 	}
 	for _, i := range g.segments.Segments() {
 		s.Bytes += int64(i.End - i.First)

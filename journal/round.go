@@ -2,6 +2,7 @@ package journal
 
 import (
 	"sync"
+	"time"
 
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/journal/segment"
@@ -26,11 +27,17 @@ func (s *Store) queued(g *Group) {
 
 // run is the commit rounds of all groups: whatever was appended while one round was
 // on its way goes into the next, so that a slow disk makes larger rounds and not
-// more of them. After Close it does one more, and ends.
+// more of them. What the world did not allow is tried again after a while. After Close
+// it does one more, and ends.
 func (s *Store) run() {
 	defer close(s.stopped)
+	again := time.NewTimer(retryAfter)
+	again.Stop()
 	for closed := false; !closed; {
-		<-s.wake
+		select {
+		case <-s.wake:
+		case <-again.C:
+		}
 		var groups map[*Group]struct{}
 		s.mu.Lock()
 		groups, closed = s.pending, s.closed
@@ -42,8 +49,14 @@ func (s *Store) run() {
 		}
 		s.mu.Unlock()
 		s.round(groups)
+		if s.mayTake() != nil {
+			again.Reset(retryAfter)
+		}
 	}
 }
+
+// retryAfter is how long the store waits before it tries again what it could not do.
+const retryAfter = 3 * time.Second
 
 // round commits what the groups have queued, all at once, and then lists the
 // checkpoints that became complete: one write of the watermarks serves them all.

@@ -26,6 +26,7 @@ type Store struct {
 	lock       io.Closer
 	watermarks *segment.Watermarks
 	catalogue  *index.Catalogue
+	reserve    reserve
 
 	opening sync.Mutex // one OpenGroup at a time; before mu
 
@@ -44,6 +45,7 @@ const (
 	formatText    = "holdfast journal 1\n"
 	watermarkName = "watermark"
 	lockName      = "lock"
+	reserveName   = "reserve"
 	groupsName    = "groups"
 	catalogueName = "catalogue"
 )
@@ -57,6 +59,7 @@ func Open(cfg Config) (*Store, error) {
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
+	s.reserve = reserve{fs: cfg.FS, name: path.Join(cfg.Dir, reserveName), log: s.log}
 	if err := s.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("journal %s: %w", cfg.Dir, err), s.closeFiles())
 	}
@@ -65,6 +68,7 @@ func Open(cfg Config) (*Store, error) {
 }
 
 // open takes the folder, then its format, then what all groups share, then the groups.
+// The space for that was set aside, and is again when all are open.
 func (s *Store) open() (err error) {
 	fs, dir := s.cfg.FS, s.cfg.Dir
 	if err = fs.Mkdir(dir); err != nil {
@@ -74,6 +78,9 @@ func (s *Store) open() (err error) {
 		return err
 	}
 	if err = s.checkFormat(); err != nil {
+		return err
+	}
+	if err = s.reserve.giveBack(); err != nil {
 		return err
 	}
 	if s.watermarks, err = segment.OpenWatermarks(fs, dir, watermarkName); err != nil {
@@ -98,6 +105,9 @@ func (s *Store) open() (err error) {
 		if g != nil {
 			s.groups[g.info.ID] = g
 		}
+	}
+	if s.reserve.hold(len(s.groups)) != nil {
+		s.kick() // what is there is shown; the rest is tried again
 	}
 	return nil
 }
@@ -271,7 +281,11 @@ func (s *Store) OpenGroup(info GroupInfo) (*Group, error) {
 	if g, ok := s.Group(info.ID); ok {
 		return g, g.meet(info)
 	}
-	g, err := s.createGroup(info)
+	err := s.reserve.hold(len(s.Groups()) + 1)
+	var g *Group
+	if err == nil {
+		g, err = s.createGroup(info)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("journal: group %s: %w", info.ID, err)
 	}

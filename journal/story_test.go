@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 	"syscall"
@@ -182,6 +183,9 @@ func TestDamageIsNeverBytes(t *testing.T) {
 			size, err := f.Size()
 			ok(t, err)
 			ok(t, f.Close())
+			if path.Base(name) == reserveName {
+				size = 1 // it holds nothing, and a lot of it
+			}
 			for off := int64(0); off < size; off += int64(509 * stride(10)) {
 				damaged := disk.Kill()
 				ok(t, damaged.Rot(name, off, 1))
