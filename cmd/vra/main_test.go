@@ -194,3 +194,22 @@ func get(url string) (status int, err error) {
 	}
 	return res.StatusCode, res.Body.Close()
 }
+
+// TestUnitsNeverGiveUp: systemd starts both daemons again and again, after their files were checked.
+func TestUnitsNeverGiveUp(t *testing.T) {
+	for _, path := range []string{"vra.service", "../vra-filter/vra-filter.service"} {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		unit, _, _ := strings.Cut(string(text), "[Service]")
+		if !strings.Contains(unit, "\nStartLimitIntervalSec=0\n") {
+			t.Errorf("%s: after a few deaths it would stay down", path)
+		}
+		for _, want := range []string{"\nRestart=always\n", "--check-config\n", "\nRuntimeDirectoryPreserve=yes\n"} {
+			if !strings.Contains(string(text), want) {
+				t.Errorf("%s has no %q", path, want)
+			}
+		}
+	}
+}
