@@ -76,6 +76,9 @@ func (g *Group) examine(rec record.Record) (item, error) {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if err := g.stoppedLocked(); err != nil {
+		return item{}, err
+	}
 	for i := range rec.Extents {
 		e := rec.Extent(i)
 		v := g.volumes[e.Volume]

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/journal/index"
 	"github.com/holdfast-dr/holdfast/journal/replica"
 	"github.com/holdfast-dr/holdfast/journal/segment"
@@ -21,14 +22,13 @@ func (g *Group) watermark() segment.Watermark {
 
 // listAll shows the complete checkpoints, whose watermark is durable. What the
 // catalogue does not take stays unlisted until the next time.
-func (g *Group) listAll() {
+func (g *Group) listAll() error {
 	cps := g.unlisted
 	if len(cps) == 0 {
-		return
+		return nil
 	}
 	if err := g.store.catalogue.Put(g.info.ID, cps...); err != nil {
-		g.log.Error("checkpoints are not listed", "error", err)
-		return
+		return err
 	}
 	g.unlisted = nil
 	g.showSegments()
@@ -43,6 +43,20 @@ func (g *Group) listAll() {
 			listed(cp)
 		}
 	}
+	return nil
+}
+
+// notListed keeps why complete checkpoints are not listed; nil: all are.
+func (g *Group) notListed(err error) {
+	if n := len(g.unlisted); n == 0 || invariant.Planted("journal/unlisted-unsaid") {
+		err = nil
+	} else if err != nil {
+		g.log.Error("checkpoints are not listed", "count", n, "error", err)
+		err = fmt.Errorf("%d checkpoints are complete and cannot be listed: %w", n, err)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.behind = err
 }
 
 // showSegments enters what changed about the segments. It is for people: nothing is
@@ -82,11 +96,17 @@ func (g *Group) countLocked(cp Checkpoint) {
 // Checkpoints returns up to limit listed checkpoints with numbers above after, oldest
 // first, bad ones too.
 func (g *Group) Checkpoints(after uint64, limit int) ([]Checkpoint, error) {
+	if err := g.opened(); err != nil {
+		return nil, err
+	}
 	return g.store.catalogue.Checkpoints(g.info.ID, after, limit)
 }
 
 // Checkpoint returns one; ErrNotFound when it is not listed.
 func (g *Group) Checkpoint(number uint64) (Checkpoint, error) {
+	if err := g.opened(); err != nil {
+		return Checkpoint{}, err
+	}
 	cp, ok, err := g.store.catalogue.Checkpoint(g.info.ID, number)
 	if err == nil && !ok {
 		err = fmt.Errorf("journal: group %s: checkpoint %d: %w", g.info.ID, number, ErrNotFound)
@@ -163,9 +183,14 @@ func (g *Group) disks(cp Checkpoint) (disks []view.Disk, err error) {
 	return disks, nil
 }
 
+// isDamage says whether bytes that were kept are not what they were.
+func isDamage(err error) bool {
+	return errors.Is(err, record.ErrCorrupt) || errors.Is(err, segment.ErrCorrupt) || errors.Is(err, replica.ErrCorrupt)
+}
+
 // damaged marks a checkpoint bad once bytes that it holds did not verify.
 func (g *Group) damaged(number uint64, why error) {
-	if !errors.Is(why, record.ErrCorrupt) && !errors.Is(why, segment.ErrCorrupt) && !errors.Is(why, replica.ErrCorrupt) {
+	if !isDamage(why) {
 		return
 	}
 	if err := g.markBad(number, why.Error()); err != nil {

@@ -19,6 +19,8 @@
 //     says so on disk. From then on damage below it is found, never cut away.
 //   - A full disk stops intake, said openly, and nothing else: the store opens again and
 //     shows what it holds. With space again it goes on by itself.
+//   - What is damaged in one group concerns that group: one that does not open stands
+//     there, says why and refuses everything, and the others are served.
 //   - While a resync is open nothing is listed; what was listed before stays.
 //   - The catalogue is a cache in memory: the log and the manifest log are the truth,
 //     and Open builds it from them.

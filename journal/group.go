@@ -37,6 +37,7 @@ type Group struct {
 	closed    bool
 	fatal     error // why no data is taken until the store is opened again
 	trouble   error // why the last round failed; nil: it did not
+	behind    error // why checkpoints that are complete are not listed; nil: all are
 	listed    struct {
 		count          int
 		oldest, newest uint64
@@ -113,6 +114,9 @@ func (g *Group) Info() GroupInfo {
 func (g *Group) meet(info GroupInfo) error {
 	g.admitting.Lock()
 	defer g.admitting.Unlock()
+	if err := g.opened(); err != nil {
+		return err
+	}
 	have := g.Info()
 	if have.Lineage != info.Lineage {
 		return fmt.Errorf("journal: group %s has lineage %x, not %x: %w", info.ID, have.Lineage, info.Lineage, ErrLineage)
@@ -152,6 +156,9 @@ func (g *Group) SetVolumes(vs []VolumeInfo) error {
 	}
 	g.admitting.Lock()
 	defer g.admitting.Unlock()
+	if err := g.opened(); err != nil {
+		return err
+	}
 	if len(vs) > record.MaxVolumes {
 		return fmt.Errorf("journal: group %s: %d volumes, the most is %d", g.info.ID, len(vs), record.MaxVolumes)
 	}
@@ -246,6 +253,16 @@ func (g *Group) Admit(stream record.StreamID, epoch record.Epoch, inc record.Inc
 	return s, nil
 }
 
+// opened says why there is nothing behind a group that did not open.
+func (g *Group) opened() error {
+	if g.segments != nil {
+		return nil
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.stoppedLocked()
+}
+
 // stoppedLocked says why the group takes nothing.
 func (g *Group) stoppedLocked() error {
 	if g.closed {
@@ -274,11 +291,13 @@ func (g *Group) State() GroupState {
 	defer g.mu.Unlock()
 	s := GroupState{Resync: g.resync, Initial: g.initial, Err: g.fatal,
 		Count: g.listed.count, Oldest: g.listed.oldest, Newest: g.listed.newest}
-	if s.Err == nil {
-		s.Err = g.trouble
+	for _, err := range []error{g.trouble, g.behind, g.store.reserve.missing()} {
+		if s.Err == nil {
+			s.Err = err
+		}
 	}
-	if s.Err == nil {
-		s.Err = g.store.reserve.missing()
+	if g.segments == nil {
+		return s
 	}
 	for _, i := range g.segments.Segments() {
 		s.Bytes += int64(i.End - i.First)

@@ -58,10 +58,26 @@ func (g *Group) noLog() error {
 	return err
 }
 
-// openGroup recovers the group in its folder; nil: it was never quite made.
+// openGroup recovers the group in its folder; nil: it was never quite made. With an
+// error the group stands for what does not open: see shut.
 func (s *Store) openGroup(id record.GroupID) (*Group, error) {
 	g := s.newGroup(id)
-	names, err := s.cfg.FS.List(g.dir)
+	m, err := g.findManifest()
+	if err == nil && m == nil {
+		return nil, nil
+	}
+	if err == nil {
+		g, err = g.load(m)
+	}
+	if err != nil {
+		return s.shut(id, m, err), err
+	}
+	return g, nil
+}
+
+// findManifest opens the group's manifest; nil: there is no group.
+func (g *Group) findManifest() (*manifest, error) {
+	names, err := g.store.cfg.FS.List(g.dir)
 	if err != nil {
 		return nil, err
 	}
@@ -71,11 +87,44 @@ func (s *Store) openGroup(id record.GroupID) (*Group, error) {
 		}
 		return nil, err
 	}
-	m, err := openManifest(s.cfg.FS, g.dir, id)
-	if err != nil {
-		return nil, err
+	return openManifest(g.store.cfg.FS, g.dir, g.info.ID)
+}
+
+// shut returns a group that has no files open and refuses everything with why: one
+// damaged file of one group must not keep the others from being recovered.
+func (s *Store) shut(id record.GroupID, m *manifest, why error) *Group {
+	g := s.newGroup(id)
+	g.fatal, g.resync = fmt.Errorf("it does not open: %w", why), true
+	g.info.Name = id.String()
+	if m != nil {
+		facts := m.now()
+		g.info.Name, g.info.Lineage = facts.name, facts.lineage
 	}
-	return g.load(m)
+	g.log.Error("group does not open", "name", g.info.Name, "error", why)
+	return g
+}
+
+// openAgain tries a group again that did not open for want of something that may be
+// there now; damage stays. It returns the group that stands now.
+func (s *Store) openAgain(g *Group) *Group {
+	if g.segments != nil || isDamage(g.fatal) || errors.Is(g.fatal, ErrFormat) || s.mayTake() != nil {
+		return g
+	}
+	again, _ := s.openGroup(g.info.ID)
+	if again == nil {
+		return g
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		_ = again.close() // nothing was taken yet
+		return g
+	}
+	g.mu.Lock()
+	again.onListed = g.onListed
+	g.mu.Unlock()
+	s.groups[g.info.ID] = again
+	return again
 }
 
 // load brings a group up from what is on disk:

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"maps"
 	"sync"
 	"time"
 
@@ -49,7 +50,7 @@ func (s *Store) run() {
 		}
 		s.mu.Unlock()
 		s.round(groups)
-		if s.mayTake() != nil {
+		if s.mayTake() != nil || len(s.behind) > 0 {
 			again.Reset(retryAfter)
 		}
 	}
@@ -59,14 +60,22 @@ func (s *Store) run() {
 const retryAfter = 3 * time.Second
 
 // round commits what the groups have queued, all at once, and then lists the
-// checkpoints that became complete: one write of the watermarks serves them all.
+// checkpoints that became complete, now or before: one write of the watermarks serves
+// them all.
 func (s *Store) round(groups map[*Group]struct{}) {
 	var wg sync.WaitGroup
 	for g := range groups {
 		wg.Go(g.round)
 	}
 	wg.Wait()
+	maps.Copy(groups, s.behind)
 	s.list(groups)
+	clear(s.behind)
+	for g := range groups {
+		if len(g.unlisted) > 0 {
+			s.behind[g] = struct{}{}
+		}
+	}
 }
 
 // list makes the complete checkpoints of the groups visible. The watermark comes
@@ -84,11 +93,13 @@ func (s *Store) list(groups map[*Group]struct{}) {
 	}
 	if !invariant.Planted("journal/no-watermark") {
 		if err := s.watermarks.Raise(marks); err != nil {
-			s.log.Error("checkpoints are not listed", "error", err)
-			return // they stay unlisted, and are tried again with the next
+			for g := range groups {
+				g.notListed(err) // tried again with the next, or after a while
+			}
+			return
 		}
 	}
 	for g := range groups {
-		g.listAll()
+		g.notListed(g.listAll())
 	}
 }
