@@ -55,7 +55,9 @@ States of a group:
   disconnected  the other site does not answer; the guest goes on
   paused        somebody asked for it
   recovering    the group is being brought back
-  error         somebody must act: the reason says what on`,
+  error         somebody must act: the reason says what on
+
+This version does not come to spilling, paused and recovering yet.`,
 		Example: "  holdfast --context lab/context.yaml status\n  holdfast status -o json",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

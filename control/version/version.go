@@ -4,6 +4,7 @@ package version
 import (
 	"fmt"
 	"runtime/debug"
+	"strings"
 	"time"
 )
 
@@ -24,7 +25,8 @@ func Read() Version {
 		return v
 	}
 	v.Go = info.GoVersion
-	if info.Main.Version != "" && info.Main.Version != "(devel)" {
+	// A version that Go made up from the commit says no more than the commit does.
+	if v0 := info.Main.Version; v0 != "" && v0 != "(devel)" && !strings.HasPrefix(v0, "v0.0.0-") {
 		v.Version = info.Main.Version
 	}
 	changed := false
