@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dr/holdfast/control/api"
+	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
 )
 
 // put writes n bytes of a volume, in writes of 64 KiB.
@@ -32,7 +33,7 @@ func (w *world) put(volume string, off, n int64) {
 // no less than all of that, whenever it is asked.
 func TestBehindIsNeverTooLittle(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, func(w *world) { w.size, w.pool = 32<<20, 4<<20 })
+	w := newWorld(t, func(w *world) { w.size, w.pool = 16<<20, 4<<20 })
 	w.start()
 	w.awaitState(api.StateProtected)
 	w.await("everything sent", func() bool { b := w.status().BytesBehind; return b != nil && *b == 0 })
@@ -93,11 +94,7 @@ func TestProgressIsTrue(t *testing.T) {
 	}
 	w.startSource()
 	holes := int64(bytes.Count(w.image("vol1"), make([]byte, 64<<10))) * 64 << 10
-	type guess struct {
-		at   time.Time
-		left float64
-	}
-	var guesses []guess
+	var guesses guesses
 	last, began := int64(0), time.Time{}
 	w.await("the end", func() bool {
 		g := w.status()
@@ -113,20 +110,74 @@ func TestProgressIsTrue(t *testing.T) {
 			t.Fatalf("%d bytes were done before, %d were carried: %v", last, carried, s)
 		}
 		last = s.DoneBytes
-		if g.EtaSeconds != nil {
-			if time.Since(began) < time.Second && last < w.size {
-				t.Errorf("a time left of %f s is told at once", *g.EtaSeconds)
-			}
-			guesses = append(guesses, guess{time.Now(), *g.EtaSeconds})
-		}
+		guesses.add(g)
 		return false
 	})
 	if last < w.size*3/4 || len(guesses) == 0 { // the last ack and the checkpoint may come together
 		t.Errorf("done came to %d of %d, with %d guesses of the time left", last, w.size, len(guesses))
 	}
-	for _, g := range guesses {
-		if took := time.Since(g.at).Seconds(); g.left > 2*took+3 {
-			t.Errorf("%.1f s were left, it said, and it took %.1f s", g.left, took)
+	guesses.check(t, began)
+}
+
+// TestBacklogIsToldTrue: after a link was down, the time left is that of the link as it
+// is now, and is not told before that is known.
+func TestBacklogIsToldTrue(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	w.start()
+	w.awaitState(api.StateProtected)
+	g := w.write(1<<20, 10*time.Millisecond) // a quiet guest: what flows is not what could
+	w.checkpoint("before")
+	g.end()
+	w.link.Down()
+	w.awaitState(api.StateDisconnected)
+	w.put("vol1", 0, 6<<20)
+	if err := w.link.SetRate(8 << 20); err != nil {
+		t.Fatal(err)
+	}
+	w.link.Up()
+	w.awaitState(api.StateProtected, api.StateBehind)
+	began := time.Now()
+	var guesses guesses
+	w.await("the end", func() bool {
+		s := w.status()
+		if s.BytesBehind != nil && *s.BytesBehind == 0 {
+			return true
+		}
+		guesses.add(s)
+		return false
+	})
+	guesses.check(t, began)
+	if len(guesses) == 0 {
+		t.Error("no time left was told")
+	}
+}
+
+// guesses are times left, as a status told them.
+type guesses []struct {
+	at   time.Time
+	left float64
+}
+
+func (gs *guesses) add(g *holdfastv1.Group) {
+	if g.EtaSeconds != nil && *g.BytesBehind > 0 {
+		*gs = append(*gs, struct {
+			at   time.Time
+			left float64
+		}{time.Now(), *g.EtaSeconds})
+	}
+}
+
+// check holds them against what it took from then until now.
+func (gs guesses) check(t *testing.T, began time.Time) {
+	t.Helper()
+	for _, g := range gs {
+		took := time.Since(g.at).Seconds()
+		if g.left > 2*took+3 || took > 2*g.left+3 {
+			t.Errorf("after %s, %.1f s were left, it said, and it took %.1f s", g.at.Sub(began), g.left, took)
+		}
+		if g.at.Sub(began) < time.Second {
+			t.Errorf("a time left of %.1f s was told after %s", g.left, g.at.Sub(began))
 		}
 	}
 }

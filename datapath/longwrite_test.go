@@ -12,7 +12,7 @@ import (
 // as they come: a write is as long as the guest likes.
 func TestLongWrites(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, func(w *world) { w.size, w.pool = 32<<20, 32<<20 })
+	w := newWorld(t, func(w *world) { w.size, w.pool = 16<<20, 32<<20 })
 	w.start()
 	w.awaitState(api.StateProtected)
 	d, rng := w.f.Device("vol1"), rand.New(rand.NewPCG(5, 5))

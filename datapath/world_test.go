@@ -3,6 +3,7 @@ package datapath
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -152,9 +153,7 @@ func fill(rng *rand.Rand, p []byte) {
 		if i/64%2 == 0 {
 			v &= 0xff
 		}
-		for j := range 8 {
-			p[i+j] = byte(v >> (8 * j))
-		}
+		binary.LittleEndian.PutUint64(p[i:], v)
 	}
 }
 
