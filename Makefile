@@ -21,7 +21,7 @@ build:
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=auto -o bin/ ./cmd/...
 
 demo: build
-	bin/holdfast demo $(if $(KEEP),--keep)
+	bin/holdfast demo $(if $(filter-out 0 no false,$(KEEP)),--keep)
 
 # What the checks use beside Go: a C compiler for the race detector, and real NBD clients.
 check:
