@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"flag"
 	"log/slog"
 	"net"
@@ -229,6 +230,25 @@ func TestStatusIsNeverBetterThanTheTruth(t *testing.T) {
 	if code != exitFailed || out != "" || !strings.Contains(errs, "see holdfast lab status") {
 		t.Errorf("without both: exit %d, %q, %q", code, out, errs)
 	}
+}
+
+func TestWorseOfTwoSitesIsTold(t *testing.T) {
+	group := func(state, reason string) []*holdfastv1.Group {
+		return []*holdfastv1.Group{{Id: "1", Name: "lab", State: state, Reason: reason}}
+	}
+	silent := errors.New("connection refused")
+	f := func(source, target []*holdfastv1.Group, targetErr error, state, reason string) {
+		t.Helper()
+		got := mergeGroups(source, target, nil, targetErr)
+		if len(got) != 1 || got[0].State != state || deref(got[0].Reason) != reason {
+			t.Errorf("%+v, want %s: %s", got, state, reason)
+		}
+	}
+	f(group(api.StateProtected, ""), group(api.StateProtected, ""), nil, api.StateProtected, "")
+	f(group(api.StateProtected, ""), nil, silent, api.StateDisconnected, "the target vra does not answer: connection refused")
+	f(group(api.StateResync, "lost"), nil, silent, api.StateResync, "lost; the target vra does not answer: connection refused")
+	f(group(api.StateProtected, ""), group(api.StateError, "segment 2 is damaged"), nil, api.StateError, "segment 2 is damaged")
+	f(group(api.StateBehind, "slow"), group(api.StateError, "no space"), nil, api.StateError, "slow; no space")
 }
 
 func TestExitStatus(t *testing.T) {

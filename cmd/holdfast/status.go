@@ -179,7 +179,8 @@ func groupsOf(ctx context.Context, socket string) ([]*holdfastv1.Group, error) {
 
 // mergeGroups makes one picture: the source knows how replication stands, the target
 // which checkpoints there are. What the one that does not answer knows is unknown,
-// and a group whose source does not answer is disconnected, whatever the target thought last.
+// and a group whose source or target does not answer is not protected, whatever the other
+// thought last. An error of the target's outweighs what the source knows.
 func mergeGroups(source, target []*holdfastv1.Group, sourceErr, targetErr error) []groupStatus {
 	merged := []groupStatus{}
 	at := map[string]int{}
@@ -191,6 +192,9 @@ func mergeGroups(source, target []*holdfastv1.Group, sourceErr, targetErr error)
 		}
 		if targetErr != nil {
 			s.Reason = textOrNull(joined(g.GetReason(), "the target vra does not answer: "+api.AsFailure(targetErr).Message))
+			if s.State == api.StateProtected { // the source has not noticed yet
+				s.State, s.Since, s.Lag = api.StateDisconnected, nil, nil
+			}
 		}
 		merged = append(merged, s)
 	}
@@ -208,6 +212,10 @@ func mergeGroups(source, target []*holdfastv1.Group, sourceErr, targetErr error)
 			merged = append(merged, s)
 		}
 		s := &merged[i]
+		if ok && g.GetState() == api.StateError && s.State != api.StateError { // damage, or no space: only the target knows
+			s.Reason = textOrNull(joined(deref(s.Reason), g.GetReason()))
+			s.State, s.Since = api.StateError, timeText(api.Time(g.GetSince()))
+		}
 		s.Checkpoints = g.Checkpoints
 		if c := g.GetOldest(); c != nil {
 			s.Oldest = timeText(api.Time(c.GetTime()))
