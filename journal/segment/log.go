@@ -286,7 +286,7 @@ const (
 	StateOpen     State = iota + 1 // takes records
 	StateClosed                    // takes no more, and has no footer yet
 	StateVerified                  // every byte was read back and verified, then the footer written
-	StateBad                       // the read-back found damage or the footer could not be written: Info.Err
+	StateBad                       // the read-back found damage, or could not read: Info.Err
 )
 
 var stateNames = [...]string{"none", "open", "closed", "verified", "bad"}

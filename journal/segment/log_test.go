@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -149,6 +150,94 @@ func TestReadBackFindsRot(t *testing.T) {
 	}
 	if s := l.Segments()[0]; s.State != StateBad || !errors.Is(s.Err, ErrCorrupt) {
 		t.Errorf("a rotten segment is %s: %v", s.State, s.Err)
+	}
+}
+
+// The read-back says which block is damaged, and no other: of a record that is damaged
+// before its blocks, all of it; of what lies between records, nothing.
+func TestReadBackLocates(t *testing.T) {
+	var recs []placed
+	f := func(what string, spoil func(d *faultdisk.Disk, name string), want ...Damage) {
+		t.Helper()
+		disk := faultdisk.New(512)
+		var found []Damage
+		o := testOptions()
+		o.SegmentBytes = 200 << 10
+		o.Go = func(work func()) { spoil(disk, path.Join(testDir, fileName(1))); work() }
+		o.Damaged = func(ds []Damage) { found = append(found, ds...) }
+		ok(t, disk.Mkdir("store"))
+		l, err := Open(disk, testDir, testGroup, Watermark{}, o, nil)
+		ok(t, err)
+		rng := seeded(1)
+		recs = recs[:0]
+		for seq := record.Seq(1); len(l.Segments()) < 2; seq++ {
+			rec := sealed(seq, 90000, rng) // three blocks
+			pos, err := l.Append(rec)
+			recs = append(recs, placed{pos, rec})
+			ok(t, errors.Join(err, l.Commit()))
+		}
+		if s := l.Segments()[0]; s.State != StateBad || s.Err == nil {
+			t.Errorf("%s: the segment is %s: %v", what, s.State, s.Err)
+		}
+		for i := range found {
+			if found[i].Err == nil {
+				t.Errorf("%s: no reason", what)
+			}
+			found[i].Err = nil
+		}
+		if !slices.Equal(found, want) {
+			t.Errorf("%s: damage %v, want %v", what, found, want)
+		}
+	}
+	block := func(rec, i int) Damage {
+		r, err := record.Parse(recs[rec].rec)
+		ok(t, err)
+		from := recs[rec].pos + Pos(r.Block(i).At)
+		return Damage{From: from, To: from + Pos(r.Block(i).Stored)}
+	}
+	rot := func(pos Pos) func(*faultdisk.Disk, string) {
+		return func(d *faultdisk.Disk, name string) { ok(t, d.Rot(name, offset(Start, pos), 1)) }
+	}
+	all := func(rec int) Damage { return Damage{From: recs[rec].pos, To: recs[rec].pos + Pos(len(recs[rec].rec))} }
+	recs = append(recs, placed{Start, sealed(1, 90000, seeded(1))})
+	first := recs[0]
+	f("a block", rot(block(0, 1).From+7), block(0, 1))
+	f("a block of the second record", rot(recs[1].pos+Pos(len(recs[1].rec))-1), block(1, 2))
+	f("a header", rot(first.pos+20), all(0))
+	f("the tables", rot(first.pos+record.HeaderBytes+3), all(0))
+	f("a commit", rot(commitEnd(first.pos+Pos(len(first.rec)))-10))
+	f("the segment's header", rot(Start-pageBytes+20))
+	f("two blocks", func(d *faultdisk.Disk, name string) { rot(block(0, 0).From)(d, name); rot(block(1, 2).From)(d, name) }, block(0, 0), block(1, 2))
+	f("a sector that cannot be read", func(d *faultdisk.Disk, name string) {
+		d.Inject(faultdisk.Fault{Ops: faultdisk.OpRead, Err: syscall.EIO, At: 4, Only: func(n string) bool { return n == name }})
+	})
+	f("the end is cut off", func(d *faultdisk.Disk, name string) { ok(t, truncate(d, name, offset(Start, block(1, 2).From))) }, block(1, 2), all(2))
+}
+
+// A footer that finds no space is no damage, and is written by the next life.
+func TestFooterWithoutSpace(t *testing.T) {
+	disk := faultdisk.New(512)
+	o := testOptions()
+	o.Go = func(work func()) {
+		disk.Inject(faultdisk.Fault{Ops: faultdisk.OpMutating, Err: syscall.ENOSPC, Ever: true})
+		work()
+		disk.Heal()
+	}
+	ok(t, disk.Mkdir("store"))
+	l, err := Open(disk, testDir, testGroup, Watermark{}, o, nil)
+	ok(t, err)
+	for seq := record.Seq(1); len(l.Segments()) < 2; seq++ {
+		_, err := l.Append(sealed(seq, 9000, seeded(1)))
+		ok(t, errors.Join(err, l.Commit()))
+	}
+	if s := l.Segments()[0]; s.State != StateClosed || s.Err != nil {
+		t.Errorf("without a footer the segment is %s: %v", s.State, s.Err)
+	}
+	ok(t, l.Close())
+	l, err = Open(disk, testDir, testGroup, Watermark{}, testOptions(), nil)
+	ok(t, err)
+	if s := l.Segments()[0]; s.State != StateVerified {
+		t.Errorf("with space for its footer the segment is %s: %v", s.State, s.Err)
 	}
 }
 

@@ -3,6 +3,7 @@ package segment
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"path"
 
 	"github.com/holdfast-dr/holdfast/ioengine"
@@ -11,19 +12,34 @@ import (
 )
 
 // seal has a closed segment read back and given its footer, beside the appends. A
-// failure concerns this one segment and is told by Segments: what it holds was
-// durable without a footer.
+// failure concerns this one segment and is told by Segments, and what in it is damaged
+// by Options.Damaged. What it holds was durable without a footer: one that cannot be
+// written, on a full disk for one, is written after the next Open.
 func (l *Log) seal(s *segment) {
 	work := func() {
-		err := l.sealNow(s)
-		l.mu.Lock()
-		defer l.mu.Unlock()
+		damage, err := l.sealNow(s)
+		state := StateBad
 		switch {
+		case errors.Is(err, ErrClosed):
+			return
 		case err == nil:
-			s.state, s.entries = StateVerified, nil
-		case !errors.Is(err, ErrClosed):
-			s.state, s.err = StateBad, err
-			l.opt.Log.Error("segment not verified", "group", l.group, "segment", s.Number, "err", err)
+			state = StateVerified
+		case errors.Is(err, errFooter):
+			state = StateClosed
+			l.opt.Log.Warn("segment has no footer yet", "group", l.group, "segment", s.Number, "err", err)
+		default:
+			l.opt.Log.Error("segment not verified", "group", l.group, "segment", s.Number, "damaged", len(damage), "err", err)
+		}
+		l.mu.Lock()
+		s.state = state
+		if state == StateBad {
+			s.err = err
+		} else {
+			s.entries = nil
+		}
+		l.mu.Unlock()
+		if len(damage) > 0 && l.opt.Damaged != nil {
+			l.opt.Damaged(damage)
 		}
 	}
 	if l.opt.Go == nil {
@@ -37,25 +53,39 @@ func (l *Log) seal(s *segment) {
 	})
 }
 
-func (l *Log) sealNow(s *segment) error {
+// errFooter says that a segment is well and its footer could not be written.
+var errFooter = errors.New("footer")
+
+// sealNow returns why the segment is not sealed, and what of it is damaged.
+func (l *Log) sealNow(s *segment) ([]Damage, error) {
 	file, err := l.fs.Open(path.Join(l.dir, fileName(s.Number)), ioengine.Direct)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w: %w", ErrCorrupt, err)
+		return []Damage{{s.First, s.end, err}}, err
+	}
 	if err != nil {
-		return err
+		return nil, err
 	}
-	err = l.verify(file, s)
+	defer file.Close() // what is not synced of it by now is not wanted
+	sc, err := openScanner(file)
 	if err == nil {
-		err = writeFooter(file, s)
+		err = l.verify(sc, s)
 	}
-	return errors.Join(err, file.Close())
+	if errors.Is(err, ErrClosed) || sc == nil {
+		return nil, err
+	}
+	if err != nil {
+		return l.locate(sc, s), err
+	}
+	if err := writeFooter(file, s); err != nil {
+		return nil, fmt.Errorf("%w: %w", errFooter, err)
+	}
+	return nil, nil
 }
 
 // verify reads the segment past the page cache where that can be, and checks every
 // record with its payload, every commit and the chain.
-func (l *Log) verify(file ioengine.File, s *segment) error {
-	sc, err := openScanner(file)
-	if err != nil {
-		return err
-	}
+func (l *Log) verify(sc *scanner, s *segment) error {
 	if sc.header != s.header {
 		return corrupt("header: it changed")
 	}

@@ -74,6 +74,9 @@ type Options struct {
 	// Go runs the sealing of a closed segment, which reads all of it. Default: one
 	// goroutine, which Close waits for.
 	Go func(func())
+	// Damaged is told what the read-back of a closed segment found, on the goroutine that
+	// seals; it may be called before Open returns. Default: only Segments tells.
+	Damaged func([]Damage)
 	// Life draws the number that ties commits to one life of a segment, and that no
 	// guest can guess. Default: crypto/rand.
 	Life func() uint64
