@@ -131,7 +131,10 @@ func TestBacklogIsToldTrue(t *testing.T) {
 	g.end()
 	w.link.Down()
 	w.awaitState(api.StateDisconnected)
-	w.put("vol1", 0, 6<<20)
+	for off := int64(0); off < 6<<20; off += 1 << 20 {
+		w.put("vol1", off, 1<<20)
+		w.await("room in the pool", func() bool { s := w.s.flows[0].tap.Stats(); return s.Free == s.Slots })
+	}
 	if err := w.link.SetRate(8 << 20); err != nil {
 		t.Fatal(err)
 	}
