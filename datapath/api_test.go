@@ -132,7 +132,7 @@ func testStatus(t *testing.T, w *world, tg api.Handlers) {
 	w.await("a quiet group", func() bool { return *w.status().BytesBehind == 0 })
 	g := w.status()
 	if g.Role != api.RoleSource || g.LagSeconds == nil || *g.LagSeconds > 5 || g.EtaSeconds == nil || g.Sync != nil ||
-		g.WireBytesTotal == 0 || g.PackStoredBytesTotal == 0 || g.WindowLimit != w.window || len(g.Volumes) != 1 || g.Volumes[0].DirtyBytes != 0 ||
+		g.WireBytesTotal == 0 || g.PackStoredBytesTotal == 0 || g.WindowLimit != w.window || len(g.Volumes) != 1 || g.Volumes[0].DirtyBytes == nil || *g.Volumes[0].DirtyBytes != 0 ||
 		g.Reason != "" || g.Checkpoints != nil {
 		t.Errorf("the source says %v", g)
 	}

@@ -86,11 +86,13 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 		if g.BytesBehind != nil {
 			gauge(descBehind, float64(*g.BytesBehind), g.Name)
 		}
-		dirty := 0.0
-		for _, v := range g.Volumes {
-			dirty += float64(v.DirtyBytes)
+		if g.BytesBehind != nil { // else what is dirty is not known either
+			dirty := 0.0
+			for _, v := range g.Volumes {
+				dirty += float64(v.GetDirtyBytes())
+			}
+			gauge(descDirty, dirty, g.Name)
 		}
-		gauge(descDirty, dirty, g.Name)
 		gauge(descWindow, float64(g.WindowBytes), g.Name)
 		count(descWrites, float64(g.GuestWritesTotal), g.Name)
 		count(descBytes, float64(g.GuestBytesTotal), g.Name)

@@ -40,7 +40,11 @@ func (s *Source) status(ctx context.Context, f *flow) *holdfastv1.Group {
 		g.LagSeconds = &lag
 	}
 	for _, v := range f.mu.volumes {
-		g.Volumes = append(g.Volumes, &holdfastv1.Volume{Name: v.Name, Id: uint32(v.ID), Bytes: v.Bytes, DirtyBytes: lacks.dirty[v.ID]})
+		m := &holdfastv1.Volume{Name: v.Name, Id: uint32(v.ID), Bytes: v.Bytes}
+		if n := lacks.dirty[v.ID]; lacks.known {
+			m.DirtyBytes = &n
+		}
+		g.Volumes = append(g.Volumes, m)
 	}
 	if !lacks.known {
 		return g

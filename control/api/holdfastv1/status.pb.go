@@ -170,9 +170,11 @@ type Group struct {
 	// Age of the oldest captured write that the target has not made durable, in
 	// seconds. Absent while the target has not answered for 5 s, and at a target.
 	LagSeconds *float64 `protobuf:"fixed64,7,opt,name=lag_seconds,json=lagSeconds,proto3,oneof" json:"lag_seconds,omitempty"`
-	// Bytes the target lacks: captured and not acknowledged, and marked.
+	// Bytes the target lacks: captured and not acknowledged, and marked. Absent while
+	// that is not known; it may be too much, never too little.
 	BytesBehind *int64 `protobuf:"varint,8,opt,name=bytes_behind,json=bytesBehind,proto3,oneof" json:"bytes_behind,omitempty"`
-	// Seconds until the target has everything, at the present rate.
+	// Seconds until the target has everything, at the present rate. Absent while there
+	// is no rate to speak of.
 	EtaSeconds *float64 `protobuf:"fixed64,9,opt,name=eta_seconds,json=etaSeconds,proto3,oneof" json:"eta_seconds,omitempty"`
 	// Listed checkpoints that a user can open.
 	Checkpoints *int64      `protobuf:"varint,10,opt,name=checkpoints,proto3,oneof" json:"checkpoints,omitempty"`
@@ -372,12 +374,15 @@ func (x *Group) GetVolumes() []*Volume {
 	return nil
 }
 
-// Sync is the progress of an initial sync or a resync.
+// Sync is the progress of an initial sync or a resync, in bytes of disk; holes count.
 type Sync struct {
-	state          protoimpl.MessageState `protogen:"open.v1"`
-	DoneBytes      int64                  `protobuf:"varint,1,opt,name=done_bytes,json=doneBytes,proto3" json:"done_bytes,omitempty"`
-	TotalBytes     int64                  `protobuf:"varint,2,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`
-	BytesPerSecond float64                `protobuf:"fixed64,3,opt,name=bytes_per_second,json=bytesPerSecond,proto3" json:"bytes_per_second,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What is durable at the target.
+	DoneBytes int64 `protobuf:"varint,1,opt,name=done_bytes,json=doneBytes,proto3" json:"done_bytes,omitempty"`
+	// What was dirty when it began, and what became dirty since.
+	TotalBytes int64 `protobuf:"varint,2,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`
+	// Payload that the target acknowledges, guests' writes too, holes not; 0 until it is known.
+	BytesPerSecond float64 `protobuf:"fixed64,3,opt,name=bytes_per_second,json=bytesPerSecond,proto3" json:"bytes_per_second,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -439,8 +444,8 @@ type Volume struct {
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Id    uint32                 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
 	Bytes int64                  `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
-	// Bytes marked in the dirty map: known to be lacking at the target.
-	DirtyBytes    int64 `protobuf:"varint,4,opt,name=dirty_bytes,json=dirtyBytes,proto3" json:"dirty_bytes,omitempty"`
+	// Bytes marked in the dirty map: known to be lacking at the target. Absent as bytes_behind is.
+	DirtyBytes    *int64 `protobuf:"varint,4,opt,name=dirty_bytes,json=dirtyBytes,proto3,oneof" json:"dirty_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -497,8 +502,8 @@ func (x *Volume) GetBytes() int64 {
 }
 
 func (x *Volume) GetDirtyBytes() int64 {
-	if x != nil {
-		return x.DirtyBytes
+	if x != nil && x.DirtyBytes != nil {
+		return *x.DirtyBytes
 	}
 	return 0
 }
@@ -630,13 +635,14 @@ const file_holdfast_v1_status_proto_rawDesc = "" +
 	"done_bytes\x18\x01 \x01(\x03R\tdoneBytes\x12\x1f\n" +
 	"\vtotal_bytes\x18\x02 \x01(\x03R\n" +
 	"totalBytes\x12(\n" +
-	"\x10bytes_per_second\x18\x03 \x01(\x01R\x0ebytesPerSecond\"c\n" +
+	"\x10bytes_per_second\x18\x03 \x01(\x01R\x0ebytesPerSecond\"x\n" +
 	"\x06Volume\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\rR\x02id\x12\x14\n" +
-	"\x05bytes\x18\x03 \x01(\x03R\x05bytes\x12\x1f\n" +
-	"\vdirty_bytes\x18\x04 \x01(\x03R\n" +
-	"dirtyBytes\"\x8c\x01\n" +
+	"\x05bytes\x18\x03 \x01(\x03R\x05bytes\x12$\n" +
+	"\vdirty_bytes\x18\x04 \x01(\x03H\x00R\n" +
+	"dirtyBytes\x88\x01\x01B\x0e\n" +
+	"\f_dirty_bytes\"\x8c\x01\n" +
 	"\n" +
 	"Checkpoint\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12.\n" +
@@ -693,6 +699,7 @@ func file_holdfast_v1_status_proto_init() {
 		return
 	}
 	file_holdfast_v1_status_proto_msgTypes[2].OneofWrappers = []any{}
+	file_holdfast_v1_status_proto_msgTypes[4].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
