@@ -7,6 +7,9 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
 	"github.com/holdfast-dr/holdfast/journal"
@@ -22,7 +25,12 @@ type Identity struct {
 // one of them may be nil.
 func Handlers(who Identity, s *Source, t *Target) api.Handlers {
 	h := &handler{who: who, source: s, target: t, began: time.Now()}
-	return api.Handlers{Status: h, Checkpoints: checkpoints{h}, Views: viewsHandler{h}}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(Metrics(s, t))
+	return api.Handlers{
+		Status: h, Checkpoints: checkpoints{h}, Views: viewsHandler{h},
+		Metrics: promhttp.HandlerFor(registry, promhttp.HandlerOpts{}),
+	}
 }
 
 type handler struct {

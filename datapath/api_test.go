@@ -3,6 +3,7 @@ package datapath
 import (
 	"context"
 	"fmt"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -152,5 +153,12 @@ func testStatus(t *testing.T, w *world, tg api.Handlers) {
 	families, err := r.Gather()
 	if err != nil || len(families) < 10 {
 		t.Errorf("%d metrics, %v", len(families), err)
+	}
+	answer := httptest.NewRecorder()
+	Handlers(Identity{}, w.s, w.tg).Metrics.ServeHTTP(answer, httptest.NewRequest("GET", "/metrics", nil))
+	for _, want := range []string{`holdfast_errors_total{kind="session"} 0`, `holdfast_dirty_bytes{group="shop"} 0`} {
+		if !strings.Contains(answer.Body.String(), want+"\n") {
+			t.Errorf("no %s in %s", want, answer.Body)
+		}
 	}
 }

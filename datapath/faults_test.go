@@ -32,6 +32,9 @@ func TestLinkCut(t *testing.T) {
 	for range times(2) {
 		w.link.Down()
 		w.awaitState(api.StateDisconnected)
+		if w.s.peers[0].lost.Load() == 0 {
+			t.Error("the loss of the session is not counted")
+		}
 		before := w.status().PackRawBytesTotal
 		w.await("writes that go on", func() bool { return w.status().PackRawBytesTotal > before+1<<20 })
 		w.link.Up()
@@ -363,6 +366,9 @@ func TestNoSpace(t *testing.T) {
 	g := w.write(w.size, 5*time.Millisecond)
 	full.full.Store(true)
 	w.await("the refusal", func() bool { s := w.status(); return s.State == api.StateError && contains(s.Reason, "no space") })
+	if w.s.flows[0].count.refusals.Load() == 0 {
+		t.Error("the refusal is not counted")
+	}
 	full.full.Store(false)
 	w.awaitState(api.StateProtected, api.StateBehind)
 	g.end()

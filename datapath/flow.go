@@ -44,6 +44,9 @@ type flow struct {
 	count struct {
 		raw, stored     atomic.Uint64 // sealed, in bytes
 		acked, syncRead atomic.Uint64 // payload acknowledged, and disk read again, in bytes
+		refusals        atomic.Uint64 // by the target
+		silences        atomic.Uint64 // of filters that were asked
+		stops           atomic.Uint64 // of the group
 		synced          atomic.Int64  // read again and given to pack in this life, in bytes
 	}
 
@@ -357,6 +360,7 @@ func (f *flow) fail(err error) {
 func (f *flow) failLocked(err error) {
 	if f.mu.fatal == nil {
 		f.mu.fatal = err
+		f.count.stops.Add(1)
 		f.endLifeLocked(0)
 		f.log.Error("group stops", "error", err)
 	}

@@ -93,6 +93,9 @@ func (f *flow) askDirty(ctx context.Context) (left int64, err error) {
 	defer f.mu.Unlock()
 	mine := f.mu.life == life && folded
 	if err != nil {
+		if ctx.Err() != context.Canceled {
+			f.count.silences.Add(1)
+		}
 		f.mu.lacks.known = f.mu.lacks.known && !mine
 		return 0, fmt.Errorf("ask how much is dirty: %w", err)
 	}

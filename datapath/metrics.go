@@ -36,6 +36,7 @@ var (
 	descStored      = desc("pack_stored_bytes_total", "Bytes of sealed records.", "group")
 	descWindow      = desc("window_bytes", "Bytes of sealed records that are not acknowledged.", "group")
 	descDirty       = desc("dirty_bytes", "Bytes marked in the dirty maps.", "group")
+	descErrors      = desc("errors_total", "What went wrong and was handled: sessions that ended or could not be had, refusals of the target, filters that did not answer, groups that stopped.", "kind")
 	descJournal     = desc("journal_bytes", "Bytes of the group's log.", "group")
 )
 
@@ -48,7 +49,7 @@ var states = []string{
 func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descLag, descBehind, descState, descCheckpoints, descWrites, descBytes, descWire, descRaw, descStored, descWindow,
-		descDirty, descJournal,
+		descDirty, descErrors, descJournal,
 	} {
 		ch <- d
 	}
@@ -100,11 +101,31 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 		count(descStored, float64(g.PackStoredBytesTotal), g.Name)
 	}
 	m.collectWire(count)
+	m.collectErrors(count)
 	if t := m.h.target; t != nil {
 		for _, g := range t.store.Groups() {
 			gauge(descJournal, float64(g.State().Bytes), g.Info().Name)
 		}
 	}
+}
+
+func (m metrics) collectErrors(count func(*prometheus.Desc, float64, ...string)) {
+	if m.h.source == nil {
+		return
+	}
+	var session, refusal, filter, stop uint64
+	for _, p := range m.h.source.peers {
+		session += p.lost.Load()
+	}
+	for _, f := range m.h.source.flows {
+		refusal += f.count.refusals.Load()
+		filter += f.count.silences.Load()
+		stop += f.count.stops.Load()
+	}
+	count(descErrors, float64(session), "session")
+	count(descErrors, float64(refusal), "refusal")
+	count(descErrors, float64(filter), "filter")
+	count(descErrors, float64(stop), "stop")
 }
 
 func (m metrics) collectWire(count func(*prometheus.Desc, float64, ...string)) {

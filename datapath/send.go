@@ -137,6 +137,7 @@ func (f *flow) stood(m *wire.Stand) {
 }
 
 func (f *flow) refused(m *wire.Refused) {
+	f.count.refusals.Add(1)
 	retry := retryRefused
 	if m.Code == wire.CodeStorage {
 		retry = retryStorage

@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/datapath/capture"
@@ -62,6 +63,7 @@ type peer struct {
 	control, data string
 	flows         []*flow
 	counters      wire.Counters
+	lost          atomic.Uint64 // sessions that ended, or could not be had
 
 	mu struct {
 		sync.Mutex
@@ -198,6 +200,11 @@ func (p *peer) run(ctx context.Context, cfg SourceConfig) error {
 
 // failed is told why there is no session, and in how long another is tried for.
 func (p *peer) failed(err error, next time.Duration) {
+	p.lost.Add(1)
+	p.down(err, next)
+}
+
+func (p *peer) down(err error, next time.Duration) {
 	for _, f := range p.flows {
 		f.sessionDown(err, next)
 	}
@@ -249,7 +256,7 @@ func (p *peer) Closed(_ *wire.Session, err error) {
 	p.mu.Lock()
 	p.mu.session = nil
 	p.mu.Unlock()
-	p.failed(err, 0)
+	p.down(err, 0) // Connect says it again, with the time of the next attempt
 }
 
 // flow finds a group by name; the empty name is the only one.

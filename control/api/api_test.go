@@ -49,6 +49,9 @@ func (v *vra) Close(context.Context, *holdfastv1.ViewsServiceCloseRequest) (*hol
 	return nil, Errorf(NotFound, "see holdfast view list", "view %s: no such view", "v9")
 }
 
+// ServeHTTP answers as metrics.
+func (*vra) ServeHTTP(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "holdfast_x 1\n") }
+
 // start serves v to uids until the test ends and returns the socket.
 func start(t *testing.T, v *vra, uids ...int) string {
 	t.Helper()
@@ -60,7 +63,7 @@ func start(t *testing.T, v *vra, uids ...int) string {
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {
-		done <- Serve(ctx, l, Handlers{Status: v, Views: v}, uids, slog.New(slog.NewTextHandler(io.Discard, nil)))
+		done <- Serve(ctx, l, Handlers{Status: v, Views: v, Metrics: v}, uids, slog.New(slog.NewTextHandler(io.Discard, nil)))
 	}()
 	t.Cleanup(func() {
 		stop()
@@ -134,6 +137,14 @@ func TestJSONWorksForCurl(t *testing.T) {
 	}
 	if err := json.NewDecoder(res.Body).Decode(&got); err != nil || got.Site != "west" || got.Groups[0]["since"] != "2026-01-02T03:04:05.006Z" {
 		t.Errorf("%+v, %v", got, err)
+	}
+	metrics, err := client.Get("http://vra/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer metrics.Body.Close()
+	if text, err := io.ReadAll(metrics.Body); err != nil || string(text) != "holdfast_x 1\n" {
+		t.Errorf("%q, %v", text, err)
 	}
 }
 

@@ -29,6 +29,7 @@ type Handlers struct {
 	Status      StatusHandler
 	Checkpoints CheckpointsHandler
 	Views       ViewsHandler
+	Metrics     http.Handler // answers GET /metrics, for monitoring systems
 }
 
 // Limits of a server, so that a hostile local user cannot fill it: maxRequest is a
@@ -57,6 +58,9 @@ func Serve(ctx context.Context, l *net.UnixListener, h Handlers, uids []int, log
 	}
 	if h.Views != nil {
 		mux.Handle(holdfastv1connect.NewViewsServiceHandler(h.Views, opts...))
+	}
+	if h.Metrics != nil {
+		mux.Handle("GET /metrics", h.Metrics)
 	}
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
