@@ -214,7 +214,7 @@ func (l *Log) take(w *writer, s *segment) {
 	if last := len(l.mu.segs) - 1; last >= 0 {
 		if l.mu.segs[last].Number == s.Number {
 			l.mu.segs = l.mu.segs[:last]
-		} else {
+		} else if l.mu.segs[last].state == StateOpen {
 			l.mu.segs[last].state = StateClosed
 		}
 	}

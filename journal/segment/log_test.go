@@ -214,6 +214,24 @@ func TestReadBackLocates(t *testing.T) {
 	f("the end is cut off", func(d *faultdisk.Disk, name string) { ok(t, truncate(d, name, offset(Start, block(1, 2).From))) }, block(1, 2), all(2))
 }
 
+// A sealed segment stays so when the empty one after it is replaced at the next opening.
+func TestSealedStaysSealed(t *testing.T) {
+	disk := faultdisk.New(512)
+	f, err := start(disk, &model{}, seeded(1), 1)
+	ok(t, err)
+	for len(f.l.Segments()) < 2 {
+		ok(t, f.run(1, 0))
+	}
+	for range 4 { // the first of these copies the last round, the others find only that
+		ok(t, f.l.Close())
+		f.l, _, _, err = openStore(disk)
+		ok(t, err)
+		if s := f.l.Segments()[0]; s.State != StateVerified || s.Err != nil {
+			t.Fatalf("the segment is %s: %v", s.State, s.Err)
+		}
+	}
+}
+
 // A footer that finds no space is no damage, and is written by the next life.
 func TestFooterWithoutSpace(t *testing.T) {
 	disk := faultdisk.New(512)
