@@ -27,23 +27,47 @@ func (g *Group) listAll() error {
 	if len(cps) == 0 {
 		return nil
 	}
-	if err := g.store.catalogue.Put(g.info.ID, cps...); err != nil {
+	if err := g.enter(cps); err != nil {
 		return err
 	}
 	g.unlisted = nil
 	g.showSegments()
 	g.mu.Lock()
-	for _, cp := range cps {
-		g.countLocked(cp)
-	}
 	listed := g.onListed
 	g.mu.Unlock()
-	if listed != nil {
-		for _, cp := range cps {
+	for _, cp := range cps {
+		if listed != nil && cp.State == index.Good {
 			listed(cp)
 		}
 	}
 	return nil
+}
+
+// enter puts the checkpoints into the catalogue, as bad where they need what is
+// damaged.
+func (g *Group) enter(cps []Checkpoint) error {
+	g.marking.Lock()
+	defer g.marking.Unlock()
+	g.examineLocked(cps)
+	if err := g.store.catalogue.Put(g.info.ID, cps...); err != nil {
+		return err
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, cp := range cps {
+		g.countLocked(cp)
+	}
+	return nil
+}
+
+// waits says whether something is to be tried again: to list, or to state damage.
+func (g *Group) waits() bool {
+	g.marking.Lock()
+	defer g.marking.Unlock()
+	if err := g.stateLocked(); err != nil {
+		g.log.Error("damage is not stated in the manifest", "error", err)
+	}
+	return len(g.unlisted) > 0 || len(g.unstated) > 0
 }
 
 // notListed keeps why complete checkpoints are not listed; nil: all are.
@@ -80,17 +104,17 @@ func (g *Group) showSegments() {
 	}
 }
 
-// countLocked counts a checkpoint that is now listed.
+// countLocked counts a checkpoint that is now listed, if it is good.
 func (g *Group) countLocked(cp Checkpoint) {
+	if cp.State != index.Good {
+		return
+	}
 	l := &g.listed
 	l.count++
 	if l.oldest == 0 {
 		l.oldest = cp.Number
 	}
 	l.newest = cp.Number
-	if cp.State == index.Good {
-		l.good = cp.Number
-	}
 }
 
 // Checkpoints returns up to limit listed checkpoints with numbers above after, oldest
@@ -117,13 +141,14 @@ func (g *Group) Checkpoint(number uint64) (Checkpoint, error) {
 // Latest returns the newest good checkpoint; ErrNotFound when there is none.
 func (g *Group) Latest() (Checkpoint, error) {
 	g.mu.Lock()
-	number := g.listed.good
+	number := g.listed.newest
 	g.mu.Unlock()
 	return g.Checkpoint(number)
 }
 
-// OnListed sets what is called with each checkpoint after it is listed; those listed
-// before are not told.
+// OnListed sets what is called with each good checkpoint after it is listed; those
+// listed before are not told, and bad ones are not: a source takes what it is told for
+// safe.
 func (g *Group) OnListed(f func(Checkpoint)) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -140,7 +165,7 @@ func (g *Group) OpenView(number uint64, o ViewOptions) (*view.View, error) {
 	}
 	cfg := view.Config{Checkpoint: number, FS: g.store.cfg.FS, Dir: g.scratchDir(), Options: o,
 		Log: g.segments, Versions: g.versions, At: g.versions.Vector(cp.At),
-		Damaged: func(err error) { g.damaged(number, err) }}
+		Damaged: g.viewed}
 	if cfg.Disks, err = g.disks(cp); err != nil {
 		return nil, fmt.Errorf("journal: group %s: checkpoint %d: %w", g.info.ID, number, err)
 	}
@@ -186,66 +211,4 @@ func (g *Group) disks(cp Checkpoint) (disks []view.Disk, err error) {
 // isDamage says whether bytes that were kept are not what they were.
 func isDamage(err error) bool {
 	return errors.Is(err, record.ErrCorrupt) || errors.Is(err, segment.ErrCorrupt) || errors.Is(err, replica.ErrCorrupt)
-}
-
-// damaged marks a checkpoint bad once bytes that it holds did not verify.
-func (g *Group) damaged(number uint64, why error) {
-	if !isDamage(why) {
-		return
-	}
-	if err := g.markBad(number, why.Error()); err != nil {
-		g.log.Error("checkpoint is bad and could not be marked", "checkpoint", number, "damage", why, "error", err)
-	}
-}
-
-// markBad says of a checkpoint, durably, that it cannot be restored whole.
-func (g *Group) markBad(number uint64, reason string) error {
-	g.marking.Lock()
-	defer g.marking.Unlock()
-	cp, err := g.Checkpoint(number)
-	if err != nil || cp.State == index.Bad {
-		return err
-	}
-	reason = reason[:min(len(reason), maxReason)]
-	if err := g.manifest.put(true, entry{kind: entryBad, number: number, reason: reason}); err != nil {
-		return err
-	}
-	g.log.Error("checkpoint is bad", "checkpoint", number, "reason", reason)
-	cp.State, cp.Reason = index.Bad, reason
-	if err := g.store.catalogue.Put(g.info.ID, cp); err != nil {
-		return err
-	}
-	return g.findGood(number)
-}
-
-// findGood looks for the newest good checkpoint after the one that was it went bad.
-func (g *Group) findGood(bad uint64) error {
-	g.mu.Lock()
-	was := g.listed.good
-	g.mu.Unlock()
-	if was != bad {
-		return nil
-	}
-	good := uint64(0)
-	for after := uint64(0); ; {
-		cps, err := g.Checkpoints(after, 1000)
-		if err != nil {
-			return err
-		}
-		for _, cp := range cps {
-			after = cp.Number
-			if cp.State == index.Good {
-				good = cp.Number
-			}
-		}
-		if len(cps) == 0 {
-			break
-		}
-	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.listed.good == bad {
-		g.listed.good = good
-	}
-	return nil
 }

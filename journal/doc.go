@@ -21,6 +21,9 @@
 //     shows what it holds. With space again it goes on by itself.
 //   - What is damaged in one group concerns that group: one that does not open stands
 //     there, says why and refuses everything, and the others are served.
+//   - Damage that anybody finds, a reader or the read-back of a closed segment, is stated
+//     in the manifest and in the group's state, and every checkpoint that needs what is
+//     damaged is bad, those listed later too. The others stay good.
 //   - While a resync is open nothing is listed; what was listed before stays.
 //   - The catalogue is a cache in memory: the log and the manifest log are the truth,
 //     and Open builds it from them.

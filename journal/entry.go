@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"math"
 
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/wire/record"
@@ -14,16 +15,16 @@ type entry struct {
 	kind    entryKind
 	lineage uint64          // group
 	name    string          // group, volume
-	volume  record.VolumeID // volume
+	volume  record.VolumeID // volume; damaged: whose replica; 0: the log
 	bytes   int64           // volume
 	stream  record.StreamID // admitted, applied
 	life    life            // admitted, applied; epoch: its epoch
 	seq     record.Seq      // applied
 	sum     uint32          // applied: the header checksum of record seq
 	closed  bool            // applied: the initial sync is complete; from here on the log
-	number  uint64          // bad: the checkpoint; abandoned: the segment
-	reason  string          // bad
-	end     uint64          // abandoned: where the segment ends
+	number  uint64          // bad: the checkpoint; abandoned: the segment; damaged: where it begins
+	reason  string          // bad, damaged
+	end     uint64          // abandoned: where the segment ends; damaged: where it ends
 }
 
 // entryKind says what an entry states.
@@ -35,9 +36,10 @@ const (
 	entryEpoch     entryKind = 3 // no lower epoch may append
 	entryAdmitted  entryKind = 4 // no older life of the stream may append
 	entryApplied   entryKind = 5 // the replica holds the stream's initial sync up to seq
-	entryBad       entryKind = 6 // a checkpoint cannot be restored whole
+	entryBad       entryKind = 6 // a checkpoint cannot be restored whole; older releases wrote it
 	entryAbandoned entryKind = 7 // a segment ends there, whatever lies beyond
 	entryMark      entryKind = 8 // nothing: a witness of the entries before it
+	entryDamaged   entryKind = 9 // a part of the log or of a replica is not what was written
 )
 
 // The frame of an entry; see FORMAT.md. Entries begin at multiples of slotBytes, so
@@ -128,6 +130,11 @@ func appendPayload(dst []byte, e entry) []byte {
 	case entryAbandoned:
 		dst = le.AppendUint64(dst, e.number)
 		dst = le.AppendUint64(dst, e.end)
+	case entryDamaged:
+		dst = le.AppendUint32(dst, uint32(e.volume))
+		dst = le.AppendUint64(dst, e.number)
+		dst = le.AppendUint64(dst, e.end)
+		dst = append(dst, e.reason...)
 	case entryMark:
 	}
 	return dst
@@ -205,6 +212,11 @@ func parsePayload(kind entryKind, p []byte) (entry, bool) {
 	case entryAbandoned:
 		e.number, e.end = d.u64(), d.u64()
 		d.ok(e.number != 0)
+	case entryDamaged:
+		e.volume = record.VolumeID(d.u32())
+		e.number, e.end = d.u64(), d.u64()
+		e.reason = d.rest(maxReason)
+		d.ok(e.end > e.number && e.end <= math.MaxInt64)
 	case entryMark:
 	default:
 		return entry{}, false

@@ -24,7 +24,12 @@ type Group struct {
 	versions *index.Versions
 
 	admitting sync.Mutex // one Admit or SetVolumes at a time; before mu
-	marking   sync.Mutex // one checkpoint is marked bad at a time; before mu
+
+	marking  sync.Mutex // damage is made known, and checkpoints are listed, one at a time; before mu
+	damages  damages    // all that is known
+	unhealed []wound    // what of it checkpoints that are not listed yet may need
+	unstated []entry    // what of it the manifest does not say yet
+	loaded   chan struct{}
 
 	mu        sync.Mutex
 	info      GroupInfo
@@ -38,10 +43,10 @@ type Group struct {
 	fatal     error // why no data is taken until the store is opened again
 	trouble   error // why the last round failed; nil: it did not
 	behind    error // why checkpoints that are complete are not listed; nil: all are
+	damaged   error // what is damaged; nil: nothing that is known
 	listed    struct {
 		count          int
 		oldest, newest uint64
-		good           uint64 // newest good one
 	}
 	resync, initial bool
 	seen            uint64 // highest checkpoint number in any cut
@@ -93,12 +98,14 @@ type Checkpoint = index.Checkpoint
 
 // GroupState tells how a group is.
 type GroupState struct {
-	Resync  bool  // a resync is open, or the initial sync is not complete: nothing is listed
-	Initial bool  // of some stream no sync was ever completed
-	Err     error // why the group takes no data, or why the last round failed; nil: all is well
-	Bytes   int64 // of the log
-	// Count, Oldest and Newest tell of the listed checkpoints (numbers; 0: none), bad
-	// ones included.
+	Resync  bool // a resync is open, or the initial sync is not complete: nothing is listed
+	Initial bool // of some stream no sync was ever completed
+	// Err says why the group takes no data, why the last round failed or complete
+	// checkpoints are not listed, or what is damaged; nil: all is well.
+	Err   error
+	Bytes int64 // of the log
+	// Count, Oldest and Newest tell of the good checkpoints (numbers; 0: none): those that
+	// nothing known keeps from being opened whole.
 	Count          int
 	Oldest, Newest uint64
 }
@@ -291,7 +298,7 @@ func (g *Group) State() GroupState {
 	defer g.mu.Unlock()
 	s := GroupState{Resync: g.resync, Initial: g.initial, Err: g.fatal,
 		Count: g.listed.count, Oldest: g.listed.oldest, Newest: g.listed.newest}
-	for _, err := range []error{g.trouble, g.behind, g.store.reserve.missing()} {
+	for _, err := range []error{g.trouble, g.behind, g.store.reserve.missing(), g.damaged} {
 		if s.Err == nil {
 			s.Err = err
 		}
@@ -301,6 +308,9 @@ func (g *Group) State() GroupState {
 	}
 	for _, i := range g.segments.Segments() {
 		s.Bytes += int64(i.End - i.First)
+		if s.Err == nil && i.Err != nil {
+			s.Err = fmt.Errorf("segment %d does not verify: %w", i.Number, i.Err)
+		}
 	}
 	return s
 }

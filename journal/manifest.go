@@ -44,6 +44,7 @@ type facts struct {
 	streams   map[record.StreamID]streamFacts
 	bad       map[uint64]string
 	abandoned []entry
+	damaged   damages
 }
 
 // streamFacts is what the manifest knows of a stream.
@@ -86,6 +87,8 @@ func (f *facts) apply(e entry) {
 	case entryAbandoned:
 		f.abandoned = append(f.abandoned, e)
 		f.abandoned = f.abandoned[max(0, len(f.abandoned)-maxAbandoned):]
+	case entryDamaged:
+		f.damaged = f.damaged.add(damage{e.volume, int64(e.number), int64(e.end), e.reason})
 	case entryMark:
 	}
 }
@@ -111,6 +114,9 @@ func (f *facts) entries() []entry {
 	}
 	for _, n := range slices.Sorted(maps.Keys(f.bad)) {
 		es = append(es, entry{kind: entryBad, number: n, reason: f.bad[n]})
+	}
+	for _, d := range f.damaged {
+		es = append(es, d.entry())
 	}
 	return append(es, f.abandoned...)
 }

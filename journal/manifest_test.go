@@ -6,6 +6,7 @@ import (
 	"flag"
 	"os"
 	"reflect"
+	"slices"
 	"syscall"
 	"testing"
 
@@ -58,6 +59,32 @@ func TestGoldenManifest(t *testing.T) {
 	ok(t, r.replay(golden))
 	if !reflect.DeepEqual(r.facts, want) {
 		t.Errorf("golden manifest states %+v, want %+v", r.facts, want)
+	}
+}
+
+// Damage came later than the other kinds, and has a golden file of its own.
+func TestGoldenDamage(t *testing.T) {
+	const name = "testdata/v1-damage.manifest"
+	es := []entry{{kind: entryGroup, lineage: testLineage, name: "group"},
+		{kind: entryDamaged, number: 4096, end: 8192, reason: "record 1: block 2: corrupt record"},
+		{kind: entryDamaged, volume: 9, number: 0, end: 4096, reason: "block 0"}, {kind: entryMark}}
+	var p []byte
+	for i, e := range es {
+		p = appendEntry(p, frame{testGroup, uint64(i + 1), uint64(i)}, e)
+	}
+	if *update {
+		ok(t, os.WriteFile(name, p, 0o666))
+	}
+	golden, err := os.ReadFile(name)
+	ok(t, err)
+	r := &manifest{group: testGroup, facts: newFacts()}
+	ok(t, r.replay(golden))
+	want := damages{{0, 4096, 8192, es[1].reason}, {9, 0, 4096, es[2].reason}}
+	if !bytes.Equal(p, golden) || !reflect.DeepEqual(r.facts.damaged, want) {
+		t.Errorf("golden damage is %v, want %v; first difference at %d", r.facts.damaged, want, firstDifference(p, golden))
+	}
+	if again := r.facts.entries(); !slices.Contains(again, es[1]) || !slices.Contains(again, es[2]) {
+		t.Errorf("written anew it states %v", again)
 	}
 }
 
@@ -166,7 +193,7 @@ func sealSlot(p []byte) {
 }
 
 func FuzzEntry(f *testing.F) {
-	for i, e := range append(everyEntry, entry{kind: entryGroup, lineage: 1, name: "x"}) {
+	for i, e := range append(everyEntry, entry{kind: entryGroup, lineage: 1, name: "x"}, entry{kind: entryDamaged, volume: 3, number: 5, end: 9, reason: "why"}) {
 		f.Add(appendEntry(nil, frame{testGroup, uint64(i + 1), 0}, e))
 	}
 	f.Fuzz(func(t *testing.T, p []byte) {

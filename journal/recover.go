@@ -22,7 +22,7 @@ func (s *Store) newGroup(id record.GroupID) *Group {
 	g := &Group{store: s, dir: path.Join(s.cfg.Dir, groupsName, id.String()), log: s.log.With("group", id.String()),
 		info: GroupInfo{ID: id}, versions: index.NewVersions(), admission: newAdmission(), cuts: newCuts(),
 		standings: make(map[record.StreamID]mark), volumes: make(map[record.VolumeID]*volume),
-		views: make(map[*view.View]struct{}), shown: make(map[uint64]segment.State)}
+		views: make(map[*view.View]struct{}), shown: make(map[uint64]segment.State), loaded: make(chan struct{})}
 	g.room.L = &g.mu
 	return g
 }
@@ -149,6 +149,10 @@ func (g *Group) load(m *manifest) (*Group, error) {
 		err = g.clearScratch()
 	}
 	if err != nil {
+		g.stop()
+	}
+	close(g.loaded) // segments that are being read back may tell now
+	if err != nil {
 		return nil, errors.Join(err, g.close())
 	}
 	return g, nil
@@ -183,7 +187,7 @@ func (g *Group) loadVolumes() error {
 // loadLog replays the log's records and returns the checkpoints they make.
 func (g *Group) loadLog() (cps []Checkpoint, err error) {
 	cfg := g.store.cfg
-	o := segment.Options{SegmentBytes: cfg.SegmentBytes, Log: g.log}
+	o := segment.Options{SegmentBytes: cfg.SegmentBytes, Log: g.log, Damaged: g.sealed}
 	g.segments, err = segment.Open(cfg.FS, g.logDir(), g.info.ID, g.store.watermarks.Get(g.info.ID), o,
 		func(pos segment.Pos, rec record.Record) error {
 			if err := g.replay(pos, rec); err != nil {
@@ -229,14 +233,20 @@ func (g *Group) replay(pos segment.Pos, rec record.Record) error {
 	return g.versions.Add(pos, rec)
 }
 
-// show lists what the log holds.
+// show lists what the log holds, and what of it is bad.
 func (g *Group) show(cps []Checkpoint) error {
-	bad := g.manifest.now().bad
+	facts := g.manifest.now()
 	for i := range cps {
-		if reason, ok := bad[cps[i].Number]; ok {
+		if reason, ok := facts.bad[cps[i].Number]; ok {
 			cps[i].State, cps[i].Reason = index.Bad, reason
 		}
-		g.countLocked(cps[i])
+	}
+	g.damages = facts.damaged
+	g.unhealed = g.wounds(g.damages)
+	g.examineLocked(cps)
+	g.sayLocked()
+	for _, cp := range cps {
+		g.countLocked(cp)
 	}
 	if len(cps) > 0 && !invariant.Planted("journal/no-watermark") {
 		if err := g.store.watermarks.Raise(map[record.GroupID]segment.Watermark{g.info.ID: g.watermark()}); err != nil {

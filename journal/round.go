@@ -72,7 +72,7 @@ func (s *Store) round(groups map[*Group]struct{}) {
 	s.list(groups)
 	clear(s.behind)
 	for g := range groups {
-		if len(g.unlisted) > 0 {
+		if g.waits() {
 			s.behind[g] = struct{}{}
 		}
 	}

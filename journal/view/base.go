@@ -26,12 +26,28 @@ func (d *Device) readBase(p []byte, off int64) error {
 		if err := d.readPiece(p[at:at+piece.Len], piece); err != nil {
 			err = fmt.Errorf("checkpoint %d: volume %d at %d: %w", cfg.Checkpoint, d.disk.ID, piece.Off, err)
 			if cfg.Damaged != nil && damage(err) {
-				cfg.Damaged(err)
+				d.tell(piece, err)
 			}
 			return err
 		}
 	}
 	return nil
+}
+
+// tell says which blocks of a piece are damaged. A piece of the replica may be long:
+// each of its blocks is read by itself, and the last error is only that of one.
+func (d *Device) tell(piece *index.Piece, err error) {
+	if piece.In != index.InReplica {
+		d.view.cfg.Damaged(Damage{d.disk.ID, *piece, err})
+		return
+	}
+	for off := piece.Off / blockBytes * blockBytes; off < piece.Off+piece.Len; off += blockBytes {
+		one := index.Piece{Off: off, Len: min(blockBytes, d.disk.Bytes-off), In: index.InReplica}
+		from, to := max(off, piece.Off), min(off+blockBytes, piece.Off+piece.Len)
+		if err := d.disk.Replica.ReadAt(make([]byte, to-from), from); damage(err) {
+			d.view.cfg.Damaged(Damage{d.disk.ID, one, err})
+		}
+	}
 }
 
 func (d *Device) readPiece(p []byte, piece *index.Piece) error {

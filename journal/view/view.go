@@ -57,10 +57,18 @@ type Config struct {
 	// FS and Dir say where scratch files go.
 	FS  ioengine.FS
 	Dir string
-	// Damaged is called with what did not verify, before the reader is told.
-	Damaged func(error)
+	// Damaged is called with what did not verify, before the reader is told; nil: nobody is.
+	Damaged func(Damage)
 	// Closed is called once the view is closed; nil: nothing is.
 	Closed func()
+}
+
+// Damage is a piece that a read could not have: a block of the log, whole, or a block
+// of the replica (4 KiB of its volume, less at its end).
+type Damage struct {
+	Volume record.VolumeID
+	Piece  index.Piece
+	Err    error
 }
 
 // Disk is a volume and what lies beneath all its versions.

@@ -52,7 +52,7 @@ type world struct {
 	versions *index.Versions
 	replica  *memoryReplica
 	images   [][]byte // after so many records
-	damaged  []error
+	damaged  []Damage
 }
 
 func newWorld(t *testing.T, seed uint64) *world {
@@ -96,7 +96,7 @@ func (w *world) open(t *testing.T, seq int, o Options) (*View, *Device) {
 	v, err := New(Config{Checkpoint: uint64(seq), Options: o, FS: w.disk, Dir: "/scratch", Log: w.log, Versions: w.versions,
 		At:      w.versions.Vector([]index.StreamAt{{Stream: 1, Seq: record.Seq(seq)}}),
 		Disks:   []Disk{{Volume: Volume{ID: 1, Name: "one", Bytes: testBytes}, Replica: w.replica}},
-		Damaged: func(err error) { w.damaged = append(w.damaged, err) }})
+		Damaged: func(d Damage) { w.damaged = append(w.damaged, d) }})
 	must(t, err)
 	d, _ := v.Device(1)
 	return v, d
