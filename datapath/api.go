@@ -5,7 +5,6 @@ import (
 	"errors"
 	"strconv"
 	"time"
-	"unicode/utf8"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -124,8 +123,8 @@ func (h checkpoints) Create(ctx context.Context, r *holdfastv1.CheckpointsServic
 	if f == nil {
 		return nil, noGroup(r.Group)
 	}
-	if len(r.Tag) > api.MaxTag || !utf8.ValidString(r.Tag) {
-		return nil, api.Errorf(api.InvalidArgument, "shorten it", "a tag has at most %d bytes of UTF-8", api.MaxTag)
+	if err := api.CheckTag(r.Tag); err != nil {
+		return nil, api.Errorf(api.InvalidArgument, "choose another", "tag %v", err)
 	}
 	c, err := f.create(ctx, r.Tag)
 	if err != nil {

@@ -66,8 +66,10 @@ func TestAPI(t *testing.T) {
 	code(api.Precondition, err)
 	_, err = tg.Checkpoints.Create(ctx, &holdfastv1.CheckpointsServiceCreateRequest{})
 	code(api.Precondition, err)
-	_, err = s.Checkpoints.Create(ctx, &holdfastv1.CheckpointsServiceCreateRequest{Tag: strings.Repeat("x", 257)})
-	code(api.InvalidArgument, err)
+	for _, tag := range []string{"", strings.Repeat("x", 257), "a\x1b[31mb", "a\nb", "\xff", " a"} {
+		_, err = s.Checkpoints.Create(ctx, &holdfastv1.CheckpointsServiceCreateRequest{Tag: tag})
+		code(api.InvalidArgument, err)
+	}
 	_, err = s.Status.Get(ctx, &holdfastv1.StatusServiceGetRequest{Group: "none"})
 	code(api.NotFound, err)
 	_, err = tg.Views.Open(ctx, &holdfastv1.ViewsServiceOpenRequest{Checkpoint: "999999"})

@@ -2,12 +2,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"strconv"
-	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
@@ -102,7 +98,7 @@ once it is durable at the target and listed there.`,
 		Example: "  holdfast checkpoint create --tag before-upgrade",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := checkTag(tag); err != nil {
+			if err := api.CheckTag(tag); err != nil {
 				return usagef("--tag %w", err)
 			}
 			if wait <= 0 {
@@ -132,24 +128,6 @@ once it is durable at the target and listed there.`,
 	cmd.Flags().StringVar(&tag, "tag", "", "`TAG` to know it by, at most 256 bytes")
 	cmd.Flags().Var(durationFlag{&wait}, "wait", "`DURATION` to wait at most")
 	return cmd
-}
-
-// checkTag says what is wrong with a tag: it is shown in tables, and typed to name a
-// checkpoint.
-func checkTag(tag string) error {
-	switch {
-	case tag == "":
-		return errors.New("is missing: name the checkpoint")
-	case len(tag) > api.MaxTag:
-		return fmt.Errorf("has %d bytes, at most %d", len(tag), api.MaxTag)
-	case !utf8.ValidString(tag):
-		return errors.New("is not UTF-8")
-	case printable(tag) != tag:
-		return fmt.Errorf("%s: want only characters that can be seen", strconv.Quote(tag))
-	case strings.TrimSpace(tag) != tag:
-		return fmt.Errorf("%q: want no space at its ends", tag)
-	}
-	return nil
 }
 
 // standing is why a checkpoint may have to wait: the state and reason of a group in

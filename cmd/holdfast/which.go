@@ -31,7 +31,7 @@ func checkAt(at string) error {
 	case strings.HasPrefix(at, "-"):
 		return usagef("--checkpoint %q: want an id or a tag from holdfast checkpoint list, or latest", at)
 	default:
-		if err := checkTag(at); err != nil {
+		if err := api.CheckTag(at); err != nil {
 			return usagef("--checkpoint %w", err)
 		}
 	}

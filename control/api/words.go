@@ -1,7 +1,13 @@
 package api
 
 import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
@@ -38,6 +44,25 @@ const Latest = "latest"
 
 // MaxTag is the longest tag of a checkpoint, in bytes of UTF-8.
 const MaxTag = 256
+
+// CheckTag says what is wrong with a tag: it is shown in tables, and typed to name a
+// checkpoint. The sentence goes on from "tag ".
+func CheckTag(tag string) error {
+	unseen := func(r rune) bool { return !unicode.IsPrint(r) }
+	switch {
+	case tag == "":
+		return errors.New("is missing: name the checkpoint")
+	case len(tag) > MaxTag:
+		return fmt.Errorf("has %d bytes, at most %d", len(tag), MaxTag)
+	case !utf8.ValidString(tag):
+		return errors.New("is not UTF-8")
+	case strings.ContainsFunc(tag, unseen):
+		return fmt.Errorf("%s: want only characters that can be seen", strconv.Quote(tag))
+	case strings.TrimSpace(tag) != tag:
+		return fmt.Errorf("%q: want no space at its ends", tag)
+	}
+	return nil
+}
 
 // Timestamp is t as messages carry it; the zero time is absent.
 func Timestamp(t time.Time) *timestamppb.Timestamp {
