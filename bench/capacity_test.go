@@ -70,7 +70,7 @@ func run(b *testing.B, bin string, p load.Profile, link string, d time.Duration)
 	if err != nil {
 		b.Fatal(err)
 	}
-	before, cpu, start := sent(b, l), cpuSeconds(b, pids), time.Now()
+	before, sourceCPU, targetCPU, start := sent(b, l), cpuSeconds(b, pids[:2]), cpuSeconds(b, pids[2:]), time.Now()
 
 	write, stop := context.WithTimeout(ctx, d)
 	defer stop()
@@ -85,7 +85,7 @@ func run(b *testing.B, bin string, p load.Profile, link string, d time.Duration)
 		b.Fatal(err)
 	}
 	took := time.Since(start)
-	used := cpuSeconds(b, pids) - cpu
+	sourceCPU, targetCPU = cpuSeconds(b, pids[:2])-sourceCPU, cpuSeconds(b, pids[2:])-targetCPU
 	if v, err := l.Compare(ctx, last.ID, 1, h, corpus, true); err != nil {
 		b.Fatalf("the last checkpoint is not what the guest wrote: %v (%+v)", err, v)
 	}
@@ -97,13 +97,17 @@ func run(b *testing.B, bin string, p load.Profile, link string, d time.Duration)
 		b.ReportMetric(percentile(lag, 50)*1000, "lag-p50-ms")
 		b.ReportMetric(percentile(lag, 99)*1000, "lag-p99-ms")
 	}
-	b.ReportMetric(used/(guest/(1<<30)), "cpu-s/GiB")
+	gib := guest / (1 << 30)
+	b.ReportMetric((sourceCPU+targetCPU)/gib, "cpu-s/GiB")
+	b.ReportMetric(sourceCPU/gib, "source-cpu-s/GiB")
+	b.ReportMetric(targetCPU/gib, "target-cpu-s/GiB")
 	b.ReportMetric(float64(resyncs), "resyncs")
 	if link == "none" {
 		b.ReportMetric(rate/nbdcopyRate(b, corpus), "x-nbdcopy")
 	}
 }
 
+// processes are filter and VRA of the source, then the VRA of the target.
 func processes(ctx context.Context, l *drive.Lab) (pids []int, err error) {
 	for _, name := range []string{"vra-filter", "vra-source", "vra-target"} {
 		pid, err := l.PID(ctx, name)

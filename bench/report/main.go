@@ -139,7 +139,8 @@ What the units of a capacity run mean:
 - ` + "`MB/s`" + `: bytes the guest wrote, over the time until the last of them was durable at the second site (10^6 bytes).
 - ` + "`wire/guest`" + `: bytes that left the source for each byte the guest wrote.
 - ` + "`lag-p50-ms`, `lag-p99-ms`" + `: age of the oldest write not yet durable at the second site, sampled while the guest writes.
-- ` + "`cpu-s/GiB`" + `: user and system time of the filter and both VRAs for each GiB the guest wrote.
+- ` + "`cpu-s/GiB`" + `: user and system time of the filter and both VRAs for each GiB the guest wrote; ` + "`source-`" + ` is filter and VRA of the
+  first site, ` + "`target-`" + ` the VRA of the second.
 - ` + "`x-nbdcopy`" + `: MB/s over that of ` + "`nbdcopy`" + ` of as many of the same bytes to a plain NBD server (` + "`nbdkit file`" + `) in the same run. nbdcopy
   neither orders, compresses, encrypts nor journals: it is a scale, not a rival.
 - ` + "`resyncs`" + `: how often the load outran the pipeline, so that writes were only marked and read again later.
