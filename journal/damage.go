@@ -64,6 +64,30 @@ func (ds damages) add(d damage) damages {
 	return slices.Delete(out, nearest+1, nearest+2)
 }
 
+// without returns ds with what d holds taken out. It is pure, and ds is not changed.
+// Where a damage would come apart and there are too many, it stays whole.
+func (ds damages) without(d damage) damages {
+	out := make(damages, 0, len(ds)+1)
+	for i, have := range ds {
+		if have.volume != d.volume || have.to <= d.from || have.from >= d.to {
+			out = append(out, have)
+			continue
+		}
+		before, after := have, have
+		before.to, after.from = d.from, d.to
+		if before.from < before.to && after.from < after.to && len(out)+len(ds[i:]) >= maxDamages {
+			out = append(out, have)
+			continue
+		}
+		for _, part := range []damage{before, after} {
+			if part.from < part.to {
+				out = append(out, part)
+			}
+		}
+	}
+	return out
+}
+
 // holds says whether d is known already.
 func (ds damages) holds(d damage) bool {
 	return slices.ContainsFunc(ds, func(have damage) bool {

@@ -4,9 +4,9 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
-	"math"
 
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+	"github.com/holdfast-dr/holdfast/journal/index"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
@@ -15,16 +15,25 @@ type entry struct {
 	kind    entryKind
 	lineage uint64          // group
 	name    string          // group, volume
-	volume  record.VolumeID // volume; damaged: whose replica; 0: the log
+	volume  record.VolumeID // volume; damaged, repaired: whose replica; 0: the log
 	bytes   int64           // volume
 	stream  record.StreamID // admitted, applied
 	life    life            // admitted, applied; epoch: its epoch
 	seq     record.Seq      // applied
 	sum     uint32          // applied: the header checksum of record seq
 	closed  bool            // applied: the initial sync is complete; from here on the log
-	number  uint64          // bad: the checkpoint; abandoned: the segment; damaged: where it begins
-	reason  string          // bad, damaged
-	end     uint64          // abandoned: where the segment ends; damaged: where it ends
+
+	// number is, for bad, tag, pin, gone and promoted, the checkpoint; for abandoned the
+	// segment, for folded the first of the old ones; for damaged and repaired where it begins.
+	number uint64
+	end    uint64 // abandoned: where the segment ends; damaged, repaired: where it ends; folded: the last old segment
+	into   uint64 // folded: the new segment
+	reason string // bad, damaged; tag: the text; pin: the label; policy, parity: what only its owner reads
+	pinned bool   // pin
+	first  int    // promoted: the place of at in the whole vector
+	count  int    // promoted: the streams of the whole vector
+	at     []index.StreamAt
+	spans  []span // thinned
 }
 
 // entryKind says what an entry states.
@@ -40,14 +49,39 @@ const (
 	entryAbandoned entryKind = 7 // a segment ends there, whatever lies beyond
 	entryMark      entryKind = 8 // nothing: a witness of the entries before it
 	entryDamaged   entryKind = 9 // a part of the log or of a replica is not what was written
+
+	// Of version 2.
+	entryTag      entryKind = 10 // a checkpoint's tag, whatever its cut said
+	entryPin      entryKind = 11 // a checkpoint is kept, or not any more
+	entryGone     entryKind = 12 // all checkpoints below it are gone
+	entryPromoted entryKind = 13 // the replicas hold all of a checkpoint
+	entryPolicy   entryKind = 14 // how long history is kept
+	entryThinned  entryKind = 15 // between two checkpoints all that are not pinned are gone
+	entryFolded   entryKind = 16 // segments became one
+	entryRepaired entryKind = 17 // a part that was damaged is whole again
+	entryParity   entryKind = 18 // how the group's files are protected
+
+	firstOfVersion2 = entryTag
+	lastOfVersion2  = entryParity
 )
+
+// version is that of the slots that hold such entries: a release that knows only the
+// older kinds must refuse a newer one, and not take it for the torn end of the file.
+func (k entryKind) version() byte {
+	if k >= firstOfVersion2 {
+		return 2
+	}
+	return 1
+}
+
+// known says whether this release reads such entries.
+func (k entryKind) known() bool { return k != 0 && k <= lastOfVersion2 }
 
 // The frame of an entry; see FORMAT.md. Entries begin at multiples of slotBytes, so
 // that writing one never touches a sector that holds another.
 const (
-	manifestMagic   = 0x314d4648 // "HFM1"
-	manifestVersion = 1
-	slotBytes       = 512
+	manifestMagic = 0x314d4648 // "HFM1"
+	slotBytes     = 512
 
 	atMagic   = 0
 	atVersion = 4
@@ -60,7 +94,9 @@ const (
 
 	maxPayload = slotBytes - atPayload - 4
 	maxName    = 63
-	maxReason  = 256
+	maxReason  = 256 // bytes of a reason, tag or label
+	maxOpaque  = maxPayload
+	maxParts   = 28 // streams of a vector, or spans, in one entry
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -77,7 +113,7 @@ func appendEntry(dst []byte, f frame, e entry) []byte {
 	start := len(dst)
 	le := binary.LittleEndian
 	dst = le.AppendUint32(dst, manifestMagic)
-	dst = append(dst, manifestVersion, byte(e.kind), 0, 0)
+	dst = append(dst, e.kind.version(), byte(e.kind), 0, 0)
 	dst = le.AppendUint64(dst, uint64(f.group))
 	dst = le.AppendUint64(dst, f.number)
 	dst = le.AppendUint64(dst, f.durable)
@@ -96,52 +132,9 @@ func appendSum(dst, p []byte) []byte {
 	return binary.LittleEndian.AppendUint32(dst, crc32.Checksum(p, castagnoli))
 }
 
-func appendPayload(dst []byte, e entry) []byte {
-	le := binary.LittleEndian
-	appendLife := func() {
-		dst = le.AppendUint64(dst, uint64(e.stream))
-		dst = le.AppendUint32(dst, uint32(e.life.epoch))
-		dst = le.AppendUint32(dst, uint32(e.life.inc))
-	}
-	switch e.kind {
-	case entryGroup:
-		dst = le.AppendUint64(dst, e.lineage)
-		dst = append(dst, e.name...)
-	case entryVolume:
-		dst = le.AppendUint32(dst, uint32(e.volume))
-		dst = le.AppendUint64(dst, uint64(e.bytes))
-		dst = append(dst, e.name...)
-	case entryEpoch:
-		dst = le.AppendUint32(dst, uint32(e.life.epoch))
-	case entryAdmitted:
-		appendLife()
-	case entryApplied:
-		appendLife()
-		dst = le.AppendUint64(dst, uint64(e.seq))
-		dst = le.AppendUint32(dst, e.sum)
-		closed := byte(1)
-		if e.closed {
-			closed = 2
-		}
-		dst = append(dst, closed)
-	case entryBad:
-		dst = le.AppendUint64(dst, e.number)
-		dst = append(dst, e.reason...)
-	case entryAbandoned:
-		dst = le.AppendUint64(dst, e.number)
-		dst = le.AppendUint64(dst, e.end)
-	case entryDamaged:
-		dst = le.AppendUint32(dst, uint32(e.volume))
-		dst = le.AppendUint64(dst, e.number)
-		dst = le.AppendUint64(dst, e.end)
-		dst = append(dst, e.reason...)
-	case entryMark:
-	}
-	return dst
-}
-
 // parseEntry reads the slot p, whole. An error says that p is no valid entry of this
-// group; errEntryVersion that a newer version wrote it.
+// group; ErrFormat that a newer release
+// wrote it.
 func parseEntry(p []byte, group record.GroupID) (frame, entry, error) {
 	le := binary.LittleEndian
 	if len(p) < slotBytes || le.Uint32(p[atMagic:]) != manifestMagic {
@@ -155,8 +148,9 @@ func parseEntry(p []byte, group record.GroupID) (frame, entry, error) {
 	if crc32.Checksum(p[:end], castagnoli) != le.Uint32(p[end:]) && !invariant.Planted("journal/manifest-no-crc") {
 		return frame{}, entry{}, errNoEntry
 	}
-	if v := p[atVersion]; v != manifestVersion {
-		return frame{}, entry{}, fmt.Errorf("manifest entry of version %d: %w", v, ErrFormat)
+	kind := entryKind(p[atKind])
+	if v := p[atVersion]; (!kind.known() || v != kind.version()) && !invariant.Planted("journal/manifest-unknown-kind") {
+		return frame{}, entry{}, fmt.Errorf("manifest entry of kind %d in version %d, written by a newer release: %w", kind, v, ErrFormat)
 	}
 	f := frame{group: record.GroupID(le.Uint64(p[atGroup:])), number: le.Uint64(p[atNumber:]), durable: le.Uint64(p[atDurable:])}
 	if f.group != group || f.number == 0 || f.durable >= f.number {
@@ -167,87 +161,9 @@ func parseEntry(p []byte, group record.GroupID) (frame, entry, error) {
 			return frame{}, entry{}, errNoEntry
 		}
 	}
-	e, ok := parsePayload(entryKind(p[atKind]), p[atPayload:end])
+	e, ok := parsePayload(kind, p[atPayload:end])
 	if !ok {
 		return frame{}, entry{}, errNoEntry
 	}
 	return f, e, nil
 }
-
-// parsePayload reads what appendPayload wrote.
-func parsePayload(kind entryKind, p []byte) (entry, bool) {
-	d := decoder{p: p}
-	e := entry{kind: kind}
-	readLife := func() {
-		e.stream = record.StreamID(d.u64())
-		e.life = life{record.Epoch(d.u32()), record.Incarnation(d.u32())}
-		d.ok(e.stream != 0 && e.life.epoch != 0 && e.life.inc != 0)
-	}
-	switch kind {
-	case entryGroup:
-		e.lineage = d.u64()
-		e.name = d.rest(maxName)
-		d.ok(e.lineage != 0)
-	case entryVolume:
-		e.volume = record.VolumeID(d.u32())
-		e.bytes = int64(d.u64())
-		e.name = d.rest(maxName)
-		d.ok(e.volume != 0 && e.bytes > 0 && e.bytes <= record.VolumeLimit)
-	case entryEpoch:
-		e.life.epoch = record.Epoch(d.u32())
-		d.ok(e.life.epoch != 0)
-	case entryAdmitted:
-		readLife()
-	case entryApplied:
-		readLife()
-		e.seq = record.Seq(d.u64())
-		e.sum = d.u32()
-		closed := d.u8()
-		e.closed = closed == 2
-		d.ok(e.seq != 0 && (closed == 1 || closed == 2))
-	case entryBad:
-		e.number = d.u64()
-		e.reason = d.rest(maxReason)
-		d.ok(e.number != 0)
-	case entryAbandoned:
-		e.number, e.end = d.u64(), d.u64()
-		d.ok(e.number != 0)
-	case entryDamaged:
-		e.volume = record.VolumeID(d.u32())
-		e.number, e.end = d.u64(), d.u64()
-		e.reason = d.rest(maxReason)
-		d.ok(e.end > e.number && e.end <= math.MaxInt64)
-	case entryMark:
-	default:
-		return entry{}, false
-	}
-	return e, !d.bad && len(d.p) == 0
-}
-
-// decoder takes fields off p; after one that is not there, bad is set and all are zero.
-type decoder struct {
-	p   []byte
-	bad bool
-}
-
-func (d *decoder) take(n int) []byte {
-	if len(d.p) < n {
-		d.bad, d.p = true, nil
-		return make([]byte, n)
-	}
-	p := d.p[:n]
-	d.p = d.p[n:]
-	return p
-}
-
-func (d *decoder) u8() byte    { return d.take(1)[0] }
-func (d *decoder) u32() uint32 { return binary.LittleEndian.Uint32(d.take(4)) }
-func (d *decoder) u64() uint64 { return binary.LittleEndian.Uint64(d.take(8)) }
-
-// rest takes all that is left, at most limit bytes.
-func (d *decoder) rest(limit int) string {
-	d.ok(len(d.p) <= limit)
-	return string(d.take(len(d.p)))
-}
-
-func (d *decoder) ok(ok bool) { d.bad = d.bad || !ok }

@@ -4,9 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"path"
-	"slices"
 	"sync"
 
 	"github.com/holdfast-dr/holdfast/ioengine"
@@ -31,95 +29,17 @@ type manifest struct {
 	facts   facts
 	file    ioengine.File // nil: to be written anew
 	at      int64         // where the next entry goes
+	limit   int64         // bytes; beyond it the file is written anew
 	next    uint64        // number of the next entry
 	durable uint64        // number of the last durable one
-}
-
-// facts is what a manifest log states, all entries taken together.
-type facts struct {
-	lineage   uint64
-	name      string
-	epoch     record.Epoch
-	volumes   map[record.VolumeID]VolumeInfo
-	streams   map[record.StreamID]streamFacts
-	bad       map[uint64]string
-	abandoned []entry
-	damaged   damages
-}
-
-// streamFacts is what the manifest knows of a stream.
-type streamFacts struct {
-	admitted life
-	applied  entry // its last entryApplied; kind 0: none
 }
 
 const (
 	manifestName    = "manifest"
 	manifestNew     = "manifest.new"
-	maxManifest     = 1 << 20 // bytes; then it is written anew
-	maxAbandoned    = 256     // entries kept; they are evidence, nothing depends on them
+	maxManifest     = 1 << 20 // bytes; beyond it and twice what was needed it is written anew
 	maxManifestRead = 64 << 20
 )
-
-func newFacts() facts {
-	return facts{volumes: map[record.VolumeID]VolumeInfo{}, streams: map[record.StreamID]streamFacts{}, bad: map[uint64]string{}}
-}
-
-// apply takes one entry in.
-func (f *facts) apply(e entry) {
-	switch e.kind {
-	case entryGroup:
-		f.lineage, f.name = e.lineage, e.name
-	case entryVolume:
-		f.volumes[e.volume] = VolumeInfo{ID: e.volume, Name: e.name, Bytes: e.bytes}
-	case entryEpoch:
-		f.epoch = max(f.epoch, e.life.epoch)
-	case entryAdmitted:
-		s := f.streams[e.stream]
-		s.admitted = e.life
-		f.streams[e.stream] = s
-	case entryApplied:
-		s := f.streams[e.stream]
-		s.applied = e
-		f.streams[e.stream] = s
-	case entryBad:
-		f.bad[e.number] = e.reason
-	case entryAbandoned:
-		f.abandoned = append(f.abandoned, e)
-		f.abandoned = f.abandoned[max(0, len(f.abandoned)-maxAbandoned):]
-	case entryDamaged:
-		f.damaged = f.damaged.add(damage{e.volume, int64(e.number), int64(e.end), e.reason})
-	case entryMark:
-	}
-}
-
-// entries returns the fewest entries that state the same.
-func (f *facts) entries() []entry {
-	es := []entry{{kind: entryGroup, lineage: f.lineage, name: f.name}}
-	if f.epoch != 0 {
-		es = append(es, entry{kind: entryEpoch, life: life{epoch: f.epoch}})
-	}
-	for _, id := range slices.Sorted(maps.Keys(f.volumes)) {
-		v := f.volumes[id]
-		es = append(es, entry{kind: entryVolume, volume: v.ID, bytes: v.Bytes, name: v.Name})
-	}
-	for _, id := range slices.Sorted(maps.Keys(f.streams)) {
-		s := f.streams[id]
-		if s.admitted != (life{}) {
-			es = append(es, entry{kind: entryAdmitted, stream: id, life: s.admitted})
-		}
-		if s.applied.kind != 0 {
-			es = append(es, s.applied)
-		}
-	}
-	for _, n := range slices.Sorted(maps.Keys(f.bad)) {
-		es = append(es, entry{kind: entryBad, number: n, reason: f.bad[n]})
-	}
-	for _, d := range f.damaged {
-		es = append(es, d.entry())
-	}
-	return append(es, f.abandoned...)
-}
 
 // createManifest writes the first manifest of a group in its folder.
 func createManifest(fs ioengine.FS, dir string, info GroupInfo) (*manifest, error) {
@@ -211,7 +131,7 @@ func (m *manifest) put(witness bool, es ...entry) error {
 }
 
 func (m *manifest) putLocked(es []entry) error {
-	if m.file == nil || m.at > maxManifest {
+	if m.file == nil || m.at > m.limit {
 		return m.rewriteLocked(es)
 	}
 	var p []byte
@@ -274,14 +194,8 @@ func (m *manifest) rewriteLocked(more []entry) error {
 		return errors.Join(err, f.Close())
 	}
 	m.file, m.facts, m.at, m.next, m.durable = f, facts, int64(len(p)), next, next-1
+	m.limit = max(maxManifest, 2*m.at)
 	return nil
-}
-
-func (f *facts) clone() facts {
-	g := *f
-	g.volumes, g.streams, g.bad = maps.Clone(f.volumes), maps.Clone(f.streams), maps.Clone(f.bad)
-	g.abandoned = slices.Clone(f.abandoned)
-	return g
 }
 
 // knows says whether it is stated that the life was admitted.

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/holdfast-dr/holdfast/ioengine/faultdisk"
+	"github.com/holdfast-dr/holdfast/journal/index"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
@@ -83,8 +84,69 @@ func TestGoldenDamage(t *testing.T) {
 	if !bytes.Equal(p, golden) || !reflect.DeepEqual(r.facts.damaged, want) {
 		t.Errorf("golden damage is %v, want %v; first difference at %d", r.facts.damaged, want, firstDifference(p, golden))
 	}
-	if again := r.facts.entries(); !slices.Contains(again, es[1]) || !slices.Contains(again, es[2]) {
+	if again := r.facts.entries(); !states(again, es[1]) || !states(again, es[2]) {
 		t.Errorf("written anew it states %v", again)
+	}
+}
+
+// states says whether e is among the entries.
+func states(es []entry, e entry) bool {
+	return slices.ContainsFunc(es, func(have entry) bool { return reflect.DeepEqual(have, e) })
+}
+
+// version2 has each kind of entry that came with version 2.
+var version2 = []entry{
+	{kind: entryTag, number: 20, reason: "before the upgrade"},
+	{kind: entryTag, number: 21},
+	{kind: entryPin, number: 22, pinned: true, reason: "audit"},
+	{kind: entryPin, number: 23, pinned: true},
+	{kind: entryPin, number: 23},
+	{kind: entryGone, number: 15},
+	{kind: entryPromoted, number: 15, count: 2, at: []index.StreamAt{{Stream: 70, Seq: 100}, {Stream: 71, Seq: 9}}},
+	{kind: entryPolicy, reason: "\x01policy"},
+	{kind: entryThinned, spans: []span{{16, 18}, {30, 40}}},
+	{kind: entryFolded, number: 3, end: 7, into: 12},
+	{kind: entryDamaged, volume: 9, number: 0, end: 4096, reason: "block 0"},
+	{kind: entryRepaired, volume: 9, number: 1024, end: 2048},
+	{kind: entryParity, reason: "\x01parity"},
+	{kind: entryMark},
+}
+
+func TestGoldenVersion2(t *testing.T) {
+	const name = "testdata/v2.manifest"
+	es := append([]entry{{kind: entryGroup, lineage: testLineage, name: "group"}}, version2...)
+	var p []byte
+	for i, e := range es {
+		p = appendEntry(p, frame{testGroup, uint64(i + 1), uint64(i)}, e)
+	}
+	if *update {
+		ok(t, os.WriteFile(name, p, 0o666))
+	}
+	golden, err := os.ReadFile(name)
+	ok(t, err)
+	if !bytes.Equal(p, golden) {
+		t.Errorf("the bytes of version 2 changed; first at %d", firstDifference(p, golden))
+	}
+	want := newFacts()
+	want.lineage, want.name, want.gone = testLineage, "group", 15
+	want.tags = map[uint64]string{20: "before the upgrade", 21: ""}
+	want.pins = map[uint64]string{22: "audit"}
+	want.promoted = promoted{15, version2[6].at}
+	want.policy, want.parity = "\x01policy", "\x01parity"
+	want.thinned = spans{{16, 18}, {30, 40}}
+	want.folded = []entry{version2[9]}
+	want.damaged = damages{{9, 0, 1024, "block 0"}, {9, 2048, 4096, "block 0"}}
+	r := &manifest{group: testGroup, facts: newFacts()}
+	ok(t, r.replay(golden))
+	if !reflect.DeepEqual(r.facts, want) {
+		t.Errorf("golden manifest states\n%+v, want\n%+v", r.facts, want)
+	}
+	again := newFacts() // written anew it says the same
+	for _, e := range r.facts.entries() {
+		again.apply(e)
+	}
+	if !reflect.DeepEqual(again, want) {
+		t.Errorf("written anew it states\n%+v, want\n%+v", again, want)
 	}
 }
 
@@ -178,11 +240,82 @@ func TestManifestDamage(t *testing.T) {
 
 func TestManifestOfNewerVersion(t *testing.T) {
 	p := appendEntry(nil, frame{testGroup, 1, 0}, entry{kind: entryGroup, lineage: 1, name: "x"})
-	p[atVersion] = 2
-	sealSlot(p)
-	r := &manifest{group: testGroup, facts: newFacts()}
-	if err := r.replay(p); !errors.Is(err, ErrFormat) {
-		t.Errorf("version 2: %v", err)
+	mark := appendEntry(nil, frame{testGroup, 2, 1}, entry{kind: entryMark})
+	f := func(version, kind byte) {
+		t.Helper()
+		mark[atVersion], mark[atKind] = version, kind
+		sealSlot(mark)
+		r := &manifest{group: testGroup, facts: newFacts()}
+		if err := r.replay(slices.Concat(p, mark)); !errors.Is(err, ErrFormat) {
+			t.Errorf("version %d, kind %d: %v", version, kind, err)
+		}
+	}
+	f(3, byte(entryMark))
+	f(2, byte(lastOfVersion2)+1)
+	f(2, 255)
+	f(1, byte(lastOfVersion2)+1)
+	f(1, byte(entryTag)) // what an older release would not have refused
+	f(2, byte(entryMark))
+	f(1, 0)
+}
+
+// A promoted checkpoint counts when all parts of its vector are there.
+func TestPromotedInParts(t *testing.T) {
+	f := func(streams int) {
+		t.Helper()
+		p := promoted{number: 9}
+		for i := range streams {
+			p.at = append(p.at, index.StreamAt{Stream: record.StreamID(i + 1), Seq: record.Seq(i)})
+		}
+		old := promoted{number: 4, at: []index.StreamAt{{Stream: 1, Seq: 1}}}
+		es := append([]entry{{kind: entryGroup, lineage: 1}}, append(old.entries(), p.entries()...)...)
+		var slots []byte
+		for i, e := range es {
+			slots = appendEntry(slots, frame{testGroup, uint64(i + 1), 0}, e)
+		}
+		for n := 2; n <= len(es); n++ {
+			r := &manifest{group: testGroup, facts: newFacts()}
+			ok(t, r.replay(slots[:n*slotBytes]))
+			want := old
+			if n == len(es) {
+				want = p
+			}
+			if !reflect.DeepEqual(r.facts.promoted, want) {
+				t.Errorf("%d streams, %d of %d entries: %+v", streams, n, len(es), r.facts.promoted)
+			}
+			r.facts.apply(entry{kind: entryPromoted, number: 10})
+			if r.facts.promoted.number != 10 || len(r.facts.promoting.at) != 0 {
+				t.Errorf("%d streams, %d of %d entries, then another: %+v", streams, n, len(es), r.facts.promoted)
+			}
+		}
+	}
+	f(0)
+	f(1)
+	f(maxParts)
+	f(maxParts + 1)
+	f(5 * maxParts)
+}
+
+// Tags and pins are forgotten with their checkpoints, and a pin holds its own.
+func TestFactsStaySmall(t *testing.T) {
+	f := newFacts()
+	for n := uint64(1); n < 100; n++ {
+		f.apply(entry{kind: entryTag, number: n, reason: "tag"})
+		f.apply(entry{kind: entryBad, number: n, reason: "why"})
+	}
+	f.apply(entry{kind: entryPin, number: 50, pinned: true})
+	f.apply(entry{kind: entryThinned, spans: []span{{40, 60}}})
+	if f.lost(50) || !f.lost(49) || !f.lost(51) || f.lost(40) || f.lost(60) || len(f.tags) != 99-18 || len(f.bad) != 99-18 {
+		t.Errorf("thinned: %+v", f)
+	}
+	f.apply(entry{kind: entryPin, number: 50})
+	if _, tagged := f.tags[50]; tagged || !f.lost(50) {
+		t.Errorf("no longer pinned: %+v", f)
+	}
+	f.apply(entry{kind: entryGone, number: 90})
+	f.apply(entry{kind: entryGone, number: 80}) // never falls
+	if f.gone != 90 || len(f.tags) != 10 || len(f.bad) != 10 || len(f.pins) != 0 || len(f.thinned) != 0 {
+		t.Errorf("gone: %+v", f)
 	}
 }
 
@@ -193,7 +326,7 @@ func sealSlot(p []byte) {
 }
 
 func FuzzEntry(f *testing.F) {
-	for i, e := range append(everyEntry, entry{kind: entryGroup, lineage: 1, name: "x"}, entry{kind: entryDamaged, volume: 3, number: 5, end: 9, reason: "why"}) {
+	for i, e := range append(slices.Concat(everyEntry, version2), entry{kind: entryGroup, lineage: 1, name: "x"}, entry{kind: entryDamaged, volume: 3, number: 5, end: 9, reason: "why"}) {
 		f.Add(appendEntry(nil, frame{testGroup, uint64(i + 1), 0}, e))
 	}
 	f.Fuzz(func(t *testing.T, p []byte) {
