@@ -67,7 +67,7 @@ func (vs *views) show(g *journal.Group, number uint64, readOnly bool) (*openView
 	if len(vs.mu.open) >= maxViews {
 		return nil, errTooMany
 	}
-	v, err := g.OpenView(number, journal.ViewOptions{Scratch: !readOnly})
+	v, err := g.OpenView(number, journal.ViewOptions{Options: view.Options{Scratch: !readOnly}})
 	if err != nil {
 		return nil, err
 	}

@@ -8,12 +8,8 @@ import (
 	"github.com/holdfast-dr/holdfast/journal/index"
 	"github.com/holdfast-dr/holdfast/journal/replica"
 	"github.com/holdfast-dr/holdfast/journal/segment"
-	"github.com/holdfast-dr/holdfast/journal/view"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
-
-// ViewOptions say what a view may do.
-type ViewOptions = view.Options
 
 // watermark is how far the log is durable.
 func (g *Group) watermark() segment.Watermark {
@@ -153,59 +149,6 @@ func (g *Group) OnListed(f func(Checkpoint)) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.onListed = f
-}
-
-// OpenView opens the group as it was at the checkpoint. Its cost does not depend on
-// the checkpoint's age nor on how much was written. A bad checkpoint opens too: what
-// is damaged in it reads as an error, and never as bytes.
-func (g *Group) OpenView(number uint64, o ViewOptions) (*view.View, error) {
-	cp, err := g.Checkpoint(number)
-	if err != nil {
-		return nil, err
-	}
-	cfg := view.Config{Checkpoint: number, FS: g.store.cfg.FS, Dir: g.scratchDir(), Options: o,
-		Log: g.segments, Versions: g.versions, At: g.versions.Vector(cp.At),
-		Damaged: g.viewed}
-	if cfg.Disks, err = g.disks(cp); err != nil {
-		return nil, fmt.Errorf("journal: group %s: checkpoint %d: %w", g.info.ID, number, err)
-	}
-	var opened *view.View
-	cfg.Closed = func() {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		delete(g.views, opened)
-	}
-	opened, err = view.New(cfg) // not under mu: a slow disk under scratch holds up nobody else
-	if err != nil {
-		return nil, fmt.Errorf("journal: group %s: checkpoint %d: %w", g.info.ID, number, err)
-	}
-	g.mu.Lock()
-	closed := g.closed
-	if !closed {
-		g.views[opened] = struct{}{}
-	}
-	g.mu.Unlock()
-	if closed {
-		return nil, errors.Join(ErrClosed, opened.Close())
-	}
-	return opened, nil
-}
-
-// disks are the volumes that a checkpoint holds.
-func (g *Group) disks(cp Checkpoint) (disks []view.Disk, err error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.closed {
-		return nil, ErrClosed
-	}
-	for _, v := range cp.Volumes {
-		have := g.volumes[v.ID]
-		if have == nil {
-			return nil, fmt.Errorf("volume %d: %w", v.ID, ErrVolume)
-		}
-		disks = append(disks, view.Disk{Volume: view.Volume{ID: v.ID, Name: have.info.Name, Bytes: v.Bytes}, Replica: have.replica})
-	}
-	return disks, nil
 }
 
 // isDamage says whether bytes that were kept are not what they were.

@@ -51,7 +51,7 @@ type Group struct {
 	resync, initial bool
 	seen            uint64 // highest checkpoint number in any cut
 	onListed        func(Checkpoint)
-	views           map[*view.View]struct{}
+	views           map[*view.View]ViewOptions
 
 	// Of the goroutine that commits.
 	cuts      *cuts

@@ -22,7 +22,7 @@ func (s *Store) newGroup(id record.GroupID) *Group {
 	g := &Group{store: s, dir: path.Join(s.cfg.Dir, groupsName, id.String()), log: s.log.With("group", id.String()),
 		info: GroupInfo{ID: id}, versions: index.NewVersions(), admission: newAdmission(), cuts: newCuts(),
 		standings: make(map[record.StreamID]mark), volumes: make(map[record.VolumeID]*volume),
-		views: make(map[*view.View]struct{}), shown: make(map[uint64]segment.State), loaded: make(chan struct{})}
+		views: make(map[*view.View]ViewOptions), shown: make(map[uint64]segment.State), loaded: make(chan struct{})}
 	g.room.L = &g.mu
 	return g
 }
@@ -263,14 +263,4 @@ func (g *Group) show(cps []Checkpoint) error {
 	}
 	g.log.Info("group opened", "checkpoints", len(cps), "segments", len(infos), "catalogue_changes", changed)
 	return nil
-}
-
-// clearScratch removes what views of an earlier run left: they ended with it.
-func (g *Group) clearScratch() error {
-	fs := g.store.cfg.FS
-	names, err := fs.List(g.scratchDir())
-	for _, n := range names {
-		err = errors.Join(err, fs.Remove(path.Join(g.scratchDir(), n)))
-	}
-	return err
 }

@@ -331,7 +331,7 @@ func TestClosed(t *testing.T) {
 	ok(t, w.feed(s, 2))
 	cp, err := w.group.Latest()
 	ok(t, err)
-	v, err := w.group.OpenView(cp.Number, ViewOptions{Scratch: true})
+	v, err := w.group.OpenView(cp.Number, ViewOptions{Options: view.Options{Scratch: true}})
 	ok(t, err)
 	d, _ := v.Device(1)
 	ok(t, d.WriteAt(make([]byte, 9000), 100))
