@@ -14,6 +14,7 @@ import (
 // osFile is a file of this machine. It reads and writes by its own descriptor: the
 // standard library goes on reading at an unaligned place after a short direct read.
 type osFile struct {
+	fs    *osFS
 	name  string
 	align int
 
@@ -102,6 +103,11 @@ func (f *osFile) WriteAt(p []byte, off int64) (int, error) {
 	if f.open.closed {
 		return 0, pathError("write", f.name, unix.EBADF)
 	}
+	return f.write(p, off)
+}
+
+// write is WriteAt of a file that is held open.
+func (f *osFile) write(p []byte, off int64) (int, error) {
 	done := 0
 	for done < len(p) {
 		n, err := unix.Pwrite(f.fd, p[done:], off+int64(done))
@@ -130,6 +136,15 @@ func (f *osFile) Sync() error {
 		f.failed.err = f.use("sync", unix.Fdatasync)
 	}
 	return f.failed.err
+}
+
+// distrust makes every later Sync fail.
+func (f *osFile) distrust(err error) {
+	f.failed.Lock()
+	defer f.failed.Unlock()
+	if f.failed.err == nil {
+		f.failed.err = err
+	}
 }
 
 // Allocate falls back to growing the file where space cannot be set aside.

@@ -20,6 +20,11 @@ type FS interface {
 	// List returns the names in a folder, sorted.
 	List(dir string) ([]string, error)
 	SyncDir(dir string) error
+	// SyncFiles is Sync of all the files at once, for about the price of one. It
+	// returns nil when all of them are durable. After an error none of them is to be
+	// trusted: the Sync of each of them fails from then on. It takes files that this FS
+	// opened; the same file twice is synced once.
+	SyncFiles(files []File) error
 	// Lock takes the lock file for this process alone, until the closer is closed.
 	Lock(name string) (io.Closer, error)
 }
@@ -39,6 +44,12 @@ const (
 type File interface {
 	io.ReaderAt // io.EOF at the end of the file, with the bytes before it
 	io.WriterAt // all of p, or an error
+	// WriteStart begins what WriteAt does and returns. It borrows p until it calls done,
+	// once, on another goroutine and perhaps before it returns: with nil when all of p
+	// is written, which makes nothing durable, else with the error of WriteAt. Writes
+	// that were started are in no order. A Sync covers those alone whose done was called
+	// before it; Close waits for all. done must not block.
+	WriteStart(p []byte, off int64, done func(error))
 	// Align is what offsets, lengths and buffer addresses must be multiples of: 1,
 	// or more for a Direct file. The caller keeps to it.
 	Align() int

@@ -15,14 +15,16 @@ var ErrLocked = errors.New("in use by another process")
 // OS returns the file system of this machine. Files are made with mode 0600 and
 // folders with 0700. Errors are *fs.PathError: errors.Is finds fs.ErrNotExist,
 // fs.ErrExist, syscall.ENOSPC and the like.
-func OS() FS { return osFS{} }
+func OS() FS { return &osFS{} }
 
-type osFS struct{}
+type osFS struct {
+	workers workers
+}
 
 // Open opens the file. A Direct one is opened past the page cache where statx says
 // that the file system can and what it wants aligned; elsewhere it is opened
 // through the page cache, and Align is 1.
-func (osFS) Open(name string, flags Flags) (File, error) {
+func (s *osFS) Open(name string, flags Flags) (File, error) {
 	mode := unix.O_CLOEXEC
 	if flags&ReadOnly != 0 {
 		mode |= unix.O_RDONLY
@@ -39,7 +41,7 @@ func (osFS) Open(name string, flags Flags) (File, error) {
 	if err != nil {
 		return nil, pathError("open", name, err)
 	}
-	f := &osFile{name: name, fd: fd, align: 1}
+	f := &osFile{fs: s, name: name, fd: fd, align: 1}
 	if flags&Direct != 0 {
 		f.goDirect()
 	}
@@ -55,10 +57,10 @@ func retryOpen(name string, mode int) (int, error) {
 	}
 }
 
-func (osFS) Rename(oldName, newName string) error { return os.Rename(oldName, newName) }
-func (osFS) Remove(name string) error             { return os.Remove(name) }
+func (*osFS) Rename(oldName, newName string) error { return os.Rename(oldName, newName) }
+func (*osFS) Remove(name string) error             { return os.Remove(name) }
 
-func (osFS) Mkdir(name string) error {
+func (*osFS) Mkdir(name string) error {
 	err := os.Mkdir(name, 0o700)
 	if errors.Is(err, fs.ErrExist) {
 		if st, serr := os.Stat(name); serr == nil && st.IsDir() {
@@ -68,7 +70,7 @@ func (osFS) Mkdir(name string) error {
 	return err
 }
 
-func (osFS) List(dir string) ([]string, error) {
+func (*osFS) List(dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir) // sorted
 	if err != nil {
 		return nil, err
@@ -80,7 +82,7 @@ func (osFS) List(dir string) ([]string, error) {
 	return names, nil
 }
 
-func (osFS) SyncDir(dir string) error {
+func (*osFS) SyncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
@@ -90,7 +92,7 @@ func (osFS) SyncDir(dir string) error {
 }
 
 // Lock takes an flock on the file, which it makes when absent and never removes.
-func (osFS) Lock(name string) (io.Closer, error) {
+func (*osFS) Lock(name string) (io.Closer, error) {
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err

@@ -88,6 +88,9 @@ func (m *model) Remove(string) error           { return errors.ErrUnsupported }
 func (m *model) Mkdir(string) error            { return errors.ErrUnsupported }
 func (m *model) List(string) ([]string, error) { return nil, errors.ErrUnsupported }
 func (m *model) SyncDir(string) error          { return errors.ErrUnsupported }
+func (m *model) SyncFiles([]ioengine.File) error {
+	return errors.ErrUnsupported
+}
 
 type modelFile struct {
 	*modelDisk
@@ -141,6 +144,13 @@ func (f *modelFile) ReadAt(p []byte, off int64) (int, error) {
 func (f *modelFile) WriteAt(p []byte, off int64) (int, error) {
 	f.check(off, len(p))
 	return len(p), f.change(off, len(p), func(at int64, from, to int) { copy(f.data[at:], p[from:to]) })
+}
+
+func (f *modelFile) WriteStart(p []byte, off int64, done func(error)) {
+	go func() {
+		_, err := f.WriteAt(p, off)
+		done(err)
+	}()
 }
 
 func (f *modelFile) Zero(off, n int64) error {

@@ -22,6 +22,7 @@
 package faultdisk
 
 import (
+	"errors"
 	"io"
 	"io/fs"
 	"path"
@@ -279,6 +280,14 @@ func (d *Disk) SyncDir(dir string) error {
 		in.pending = nil
 		return nil
 	})
+}
+
+// SyncFiles syncs one file after the other.
+func (d *Disk) SyncFiles(files []ioengine.File) (err error) {
+	for _, f := range files {
+		err = errors.Join(err, f.Sync())
+	}
+	return err
 }
 
 // Lock takes the lock file for one holder at a time on this disk.

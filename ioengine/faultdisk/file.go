@@ -160,6 +160,14 @@ func (h *handle) WriteAt(p []byte, off int64) (n int, err error) {
 }
 
 // Sync makes the file durable. When it fails, what was unsynced is lost (see the package).
+// WriteStart is a WriteAt on a goroutine of its own.
+func (h *handle) WriteStart(p []byte, off int64, done func(error)) {
+	go func() {
+		_, err := h.WriteAt(p, off)
+		done(err)
+	}()
+}
+
 func (h *handle) Sync() error {
 	d := h.disk
 	fault := d.begin(OpSync, h.name)

@@ -132,13 +132,30 @@ func (l *Log) setAside() error {
 // Commit makes everything appended durable. After an error nothing since the last
 // Commit is, and the log has failed.
 func (l *Log) Commit() error {
-	if err := l.usable(); err != nil || l.w.empty() {
+	file, err := l.Write()
+	if err != nil || file == nil {
 		return err
 	}
-	if err := l.w.finish(); err != nil {
-		return l.fail(err)
+	return l.Synced(l.sync(file))
+}
+
+// Write ends the round and has its bytes written. What was appended is durable once
+// the file it returns was synced and Synced was told so: one sync may serve many
+// logs. The file is nil when nothing was appended; it is lent until Synced.
+func (l *Log) Write() (ioengine.File, error) {
+	if err := l.usable(); err != nil || l.w.empty() {
+		return nil, err
 	}
-	if err := l.sync(); err != nil {
+	if err := l.w.finish(); err != nil {
+		return nil, l.fail(err)
+	}
+	return l.w.file, nil
+}
+
+// Synced says how the sync of what Write wrote went. It returns the error as the
+// log's: after one nothing since the last Commit is durable, and the log has failed.
+func (l *Log) Synced(err error) error {
+	if err != nil {
 		return l.fail(err)
 	}
 	done := l.w.next()
@@ -150,13 +167,13 @@ func (l *Log) Commit() error {
 	return nil
 }
 
-func (l *Log) sync() error {
+func (l *Log) sync(file ioengine.File) error {
 	if invariant.Planted("journal/segment/no-sync") {
 		return nil
 	}
-	err := l.w.file.Sync()
+	err := file.Sync()
 	if err != nil && invariant.Planted("journal/segment/sync-again") {
-		err = l.w.file.Sync()
+		err = file.Sync()
 	}
 	return err
 }
