@@ -69,6 +69,9 @@ type Options struct {
 	StageBytes int
 	// OpenFiles is how many closed segments stay open for reading. Default 64.
 	OpenFiles int
+	// Spare is where dropped segments go and new ones come from. Default: files are made
+	// and removed.
+	Spare *Pool
 	// Log takes what an operator should know. Default: nothing is said.
 	Log *slog.Logger
 	// Go runs the sealing of a closed segment, which reads all of it. Default: one
