@@ -103,9 +103,8 @@ func (a *admission) standing(id record.StreamID) Standing {
 }
 
 // step judges a record. What it returns without error has been taken: the next one
-// is judged as following it. older gives the checksum of a record that admission has
-// itself forgotten, if anybody knows it.
-func (a *admission) step(r arrival, older func(record.StreamID, record.Seq) (uint32, bool)) (verdict, error) {
+// is judged as following it.
+func (a *admission) step(r arrival) (verdict, error) {
 	s := a.streams[r.Stream]
 	l := life{r.Epoch, r.Incarnation}
 	if s == nil || !s.present {
@@ -119,7 +118,7 @@ func (a *admission) step(r arrival, older func(record.StreamID, record.Seq) (uin
 	}
 	newLife := l != s.last
 	if r.Seq < s.next && r.Seq > 0 && !newLife {
-		return duplicate, s.sameAgain(r, older)
+		return duplicate, s.sameAgain(r)
 	}
 	if r.Seq != s.next && !(invariant.Planted("journal/gap") && r.Seq > s.next) {
 		return 0, fmt.Errorf("record %s: next is %d: %w", r.Identity, s.next, ErrGap)
@@ -157,28 +156,27 @@ func (a *admission) hasLog() bool {
 	return false
 }
 
-// sameAgain compares a record that came before with itself. One that nobody
-// remembers (it went into the replica in an earlier run) is believed.
-func (s *streamAdmission) sameAgain(r arrival, older func(record.StreamID, record.Seq) (uint32, bool)) error {
+// sameAgain compares a record that came before with what is remembered of it. An
+// older one is believed to be what it says: it is durable, nothing of it is read and
+// nothing is written, so all that is missed is a source that contradicts itself.
+func (s *streamAdmission) sameAgain(r arrival) error {
 	sum, ok := s.recent.get(r.Seq)
-	if !ok && older != nil {
-		sum, ok = older(r.Stream, r.Seq)
-	}
 	if ok && sum != r.sum && !invariant.Planted("journal/any-duplicate") {
 		return fmt.Errorf("record %s: came before with another checksum: %w", r.Identity, ErrCorrupt)
 	}
 	return nil
 }
 
-// recentSums remembers the header checksums of the last records of a stream: those
-// that a source may send again when its session ended before it heard the ack.
+// recentSums remembers the header checksums of the last records of a stream.
 type recentSums struct {
 	seq [recentCount]record.Seq
 	sum [recentCount]uint32
 }
 
-// recentCount is more records than a source keeps unacknowledged in memory; older
-// ones are looked up.
+// recentCount is how many records of a stream are compared when they come again. A
+// source is told where its stream stands and goes on from there: twice comes only
+// what two sessions of one life had on their way at once. At one record a millisecond
+// this is a quarter of a second of them, or 256 MiB of the largest; it takes 3 KiB.
 const recentCount = 256
 
 func (r *recentSums) put(seq record.Seq, sum uint32) {
@@ -188,4 +186,18 @@ func (r *recentSums) put(seq record.Seq, sum uint32) {
 func (r *recentSums) get(seq record.Seq) (uint32, bool) {
 	i := seq % recentCount
 	return r.sum[i], r.seq[i] == seq && seq != 0
+}
+
+// upTo returns those remembered below seq, rising.
+func (r *recentSums) upTo(seq record.Seq) (sums []sumOf) {
+	first := record.Seq(1)
+	if seq > recentCount {
+		first = seq - recentCount
+	}
+	for ; first < seq; first++ {
+		if sum, ok := r.get(first); ok {
+			sums = append(sums, sumOf{first, sum})
+		}
+	}
+	return sums
 }

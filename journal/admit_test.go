@@ -39,7 +39,7 @@ func TestEpochIsTheGroups(t *testing.T) {
 		t.Errorf("admit below the group's epoch: %v", err)
 	}
 	r := arrival{Identity: record.Identity{Stream: 1, Epoch: 1, Incarnation: 1, Seq: 1}, kind: record.KindResyncOpen}
-	if _, err := a.step(r, nil); !errors.Is(err, ErrFenced) {
+	if _, err := a.step(r); !errors.Is(err, ErrFenced) {
 		t.Errorf("record below the group's epoch: %v", err)
 	}
 }
@@ -58,7 +58,7 @@ func TestAdmitRecords(t *testing.T) {
 			if seq == 1 {
 				kind = record.KindResyncOpen
 			}
-			if _, err := a.step(arrival{Identity: at(1, 2, seq), kind: kind, sum: sum + uint32(seq)}, nil); err != nil {
+			if _, err := a.step(arrival{Identity: at(1, 2, seq), kind: kind, sum: sum + uint32(seq)}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -69,7 +69,7 @@ func TestAdmitRecords(t *testing.T) {
 		a := ready()
 		ok(t, a.admit(1, admit))
 		before := a.streams[1].mark()
-		v, err := a.step(arrival{Identity: id, kind: kind, sum: recordSum}, nil)
+		v, err := a.step(arrival{Identity: id, kind: kind, sum: recordSum})
 		if !errors.Is(err, wantErr) || err == nil && v != want {
 			t.Errorf("%s admitted, %s %s: %d, %v; want %d, %v", admit, kind, id, v, err, want, wantErr)
 		}
@@ -99,33 +99,41 @@ func TestAdmitRecords(t *testing.T) {
 	f(life{2, 2}, at(2, 2, 4), record.KindData, 1, 0, ErrNeedOpen)
 	f(life{2, 2}, at(1, 2, 4), record.KindData, 1, 0, ErrFenced)
 
-	if _, err := ready().step(arrival{Identity: record.Identity{Stream: 9, Epoch: 1, Incarnation: 1, Seq: 1}}, nil); !errors.Is(err, ErrAdmit) {
+	if _, err := ready().step(arrival{Identity: record.Identity{Stream: 9, Epoch: 1, Incarnation: 1, Seq: 1}}); !errors.Is(err, ErrAdmit) {
 		t.Errorf("stream never admitted: %v", err)
 	}
 }
 
-// A duplicate older than what admission remembers is compared with what the log knows.
+// A duplicate is compared with what is remembered; one that is older is believed.
 func TestOldDuplicate(t *testing.T) {
 	a := newAdmission()
 	ok(t, a.admit(1, life{1, 1}))
 	id := record.Identity{Stream: 1, Epoch: 1, Incarnation: 1}
 	for range 2 * recentCount {
 		id.Seq++
-		if _, err := a.step(arrival{Identity: id, kind: record.KindResyncOpen, sum: uint32(id.Seq)}, nil); err != nil {
+		if _, err := a.step(arrival{Identity: id, kind: record.KindResyncOpen, sum: uint32(id.Seq)}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	log := func(_ record.StreamID, seq record.Seq) (uint32, bool) { return uint32(seq), seq > 1 }
 	f := func(seq record.Seq, sum uint32, want error) {
 		t.Helper()
 		id.Seq = seq
-		if v, err := a.step(arrival{Identity: id, kind: record.KindData, sum: sum}, log); !errors.Is(err, want) || err == nil && v != duplicate {
+		if v, err := a.step(arrival{Identity: id, kind: record.KindData, sum: sum}); !errors.Is(err, want) || err == nil && v != duplicate {
 			t.Errorf("seq %d, sum %d: %d, %v", seq, sum, v, err)
 		}
 	}
-	f(2, 2, nil)
-	f(2, 3, ErrCorrupt)
-	f(1, 9, nil) // nobody knows it any more
+	f(2*recentCount, 2*recentCount, nil)
+	f(2*recentCount, 9, ErrCorrupt)
+	f(recentCount+1, recentCount+1, nil)
+	f(recentCount+1, 9, ErrCorrupt)
+	f(recentCount, 9, nil) // nobody knows it any more
+	f(1, 9, nil)
+	if sums := a.streams[1].recent.upTo(2*recentCount + 1); len(sums) != recentCount || sums[0] != (sumOf{recentCount + 1, recentCount + 1}) {
+		t.Errorf("%d sums are remembered, from %+v on", len(sums), sums[0])
+	}
+	if sums := a.streams[1].recent.upTo(recentCount + 3); len(sums) != 2 {
+		t.Errorf("of the first half %v are remembered", sums)
+	}
 }
 
 // Where records go: the replica only until the first closing boundary, and only while
@@ -138,7 +146,7 @@ func TestPhases(t *testing.T) {
 	f := func(stream record.StreamID, seq record.Seq, kind record.Kind, initial bool, want verdict) {
 		t.Helper()
 		id := record.Identity{Stream: stream, Epoch: 1, Incarnation: 1, Seq: seq}
-		if v, err := a.step(arrival{Identity: id, kind: kind, initial: initial}, nil); err != nil || v != want {
+		if v, err := a.step(arrival{Identity: id, kind: kind, initial: initial}); err != nil || v != want {
 			t.Errorf("stream %d, %s %d: %d, %v; want %d", stream, kind, seq, v, err, want)
 		}
 	}

@@ -48,7 +48,7 @@ func (g *Group) enqueue(it item) error {
 		return err
 	}
 	a := arrival{Identity: it.rec.Identity, kind: it.rec.Kind, sum: it.rec.Checksum, initial: it.facts.initial}
-	v, err := g.admission.step(a, g.versions.Sum)
+	v, err := g.admission.step(a)
 	if err != nil {
 		return fmt.Errorf("journal: group %s: %w", g.info.ID, err)
 	}

@@ -21,11 +21,11 @@ import (
 type snapshot struct {
 	group    record.GroupID
 	lineage  uint64
-	pos      segment.Pos // of the first record that is not in it
-	round    segment.Pos // where the last round before pos begins
-	tail     uint32      // of the records of that round: see tailSum
-	complete segment.Pos // where the record ends that last completed a checkpoint; 0: none did
-	streams  map[record.StreamID]standing
+	pos      segment.Pos                  // of the first record that is not in it
+	round    segment.Pos                  // where the last round before pos begins
+	tail     uint32                       // of the records of that round: see tailSum
+	complete segment.Pos                  // where the record ends that last completed a checkpoint; 0: none did
+	streams  map[record.StreamID]standing // those that have gone over to the log
 	cuts     *cuts
 }
 
@@ -53,6 +53,8 @@ func tailSum(sum uint32, pos segment.Pos, record uint32) uint32 {
 const (
 	snapshotMagic   = 0x31534648 // "HFS1"
 	snapshotVersion = 1
+
+	maxCutVolumes = 1 << 20 // of one cut in all streams; a bound for what is read, far above any group
 
 	flagInCuts  = 1 // the stream has had a durable record
 	flagOpen    = 2 // a resync is open in it
@@ -152,13 +154,13 @@ func parseSnapshot(p []byte) (*snapshot, error) {
 		streams: make(map[record.StreamID]standing), cuts: newCuts()}
 	d.ok(s.group != 0 && s.lineage != 0 && s.round <= s.pos && s.complete <= s.pos)
 	above := record.StreamID(0)
-	for range d.count(maxStreams) {
+	for range d.count(maxStreams, 36) {
 		above = d.standing(s, above)
 	}
 	s.cuts.newest, s.cuts.seen = d.u64(), d.u64()
 	d.ok(s.cuts.seen >= s.cuts.newest)
 	number := s.cuts.newest
-	for range d.count(maxPendingCuts) {
+	for range d.count(maxPendingCuts, 38) {
 		c := d.pendingCut()
 		d.ok(c.cut.Checkpoint > number && c.cut.Checkpoint <= s.cuts.seen)
 		number = c.cut.Checkpoint
@@ -170,8 +172,6 @@ func parseSnapshot(p []byte) (*snapshot, error) {
 	return s, nil
 }
 
-func (d *decoder) u16() uint16 { return binary.LittleEndian.Uint16(d.take(2)) }
-
 // pos takes a place of the log.
 func (d *decoder) pos() segment.Pos {
 	n := d.u64()
@@ -179,13 +179,13 @@ func (d *decoder) pos() segment.Pos {
 	return segment.Pos(n)
 }
 
-// count takes how many follow; none once anything was bad.
-func (d *decoder) count(limit int) int {
-	n := d.u32()
-	if d.ok(n <= uint32(limit)); d.bad {
+// count takes how many follow, each of so many bytes or more; none once anything was bad.
+func (d *decoder) count(limit, size int) int {
+	n := int(d.u32())
+	if d.ok(n <= limit && n <= len(d.p)/size); d.bad {
 		return 0
 	}
-	return int(n)
+	return n
 }
 
 // standing takes one stream, whose id is above the one before.
@@ -217,19 +217,19 @@ func (d *decoder) pendingCut() *pendingCut {
 	d.ok(n <= record.MaxTag)
 	p.cut.Tag = string(d.take(min(n, record.MaxTag)))
 	last := uint64(0)
-	for range d.count(maxStreams) {
+	for range d.count(maxStreams, 16) {
 		id, seq := d.u64(), record.Seq(d.u64())
 		d.ok(id > last && seq > 0)
 		last, p.at[record.StreamID(id)] = id, seq
 	}
 	last = 0
-	for range d.count(maxStreams) {
+	for range d.count(maxStreams, 8) {
 		id := d.u64()
 		d.ok(id > last)
 		last, p.confirmed[record.StreamID(id)] = id, true
 	}
 	last = 0
-	for range d.count(record.MaxVolumes) {
+	for range d.count(maxCutVolumes, 12) {
 		id, bytes := d.u32(), int64(d.u64())
 		d.ok(uint64(id) > last && bytes >= 0)
 		last, p.volumes[record.VolumeID(id)] = uint64(id), bytes
@@ -237,8 +237,8 @@ func (d *decoder) pendingCut() *pendingCut {
 	return p
 }
 
-// follows says whether what the manifest states can have come to this: it has
-// admitted every life in the snapshot, and every sync that the snapshot has behind it.
+// follows says whether what the manifest states can have come to this: it is this
+// group's history, and has admitted every life and completed every sync in it.
 func (s *snapshot) follows(group record.GroupID, f *facts) error {
 	if s.group != group || s.lineage != f.lineage {
 		return fmt.Errorf("%w: of group %s with lineage %x", errSnapshot, s.group, s.lineage)
@@ -248,8 +248,8 @@ func (s *snapshot) follows(group record.GroupID, f *facts) error {
 		switch {
 		case st.last.epoch > m.admitted.epoch || st.last.inc > m.admitted.inc:
 			return fmt.Errorf("%w: stream %s: %s was never admitted", errSnapshot, id, st.last)
-		case m.applied.kind != 0 && st.next <= m.applied.seq:
-			return fmt.Errorf("%w: stream %s: %d is next, and the replica holds %d", errSnapshot, id, st.next, m.applied.seq)
+		case m.applied.kind != 0 && (!m.applied.closed || st.next <= m.applied.seq):
+			return fmt.Errorf("%w: stream %s: %d is next, and the replica holds up to %d", errSnapshot, id, st.next, m.applied.seq)
 		}
 	}
 	return nil
