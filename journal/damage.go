@@ -115,7 +115,8 @@ func (g *Group) wounds(ds damages) (ws []wound) {
 	if len(spans) == 0 {
 		return ws
 	}
-	for _, p := range g.versions.Stored(spans) {
+	stored, _ := g.versions.Stored(spans) // Versions never fails
+	for _, p := range stored {
 		reason := ""
 		for _, d := range ds {
 			if reason == "" && d.volume == 0 && segment.Pos(d.to) > p.Pos { // the first that may touch its record
@@ -135,8 +136,14 @@ func (w *wound) heldBy(cp *Checkpoint) bool {
 // shows says whether a checkpoint at that place shows the version: nothing that it holds
 // has covered it. Of checkpoints that hold it, the older ones show it and the newer,
 // from some on, do not.
-func (g *Group) shows(w *wound, at []index.StreamAt) bool {
-	for _, p := range g.versions.Lookup(nil, w.Volume, w.Off, w.Len, g.versions.Vector(at)) {
+//
+// An index that cannot tell counts as showing it: rather a good checkpoint called bad.
+func (g *Group) shows(w *wound, cp *Checkpoint) bool {
+	found, err := g.versions.Lookup(nil, w.Volume, w.Off, w.Len, g.versions.Vector(*cp))
+	if err != nil {
+		return true
+	}
+	for _, p := range found {
 		if w.Pos == 0 && p.In == index.InReplica || w.Pos != 0 && p.In == index.InLog && p.Pos == w.Pos && p.Number == w.Number {
 			return true
 		}
@@ -147,7 +154,7 @@ func (g *Group) shows(w *wound, at []index.StreamAt) bool {
 // hits says whether the checkpoint's image has the wound in it.
 func (g *Group) hits(w *wound, cp *Checkpoint) bool {
 	within := slices.ContainsFunc(cp.Volumes, func(v record.VolumeSize) bool { return v.ID == w.Volume && v.Bytes > w.Off })
-	return within && w.heldBy(cp) && g.shows(w, cp.At)
+	return within && w.heldBy(cp) && g.shows(w, cp)
 }
 
 // spoil marks the good ones of the checkpoints, ordered by number, that the wounds are
@@ -159,7 +166,7 @@ func (g *Group) spoil(cps []Checkpoint, ws []wound) (spoiled []int) {
 		w := &ws[i]
 		first := sort.Search(len(cps), func(k int) bool { return w.heldBy(&cps[k]) })
 		rest := cps[first:]
-		count := sort.Search(len(rest), func(k int) bool { return !g.shows(w, rest[k].At) })
+		count := sort.Search(len(rest), func(k int) bool { return !g.shows(w, &rest[k]) })
 		if invariant.Planted("journal/spoil-one") {
 			count = min(count, 1)
 		}

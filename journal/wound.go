@@ -149,7 +149,7 @@ func (g *Group) examineLocked(cps []Checkpoint) {
 	g.spoil(cps, g.unhealed)
 	newest, open := cps[len(cps)-1], g.unhealed[:0]
 	for _, w := range g.unhealed {
-		if !w.heldBy(&newest) || g.shows(&w, newest.At) {
+		if !w.heldBy(&newest) || g.shows(&w, &newest) {
 			open = append(open, w)
 		}
 	}

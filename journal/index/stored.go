@@ -23,7 +23,7 @@ type Place struct {
 // Stored returns the places whose bytes lie in the spans, or in a block of a record whose
 // header or tables do. It walks all versions, a page of lines at a time, so that
 // appends go on: some nanoseconds for each version of the log.
-func (v *Versions) Stored(spans []Span) (found []Place) {
+func (v *Versions) Stored(spans []Span) (found []Place, err error) {
 	type page struct {
 		vol record.VolumeID
 		at  int64
@@ -39,7 +39,7 @@ func (v *Versions) Stored(spans []Span) (found []Place) {
 	for _, p := range pages {
 		found = v.storedInPage(found, p.vol, p.at, spans)
 	}
-	return found
+	return found, nil
 }
 
 func (v *Versions) storedInPage(found []Place, vol record.VolumeID, page int64, spans []Span) []Place {

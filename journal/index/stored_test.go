@@ -32,7 +32,8 @@ func TestStored(t *testing.T) {
 				want[Place{Volume: e.Volume, Off: e.Off, Len: e.Len, Pos: a.pos, Number: e.Block, Stream: 1, Seq: a.r.Seq}] = true
 			}
 		}
-		got := v.Stored([]Span{{From: 1, To: 2}, span})
+		got, err := v.Stored([]Span{{From: 1, To: 2}, span})
+		must(t, err)
 		for _, p := range got {
 			if !want[p] {
 				t.Errorf("%s: %+v is not in it", what, p)

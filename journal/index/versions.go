@@ -80,10 +80,9 @@ type volumeIndex struct {
 const linesPerPage = 512
 
 type streamIndex struct {
-	id      record.StreamID
-	first   record.Seq // of recs[0]
-	recs    []uint32   // of the stream, without gap
-	ordinal int
+	id    record.StreamID
+	first record.Seq // of recs[0]
+	recs  []uint32   // of the stream, without gap
 }
 
 // NewVersions returns an index of an empty log.
@@ -101,7 +100,7 @@ func (v *Versions) Add(pos segment.Pos, r record.Record) error {
 	}
 	s := v.streams[r.Stream]
 	if s == nil {
-		s = &streamIndex{id: r.Stream, first: r.Seq, ordinal: len(v.streams)}
+		s = &streamIndex{id: r.Stream, first: r.Seq}
 		v.streams[r.Stream] = s
 	}
 	if next := s.first + record.Seq(len(s.recs)); r.Seq != next {
@@ -165,28 +164,6 @@ func (v *Versions) Sum(stream record.StreamID, seq record.Seq) (sum uint32, ok b
 	return v.records.at(s.recs[seq-s.first]).sum, true
 }
 
-// Vector is a checkpoint's place in every stream, ready for lookups.
-type Vector struct{ seqs []record.Seq } // by the stream's ordinal
-
-// Vector prepares a checkpoint's place. Streams that join later are not in it.
-func (v *Versions) Vector(at []StreamAt) Vector {
-	v.mu.RLock()
-	defer v.mu.RUnlock()
-	w := Vector{seqs: make([]record.Seq, len(v.streams))}
-	for _, a := range at {
-		if s := v.streams[a.Stream]; s != nil {
-			w.seqs[s.ordinal] = a.Seq
-		}
-	}
-	return w
-}
-
-// holds says whether the checkpoint holds the record.
-func (w Vector) holds(r *recordEntry) bool {
-	i := r.stream.ordinal
-	return i < len(w.seqs) && r.seq <= w.seqs[i] || invariant.Planted("journal/index/ignore-vector")
-}
-
 // Piece says where the bytes of a place are.
 type Piece struct {
 	Off, Len int64 // in the volume
@@ -210,13 +187,13 @@ const (
 )
 
 // Lookup appends to dst the pieces of [off, off+n) as the checkpoint holds them, in
-// order and without gaps. It allocates only when dst must grow.
-func (v *Versions) Lookup(dst []Piece, vol record.VolumeID, off, n int64, at Vector) []Piece {
+// order and without gaps. It allocates only when dst must grow, and never fails.
+func (v *Versions) Lookup(dst []Piece, vol record.VolumeID, off, n int64, at Vector) ([]Piece, error) {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	x := v.volumes[vol]
 	if x == nil {
-		return append(dst, Piece{Off: off, Len: n, In: InReplica})
+		return append(dst, Piece{Off: off, Len: n, In: InReplica}), nil
 	}
 	start := len(dst)
 	for end := off + n; off < end; {
@@ -233,7 +210,7 @@ func (v *Versions) Lookup(dst []Piece, vol record.VolumeID, off, n int64, at Vec
 		dst = joined(dst, max(begin-1, start))
 		off = to
 	}
-	return dst
+	return dst, nil
 }
 
 // lookupLineLocked walks the versions of one line and the zero ranges together, newest
@@ -252,7 +229,7 @@ func (v *Versions) lookupLineLocked(dst []Piece, x *volumeIndex, head uint32, fr
 			z := &x.zeros[zero]
 			if e == nil || z.rec > e.rec || z.rec == e.rec && z.ext > e.ext {
 				zero--
-				if z.from < to && z.to > from && at.holds(v.records.at(z.rec)) && !invariant.Planted("journal/index/skip-ranges") {
+				if z.from < to && z.to > from && v.heldLocked(z.rec, at) && !invariant.Planted("journal/index/skip-ranges") {
 					var got int64
 					dst, got = cover(dst, begin, Piece{Off: max(z.from, from), Len: min(z.to, to) - max(z.from, from), In: IsZero})
 					missing -= got
@@ -262,7 +239,7 @@ func (v *Versions) lookupLineLocked(dst []Piece, x *volumeIndex, head uint32, fr
 		}
 		head = e.older
 		r := v.records.at(e.rec)
-		if !at.holds(r) {
+		if !v.heldLocked(e.rec, at) {
 			continue
 		}
 		if p, ok := v.pieceLocked(e, r, base, from, to); ok {
@@ -275,6 +252,11 @@ func (v *Versions) lookupLineLocked(dst []Piece, x *volumeIndex, head uint32, fr
 		dst, _ = cover(dst, begin, Piece{Off: from, Len: to - from, In: InReplica})
 	}
 	return dst
+}
+
+func (v *Versions) heldLocked(rec uint32, at Vector) bool {
+	r := v.records.at(rec)
+	return at.Holds(r.stream.id, r.seq)
 }
 
 // pieceLocked is the part of a version that lies in [from, to).

@@ -57,16 +57,18 @@ func TestVersions(t *testing.T) {
 			pos += segment.Pos(r.Size + rng.IntN(3)*4096)
 		}
 		for n, want := range m.history {
-			at := v.Vector([]StreamAt{{Stream: 1, Seq: m.seqs[n][0]}, {Stream: 2, Seq: m.seqs[n][1]}})
+			at := v.Vector(Checkpoint{At: []StreamAt{{Stream: 1, Seq: m.seqs[n][0]}, {Stream: 2, Seq: m.seqs[n][1]}}})
 			for range 12 {
 				off := rng.Int64N(modelBytes)
 				length := 1 + rng.Int64N(modelBytes-off)
-				if err := agree(v.Lookup(nil, 1, off, length, at), want, off, length); err != nil {
+				got, err := v.Lookup(nil, 1, off, length, at)
+				must(t, err)
+				if err := agree(got, want, off, length); err != nil {
 					t.Fatalf("seed %d, after %d records: %v", seed, n, err)
 				}
 			}
 		}
-		if p := v.Lookup(nil, 2, 5, 1<<40, Vector{}); len(p) != 1 || p[0] != (Piece{Off: 5, Len: 1 << 40, In: InReplica}) {
+		if p, err := v.Lookup(nil, 2, 5, 1<<40, Vector{}); err != nil || len(p) != 1 || p[0] != (Piece{Off: 5, Len: 1 << 40, In: InReplica}) {
 			t.Errorf("volume without versions: %+v", p)
 		}
 	}
@@ -167,9 +169,9 @@ func TestLookupAllocates(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	at := v.Vector([]StreamAt{{Stream: 1, Seq: 40}})
+	at := v.Vector(Checkpoint{At: []StreamAt{{Stream: 1, Seq: 40}}})
 	dst := make([]Piece, 0, 1000)
-	if n := testing.AllocsPerRun(20, func() { dst = v.Lookup(dst[:0], 1, 100, modelBytes-200, at) }); n > 0 {
+	if n := testing.AllocsPerRun(20, func() { dst, _ = v.Lookup(dst[:0], 1, 100, modelBytes-200, at) }); n > 0 {
 		t.Errorf("%v allocations a lookup", n)
 	}
 }
@@ -195,11 +197,11 @@ func BenchmarkLookup(b *testing.B) {
 		}
 	}
 	for _, seq := range []record.Seq{200, 100, 1} {
-		at := v.Vector([]StreamAt{{Stream: 1, Seq: seq}})
+		at := v.Vector(Checkpoint{At: []StreamAt{{Stream: 1, Seq: seq}}})
 		b.Run(fmt.Sprintf("size=4K/records=%d", seq), func(b *testing.B) {
 			var dst []Piece
 			for b.Loop() {
-				dst = v.Lookup(dst[:0], 1, rng.Int64N(1<<18)<<12, 4096, at)
+				dst, _ = v.Lookup(dst[:0], 1, rng.Int64N(1<<18)<<12, 4096, at)
 			}
 		})
 	}

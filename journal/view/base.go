@@ -19,7 +19,10 @@ func (d *Device) readBase(p []byte, off int64) error {
 	found := pieces.Get().(*[]index.Piece)
 	defer pieces.Put(found)
 	cfg := &d.view.cfg
-	*found = cfg.Versions.Lookup((*found)[:0], d.disk.ID, off, int64(len(p)), cfg.At)
+	var err error
+	if *found, err = cfg.Versions.Lookup((*found)[:0], d.disk.ID, off, int64(len(p)), cfg.At); err != nil {
+		return fmt.Errorf("checkpoint %d: volume %d at %d: %w", cfg.Checkpoint, d.disk.ID, off, err)
+	}
 	for i := range *found {
 		piece := &(*found)[i]
 		at := piece.Off - off
@@ -77,7 +80,11 @@ func damage(err error) bool {
 // baseExtents tells what the checkpoint holds in [off, off+n).
 func (d *Device) baseExtents(off, n int64, tell func(n int64, hole bool) bool) error {
 	cfg := &d.view.cfg
-	for _, piece := range cfg.Versions.Lookup(nil, d.disk.ID, off, n, cfg.At) {
+	found, err := cfg.Versions.Lookup(nil, d.disk.ID, off, n, cfg.At)
+	if err != nil {
+		return fmt.Errorf("checkpoint %d: volume %d at %d: %w", cfg.Checkpoint, d.disk.ID, off, err)
+	}
+	for _, piece := range found {
 		more := true
 		if piece.In == index.InReplica {
 			err := d.disk.Replica.Extents(piece.Off, piece.Len, func(n int64, hole bool) bool {

@@ -82,9 +82,9 @@ type Log interface {
 	ReadAt(p []byte, pos segment.Pos) error
 }
 
-// Versions tells where bytes are; index.Versions does.
+// Versions tells where bytes are; index.Table does.
 type Versions interface {
-	Lookup(dst []index.Piece, vol record.VolumeID, off, n int64, at index.Vector) []index.Piece
+	Lookup(dst []index.Piece, vol record.VolumeID, off, n int64, at index.Vector) ([]index.Piece, error)
 }
 
 // Replica is the state before the log; replica.Volume is one.

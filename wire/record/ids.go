@@ -22,6 +22,10 @@ type (
 	Ticket uint64
 )
 
+// FoldedStream is the stream of all records that thinning made (KindFolded): no source
+// has it. Their Seq is the number of the checkpoint that they bring the group to.
+const FoldedStream = ^StreamID(0)
+
 func (g GroupID) String() string  { return fmt.Sprintf("%016x", uint64(g)) }
 func (s StreamID) String() string { return fmt.Sprintf("%016x", uint64(s)) }
 
