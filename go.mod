@@ -7,6 +7,8 @@ require (
 	connectrpc.com/connect v1.21.1
 	// The catalogue of checkpoints, segments and runs: a sorted map on disk that is rebuilt when lost. Door: journal/index.
 	github.com/dgraph-io/badger/v4 v4.9.6
+	// Parity at tens of GB/s: Reed-Solomon in vector instructions is not ours to write. Door: journal/stripe.
+	github.com/klauspost/reedsolomon v1.14.2
 	// The block codec of records. Door: wire/record.
 	github.com/pierrec/lz4/v4 v4.1.33
 	// Metrics in the form that every monitoring system reads. Doors: datapath, cmd/vra.
@@ -36,6 +38,7 @@ require (
 	github.com/google/flatbuffers v25.2.10+incompatible // indirect
 	github.com/inconshreveable/mousetrap v1.1.0 // indirect
 	github.com/klauspost/compress v1.20.1 // indirect
+	github.com/klauspost/cpuid/v2 v2.3.0 // indirect
 	github.com/munnerz/goautoneg v0.0.0-20191010083416-a7dc8b61c822 // indirect
 	github.com/prometheus/client_model v0.6.3 // indirect
 	github.com/prometheus/common v0.72.0 // indirect
