@@ -95,7 +95,7 @@ func (c *code) encode(blocks [][]byte) error { return c.rs.Encode(blocks) }
 // no block is touched. It returns which were missing.
 func (c *code) mend(id Identity, stripe int, blocks [][]byte, sums []uint32, want []bool) (missing []int, err error) {
 	for i, b := range blocks {
-		if len(b) == BlockBytes && id.sum(stripe, i, b) == sums[i] {
+		if len(b) == BlockBytes && (id.sum(stripe, i, b) == sums[i] || invariant.Planted("journal/stripe/guess-erasures")) {
 			continue
 		}
 		missing = append(missing, i)

@@ -7,7 +7,6 @@ import (
 
 	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/ioengine/buf"
-	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 )
 
 // Found is what Check and Repair found amiss.
@@ -245,7 +244,7 @@ func (p *protected) mendZone(z zone, pace Pace) (map[int][]byte, error) {
 		blocks := make([][]byte, p.width())
 		for i := range blocks {
 			blocks[i] = buf.Aligned(BlockBytes)
-			if !p.readBlock(blocks[i], z, stripe, i) && !invariant.Planted("journal/stripe/guess-erasures") {
+			if !p.readBlock(blocks[i], z, stripe, i) {
 				blocks[i] = blocks[i][:0]
 			}
 		}
