@@ -25,6 +25,8 @@ type FS interface {
 	// trusted: the Sync of each of them fails from then on. It takes files that this FS
 	// opened; the same file twice is synced once.
 	SyncFiles(files []File) error
+	// Free returns how many bytes may still be written to the file system that holds dir.
+	Free(dir string) (bytes int64, err error)
 	// Lock takes the lock file for this process alone, until the closer is closed.
 	Lock(name string) (io.Closer, error)
 }

@@ -229,3 +229,23 @@ func TestDirectIsDirect(t *testing.T) {
 		t.Errorf("a write from an odd address: %v, want EINVAL: is the file direct?", err)
 	}
 }
+
+func TestFree(t *testing.T) {
+	onBoth(t, func(t *testing.T, fsys ioengine.FS, dir string) {
+		if n, err := fsys.Free(filepath.Join(dir, ".")); err != nil || n <= 0 {
+			t.Errorf("Free = %d, %v", n, err)
+		}
+		if _, err := fsys.Free(filepath.Join(dir, "absent")); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("Free of a folder that is not there: %v", err)
+		}
+	})
+	disk := faultdisk.New(512)
+	disk.SetFree(4096)
+	if n, err := disk.Free("/"); n != 4096 || err != nil {
+		t.Errorf("Free = %d, %v; was set to 4096", n, err)
+	}
+	disk.Inject(faultdisk.Fault{Ops: faultdisk.OpRead, Err: unix.EIO})
+	if _, err := disk.Free("/"); !errors.Is(err, unix.EIO) {
+		t.Errorf("Free of a disk that fails: %v", err)
+	}
+}

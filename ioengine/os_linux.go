@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -89,6 +90,29 @@ func (*osFS) SyncDir(dir string) error {
 	}
 	defer d.Close() // opened for reading: its close cannot lose anything
 	return d.Sync()
+}
+
+// Free is what an ordinary user may write: without what is kept for root.
+func (*osFS) Free(dir string) (int64, error) {
+	for {
+		var st unix.Statfs_t
+		err := unix.Statfs(dir, &st)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return 0, pathError("statfs", dir, err)
+		}
+		return freeBytes(st.Bavail, int64(st.Bsize)), nil
+	}
+}
+
+// freeBytes is blocks of so many bytes, as far as an int64 goes.
+func freeBytes(blocks uint64, blockBytes int64) int64 {
+	if blockBytes <= 0 {
+		return 0
+	}
+	return int64(min(blocks, uint64(math.MaxInt64/blockBytes))) * blockBytes
 }
 
 // Lock takes an flock on the file, which it makes when absent and never removes.

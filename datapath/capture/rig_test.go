@@ -87,6 +87,7 @@ func (m *model) Rename(string, string) error   { return errors.ErrUnsupported }
 func (m *model) Remove(string) error           { return errors.ErrUnsupported }
 func (m *model) Mkdir(string) error            { return errors.ErrUnsupported }
 func (m *model) List(string) ([]string, error) { return nil, errors.ErrUnsupported }
+func (m *model) Free(string) (int64, error)    { return 0, errors.ErrUnsupported }
 func (m *model) SyncDir(string) error          { return errors.ErrUnsupported }
 func (m *model) SyncFiles([]ioengine.File) error {
 	return errors.ErrUnsupported

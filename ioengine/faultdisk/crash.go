@@ -29,7 +29,7 @@ func (d *Disk) Kill() *Disk {
 	defer d.mu.Unlock()
 	c := cloner{files: map[*file]*file{}, folders: map[*folder]*folder{}, renames: map[*rename]*rename{}}
 	k := New(d.align)
-	k.mu.root, k.mu.clock = c.folder(d.mu.root), d.mu.clock
+	k.mu.root, k.mu.clock, k.mu.free = c.folder(d.mu.root), d.mu.clock, d.mu.free
 	return k
 }
 

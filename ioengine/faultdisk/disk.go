@@ -25,6 +25,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"math"
 	"path"
 	"slices"
 	"sync"
@@ -50,6 +51,7 @@ type Disk struct {
 		hook   func(Op, string)
 		faults []*armed
 		locked map[string]bool
+		free   int64
 	}
 }
 
@@ -61,6 +63,7 @@ func New(align int) *Disk {
 	d := &Disk{align: align}
 	d.mu.root = newFolder()
 	d.mu.locked = map[string]bool{}
+	d.mu.free = math.MaxInt64
 	return d
 }
 
@@ -288,6 +291,24 @@ func (d *Disk) SyncFiles(files []ioengine.File) (err error) {
 		err = errors.Join(err, f.Sync())
 	}
 	return err
+}
+
+// Free returns what SetFree set; at first there is no end to it. The disk itself is
+// full only where a fault says so.
+func (d *Disk) Free(dir string) (int64, error) {
+	return call(d, OpRead, "statfs", dir, func() (int64, error) {
+		if _, err := d.folderLocked(dir); err != nil {
+			return 0, err
+		}
+		return d.mu.free, nil
+	})
+}
+
+// SetFree sets what Free returns, in bytes.
+func (d *Disk) SetFree(bytes int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.mu.free = bytes
 }
 
 // Lock takes the lock file for one holder at a time on this disk.

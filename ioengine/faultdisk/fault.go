@@ -6,7 +6,7 @@ import "io/fs"
 type Op uint16
 
 // The operations. OpCreate is an Open that makes a file, OpOpen one that does not;
-// OpRead is also List, Size and NextData.
+// OpRead is also List, Size, NextData and Free.
 const (
 	OpCreate Op = 1 << iota
 	OpWrite
