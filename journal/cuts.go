@@ -17,6 +17,7 @@ type cuts struct {
 	pending map[uint64]*pendingCut // by checkpoint number; of groups with several sources
 	newest  uint64                 // highest number listed
 	seen    uint64                 // highest number in any cut
+	limit   uint64                 // newest checkpoint that a cut calls listed on every target
 }
 
 type streamCuts struct {
@@ -65,6 +66,7 @@ func (c *cuts) step(r durableRecord) (cp Checkpoint, listed bool) {
 		s.open, s.initial = false, false
 	case record.KindCut:
 		c.seen = max(c.seen, r.cut.Checkpoint)
+		c.limit = max(c.limit, r.cut.Listed)
 		if s.open || r.cut.Checkpoint <= c.newest {
 			return Checkpoint{}, false // void: its source tries again with another
 		}

@@ -22,8 +22,6 @@ type snapshot struct {
 	group    record.GroupID
 	lineage  uint64
 	pos      segment.Pos                  // of the first record that is not in it
-	round    segment.Pos                  // where the last round before pos begins
-	tail     uint32                       // of the records of that round: see tailSum
 	complete segment.Pos                  // where the record ends that last completed a checkpoint; 0: none did
 	streams  map[record.StreamID]standing // those that have gone over to the log
 	cuts     *cuts
@@ -39,14 +37,6 @@ type standing struct {
 type sumOf struct {
 	seq record.Seq
 	sum uint32
-}
-
-// tailSum goes on from sum with a record. An opening copies the last round of the log
-// into a segment of another life: which log it was can then only be told by its
-// records, and this is told from.
-func tailSum(sum uint32, pos segment.Pos, record uint32) uint32 {
-	p := binary.LittleEndian.AppendUint64(make([]byte, 0, 12), uint64(pos))
-	return crc32.Update(sum, castagnoli, binary.LittleEndian.AppendUint32(p, record))
 }
 
 // The encoding of a snapshot; see FORMAT.md.
@@ -72,15 +62,14 @@ func (s *snapshot) appendTo(dst []byte) []byte {
 	dst = le.AppendUint64(dst, uint64(s.group))
 	dst = le.AppendUint64(dst, s.lineage)
 	dst = le.AppendUint64(dst, uint64(s.pos))
-	dst = le.AppendUint64(dst, uint64(s.round))
 	dst = le.AppendUint64(dst, uint64(s.complete))
-	dst = le.AppendUint32(dst, s.tail)
 	dst = le.AppendUint32(dst, uint32(len(s.streams)))
 	for _, id := range slices.Sorted(maps.Keys(s.streams)) {
 		dst = appendStanding(dst, id, s.streams[id], s.cuts.streams[id])
 	}
 	dst = le.AppendUint64(dst, s.cuts.newest)
 	dst = le.AppendUint64(dst, s.cuts.seen)
+	dst = le.AppendUint64(dst, s.cuts.limit)
 	dst = le.AppendUint32(dst, uint32(len(s.cuts.pending)))
 	for _, n := range slices.Sorted(maps.Keys(s.cuts.pending)) {
 		dst = appendPendingCut(dst, s.cuts.pending[n])
@@ -150,15 +139,15 @@ func parseSnapshot(p []byte) (*snapshot, error) {
 	d := decoder{p: p[:end]}
 	d.ok(d.u32() == snapshotMagic)
 	d.ok(d.u32() == snapshotVersion)
-	s := &snapshot{group: record.GroupID(d.u64()), lineage: d.u64(), pos: d.pos(), round: d.pos(), complete: d.pos(), tail: d.u32(),
+	s := &snapshot{group: record.GroupID(d.u64()), lineage: d.u64(), pos: d.pos(), complete: d.pos(),
 		streams: make(map[record.StreamID]standing), cuts: newCuts()}
-	d.ok(s.group != 0 && s.lineage != 0 && s.round <= s.pos && s.complete <= s.pos)
+	d.ok(s.group != 0 && s.lineage != 0 && s.complete <= s.pos)
 	above := record.StreamID(0)
 	for range d.count(maxStreams, 36) {
 		above = d.standing(s, above)
 	}
-	s.cuts.newest, s.cuts.seen = d.u64(), d.u64()
-	d.ok(s.cuts.seen >= s.cuts.newest)
+	s.cuts.newest, s.cuts.seen, s.cuts.limit = d.u64(), d.u64(), d.u64()
+	d.ok(s.cuts.seen >= s.cuts.newest && s.cuts.seen >= s.cuts.limit)
 	number := s.cuts.newest
 	for range d.count(maxPendingCuts, 38) {
 		c := d.pendingCut()

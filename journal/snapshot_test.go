@@ -6,7 +6,6 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/holdfast-dr/holdfast/journal/segment"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
@@ -14,7 +13,7 @@ import (
 // without records, and cuts that wait.
 func everySnapshot() *snapshot {
 	c := newCuts()
-	c.newest, c.seen = 6, 9
+	c.newest, c.seen, c.limit = 6, 9, 5
 	c.streams[70] = &streamCuts{seq: 300}
 	c.streams[71] = &streamCuts{seq: 4, open: true, initial: true}
 	for n := uint64(7); n <= 8; n++ {
@@ -22,7 +21,7 @@ func everySnapshot() *snapshot {
 			at: map[record.StreamID]record.Seq{70: 290, 71: 3}, confirmed: map[record.StreamID]bool{70: true},
 			volumes: map[record.VolumeID]int64{1: 1 << 30, 2: 4096}}
 	}
-	s := &snapshot{group: testGroup, lineage: testLineage, pos: 0x12000, round: 0x11000, tail: 0xfeedface, complete: 0x10800, cuts: c,
+	s := &snapshot{group: testGroup, lineage: testLineage, pos: 0x12000, complete: 0x10800, cuts: c,
 		streams: map[record.StreamID]standing{
 			70: {mark: mark{last: life{2, 3}, next: 301, phase: phaseLog}},
 			71: {mark: mark{last: life{2, 1}, next: 5, phase: phaseLog}, recent: []sumOf{{2, 22}, {4, 44}}},
@@ -116,23 +115,4 @@ func TestSnapshotFollows(t *testing.T) {
 	f(false, func(_ *snapshot, m *facts) {
 		m.streams[71] = streamFacts{admitted: life{2, 1}, applied: entry{kind: entryApplied, life: life{2, 1}, seq: 1}}
 	})
-}
-
-// Two rounds that differ in anything have another sum.
-func TestTailSum(t *testing.T) {
-	type rec struct {
-		pos segment.Pos
-		sum uint32
-	}
-	seen := map[uint32]int{}
-	for i, round := range [][]rec{{{4096, 1}, {5000, 2}}, {{4096, 2}, {5000, 1}}, {{4096, 1}, {5001, 2}}, {{4096, 1}}, {}} {
-		sum := uint32(0)
-		for _, r := range round {
-			sum = tailSum(sum, r.pos, r.sum)
-		}
-		if other, there := seen[sum]; there {
-			t.Errorf("rounds %d and %d have one sum", other, i)
-		}
-		seen[sum] = i
-	}
 }
