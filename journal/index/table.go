@@ -58,8 +58,8 @@ type Snapshot struct {
 	State   []byte // the journal's own, at Pos
 }
 
-// Table is the index of one group. Add, Flush, Drop, Fold, Reset and Close are for one
-// goroutine; the others may be called beside them by any number.
+// Table is the index of one group. Add, Freeze, Flush, Drop, Fold, Reset and Close are for
+// one goroutine; the others may be called beside them by any number.
 type Table struct {
 	cfg TableConfig
 
@@ -104,14 +104,21 @@ func (t *Table) Add(pos segment.Pos, r record.Record) error { return t.now().Add
 // Memory is how many bytes of memory the next Flush gives back.
 func (t *Table) Memory() int64 { return 0 }
 
-// Flush writes what was added to disk. s is the place up to which everything was added,
-// and the journal's state there; s.State is borrowed for the call. Lookups and adds
-// go on meanwhile. After an error nothing is lost, and Flush may be tried again.
-func (t *Table) Flush(s Snapshot) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.covered = s
-	return nil
+// Flush writes what was added to disk: it is Freeze and what that returned.
+func (t *Table) Flush(s Snapshot) error { return t.Freeze(s)() }
+
+// Freeze begins a Flush and returns at once: what was added until now is what will be
+// written. s is the place up to which everything was added, and the journal's state
+// there; it takes s.State. What it returns does the writing, once, on any goroutine,
+// before the next Freeze: lookups and adds go on meanwhile. After its error nothing
+// is lost: lookups find all as before, and the next Freeze has it with it.
+func (t *Table) Freeze(s Snapshot) (write func() error) {
+	return func() error {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.covered = s
+		return nil
+	}
 }
 
 // Vector is NewVector.
