@@ -1,0 +1,265 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/bench/bars"
+	"github.com/holdfast-dr/holdfast/wire/record"
+)
+
+// appendArgs say what a process appends to a new store.
+type appendArgs struct {
+	Dir    string
+	Groups int
+	Writes int   // of a record
+	Size   int   // bytes of a write
+	Bytes  int64 // of guest writes in all
+	Volume int64 // bytes, over which the writes are spread
+	// Ahead makes all records before the clock starts, so that what sealing costs is not
+	// counted; else they are made on the way, and only bytes count.
+	Ahead bool
+}
+
+type appendResult struct {
+	Seconds, CPU float64
+	Stored       int64 // bytes of records
+	Written      int64 // bytes handed to the disk, the closing of the store included
+	Memory       int64 // resident at the peak, beyond what it was when the clock started
+}
+
+// inFlight is how many records are not acknowledged at any time.
+const inFlight = 32
+
+func appendChild(a appendArgs) (r appendResult, err error) {
+	s, err := openStore(a.Dir)
+	if err != nil {
+		return r, err
+	}
+	streams, err := openGroups(s, a.Groups, a.Volume)
+	if err != nil {
+		return r, err
+	}
+	for _, st := range streams {
+		if err := st.begin(); err != nil {
+			return r, err
+		}
+	}
+	data := noise(16*mib, 1)
+	count := int(a.Bytes / int64(a.Writes*a.Size))
+	turn := 0
+	writes := make([]write, a.Writes)
+	seal := func(dst []byte) ([]byte, *stream, error) {
+		st := streams[turn%len(streams)]
+		turn++
+		for i := range writes {
+			at := st.rng.IntN((len(data)-a.Size)/512) * 512
+			writes[i] = write{st.rng.Int64N(a.Volume/int64(a.Size)) * int64(a.Size), data[at : at+a.Size]}
+		}
+		p, err := st.seal(dst, writes...)
+		return p, st, err
+	}
+	var ahead [][]byte
+	for i := 0; a.Ahead && i < count; i++ {
+		p, _, err := seal(nil)
+		if err != nil {
+			return r, err
+		}
+		ahead = append(ahead, p)
+	}
+	turn = 0
+	free := make(chan []byte, inFlight)
+	for range inFlight {
+		free <- nil
+	}
+	failed := make(chan error, inFlight)
+	from, mem := now(), watchMemory()
+	for i := range count {
+		p := <-free
+		var st *stream
+		if a.Ahead {
+			p, st = ahead[i], streams[i%len(streams)]
+		} else if p, st, err = seal(p[:0]); err != nil {
+			return r, err
+		}
+		rec, err := record.Parse(p)
+		if err != nil {
+			return r, err
+		}
+		r.Stored += int64(len(p))
+		err = st.group.Append(rec, func(err error) {
+			if err != nil {
+				select {
+				case failed <- err:
+				default:
+				}
+			}
+			free <- p
+		})
+		if err != nil {
+			return r, err
+		}
+	}
+	for range inFlight {
+		<-free
+	}
+	to := now()
+	select {
+	case err := <-failed:
+		return r, err
+	default:
+	}
+	r.Seconds, r.CPU, r.Memory = to.at.Sub(from.at).Seconds(), to.cpu-from.cpu, mem.peak()
+	err = s.Close()
+	r.Written = now().written - from.written
+	return r, err
+}
+
+// fioResult is the peer's rate.
+type fioResult struct{ BytesPerSecond, CPUPerGiB float64 }
+
+// fio writes 4 GiB in order, 1 MiB at a time, past the page cache, into space set aside.
+func (b *bench) fio(bytes int64) (r fioResult, foreign float64, err error) {
+	dir, err := b.fresh("fio")
+	if err != nil {
+		return r, 0, err
+	}
+	defer os.RemoveAll(dir)
+	cmd := exec.CommandContext(b.ctx, "fio", "--name=w", "--filename="+filepath.Join(dir, "f"), fmt.Sprint("--size=", bytes),
+		"--rw=write", "--bs=1M", "--direct=1", "--ioengine=psync", "--iodepth=1", "--end_fsync=1", "--fallocate=native", "--output-format=json")
+	var out strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, os.Stderr
+	foreign, err = b.beside(cmd)
+	if err != nil {
+		return r, foreign, err
+	}
+	var report struct {
+		Jobs []struct {
+			Write struct {
+				Bytes   int64 `json:"io_bytes"`
+				Runtime int64 `json:"runtime"` // ms, without the last sync
+			} `json:"write"`
+			Runtime int64   `json:"job_runtime"` // ms
+			User    float64 `json:"usr_cpu"`
+			Sys     float64 `json:"sys_cpu"`
+		} `json:"jobs"`
+	}
+	text := out.String()
+	if i := strings.IndexByte(text, '{'); i > 0 {
+		text = text[i:]
+	}
+	if err := json.Unmarshal([]byte(text), &report); err != nil || len(report.Jobs) != 1 {
+		return r, foreign, fmt.Errorf("fio: %w: %.200s", err, text)
+	}
+	j := report.Jobs[0]
+	took := float64(max(j.Runtime, j.Write.Runtime)) / 1000
+	r.BytesPerSecond = float64(j.Write.Bytes) / took
+	r.CPUPerGiB = (j.User + j.Sys) / 100 * took / (float64(j.Write.Bytes) / gib)
+	return r, foreign, nil
+}
+
+// size is the number of bytes, scaled, in whole MiB.
+func (b *bench) size(bytes int64) int64 { return max(64*mib, int64(float64(bytes)*b.scale)/mib*mib) }
+
+func (b *bench) appendOne() error {
+	return b.appendAgainstFio("append-one", "append-cpu", appendArgs{Groups: 1, Writes: 1, Size: mib, Bytes: b.size(4 * gib), Volume: 64 * gib, Ahead: true})
+}
+
+func (b *bench) appendMany() error {
+	return b.appendAgainstFio("append-300", "", appendArgs{Groups: 300, Writes: 1, Size: mib, Bytes: b.size(4 * gib), Volume: 64 * gib, Ahead: true})
+}
+
+func (b *bench) appendAgainstFio(row, cpuRow string, a appendArgs) error {
+	for i := range b.pairs {
+		var ours appendResult
+		var peer fioResult
+		var foreign [2]float64
+		run := []func() error{
+			func() (err error) { ours, foreign[0], err = b.append(a); return },
+			func() (err error) { peer, foreign[1], err = b.fio(a.Bytes); return },
+		}
+		if err := b.pair(i, run[0], run[1], func() float64 { return max(foreign[0], foreign[1]) }); err != nil {
+			return err
+		}
+		rate := float64(ours.Stored) / ours.Seconds
+		b.sample(bars.Sample{Row: row, Value: rate / peer.BytesPerSecond, Ours: rate / 1e6, Peer: peer.BytesPerSecond / 1e6, OursUnit: "MB/s", Foreign: max(foreign[0], foreign[1])})
+		if cpuRow != "" {
+			b.sample(bars.Sample{Row: cpuRow, Value: ours.CPU / (float64(ours.Stored) / gib), Peer: peer.CPUPerGiB, OursUnit: "CPU-s/GiB", Foreign: foreign[0]})
+		}
+	}
+	return nil
+}
+
+// pair runs the two, in an order that alternates with i, again while others disturb it.
+func (b *bench) pair(i int, ours, peer func() error, foreign func() float64) error {
+	first, second := ours, peer
+	if i%2 == 1 {
+		first, second = peer, ours
+	}
+	for try := 0; ; try++ {
+		if err := dropCaches(); err != nil {
+			return err
+		}
+		if err := first(); err != nil {
+			return err
+		}
+		if err := dropCaches(); err != nil {
+			return err
+		}
+		if err := second(); err != nil {
+			return err
+		}
+		if foreign() <= foreignLimit || try == 2 {
+			return nil
+		}
+		fmt.Printf("again: others used %.2f cores\n", foreign())
+		select {
+		case <-time.After(5 * time.Second):
+		case <-b.ctx.Done():
+			return b.ctx.Err()
+		}
+	}
+}
+
+// append runs one append in a folder of its own.
+func (b *bench) append(a appendArgs) (r appendResult, foreign float64, err error) {
+	if a.Dir, err = b.fresh("append"); err != nil {
+		return r, 0, err
+	}
+	defer os.RemoveAll(a.Dir)
+	return in[appendResult](b, "append", a)
+}
+
+func (b *bench) appendSmall() error {
+	a := appendArgs{Groups: 1, Writes: 16, Size: 4 * kib, Bytes: b.size(4 * gib), Volume: 100 * gib, Ahead: true}
+	for range b.pairs {
+		r, foreign, err := b.append(a)
+		if err != nil {
+			return err
+		}
+		b.sample(bars.Sample{Row: "append-cpu-4k", Value: r.CPU / (float64(r.Stored) / gib), Ours: float64(r.Stored) / r.Seconds / 1e6, OursUnit: "MB/s", Foreign: foreign})
+	}
+	return nil
+}
+
+func (b *bench) bytesLarge() error {
+	return b.bytes("bytes-64k", appendArgs{Groups: 1, Writes: 1, Size: 64 * kib, Bytes: b.size(20 * gib), Volume: 100 * gib})
+}
+
+func (b *bench) bytesSmall() error {
+	return b.bytes("bytes-4k", appendArgs{Groups: 1, Writes: 16, Size: 4 * kib, Bytes: b.size(20 * gib), Volume: 100 * gib})
+}
+
+func (b *bench) bytes(row string, a appendArgs) error {
+	r, foreign, err := b.append(a)
+	if err != nil {
+		return err
+	}
+	b.sample(bars.Sample{Row: row, Value: float64(r.Written) / float64(r.Stored), Ours: float64(r.Written) / gib, OursUnit: "GiB", Foreign: foreign})
+	return nil
+}

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/bench/bars"
+	"github.com/holdfast-dr/holdfast/journal"
+	"github.com/holdfast-dr/holdfast/wire/record"
+)
+
+// openArgs say which view of a large journal is opened.
+type openArgs struct {
+	Dir        string
+	Checkpoint uint64
+	Volume     int64
+	Blocks     int
+	Times      int
+}
+
+type openResult struct {
+	Store float64   // seconds to open the store
+	Open  []float64 // ms to open a view, a new one each time
+	First []float64 // ms for its first read, at another cold place each time
+	RSS   int64     // after all of it
+}
+
+func openChild(a openArgs) (r openResult, err error) {
+	from := time.Now()
+	s, err := openStore(a.Dir)
+	if err != nil {
+		return r, err
+	}
+	defer s.Close()
+	r.Store = time.Since(from).Seconds()
+	g, ok := s.Group(record.GroupID(1))
+	if !ok {
+		return r, errors.New("no group")
+	}
+	place := places(a.Volume, a.Blocks)
+	p := make([]byte, blockBytes)
+	for range a.Times {
+		if err := dropCaches(); err != nil {
+			return r, err
+		}
+		from := time.Now()
+		v, err := g.OpenView(a.Checkpoint, journal.ViewOptions{Scratch: true})
+		if err != nil {
+			return r, err
+		}
+		r.Open = append(r.Open, ms(from))
+		d, _ := v.Device(volumeID)
+		off := place(0)
+		from = time.Now()
+		if err := d.ReadAt(p, off); err != nil {
+			return r, err
+		}
+		r.First = append(r.First, ms(from))
+		if !stamped(p, off, 1) {
+			return r, fmt.Errorf("block at %d is another", off)
+		}
+		if err := v.Close(); err != nil {
+			return r, err
+		}
+	}
+	v, err := g.OpenView(a.Checkpoint, journal.ViewOptions{})
+	if err != nil {
+		return r, err
+	}
+	d, _ := v.Device(volumeID)
+	for range 20000 { // until the caches are as full as they get
+		if err := d.ReadAt(p, place(0)); err != nil {
+			return r, err
+		}
+	}
+	r.RSS = field("/proc/self/status", "VmRSS")
+	return r, v.Close()
+}
+
+func ms(from time.Time) float64 { return time.Since(from).Seconds() * 1000 }
+
+// cacheBytes is the cache that a store has when nothing else is configured.
+const cacheBytes = 64 * mib
+
+func (b *bench) large() error {
+	dir, err := b.fresh("large")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	h := historyArgs{Dir: filepath.Join(dir, "store"), Groups: 1, Volume: 512 * gib, Blocks: int(100e6 * b.scale), Writes: 64, Small: true}
+	from := time.Now()
+	made, _, err := in[historyResult](b, "history", h)
+	if err != nil {
+		return err
+	}
+	note := fmt.Sprintf("made in %.0f s", time.Since(from).Seconds())
+	r, foreign, err := in[openResult](b, "open", openArgs{h.Dir, made.Checkpoint, h.Volume, h.Blocks, max(5, b.pairs)})
+	if err != nil {
+		return err
+	}
+	for i := range r.Open {
+		b.sample(bars.Sample{Row: "open-view", Value: r.Open[i], Foreign: foreign, Note: note})
+		b.sample(bars.Sample{Row: "first-read", Value: r.First[i], Foreign: foreign})
+	}
+	b.sample(bars.Sample{Row: "memory", Value: float64(r.RSS-cacheBytes) / mib, Foreign: foreign, Note: fmt.Sprintf("store opened in %.2f s", r.Store)})
+	return nil
+}

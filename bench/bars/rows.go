@@ -1,0 +1,27 @@
+package bars
+
+// Areas are the groups of bars, by the name of their program.
+var Areas = map[string][]Row{"journal": Journal}
+
+// Journal is what the journal is held to.
+var Journal = []Row{
+	{"append-one", "append, synced acks, one group, against fio's sequential direct writes", "x", 0.85, true},
+	{"append-300", "the same, 300 groups", "x", 0.7, true},
+	{"append-cpu", "CPU of that, one group", "CPU-s/GiB", 0.35, false},
+	{"append-cpu-4k", "CPU with records of 16 writes of 4 KiB, index included", "CPU-s/GiB", 0.7, false},
+	{"bytes-64k", "bytes written per stored byte, all included, 64 KiB writes", "x", 1.01, false},
+	{"bytes-4k", "the same, 4 KiB at random over 100 GiB", "x", 1.06, false},
+	{"badger-cpu", "CPU of Badger holding the payload as values, over ours, 64 KiB", "x", 2, true},
+	{"badger-memory", "peak memory of the same, over ours", "x", 5, true},
+	{"open-view", "open a view in a journal of 100 M extents", "ms", 50, false},
+	{"first-read", "its first 4 KiB read, cold", "ms", 5, false},
+	{"read-qd1", "random 4 KiB reads of a view against a raw file, cold, depth 1, all blocks", "x", 0.4, true},
+	{"read-qd1-log", "the same, blocks in the log alone", "x", 0.4, true},
+	{"read-qd16", "depth 16, all blocks", "x", 0.5, true},
+	{"read-qd16-log", "the same, blocks in the log alone", "x", 0.5, true},
+	{"reopen-one", "reopen after kill of a journal of 100 GiB until intake, one group", "s", 2, false},
+	{"reopen-300", "the same, 300 groups", "s", 5, false},
+	{"memory", "resident memory at 100 M extents, beyond the configured cache", "MiB", 256, false},
+	{"promote-keeps-up", "bytes promoted per byte taken, at an intake of a quarter of the disk", "x", 1, true},
+	{"promote-ack", "ack p99 beside promotion, over that without", "x", 2, false},
+}
