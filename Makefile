@@ -2,6 +2,7 @@
 # make demo    two sites on this machine, a workload, two checkpoints opened and compared (KEEP=1 leaves it running)
 # make check   everything that proves the tree, in under 12 minutes
 # make bench   capacity runs, and BENCHMARKS.md from their results
+# make bars-journal  what the journal is held to, measured against its peers (an hour; 60 GB of disk)
 # make planted every planted bug must be found by the test named for it
 # make fuzz    each decoder's fuzz target for FUZZTIME
 # make generate  the code of control/api from its .proto files
@@ -12,7 +13,7 @@ FUZZTIME ?= 15s
 # A released toolchain of the right age is fetched by go itself when this one is older.
 export GOTOOLCHAIN ?= auto
 
-.PHONY: all build demo check bench planted fuzz generate clean
+.PHONY: all build demo check bench bars-journal planted fuzz generate clean
 
 all: build
 
@@ -31,6 +32,14 @@ check:
 bench: build
 	@tools/setup/packages.sh libnbd-bin nbdkit
 	$(GO) run ./bench/report -run
+
+# BARS_DIR is a folder on the disk to measure; BARS a regular expression of row keys.
+bars-journal:
+	@tools/setup/packages.sh fio
+	@mkdir -p bin
+	CGO_ENABLED=0 $(GO) build -buildvcs=auto -o bin/bars-journal ./bench/bars/journal
+	bin/bars-journal $(if $(BARS_DIR),-dir '$(BARS_DIR)') $(if $(BARS),-only '$(BARS)')
+	$(GO) run ./bench/report
 
 planted:
 	$(GO) run ./tools/planted

@@ -125,6 +125,9 @@ func render(dir string) (string, error) {
 		}
 		set.table(&b)
 	}
+	if err := renderBars(&b, dir); err != nil {
+		return "", err
+	}
 	return b.String(), nil
 }
 

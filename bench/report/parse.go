@@ -74,18 +74,8 @@ func (s *set) row(w []string) error {
 
 // table draws the set.
 func (s *set) table(b *strings.Builder) {
-	title := "Results"
-	var rest []string
-	for _, h := range s.head {
-		if h[0] == "title" {
-			title = h[1]
-		} else if h[0] == "command" {
-			rest = append(rest, "Command: `"+h[1]+"`.")
-		} else {
-			rest = append(rest, strings.ToUpper(h[0][:1])+h[0][1:]+": "+h[1]+".")
-		}
-	}
-	fmt.Fprintf(b, "\n## %s\n\n%s\n\n| run |", title, strings.Join(rest, "  \n"))
+	writeHead(b, s.head)
+	b.WriteString("\n| run |")
 	for _, u := range s.units {
 		fmt.Fprintf(b, " %s |", u)
 	}
@@ -122,4 +112,20 @@ func number(v float64) string {
 	}
 	digits := 2 - int(math.Floor(math.Log10(math.Abs(v))))
 	return strconv.FormatFloat(v, 'f', max(0, min(digits, 4)), 64)
+}
+
+// writeHead draws the title and, a line each, what else is known of the run.
+func writeHead(b *strings.Builder, head [][2]string) {
+	title := "Results"
+	var rest []string
+	for _, h := range head {
+		if h[0] == "title" {
+			title = h[1]
+		} else if h[0] == "command" {
+			rest = append(rest, "Command: `"+h[1]+"`.")
+		} else {
+			rest = append(rest, strings.ToUpper(h[0][:1])+h[0][1:]+": "+h[1]+".")
+		}
+	}
+	fmt.Fprintf(b, "\n## %s\n\n%s\n", title, strings.Join(rest, "  \n"))
 }

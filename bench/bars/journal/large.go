@@ -9,6 +9,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/bench/bars"
 	"github.com/holdfast-dr/holdfast/journal"
+	"github.com/holdfast-dr/holdfast/journal/view"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
@@ -47,7 +48,7 @@ func openChild(a openArgs) (r openResult, err error) {
 			return r, err
 		}
 		from := time.Now()
-		v, err := g.OpenView(a.Checkpoint, journal.ViewOptions{Scratch: true})
+		v, err := g.OpenView(a.Checkpoint, journal.ViewOptions{Options: view.Options{Scratch: true}})
 		if err != nil {
 			return r, err
 		}

@@ -17,6 +17,7 @@ import (
 	"os/signal"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -78,7 +79,6 @@ var measures = []struct {
 	{[]string{"open-view", "first-read", "memory"}, (*bench).large},
 	{[]string{"reopen-one"}, (*bench).reopenOne},
 	{[]string{"reopen-300"}, (*bench).reopenMany},
-	{[]string{"promote-keeps-up", "promote-ack"}, (*bench).promote},
 }
 
 func run(ctx context.Context, dir string, wanted *regexp.Regexp, pairs int, scale float64, keep bool) error {
@@ -103,7 +103,8 @@ func run(ctx context.Context, dir string, wanted *regexp.Regexp, pairs int, scal
 	if err != nil {
 		return err
 	}
-	fmt.Print("\n", bars.Table(all))
+	shown := slices.DeleteFunc(slices.Clone(all), func(r bars.Result) bool { return !wanted.MatchString(r.Key) })
+	fmt.Print("\n", bars.Table(shown))
 	if keep && scale == 1 && len(b.samples) > 0 {
 		failed = errors.Join(failed, b.write())
 	}

@@ -132,7 +132,7 @@ func (b *bench) reads() error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	a := historyArgs{Dir: filepath.Join(dir, "store"), Groups: 1, Volume: b.size(8 * gib), Base: true, Writes: 16}
+	a := historyArgs{Dir: filepath.Join(dir, "store"), Groups: 1, Volume: b.size(8*gib) / (64 * mib) * (64 * mib), Base: true, Writes: 16}
 	a.Blocks = int(a.Volume / blockBytes / 5)
 	made, _, err := in[historyResult](b, "history", a)
 	if err != nil {

@@ -1,0 +1,81 @@
+package bars
+
+import (
+	"bytes"
+	"math"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+func TestMedianDecides(t *testing.T) {
+	row := Row{Key: "a", Measure: "a ratio", Unit: "x", Limit: 0.8, Least: true}
+	f := func(want bool, vs ...float64) {
+		t.Helper()
+		r := Result{Row: row}
+		for _, v := range vs {
+			r.Samples = append(r.Samples, Sample{Row: "a", Value: v})
+		}
+		if r.Passes() != want {
+			t.Errorf("%v: passes %v, median %v", vs, r.Passes(), r.Median())
+		}
+	}
+	f(false)
+	f(true, 0.8)
+	f(true, 0.1, 0.8, 0.9)
+	f(false, 0.1, 0.7, 0.9)
+	f(true, 0.7, 0.9)
+	row.Least = false
+	f(true, 0.1, 0.8, 0.9)
+	f(false, 0.1, 0.81, 0.9)
+	f(false, math.NaN())
+}
+
+func TestTableSaysMissAndNotMeasured(t *testing.T) {
+	rows := []Row{{"a", "first", "x", 0.8, true}, {"b", "second", "ms", 50, false}, {"c", "third", "MiB", 256, false}}
+	results, err := Collect(rows, []Sample{{Row: "a", Value: 0.5, Ours: 1200, Peer: 2400, OursUnit: "MB/s"}, {Row: "a", Value: 0.7}, {Row: "b", Value: 12.345}, {Row: "a", Value: 0.6}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	table := Table(results)
+	for _, want := range []string{
+		"| first | >= 0.8x | 0.6x | 0.5 to 0.7 |", "| 3 | **miss** |",
+		"| second | <= 50 ms | 12.3 ms | 12.3 to 12.3 |  |  | 1 | pass |",
+		"| third | <= 256 MiB | | | | | 0 | not measured |",
+	} {
+		if !strings.Contains(table, want) {
+			t.Errorf("no %q in\n%s", want, table)
+		}
+	}
+	if _, err := Collect(rows, []Sample{{Row: "d"}}); err == nil {
+		t.Error("a sample of no row was taken")
+	}
+}
+
+func TestSamplesComeBack(t *testing.T) {
+	want := []Sample{{Row: "a", Value: 1.5, Ours: 3, Peer: 2, OursUnit: "s", Foreign: 0.1, Note: "n"}, {Row: "b"}}
+	var b bytes.Buffer
+	b.WriteString("# title: T: with colon\n")
+	if err := Write(&b, want...); err != nil {
+		t.Fatal(err)
+	}
+	head, got, err := Read(b.String())
+	if err != nil || !reflect.DeepEqual(got, want) || head[0] != [2]string{"title", "T: with colon"} {
+		t.Errorf("%v %v %v", head, got, err)
+	}
+	if _, _, err := Read(`{"row":"a","else":1}`); err == nil {
+		t.Error("an unknown field was taken")
+	}
+}
+
+func TestKeysAreUnique(t *testing.T) {
+	for area, rows := range Areas {
+		seen := map[string]bool{}
+		for _, r := range rows {
+			if seen[r.Key] || r.Key == "" || r.Measure == "" {
+				t.Errorf("%s: row %q twice, or without a name", area, r.Key)
+			}
+			seen[r.Key] = true
+		}
+	}
+}
