@@ -76,6 +76,12 @@ func (c *cloner) node(n node) node {
 		k := c.files[n]
 		if k == nil {
 			k = &file{now: n.now.clone(), durable: n.durable.clone(), pending: slices.Clone(n.pending)}
+			for i := range k.pending { // the kernel ends what it was given
+				if k.pending[i].flying {
+					k.pending[i].flying = false
+					k.pending[i].apply(&k.now)
+				}
+			}
 			c.files[n] = k
 		}
 		return k

@@ -13,6 +13,8 @@
 //     there or not, each 512-byte sector of it by itself, in any order.
 //   - A name made, renamed or removed since its folder's last good SyncDir may be as
 //     before or as after, each change by itself; a rename is whole or absent.
+//   - A write that was started and has not ended may be there in the same way. No Sync
+//     covers it; reads show it when it has ended. A killed process's is there.
 //   - After a failed Sync, what was unsynced then may be gone at the next crash even if
 //     a later Sync succeeds, while reads still show it: as page caches do.
 //
@@ -22,7 +24,6 @@
 package faultdisk
 
 import (
-	"errors"
 	"io"
 	"io/fs"
 	"math"
@@ -283,14 +284,6 @@ func (d *Disk) SyncDir(dir string) error {
 		in.pending = nil
 		return nil
 	})
-}
-
-// SyncFiles syncs one file after the other.
-func (d *Disk) SyncFiles(files []ioengine.File) (err error) {
-	for _, f := range files {
-		err = errors.Join(err, f.Sync())
-	}
-	return err
 }
 
 // Free returns what SetFree set; at first there is no end to it. The disk itself is

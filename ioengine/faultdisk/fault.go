@@ -84,6 +84,15 @@ func (d *Disk) OnOp(hook func(op Op, name string)) {
 
 // begin counts an operation, waits if it is to stall, and returns what is to go wrong.
 func (d *Disk) begin(op Op, name string) Fault {
+	hit := d.count(op, name)
+	if hit.Stall != nil {
+		<-hit.Stall
+	}
+	return hit
+}
+
+// count is begin without the wait.
+func (d *Disk) count(op Op, name string) Fault {
 	d.mu.Lock()
 	if op&OpMutating != 0 {
 		d.mu.ops++
@@ -99,9 +108,6 @@ func (d *Disk) begin(op Op, name string) Fault {
 		}
 	}
 	d.mu.Unlock()
-	if hit.Stall != nil {
-		<-hit.Stall
-	}
 	return hit
 }
 

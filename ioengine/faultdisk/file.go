@@ -3,6 +3,7 @@ package faultdisk
 import (
 	"io"
 	"io/fs"
+	"sync"
 	"syscall"
 	"unsafe"
 
@@ -24,6 +25,7 @@ type change struct {
 	off, n int64
 	data   []byte // of a write
 	doomed bool   // a Sync over it failed: no later one makes it durable
+	flying bool   // its write has not ended: no Sync covers it, reads do not show it
 }
 
 type changeKind uint8
@@ -48,22 +50,28 @@ func (c change) apply(to *content) {
 func (d *Disk) changeLocked(f *file, c change) {
 	d.mu.clock++
 	c.at = d.mu.clock
-	c.apply(&f.now)
+	if !c.flying {
+		c.apply(&f.now)
+	}
 	f.pending = append(f.pending, c)
 }
 
 func (f *file) sync() {
+	var flying []change
 	for _, c := range f.pending {
-		if !c.doomed || invariant.Planted("ioengine/faultdisk/failed-sync-forgiven") {
+		switch {
+		case c.flying:
+			flying = append(flying, c)
+		case !c.doomed || invariant.Planted("ioengine/faultdisk/failed-sync-forgiven"):
 			c.apply(&f.durable)
 		}
 	}
-	f.pending = nil
+	f.pending = flying
 }
 
 func (f *file) failSync() {
 	for i := range f.pending {
-		f.pending[i].doomed = true
+		f.pending[i].doomed = !f.pending[i].flying
 	}
 }
 
@@ -75,6 +83,9 @@ type handle struct {
 	readOnly bool
 	align    int
 	closed   bool // under the disk's lock
+	flying   sync.WaitGroup
+
+	distrusted error // why no Sync succeeds; under the disk's lock
 }
 
 var _ ioengine.File = (*handle)(nil)
@@ -136,38 +147,7 @@ func (h *handle) wrap(verb string, err error) error {
 	return &fs.PathError{Op: verb, Path: h.name, Err: err}
 }
 
-func (h *handle) WriteAt(p []byte, off int64) (n int, err error) {
-	d := h.disk
-	fault := d.begin(OpWrite, h.name)
-	d.mu.Lock()
-	err = h.checkLocked(OpWrite, p, off)
-	if err == nil {
-		n, err = len(p), fault.Err
-		if err != nil {
-			n = 0
-		}
-		if err != nil && fault.Short {
-			n = len(p) / 2 &^ (sectorBytes - 1)
-		}
-		if n > 0 && !fault.Lose {
-			at := max(off+fault.Shift, 0)
-			d.changeLocked(h.file, change{kind: changeWrite, off: at, n: int64(n), data: append([]byte(nil), p[:n]...)})
-		}
-	}
-	d.mu.Unlock()
-	d.callHook(OpWrite, h.name)
-	return n, h.wrap("write", err)
-}
-
 // Sync makes the file durable. When it fails, what was unsynced is lost (see the package).
-// WriteStart is a WriteAt on a goroutine of its own.
-func (h *handle) WriteStart(p []byte, off int64, done func(error)) {
-	go func() {
-		_, err := h.WriteAt(p, off)
-		done(err)
-	}()
-}
-
 func (h *handle) Sync() error {
 	d := h.disk
 	fault := d.begin(OpSync, h.name)
@@ -177,6 +157,8 @@ func (h *handle) Sync() error {
 	err := h.checkLocked(OpSync, nil, 0)
 	switch {
 	case err != nil:
+	case h.distrusted != nil:
+		err = h.distrusted
 	case fault.Err != nil:
 		h.file.failSync()
 		err = fault.Err
@@ -238,10 +220,12 @@ func (h *handle) Size() (size int64, err error) {
 
 func (h *handle) Close() error {
 	h.disk.mu.Lock()
-	defer h.disk.mu.Unlock()
-	if h.closed {
+	closed := h.closed
+	h.closed = true
+	h.disk.mu.Unlock()
+	if closed {
 		return h.wrap("close", fs.ErrClosed)
 	}
-	h.closed = true
+	h.flying.Wait()
 	return nil
 }

@@ -40,8 +40,9 @@ func (l *Log) create(h header, fill func(*writer) error) (*writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := newWriter(file, h, l.opt.StageBytes)
+	w := newWriter(file, h, l.opt.Stages)
 	if err := l.begin(w, h, fill); err != nil {
+		w.drop()
 		return nil, errors.Join(err, file.Close())
 	}
 	err = l.fs.Rename(temp, name)

@@ -14,7 +14,7 @@ import (
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
-// Log is the log of one group. Append, Commit, Abandon and Close are for one
+// Log is the log of one group. Append, Full, Write, Commit, Abandon and Close are for one
 // goroutine; the others may be called beside them.
 type Log struct {
 	fs    ioengine.FS
@@ -35,7 +35,10 @@ type Log struct {
 		segs   []*segment // by number, without gap
 		end    Pos
 		failed error // why, since the last Abandon
-		closed bool
+
+		written writtenRound // the round that waits for Synced
+		spare   []entry      // memory of the one before
+		closed  bool
 	}
 }
 
@@ -58,6 +61,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.StageBytes <= 0 {
 		o.StageBytes = 1 << 20
+	}
+	if o.Stages == nil {
+		o.Stages = NewStages(o.StageBytes, maxFlying+1)
 	}
 	if o.OpenFiles <= 0 {
 		o.OpenFiles = 64
@@ -98,6 +104,7 @@ func (l *Log) Append(rec []byte) (Pos, error) {
 	}
 	pos := l.w.end
 	if err := l.w.append(h, rec); err != nil {
+		l.w.drop()
 		return 0, l.fail(err)
 	}
 	l.setEnd(l.w.end)
@@ -106,7 +113,10 @@ func (l *Log) Append(rec []byte) (Pos, error) {
 
 // makeRoom begins the next segment when this one is full, between rounds alone.
 func (l *Log) makeRoom() error {
-	if l.w.empty() && int64(l.w.end-l.cur.First) >= l.opt.SegmentBytes {
+	if l.Full() {
+		if l.syncing() {
+			panic("BUG: a segment is begun before the last round of the one before it was synced")
+		}
 		return l.succeed()
 	}
 	if l.allocated {
@@ -139,32 +149,63 @@ func (l *Log) Commit() error {
 	return l.Synced(l.sync(file))
 }
 
-// Write ends the round and has its bytes written. What was appended is durable once
-// the file it returns was synced and Synced was told so: one sync may serve many
-// logs. The file is nil when nothing was appended; it is lent until Synced.
+// Write ends the round and has its bytes written. It is durable once the file was
+// synced and Synced was told so: one sync may serve many logs. The file is nil when
+// nothing was appended; it is lent until Synced. Until then records may be appended to
+// the round that follows, but not be written by Write.
 func (l *Log) Write() (ioengine.File, error) {
 	if err := l.usable(); err != nil || l.w.empty() {
 		return nil, err
 	}
+	if l.syncing() {
+		panic("BUG: a round is written before the one before it was synced")
+	}
 	if err := l.w.finish(); err != nil {
+		l.w.drop()
 		return nil, l.fail(err)
 	}
-	return l.w.file, nil
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.mu.written = l.w.next(l.mu.spare)
+	return l.mu.written.file, nil
 }
 
-// Synced says how the sync of what Write wrote went. It returns the error as the
-// log's: after one nothing since the last Commit is durable, and the log has failed.
+// Synced says how the sync of what Write wrote went; it may be called beside Append.
+// It returns the error as the log's: after one nothing since the last Synced is durable,
+// and the log has failed.
 func (l *Log) Synced(err error) error {
+	l.mu.Lock()
+	done := l.mu.written
+	l.mu.written = writtenRound{}
+	if done.file == nil {
+		l.mu.Unlock()
+		return err
+	}
+	l.mu.spare = done.entries
+	if err == nil {
+		l.cur.entries = append(l.cur.entries, done.entries...)
+		l.cur.records += len(done.entries)
+		l.cur.end, l.cur.chain = done.end, done.chain
+		l.mu.end = max(l.mu.end, done.end)
+	}
+	l.mu.Unlock()
 	if err != nil {
 		return l.fail(err)
 	}
-	done := l.w.next()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.cur.entries = append(l.cur.entries, done...)
-	l.cur.records += len(done)
-	l.cur.end, l.cur.chain, l.mu.end = l.w.end, l.w.chain, l.w.end
 	return nil
+}
+
+// syncing says whether a written round waits for Synced.
+func (l *Log) syncing() bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.mu.written.file != nil
+}
+
+// Full says whether the next Append begins a segment. It must not be called then while
+// a round waits for Synced.
+func (l *Log) Full() bool {
+	return l.w.empty() && int64(l.w.end-l.cur.First) >= l.opt.SegmentBytes
 }
 
 func (l *Log) sync(file ioengine.File) error {
@@ -184,11 +225,13 @@ func (l *Log) sync(file ioengine.File) error {
 // forgets what was appended since the last Commit.
 func (l *Log) Abandon() error {
 	failed := l.usable()
-	if errors.Is(failed, ErrClosed) || failed == nil && l.w.empty() {
+	if errors.Is(failed, ErrClosed) || failed == nil && l.w.empty() && !l.syncing() {
 		return failed
 	}
+	l.w.drop()
 	l.mu.Lock()
 	l.cur.abandoned = true
+	l.mu.written = writtenRound{}
 	l.mu.Unlock()
 	if err := l.succeed(); err != nil {
 		return l.fail(err)
@@ -222,6 +265,7 @@ func (l *Log) succeed() error {
 // take makes s, which w writes, the open segment.
 func (l *Log) take(w *writer, s *segment) {
 	if l.w != nil {
+		l.w.drop()
 		l.files.drop(l.w.life, l.cur.Number == s.Number)
 	}
 	l.files.add(w.life, w.file)
@@ -291,6 +335,7 @@ func (l *Log) Close() error {
 	if closed {
 		return ErrClosed
 	}
+	l.w.drop()
 	l.sealing.Wait()
 	return l.files.close()
 }

@@ -302,7 +302,7 @@ func (l *Log) carry(sc *scanner, s *segment, final *round, each func(Pos, record
 		if w.end != final.end || w.chain != final.chain {
 			return errors.Join(corrupt("the last round changed while it was copied"), w.file.Close())
 		}
-		w.next()
+		w.next(nil)
 		if err := next.deliver(final, each); err != nil {
 			return errors.Join(err, w.file.Close())
 		}

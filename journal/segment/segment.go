@@ -65,8 +65,11 @@ type Options struct {
 	// SegmentBytes is how much a segment takes before the next begins; the round that
 	// passes it is still written whole. Default 256 MiB.
 	SegmentBytes int64
-	// StageBytes is how much Append holds in memory before it writes. Default 1 MiB.
+	// StageBytes is how much Append gathers before it writes. Default 1 MiB.
 	StageBytes int
+	// Stages are the buffers for that, shared by the logs of a store. Default: four of
+	// StageBytes for this log alone.
+	Stages *Stages
 	// OpenFiles is how many closed segments stay open for reading. Default 64.
 	OpenFiles int
 	// Spare is where dropped segments go and new ones come from. Default: files are made

@@ -190,8 +190,12 @@ func (f *life) run(steps, tries int) error {
 		rec := sealed(f.next, 1+f.rng.IntN([]int{300, 5000, 20000}[f.rng.IntN(3)]), f.rng)
 		f.next++
 		err := f.append(rec)
-		if err == nil && f.rng.IntN(3) > 0 {
+		switch {
+		case err != nil:
+		case f.rng.IntN(3) > 0:
 			err = f.commit()
+		case f.rng.IntN(2) > 0:
+			err = f.overlap()
 		}
 		for n := tries; err != nil; n-- {
 			if n == 0 {
@@ -224,6 +228,27 @@ func (f *life) commit() error {
 	}
 	f.committed()
 	return nil
+}
+
+// overlap appends the beginning of the next round before the sync of this one.
+func (f *life) overlap() error {
+	file, err := f.l.Write()
+	if err != nil || file == nil {
+		return err
+	}
+	n := len(f.pending)
+	var staged error
+	if !f.l.Full() {
+		rec := sealed(f.next, 1+f.rng.IntN(20000), f.rng)
+		f.next++
+		staged = f.append(rec)
+	}
+	if err := f.l.Synced(file.Sync()); err != nil {
+		return err
+	}
+	f.acked = append(f.acked, f.pending[:n]...)
+	f.pending = append([]placed(nil), f.pending[n:]...)
+	return staged
 }
 
 // again takes a failed log on.
