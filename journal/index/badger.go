@@ -1,6 +1,7 @@
 package index
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -56,16 +57,35 @@ func (m *badgerMap) Get(key []byte) (value []byte, ok bool, err error) {
 }
 
 func (m *badgerMap) Scan(from, to []byte, emit func(key, value []byte) bool) error {
+	return m.walk(false, from, to, emit)
+}
+
+func (m *badgerMap) Back(from, to []byte, emit func(key, value []byte) bool) error {
+	return m.walk(true, from, to, emit)
+}
+
+func (m *badgerMap) walk(back bool, from, to []byte, emit func(key, value []byte) bool) error {
 	return m.db.View(func(tx *badger.Txn) error {
-		it := tx.NewIterator(badger.DefaultIteratorOptions)
+		o := badger.DefaultIteratorOptions
+		o.PrefetchValues, o.Reverse = false, back
+		o.Prefix = commonPrefix(from, to)
+		it := tx.NewIterator(o)
 		defer it.Close()
-		for it.Seek(from); it.Valid(); it.Next() {
+		begin := from
+		if back {
+			begin = to
+		}
+		for it.Seek(begin); it.Valid(); it.Next() {
 			item := it.Item()
-			if string(item.Key()) >= string(to) {
+			k := item.Key()
+			switch {
+			case back && bytes.Compare(k, to) >= 0:
+				continue
+			case back && bytes.Compare(k, from) < 0, !back && bytes.Compare(k, to) >= 0:
 				return nil
 			}
 			goOn := false
-			if err := item.Value(func(v []byte) error { goOn = emit(item.Key(), v); return nil }); err != nil {
+			if err := item.Value(func(v []byte) error { goOn = emit(k, v); return nil }); err != nil {
 				return err
 			}
 			if !goOn {
@@ -74,6 +94,15 @@ func (m *badgerMap) Scan(from, to []byte, emit func(key, value []byte) bool) err
 		}
 		return nil
 	})
+}
+
+// commonPrefix is what both keys begin with: tables with no such key are not looked at.
+func commonPrefix(a, b []byte) []byte {
+	n := 0
+	for n < len(a) && n < len(b) && a[n] == b[n] {
+		n++
+	}
+	return a[:n]
 }
 
 func (m *badgerMap) Update(set []Pair, del [][]byte) error {

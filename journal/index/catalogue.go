@@ -1,23 +1,36 @@
 package index
 
 import (
-	"bytes"
 	"encoding/binary"
 	"fmt"
 	"math"
+	"sync"
 
-	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/journal/segment"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
 // Catalogue is the list of checkpoints and segments of all groups of a store, on a
-// Map. All methods may be called concurrently; what concerns one group is changed by
-// one goroutine.
-type Catalogue struct{ m Map }
+// Map. All methods may be called concurrently.
+type Catalogue struct {
+	m Map
+
+	mu     sync.Mutex
+	groups map[record.GroupID]*listing
+}
+
+// listing is what the catalogue keeps in memory of a group.
+type listing struct {
+	sync.Mutex // one change at a time
+	loaded     bool
+	counts     Counts
+	newest     uint64 // the highest number; 0: none
+}
 
 // NewCatalogue returns the catalogue that m holds.
-func NewCatalogue(m Map) *Catalogue { return &Catalogue{m: m} }
+func NewCatalogue(m Map) *Catalogue {
+	return &Catalogue{m: m, groups: make(map[record.GroupID]*listing)}
+}
 
 // Close closes the map.
 func (c *Catalogue) Close() error { return c.m.Close() }
@@ -25,6 +38,9 @@ func (c *Catalogue) Close() error { return c.m.Close() }
 // Keys are a letter for the table, then big-endian numbers, so that they sort.
 const (
 	tableCheckpoints = 'c'
+	tableSpecial     = 'f' // the few that are tagged, pinned or not good; no value
+	tableCovers      = 'm'
+	tableCounts      = 'n'
 	tableSegments    = 's'
 )
 
@@ -41,13 +57,66 @@ func rangeOf(table byte, group record.GroupID, after uint64) (from, to []byte) {
 	return from, append(key(table, group, math.MaxUint64), 0)
 }
 
-// Put enters checkpoints, or replaces them.
-func (c *Catalogue) Put(group record.GroupID, cps ...Checkpoint) error {
-	set := make([]Pair, len(cps))
-	for i, cp := range cps {
-		set[i] = Pair{Key: key(tableCheckpoints, group, cp.Number), Value: appendCheckpoint(nil, cp)}
+// numbersOf returns the keys of a group's table with numbers in [first, last].
+func numbersOf(table byte, group record.GroupID, first, last uint64) (from, to []byte) {
+	return key(table, group, first), append(key(table, group, last), 0)
+}
+
+func numberOf(key []byte) uint64 {
+	if len(key) != 17 {
+		return 0
 	}
-	return wrap(c.m.Update(set, nil))
+	return binary.BigEndian.Uint64(key[9:])
+}
+
+// group returns what is kept of a group, locked and loaded; it is unlocked by the caller
+// also after an error.
+func (c *Catalogue) group(id record.GroupID) (*listing, error) {
+	c.mu.Lock()
+	l := c.groups[id]
+	if l == nil {
+		l = new(listing)
+		c.groups[id] = l
+	}
+	c.mu.Unlock()
+	l.Lock()
+	if l.loaded {
+		return l, nil
+	}
+	return l, c.load(id, l)
+}
+
+// load reads a group's counts; where they are missing or do not read they are counted anew.
+func (c *Catalogue) load(id record.GroupID, l *listing) error {
+	l.newest = 0
+	from, to := rangeOf(tableCheckpoints, id, 0)
+	err := c.m.Back(from, to, func(k, _ []byte) bool { l.newest = numberOf(k); return false })
+	if err != nil {
+		return err
+	}
+	v, ok, err := c.m.Get(key(tableCounts, id, 0))
+	if err == nil && ok {
+		l.counts, err = parseCounts(v)
+		ok = err == nil
+		err = nil
+	}
+	if err == nil && !ok {
+		err = c.recount(id, l)
+	}
+	l.loaded = err == nil
+	return err
+}
+
+// recount counts all of a group's checkpoints. Those that do not read are not counted.
+func (c *Catalogue) recount(id record.GroupID, l *listing) error {
+	l.counts = Counts{}
+	from, to := rangeOf(tableCheckpoints, id, 0)
+	return c.m.Scan(from, to, func(k, v []byte) bool {
+		if cp, err := parseCheckpoint(v, numberOf(k)); err == nil {
+			l.counts.add(cp.traits(), 1)
+		}
+		return true
+	})
 }
 
 // Checkpoint returns one checkpoint; ok is false when it is not there.
@@ -60,27 +129,11 @@ func (c *Catalogue) Checkpoint(group record.GroupID, number uint64) (cp Checkpoi
 	return cp, err == nil, wrap(err)
 }
 
-// Checkpoints returns up to limit checkpoints with numbers above after, oldest first.
-func (c *Catalogue) Checkpoints(group record.GroupID, after uint64, limit int) ([]Checkpoint, error) {
-	var cps []Checkpoint
-	var bad error
-	if limit <= 0 {
-		return nil, nil
-	}
-	from, to := rangeOf(tableCheckpoints, group, after)
-	err := c.m.Scan(from, to, func(k, v []byte) bool {
-		cp, err := parseCheckpoint(v, numberOf(k))
-		if err != nil {
-			bad = err
-			return false
-		}
-		cps = append(cps, cp)
-		return len(cps) < limit
-	})
-	if err == nil {
-		err = bad
-	}
-	return cps, wrap(err)
+// Counts tells how many checkpoints of the group there are. It costs no scan.
+func (c *Catalogue) Counts(group record.GroupID) (Counts, error) {
+	l, err := c.group(group)
+	defer l.Unlock()
+	return l.counts, wrap(err)
 }
 
 // PutSegments enters the segments, or replaces them.
@@ -109,72 +162,19 @@ func (c *Catalogue) Segments(group record.GroupID) ([]segment.Info, error) {
 	return infos, wrap(err)
 }
 
-// Reconcile makes the catalogue say of the group exactly what is true, and returns
-// how many entries it had to change. cps and infos are ordered by number.
-func (c *Catalogue) Reconcile(group record.GroupID, cps []Checkpoint, infos []segment.Info) (changed int, err error) {
-	if invariant.Planted("journal/index/trust-catalogue") {
-		return 0, nil
+// Covers tells how much of the group's log the catalogue tells; ok is false when that is
+// not known, and the group is to be entered anew.
+func (c *Catalogue) Covers(group record.GroupID) (covers Marker, ok bool) {
+	v, ok, err := c.m.Get(key(tableCovers, group, 0))
+	if err == nil && ok {
+		covers, err = parseMarker(v)
 	}
-	want := make([]Pair, 0, len(infos))
-	for _, s := range infos {
-		want = append(want, Pair{Key: key(tableSegments, group, s.Number), Value: appendSegment(nil, s)})
-	}
-	n, err := c.reconcile(tableSegments, group, len(want), func(i int) Pair { return want[i] })
-	if err != nil {
-		return n, wrap(err)
-	}
-	m, err := c.reconcile(tableCheckpoints, group, len(cps), func(i int) Pair {
-		return Pair{Key: key(tableCheckpoints, group, cps[i].Number), Value: appendCheckpoint(nil, cps[i])}
-	})
-	return n + m, wrap(err)
+	return covers, ok && err == nil
 }
 
-// reconcileBatch bounds the changes written at once.
-const reconcileBatch = 1000
-
-// reconcile walks what is there and what should be, both in order, and writes the
-// difference.
-func (c *Catalogue) reconcile(table byte, group record.GroupID, count int, want func(int) Pair) (changed int, err error) {
-	var set []Pair
-	var del [][]byte
-	i := 0
-	from, to := rangeOf(table, group, 0)
-	err = c.m.Scan(from, to, func(k, v []byte) bool {
-		for ; i < count; i++ {
-			w := want(i)
-			order := bytes.Compare(w.Key, k)
-			if order > 0 {
-				break
-			}
-			if order == 0 {
-				i++
-				if !bytes.Equal(w.Value, v) {
-					set = append(set, w)
-				}
-				return true
-			}
-			set = append(set, w)
-		}
-		del = append(del, bytes.Clone(k))
-		return true
-	})
-	for ; i < count; i++ {
-		set = append(set, want(i))
-	}
-	changed = len(set) + len(del)
-	for err == nil && len(set)+len(del) > 0 {
-		s, d := min(len(set), reconcileBatch), min(len(del), reconcileBatch)
-		err = c.m.Update(set[:s], del[:d])
-		set, del = set[s:], del[d:]
-	}
-	return changed, err
-}
-
-func numberOf(key []byte) uint64 {
-	if len(key) != 17 {
-		return 0
-	}
-	return binary.BigEndian.Uint64(key[9:])
+// SetCovers states it. What was put before is there whenever the marker is.
+func (c *Catalogue) SetCovers(group record.GroupID, covers Marker) error {
+	return wrap(c.m.Update([]Pair{{Key: key(tableCovers, group, 0), Value: appendMarker(nil, covers)}}, nil))
 }
 
 func wrap(err error) error {

@@ -25,6 +25,11 @@ var goldenCheckpoint = Checkpoint{
 	At:      []StreamAt{{Stream: 5, Seq: 100}, {Stream: 6, Seq: 200}},
 }
 
+var (
+	goldenMarker = Marker{Pos: 1 << 33, Segment: 5, Life: 0xfeedface}
+	goldenCounts = Counts{Good: 1000, Verifying: 3, Bad: 2, Tagged: 7, Pinned: 1}
+)
+
 var goldenSegment = segment.Info{Number: 3, First: 4096, End: 1 << 28, Records: 77, State: segment.StateVerified}
 
 func TestGoldenValues(t *testing.T) {
@@ -46,6 +51,20 @@ func TestGoldenValues(t *testing.T) {
 	if err != nil || !reflect.DeepEqual(cp, goldenCheckpoint) {
 		t.Errorf("checkpoint reads as %+v, %v", cp, err)
 	}
+	pinned := goldenCheckpoint
+	pinned.Pinned, pinned.Label = true, "audit"
+	cp, err = parseCheckpoint(f("v2.checkpoint", appendCheckpoint(nil, pinned)), 42)
+	if err != nil || !reflect.DeepEqual(cp, pinned) {
+		t.Errorf("pinned checkpoint reads as %+v, %v", cp, err)
+	}
+	marker, err := parseMarker(f("v1.marker", appendMarker(nil, goldenMarker)))
+	if err != nil || marker != goldenMarker {
+		t.Errorf("marker reads as %+v, %v", marker, err)
+	}
+	counts, err := parseCounts(f("v1.counts", appendCounts(nil, goldenCounts)))
+	if err != nil || counts != goldenCounts {
+		t.Errorf("counts read as %+v, %v", counts, err)
+	}
 	s, err := parseSegment(f("v1.segment", appendSegment(nil, goldenSegment)), 3)
 	if err != nil || s != goldenSegment {
 		t.Errorf("segment reads as %+v, %v", s, err)
@@ -55,10 +74,19 @@ func TestGoldenValues(t *testing.T) {
 func FuzzValues(f *testing.F) {
 	f.Add(appendCheckpoint(nil, goldenCheckpoint))
 	f.Add(appendCheckpoint(nil, Checkpoint{Number: 1, State: Good}))
+	f.Add(appendCheckpoint(nil, Checkpoint{Number: 1, State: Bad, Reason: "why", Pinned: true, Label: "for"}))
 	f.Add(appendSegment(nil, goldenSegment))
+	f.Add(appendMarker(nil, goldenMarker))
+	f.Add(appendCounts(nil, goldenCounts))
 	f.Fuzz(func(t *testing.T, p []byte) {
 		if cp, err := parseCheckpoint(p, 1); err == nil && !bytes.Equal(appendCheckpoint(nil, cp), p) {
 			t.Fatalf("checkpoint %+v reads from %x and is written otherwise", cp, p)
+		}
+		if m, err := parseMarker(p); err == nil && !bytes.Equal(appendMarker(nil, m), p) {
+			t.Fatalf("marker %+v reads from %x and is written otherwise", m, p)
+		}
+		if c, err := parseCounts(p); err == nil && !bytes.Equal(appendCounts(nil, c), p) {
+			t.Fatalf("counts %+v read from %x and are written otherwise", c, p)
 		}
 		if s, err := parseSegment(p, 1); err == nil && !bytes.Equal(appendSegment(nil, s), p) {
 			t.Fatalf("segment %+v reads from %x and is written otherwise", s, p)

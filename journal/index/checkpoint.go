@@ -10,6 +10,8 @@ type Checkpoint struct {
 	Tag     string
 	State   State
 	Reason  string // why it is bad
+	Pinned  bool   // kept, whatever its age
+	Label   string // of the pin; what the user says it is kept for
 	Volumes []record.VolumeSize
 	At      []StreamAt // ordered by stream
 }

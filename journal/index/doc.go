@@ -1,12 +1,14 @@
 // Package index finds things in the journal: the catalogue (checkpoints and
 // segments) and the versions of each place of a volume.
 //
-// The catalogue is a sorted map in memory. It is a cache of facts that the log and the
-// manifest log hold: whoever opens a group tells it what is true (Reconcile). Badger is
-// its implementation and this package Badger's only importer; Memory stands in for it in
-// tests. It costs about 450 bytes of memory a checkpoint of two volumes and one stream,
-// and 2 µs to build at open: a million checkpoints take 450 MB and 2 s
-// (BenchmarkReconcile).
+// The catalogue is a sorted map. It is a cache of facts that the log and the manifest log
+// hold, and says itself how much of each group's log it tells (Covers): whoever opens a
+// group tells it the rest, or all. Badger is its implementation and this package
+// Badger's only importer; Memory stands in for it in tests.
+//
+// On disk it costs about 250 bytes a checkpoint of two volumes and one stream; in memory
+// it does not grow with them (see OpenBadger). A page of a list costs what is on it,
+// wherever it begins, and by whatever it is filtered.
 //
 // Versions holds, for every 32 KiB line of a volume, the extents of all records
 // that touch it, newest first, and answers which bytes a checkpoint holds there. For
@@ -18,8 +20,11 @@ package index
 // are borrowed for the call, those passed out for the time of the callback.
 type Map interface {
 	Get(key []byte) (value []byte, ok bool, err error)
-	// Scan calls emit for each key in [from, to), in order, until it returns false.
+	// Scan calls emit for each key in [from, to), in order, until it returns false. What
+	// is called must not use the map.
 	Scan(from, to []byte, emit func(key, value []byte) bool) error
+	// Back is Scan from the last key to the first.
+	Back(from, to []byte, emit func(key, value []byte) bool) error
 	// Update sets and then deletes.
 	Update(set []Pair, del [][]byte) error
 	Close() error

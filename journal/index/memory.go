@@ -26,14 +26,28 @@ func (m *Memory) Get(key []byte) (value []byte, ok bool, err error) {
 	return m.pairs[i].Value, true, nil
 }
 
-// Scan implements Map. It walks the map as it was when it began.
-func (m *Memory) Scan(from, to []byte, emit func(key, value []byte) bool) error {
+// within returns the pairs from one key to another, as they are now.
+func (m *Memory) within(from, to []byte) []Pair {
 	m.mu.RLock()
+	defer m.mu.RUnlock()
 	i, _ := slices.BinarySearchFunc(m.pairs, from, byKey)
 	j, _ := slices.BinarySearchFunc(m.pairs, to, byKey)
-	pairs := slices.Clone(m.pairs[i:max(i, j)])
-	m.mu.RUnlock()
-	for _, p := range pairs {
+	return slices.Clone(m.pairs[i:max(i, j)])
+}
+
+// Back implements Map. It walks the map as it was when it began.
+func (m *Memory) Back(from, to []byte, emit func(key, value []byte) bool) error {
+	for _, p := range slices.Backward(m.within(from, to)) {
+		if !emit(p.Key, p.Value) {
+			break
+		}
+	}
+	return nil
+}
+
+// Scan implements Map. It walks the map as it was when it began.
+func (m *Memory) Scan(from, to []byte, emit func(key, value []byte) bool) error {
+	for _, p := range m.within(from, to) {
 		if !emit(p.Key, p.Value) {
 			break
 		}

@@ -15,7 +15,10 @@ import (
 var ErrCorrupt = errors.New("corrupt value")
 
 // Values begin with their version. See FORMAT.md.
-const valueVersion = 1
+const (
+	valueVersion  = 1
+	pinnedVersion = 2 // of a checkpoint that is pinned: it has a label too
+)
 
 // Limits of a checkpoint's value.
 const (
@@ -28,6 +31,9 @@ var states = [...]State{1: Good, 2: Verifying, 3: Bad}
 func appendCheckpoint(dst []byte, cp Checkpoint) []byte {
 	le := binary.LittleEndian
 	dst = append(dst, valueVersion, 0)
+	if cp.Pinned {
+		dst[len(dst)-2] = pinnedVersion
+	}
 	for i, s := range states {
 		if s == cp.State {
 			dst[len(dst)-1] = byte(i)
@@ -39,6 +45,10 @@ func appendCheckpoint(dst []byte, cp Checkpoint) []byte {
 	dst = append(dst, cp.Tag...)
 	dst = le.AppendUint16(dst, uint16(len(cp.Reason)))
 	dst = append(dst, cp.Reason...)
+	if cp.Pinned {
+		dst = le.AppendUint16(dst, uint16(len(cp.Label)))
+		dst = append(dst, cp.Label...)
+	}
 	dst = le.AppendUint16(dst, uint16(len(cp.Volumes)))
 	for _, v := range cp.Volumes {
 		dst = le.AppendUint32(dst, uint32(v.ID))
@@ -54,10 +64,11 @@ func appendCheckpoint(dst []byte, cp Checkpoint) []byte {
 
 func parseCheckpoint(p []byte, number uint64) (Checkpoint, error) {
 	d := decoder{p: p}
-	if v := d.u8(); v != valueVersion {
-		return Checkpoint{}, fmt.Errorf("checkpoint %d: version %d: %w", number, v, ErrCorrupt)
+	version := d.u8()
+	if version != valueVersion && version != pinnedVersion {
+		return Checkpoint{}, fmt.Errorf("checkpoint %d: version %d: %w", number, version, ErrCorrupt)
 	}
-	cp := Checkpoint{Number: number}
+	cp := Checkpoint{Number: number, Pinned: version == pinnedVersion}
 	if s := int(d.u8()); s > 0 && s < len(states) {
 		cp.State = states[s]
 	} else {
@@ -65,6 +76,9 @@ func parseCheckpoint(p []byte, number uint64) (Checkpoint, error) {
 	}
 	cp.Time, cp.Wall = record.Time(d.u64()), int64(d.u64())
 	cp.Tag, cp.Reason = d.text(), d.text()
+	if cp.Pinned {
+		cp.Label = d.text()
+	}
 	if n := d.count(record.MaxVolumes, 12); n > 0 {
 		cp.Volumes = make([]record.VolumeSize, n)
 		for i := range cp.Volumes {
@@ -81,6 +95,92 @@ func parseCheckpoint(p []byte, number uint64) (Checkpoint, error) {
 		return Checkpoint{}, fmt.Errorf("checkpoint %d: %w", number, ErrCorrupt)
 	}
 	return cp, nil
+}
+
+// Marker says how much of a group the catalogue tells: all that the log held below Pos,
+// of the segment and its life that Pos lies in.
+type Marker struct {
+	Pos     segment.Pos
+	Segment uint64
+	Life    uint64
+}
+
+func appendMarker(dst []byte, m Marker) []byte {
+	le := binary.LittleEndian
+	dst = append(dst, valueVersion)
+	dst = le.AppendUint64(dst, uint64(m.Pos))
+	dst = le.AppendUint64(dst, m.Segment)
+	return le.AppendUint64(dst, m.Life)
+}
+
+func parseMarker(p []byte) (Marker, error) {
+	d := decoder{p: p}
+	version := d.u8()
+	m := Marker{Pos: segment.Pos(d.u64()), Segment: d.u64(), Life: d.u64()}
+	if d.bad || len(d.p) != 0 || version != valueVersion || m.Pos < 0 {
+		return Marker{}, fmt.Errorf("marker: %w", ErrCorrupt)
+	}
+	return m, nil
+}
+
+// Counts are how many checkpoints of a group there are, by what they are.
+type Counts struct {
+	Good, Verifying, Bad int
+	Tagged, Pinned       int // of all those
+}
+
+// Total is how many checkpoints there are.
+func (c Counts) Total() int { return c.Good + c.Verifying + c.Bad }
+
+// traits are what a checkpoint is counted by.
+type traits struct {
+	state          State
+	tagged, pinned bool
+}
+
+func (cp *Checkpoint) traits() traits { return traits{cp.State, cp.Tag != "", cp.Pinned} }
+
+// special says whether a list of few may be asked for such checkpoints.
+func (t traits) special() bool { return t.state != Good || t.tagged || t.pinned }
+
+// add counts a checkpoint, or with -1 takes it away.
+func (c *Counts) add(t traits, n int) {
+	switch t.state {
+	case Good:
+		c.Good += n
+	case Verifying:
+		c.Verifying += n
+	case Bad:
+		c.Bad += n
+	}
+	if t.tagged {
+		c.Tagged += n
+	}
+	if t.pinned {
+		c.Pinned += n
+	}
+}
+
+func appendCounts(dst []byte, c Counts) []byte {
+	dst = append(dst, valueVersion)
+	for _, n := range []int{c.Good, c.Verifying, c.Bad, c.Tagged, c.Pinned} {
+		dst = binary.LittleEndian.AppendUint64(dst, uint64(n))
+	}
+	return dst
+}
+
+func parseCounts(p []byte) (Counts, error) {
+	d := decoder{p: p}
+	version := d.u8()
+	var c Counts
+	for _, n := range []*int{&c.Good, &c.Verifying, &c.Bad, &c.Tagged, &c.Pinned} {
+		*n = int(d.u64())
+		d.bad = d.bad || *n < 0 || *n > math.MaxInt64/4
+	}
+	if d.bad || len(d.p) != 0 || version != valueVersion || c.Tagged > c.Total() || c.Pinned > c.Total() {
+		return Counts{}, fmt.Errorf("counts: %w", ErrCorrupt)
+	}
+	return c, nil
 }
 
 func appendSegment(dst []byte, s segment.Info) []byte {
