@@ -16,7 +16,9 @@ var keeps = []faultdisk.Keep{faultdisk.KeepNone, faultdisk.KeepSome, faultdisk.K
 // recovery. What was committed is there, and nothing else but whole rounds.
 func TestCrashAtEveryOperation(t *testing.T) {
 	points, nested := 0, 0
+	defer func() { slowOpen = false }()
 	for seed := range 4 {
+		slowOpen = seed%2 == 1
 		rng := seeded(seed)
 		disk := faultdisk.New(512)
 		m := &model{}

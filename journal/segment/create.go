@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path"
 	"strconv"
 	"strings"
 
@@ -14,8 +13,12 @@ import (
 )
 
 const (
-	suffix    = ".seg"
-	newSuffix = ".seg.new" // not yet a segment
+	suffix = ".seg"
+
+	// Not yet segments.
+	newSuffix    = ".seg.new"
+	repairSuffix = ".seg.repair"
+	foldSuffix   = ".seg.fold"
 )
 
 func fileName(number uint64) string { return fmt.Sprintf("%016d%s", number, suffix) }
@@ -30,29 +33,36 @@ func fileNumber(name string) (uint64, bool) {
 // create makes a segment that begins with what fill writes, which may be nil, as one
 // round. It has its name only once all that is durable; it takes the name from an
 // older file of that number. So a file with the name of a segment is one, always.
-func (l *Log) create(h header, fill func(*writer) error) (*writer, error) {
-	name := path.Join(l.dir, fileName(h.Number))
+func (l *Log) create(h header, fill func(*writer) error) (*writer, *segment, error) {
+	name := l.path(h.Number)
 	temp := strings.TrimSuffix(name, suffix) + newSuffix
 	if err := l.fs.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
+		return nil, nil, err
 	}
-	file, err := l.fs.Open(temp, ioengine.Create|ioengine.Exclusive|ioengine.Direct)
+	file, recycled, err := l.blank(temp)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
+	h.Recycled = recycled
 	w := newWriter(file, h, l.opt.Stages)
 	if err := l.begin(w, h, fill); err != nil {
 		w.drop()
-		return nil, errors.Join(err, file.Close())
+		return nil, nil, errors.Join(err, file.Close())
 	}
 	err = l.fs.Rename(temp, name)
 	if err == nil && !invariant.Planted("journal/segment/no-syncdir") {
 		err = l.fs.SyncDir(l.dir)
 	}
 	if err != nil {
-		return nil, errors.Join(err, file.Close())
+		return nil, nil, errors.Join(err, file.Close())
 	}
-	return w, nil
+	return w, &segment{header: h, end: h.First, chain: h.Chain, state: StateOpen}, nil
+}
+
+// blank opens a file of that name for a segment to be: a spare one, else a new one.
+func (l *Log) blank(temp string) (file ioengine.File, recycled bool, err error) {
+	file, err = l.fs.Open(temp, ioengine.Create|ioengine.Exclusive|ioengine.Direct)
+	return file, false, err
 }
 
 func (l *Log) begin(w *writer, h header, fill func(*writer) error) error {

@@ -2,9 +2,11 @@ package segment
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/holdfast-dr/holdfast/ioengine/buf"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
@@ -22,7 +24,11 @@ type Damage struct {
 // records is in none of it: no checkpoint needs that.
 func (l *Log) locate(sc *scanner, s *segment) (found []Damage) {
 	sc.header = s.header // whatever the file says now
-	for _, e := range s.entries {
+	entries := s.entries
+	if entries == nil {
+		entries, found = sc.list(s)
+	}
+	for _, e := range entries {
 		if l.isClosed() {
 			return nil
 		}
@@ -30,7 +36,39 @@ func (l *Log) locate(sc *scanner, s *segment) (found []Damage) {
 			found = append(found, sc.damageIn(e)...)
 		}
 	}
+	slices.SortFunc(found, func(a, b Damage) int { return cmp.Compare(a.From, b.From) })
 	return found
+}
+
+// list finds the records of a segment of which no table is known. Where it cannot
+// read on from record to record it goes on at the next round, and what it passes
+// over is damage.
+func (sc *scanner) list(s *segment) (entries []entry, passed []Damage) {
+	sc.want, sc.unchained = wantHeaders, true
+	var r round
+	for pos := s.First; pos < s.end; {
+		err := sc.round(&r, pos, 0)
+		entries = append(entries, r.entries...)
+		if err == nil {
+			pos = r.end
+			continue
+		}
+		at := pos
+		if n := len(r.entries); n > 0 {
+			at = r.entries[n-1].Pos + Pos(r.entries[n-1].Size)
+		}
+		to, next := s.end, s.end
+		if c, ok, _ := sc.following(at, s.end, pos); ok && c.Durable == pos {
+			to, next = c.Records, c.End
+		} else if ok {
+			to, next = c.Durable, c.Durable
+		}
+		if at < to && commitEnd(at) != to { // else it is the commit alone
+			passed = append(passed, Damage{at, to, asCorrupt(err)})
+		}
+		pos = next
+	}
+	return entries, passed
 }
 
 // damageIn finds the damaged blocks of one record, each read by itself so that a

@@ -212,6 +212,10 @@ func TestWatermarkTellsTornFromCorrupt(t *testing.T) {
 				t.Errorf("%s torn above the watermark: %v", what, err)
 			case above && (len(found) != 2 || l.Durable() != last.pos):
 				t.Errorf("%s torn above the watermark: %d records, durable up to %s; want 2, %s", what, len(found), l.Durable(), last.pos)
+			case !above && what == "payload": // durable, so it is not read; but it is read back
+				if err != nil || l.Segments()[0].State != StateBad {
+					t.Errorf("payload damaged below the watermark: %v, %+v", err, l.Segments()[0])
+				}
 			case !above && !errors.Is(err, ErrCorrupt):
 				t.Errorf("%s damaged below the watermark: %v, want ErrCorrupt", what, err)
 			}

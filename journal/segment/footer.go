@@ -96,7 +96,7 @@ func parseTrailer(t []byte) (trailer, error) {
 	if len(t) != trailerBytes {
 		return trailer{}, corrupt("footer is cut short")
 	}
-	if err := checkFrame(t, footerMagic, atTrailerCRC); err != nil {
+	if err := checkFrame(t, footerMagic, atTrailerCRC, version); err != nil {
 		return trailer{}, fmt.Errorf("footer: %w", err)
 	}
 	x := trailer{

@@ -14,79 +14,8 @@ var (
 	castagnoli = crc32.MakeTable(crc32.Castagnoli)
 )
 
+// version is that of everything but the header.
 const version = 1
-
-// header is the first page of a segment.
-type header struct {
-	Group  record.GroupID
-	Number uint64 // of the segment within its log, from 1
-	Life   uint64 // drawn for this file, never zero; its commits carry it
-	First  Pos    // of its first record; where the predecessor ends
-	// Pred is the predecessor's life, 0 for the first segment. What the predecessor
-	// holds at or after First does not exist.
-	Pred  uint64
-	Chain uint32 // of all records before First
-}
-
-const (
-	headerMagic = 0x31534648 // "HFS1"
-
-	atMagic       = 0
-	atVersion     = 4
-	atZero        = 6
-	atHeaderGroup = 8
-	atNumber      = 16
-	atHeaderLife  = 24
-	atFirst       = 32
-	atPred        = 40
-	atHeaderChain = 48
-	atHeaderZero  = 52
-	atHeaderCRC   = 4092
-)
-
-var _ [pageBytes]byte = [atHeaderCRC + 4]byte{}
-
-// put writes the header into the page p.
-func (h header) put(p []byte) {
-	p = p[:pageBytes]
-	clear(p)
-	le.PutUint32(p[atMagic:], headerMagic)
-	le.PutUint16(p[atVersion:], version)
-	le.PutUint64(p[atHeaderGroup:], uint64(h.Group))
-	le.PutUint64(p[atNumber:], h.Number)
-	le.PutUint64(p[atHeaderLife:], h.Life)
-	le.PutUint64(p[atFirst:], uint64(h.First))
-	le.PutUint64(p[atPred:], h.Pred)
-	le.PutUint32(p[atHeaderChain:], h.Chain)
-	le.PutUint32(p[atHeaderCRC:], crc32.Checksum(p[:atHeaderCRC], castagnoli))
-}
-
-func parseHeader(p []byte) (header, error) {
-	if len(p) < pageBytes {
-		return header{}, corrupt("header is cut short")
-	}
-	p = p[:pageBytes]
-	if err := checkFrame(p, headerMagic, atHeaderCRC); err != nil {
-		return header{}, fmt.Errorf("header: %w", err)
-	}
-	h := header{
-		Group:  record.GroupID(le.Uint64(p[atHeaderGroup:])),
-		Number: le.Uint64(p[atNumber:]),
-		Life:   le.Uint64(p[atHeaderLife:]),
-		First:  Pos(le.Uint64(p[atFirst:])),
-		Pred:   le.Uint64(p[atPred:]),
-		Chain:  le.Uint32(p[atHeaderChain:]),
-	}
-	switch {
-	case !allZero(p[atHeaderZero:atHeaderCRC]):
-		return header{}, corrupt("header: reserved bytes in use")
-	case h.Group == 0 || h.Number == 0 || h.Life == 0 || h.First < Start || h.First%pageBytes != 0:
-		return header{}, corrupt("header: a field without sense")
-	case (h.Number == 1) != (h.Pred == 0) || h.Number == 1 && (h.First != Start || h.Chain != chainStart(h.Group)):
-		return header{}, corrupt("header: not the first segment, and not a later one")
-	}
-	return h, nil
-}
 
 // commit ends a round: it fills the end of the round's last page. Between the last
 // record and it stand zeros.
@@ -139,7 +68,7 @@ func parseCommit(p []byte) (commit, error) {
 		return commit{}, corrupt("commit is cut short")
 	}
 	p = p[:commitBytes]
-	if err := checkFrame(p, commitMagic, atCommitCRC); err != nil {
+	if err := checkFrame(p, commitMagic, atCommitCRC, version); err != nil {
 		return commit{}, fmt.Errorf("commit: %w", err)
 	}
 	c := commit{
@@ -163,15 +92,15 @@ func parseCommit(p []byte) (commit, error) {
 // maxPos keeps sums of positions and sizes far from overflow.
 const maxPos Pos = 1 << 62
 
-// checkFrame checks magic, checksum, version and the reserved bytes after the
-// version, in this order.
-func checkFrame(p []byte, magic uint32, atCRC int) error {
+// checkFrame checks magic, checksum, the version, which is 1 to newest, and the
+// reserved bytes after it, in this order.
+func checkFrame(p []byte, magic uint32, atCRC int, newest uint16) error {
 	switch {
 	case le.Uint32(p[atMagic:]) != magic:
 		return corrupt("magic")
 	case crc32.Checksum(p[:atCRC], castagnoli) != le.Uint32(p[atCRC:]):
 		return corrupt("checksum")
-	case le.Uint16(p[atVersion:]) != version:
+	case le.Uint16(p[atVersion:])-1 >= newest:
 		return fmt.Errorf("version %d: %w", le.Uint16(p[atVersion:]), ErrVersion)
 	case le.Uint16(p[atZero:]) != 0:
 		return corrupt("reserved bytes in use")

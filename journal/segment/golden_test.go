@@ -184,7 +184,7 @@ func TestGoldenBytes(t *testing.T) {
 // A version to come is its own error, everywhere: never a torn tail.
 func TestNewerVersion(t *testing.T) {
 	stamp := func(p []byte, atCRC int) {
-		le.PutUint16(p[atVersion:], version+1)
+		le.PutUint16(p[atVersion:], headerVersion+1)
 		fixCRC(p, atCRC)
 	}
 	f := func(what, name string, change func(p []byte)) {

@@ -28,11 +28,12 @@ type Log struct {
 	cur       *segment // the open segment, last in segs
 	allocated bool     // space for SegmentBytes was set aside, or asked for in vain
 
-	sealing sync.WaitGroup
+	busy   sync.WaitGroup // what Close waits for
+	upkeep sync.Mutex     // one change of the closed segments at a time
 
 	mu struct {
 		sync.RWMutex
-		segs   []*segment // by number, without gap
+		segs   []*segment // by number, each with the places after the one before
 		end    Pos
 		failed error // why, since the last Abandon
 
@@ -40,19 +41,6 @@ type Log struct {
 		spare   []entry      // memory of the one before
 		closed  bool
 	}
-}
-
-// segment is one file of the log. Its header never changes; the rest is guarded by
-// the log's lock.
-type segment struct {
-	header
-	end       Pos    // durable
-	chain     uint32 // at end
-	entries   []entry
-	records   int
-	state     State
-	err       error
-	abandoned bool // a write or sync of it failed: nothing more goes to that file
 }
 
 func (o Options) withDefaults() Options {
@@ -251,11 +239,11 @@ func (l *Log) succeed() error {
 	if old.end == old.First {
 		h.Number, h.Pred = old.Number, old.Pred
 	}
-	w, err := l.create(h, nil)
+	w, s, err := l.create(h, nil)
 	if err != nil {
 		return err
 	}
-	l.take(w, &segment{header: h, end: h.First, chain: h.Chain, state: StateOpen})
+	l.take(w, s)
 	if old.Number != h.Number && !old.abandoned {
 		l.seal(old)
 	}
@@ -269,11 +257,12 @@ func (l *Log) take(w *writer, s *segment) {
 		l.files.drop(l.w.life, l.cur.Number == s.Number)
 	}
 	l.files.add(w.life, w.file)
-	l.w, l.cur, l.allocated = w, s, false
+	l.w, l.cur, l.allocated = w, s, s.Recycled
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if last := len(l.mu.segs) - 1; last >= 0 {
 		if l.mu.segs[last].Number == s.Number {
+			l.mu.segs[last].gone = true
 			l.mu.segs = l.mu.segs[:last]
 		} else if l.mu.segs[last].state == StateOpen {
 			l.mu.segs[last].state = StateClosed
@@ -326,7 +315,7 @@ func (l *Log) End() Pos {
 	return l.mu.end
 }
 
-// Close ends the log without committing. It waits for sealing to end.
+// Close ends the log without committing. It waits for what runs beside the appends to end.
 func (l *Log) Close() error {
 	l.mu.Lock()
 	closed := l.mu.closed
@@ -336,48 +325,8 @@ func (l *Log) Close() error {
 		return ErrClosed
 	}
 	l.w.drop()
-	l.sealing.Wait()
+	l.busy.Wait()
 	return l.files.close()
-}
-
-// State says what is known of a segment.
-type State uint8
-
-// The states of a segment.
-const (
-	StateOpen     State = iota + 1 // takes records
-	StateClosed                    // takes no more, and has no footer yet
-	StateVerified                  // every byte was read back and verified, then the footer written
-	StateBad                       // the read-back found damage, or could not read: Info.Err
-)
-
-var stateNames = [...]string{"none", "open", "closed", "verified", "bad"}
-
-func (s State) String() string {
-	if int(s) < len(stateNames) {
-		return stateNames[s]
-	}
-	return fmt.Sprintf("state-%d", uint8(s))
-}
-
-// Info describes a segment.
-type Info struct {
-	Number     uint64
-	First, End Pos // where its records begin and end; the open one's end is what is durable
-	Records    int
-	State      State
-	Err        error // of StateBad
-}
-
-// Segments returns the segments, oldest first.
-func (l *Log) Segments() []Info {
-	l.mu.RLock()
-	defer l.mu.RUnlock()
-	infos := make([]Info, len(l.mu.segs))
-	for i, s := range l.mu.segs {
-		infos[i] = Info{Number: s.Number, First: s.First, End: s.end, Records: s.records, State: s.state, Err: s.err}
-	}
-	return infos
 }
 
 var errBadLog = errors.New("a log of no group")

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
-	"strings"
 
 	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
@@ -15,10 +14,14 @@ import (
 // Open opens the group's log in dir, which it makes when absent (the caller has its
 // parent). It calls each, if not nil, with every record in order; the record has its
 // tables and body and no payload, and is borrowed until each returns. An error of
-// each ends Open. A tail that was never acknowledged is cut; anything else amiss is
-// ErrCorrupt, and the files are left as they were.
+// each ends Open. A tail that was never acknowledged is cut; anything else amiss that
+// is read is ErrCorrupt, and the files are left as they were.
 //
-//  1. Each segment but the last must hold all that its successor's header says.
+// Without each, a closed segment costs two small reads, and the last one is read from
+// the watermark on: damage elsewhere is found by whoever reads there, and by sealing.
+//
+//  1. Each segment must begin as its predecessor's header, and footer, says. What lies
+//     below the watermark's First is removed, and what a folded segment stands for.
 //  2. Of the last one every whole round counts. The last round alone may never have
 //     been synced: its payload is verified too.
 //  3. Below the watermark, and below what a later commit vouches for, nothing may be
@@ -33,9 +36,6 @@ func Open(fsys ioengine.FS, dir string, group record.GroupID, w Watermark, o Opt
 	}
 	o = o.withDefaults()
 	l := &Log{fs: fsys, dir: dir, group: group, opt: o, files: newFiles(fsys, dir, o.OpenFiles)}
-	if each == nil {
-		each = func(Pos, record.Record) error { return nil }
-	}
 	if err := l.recover(w, each); err != nil {
 		return nil, errors.Join(fmt.Errorf("log of group %s: %w", group, err), l.files.close())
 	}
@@ -56,36 +56,28 @@ func (l *Log) recover(w Watermark, each func(Pos, record.Record) error) error {
 	if len(numbers) == 0 {
 		return l.recoverNothing(w)
 	}
-	var pred *segment
-	for i, n := range numbers {
-		last := i == len(numbers)-1
-		if pred, err = l.recoverSegment(n, pred, last, w, each); err != nil {
-			return fmt.Errorf("segment %d: %w", n, err)
+	segs, leftover, err := arrange(l.group, l.survey(numbers), w.First)
+	if err != nil {
+		return err
+	}
+	last := segs[len(segs)-1]
+	file, err := l.fs.Open(l.path(last.Number), ioengine.ReadOnly|ioengine.Direct)
+	if err != nil {
+		return err
+	}
+	err = l.recoverLast(file, segs, w, each)
+	if err = errors.Join(err, file.Close()); err != nil {
+		return fmt.Errorf("segment %d: %w", last.Number, err)
+	}
+	for _, n := range leftover {
+		if err := l.fs.Remove(l.path(n)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
 		}
 	}
 	return nil
 }
 
-// list returns the numbers of the segments, rising, and removes what never became one.
-func (l *Log) list() (numbers []uint64, err error) {
-	if err := l.fs.Mkdir(l.dir); err != nil {
-		return nil, err
-	}
-	names, err := l.fs.List(l.dir)
-	if err != nil {
-		return nil, err
-	}
-	for _, name := range names { // sorted, and numbers have one width
-		if n, ok := fileNumber(name); ok {
-			numbers = append(numbers, n)
-		} else if strings.HasSuffix(name, newSuffix) {
-			if err := l.fs.Remove(path.Join(l.dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return nil, err
-			}
-		}
-	}
-	return numbers, nil
-}
+func (l *Log) path(number uint64) string { return path.Join(l.dir, fileName(number)) }
 
 func (l *Log) recoverNothing(w Watermark) error {
 	if w.Durable > Start {
@@ -95,112 +87,53 @@ func (l *Log) recoverNothing(w Watermark) error {
 		return err
 	}
 	h := header{Group: l.group, Number: 1, Life: l.opt.Life(), First: Start, Chain: chainStart(l.group)}
-	writer, err := l.create(h, nil)
+	writer, s, err := l.create(h, nil)
 	if err != nil {
 		return err
 	}
-	l.take(writer, &segment{header: h, end: h.First, chain: h.Chain, state: StateOpen})
+	l.take(writer, s)
 	return nil
 }
 
-// recoverSegment adds segment n to the log, after pred (nil for the oldest); the
-// last one is closed and a new one opened after it.
-func (l *Log) recoverSegment(n uint64, pred *segment, last bool, w Watermark, each func(Pos, record.Record) error) (*segment, error) {
-	file, err := l.fs.Open(path.Join(l.dir, fileName(n)), ioengine.ReadOnly|ioengine.Direct)
-	if err != nil {
-		return nil, err
-	}
-	s, err := l.scanSegment(file, n, pred, last, w, each)
-	return s, errors.Join(err, file.Close())
-}
-
-func (l *Log) scanSegment(file ioengine.File, n uint64, pred *segment, last bool, w Watermark, each func(Pos, record.Record) error) (*segment, error) {
+// recoverLast reads the last of the segments, which was open, delivers all of the log
+// if that is wanted, and opens the segment after it.
+func (l *Log) recoverLast(file ioengine.File, segs []*segment, w Watermark, each func(Pos, record.Record) error) error {
 	sc, err := openScanner(file)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if err := l.checkHeader(sc.header, n, pred, w); err != nil {
-		return nil, err
+	s := segs[len(segs)-1]
+	if sc.header != s.header {
+		return corrupt("header: it changed")
 	}
-	s := &segment{header: sc.header, end: sc.First, chain: sc.Chain, state: StateClosed}
-	if last {
-		return s, l.recoverLast(sc, s, w, each)
+	if s.folded() {
+		return corrupt(fmt.Sprintf("the segment after %d is missing", s.Fold.Last))
 	}
-	next, err := l.successor(n)
+	final, torn, err := l.readTail(sc, s, w.Durable)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if err := l.recoverClosed(sc, s, next, each); err != nil {
-		return nil, err
+	whole := &segment{header: s.header, end: s.end, chain: s.chain, state: StateClosed}
+	if final != nil {
+		whole.end, whole.chain = final.end, final.chain
 	}
-	l.mu.segs = append(l.mu.segs, s)
-	return s, nil
-}
-
-// checkHeader checks that the segment is in its place.
-func (l *Log) checkHeader(h header, n uint64, pred *segment, w Watermark) error {
-	switch {
-	case h.Group != l.group:
-		return corrupt(fmt.Sprintf("it is of group %s", h.Group))
-	case h.Number != n:
-		return corrupt(fmt.Sprintf("it is number %d", h.Number))
-	case pred == nil && h.First > w.First:
-		return corrupt(fmt.Sprintf("the log should begin at %s, and it begins at %s", w.First, h.First))
-	case pred != nil && (h.Number != pred.Number+1 || h.Pred != pred.Life || h.First != pred.end || h.Chain != pred.chain):
-		return corrupt(fmt.Sprintf("it does not follow segment %d", pred.Number))
+	if whole.end < w.Durable && !invariant.Planted("journal/segment/no-watermark") {
+		return fmt.Errorf("%w: it ends at %s and was durable up to %s: %w", ErrCorrupt, whole.end, w.Durable, torn)
 	}
-	return nil
-}
-
-// successor returns the header of the segment after number n.
-func (l *Log) successor(n uint64) (header, error) {
-	file, err := l.fs.Open(path.Join(l.dir, fileName(n+1)), ioengine.ReadOnly|ioengine.Direct)
-	if errors.Is(err, fs.ErrNotExist) {
-		return header{}, fmt.Errorf("%w: segment %d is missing", ErrCorrupt, n+1)
-	}
+	vouched, err := sc.vouches(whole, torn)
 	if err != nil {
-		return header{}, err
+		return err
 	}
-	sc, err := openScanner(file)
-	if err = errors.Join(err, file.Close()); err != nil {
-		return header{}, fmt.Errorf("segment %d: %w", n+1, err)
+	if vouched && !invariant.Planted("journal/segment/no-vouching") {
+		return fmt.Errorf("%w: a later commit was written when it was durable beyond %s: %w", ErrCorrupt, whole.end, torn)
 	}
-	return sc.header, nil
-}
-
-// recoverClosed reads a segment up to where its successor begins: all of that was
-// durable when the successor was made.
-func (l *Log) recoverClosed(sc *scanner, s *segment, next header, each func(Pos, record.Record) error) error {
-	var r round
-	for s.end < next.First {
-		if err := sc.round(&r, s.end, s.chain); err != nil {
-			return asCorrupt(err)
-		}
-		if err := s.deliver(&r, each); err != nil {
+	if each != nil {
+		all := append(segs[:len(segs)-1:len(segs)-1], whole)
+		if err := l.replay(all, all[0].First, whole.end, ReplayOptions{}, each); err != nil {
 			return err
 		}
 	}
-	has, err := sc.hasFooter(s)
-	if err != nil {
-		return err
-	}
-	if has {
-		s.state, s.entries = StateVerified, nil
-	}
-	return nil
-}
-
-// deliver adds a round to the segment and gives its records to each.
-func (s *segment) deliver(r *round, each func(Pos, record.Record) error) error {
-	for i, rec := range r.records {
-		if err := each(r.entries[i].Pos, rec); err != nil {
-			return fmt.Errorf("record at %s: %w", r.entries[i].Pos, err)
-		}
-	}
-	s.end, s.chain = r.end, r.chain
-	s.entries = append(s.entries, r.entries...)
-	s.records += len(r.entries)
-	return nil
+	return l.carry(sc, segs, final)
 }
 
 // asCorrupt says that what is amiss is no torn tail.
@@ -211,48 +144,44 @@ func asCorrupt(err error) error {
 	return err
 }
 
-// recoverLast reads the segment that was open, and opens the one after it.
-func (l *Log) recoverLast(sc *scanner, s *segment, w Watermark, each func(Pos, record.Record) error) error {
-	final, torn, err := readRounds(sc, s, each)
-	if err != nil {
-		return err
-	}
-	end := s.end
-	if final != nil {
-		end = final.end
-	}
-	if end < w.Durable && !invariant.Planted("journal/segment/no-watermark") {
-		return fmt.Errorf("%w: it ends at %s and was durable up to %s: %w", ErrCorrupt, end, w.Durable, torn)
-	}
-	vouched, err := sc.vouches(end)
-	if err != nil {
-		return err
-	}
-	if vouched && !invariant.Planted("journal/segment/no-vouching") {
-		return fmt.Errorf("%w: a later commit was written when it was durable beyond %s: %w", ErrCorrupt, end, torn)
-	}
-	return l.carry(sc, s, final, each)
+// tornTail says why the log ends where it does.
+type tornTail struct {
+	*errTorn
+	longest Pos // of the rounds that were read, in bytes
 }
 
-// readRounds delivers all whole rounds but the last, and returns that one, if any,
-// with its payload verified; and why the next is none.
-func readRounds(sc *scanner, s *segment, each func(Pos, record.Record) error) (final *round, torn *errTorn, err error) {
+// readTail reads the last segment from the watermark on, if a round ends there, else
+// from its beginning. It sets the end of s before the last whole round, which it
+// returns, if any, with its payload verified; and why the next is none.
+func (l *Log) readTail(sc *scanner, s *segment, durable Pos) (final *round, torn tornTail, err error) {
+	sc.want = wantHeaders
+	if durable > s.First {
+		chain, ok, err := sc.chainAt(durable)
+		if err != nil {
+			return nil, torn, err
+		}
+		if ok {
+			s.end, s.chain = durable, chain
+		}
+	}
 	rounds := [2]round{}
 	begin, chain := s.end, s.chain
 	for i := 0; ; i++ {
 		r := &rounds[i%2]
 		err := sc.round(r, begin, chain)
-		if errors.As(err, &torn) {
+		if errors.Is(err, ErrVersion) {
+			err = sc.ours(begin, err)
+		}
+		if errors.As(err, &torn.errTorn) {
 			break
 		}
 		if err != nil {
-			return nil, nil, err
+			return nil, torn, err
 		}
 		if final != nil { // r's commit says that it was durable
-			if err := s.deliver(final, each); err != nil {
-				return nil, nil, err
-			}
+			s.end, s.chain = final.end, final.chain
 		}
+		torn.longest = max(torn.longest, r.end-r.begin)
 		final, begin, chain = r, r.end, r.chain
 	}
 	if final == nil || invariant.Planted("journal/segment/payload-unread") {
@@ -260,23 +189,56 @@ func readRounds(sc *scanner, s *segment, each func(Pos, record.Record) error) (f
 	}
 	for _, e := range final.entries {
 		_, err := sc.whole(e)
-		if damaged := (*errTorn)(nil); errors.As(err, &damaged) {
-			return nil, damaged, nil
+		if errors.As(err, &torn.errTorn) {
+			return nil, torn, nil
 		}
 		if err != nil {
-			return nil, nil, err
+			return nil, torn, err
 		}
 	}
 	return final, torn, nil
 }
 
-// carry begins the next segment with a copy of the final round of s, which may be nil.
-func (l *Log) carry(sc *scanner, s *segment, final *round, each func(Pos, record.Record) error) error {
+// ours returns the error of a round of an unknown version or kind if this segment's life
+// wrote it. The old bytes of a recycled file, a guest's for one, say nothing: they are a torn tail.
+func (sc *scanner) ours(begin Pos, why error) error {
+	if !sc.Recycled {
+		return why
+	}
+	_, ok, err := sc.following(begin, begin+lookAhead, begin)
+	if err != nil {
+		return err
+	}
+	if ok {
+		return why
+	}
+	return &errTorn{begin, corrupt("bytes of an earlier use")}
+}
+
+// lookAhead bounds how far into the old bytes of a recycled file a later commit is looked
+// for: 4 of the longest round, and no less than this. Every log of a store is looked
+// through in this way when it opens; a new file costs only what was written to it.
+const lookAhead Pos = 2 << 20
+
+// vouches looks for a commit behind the end of s which says that the log was durable
+// beyond it: then what is amiss there is no torn tail.
+func (sc *scanner) vouches(s *segment, torn tornTail) (bool, error) {
+	to := s.end + Pos(sc.size)
+	if sc.Recycled {
+		to = s.end + max(lookAhead, 4*torn.longest)
+	}
+	_, ok, err := sc.following(s.end, to, s.end+1)
+	return ok, err
+}
+
+// carry begins the next segment with a copy of the final round of the last one, which
+// may be nil.
+func (l *Log) carry(sc *scanner, segs []*segment, final *round) error {
+	s := segs[len(segs)-1]
 	h := header{Group: l.group, Number: s.Number + 1, Life: l.opt.Life(), First: s.end, Pred: s.Life, Chain: s.chain}
 	if s.end == s.First {
 		h.Number, h.Pred = s.Number, s.Pred // nothing is left in it: it is replaced
-	} else {
-		l.mu.segs = append(l.mu.segs, s)
+		segs = segs[:len(segs)-1]
 	}
 	var fill func(*writer) error
 	if final != nil {
@@ -293,20 +255,19 @@ func (l *Log) carry(sc *scanner, s *segment, final *round, each func(Pos, record
 			return nil
 		}
 	}
-	w, err := l.create(h, fill)
+	w, next, err := l.create(h, fill)
 	if err != nil {
 		return err
 	}
-	next := &segment{header: h, end: h.First, chain: h.Chain, state: StateOpen}
 	if final != nil {
 		if w.end != final.end || w.chain != final.chain {
 			return errors.Join(corrupt("the last round changed while it was copied"), w.file.Close())
 		}
-		w.next(nil)
-		if err := next.deliver(final, each); err != nil {
-			return errors.Join(err, w.file.Close())
-		}
+		done := w.next(nil)
+		next.entries, next.records = done.entries, len(done.entries)
+		next.end, next.chain = done.end, done.chain
 	}
+	l.mu.segs = segs
 	l.take(w, next)
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"path"
 	"sort"
 	"sync"
@@ -21,7 +22,12 @@ func (l *Log) ReadAt(p []byte, pos Pos) error {
 		if err != nil {
 			return err
 		}
-		if err := l.files.read(s, p[:n], offset(s.First, pos)); err != nil {
+		err = l.files.read(s.header, p[:n], offset(s.First, pos))
+		s.pins.Add(-1)
+		if errors.Is(err, fs.ErrNotExist) && l.left(s) {
+			continue // it was dropped, or another has its place: look again
+		}
+		if err != nil {
 			return fmt.Errorf("group %s at %s: %w", l.group, pos, err)
 		}
 		p, pos = p[n:], pos+Pos(n)
@@ -29,19 +35,52 @@ func (l *Log) ReadAt(p []byte, pos Pos) error {
 	return nil
 }
 
-// find returns the segment that holds pos, and how many of the n bytes from there it holds.
-func (l *Log) find(pos Pos, n int) (header, int, error) {
+// find returns the segment that holds pos, pinned, and how many of the n bytes from there it holds.
+func (l *Log) find(pos Pos, n int) (*segment, int, error) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	if l.mu.closed {
-		return header{}, 0, ErrClosed
+		return nil, 0, ErrClosed
 	}
 	segs := l.mu.segs
-	if pos < segs[0].First || n < 0 || pos+Pos(n) > l.durableLocked() {
-		return header{}, 0, fmt.Errorf("%w: %d bytes at %s", ErrRange, n, pos)
+	if pos >= segs[0].First && n >= 0 && pos+Pos(n) <= l.durableLocked() {
+		s := segs[sort.Search(len(segs), func(i int) bool { return segs[i].limit() > pos })]
+		if within := s.end - pos; within > 0 && (Pos(n) <= within || !s.folded()) {
+			s.pins.Add(1)
+			return s, int(min(Pos(n), within)), nil
+		}
 	}
-	i := sort.Search(len(segs), func(i int) bool { return segs[i].end > pos })
-	return segs[i].header, int(min(int64(n), int64(segs[i].end-pos))), nil
+	return nil, 0, fmt.Errorf("%w: %d bytes at %s", ErrRange, n, pos)
+}
+
+// left says whether s is no longer part of the log.
+func (l *Log) left(s *segment) bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return s.gone
+}
+
+// errGone says that a segment is no longer part of the log.
+var errGone = errors.New("the segment is gone")
+
+// pin holds the file of s for work that Close waits for, until unpin.
+func (l *Log) pin(s *segment) error {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if l.mu.closed {
+		return ErrClosed
+	}
+	if s.gone {
+		return errGone
+	}
+	s.pins.Add(1)
+	l.busy.Add(1)
+	return nil
+}
+
+func (l *Log) unpin(s *segment) {
+	s.pins.Add(-1)
+	l.busy.Done()
 }
 
 // files are the segment files open for reading, by the life of the segment. The
@@ -63,6 +102,8 @@ type openFile struct {
 	file  ioengine.File
 	users int // calls under way, and the writer
 	used  uint64
+
+	forgotten bool // no longer in the map: the last user closes it
 }
 
 func newFiles(fs ioengine.FS, dir string, limit int) *files {
@@ -78,17 +119,32 @@ func (f *files) add(life uint64, file ioengine.File) {
 	f.mu.open[life] = &openFile{file: file, users: 1}
 }
 
-// drop ends the writer's hold; a file that was replaced is closed at once, since
+// drop ends the writer's hold on its file. One that was replaced is forgotten, since
 // nothing in it can be asked for.
 func (f *files) drop(life uint64, replaced bool) {
 	f.mu.Lock()
 	o := f.mu.open[life]
-	if replaced {
-		delete(f.mu.open, life)
-		_ = o.file.Close() // what is unsynced in it is not wanted
-	}
 	f.mu.Unlock()
+	if replaced {
+		f.forget(life)
+	}
 	f.put(o)
+}
+
+// forget takes the segment's file out: who holds it reads on, whoever comes next opens
+// what has the name then.
+func (f *files) forget(life uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	o := f.mu.open[life]
+	if o == nil {
+		return
+	}
+	delete(f.mu.open, life)
+	o.forgotten = true
+	if o.users == 0 {
+		_ = o.file.Close() // nothing of it is unsynced, or what is is not wanted
+	}
 }
 
 // get opens the segment's file, or finds it open, and holds it until put.
@@ -115,6 +171,10 @@ func (f *files) put(o *openFile) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	o.users--
+	if o.forgotten && o.users == 0 {
+		_ = o.file.Close()
+		return
+	}
 	for len(f.mu.open) > f.limit {
 		var oldest uint64
 		for life, c := range f.mu.open {

@@ -2,7 +2,12 @@ package segment
 
 import (
 	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
 
+	"github.com/holdfast-dr/holdfast/ioengine"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
@@ -15,14 +20,231 @@ type ReplayOptions struct {
 
 // Replay calls each with every record in [from, to) in order, with tables and body and
 // without payload, borrowed until each returns. An error of each ends it. from and to
-// are places that Durable returned, or a segment's edges; what was dropped, or is not
-// durable, is ErrRange. It may be called beside appends, and by many.
+// are places that Durable returned, or a segment's edges: others work, and may cost a
+// segment's reading. What was dropped, or is not durable, is ErrRange. It may be called
+// beside appends, and by many.
+//
+// A verified segment is read by its footer, many records at once; of another one the
+// headers lead on from record to record. Large records cost a page or two each, small
+// ones the reading of their bytes in large parts.
 func (l *Log) Replay(from, to Pos, o ReplayOptions, each func(Pos, record.Record) error) error {
-	return errors.ErrUnsupported
+	segs, err := l.span(from, to)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		for _, s := range segs {
+			l.unpin(s)
+		}
+	}()
+	return l.replay(l.known(segs), from, to, o, each)
 }
 
-// Life says which log this is up to pos, a place that Durable returned: the number of
-// the segment that holds the byte before it, and a number, never zero, that stands for
-// every record before pos. Recovery may move the last round to another segment, so
-// compare pos and life alone. ok is false when the log does not know the place.
-func (l *Log) Life(pos Pos) (segment, life uint64, ok bool) { return 0, 0, false }
+// span returns the segments that hold [from, to), pinned.
+func (l *Log) span(from, to Pos) (segs []*segment, err error) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	switch {
+	case l.mu.closed:
+		return nil, ErrClosed
+	case from > to || from < l.mu.segs[0].First || to > l.durableLocked():
+		return nil, fmt.Errorf("%w: from %s to %s", ErrRange, from, to)
+	}
+	for _, s := range l.mu.segs {
+		if s.First < to && s.limit() > from {
+			s.pins.Add(1)
+			l.busy.Add(1)
+			segs = append(segs, s)
+		}
+	}
+	return segs, nil
+}
+
+// known copies what is known of the segments now.
+func (l *Log) known(segs []*segment) []*segment {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	now := make([]*segment, len(segs))
+	for i, s := range segs {
+		now[i] = &segment{header: s.header, end: s.end, chain: s.chain, state: s.state, gone: s.gone}
+	}
+	return now
+}
+
+// replay is Replay over segments that nothing changes.
+func (l *Log) replay(segs []*segment, from, to Pos, o ReplayOptions, each func(Pos, record.Record) error) error {
+	p := &replayer{from: from, to: to, o: o, each: each}
+	for _, s := range segs {
+		if l.isClosed() {
+			return ErrClosed
+		}
+		if err := l.replaySegment(p, s); err != nil {
+			return fmt.Errorf("segment %d: %w", s.Number, err)
+		}
+	}
+	return nil
+}
+
+// replayer is one call of Replay.
+type replayer struct {
+	from, to Pos
+	o        ReplayOptions
+	each     func(Pos, record.Record) error
+}
+
+func (l *Log) replaySegment(p *replayer, s *segment) error {
+	file, err := l.fs.Open(l.path(s.Number), ioengine.ReadOnly|ioengine.Direct)
+	if errors.Is(err, fs.ErrNotExist) {
+		return l.missing(s, err)
+	}
+	if err != nil {
+		return err
+	}
+	defer file.Close() // only read
+	sc, err := openScanner(file)
+	if err != nil {
+		return asCorrupt(err)
+	}
+	if sc.header != s.header {
+		return l.missing(s, corrupt("header: it changed"))
+	}
+	if s.state != StateVerified {
+		return p.walk(sc, s)
+	}
+	entries, err := sc.footer(s)
+	if errors.Is(err, ErrCorrupt) {
+		l.opt.Log.Warn("footer is damaged: the segment is read without", "group", l.group, "segment", s.Number, "err", err)
+		return p.walk(sc, s)
+	}
+	if err != nil {
+		return err
+	}
+	return p.table(sc, entries)
+}
+
+// missing says ErrRange of a segment whose file went because it was dropped or folded
+// meanwhile, else that it is lost.
+func (l *Log) missing(s *segment, why error) error {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	opening := len(l.mu.segs) == 0
+	if opening || slices.ContainsFunc(l.mu.segs, func(x *segment) bool { return x.Life == s.Life }) {
+		return fmt.Errorf("%w: %w", ErrCorrupt, why)
+	}
+	return fmt.Errorf("%w: it was dropped or folded", ErrRange)
+}
+
+// walk reads the rounds from header to header.
+func (p *replayer) walk(sc *scanner, s *segment) error {
+	if p.o.ControlOnly {
+		sc.want = wantControl
+	}
+	pos, chain := s.First, s.Chain
+	if p.from > s.First {
+		c, ok, err := sc.chainAt(p.from)
+		if err != nil {
+			return err
+		}
+		if ok {
+			pos, chain = p.from, c
+		}
+	}
+	var r round
+	for pos < min(p.to, s.end) {
+		if err := sc.round(&r, pos, chain); err != nil {
+			return asCorrupt(err)
+		}
+		for i, rec := range r.records {
+			if err := p.deliver(r.places[i], rec); err != nil {
+				return err
+			}
+		}
+		pos, chain = r.end, r.chain
+	}
+	if pos > s.end || pos == s.end && chain != s.chain {
+		return corrupt("other records than were written")
+	}
+	return nil
+}
+
+func (p *replayer) deliver(pos Pos, rec record.Record) error {
+	if pos < p.from || pos >= p.to || p.o.ControlOnly && !isControl(rec.Kind) {
+		return nil
+	}
+	if err := p.each(pos, rec); err != nil {
+		return fmt.Errorf("record at %s: %w", pos, err)
+	}
+	return nil
+}
+
+// table reads the records that the footer lists.
+func (p *replayer) table(sc *scanner, entries []entry) error {
+	wanted := entries[:0]
+	for _, e := range entries {
+		if e.Pos >= p.from && e.Pos < p.to && (!p.o.ControlOnly || isControl(e.Kind)) {
+			wanted = append(wanted, e)
+		}
+	}
+	if n := len(wanted); n > 0 && invariant.Planted("journal/segment/replay-short") {
+		wanted = wanted[:n-1]
+	}
+	parts := divide(sc.First, wanted)
+	ahead := 1 // few parts are read in order
+	if len(parts) >= readAhead {
+		ahead = readAhead
+	}
+	started := 0
+	defer func() {
+		for _, x := range parts[:started] {
+			<-x.done
+		}
+	}()
+	for i, x := range parts {
+		for ; started < min(i+ahead, len(parts)); started++ {
+			parts[started].start(sc.file, ahead > 1)
+		}
+		<-x.done
+		if err := p.deliverPart(sc, x); err != nil {
+			return err
+		}
+		x.mem = nil
+	}
+	return nil
+}
+
+// deliverPart gives on the records of a part that was read.
+func (p *replayer) deliverPart(sc *scanner, x *part) error {
+	if x.err != nil {
+		return x.err
+	}
+	for _, e := range x.entries {
+		rec, err := sc.tablesIn(x, e)
+		if err != nil {
+			return asCorrupt(sc.amiss(e.Pos, err))
+		}
+		if err := p.deliver(e.Pos, rec); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tablesIn parses the record of e: out of the part where that holds all its tables, else
+// by another read.
+func (sc *scanner) tablesIn(x *part, e entry) (record.Record, error) {
+	q := x.mem[offset(sc.First, e.Pos)-x.off:]
+	h, err := record.ParseHeader(q)
+	if err != nil {
+		return record.Record{}, err
+	}
+	if entryOf(e.Pos, h) != e {
+		return record.Record{}, corrupt("another record")
+	}
+	n := h.TablesEnd()
+	if n > len(q) {
+		if q, err = sc.bytes(offset(sc.First, e.Pos), n); err != nil {
+			return record.Record{}, err
+		}
+	}
+	return record.ParseTables(h, q[:min(n, len(q))])
+}

@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 
 	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/ioengine/buf"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
 // seal has a closed segment read back and given its footer, beside the appends. A
@@ -16,7 +18,11 @@ import (
 // by Options.Damaged. What it holds was durable without a footer: one that cannot be
 // written, on a full disk for one, is written after the next Open.
 func (l *Log) seal(s *segment) {
-	work := func() {
+	if l.pin(s) != nil {
+		return
+	}
+	done := func() {
+		defer l.unpin(s)
 		damage, err := l.sealNow(s)
 		state := StateBad
 		switch {
@@ -32,6 +38,7 @@ func (l *Log) seal(s *segment) {
 		}
 		l.mu.Lock()
 		s.state = state
+		s.err = nil
 		if state == StateBad {
 			s.err = err
 		} else {
@@ -43,14 +50,10 @@ func (l *Log) seal(s *segment) {
 		}
 	}
 	if l.opt.Go == nil {
-		l.sealing.Go(work)
+		go done()
 		return
 	}
-	l.sealing.Add(1)
-	l.opt.Go(func() {
-		defer l.sealing.Done()
-		work()
-	})
+	l.opt.Go(done)
 }
 
 // errFooter says that a segment is well and its footer could not be written.
@@ -68,50 +71,55 @@ func (l *Log) sealNow(s *segment) ([]Damage, error) {
 	}
 	defer file.Close() // what is not synced of it by now is not wanted
 	sc, err := openScanner(file)
-	if err == nil {
-		err = l.verify(sc, s)
+	if sc == nil {
+		return nil, err
 	}
-	if errors.Is(err, ErrClosed) || sc == nil {
+	var entries []entry
+	if err == nil {
+		entries, err = l.verify(sc, s)
+	}
+	if errors.Is(err, ErrClosed) {
 		return nil, err
 	}
 	if err != nil {
 		return l.locate(sc, s), err
 	}
-	if err := writeFooter(file, s); err != nil {
+	l.mu.Lock()
+	s.records = len(entries)
+	l.mu.Unlock()
+	if err := writeFooter(file, s, entries); err != nil {
 		return nil, fmt.Errorf("%w: %w", errFooter, err)
 	}
 	return nil, nil
 }
 
-// verify reads the segment past the page cache where that can be, and checks every
-// record with its payload, every commit and the chain.
-func (l *Log) verify(sc *scanner, s *segment) error {
+// verify reads the segment past the page cache where that can be, checks every record
+// with its payload, every commit and the chain, and returns the table of the records.
+func (l *Log) verify(sc *scanner, s *segment) (entries []entry, err error) {
 	if sc.header != s.header {
-		return corrupt("header: it changed")
+		return nil, corrupt("header: it changed")
 	}
-	var r round
-	done := 0
-	for pos, chain := s.First, s.Chain; pos < s.end; pos, chain = r.end, r.chain {
+	sc.want = wantWhole
+	if invariant.Planted("journal/segment/seal-unread") {
+		sc.want = wantHeaders
+	}
+	r, chain := round{}, s.Chain
+	for pos := s.First; pos < s.end; pos, chain = r.end, r.chain {
 		if l.isClosed() {
-			return ErrClosed
+			return nil, ErrClosed
 		}
 		if err := sc.round(&r, pos, chain); err != nil {
-			return asCorrupt(err)
+			return nil, asCorrupt(err)
 		}
-		if done+len(r.entries) > len(s.entries) {
-			return corrupt("more records than were written")
+		if r.end > s.end {
+			return nil, corrupt("more records than were written")
 		}
-		for _, e := range s.entries[done : done+len(r.entries)] {
-			if _, err := sc.whole(e); err != nil && !invariant.Planted("journal/segment/seal-unread") {
-				return asCorrupt(err)
-			}
-		}
-		done += len(r.entries)
+		entries = append(entries, r.entries...)
 	}
-	if (done != len(s.entries) || r.end != s.end || r.chain != s.chain) && s.end != s.First {
-		return corrupt("other records than were written")
+	if chain != s.chain || s.entries != nil && !slices.Equal(entries, s.entries) {
+		return nil, corrupt("other records than were written")
 	}
-	return nil
+	return entries, nil
 }
 
 func (l *Log) isClosed() bool {
@@ -122,8 +130,8 @@ func (l *Log) isClosed() bool {
 
 // writeFooter puts the footer after the last round, ends the file with it, and
 // reads it back.
-func writeFooter(file ioengine.File, s *segment) error {
-	f := footer{Life: s.Life, First: s.First, End: s.end, Chain: s.chain, Entries: s.entries}
+func writeFooter(file ioengine.File, s *segment, entries []entry) error {
+	f := footer{Life: s.Life, First: s.First, End: s.end, Chain: s.chain, Entries: entries}
 	p := buf.Aligned(footerBytes(len(f.Entries)))
 	f.put(p)
 	off := offset(s.First, s.end)
@@ -144,27 +152,50 @@ func writeFooter(file ioengine.File, s *segment) error {
 	return err
 }
 
-// hasFooter says whether the file ends in the footer of s, which was read whole.
-func (sc *scanner) hasFooter(s *segment) (bool, error) {
-	off := offset(s.First, s.end)
-	n := footerBytes(len(s.entries))
-	if sc.size != off+int64(n) {
-		return false, nil
+// lastPage reads the trailer at the end of the file. It is nil where that is none of this
+// life: torn by a crash, or of an earlier use of the file.
+func (sc *scanner) lastPage() (*trailer, error) {
+	if sc.size < 2*pageBytes {
+		return nil, nil
 	}
-	p, err := sc.bytes(off, n)
+	p, err := sc.bytes(sc.size-trailerBytes, trailerBytes)
 	if err != nil {
-		return false, err
+		return nil, err
+	}
+	t, err := parseTrailer(p)
+	if errors.Is(err, ErrVersion) && le.Uint64(p[atTrailerLife:]) == sc.Life {
+		return nil, fmt.Errorf("at the end of the file: %w", err)
+	}
+	if err != nil || t.Life != sc.Life || sc.size != offset(t.First, t.End)+int64(footerBytes(t.count)) {
+		return nil, nil
+	}
+	return &t, nil
+}
+
+// footer reads the table of the records of a verified segment.
+func (sc *scanner) footer(s *segment) ([]entry, error) {
+	t, err := sc.lastPage()
+	if err != nil {
+		return nil, err
+	}
+	if t == nil || t.First != s.First || t.End != s.end || t.Chain != s.chain {
+		return nil, corrupt("footer: it is gone")
+	}
+	n := footerBytes(t.count)
+	p, err := sc.bytes(sc.size-int64(n), n)
+	if err != nil {
+		return nil, err
 	}
 	f, err := parseFooter(p)
-	if errors.Is(err, ErrVersion) {
-		return false, fmt.Errorf("at %s: %w", s.end, err)
-	}
 	if err != nil {
-		return false, nil // torn by a crash: it is written again
+		return nil, err
 	}
-	same := f.Life == s.Life && f.First == s.First && f.End == s.end && f.Chain == s.chain && len(f.Entries) == len(s.entries)
-	for i := range f.Entries {
-		same = same && f.Entries[i] == s.entries[i]
+	chain := s.Chain
+	for _, e := range f.Entries {
+		chain = chainNext(chain, record.Header{Checksum: e.Sum})
 	}
-	return same, nil
+	if chain != s.chain {
+		return nil, corrupt("footer: of other records")
+	}
+	return f.Entries, nil
 }
