@@ -278,15 +278,19 @@ func TestGolden(t *testing.T) {
 		got := make([]byte, size)
 		_, err = file.ReadAt(got, 0)
 		must(t, err)
-		name := "testdata/v1." + ext
-		if *update {
-			must(t, os.WriteFile(name, got, 0o666))
-		}
-		golden, err := os.ReadFile(name)
-		must(t, err)
-		if !bytes.Equal(got, golden) {
-			t.Errorf("%s changed", name)
-		}
+		goldenFile(t, "testdata/v1."+ext, got)
+	}
+}
+
+func goldenFile(t *testing.T, name string, got []byte) {
+	t.Helper()
+	if *update {
+		must(t, os.WriteFile(name, got, 0o666))
+	}
+	want, err := os.ReadFile(name)
+	must(t, err)
+	if !bytes.Equal(got, want) {
+		t.Errorf("%s changed", name)
 	}
 }
 

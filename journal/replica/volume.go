@@ -34,6 +34,8 @@ type Volume struct {
 	fs        ioengine.FS
 	bytes     atomic.Int64 // of the volume; the image is rounded up to whole blocks
 	raw, sums ioengine.File
+	locks     rangeLocks                       // of readers against writers, block by block
+	owed      atomic.Pointer[map[int64][]byte] // what blocks hold that may be torn in place
 
 	mu     sync.Mutex // of writers
 	chunk  []byte     // made at the first write: most volumes are only read
@@ -195,7 +197,14 @@ func (v *Volume) writeLocked(p []byte, off int64) error {
 
 // putLocked writes whole blocks and their sums.
 func (v *Volume) putLocked(c []byte, first int64) error {
-	sums := v.sum[:len(c)/BlockBytes*sumBytes]
+	defer v.locks.write(first*BlockBytes, int64(len(c)))()
+	return v.put(c, v.sum, first)
+}
+
+// put writes whole blocks and their sums, which it makes in sums. The blocks' range is
+// locked.
+func (v *Volume) put(c, sums []byte, first int64) error {
+	sums = sums[:len(c)/BlockBytes*sumBytes]
 	for i := range len(c) / BlockBytes {
 		putSum(sums, i, sumOf(v.place, first+int64(i), c[i*BlockBytes:(i+1)*BlockBytes]))
 	}
@@ -243,11 +252,16 @@ func (v *Volume) Zero(off, n int64) error {
 	if end <= off {
 		return nil
 	}
+	defer v.locks.all()()
+	return v.zeroBlocks(off/BlockBytes, (end-off)/BlockBytes)
+}
+
+// zeroBlocks makes blocks zeros and gives their space back. Their range is locked.
+func (v *Volume) zeroBlocks(first, count int64) error {
 	v.dirty = true
-	err := v.raw.Zero(off, end-off)
+	err := v.raw.Zero(first*BlockBytes, count*BlockBytes)
 	if err == nil {
-		first, last := off/BlockBytes, end/BlockBytes
-		err = v.sums.Zero(sumAt(first), (last-first)*sumBytes)
+		err = v.sums.Zero(sumAt(first), count*sumBytes)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", v.place, err)

@@ -1,0 +1,351 @@
+package replica
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/holdfast-dr/holdfast/ioengine"
+	"github.com/holdfast-dr/holdfast/ioengine/buf"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+	"github.com/holdfast-dr/holdfast/wire/record"
+)
+
+// Promoter brings the replicas of one group to a later state, while they are read.
+//
+// What it is given is still in the group's log until the whole promotion is durable. So
+// a block that changes as a whole needs no care: whatever a crash or an error leaves of
+// it is read from the log, and written again. Of a block that changes in part the rest
+// is nowhere else: it is read, verified, put together with what is new, and goes through
+// a double-write file, synced, before its place is touched. What a crash tears is put
+// there again by the next Recover; what an error tears, by the next Apply, and is read
+// from memory until then.
+//
+// It works in cycles of at most 4 MiB, each ended by a sync, so that no mass of unwritten
+// pages is ever in the way of other syncs of that disk. A Promoter is for one goroutine.
+type Promoter struct {
+	double  doubleWrite
+	owed    []owedImage // of a cycle that failed: in the file, and not surely in place
+	chunk   []byte
+	sums    []byte
+	planner planner
+	// Pace is called before each cycle with the bytes that it writes, and may wait; its
+	// error ends Apply. Nil: no wait.
+	Pace func(bytes int64) error
+}
+
+type owedImage struct {
+	v *Volume
+	image
+}
+
+// cycleBytes is how much is written between two syncs.
+const cycleBytes = 4 << 20
+
+// Damage is a block that was found not to be what was written, or that became so
+// because what it was to hold is lost. No bytes are served for it.
+type Damage struct {
+	Off, Len int64
+	Err      error
+}
+
+// OpenPromoter makes the promoter of the group whose replicas are in dir, and puts in
+// place again what a crash may have torn: whole once it returns without an error.
+func OpenPromoter(fs ioengine.FS, dir string, group record.GroupID, volume func(record.VolumeID) *Volume) (*Promoter, error) {
+	p := &Promoter{double: doubleWrite{fs: fs, dir: dir, group: group}}
+	err := p.recover(volume)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("replica %s: double write: %w", group, err), p.double.drop())
+	}
+	return p, nil
+}
+
+// recover writes all images that are whole, also over blocks that verify: a page cache
+// may show what the disk has not.
+func (p *Promoter) recover(volume func(record.VolumeID) *Volume) error {
+	images, err := p.double.read()
+	if err != nil {
+		return err
+	}
+	for _, m := range images {
+		v := volume(m.volume)
+		if v == nil || m.block >= v.blocks() {
+			return fmt.Errorf("block %d of volume %d, which is not there: %w", m.block, m.volume, ErrCorrupt)
+		}
+		p.owed = append(p.owed, owedImage{v, m})
+	}
+	if invariant.Planted("journal/replica/no-recover") {
+		p.owed = nil
+	}
+	if err := p.settle(); err != nil {
+		return err
+	}
+	return p.Finish()
+}
+
+// Finish forgets the images of the last cycle. It is called when a promotion ends:
+// whatever happens to a block later must not bring back what it was.
+func (p *Promoter) Finish() error {
+	if len(p.owed) > 0 {
+		return errors.New("blocks are owed")
+	}
+	return p.double.write(nil)
+}
+
+// Close closes the file. What is owed is put in place when it is opened again.
+func (p *Promoter) Close() error { return p.double.drop() }
+
+// Apply writes the changes, in rising order and apart, and returns when they are
+// durable. All that changes in one block is given in one call: else a block that changes
+// as a whole would be two that change in part. Damage that Apply finds, or is told, is
+// durable too. After an error some of it may be there; the same changes are given again,
+// or others of the same log.
+func (p *Promoter) Apply(v *Volume, changes []Change) (found []Damage, err error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if err := p.settle(); err != nil {
+		return nil, err
+	}
+	p.planner = planner{bytes: v.bytes.Load(), ops: p.planner.ops[:0]}
+	cycle := func() error {
+		damage, err := p.cycle(v, p.planner.ops, p.planner.dirty)
+		found = append(found, damage...)
+		p.planner.taken()
+		if err != nil {
+			return fmt.Errorf("%s: promote: %w", v.place, err)
+		}
+		return nil
+	}
+	for _, c := range changes {
+		for first := true; first || c.Len > 0; first = false {
+			part := c // long ones in parts, so that no cycle is longer than it should be
+			if c.Data != nil && c.Len > cycleBytes {
+				part.Len, part.Data = cycleBytes, c.Data[:cycleBytes]
+			}
+			if err := p.planner.take(part); err != nil {
+				return found, fmt.Errorf("BUG: %s: %w", v.place, err)
+			}
+			c.Off, c.Len = c.Off+part.Len, c.Len-part.Len
+			if c.Data != nil {
+				c.Data = c.Data[part.Len:]
+			}
+			if p.planner.full() {
+				if err := cycle(); err != nil {
+					return found, err
+				}
+			}
+		}
+	}
+	p.planner.close()
+	return found, cycle()
+}
+
+// cycle carries the ops out:
+//
+//  1. images are completed from what stands in place, if that verifies;
+//  2. they are made durable in the double-write file;
+//  3. all is put in place, blocks and sums;
+//  4. and synced.
+func (p *Promoter) cycle(v *Volume, ops []op, bytes int64) (found []Damage, err error) {
+	if len(ops) == 0 {
+		return nil, v.failed
+	}
+	if v.failed != nil {
+		return nil, v.failed
+	}
+	if p.Pace != nil {
+		if err := p.Pace(bytes); err != nil {
+			return nil, err
+		}
+	}
+	if p.chunk == nil {
+		p.chunk, p.sums = buf.Aligned(chunkBytes), buf.Aligned(chunkBytes/BlockBytes*sumBytes)
+	}
+	var images []image
+	for i := range ops {
+		o := &ops[i]
+		switch o.kind {
+		case opImage:
+			err := p.complete(v, o)
+			if errors.Is(err, ErrCorrupt) { // it stays what it is: damaged
+				found = append(found, v.damage(o, err))
+				o.count = 0
+				continue
+			}
+			if err != nil {
+				return found, err
+			}
+			images = append(images, image{v.place.Volume, o.first, o.data})
+		case opLost:
+			found = append(found, v.damage(o, fmt.Errorf("what it was to hold is lost: %w", ErrCorrupt)))
+		}
+	}
+	if err := p.double.write(images); err != nil {
+		return found, err
+	}
+	for _, m := range images {
+		p.owed = append(p.owed, owedImage{v, m})
+	}
+	v.owe(p.owed)
+	if err := p.place(v, ops); err != nil {
+		return found, err
+	}
+	if !invariant.Planted("journal/replica/promote-no-sync") {
+		if err := v.syncLocked(); err != nil {
+			return found, err
+		}
+	}
+	p.owed = nil
+	v.owe(nil)
+	return found, nil
+}
+
+// damage is where an op's blocks stand, as far as they are the volume's.
+func (v *Volume) damage(o *op, err error) Damage {
+	off := o.first * BlockBytes
+	return Damage{Off: off, Len: min(o.count*BlockBytes, v.bytes.Load()-off), Err: err}
+}
+
+// complete puts what stands in place around the parts of an image.
+func (p *Promoter) complete(v *Volume, o *op) error {
+	have := p.chunk[:BlockBytes]
+	if invariant.Planted("journal/replica/launder") {
+		if err := readFull(v.raw, have, o.first*BlockBytes); err != nil {
+			return err
+		}
+	} else if err := v.readBlocks(have, p.sums, o.first); err != nil {
+		return err
+	}
+	for _, c := range o.parts {
+		copy(have[c.from:c.to], o.data[c.from:c.to])
+	}
+	copy(o.data, have)
+	return nil
+}
+
+// place writes what the ops say, neighbours together.
+func (p *Promoter) place(v *Volume, ops []op) error {
+	var first, count int64 // in chunk, not written yet
+	flush := func() error {
+		if count == 0 {
+			return nil
+		}
+		n := count * BlockBytes
+		count = 0
+		defer v.locks.write(first*BlockBytes, n)()
+		return v.put(p.chunk[:n], p.sums, first)
+	}
+	for i := range ops {
+		o := &ops[i]
+		switch o.kind {
+		case opData, opImage:
+			for b := range o.count {
+				if count > 0 && (first+count != o.first+b || count*BlockBytes == chunkBytes) {
+					if err := flush(); err != nil {
+						return err
+					}
+				}
+				if count == 0 {
+					first = o.first + b
+				}
+				copy(p.chunk[count*BlockBytes:(count+1)*BlockBytes], o.data[b*BlockBytes:])
+				count++
+			}
+			continue
+		}
+		if err := flush(); err != nil {
+			return err
+		}
+		if err := p.clear(v, o); err != nil {
+			return err
+		}
+	}
+	return flush()
+}
+
+// clear zeroes blocks, or makes them unreadable.
+func (p *Promoter) clear(v *Volume, o *op) error {
+	if o.kind == opZero {
+		defer v.lockFor(o)()
+		return v.zeroBlocks(o.first, o.count)
+	}
+	for b := o.first; b < o.first+o.count; b++ {
+		if err := p.spoil(v, b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lockFor takes all that a zeroing covers.
+func (v *Volume) lockFor(o *op) (unlock func()) {
+	if n := o.count * BlockBytes; n <= chunkBytes {
+		return v.locks.write(o.first*BlockBytes, n)
+	}
+	return v.locks.all()
+}
+
+// spoil makes a block unreadable: by a sum that is not that of what stands there,
+// however often it is done.
+func (p *Promoter) spoil(v *Volume, block int64) error {
+	defer v.locks.write(block*BlockBytes, BlockBytes)()
+	have := p.chunk[:BlockBytes]
+	if err := readFull(v.raw, have, block*BlockBytes); err != nil {
+		return err
+	}
+	putSum(p.sums, 0, sumOf(v.place, block, have)^1)
+	v.dirty = true
+	_, err := v.sums.WriteAt(p.sums[:sumBytes], sumAt(block))
+	return err
+}
+
+// settle puts in place what an earlier cycle may have left undone. The volumes' own
+// writers are not at work: the caller's volume is locked, and of the others only an
+// initial sync writes, which no promotion stands beside.
+func (p *Promoter) settle() error {
+	if len(p.owed) == 0 {
+		return nil
+	}
+	if p.chunk == nil {
+		p.chunk, p.sums = buf.Aligned(chunkBytes), buf.Aligned(chunkBytes/BlockBytes*sumBytes)
+	}
+	var volumes []*Volume
+	for _, m := range p.owed {
+		if m.v.failed != nil {
+			return m.v.failed
+		}
+		unlock := m.v.locks.write(m.block*BlockBytes, BlockBytes)
+		err := m.v.put(m.data, p.sums, m.block)
+		unlock()
+		if err != nil {
+			return err
+		}
+		if !slices.Contains(volumes, m.v) {
+			volumes = append(volumes, m.v)
+		}
+	}
+	for _, v := range volumes {
+		if err := v.syncLocked(); err != nil {
+			return err
+		}
+		v.owe(nil)
+	}
+	p.owed = nil
+	return nil
+}
+
+// owe says which of the volume's blocks are to be read from memory should they not
+// verify in place.
+func (v *Volume) owe(images []owedImage) {
+	if len(images) == 0 {
+		v.owed.Store(nil)
+		return
+	}
+	m := make(map[int64][]byte, len(images))
+	for _, o := range images {
+		if o.v == v {
+			m[o.block] = o.data
+		}
+	}
+	v.owed.Store(&m)
+}
