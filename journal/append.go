@@ -1,11 +1,9 @@
 package journal
 
 import (
-	"errors"
+	"context"
 	"fmt"
 
-	"github.com/holdfast-dr/holdfast/ioengine/invariant"
-	"github.com/holdfast-dr/holdfast/journal/segment"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
@@ -26,23 +24,48 @@ const barrier verdict = 0xff
 // Otherwise rec is borrowed until done is called: with nil when the record is durable,
 // else with why it is not, and then the stream goes on after its last durable record.
 func (g *Group) Append(rec record.Record, done func(error)) error {
+	return g.AppendContext(context.Background(), rec, done)
+}
+
+// AppendContext is Append, but waits no longer than the context lasts: its cause is the
+// error then, and the record was refused like any other.
+func (g *Group) AppendContext(ctx context.Context, rec record.Record, done func(error)) error {
 	it, err := g.examine(rec)
 	if err != nil {
 		return fmt.Errorf("journal: group %s: %w", g.info.ID, err)
 	}
 	it.done = done
-	if err := g.enqueue(it); err != nil {
+	if err := g.enqueue(ctx, it); err != nil {
 		return err
 	}
-	g.store.queued(g)
+	g.store.queued(g, rec.Size)
 	return nil
 }
 
-func (g *Group) enqueue(it item) error {
+// waitLocked waits until there is room in the queue, the group ends, or ctx does.
+func (g *Group) waitLocked(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.room.Broadcast()
+	})
+	defer stop()
+	for g.bytes > maxQueued && !g.closed {
+		if ctx.Err() != nil {
+			return fmt.Errorf("journal: group %s: the queue is full: %w", g.info.ID, context.Cause(ctx))
+		}
+		g.room.Wait()
+	}
+	return nil
+}
+
+func (g *Group) enqueue(ctx context.Context, it item) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for g.bytes > maxQueued && !g.closed {
-		g.room.Wait()
+	if g.bytes > maxQueued {
+		if err := g.waitLocked(ctx); err != nil {
+			return err
+		}
 	}
 	if err := g.stoppedLocked(); err != nil {
 		return err
@@ -132,162 +155,6 @@ func (g *Group) resize(rec record.Record) error {
 		return nil // it will be refused
 	}
 	return g.SetVolumes([]VolumeInfo{{ID: size.ID, Name: v.info.Name, Bytes: max(size.Bytes, v.info.Bytes)}})
-}
-
-// round commits what is queued, a portion at a time, and tells those who wait.
-func (g *Group) round() {
-	g.mu.Lock()
-	items := g.queue
-	g.queue = nil
-	g.mu.Unlock()
-	for len(items) > 0 {
-		n := portion(items)
-		if err := g.commit(items[:n]); err != nil {
-			g.log.Error("commit round failed", "error", err)
-			g.refuse(items, err)
-			return
-		}
-		g.took(items[:n])
-		items = items[n:]
-	}
-}
-
-// portion is how many of the items fit into one round of the log; it is one at least.
-func portion(items []item) (n int) {
-	for bytes := 0; n < len(items); n++ {
-		if items[n].verdict == toLog {
-			bytes += items[n].rec.Size
-		}
-		if bytes > maxRound && n > 0 && !invariant.Planted("journal/long-round") {
-			break
-		}
-	}
-	return n
-}
-
-// commit makes the items durable: first what goes into the replica, so that the log of
-// a stream never begins before its initial sync is complete on disk; then the log.
-func (g *Group) commit(items []item) error {
-	if err := g.commitReplica(items); err != nil {
-		return err
-	}
-	places, err := g.commitLog(items)
-	if err != nil {
-		return err
-	}
-	for i, it := range items {
-		if it.verdict != toLog {
-			continue
-		}
-		if err := g.versions.Add(places[i], it.rec); err != nil {
-			return g.stopTaking(err) // only a bug of ours comes here
-		}
-	}
-	return nil
-}
-
-// commitLog appends the items' records and commits. A log that fails is abandoned at
-// its last durable record, and the same records go into another segment, once.
-func (g *Group) commitLog(items []item) ([]segment.Pos, error) {
-	places := make([]segment.Pos, len(items))
-	any := false
-	for _, it := range items {
-		any = any || it.verdict == toLog
-	}
-	if !any {
-		return places, nil
-	}
-	var failed error
-	for range 2 {
-		if err := g.abandon(); err != nil {
-			return nil, errors.Join(failed, err)
-		}
-		err := g.appendAll(items, places)
-		if err == nil {
-			err = g.segments.Commit()
-		}
-		if err == nil {
-			return places, nil
-		}
-		failed = errors.Join(failed, err)
-		g.abandoned = true
-		g.log.Warn("log segment is abandoned", "error", err)
-	}
-	return nil, failed
-}
-
-func (g *Group) appendAll(items []item, places []segment.Pos) (err error) {
-	for i, it := range items {
-		if it.verdict != toLog {
-			continue
-		}
-		if places[i], err = g.segments.Append(it.rec.Bytes()); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// abandon takes a failed log on, and states where its segment ends.
-func (g *Group) abandon() error {
-	if !g.abandoned {
-		return nil
-	}
-	end := entry{kind: entryAbandoned, number: 1, end: uint64(g.segments.Durable())}
-	if infos := g.segments.Segments(); len(infos) > 0 {
-		end.number = infos[len(infos)-1].Number
-	}
-	if err := g.segments.Abandon(); err != nil {
-		return err
-	}
-	g.abandoned = false
-	return g.manifest.put(false, end)
-}
-
-// took moves the group's durable state past the items and tells those who wait.
-func (g *Group) took(items []item) {
-	g.mu.Lock()
-	for _, it := range items {
-		g.bytes -= it.rec.Size
-		if it.verdict != toLog && it.verdict != toReplica {
-			continue
-		}
-		g.standings[it.rec.Stream] = it.after
-		if cp, ok := g.cuts.step(it.facts); ok {
-			g.unlisted = append(g.unlisted, cp)
-		}
-	}
-	g.resync, g.initial = g.cuts.resync()
-	g.seen = g.cuts.seen
-	g.trouble = nil
-	g.room.Broadcast()
-	g.mu.Unlock()
-	for _, it := range items {
-		it.done(nil)
-	}
-}
-
-// refuse puts every stream back to where it stands durably and gives back all that is
-// queued: the source sends it again.
-func (g *Group) refuse(items []item, err error) {
-	err = fmt.Errorf("journal: group %s: %w", g.info.ID, err)
-	g.mu.Lock()
-	items = append(items, g.queue...)
-	g.queue, g.bytes = nil, 0
-	g.trouble = err
-	for id, s := range g.admission.streams {
-		m := g.standings[id]
-		s.last, s.next, s.phase = m.last, max(m.next, 1), m.phase
-	}
-	g.room.Broadcast()
-	g.mu.Unlock()
-	for _, it := range items {
-		if invariant.Planted("journal/ack-failed") {
-			it.done(nil)
-			continue
-		}
-		it.done(err)
-	}
 }
 
 // stopTaking makes an error final until the store is opened again.

@@ -119,8 +119,14 @@ func TestRoundsAreBounded(t *testing.T) {
 		for _, n := range sizes {
 			items = append(items, item{verdict: verdict, rec: record.Record{Header: record.Header{Size: n}}})
 		}
-		if n := portion(items); n != want {
-			t.Errorf("portion of %v: %d, want %d", sizes, n, want)
+		g := &Group{queue: items}
+		if taken, more := g.take(maxRound); len(taken) != want || more != (want < len(items)) {
+			t.Errorf("of %v are taken %d, want %d; more: %v", sizes, len(taken), want, more)
+		}
+		if g := (&Group{queue: items, staged: []item{{rec: record.Record{Header: record.Header{Size: maxRound}}}}}); verdict == toLog {
+			if taken, _ := g.take(maxRound); len(taken) != 0 {
+				t.Errorf("a round that is full takes %d more", len(taken))
+			}
 		}
 	}
 	f(1, toLog, 100)

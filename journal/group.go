@@ -53,12 +53,16 @@ type Group struct {
 	onListed        func(Checkpoint)
 	views           map[*view.View]ViewOptions
 
-	// Of the goroutine that commits.
-	cuts      *cuts
-	unlisted  []Checkpoint // complete, not listed yet
-	abandoned bool         // the log has failed and must be abandoned first
-	shown     map[uint64]segment.State
-	block     []byte // for opening blocks on their way into the replica
+	// Of the goroutine that writes rounds, and of the group's part of that.
+	staged    []item        // in the log's open round
+	places    []segment.Pos // of staged
+	abandoned bool          // the log has failed and must be abandoned first
+
+	// Of the goroutine that ends rounds.
+	cuts     *cuts
+	unlisted []Checkpoint // complete, not listed yet
+	shown    map[uint64]segment.State
+	block    []byte // for opening blocks on their way into the replica
 }
 
 // volume is one volume of a group and its replica.
@@ -241,7 +245,7 @@ func (g *Group) Admit(stream record.StreamID, epoch record.Epoch, inc record.Inc
 	drained := make(chan struct{})
 	g.queue = append(g.queue, item{verdict: barrier, done: func(error) { close(drained) }})
 	g.mu.Unlock()
-	g.store.queued(g)
+	g.store.queued(g, urgent)
 	<-drained
 	if !g.manifest.knows(stream, l) {
 		err := g.manifest.put(true, entry{kind: entryEpoch, life: l}, entry{kind: entryAdmitted, stream: stream, life: l})

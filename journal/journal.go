@@ -3,6 +3,7 @@ package journal
 import (
 	"errors"
 	"log/slog"
+	"time"
 
 	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/journal/index"
@@ -30,6 +31,13 @@ type Config struct {
 	Dir          string
 	SegmentBytes int64 // size of a log segment; 0: the segment package's default
 	Log          *slog.Logger
+	// AckDelay bounds how long a record waits for others before its round begins; 0: 20
+	// ms, negative: not at all. When the store is idle none waits.
+	AckDelay time.Duration
+	// ObserveSync is told how long each sync of a round took, failed ones too; nil: nobody.
+	ObserveSync func(time.Duration)
+
+	stageBytes int // what the logs write at once; 0: 1 MiB
 	// OpenCatalogue opens the catalogue's map; nil: Badger, in memory.
 	OpenCatalogue func() (index.Map, error)
 }

@@ -187,7 +187,7 @@ func (g *Group) loadVolumes() error {
 // loadLog replays the log's records and returns the checkpoints they make.
 func (g *Group) loadLog() (cps []Checkpoint, err error) {
 	cfg := g.store.cfg
-	o := segment.Options{SegmentBytes: cfg.SegmentBytes, Log: g.log, Damaged: g.sealed}
+	o := segment.Options{SegmentBytes: cfg.SegmentBytes, Stages: g.store.stages, Log: g.log, Damaged: g.sealed}
 	g.segments, err = segment.Open(cfg.FS, g.logDir(), g.info.ID, g.store.watermarks.Get(g.info.ID), o,
 		func(pos segment.Pos, rec record.Record) error {
 			if err := g.replay(pos, rec); err != nil {

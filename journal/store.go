@@ -34,9 +34,12 @@ type Store struct {
 	mu      sync.Mutex // before any group's
 	groups  map[record.GroupID]*Group
 	pending map[*Group]struct{} // have something for the next round
+	waiting waiting             // what that is
 	closed  bool
 
-	behind map[*Group]struct{} // have checkpoints that could not be listed; of the commit rounds
+	stages *segment.Stages // shared by the logs
+
+	behind map[*Group]struct{} // have checkpoints that could not be listed; of the goroutine that ends rounds
 
 	wake    chan struct{} // capacity 1: pending or closed changed
 	stopped chan struct{} // the commit rounds have ended
@@ -58,8 +61,12 @@ const (
 // same: it says why, and takes and shows nothing. ErrFormat: the folder is a newer
 // store, or none of ours.
 func Open(cfg Config) (*Store, error) {
+	if cfg.stageBytes == 0 {
+		cfg.stageBytes = stageBytes
+	}
 	s := &Store{cfg: cfg, log: cfg.Log, groups: make(map[record.GroupID]*Group), pending: make(map[*Group]struct{}), behind: make(map[*Group]struct{}),
-		wake: make(chan struct{}, 1), stopped: make(chan struct{})}
+		stages: segment.NewStages(cfg.stageBytes, stageCount),
+		wake:   make(chan struct{}, 1), stopped: make(chan struct{})}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}

@@ -65,7 +65,7 @@ func (g *Group) wounded(lasting, passing damages) {
 	}
 	g.sayLocked()
 	if g.stateLocked() != nil {
-		g.store.queued(g) // tried again from there
+		g.store.queued(g, urgent) // tried again from there
 	}
 	ws := g.wounds(fresh)
 	g.unhealed = append(g.unhealed, ws...)
