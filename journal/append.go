@@ -34,6 +34,9 @@ func (g *Group) AppendContext(ctx context.Context, rec record.Record, done func(
 	if err != nil {
 		return fmt.Errorf("journal: group %s: %w", g.info.ID, err)
 	}
+	if err := g.store.indexFull(); err != nil {
+		return fmt.Errorf("journal: group %s: %w", g.info.ID, err)
+	}
 	it.done = done
 	if err := g.enqueue(ctx, it); err != nil {
 		return err

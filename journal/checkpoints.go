@@ -44,16 +44,19 @@ func (g *Group) listAll() error {
 func (g *Group) enter(cps []Checkpoint) error {
 	g.marking.Lock()
 	defer g.marking.Unlock()
-	g.examineLocked(cps)
+	if err := g.placeLocked(); err != nil {
+		return err
+	}
+	if err := g.spoilNew(&g.hurt, cps); err != nil {
+		return err
+	}
 	if err := g.store.catalogue.Put(g.info.ID, cps...); err != nil {
 		return err
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for _, cp := range cps {
-		g.countLocked(cp)
+	if err := g.covered(); err != nil {
+		return err
 	}
-	return nil
+	return g.recount()
 }
 
 // waits says whether something is to be tried again: to list, or to state damage.
@@ -63,7 +66,10 @@ func (g *Group) waits() bool {
 	if err := g.stateLocked(); err != nil {
 		g.log.Error("damage is not stated in the manifest", "error", err)
 	}
-	return len(g.unlisted) > 0 || len(g.unstated) > 0
+	if err := g.placeLocked(); err != nil {
+		g.log.Error("checkpoints are bad and could not be marked", "error", err)
+	}
+	return len(g.unlisted) > 0 || len(g.unstated) > 0 || len(g.unplaced) > 0
 }
 
 // notListed keeps why complete checkpoints are not listed; nil: all are.
@@ -100,17 +106,13 @@ func (g *Group) showSegments() {
 	}
 }
 
-// countLocked counts a checkpoint that is now listed, if it is good.
-func (g *Group) countLocked(cp Checkpoint) {
-	if cp.State != index.Good {
-		return
+// showSegmentsAnew makes the catalogue tell of the segments what is true now.
+func (g *Group) showSegmentsAnew() error {
+	infos := g.segments.Segments()
+	for _, s := range infos {
+		g.shown[s.Number] = s.State
 	}
-	l := &g.listed
-	l.count++
-	if l.oldest == 0 {
-		l.oldest = cp.Number
-	}
-	l.newest = cp.Number
+	return g.store.catalogue.PutSegments(g.info.ID, infos...)
 }
 
 // Checkpoints returns up to limit listed checkpoints with numbers above after, oldest

@@ -206,7 +206,7 @@ func (p part) end() {
 		if it.verdict != toLog {
 			continue
 		}
-		if err := g.versions.Add(p.places[i], it.rec); err != nil {
+		if err := g.index.Add(p.places[i], it.rec); err != nil {
 			g.refuse(p.items, g.stopTaking(err)) // only a bug of ours comes here
 			return
 		}
@@ -228,6 +228,7 @@ func (g *Group) took(items []item) {
 		g.standings[it.rec.Stream] = it.after
 		if cp, ok := g.cuts.step(it.facts); ok {
 			g.unlisted = append(g.unlisted, cp)
+			g.flush.complete = g.segments.Durable()
 		}
 	}
 	g.resync, g.initial = g.cuts.resync()

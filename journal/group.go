@@ -21,13 +21,14 @@ type Group struct {
 	log      *slog.Logger
 	manifest *manifest
 	segments *segment.Log
-	versions *index.Versions
+	index    *index.Table
 
 	admitting sync.Mutex // one Admit or SetVolumes at a time; before mu
 
 	marking  sync.Mutex // damage is made known, and checkpoints are listed, one at a time; before mu
 	damages  damages    // all that is known
-	unhealed []wound    // what of it checkpoints that are not listed yet may need
+	hurt     hurt       // what of it checkpoints that are not listed yet may need
+	unplaced damages    // what of it is not looked up in the index yet
 	unstated []entry    // what of it the manifest does not say yet
 	loaded   chan struct{}
 
@@ -42,6 +43,7 @@ type Group struct {
 	closed    bool
 	fatal     error // why no data is taken until the store is opened again
 	trouble   error // why the last round failed; nil: it did not
+	unwritten error // why the index was not written the last time; nil: it was
 	behind    error // why checkpoints that are complete are not listed; nil: all are
 	damaged   error // what is damaged; nil: nothing that is known
 	listed    struct {
@@ -57,6 +59,8 @@ type Group struct {
 	staged    []item        // in the log's open round
 	places    []segment.Pos // of staged
 	abandoned bool          // the log has failed and must be abandoned first
+
+	flush flushing
 
 	// Of the goroutine that ends rounds.
 	cuts     *cuts
@@ -266,7 +270,7 @@ func (g *Group) Admit(stream record.StreamID, epoch record.Epoch, inc record.Inc
 
 // opened says why there is nothing behind a group that did not open.
 func (g *Group) opened() error {
-	if g.segments != nil {
+	if g.index != nil {
 		return nil
 	}
 	g.mu.Lock()
@@ -302,12 +306,12 @@ func (g *Group) State() GroupState {
 	defer g.mu.Unlock()
 	s := GroupState{Resync: g.resync, Initial: g.initial, Err: g.fatal,
 		Count: g.listed.count, Oldest: g.listed.oldest, Newest: g.listed.newest}
-	for _, err := range []error{g.trouble, g.behind, g.store.reserve.missing(), g.damaged} {
+	for _, err := range []error{g.trouble, g.behind, g.store.reserve.missing(), g.store.indexFull(), g.damaged, g.unwritten} {
 		if s.Err == nil {
 			s.Err = err
 		}
 	}
-	if g.segments == nil {
+	if g.index == nil {
 		return s
 	}
 	for _, i := range g.segments.Segments() {
@@ -340,6 +344,9 @@ func (g *Group) close() error {
 	}
 	if g.segments != nil {
 		err = errors.Join(err, g.segments.Close())
+	}
+	if g.index != nil {
+		err = errors.Join(err, g.index.Close())
 	}
 	for _, v := range g.volumes {
 		err = errors.Join(err, v.replica.Close())

@@ -30,7 +30,13 @@ type Config struct {
 	FS           ioengine.FS
 	Dir          string
 	SegmentBytes int64 // size of a log segment; 0: the segment package's default
-	Log          *slog.Logger
+	// CacheBytes is how much of indexes and of what views read is kept in memory, for all
+	// groups and views together; 0: 64 MiB.
+	CacheBytes int64
+	// IndexMemory is how much of all groups' indexes may wait in memory to be written;
+	// 0: 64 MiB.
+	IndexMemory int64
+	Log         *slog.Logger
 	// AckDelay bounds how long a record waits for others before its round begins; 0: 20
 	// ms, negative: not at all. When the store is idle none waits.
 	AckDelay time.Duration

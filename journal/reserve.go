@@ -105,6 +105,9 @@ func (r *reserve) missing() error {
 
 // mayTake says whether sources may be let in, having tried again.
 func (s *Store) mayTake() error {
+	if err := s.indexFull(); err != nil {
+		return err
+	}
 	if s.reserve.missing() == nil {
 		return nil
 	}

@@ -152,7 +152,7 @@ func (s *Store) gather(last *flight) (groups map[*Group]struct{}, closed bool) {
 			return groups, false
 		case w.records > 0:
 			timer.Reset(wait)
-		case s.mayTake() != nil || len(s.behind) > 0:
+		case s.mayTake() != nil || len(s.behind) > 0 || s.flushes.failed.Load():
 			timer.Reset(retryAfter)
 		}
 	}
@@ -345,6 +345,7 @@ func (f *flight) list() {
 			s.behind[g] = struct{}{}
 		}
 	}
+	s.flushIndexes(groups)
 }
 
 // list makes the complete checkpoints of the groups visible. The watermark comes
@@ -360,13 +361,11 @@ func (s *Store) list(groups map[*Group]struct{}) {
 	if len(marks) == 0 {
 		return
 	}
-	if !invariant.Planted("journal/no-watermark") {
-		if err := s.watermarks.Raise(marks); err != nil {
-			for g := range groups {
-				g.notListed(err) // tried again with the next, or after a while
-			}
-			return
+	if err := s.raiseAll(marks); err != nil {
+		for g := range groups {
+			g.notListed(err) // tried again with the next, or after a while
 		}
+		return
 	}
 	for g := range groups {
 		g.notListed(g.listAll())

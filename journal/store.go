@@ -28,8 +28,12 @@ type Store struct {
 	watermarks *segment.Watermarks
 	catalogue  *index.Catalogue
 	reserve    reserve
+	cache      *index.Cache
+	flushes    flushes
 
 	opening sync.Mutex // one OpenGroup at a time; before mu
+
+	raising sync.Mutex // the watermarks are raised; after all others
 
 	mu      sync.Mutex // before any group's
 	groups  map[record.GroupID]*Group
@@ -54,6 +58,7 @@ const (
 	reserveName   = "reserve"
 	groupsName    = "groups"
 	catalogueName = "catalogue"
+	indexName     = "index"
 )
 
 // Open locks and opens the store in cfg.Dir, making it when the folder is empty or
@@ -70,6 +75,7 @@ func Open(cfg Config) (*Store, error) {
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
+	s.cache, s.flushes.slots = index.NewCache(s.cacheBytes()), make(chan struct{}, flushWriters)
 	s.reserve = reserve{fs: cfg.FS, name: path.Join(cfg.Dir, reserveName), log: s.log}
 	if err := s.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("journal %s: %w", cfg.Dir, err), s.closeFiles())
@@ -104,18 +110,17 @@ func (s *Store) open() (err error) {
 	if err != nil {
 		return err
 	}
+	var ids []record.GroupID
 	for _, name := range names {
-		id, err := strconv.ParseUint(name, 16, 64)
-		if err != nil || record.GroupID(id).String() != name {
-			continue // not ours
+		if id, err := strconv.ParseUint(name, 16, 64); err == nil && record.GroupID(id).String() == name { // else not ours
+			ids = append(ids, record.GroupID(id))
 		}
-		g, err := s.openGroup(record.GroupID(id))
-		if err != nil && invariant.Planted("journal/one-for-all") {
-			return fmt.Errorf("group %s: %w", name, err)
+	}
+	for _, g := range s.openGroups(ids) {
+		if g.failed() && invariant.Planted("journal/one-for-all") {
+			return fmt.Errorf("group %s: %w", g.info.ID, g.fatal)
 		}
-		if g != nil {
-			s.groups[g.info.ID] = g
-		}
+		s.groups[g.info.ID] = g
 	}
 	if s.reserve.hold(len(s.groups)) != nil {
 		s.kick() // what is there is shown; the rest is tried again
@@ -242,6 +247,7 @@ func (s *Store) Close() error {
 	s.mu.Unlock()
 	s.kick()
 	<-s.stopped
+	s.flushAll()
 	return s.closeFiles()
 }
 

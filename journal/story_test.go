@@ -29,7 +29,7 @@ func TestStory(t *testing.T) {
 	if len(numbers) != len(s.images) {
 		t.Fatalf("listed %v, want %d", numbers, len(s.images))
 	}
-	if _, ok := w.group.versions.Sum(testStream, 1); ok {
+	if _, ok := w.group.index.Sum(testStream, 1); ok {
 		t.Error("the initial sync is in the log; it belongs into the replica")
 	}
 	ok(t, w.store.Close())

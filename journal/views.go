@@ -24,7 +24,7 @@ func (g *Group) OpenView(number uint64, o ViewOptions) (*view.View, error) {
 		return nil, err
 	}
 	cfg := view.Config{Checkpoint: number, FS: g.store.cfg.FS, Dir: g.scratchDir(), Options: o.Options,
-		Log: g.segments, Versions: g.versions, At: g.versions.Vector(cp),
+		Log: g.segments, Versions: g.index, At: g.index.Vector(cp),
 		Damaged: g.viewed}
 	if cfg.Disks, err = g.disks(cp); err != nil {
 		return nil, fmt.Errorf("journal: group %s: checkpoint %d: %w", g.info.ID, number, err)

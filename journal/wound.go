@@ -3,7 +3,6 @@ package journal
 import (
 	"fmt"
 
-	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/journal/index"
 	"github.com/holdfast-dr/holdfast/journal/segment"
 	"github.com/holdfast-dr/holdfast/journal/view"
@@ -67,11 +66,50 @@ func (g *Group) wounded(lasting, passing damages) {
 	if g.stateLocked() != nil {
 		g.store.queued(g, urgent) // tried again from there
 	}
-	ws := g.wounds(fresh)
-	g.unhealed = append(g.unhealed, ws...)
-	if err := g.spoilListed(ws); err != nil {
+	g.unplaced = append(g.unplaced, fresh...)
+	if err := g.placeLocked(); err != nil {
 		g.log.Error("checkpoints are bad and could not be marked", "error", err)
+		g.store.queued(g, urgent)
 	}
+}
+
+// placeLocked finds the checkpoints that what was found of late concerns. Until it
+// succeeds none is listed. The group's marking is held.
+func (g *Group) placeLocked() error {
+	if len(g.unplaced) == 0 {
+		return nil
+	}
+	err := g.eachWounds(g.unplaced, func(ws []wound) error {
+		lasting, err := g.spoil(ws, func(uint64) {})
+		g.hurt.add(lasting)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	g.unplaced = nil
+	return g.recount()
+}
+
+// mended takes damage back that was repaired: its bytes are again what was written.
+func (g *Group) mended(d damage) error {
+	g.marking.Lock()
+	defer g.marking.Unlock()
+	if err := g.manifest.put(true, entry{kind: entryRepaired, volume: d.volume, number: uint64(d.from), end: uint64(d.to)}); err != nil {
+		return err
+	}
+	marks := g.manifest.now()
+	g.damages = marks.damaged
+	for _, e := range g.unstated {
+		g.damages = g.damages.add(damage{e.volume, int64(e.number), int64(e.end), e.reason})
+	}
+	g.sayLocked()
+	h, err := g.blame(g.damages, &marks)
+	if err != nil {
+		return err // what was bad stays so until the next opening
+	}
+	g.hurt, g.unplaced = h, nil
+	return g.recount()
 }
 
 func (d damage) entry() entry {
@@ -102,56 +140,4 @@ func (g *Group) sayLocked() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.damaged = err
-}
-
-// spoilListed marks the listed checkpoints that the wounds are in. The group's marking
-// is held, so that none is listed meanwhile.
-func (g *Group) spoilListed(ws []wound) error {
-	cps, err := g.allCheckpoints()
-	if err != nil {
-		return err
-	}
-	spoiled := g.spoil(cps, ws)
-	if len(spoiled) == 0 {
-		return nil
-	}
-	for _, i := range spoiled {
-		g.log.Error("checkpoint is bad", "checkpoint", cps[i].Number, "reason", cps[i].Reason)
-		if err := g.store.catalogue.Put(g.info.ID, cps[i]); err != nil {
-			return err
-		}
-	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.listed.count, g.listed.oldest, g.listed.newest = 0, 0, 0
-	for _, cp := range cps {
-		g.countLocked(cp)
-	}
-	return nil
-}
-
-func (g *Group) allCheckpoints() (all []Checkpoint, err error) {
-	for after := uint64(0); ; after = all[len(all)-1].Number {
-		cps, err := g.Checkpoints(after, 1000)
-		if all = append(all, cps...); err != nil || len(cps) == 0 {
-			return all, err
-		}
-	}
-}
-
-// examineLocked marks those of the checkpoints that are about to be listed that are bad from
-// the start, and forgets the wounds that all later ones have covered. The group's
-// marking is held.
-func (g *Group) examineLocked(cps []Checkpoint) {
-	if len(g.unhealed) == 0 || len(cps) == 0 || invariant.Planted("journal/list-wounded") {
-		return
-	}
-	g.spoil(cps, g.unhealed)
-	newest, open := cps[len(cps)-1], g.unhealed[:0]
-	for _, w := range g.unhealed {
-		if !w.heldBy(&newest) || g.shows(&w, &newest) {
-			open = append(open, w)
-		}
-	}
-	g.unhealed = open
 }

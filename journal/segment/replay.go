@@ -16,6 +16,9 @@ type ReplayOptions struct {
 	// ControlOnly leaves out the records that carry writes, data and folded, and reads
 	// none of them in a verified segment.
 	ControlOnly bool
+	// Skipped is told, in its place among the others, of each record that ControlOnly left
+	// out; nil: nobody is.
+	Skipped func(record.StreamID, record.Seq)
 }
 
 // Replay calls each with every record in [from, to) in order, with tables and body and
@@ -90,6 +93,7 @@ type replayer struct {
 	from, to Pos
 	o        ReplayOptions
 	each     func(Pos, record.Record) error
+	left     []entry // out of what is delivered, and to be told of in its place
 }
 
 func (l *Log) replaySegment(p *replayer, s *segment) error {
@@ -154,11 +158,13 @@ func (p *replayer) walk(sc *scanner, s *segment) error {
 		if err := sc.round(&r, pos, chain); err != nil {
 			return asCorrupt(err)
 		}
+		p.leaveOut(r.entries)
 		for i, rec := range r.records {
 			if err := p.deliver(r.places[i], rec); err != nil {
 				return err
 			}
 		}
+		p.tellUpTo(r.end)
 		pos, chain = r.end, r.chain
 	}
 	if pos > s.end || pos == s.end && chain != s.chain {
@@ -171,14 +177,40 @@ func (p *replayer) deliver(pos Pos, rec record.Record) error {
 	if pos < p.from || pos >= p.to || p.o.ControlOnly && !isControl(rec.Kind) {
 		return nil
 	}
+	p.tellUpTo(pos)
 	if err := p.each(pos, rec); err != nil {
 		return fmt.Errorf("record at %s: %w", pos, err)
 	}
 	return nil
 }
 
+// leaveOut takes the entries of records some of which are left out, for whom that is to
+// be told.
+func (p *replayer) leaveOut(entries []entry) {
+	if p.o.Skipped == nil || !p.o.ControlOnly {
+		return
+	}
+	for _, e := range entries {
+		if e.Pos >= p.from && e.Pos < p.to && !isControl(e.Kind) {
+			p.left = append(p.left, e)
+		}
+	}
+}
+
+// tellUpTo tells of what was left out below the place.
+func (p *replayer) tellUpTo(pos Pos) {
+	n := 0
+	for ; n < len(p.left) && p.left[n].Pos < pos; n++ {
+		p.o.Skipped(p.left[n].Stream, p.left[n].Seq)
+	}
+	if p.left = p.left[n:]; len(p.left) == 0 {
+		p.left = nil
+	}
+}
+
 // table reads the records that the footer lists.
 func (p *replayer) table(sc *scanner, entries []entry) error {
+	p.leaveOut(entries)
 	wanted := entries[:0]
 	for _, e := range entries {
 		if e.Pos >= p.from && e.Pos < p.to && (!p.o.ControlOnly || isControl(e.Kind)) {
@@ -209,6 +241,7 @@ func (p *replayer) table(sc *scanner, entries []entry) error {
 		}
 		x.mem = nil
 	}
+	p.tellUpTo(p.to)
 	return nil
 }
 

@@ -22,6 +22,26 @@ func replayed(l *Log, from, to Pos, o ReplayOptions) (found []placed, err error)
 	return found, err
 }
 
+// order is the seqs of the control records and of those left out, as they are told.
+func order(t *testing.T, l *Log, from, to Pos) (seqs []record.Seq) {
+	t.Helper()
+	o := ReplayOptions{ControlOnly: true, Skipped: func(_ record.StreamID, seq record.Seq) { seqs = append(seqs, seq) }}
+	ok(t, l.Replay(from, to, o, func(_ Pos, r record.Record) error {
+		seqs = append(seqs, r.Seq)
+		return nil
+	}))
+	return seqs
+}
+
+func seqsOf(recs []placed) (seqs []record.Seq) {
+	for _, p := range recs {
+		if h, err := record.ParseHeader(p.rec); err == nil {
+			seqs = append(seqs, h.Seq)
+		}
+	}
+	return seqs
+}
+
 // between returns those of the records in [from, to), by their tables.
 func between(recs []placed, from, to Pos, only func(record.Header) bool) (in []placed) {
 	for _, p := range recs {
@@ -100,6 +120,9 @@ func TestReplay(t *testing.T) {
 							if want := between(recs, from, to, only); !slices.EqualFunc(got, want, samePlaced) {
 								t.Fatalf("life %d: [%s, %s), control %v: %d records, want %d", life, from, to, c, len(got), len(want))
 							}
+						}
+						if got, want := order(t, l, from, to), seqsOf(between(recs, from, to, every)); !slices.Equal(got, want) {
+							t.Fatalf("life %d: [%s, %s), with those left out: %v, want %v", life, from, to, got, want)
 						}
 					}
 					for _, bad := range [][2]Pos{{Start - 1, durable}, {Start, durable + 1}, {durable, Start}} {

@@ -1,0 +1,245 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+	"github.com/holdfast-dr/holdfast/journal/index"
+	"github.com/holdfast-dr/holdfast/journal/segment"
+	"github.com/holdfast-dr/holdfast/wire/record"
+)
+
+// What of the index is not on disk yet takes memory, and has to be replayed by the next
+// opening. Both are bounded: when all groups together hold more than the store's
+// memory for it, the largest is written; so is one that has much log behind it.
+const (
+	defaultIndexMemory = 64 << 20
+	defaultCache       = 64 << 20
+
+	// unflushedLog is how much log of a group an opening replays at most: of records of
+	// 1 MiB that is 256 reads, of small ones memory fills up long before.
+	unflushedLog = 256 << 20
+
+	// indexOverdraft is how many times its memory the index may take while it cannot be
+	// written; then no data is taken until it can.
+	indexOverdraft = 4
+
+	// flushWriters is how many groups' indexes are written at once: they share the disk
+	// with the log.
+	flushWriters = 2
+
+	// openParallel is how many groups are opened, or closed, at once: most of that is
+	// waiting for the disk.
+	openParallel = 16
+)
+
+// flushes writes parts of indexes beside the commit rounds.
+type flushes struct {
+	writing sync.WaitGroup
+	slots   chan struct{}
+	held    int64        // of the commit rounds: bytes of all groups' memory, as last seen
+	over    atomic.Int64 // bytes held beyond the overdraft
+	failed  atomic.Bool  // a write failed, and is to be tried again
+}
+
+// flushing is a group's part in it.
+type flushing struct {
+	held     int64       // of the commit rounds: its share of flushes.held
+	complete segment.Pos // where the record ends that last completed a checkpoint
+	flushed  segment.Pos // what was last given to be written ends here
+	busy     atomic.Bool // it is being written
+	missed   atomic.Bool // the last write failed
+}
+
+// flushIndexes looks at the groups that were in a round, and begins to write what is
+// due. It never waits: acks come from the same goroutine.
+func (s *Store) flushIndexes(groups map[*Group]struct{}) {
+	f := &s.flushes
+	for g := range groups {
+		if g.index == nil {
+			continue
+		}
+		now := g.index.Memory()
+		f.held += now - g.flush.held
+		g.flush.held = now
+		if g.segments.Durable()-g.flush.flushed > s.unflushedLog() {
+			s.flush(g)
+		}
+	}
+	if f.failed.Swap(false) {
+		for _, g := range s.Groups() {
+			if g.flush.missed.Load() {
+				s.flush(g)
+			}
+		}
+	}
+	if limit := s.indexMemory(); f.held > limit {
+		s.flushLargest(limit)
+	}
+	f.over.Store(max(0, f.held-indexOverdraft*s.indexMemory()))
+}
+
+// flushLargest writes the largest until the others fit into the limit.
+func (s *Store) flushLargest(limit int64) {
+	f := &s.flushes
+	var all []*Group
+	f.held = 0
+	for _, g := range s.Groups() {
+		if g.index == nil {
+			continue
+		}
+		g.flush.held = g.index.Memory()
+		f.held += g.flush.held
+		if !g.flush.busy.Load() {
+			all = append(all, g)
+		}
+	}
+	for f.held > limit && len(all) > 0 {
+		largest := 0
+		for i, g := range all {
+			if g.flush.held > all[largest].flush.held {
+				largest = i
+			}
+		}
+		g := all[largest]
+		if g.flush.held == 0 {
+			return
+		}
+		s.flush(g)
+		all[largest] = all[len(all)-1]
+		all = all[:len(all)-1]
+	}
+}
+
+// flush begins to write what the group has in memory, unless it is being written or the
+// group has failed: then its log says more than the index.
+func (s *Store) flush(g *Group) {
+	if g.flush.busy.Load() || g.failed() {
+		return
+	}
+	snap, ok := g.snapshotOf(g.snapshot())
+	if !ok {
+		return
+	}
+	g.flush.busy.Store(true)
+	write := g.index.Freeze(snap)
+	g.flush.flushed = snap.Pos
+	now := g.index.Memory()
+	s.flushes.held += now - g.flush.held
+	g.flush.held = now
+	s.flushes.writing.Go(func() {
+		s.flushes.slots <- struct{}{}
+		err := write()
+		<-s.flushes.slots
+		g.wrote(err)
+		g.flush.missed.Store(err != nil)
+		g.flush.busy.Store(false)
+		if err != nil {
+			s.flushes.failed.Store(true)
+			s.kick()
+		}
+	})
+}
+
+// wrote keeps for State how the index was last written.
+func (g *Group) wrote(err error) {
+	if err != nil {
+		g.log.Warn("index is not written", "error", err)
+		err = fmt.Errorf("the index of what came last is only in memory: %w", err)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.unwritten = err
+}
+
+func (g *Group) failed() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.fatal != nil
+}
+
+// flushAll writes all that the groups have in memory, so that the next opening replays
+// nothing. The rounds have ended. What cannot be written is replayed.
+func (s *Store) flushAll() {
+	s.flushes.writing.Wait()
+	slots := make(chan struct{}, openParallel)
+	var wg sync.WaitGroup
+	for _, g := range s.Groups() {
+		if g.index == nil || g.failed() || g.segments.Durable() == g.index.Covered().Pos {
+			continue
+		}
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			snap, ok := g.snapshotOf(g.snapshot())
+			if !ok {
+				return
+			}
+			if err := g.index.Flush(snap); err != nil {
+				g.log.Warn("index is not written", "error", err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// snapshot is what the group knows now. It is for the goroutine that commits, between
+// two rounds: all that is durable is in the index.
+func (g *Group) snapshot() *snapshot {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	s := &snapshot{group: g.info.ID, lineage: g.info.Lineage, pos: g.segments.Durable(), complete: g.flush.complete, cuts: g.cuts,
+		streams: make(map[record.StreamID]standing)}
+	for id, m := range g.standings {
+		if m.phase == phaseLog {
+			s.streams[id] = standing{m, g.admission.stream(id).recent.upTo(m.next)}
+		}
+	}
+	return s
+}
+
+// snapshotOf is the snapshot as the index keeps it; false when the log cannot say which
+// it is at that place.
+func (g *Group) snapshotOf(s *snapshot) (index.Snapshot, bool) {
+	number, life, ok := g.segments.Life(s.pos)
+	return index.Snapshot{Pos: s.pos, Segment: number, Life: life, State: s.appendTo(nil)}, ok
+}
+
+// errIndexFull says that the index takes all the memory that it may.
+var errIndexFull = errors.New("the index cannot be written and takes too much memory: no data is taken until it can")
+
+// indexFull says whether no data may be taken, for want of memory.
+func (s *Store) indexFull() error {
+	if s.flushes.over.Load() == 0 || invariant.Planted("journal/index-without-bound") {
+		return nil
+	}
+	return errIndexFull
+}
+
+func (s *Store) indexMemory() int64 {
+	if s.cfg.IndexMemory > 0 {
+		return s.cfg.IndexMemory
+	}
+	return defaultIndexMemory
+}
+
+func (s *Store) cacheBytes() int64 {
+	if s.cfg.CacheBytes > 0 {
+		return s.cfg.CacheBytes
+	}
+	return defaultCache
+}
+
+// loadMemory is how much of its index a group keeps in memory while it is loaded.
+func (s *Store) loadMemory() int64 { return s.indexMemory() / openParallel }
+
+// unflushedLog is unflushedLog, or less where segments are small.
+func (s *Store) unflushedLog() segment.Pos {
+	if n := s.cfg.SegmentBytes; n > 0 {
+		return segment.Pos(min(unflushedLog, 4*n))
+	}
+	return unflushedLog
+}
