@@ -1,0 +1,131 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"path"
+	"strings"
+
+	"github.com/holdfast-dr/holdfast/ioengine"
+	"github.com/holdfast-dr/holdfast/journal"
+	"github.com/holdfast-dr/holdfast/journal/index"
+	"github.com/holdfast-dr/holdfast/journal/segment"
+	"github.com/holdfast-dr/holdfast/wire/record"
+)
+
+// dump is a store that is looked into.
+type dump struct {
+	options
+	dir      string
+	out, log io.Writer
+	lock     io.Closer // of the store itself; nil where it cannot be taken, on a read-only disk
+	overlay  *overlay
+	store    *journal.Store
+}
+
+// openDump opens the store over memory. ErrLocked: a daemon has it.
+func openDump(dir string, o options, out, log io.Writer) (*dump, error) {
+	d := &dump{options: o, dir: path.Clean(dir), out: out, log: log, overlay: newOverlay(ioengine.OS())}
+	names, err := ioengine.OS().List(d.dir)
+	if err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	if err := recognise(d.dir, names); err != nil {
+		return nil, err
+	}
+	d.lock, err = ioengine.OS().Lock(path.Join(d.dir, "lock"))
+	if errors.Is(err, ioengine.ErrLocked) {
+		return nil, fmt.Errorf("%s: %w: stop the daemon that has it open, or look at a copy", d.dir, err)
+	}
+	if err := d.open(); err != nil {
+		return nil, errors.Join(err, d.close())
+	}
+	return d, nil
+}
+
+// recognise says what is wrong with a folder that is no store.
+func recognise(dir string, names []string) error {
+	for _, n := range names {
+		if n == "format" {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s holds no file \"format\": it is no journal, or one that was never quite made", dir)
+}
+
+// open hides what is only a cache, and opens the rest.
+func (d *dump) open() error {
+	hide := []string{path.Join(d.dir, "catalogue")}
+	groups := path.Join(d.dir, "groups")
+	names, err := d.overlay.List(groups)
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		hide = append(hide, path.Join(groups, n, "index"), path.Join(groups, n, "views"))
+	}
+	for _, dir := range hide {
+		if _, err := d.overlay.List(dir); err == nil {
+			if err := d.overlay.hide(dir); err != nil {
+				return err
+			}
+		}
+	}
+	d.store, err = journal.Open(journal.Config{FS: d.overlay, Dir: d.dir,
+		Log:           slog.New(slog.NewTextHandler(d.log, &slog.HandlerOptions{Level: slog.LevelError})),
+		OpenCatalogue: func() (index.Map, error) { return new(index.Memory), nil }})
+	return err
+}
+
+func (d *dump) close() error {
+	var err error
+	if d.store != nil {
+		err = d.store.Close()
+	}
+	err = errors.Join(err, d.overlay.close())
+	if d.lock != nil {
+		err = errors.Join(err, d.lock.Close())
+	}
+	return err
+}
+
+// group finds a group by its id or its name.
+func (d *dump) group(name string) (*journal.Group, error) {
+	var known []string
+	for _, g := range d.store.Groups() {
+		info := g.Info()
+		if info.ID.String() == name || info.Name == name {
+			return g, nil
+		}
+		known = append(known, fmt.Sprintf("%s (%s)", info.Name, info.ID))
+	}
+	return nil, fmt.Errorf("no group %q in %s; there are: %s", name, d.dir, strings.Join(known, ", "))
+}
+
+// openLog opens a group's log by itself.
+func (d *dump) openLog(id record.GroupID) (*segment.Log, error) {
+	marks, err := segment.OpenWatermarks(d.overlay, d.dir, "watermark")
+	if err != nil {
+		return nil, err
+	}
+	w := marks.Get(id)
+	if err := marks.Close(); err != nil {
+		return nil, err
+	}
+	dir := path.Join(d.dir, "groups", id.String(), "log")
+	return segment.Open(d.overlay, dir, id, w, segment.Options{}, nil)
+}
+
+// show prints v as JSON, or as text.
+func (d *dump) show(v any, text func(w io.Writer)) error {
+	if !d.json {
+		text(d.out)
+		return nil
+	}
+	e := json.NewEncoder(d.out)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}

@@ -1,0 +1,204 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/holdfast-dr/holdfast/ioengine"
+	"github.com/holdfast-dr/holdfast/journal"
+	"github.com/holdfast-dr/holdfast/wire/record"
+)
+
+const volumeBytes = 512 << 10
+
+// made is a store on disk, and what each of its checkpoints must give back.
+type made struct {
+	dir    string
+	images map[uint64][]byte
+}
+
+// makeStore writes a store with one volume and three checkpoints, and closes it.
+func makeStore(t *testing.T) made {
+	t.Helper()
+	m := made{dir: filepath.Join(t.TempDir(), "store"), images: map[uint64][]byte{}}
+	s, err := journal.Open(journal.Config{FS: ioengine.OS(), Dir: m.dir, SegmentBytes: 128 << 10})
+	ok(t, err)
+	g, err := s.OpenGroup(journal.GroupInfo{ID: 0xa1, Name: "shop", Lineage: 5})
+	ok(t, err)
+	ok(t, g.SetVolumes([]journal.VolumeInfo{{ID: 1, Name: "data", Bytes: volumeBytes}}))
+	_, err = g.Admit(9, 1, 1)
+	ok(t, err)
+	id, ticket := record.Identity{Stream: 9, Epoch: 1, Incarnation: 1}, record.Ticket(0)
+	sizes := []record.VolumeSize{{ID: 1, Bytes: volumeBytes}}
+	rng, image := rand.New(rand.NewPCG(1, 2)), make([]byte, volumeBytes)
+	next := func() (record.Identity, record.Time, record.Ticket) {
+		id.Seq++
+		ticket++
+		return id, record.Time(1e18 + int64(id.Seq)), ticket
+	}
+	send := func(p []byte) {
+		t.Helper()
+		r, err := record.Parse(p)
+		ok(t, err)
+		done := make(chan error, 1)
+		ok(t, g.Append(r, func(err error) { done <- err }))
+		ok(t, <-done)
+	}
+	write := func(n int) {
+		b := record.NewBatch(record.Limits{})
+		for range n {
+			p := make([]byte, 4096)
+			for i := range p {
+				p[i] = byte(rng.Uint32())
+			}
+			off := rng.Int64N(volumeBytes/4096) * 4096
+			ticket++
+			b.Add(record.Piece{Volume: 1, Off: off, Len: 4096, Ticket: ticket, Data: p})
+			copy(image[off:], p)
+		}
+		id, at, _ := next()
+		send(b.Seal(nil, id, at, record.NewCompressor()))
+	}
+	i, at, tick := next()
+	send(record.AppendResyncOpen(nil, i, at, tick, record.Resync{Initial: true, Reason: "first", Volumes: sizes}))
+	write(20)
+	i, at, tick = next()
+	send(record.AppendResyncClose(nil, i, at, tick, record.Resync{Initial: true, Volumes: sizes}))
+	for range 3 {
+		for range 4 {
+			write(20)
+		}
+		i, at, tick = next()
+		send(record.AppendCut(nil, i, at, tick, record.Cut{Checkpoint: uint64(i.Seq), Wall: int64(at), Tag: "tag " + strconv.Itoa(len(m.images)), Solo: true, Volumes: sizes}))
+		m.images[uint64(i.Seq)] = bytes.Clone(image)
+	}
+	ok(t, s.Close())
+	return m
+}
+
+func ok(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// dumped runs the command and returns what it printed.
+func dumped(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	var out, log bytes.Buffer
+	err := run(context.Background(), args, &out, &log)
+	return out.String(), err
+}
+
+// files are the bytes of everything below a folder.
+func files(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	ok(t, filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		p, err := os.ReadFile(path)
+		all[path] = string(p)
+		return err
+	}))
+	return all
+}
+
+// TestDumpNeedsNoCache lists, prints, verifies and extracts, with index and catalogue
+// spoiled, and leaves every byte of the store as it was.
+func TestDumpNeedsNoCache(t *testing.T) {
+	m := makeStore(t)
+	for _, dir := range []string{"catalogue", "groups/00000000000000a1/index"} {
+		names, _ := os.ReadDir(filepath.Join(m.dir, dir))
+		for _, n := range names {
+			ok(t, os.WriteFile(filepath.Join(m.dir, dir, n.Name()), []byte("spoiled"), 0o600))
+		}
+	}
+	before := files(t, m.dir)
+	out, err := dumped(t, "-o", "json", "list", m.dir)
+	ok(t, err)
+	var groups []groupView
+	ok(t, json.Unmarshal([]byte(out), &groups))
+	if len(groups) != 1 || groups[0].Name != "shop" || groups[0].State != "ok" || len(groups[0].Checkpoints) != len(m.images) || len(groups[0].Segments) < 2 {
+		t.Fatalf("list: %s", out)
+	}
+	out, err = dumped(t, "-kind", "cut", "print", m.dir, "shop")
+	ok(t, err)
+	if n := strings.Count(out, "\n"); n != len(m.images) || !strings.Contains(out, `"tag 1"`) {
+		t.Errorf("print: %s", out)
+	}
+	out, err = dumped(t, "verify", m.dir)
+	ok(t, err)
+	if !strings.Contains(out, "; 0 damaged") {
+		t.Errorf("verify: %s", out)
+	}
+	for number, want := range m.images {
+		dir := t.TempDir()
+		_, err = dumped(t, "extract", m.dir, "00000000000000a1", strconv.FormatUint(number, 10), dir)
+		ok(t, err)
+		got, err := os.ReadFile(filepath.Join(dir, "1.raw"))
+		ok(t, err)
+		if !bytes.Equal(got, want) {
+			t.Errorf("checkpoint %d differs", number)
+		}
+	}
+	if !maps.Equal(before, files(t, m.dir)) {
+		t.Error("the store was changed")
+	}
+}
+
+// TestVerifyFindsDamage flips a byte in the middle of every file that holds data.
+func TestVerifyFindsDamage(t *testing.T) {
+	for _, name := range []string{"log/0000000000000001.seg", "replica/*.raw"} {
+		m := makeStore(t)
+		found, err := filepath.Glob(filepath.Join(m.dir, "groups/00000000000000a1", name))
+		ok(t, err)
+		if len(found) == 0 {
+			entries := files(t, m.dir)
+			t.Fatalf("no %s; there are %v", name, maps.Keys(entries))
+		}
+		p, err := os.ReadFile(found[0])
+		ok(t, err)
+		at := 20000
+		for p[at] == 0 {
+			at++
+		}
+		p[at] ^= 1
+		ok(t, os.WriteFile(found[0], p, 0o600))
+		if out, err := dumped(t, "verify", m.dir, "shop"); !errors.Is(err, errDamaged) {
+			t.Errorf("%s: %v: %s", name, err, out)
+		}
+	}
+}
+
+func TestErrorsSayWhatToDo(t *testing.T) {
+	m := makeStore(t)
+	f := func(want string, args ...string) {
+		t.Helper()
+		if _, err := dumped(t, args...); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: %v, want %q", args, err, want)
+		}
+	}
+	f("no command", "look", m.dir)
+	f("arguments", "list")
+	f("is no journal", "list", t.TempDir())
+	f("there are: shop", "print", m.dir, "bar")
+	f("list shows", "extract", m.dir, "shop", "7777", t.TempDir())
+	f("a number", "extract", m.dir, "shop", "x", t.TempDir())
+	s, err := journal.Open(journal.Config{FS: ioengine.OS(), Dir: m.dir})
+	ok(t, err)
+	f("stop the daemon", "list", m.dir)
+	ok(t, s.Close())
+}
