@@ -25,8 +25,7 @@ type Time int64
 // Kind says what a record carries.
 type Kind uint8
 
-// The kinds of record. Two numbers are refused as unknown: 7 is reserved and never a
-// record, KindFolded is kept for records rewritten by thinning.
+// The kinds of record. 7 is reserved and never a record.
 const (
 	KindData        Kind = 1 // writes
 	KindCut         Kind = 2 // a checkpoint's place
@@ -34,7 +33,7 @@ const (
 	KindResize      Kind = 4 // a volume has a new size
 	KindResyncOpen  Kind = 5 // no checkpoint from here on, until closed
 	KindResyncClose Kind = 6 // ends all resyncs open in the stream
-	KindFolded      Kind = 8
+	KindFolded      Kind = 8 // what writes left in their places: made by thinning, never sent
 )
 
 var kindNames = [...]string{"none", "data", "cut", "confirm", "resize", "resync-open", "resync-close", "reserved", "folded"}
@@ -180,7 +179,7 @@ func (h *Header) put(p []byte) {
 // check holds the header's own rules: what may be zero, the limits, and that the
 // lengths add up.
 func (h *Header) check(p []byte) error {
-	if h.Kind < KindData || h.Kind > KindResyncClose {
+	if h.Kind < KindData || h.Kind > KindResyncClose && h.Kind != KindFolded {
 		return fmt.Errorf("kind %d: %w", uint8(h.Kind), ErrKind)
 	}
 	if le.Uint16(p[atZero1:]) != 0 || !allZero(p[atZero2:atHeaderCRC]) {
@@ -189,7 +188,10 @@ func (h *Header) check(p []byte) error {
 	if h.Stream == 0 || h.Epoch == 0 || h.Incarnation == 0 || h.Seq == 0 || h.Time <= 0 || h.First == 0 {
 		return corrupt("zero identity, time or ticket")
 	}
-	if h.Kind == KindData {
+	if (h.Kind == KindFolded) != (h.Stream == FoldedStream) {
+		return corrupt("a folded record of a source, or a source's record of the folded stream")
+	}
+	if h.Kind == KindData || h.Kind == KindFolded {
 		if h.Extents == 0 || h.Body != 0 || h.Last < h.First || h.Last-h.First > 1<<32-1 {
 			return corrupt("data record without extents, with a body or with tickets that fall")
 		}

@@ -80,7 +80,7 @@ func encodeAgain(r Record) []byte {
 	p := make([]byte, HeaderBytes, r.Size)
 	h := r.Header
 	switch r.Kind {
-	case KindData:
+	case KindData, KindFolded:
 		for i := range r.Blocks {
 			p = append(p, make([]byte, blockBytes)...)
 			r.Block(i).put(p[len(p)-blockBytes:])
@@ -138,7 +138,7 @@ func check(t *testing.T, p []byte) {
 			}
 		}
 	}
-	if covered != r.Raw {
+	if covered != r.Raw && (r.Kind != KindFolded || covered > r.Raw) {
 		t.Fatalf("extents cover %d of %d bytes", covered, r.Raw)
 	}
 	for i := range r.Blocks {
@@ -165,6 +165,7 @@ func FuzzParse(f *testing.F) {
 	small.Add(Piece{2, 0, 600, 1, nil})
 	small.Add(Piece{1, LineBytes, LineBytes, 3, bytes.Repeat([]byte{1}, LineBytes)})
 	small.Add(Piece{1, 9, 40, 3, randomData(40, 1)})
+	f.Add(foldedMixed(f), true)
 	p := small.Seal(nil, testID, testTime, NewCompressor())
 	f.Add(p, false)
 	f.Add(p, true)
@@ -237,7 +238,7 @@ func TestRules(t *testing.T) {
 	entry := func(i int) int { return extents + i*extentBytes }
 
 	f("nothing", nil, func([]byte) {})
-	f("folded", ErrKind, put8(atKind, byte(KindFolded)))
+	f("folded, of a source", ErrCorrupt, put8(atKind, byte(KindFolded)))
 	f("kind 7", ErrKind, put8(atKind, 7))
 	f("kind 0", ErrKind, put8(atKind, 0))
 	f("data as cut", ErrCorrupt, put8(atKind, byte(KindCut)))
