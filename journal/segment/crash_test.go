@@ -14,10 +14,15 @@ var keeps = []faultdisk.Keep{faultdisk.KeepNone, faultdisk.KeepSome, faultdisk.K
 // Power fails at every operation of a life, each time leaving nothing unsynced, any
 // part, or a torn last write; and power fails again at every operation of the
 // recovery. What was committed is there, and nothing else but whole rounds.
-func TestCrashAtEveryOperation(t *testing.T) {
+func TestCrashAtEveryOperation(t *testing.T) { crashEverywhere(t, 4, 14, false) }
+
+// The same where the log's beginning is dropped as it goes, and its files used again.
+func TestCrashWhileDropping(t *testing.T) { crashEverywhere(t, 2, 20, true) }
+
+func crashEverywhere(t *testing.T, seeds, steps int, drops bool) {
 	points, nested := 0, 0
 	defer func() { slowOpen = false }()
-	for seed := range 4 {
+	for seed := range seeds {
 		slowOpen = seed%2 == 1
 		rng := seeded(seed)
 		disk := faultdisk.New(512)
@@ -46,7 +51,8 @@ func TestCrashAtEveryOperation(t *testing.T) {
 		started, err := start(disk, m, seeded(seed), 1)
 		ok(t, err)
 		*f = *started
-		ok(t, f.run(14, 0))
+		f.drops = drops
+		ok(t, f.run(steps, 0))
 		disk.OnOp(nil)
 		ok(t, f.finish(disk))
 	}
@@ -87,7 +93,11 @@ func crashAndRecover(t *testing.T, where string, m *model, disk *faultdisk.Disk,
 // Every operation of a life fails once, reads too; the log is taken on, and nothing
 // that was committed is lost: not in this life, nor to the next process, nor to the
 // next boot, whenever power fails after.
-func TestErrorAtEveryOperation(t *testing.T) {
+func TestErrorAtEveryOperation(t *testing.T) { errorEverywhere(t, 14, false) }
+
+func TestErrorWhileDropping(t *testing.T) { errorEverywhere(t, 18, true) }
+
+func errorEverywhere(t *testing.T, steps int, drops bool) {
 	for _, fault := range []faultdisk.Fault{
 		{Ops: faultdisk.OpAny, Err: syscall.EIO},
 		{Ops: faultdisk.OpMutating, Err: syscall.ENOSPC, Short: true},
@@ -95,7 +105,7 @@ func TestErrorAtEveryOperation(t *testing.T) {
 	} {
 		for at := 1; ; at += sample {
 			fault.At = at
-			if !errorAt(t, fault, at) {
+			if !errorAt(t, fault, at, steps, drops) {
 				t.Logf("operations %#x: %d errors", fault.Ops, at-1)
 				break
 			}
@@ -104,7 +114,7 @@ func TestErrorAtEveryOperation(t *testing.T) {
 }
 
 // errorAt runs a life with one fault; false when the life ended before it.
-func errorAt(t *testing.T, fault faultdisk.Fault, seed int) bool {
+func errorAt(t *testing.T, fault faultdisk.Fault, seed, steps int, drops bool) bool {
 	t.Helper()
 	disk := faultdisk.New(512)
 	seen, fired := 0, false
@@ -119,6 +129,7 @@ func errorAt(t *testing.T, fault faultdisk.Fault, seed int) bool {
 	if err != nil {
 		t.Fatalf("fault %+v: start: %v", fault, err)
 	}
+	f.drops = drops
 	rng := seeded(seed)
 	disk.OnOp(func(op faultdisk.Op, name string) {
 		if fired && rng.IntN(6) == 0 {
@@ -127,7 +138,7 @@ func errorAt(t *testing.T, fault faultdisk.Fault, seed int) bool {
 			}
 		}
 	})
-	if err := f.run(14, 3); err != nil {
+	if err := f.run(steps, 3); err != nil {
 		t.Fatalf("error at %d: the life ended: %v", fault.At, err)
 	}
 	disk.OnOp(nil)

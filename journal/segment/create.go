@@ -44,6 +44,11 @@ func (l *Log) create(h header, fill func(*writer) error) (*writer, *segment, err
 		return nil, nil, err
 	}
 	h.Recycled = recycled
+	if recycled && invariant.Planted("journal/segment/old-life") {
+		if sc, err := openScanner(file); err == nil {
+			h.Life = sc.Life
+		}
+	}
 	w := newWriter(file, h, l.opt.Stages)
 	if err := l.begin(w, h, fill); err != nil {
 		w.drop()
@@ -61,8 +66,23 @@ func (l *Log) create(h header, fill func(*writer) error) (*writer, *segment, err
 
 // blank opens a file of that name for a segment to be: a spare one, else a new one.
 func (l *Log) blank(temp string) (file ioengine.File, recycled bool, err error) {
-	file, err = l.fs.Open(temp, ioengine.Create|ioengine.Exclusive|ioengine.Direct)
-	return file, false, err
+	flags := ioengine.Direct
+	if l.opt.Spare != nil {
+		if recycled, err = l.opt.Spare.take(temp, l.segmentBytes()); err != nil {
+			return nil, false, err
+		}
+	}
+	if recycled && !invariant.Planted("journal/segment/spare-twice") {
+		// Else a crash could leave the file in the pool and under the segment's name.
+		if err := l.fs.SyncDir(l.dir); err != nil {
+			return nil, false, err
+		}
+	}
+	if !recycled {
+		flags |= ioengine.Create | ioengine.Exclusive
+	}
+	file, err = l.fs.Open(temp, flags)
+	return file, recycled, err
 }
 
 func (l *Log) begin(w *writer, h header, fill func(*writer) error) error {

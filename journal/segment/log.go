@@ -33,9 +33,10 @@ type Log struct {
 
 	mu struct {
 		sync.RWMutex
-		segs   []*segment // by number, each with the places after the one before
-		end    Pos
-		failed error // why, since the last Abandon
+		segs    []*segment // by number, each with the places after the one before
+		dropped []*segment // whose files are still to be got rid of
+		end     Pos
+		failed  error // why, since the last Abandon
 
 		written writtenRound // the round that waits for Synced
 		spare   []entry      // memory of the one before

@@ -5,12 +5,6 @@ import (
 	"io"
 )
 
-// Drop takes the segments that end at or before the place out of the log, and their
-// files off the disk or into the pool. The caller has raised Watermark.First to
-// before; then the next Open finishes what a crash or an error left. The open segment
-// stays. It may be called beside appends and reads.
-func (l *Log) Drop(before Pos) error { return errors.ErrUnsupported }
-
 // Verify reads a closed segment from the device, past the page cache where that can
 // be, and checks every byte of it. It returns the damage by place, as sealing does,
 // and why the segment is not whole; ErrCorrupt without damage is damage between the

@@ -72,10 +72,20 @@ type model struct {
 	acked   []placed // their Commit returned
 	pending []placed // appended since, in order
 	mark    Watermark
+	first   Pos // the next mark's
 }
 
 func (m *model) clone() *model {
-	return &model{append([]placed(nil), m.acked...), append([]placed(nil), m.pending...), m.mark}
+	return &model{append([]placed(nil), m.acked...), append([]placed(nil), m.pending...), m.mark, m.first}
+}
+
+// from returns what was committed at begin or after it.
+func (m *model) from(begin Pos) []placed {
+	i := 0
+	for i < len(m.acked) && m.acked[i].pos < begin {
+		i++
+	}
+	return m.acked[i:]
 }
 
 func (m *model) committed() {
@@ -100,13 +110,17 @@ func openStore(fs ioengine.FS) (l *Log, marks *Watermarks, found []placed, err e
 	if err != nil {
 		return nil, nil, nil, err
 	}
+	o := testOptions()
+	if o.Spare, err = OpenPool(fs, "store/spare", 3); err != nil {
+		return nil, nil, nil, errors.Join(err, marks.Close())
+	}
 	each := func(pos Pos, r record.Record) error {
 		found = append(found, placed{pos, bytes.Clone(r.Bytes()[:r.TablesEnd()])})
 		return nil
 	}
 	if slowOpen {
-		l, err = Open(fs, testDir, testGroup, marks.Get(testGroup), testOptions(), each)
-	} else if l, err = Open(fs, testDir, testGroup, marks.Get(testGroup), testOptions(), nil); err == nil {
+		l, err = Open(fs, testDir, testGroup, marks.Get(testGroup), o, each)
+	} else if l, err = Open(fs, testDir, testGroup, marks.Get(testGroup), o, nil); err == nil {
 		if err = l.Replay(l.Segments()[0].First, l.Durable(), ReplayOptions{}, each); err != nil {
 			err = errors.Join(err, l.Close())
 		}
@@ -120,10 +134,15 @@ func openStore(fs ioengine.FS) (l *Log, marks *Watermarks, found []placed, err e
 // check says what of the model's promises the log breaks, having found these
 // records when it was opened.
 func (m *model) check(l *Log, found []placed) error {
-	if len(found) < len(m.acked) {
-		return fmt.Errorf("%d records were committed, %d are left", len(m.acked), len(found))
+	begin := l.Segments()[0].First
+	if begin > max(m.mark.First, Start) {
+		return fmt.Errorf("the log begins at %s, and was dropped up to %s", begin, m.mark.First)
 	}
-	all := append(append([]placed(nil), m.acked...), m.pending...)
+	acked := m.from(begin)
+	if len(found) < len(acked) {
+		return fmt.Errorf("%d records were committed, %d are left", len(acked), len(found))
+	}
+	all := append(append([]placed(nil), acked...), m.pending...)
 	if len(found) > len(all) {
 		return fmt.Errorf("%d records were appended, %d are there", len(all), len(found))
 	}
@@ -160,7 +179,7 @@ func (m *model) recovered(disk *faultdisk.Disk) (*model, *Log, *Watermarks, erro
 		return nil, nil, nil, fmt.Errorf("the watermark was %s and is %s", m.mark.Durable, w.Durable)
 	}
 	next := m.clone()
-	next.acked = append(next.acked, next.pending...)[:len(found)]
+	next.acked = append(next.from(l.Segments()[0].First), next.pending...)[:len(found)]
 	next.pending = nil
 	next.mark = marks.Get(testGroup)
 	return next, l, marks, nil
@@ -173,6 +192,7 @@ type life struct {
 	marks *Watermarks
 	rng   *rand.Rand
 	next  record.Seq
+	drops bool // run drops the beginning of the log now and then
 }
 
 // start opens the store, trying again where that fails.
@@ -185,7 +205,7 @@ func start(fs ioengine.FS, m *model, rng *rand.Rand, tries int) (*life, error) {
 			}
 			m.pending = m.pending[:len(found)-len(m.acked)]
 			m.committed()
-			return &life{m, l, marks, rng, record.Seq(len(found) + 1)}, nil
+			return &life{model: m, l: l, marks: marks, rng: rng, next: record.Seq(len(found) + 1)}, nil
 		}
 		if tries--; tries <= 0 {
 			return nil, err
@@ -218,8 +238,26 @@ func (f *life) run(steps, tries int) error {
 				return err
 			}
 		}
+		if f.drops && f.rng.IntN(4) == 0 {
+			if err := f.drop(tries); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
+}
+
+// drop raises the watermark's first place and drops what is below.
+func (f *life) drop(tries int) error {
+	segs := f.l.Segments()
+	f.first = max(f.first, segs[f.rng.IntN(len(segs))].First)
+	err := f.raise(tries)
+	for n := tries; err == nil; n-- {
+		if err := f.l.Drop(f.first); err == nil || n <= 0 {
+			return err
+		}
+	}
+	return err
 }
 
 func (f *life) append(rec []byte) error {
@@ -279,7 +317,8 @@ func (f *life) again() error {
 
 func (f *life) raise(tries int) error {
 	for {
-		w := Watermark{Durable: f.l.Durable()}
+		w := Watermark{First: f.first, Durable: f.l.Durable()}
+		f.mark.First = f.first // it may be durable even if Raise fails
 		err := f.marks.Raise(map[record.GroupID]Watermark{testGroup: w})
 		if err == nil {
 			f.mark = w
@@ -293,7 +332,7 @@ func (f *life) raise(tries int) error {
 
 // finish checks the log as it runs, then as the next process finds it, then as a machine does.
 func (f *life) finish(disk *faultdisk.Disk) error {
-	for i, p := range f.acked {
+	for i, p := range f.from(f.l.Segments()[0].First) {
 		got := make([]byte, len(p.rec))
 		if err := f.l.ReadAt(got, p.pos); err != nil || !bytes.Equal(got, p.rec) {
 			return fmt.Errorf("record %d in its own life: %v", i, err)
