@@ -210,3 +210,27 @@ func TestErrorWhileOpening(t *testing.T) {
 		}
 	}
 }
+
+// A recycled file has three names one after the other. Whatever of the changes of names a
+// crash leaves, in any order, no file is found under two of them and written under one.
+func TestCrashBetweenNames(t *testing.T) {
+	disk := faultdisk.New(512)
+	m := &model{}
+	f, err := start(disk, m, seeded(1), 1)
+	ok(t, err)
+	rng, points := seeded(2), 0
+	disk.OnOp(func(op faultdisk.Op, name string) {
+		if op&(faultdisk.OpRename|faultdisk.OpSyncDir|faultdisk.OpRemove) == 0 || !f.l.cur.Recycled {
+			return
+		}
+		for range 3 * len(keeps) / sample {
+			points++
+			where := fmt.Sprintf("operation %d (%#x of %s)", disk.Ops(), op, name)
+			crashAndRecover(t, where, m.clone(), disk.Crash(rng, faultdisk.KeepSome), 1)
+		}
+	})
+	f.drops = true
+	ok(t, f.run(24, 0))
+	disk.OnOp(nil)
+	t.Logf("%d crashes", points)
+}
