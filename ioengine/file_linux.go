@@ -26,6 +26,12 @@ type osFile struct {
 	}
 	fd int
 
+	// ring is there once a write was started, until Close.
+	ring struct {
+		once sync.Once
+		ring *ring
+	}
+
 	// failed is the first error of Sync; every later Sync returns it.
 	failed struct {
 		sync.Mutex
@@ -135,6 +141,13 @@ func (f *osFile) Sync() error {
 	if f.failed.err == nil || invariant.Planted("ioengine/sync-again") {
 		f.failed.err = f.use("sync", unix.Fdatasync)
 	}
+	return f.failed.err
+}
+
+// trusted says why no Sync of the file can be believed.
+func (f *osFile) trusted() error {
+	f.failed.Lock()
+	defer f.failed.Unlock()
 	return f.failed.err
 }
 
@@ -254,5 +267,8 @@ func (f *osFile) Close() error {
 		return pathError("close", f.name, unix.EBADF)
 	}
 	f.open.closed = true
+	if f.ring.ring != nil {
+		f.fs.engine.release()
+	}
 	return pathError("close", f.name, unix.Close(f.fd))
 }

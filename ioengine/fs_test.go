@@ -19,9 +19,10 @@ import (
 	"github.com/holdfast-dr/holdfast/ioengine/faultdisk"
 )
 
-// Both file systems must keep the same promises: each test runs on each.
+// All file systems must keep the same promises: each test runs on each.
 func onBoth(t *testing.T, test func(t *testing.T, fsys ioengine.FS, dir string)) {
 	t.Run("os", func(t *testing.T) { test(t, ioengine.OS(), t.TempDir()) })
+	t.Run("threads", func(t *testing.T) { test(t, ioengine.Threads(), t.TempDir()) })
 	t.Run("faultdisk", func(t *testing.T) { test(t, faultdisk.New(512), "") })
 }
 

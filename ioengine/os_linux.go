@@ -16,10 +16,25 @@ var ErrLocked = errors.New("in use by another process")
 // OS returns the file system of this machine. Files are made with mode 0600 and
 // folders with 0700. Errors are *fs.PathError: errors.Is finds fs.ErrNotExist,
 // fs.ErrExist, syscall.ENOSPC and the like.
-func OS() FS { return &osFS{} }
+//
+// Started writes and SyncFiles go through io_uring where the system has it, else
+// through threads; HOLDFAST_IO=threads chooses those everywhere. Engine tells.
+func OS() FS {
+	if os.Getenv("HOLDFAST_IO") == "threads" {
+		return Threads()
+	}
+	return &osFS{}
+}
+
+// Threads is OS without io_uring, as on a system that has none.
+func Threads() FS {
+	s := &osFS{}
+	s.engine.portable = errForced
+	return s
+}
 
 type osFS struct {
-	workers workers
+	engine engine
 }
 
 // Open opens the file. A Direct one is opened past the page cache where statx says

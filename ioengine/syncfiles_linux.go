@@ -3,6 +3,8 @@ package ioengine
 import (
 	"errors"
 	"sync"
+
+	"golang.org/x/sys/unix"
 )
 
 // SyncFiles is an fdatasync of each file, all of them in the system at once: the
@@ -20,17 +22,32 @@ func (s *osFS) SyncFiles(files []File) error {
 	}
 	seen := make(map[File]struct{}, len(files))
 	errs := make([]error, len(files))
+	var ops []*ringOp
 	var wg sync.WaitGroup
+	r := s.engine.acquire()
+	if r != nil {
+		defer s.engine.release()
+	}
 	for i, f := range files {
 		if _, twice := seen[f]; twice {
 			continue
 		}
 		seen[f] = struct{}{}
 		wg.Add(1)
-		s.workers.run(func() {
+		if f, ours := f.(*osFile); ours && r != nil {
+			ops = append(ops, f.syncOp(func(err error) {
+				errs[i] = err
+				wg.Done()
+			}))
+			continue
+		}
+		s.engine.workers.run(func() {
 			defer wg.Done()
 			errs[i] = f.Sync()
 		})
+	}
+	if r != nil {
+		r.start(ops...)
 	}
 	wg.Wait()
 	err := errors.Join(errs...)
@@ -43,4 +60,27 @@ func (s *osFS) SyncFiles(files []File) error {
 		}
 	}
 	return err
+}
+
+// syncOp is Sync as an operation of the ring, which calls done with what Sync returns.
+func (f *osFile) syncOp(done func(error)) *ringOp {
+	f.open.RLock() // until it has ended
+	op := &ringOp{code: opFsync, fd: f.fd}
+	if f.open.closed {
+		op.fd = -1 // EBADF, and no file's
+	}
+	op.done = func(_ *ringOp, res int32) {
+		f.open.RUnlock()
+		switch err := unix.Errno(-res); {
+		case res == 0:
+			done(f.trusted())
+		case err == unix.EAGAIN, err == unix.EINTR, err == unix.ECANCELED: // it was not begun
+			f.fs.engine.workers.run(func() { done(f.Sync()) })
+		default:
+			failed := pathError("sync", f.name, err)
+			f.distrust(failed)
+			done(failed)
+		}
+	}
+	return op
 }
