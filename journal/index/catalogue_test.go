@@ -4,11 +4,10 @@ import (
 	"bytes"
 	"flag"
 	"fmt"
-	"log/slog"
+	"math"
 	"math/rand/v2"
 	"os"
 	"reflect"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -97,12 +96,14 @@ func FuzzValues(f *testing.F) {
 // maps are the implementations of Map, each empty.
 func maps(t *testing.T) map[string]Map {
 	t.Helper()
-	db, err := OpenBadger(slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
+	cfg := badgerIn(t)
+	db := OpenBadger(cfg)
 	t.Cleanup(func() { db.Close() })
-	return map[string]Map{"badger": db, "memory": new(Memory)}
+	full := badgerIn(t) // all waits in memory
+	full.Floor = math.MaxInt64
+	waiting := OpenBadger(full)
+	t.Cleanup(func() { waiting.Close() })
+	return map[string]Map{"badger": db, "waiting": waiting, "memory": new(Memory)}
 }
 
 // Whatever the catalogue holds, Reconcile makes it what is true, and leaves other
@@ -179,29 +180,6 @@ func TestPages(t *testing.T) {
 	}
 }
 
-// Badger begins empty each time: what it held before is gone, and told again.
-func TestBadgerAgain(t *testing.T) {
-	open := func() *Catalogue {
-		m, err := OpenBadger(slog.New(slog.DiscardHandler))
-		must(t, err)
-		return NewCatalogue(m)
-	}
-	c := open()
-	must(t, c.Put(7, goldenCheckpoint))
-	if cp, ok, err := c.Checkpoint(7, 42); err != nil || !ok || !reflect.DeepEqual(cp, goldenCheckpoint) {
-		t.Errorf("%+v, %v, %v", cp, ok, err)
-	}
-	must(t, c.Close())
-	c = open()
-	if _, ok, err := c.Checkpoint(7, 42); ok || err != nil {
-		t.Errorf("opened again: %v, %v; want nothing", ok, err)
-	}
-	if n, err := c.Reconcile(7, []Checkpoint{goldenCheckpoint}, nil); n != 1 || err != nil {
-		t.Errorf("begun anew: %d changes, %v", n, err)
-	}
-	must(t, c.Close())
-}
-
 // The largest checkpoint there is finds room.
 func TestLargestCheckpoint(t *testing.T) {
 	cp := Checkpoint{Number: 1, State: Bad, Tag: strings.Repeat("t", maxText), Reason: strings.Repeat("r", maxText)}
@@ -218,36 +196,6 @@ func TestLargestCheckpoint(t *testing.T) {
 			t.Errorf("%s: %v, %v", name, ok, err)
 		}
 	}
-}
-
-// go test ./journal/index -run '^$' -bench Reconcile -benchtime 1x
-//
-// It builds the catalogue of a group with a million checkpoints, as an opening does.
-func BenchmarkReconcile(b *testing.B) {
-	cps := make([]Checkpoint, 1_000_000)
-	for i := range cps {
-		cps[i] = Checkpoint{Number: uint64(i + 1), Time: 1, Wall: 1, State: Good,
-			Volumes: []record.VolumeSize{{ID: 1, Bytes: 1 << 30}, {ID: 2, Bytes: 1 << 30}}, At: []StreamAt{{Stream: 5, Seq: record.Seq(i)}}}
-	}
-	inUse := func() uint64 {
-		var m runtime.MemStats
-		runtime.GC()
-		runtime.ReadMemStats(&m)
-		return m.HeapInuse
-	}
-	for b.Loop() {
-		before := inUse()
-		m, err := OpenBadger(slog.New(slog.DiscardHandler))
-		must(b, err)
-		empty := inUse()
-		c := NewCatalogue(m)
-		_, err = c.Reconcile(7, cps, nil)
-		must(b, err)
-		b.ReportMetric(float64(empty-before), "bytes/catalogue")
-		b.ReportMetric(float64(inUse()-empty)/float64(len(cps)), "bytes/checkpoint")
-		must(b, c.Close())
-	}
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(cps)), "ns/checkpoint")
 }
 
 func must(t testing.TB, err error) {
