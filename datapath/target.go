@@ -26,7 +26,7 @@ type TargetConfig struct {
 	Credentials   wire.Credentials
 	SegmentBytes  int64 // of the journal; 0 is its default
 	Log           *slog.Logger
-	// OpenCatalogue opens the journal's catalogue; nil is Badger, in memory.
+	// OpenCatalogue opens the journal's catalogue; nil is Badger, in the store's folder.
 	OpenCatalogue func() (index.Map, error)
 }
 

@@ -25,7 +25,7 @@
 //     in the manifest and in the group's state, and every checkpoint that needs what is
 //     damaged is bad, those listed later too. The others stay good.
 //   - While a resync is open nothing is listed; what was listed before stays.
-//   - The catalogue is a cache in memory: the log and the manifest log are the truth,
+//   - The catalogue is a cache on disk: the log and the manifest log are the truth,
 //     and Open builds it from them.
 //
 // Store and Group may be used by many goroutines at once. Callbacks (done, OnListed)

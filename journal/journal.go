@@ -44,7 +44,8 @@ type Config struct {
 	ObserveSync func(time.Duration)
 
 	stageBytes int // what the logs write at once; 0: 1 MiB
-	// OpenCatalogue opens the catalogue's map; nil: Badger, in memory.
+	// OpenCatalogue opens the catalogue's map; nil: Badger, in a folder of the store, whose
+	// FS is then that of this machine.
 	OpenCatalogue func() (index.Map, error)
 }
 

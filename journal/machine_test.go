@@ -17,11 +17,12 @@ func machineConfig(dir string) Config {
 	return Config{FS: ioengine.OS(), Dir: dir, SegmentBytes: 64 << 10, Log: slog.New(slog.DiscardHandler)}
 }
 
-// The same story on this machine's files, with Badger, which leaves none there: those
-// of an older release go, and what it lists is found again in the log.
+// The same story on this machine's files, with Badger: a catalogue of an older release
+// goes, and what it lists is found again in the log.
 func TestOnThisMachine(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "store")
 	catalogue := filepath.Join(dir, catalogueName)
+	old := filepath.Join(catalogue, "000077.sst")
 	s := newSource(11)
 	s.script()
 	run := func(what string, records []record.Record) {
@@ -39,14 +40,18 @@ func TestOnThisMachine(t *testing.T) {
 			}
 		}
 		ok(t, w.store.Close())
-		if _, err := os.Stat(catalogue); !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("%s: a catalogue on disk: %v", what, err)
+		if _, err := os.Stat(catalogue); err != nil {
+			t.Errorf("%s: no catalogue on disk: %v", what, err)
+		}
+		if _, err := os.Stat(old); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: that of an older release is still there: %v", what, err)
 		}
 	}
 	half := len(s.records) - 4
 	run("half", s.records[:half])
+	ok(t, os.RemoveAll(catalogue))
 	ok(t, os.Mkdir(catalogue, 0o700))
-	ok(t, os.WriteFile(filepath.Join(catalogue, "000001.vlog"), []byte("of an older release"), 0o600))
+	ok(t, os.WriteFile(old, []byte("of an older release"), 0o600))
 	run("rest", s.records[half:])
 	run("again", nil)
 }

@@ -4,12 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	iofs "io/fs"
 	"log/slog"
 	"maps"
 	"path"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/holdfast-dr/holdfast/ioengine"
@@ -164,15 +164,18 @@ func (s *Store) checkFormat() error {
 	return writeWhole(fs, s.cfg.Dir, formatNew, formatName, []byte(formatText))
 }
 
-// openCatalogue begins the catalogue, empty. Older releases kept it in a folder, which
-// is in nobody's way but takes space.
+// openCatalogue opens the catalogue, which tells itself what it still knows.
 func (s *Store) openCatalogue() error {
-	if err := s.removeFolder(path.Join(s.cfg.Dir, catalogueName)); err != nil {
-		s.log.Warn("the catalogue of an older release is not removed", "error", err)
-	}
 	open := s.cfg.OpenCatalogue
 	if open == nil {
-		open = func() (index.Map, error) { return index.OpenBadger(s.log) }
+		open = func() (index.Map, error) {
+			boot, err := readSmall(s.cfg.FS, bootName)
+			if err != nil {
+				boot = "" // not known
+			}
+			return index.OpenBadger(index.BadgerConfig{FS: s.cfg.FS, Dir: path.Join(s.cfg.Dir, catalogueName),
+				Boot: strings.TrimSpace(boot), Log: s.log}), nil
+		}
 	}
 	m, err := open()
 	if err != nil {
@@ -182,20 +185,8 @@ func (s *Store) openCatalogue() error {
 	return nil
 }
 
-// removeFolder removes a folder of files, if it is there.
-func (s *Store) removeFolder(dir string) error {
-	names, err := s.cfg.FS.List(dir)
-	if errors.Is(err, iofs.ErrNotExist) {
-		return nil
-	}
-	for _, n := range names {
-		err = errors.Join(err, s.cfg.FS.Remove(path.Join(dir, n)))
-	}
-	if err != nil {
-		return err
-	}
-	return s.cfg.FS.Remove(dir)
-}
+// bootName is the file of this machine whose content is another at each boot.
+const bootName = "/proc/sys/kernel/random/boot_id"
 
 // readSmall reads a file of a few bytes.
 func readSmall(fs ioengine.FS, name string) (string, error) {

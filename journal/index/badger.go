@@ -55,7 +55,7 @@ const (
 // closing leaves them there. A disk that is filled up by more than the floor within
 // the milliseconds that a write takes would still be the end of the process.
 //
-// Memory: about 20 MiB, and what waits, whatever the map holds.
+// Memory: at most 40 MiB, and what waits, whatever the map holds.
 func OpenBadger(cfg BadgerConfig) Map {
 	if cfg.Floor == 0 {
 		cfg.Floor = DefaultFloor
