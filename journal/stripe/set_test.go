@@ -1,0 +1,561 @@
+package stripe
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/holdfast-dr/holdfast/ioengine"
+	"github.com/holdfast-dr/holdfast/ioengine/faultdisk"
+)
+
+// shapes are the sets that every test of losses is run on.
+var shapes = []struct {
+	g      Geometry
+	stores int
+}{
+	{Geometry{1, 1}, 2},
+	{Geometry{2, 1}, 3},
+	{Geometry{2, 2}, 4},
+	{Geometry{1, 1}, 3},
+}
+
+func eachShape(t *testing.T, f func(t *testing.T, g Geometry, n int)) {
+	for _, sh := range shapes {
+		t.Run(fmt.Sprintf("%s/%d", sh.g, sh.stores), func(t *testing.T) { f(t, sh.g, sh.stores) })
+	}
+}
+
+func TestStory(t *testing.T) {
+	eachShape(t, func(t *testing.T, g Geometry, n int) {
+		w, p := newWorld(t, n), newPromises()
+		s, err := w.open(g)
+		ok(t, err)
+		ok(t, story(s, p))
+		ok(t, p.check(s))
+		if st := s.State(); st.Err != nil || st.Spare != g.M || st.Thin != 0 {
+			t.Errorf("state %+v", st)
+		}
+		ok(t, s.Close())
+		s, err = w.open(g)
+		ok(t, err)
+		ok(t, p.check(s))
+		ok(t, s.Close())
+	})
+}
+
+// Any m stores are lost between two lives: everything is there, and writing goes on. One more
+// and the set refuses, and says which are missing.
+func TestLoseStoresBetweenLives(t *testing.T) {
+	eachShape(t, func(t *testing.T, g Geometry, n int) {
+		w, p := newWorld(t, n), newPromises()
+		s, err := w.open(g)
+		ok(t, err)
+		ok(t, story(s, p))
+		ok(t, s.Close())
+		for mask := range 1 << n {
+			var gone []string
+			for i, dir := range w.dirs {
+				if mask>>i&1 != 0 {
+					gone = append(gone, dir)
+				}
+			}
+			l := w.lose(t, gone...)
+			s, err := l.open(g)
+			if len(gone) > g.M {
+				if !errors.Is(err, ErrLost) || len(gone) < n && !strings.Contains(err.Error(), gone[0]) {
+					t.Fatalf("without %v: %v", gone, err)
+				}
+				continue
+			}
+			ok(t, err)
+			if err := p.check(s); err != nil {
+				t.Fatalf("without %v: %v", gone, err)
+			}
+			put(t, s, "/j/more", noise(1, 512))
+			if st := s.State(); (st.Err != nil) != (len(gone) > 0) || st.Spare != g.M-len(gone) {
+				t.Fatalf("without %v: state %+v", gone, st)
+			}
+			ok(t, s.Close())
+		}
+	})
+}
+
+// A crash at every operation: what was promised is there, whatever of the rest is.
+func TestSetCrashAtEveryOperation(t *testing.T) {
+	eachShape(t, func(t *testing.T, g Geometry, n int) {
+		type point struct {
+			w *world
+			p *promises
+		}
+		keeps := []faultdisk.Keep{faultdisk.KeepNone, faultdisk.KeepSome, faultdisk.KeepTorn}
+		w, p := newWorld(t, n), newPromises()
+		s, err := w.open(g)
+		ok(t, err)
+		var mu sync.Mutex
+		var points []point
+		count := 0
+		for dir, d := range w.disks {
+			d.OnOp(func(faultdisk.Op, string) {
+				mu.Lock()
+				defer mu.Unlock()
+				count++
+				pp := p.clone()
+				points = append(points, point{w.crash(count, keeps[count%3]), pp})
+				_ = dir
+			})
+		}
+		ok(t, story(s, p))
+		for _, d := range w.disks {
+			d.OnOp(nil)
+		}
+		if len(points) < 50 {
+			t.Fatalf("%d operations", len(points))
+		}
+		step := 1
+		if testing.Short() {
+			step = 3
+		}
+		for i := 0; i < len(points); i += step {
+			pt := points[i]
+			s, err := pt.w.open(g)
+			if err != nil {
+				t.Fatalf("after operation %d: %v", i, err)
+			}
+			if err := pt.p.check(s); err != nil {
+				t.Fatalf("after operation %d: %v", i, err)
+			}
+			if st := s.State(); st.Err != nil {
+				t.Fatalf("after operation %d: %+v", i, st)
+			}
+			ok(t, s.Close())
+			// and what was there then is there without any one store
+			seen := newPromises()
+			for name := range pt.p.may {
+				got, err := get(mustOpen(t, pt.w.kill(), g), name)
+				if err != nil {
+					got = nil
+				}
+				seen.may[name] = [][]byte{got}
+			}
+			dir := w.dirs[i%n]
+			l := mustOpen(t, pt.w.lose(t, dir), g)
+			if err := pt.p.check(l); err != nil {
+				t.Fatalf("after operation %d, without %s: %v", i, dir, err)
+			}
+		}
+	})
+}
+
+func mustOpen(t testing.TB, w *world, g Geometry) *Set {
+	t.Helper()
+	s, err := w.open(g)
+	ok(t, err)
+	return s
+}
+
+// Each store fails for good at every one of its operations: the story goes on and is whole,
+// also in the next life, without the store; and after it was replaced and the set mended, any
+// other may go.
+func TestStoreDiesAtEveryOperation(t *testing.T) {
+	eachShape(t, func(t *testing.T, g Geometry, n int) {
+		dry := newWorld(t, n)
+		ok(t, story(mustOpen(t, dry, g), newPromises()))
+		step := 1
+		if testing.Short() {
+			step = 5
+		}
+		for i, dir := range dry.dirs {
+			for at := 1 + i%step; at <= dry.disks[dir].Ops(); at += step {
+				w, p := newWorld(t, n), newPromises()
+				victim := w.disks[dir]
+				s := mustOpen(t, w, g)
+				var mu sync.Mutex
+				count := 0
+				victim.OnOp(func(faultdisk.Op, string) {
+					mu.Lock()
+					defer mu.Unlock()
+					if count++; count == at {
+						dead(victim)
+					}
+				})
+				if err := story(s, p); err != nil {
+					t.Fatalf("%s dies at %d: %v", dir, at, err)
+				}
+				if err := p.check(s); err != nil {
+					t.Fatalf("%s died at %d: %v", dir, at, err)
+				}
+				ok(t, s.Close())
+				after := w.crash(at, faultdisk.KeepNone)
+				dead(after.disks[dir])
+				s = mustOpen(t, after, g)
+				if err := p.check(s); err != nil {
+					t.Fatalf("%s died at %d, next life: %v", dir, at, err)
+				}
+				if at%(3*step) != 1 {
+					continue
+				}
+				ok(t, s.Add(after.disk(t, "/spare")))
+				after.dirs = append(slices.Clone(after.dirs), "/spare")
+				ok(t, mend(s))
+				if st := s.State(); st.Err != nil || st.Spare != g.M {
+					t.Fatalf("%s died at %d and was replaced: %+v", dir, at, st)
+				}
+				ok(t, s.Close())
+				for _, other := range after.dirs {
+					if other == dir {
+						continue
+					}
+					l := after.lose(t, other)
+					dead(l.disks[dir])
+					if err := p.check(mustOpen(t, l, g)); err != nil {
+						t.Fatalf("%s replaced, then %s lost: %v", dir, other, err)
+					}
+				}
+			}
+		}
+	})
+}
+
+// One error at every operation of one store: the store is out or the error passes by, and
+// what was promised is there.
+func TestErrorAtEveryOperation(t *testing.T) {
+	g, n := Geometry{2, 1}, 3
+	dry := newWorld(t, n)
+	ok(t, story(mustOpen(t, dry, g), newPromises()))
+	for _, fault := range []faultdisk.Fault{{Err: syscall.EIO}, {Err: syscall.ENOSPC, Short: true}, {Err: syscall.EROFS, Ever: true}, {Err: syscall.ENOSPC, Ever: true}} {
+		for at := 1; at <= dry.disks["/s1"].Ops(); at += 2 {
+			w, p := newWorld(t, n), newPromises()
+			fault.At = at
+			w.disks["/s1"].Inject(fault)
+			s, err := w.open(g)
+			if err != nil { // it may fail while the set is made
+				continue
+			}
+			if err := story(s, p); err != nil {
+				t.Fatalf("%v at %d: %v", fault.Err, at, err)
+			}
+			ok(t, p.check(s))
+			s.Close()
+			after := w.crash(at, faultdisk.KeepSome)
+			if err := p.check(mustOpen(t, after, g)); err != nil {
+				t.Fatalf("%v at %d, next life: %v", fault.Err, at, err)
+			}
+		}
+	}
+}
+
+// A store that missed something never comes back as if it had not.
+func TestStaleStoreIsNotRead(t *testing.T) {
+	g := Geometry{1, 1}
+	w, p := newWorld(t, 2), newPromises()
+	s := mustOpen(t, w, g)
+	put(t, s, "/a", noise(1, 512))
+	w.disks["/s0"].Inject(faultdisk.Fault{Err: syscall.EIO, Ever: true, Only: func(n string) bool { return strings.Contains(n, objectsName+"/") }})
+	f, err := s.Open("/a", 0)
+	ok(t, err)
+	_, err = f.WriteAt(noise(2, 512), 0)
+	ok(t, err)
+	ok(t, f.Sync())
+	ok(t, f.Close())
+	p.begin("/a", noise(2, 512))
+	p.kept("/a")
+	ok(t, s.Close())
+	w.disks["/s0"].Heal()
+	ok(t, p.check(mustOpen(t, w.kill(), g)))
+	// the one that went on is gone: only the witness knows that there was one
+	if s, err := w.lose(t, "/s1").open(g); !errors.Is(err, ErrLost) {
+		t.Errorf("the stale store opens: %v, %v", s, err)
+	}
+	blind := w.lose(t, "/s1", "/host")
+	if _, err := blind.open(g); !errors.Is(err, ErrLost) {
+		t.Errorf("the stale store opens without a witness: %v", err)
+	}
+	if _, err := OpenSet(Options{Stores: w.dirs, Geometry: g, AcceptStale: true, FS: func(d string) ioengine.FS { return blind.kill().disks[d] }}); err != nil {
+		t.Errorf("and not when an operator says so: %v", err)
+	}
+}
+
+// More than m: refused, named, and what is left goes on being read.
+func TestMoreThanM(t *testing.T) {
+	g := Geometry{2, 1}
+	w, p := newWorld(t, 3), newPromises()
+	s := mustOpen(t, w, g)
+	ok(t, story(s, p))
+	dead(w.disks["/s0"])
+	put(t, s, "/j/after", noise(1, 512))
+	dead(w.disks["/s2"])
+	f, err := s.Open("/j/late", ioengine.Create)
+	if err == nil {
+		if _, err = f.WriteAt(noise(1, 512), 0); err == nil {
+			err = f.Sync()
+		}
+		err = errors.Join(err, s.SyncDir("/j"))
+	}
+	if !errors.Is(err, ErrLost) && !errors.Is(err, syscall.EIO) {
+		t.Errorf("with two of three gone: %v", err)
+	}
+	if _, err := get(s, "/j/g/1.seg"); !errors.Is(err, ErrLost) {
+		t.Errorf("a stripe with two of three gone: %v", err)
+	}
+}
+
+func TestShardsAreVerifiedAndScrubbed(t *testing.T) {
+	g := Geometry{2, 2}
+	w, p := newWorld(t, 4), newPromises()
+	s := mustOpen(t, w, g)
+	ok(t, story(s, p))
+	var hurt []string
+	for _, dir := range w.dirs {
+		if name := objectFile(s, "/j/g/1.seg", dir); name != "" && len(hurt) < 2 {
+			ok(t, w.disks[dir].Rot(name, 4096+100, 1))
+			if len(hurt) == 1 {
+				ok(t, w.disks[dir].Rot(name, 4, 1)) // its table
+			}
+			hurt = append(hurt, dir)
+		}
+	}
+	ok(t, p.check(s))
+	ok(t, s.Scrub(t.Context(), nil))
+	ok(t, p.check(s))
+	ok(t, s.Close())
+	for _, dir := range w.dirs { // all four are whole again
+		if !slices.Contains(hurt, dir) {
+			w = w.lose(t, dir)
+		}
+	}
+	ok(t, p.check(mustOpen(t, w, g)))
+}
+
+// Three shards of 2+2 are damaged in one row: an error, never bytes.
+func TestTooManyShardsDamaged(t *testing.T) {
+	g := Geometry{2, 2}
+	w, p := newWorld(t, 4), newPromises()
+	s := mustOpen(t, w, g)
+	ok(t, story(s, p))
+	for _, dir := range w.dirs[:3] {
+		ok(t, w.disks[dir].Rot(objectFile(s, "/j/g/1.seg", dir), 4096+100, 1))
+	}
+	if _, err := get(s, "/j/g/1.seg"); !errors.Is(err, ErrLost) {
+		t.Errorf("read: %v", err)
+	}
+}
+
+func TestMirrorsWithLatentSectors(t *testing.T) {
+	g := Geometry{1, 1}
+	w := newWorld(t, 2)
+	s := mustOpen(t, w, g)
+	put(t, s, "/a", noise(1, 8192))
+	name := objectFile(s, "/a", "/s0")
+	w.disks["/s0"].Inject(faultdisk.Fault{Ops: faultdisk.OpRead, Only: func(n string) bool { return n == name }, Err: syscall.EIO, Ever: true})
+	got, err := get(s, "/a")
+	if err != nil || !bytes.Equal(got, noise(1, 8192)) {
+		t.Fatalf("read: %v", err)
+	}
+	ok(t, s.Scrub(t.Context(), nil)) // makes the copy anew
+	w.disks["/s0"].Heal()
+	ok(t, s.Close())
+	got, err = get(mustOpen(t, w.lose(t, "/s1"), g), "/a")
+	if err != nil || !bytes.Equal(got, noise(1, 8192)) {
+		t.Fatalf("the copy made anew: %v", err)
+	}
+}
+
+func TestRetireAndAdd(t *testing.T) {
+	for _, g := range []Geometry{{1, 1}, {2, 1}} {
+		w, p := newWorld(t, g.width()), newPromises()
+		s := mustOpen(t, w, g)
+		ok(t, story(s, p))
+		if err := s.Retire("/s0"); err == nil {
+			t.Fatalf("%s: retired with no other store in its place", g)
+		}
+		ok(t, s.Add(w.disk(t, "/new")))
+		if err := s.Add("/new"); !errors.Is(err, fs.ErrExist) {
+			t.Errorf("added twice: %v", err)
+		}
+		ok(t, s.Retire("/s0"))
+		ok(t, mend(s))
+		ok(t, p.check(s))
+		if st := s.State(); st.Err != nil || len(st.Stores) != g.width() || st.Spare != g.M {
+			t.Fatalf("%s: %+v", g, st)
+		}
+		ok(t, s.Close())
+		w = w.lose(t, "/s0")
+		s = mustOpen(t, w, g) // found without its new folder being configured
+		ok(t, p.check(s))
+		ok(t, s.Close())
+		w.dirs = append(w.dirs, "/new")
+		for _, dir := range []string{"/s1", "/new"} {
+			ok(t, p.check(mustOpen(t, w.lose(t, dir), g)))
+		}
+	}
+}
+
+// Writes go on while a file is copied to another store.
+func TestFillBesideWriters(t *testing.T) {
+	g := Geometry{1, 1}
+	w := newWorld(t, 2)
+	s := mustOpen(t, w, g)
+	put(t, s, "/a", noise(1, 3*fillChunk))
+	want := noise(1, 3*fillChunk)
+	f, err := s.Open("/a", 0)
+	ok(t, err)
+	ok(t, s.Add(w.disk(t, "/new")))
+	ok(t, s.Retire("/s0"))
+	chunk := 0
+	ok(t, s.Mend(t.Context(), func(int) error {
+		chunk++
+		for _, at := range []int{0, fillChunk, 3*fillChunk - 512} {
+			copy(want[at:], noise(chunk, 512))
+			if _, err := f.WriteAt(noise(chunk, 512), int64(at)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	if chunk < 3 {
+		t.Fatalf("%d chunks", chunk)
+	}
+	copy(want[512:], noise(99, 512))
+	_, err = f.WriteAt(noise(99, 512), 512)
+	ok(t, err)
+	ok(t, f.Sync())
+	ok(t, f.Close())
+	ok(t, s.Close())
+	w.dirs = append(w.dirs, "/new")
+	for _, dir := range []string{"/s1", "/new"} {
+		got, err := get(mustOpen(t, w.lose(t, "/s0", dir), g), "/a")
+		if err != nil || !bytes.Equal(got, want) {
+			t.Errorf("without %s: %v", dir, err)
+		}
+	}
+}
+
+// A crash and a dying store at every operation of mending.
+func TestMendCrashAtEveryOperation(t *testing.T) {
+	for _, g := range []Geometry{{1, 1}, {2, 1}} {
+		base, p := newWorld(t, g.width()), newPromises()
+		s := mustOpen(t, base, g)
+		ok(t, story(s, p))
+		ok(t, s.Close())
+		base.disk(t, "/new")
+		run := func(w *world) error {
+			s, err := w.open(g)
+			if err != nil {
+				return err
+			}
+			return errors.Join(s.Add("/new"), s.Retire("/s0"), mend(s), s.Close())
+		}
+		dry := base.kill()
+		var crashed []*world
+		var mu sync.Mutex
+		for _, d := range dry.disks {
+			d.OnOp(func(faultdisk.Op, string) {
+				mu.Lock()
+				defer mu.Unlock()
+				crashed = append(crashed, dry.crash(len(crashed), []faultdisk.Keep{faultdisk.KeepNone, faultdisk.KeepSome, faultdisk.KeepTorn}[len(crashed)%3]))
+			})
+		}
+		ok(t, run(dry))
+		for i, w := range crashed {
+			w.dirs = append(slices.Clone(w.dirs), "/new")
+			l := w.kill()
+			s := mustOpen(t, l, g)
+			if err := p.check(s); err != nil {
+				t.Fatalf("%s: crash at %d: %v", g, i, err)
+			}
+			ok(t, mend(s))
+			ok(t, p.check(s))
+			ok(t, s.Close())
+			if err := p.check(mustOpen(t, w.lose(t, "/s1"), g)); err != nil {
+				t.Fatalf("%s: crash at %d, then /s1 lost: %v", g, i, err)
+			}
+		}
+		for _, dir := range append(slices.Clone(base.dirs), "/new") {
+			for at := 1; at <= 40; at += 3 {
+				w := base.kill()
+				w.disks[dir].Inject(faultdisk.Fault{Ops: faultdisk.OpMutating, At: at, Ever: true, Err: syscall.EIO})
+				run(w) // it may fail
+				k := w.kill()
+				if err := p.check(mustOpen(t, k, g)); err != nil {
+					t.Fatalf("%s: %s dies at %d: %v", g, dir, at, err)
+				}
+			}
+		}
+	}
+}
+
+// Copies that a crash left different are made alike before the file is synced again.
+func TestCopiesAreMadeAlike(t *testing.T) {
+	g := Geometry{1, 1}
+	w := newWorld(t, 2)
+	s := mustOpen(t, w, g)
+	put(t, s, "/a", noise(1, 8192))
+	f, err := s.Open("/a", 0)
+	ok(t, err)
+	_, err = f.WriteAt(noise(2, 512), 4096)
+	ok(t, err)
+	// one disk had written it out before the power went, the other had not
+	torn := w.each(func(dir string, d *faultdisk.Disk) *faultdisk.Disk {
+		if dir == "/s1" {
+			return d.Crash(seeded(1), faultdisk.KeepNone)
+		}
+		return d.Kill()
+	})
+	s = mustOpen(t, torn, g)
+	before, err := get(s, "/a")
+	ok(t, err)
+	f, err = s.Open("/a", 0)
+	ok(t, err)
+	_, err = f.WriteAt(noise(3, 512), 0)
+	ok(t, err)
+	ok(t, f.Sync())
+	copy(before, noise(3, 512))
+	for _, dir := range w.dirs {
+		got, err := get(mustOpen(t, torn.lose(t, dir), g), "/a")
+		if err != nil || !bytes.Equal(got, before) {
+			t.Errorf("without %s: %v, at %d", dir, err, firstDifference(got, before))
+		}
+	}
+}
+
+func firstDifference(a, b []byte) int {
+	for i := range min(len(a), len(b)) {
+		if a[i] != b[i] {
+			return i
+		}
+	}
+	return -1
+}
+
+func TestProbeFindsARemovedStore(t *testing.T) {
+	g := Geometry{1, 1}
+	w := newWorld(t, 2)
+	s := mustOpen(t, w, g)
+	ok(t, w.disks["/s0"].Remove("/s0/set.names"))
+	ok(t, s.Probe())
+	if st := s.State(); st.Spare != 0 || st.Stores[0].State != "out" {
+		t.Errorf("%+v", st)
+	}
+}
+
+func TestStoresAreTakenAlone(t *testing.T) {
+	w := newWorld(t, 2)
+	s := mustOpen(t, w, Geometry{1, 1})
+	if _, err := w.open(Geometry{1, 1}); !errors.Is(err, ioengine.ErrLocked) {
+		t.Errorf("opened twice: %v", err)
+	}
+	ok(t, s.Close())
+	put(t, w.disks["/s0"], "/s0/strange", []byte("x"))
+	ok(t, w.disks["/s0"].Remove("/s0/set.names"))
+	w.disk(t, "/s1")
+	if _, err := w.open(Geometry{1, 1}); !errors.Is(err, ErrStore) {
+		t.Errorf("made over other files: %v", err)
+	}
+}
