@@ -1,6 +1,7 @@
 package stripe
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -309,4 +310,33 @@ func (s *Set) SyncFiles(files []ioengine.File) error {
 		}
 	}
 	return s.syncHandles(hs)
+}
+
+// Free is that of the store with the least, of those that take new files: a file that is written may come to any of them.
+func (s *Set) Free(string) (int64, error) {
+	s.mu.Lock()
+	var ids []uint32
+	for id, m := range s.names.members {
+		if m.state == memberIn {
+			ids = append(ids, id)
+		}
+	}
+	s.mu.Unlock()
+	least, known := int64(0), false
+	var why error
+	for _, id := range ids {
+		st := s.store(id)
+		n, err := st.fs.Free(st.dir)
+		if err != nil {
+			why = errors.Join(why, err)
+			continue
+		}
+		if !known || n < least {
+			least, known = n, true
+		}
+	}
+	if !known {
+		return 0, errors.Join(ErrLost, why)
+	}
+	return least, nil
 }
