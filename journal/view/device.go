@@ -1,7 +1,10 @@
 package view
 
 import (
+	"errors"
 	"fmt"
+	"sync"
+	"syscall"
 
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 )
@@ -48,7 +51,7 @@ func (d *Device) ReadAt(p []byte, off int64) error {
 	for len(p) > 0 {
 		n, where := int64(len(p)), inBase
 		if d.scratch != nil {
-			n, where = d.scratch.run(off, n)
+			n, where = d.scratch.blocks.run(off, n)
 		}
 		var err error
 		switch where {
@@ -81,45 +84,78 @@ func (d *Device) WriteAt(p []byte, off int64) error {
 		return nil
 	}
 	first, last := off/blockBytes, (off+int64(len(p))-1)/blockBytes
-	defer d.scratch.lock(first, last)()
-	fresh := d.scratch.unbacked(first, last) * blockBytes
-	if err := d.view.reserve(fresh); err != nil {
+	s := d.scratch
+	defer s.unlock(s.lock(first, last))
+	return d.put(p, off, first, last)
+}
+
+// put brings p into scratch, around it what else its blocks hold, and makes the blocks
+// the view's own. They are locked. The map is told last: until then the blocks are
+// what they were.
+func (d *Device) put(p []byte, off, first, last int64) error {
+	s := d.scratch
+	fresh := last - first + 1 - s.blocks.inFile(first, last)
+	if err := d.view.reserve(fresh * blockBytes); err != nil {
 		return err
 	}
-	if err := d.put(p, off, first, last); err != nil {
-		d.view.used.Add(-fresh)
-		return err
+	f, err := s.make()
+	if invariant.Planted("journal/view/map-first") && err == nil && fresh > 0 {
+		err = s.enter(f, first, last, inFile)
 	}
-	d.scratch.set(first, last)
+	if err == nil {
+		err = d.copyUp(f, first, off, int64(len(p)))
+	}
+	if err == nil && last != first {
+		err = d.copyUp(f, last, off, int64(len(p)))
+	}
+	if err == nil {
+		err = s.put(f, p, off)
+	}
+	if err == nil && fresh > 0 && !invariant.Planted("journal/view/map-first") {
+		err = s.enter(f, first, last, inFile)
+	}
+	if err != nil {
+		d.view.used.Add(-fresh * blockBytes)
+		return noSpace(err)
+	}
+	s.wrote.Add(1)
 	return nil
 }
 
-// put brings p into the file, around it what else its blocks hold. They are locked.
-func (d *Device) put(p []byte, off, first, last int64) error {
-	err := d.copyUp(first, off, int64(len(p)))
-	if err == nil && last != first {
-		err = d.copyUp(last, off, int64(len(p)))
-	}
-	if err == nil {
-		err = d.scratch.writeAt(p, off)
+// noSpace makes a full file system the same to the view's user as a full scratch.
+func noSpace(err error) error {
+	if errors.Is(err, syscall.ENOSPC) {
+		return fmt.Errorf("%w: %w", ErrNoSpace, err)
 	}
 	return err
 }
 
-// copyUp brings a block into scratch that [off, off+n) covers only in part, so that
-// scratch holds whole blocks. The block is locked.
-func (d *Device) copyUp(block, off, n int64) error {
+// copyUp brings a block into the data file that [off, off+n) covers only in part, so
+// that the file holds whole blocks. The block is locked.
+func (d *Device) copyUp(f *scratchFiles, block, off, n int64) error {
 	lo := block * blockBytes
 	hi := min(lo+blockBytes, d.disk.Bytes)
-	if off <= lo && off+n >= hi || d.scratch.has(block) || invariant.Planted("journal/view/no-copy-up") {
+	if off <= lo && off+n >= hi || invariant.Planted("journal/view/no-copy-up") {
 		return nil
 	}
-	var whole [blockBytes]byte
-	if err := d.readBase(whole[:hi-lo], lo); err != nil {
-		return err
+	mem := wholes.Get().(*[blockBytes]byte)
+	defer wholes.Put(mem)
+	whole := mem[:hi-lo]
+	switch d.scratch.blocks.where(block) {
+	case inFile:
+		return nil
+	case inZeros: // what the file has there is not known
+		clear(whole)
+	case inBase:
+		if err := d.readBase(whole, lo); err != nil {
+			return err
+		}
 	}
-	return d.scratch.writeAt(whole[:hi-lo], lo)
+	return d.scratch.put(f, whole, lo)
 }
+
+// wholes are blocks on their way up.
+var wholes = sync.Pool{New: func() any { return new([blockBytes]byte) }}
 
 // Zero makes the range read as zeros; whole blocks take no space.
 func (d *Device) Zero(off, n int64) error {
@@ -146,42 +182,54 @@ func (d *Device) Zero(off, n int64) error {
 	if end <= off {
 		return nil
 	}
+	s := d.scratch
 	first, last := off/blockBytes, (end-1)/blockBytes
-	defer d.scratch.lock(first, last)()
-	if err := d.scratch.file.Zero(off, end-off); err != nil {
-		return fmt.Errorf("scratch: %w", err)
+	defer s.unlock(s.lock(first, last))
+	f, err := s.make()
+	if err != nil {
+		return noSpace(err)
 	}
-	backed := last - first + 1 - d.scratch.unbacked(first, last)
-	d.scratch.setZero(first, last)
-	d.view.used.Add(-backed * blockBytes)
+	held := s.blocks.inFile(first, last)
+	if err := s.enter(f, first, last, inZeros); err != nil {
+		return noSpace(err)
+	}
+	s.wrote.Add(1)
+	d.view.used.Add(-held * blockBytes)
+	if held > 0 {
+		_ = f.data.Zero(off, end-off) // the map says what is read there: only space is not given back
+	}
 	return nil
 }
 
-// writeZeros zeroes a part of one block, which thereby comes to take space.
+// writeZeros zeroes a part of one block, which thereby comes to take space, unless it
+// is zeros already.
 func (d *Device) writeZeros(off, n int64) error {
 	block := off / blockBytes
-	defer d.scratch.lock(block, block)()
-	fresh := d.scratch.unbacked(block, block) * blockBytes
-	if err := d.view.reserve(fresh); err != nil {
-		return err
+	s := d.scratch
+	defer s.unlock(s.lock(block, block))
+	if s.blocks.where(block) == inZeros {
+		return nil
 	}
-	var zeros [blockBytes]byte
-	if err := d.put(zeros[:n], off, block, block); err != nil {
-		d.view.used.Add(-fresh)
-		return err
-	}
-	d.scratch.set(block, block)
-	return nil
+	return d.put(zeros[:n], off, block, block)
 }
 
-// Flush is answered at once: a view's writes live as long as the view, which does not
-// outlive its process.
+var zeros [blockBytes]byte
+
+// Flush makes durable what was answered before it. ErrFailed: it never will be, nor
+// anything after it.
 func (d *Device) Flush() error {
 	if err := d.enter(0, 0); err != nil {
 		return err
 	}
-	d.leave()
-	return nil
+	defer d.leave()
+	if d.scratch == nil {
+		return nil
+	}
+	err := d.scratch.flush()
+	if errors.Is(err, ErrFailed) {
+		d.view.fail(err)
+	}
+	return noSpace(err)
 }
 
 // Extents tells what stands in [off, off+n), in order and without gaps, until emit
@@ -196,7 +244,7 @@ func (d *Device) Extents(off, n int64, emit func(n int64, hole bool) bool) error
 	for end := off + n; off < end && more; {
 		k, where := end-off, inBase
 		if d.scratch != nil {
-			k, where = d.scratch.run(off, k)
+			k, where = d.scratch.blocks.run(off, k)
 		}
 		if where != inBase {
 			tell(k, where == inZeros)

@@ -4,7 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	iofs "io/fs"
+	"math"
 	"math/bits"
+	"path"
 	"sync"
 	"sync/atomic"
 
@@ -12,135 +15,274 @@ import (
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 )
 
-// blockBytes is what scratch holds whole or not at all.
-const blockBytes = 4096
-
-// scratch is what was written to one disk of a view: a sparse file, and for each block
-// whether it counts. A bit is set after the block's bytes are there, so a reader needs
-// no lock; writers of one block exclude each other.
+// scratch is what was written to one disk of a view: a sparse data file in which each
+// block stands at its own place, and a map that says which blocks count. The files are
+// made at the first write. FORMAT.md says what a crash leaves of them.
+//
+// A block's data is written before the map says so, so a reader needs no lock; writers
+// of one block exclude each other.
 type scratch struct {
-	fs      ioengine.FS
-	name    string
-	file    ioengine.File
-	size    int64
-	present []atomic.Uint64 // the block is the view's own
-	backed  []atomic.Uint64 // and takes space in the file; else it is zeros
-	locks   [64]sync.Mutex  // of the blocks with number % 64
+	fs     ioengine.FS
+	name   string // of the files, without what tells them apart
+	header mapHeader
+	blocks blocks
+	files  atomic.Pointer[scratchFiles] // nil: nothing was written yet
+	locks  [64]sync.Mutex               // of the blocks with number % 64
+
+	making sync.Mutex // of files
+
+	// Of flushes. wrote counts the changes that were answered, or may be.
+	wrote    atomic.Uint64
+	flushing struct {
+		sync.Mutex
+		flushed uint64 // changes that are durable
+	}
+	mapping sync.Mutex // of the map, with the bits it tells of; after flushing
+
+	failed atomic.Pointer[error] // of a sync: final
 }
 
-// place says where a place of the disk is found.
-type place uint8
+type scratchFiles struct {
+	data ioengine.File
+	log  *mapLog
+	// rewriteAt is the length below which the map is not rewritten: doubled when that failed.
+	rewriteAt int64
+}
 
 const (
-	inBase  place = iota // not written by the view
-	inFile               // in the scratch file
-	inZeros              // zeroed by the view
+	dataSuffix = ".data"
+	mapSuffix  = ".map"
 )
 
-func newScratch(fs ioengine.FS, name string, size int64) (*scratch, error) {
-	f, err := fs.Open(name, ioengine.Create)
+// scratchName returns the beginning of the names of a view's files of one volume.
+func scratchName(dir string, h mapHeader) string {
+	return path.Join(dir, fmt.Sprintf("%d-%08x", h.view, uint32(h.volume)))
+}
+
+// newScratch is scratch nothing was written to.
+func newScratch(fs ioengine.FS, dir string, h mapHeader) *scratch {
+	return &scratch{fs: fs, name: scratchName(dir, h), header: h, blocks: newBlocks(h.size)}
+}
+
+// openScratch finds what an earlier process wrote.
+func openScratch(fs ioengine.FS, dir string, h mapHeader) (*scratch, error) {
+	s := newScratch(fs, dir, h)
+	log, err := openMap(fs, s.name+mapSuffix, h, &s.blocks)
+	if errors.Is(err, iofs.ErrNotExist) {
+		return s, nil // nothing was answered yet
+	}
 	if err != nil {
 		return nil, err
 	}
-	words := (size + blockBytes*64 - 1) / (blockBytes * 64)
-	s := &scratch{fs: fs, name: name, file: f, size: size,
-		present: make([]atomic.Uint64, words), backed: make([]atomic.Uint64, words)}
-	if err := f.Truncate(size); err != nil {
-		return nil, errors.Join(err, s.discard())
+	data, err := fs.Open(s.name+dataSuffix, 0)
+	if err != nil {
+		return nil, errors.Join(err, log.file.Close())
+	}
+	s.files.Store(&scratchFiles{data: data, log: log, rewriteAt: rewriteBytes})
+	s.wrote.Store(1) // what is there may not be durable
+	if size, err := data.Size(); err != nil || size < h.size {
+		if err == nil {
+			err = fmt.Errorf("%s has %d bytes of %d: %w", path.Base(s.name)+dataSuffix, size, h.size, ErrCorrupt)
+		}
+		return nil, errors.Join(err, s.close())
 	}
 	return s, nil
 }
 
-func (s *scratch) discard() error { return errors.Join(s.file.Close(), s.fs.Remove(s.name)) }
-
-func bit(set []atomic.Uint64, block int64) bool {
-	return set[block/64].Load()&(1<<(block%64)) != 0
-}
-
-func (s *scratch) has(block int64) bool {
-	return bit(s.present, block) && !invariant.Planted("journal/view/forget-scratch")
-}
-
-func (s *scratch) where(block int64) place {
-	switch {
-	case !s.has(block):
-		return inBase
-	case bit(s.backed, block):
-		return inFile
+// make returns the files, making them.
+func (s *scratch) make() (*scratchFiles, error) {
+	if err := s.failure(); err != nil {
+		return nil, err
 	}
-	return inZeros
-}
-
-// run returns how many of the n bytes at off are found in one place, and where. A
-// block that is being written may be told as it was before.
-func (s *scratch) run(off, n int64) (int64, place) {
-	block := off / blockBytes
-	w := s.where(block)
-	end := off + n
-	for next := (block + 1) * blockBytes; next < end; next += blockBytes {
-		if s.where(next/blockBytes) != w {
-			return next - off, w
-		}
+	if f := s.files.Load(); f != nil {
+		return f, nil
 	}
-	return n, w
+	s.making.Lock()
+	defer s.making.Unlock()
+	if f := s.files.Load(); f != nil {
+		return f, nil
+	}
+	data, err := s.fs.Open(s.name+dataSuffix, ioengine.Create)
+	if err != nil {
+		return nil, fmt.Errorf("scratch: %w", err)
+	}
+	f := &scratchFiles{data: data, rewriteAt: rewriteBytes}
+	if err = data.Truncate(s.header.size); err == nil {
+		err = data.Sync() // with its name, by the sync of the folder that makes the map
+	}
+	if err == nil {
+		f.log, err = createMap(s.fs, s.name+mapSuffix, s.header, nil)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("scratch: %w", err), data.Close())
+	}
+	s.files.Store(f)
+	return f, nil
 }
 
-// lock takes the blocks first to last and returns what gives them back.
-func (s *scratch) lock(first, last int64) (unlock func()) {
-	mask := ^uint64(0)
+// failure says why nothing written to scratch can be trusted any more.
+func (s *scratch) failure() error {
+	if err := s.failed.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// fail makes an error final.
+func (s *scratch) fail(err error) error {
+	err = fmt.Errorf("scratch: %w: %w", ErrFailed, err)
+	s.failed.CompareAndSwap(nil, &err)
+	return s.failure()
+}
+
+// lock takes the blocks first to last and returns what unlock gives back.
+func (s *scratch) lock(first, last int64) (mask uint64) {
+	mask = ^uint64(0)
 	if last-first < 63 {
 		mask = bits.RotateLeft64(1<<(last-first+1)-1, int(first%64))
 	}
 	for m := mask; m != 0; m &= m - 1 {
 		s.locks[bits.TrailingZeros64(m)].Lock()
 	}
-	return func() {
-		for m := mask; m != 0; m &= m - 1 {
-			s.locks[bits.TrailingZeros64(m)].Unlock()
+	return mask
+}
+
+func (s *scratch) unlock(mask uint64) {
+	for m := mask; m != 0; m &= m - 1 {
+		s.locks[bits.TrailingZeros64(m)].Unlock()
+	}
+}
+
+// enter makes the map say where the blocks first to last, which are locked, are found:
+// from then on they are the view's own.
+func (s *scratch) enter(f *scratchFiles, first, last int64, w place) error {
+	s.mapping.Lock()
+	defer s.mapping.Unlock()
+	for at := first; at <= last; {
+		n := min(last-at+1, math.MaxUint32)
+		if err := f.log.append(kindOf(w), at, uint32(n)); err != nil {
+			return fmt.Errorf("scratch: %w", err)
+		}
+		s.blocks.set(at, at+n-1, w)
+		at += n
+	}
+	return nil
+}
+
+// flush makes durable what was written before it was called. A failure is final: the
+// system may have thrown away what it could not write.
+func (s *scratch) flush() error {
+	want := s.wrote.Load()
+	s.flushing.Lock()
+	defer s.flushing.Unlock()
+	if err := s.failure(); err != nil {
+		return err
+	}
+	f := s.files.Load()
+	if s.flushing.flushed >= want || f == nil {
+		return nil // another's flush began after these writes
+	}
+	upTo := s.wrote.Load()
+	if err := s.syncFiles(f); err != nil {
+		return err
+	}
+	s.flushing.flushed = upTo
+	if f.log.end > f.rewriteAt {
+		return s.shorten(f)
+	}
+	return nil
+}
+
+// syncFiles syncs the data and then lets the map vouch for it. Only a failed sync is final.
+func (s *scratch) syncFiles(f *scratchFiles) error {
+	s.mapping.Lock()
+	last, vouched := f.log.last, f.log.vouched()
+	if invariant.Planted("journal/view/late-entries") {
+		vouched = false
+	}
+	s.mapping.Unlock()
+	if !invariant.Planted("journal/view/no-data-sync") {
+		if err := f.data.Sync(); err != nil {
+			return s.fail(err)
 		}
 	}
-}
-
-// unbacked counts the blocks that take no space yet.
-func (s *scratch) unbacked(first, last int64) (n int64) {
-	for b := first; b <= last; b++ {
-		if !bit(s.backed, b) {
-			n++
-		}
+	if vouched || invariant.Planted("journal/view/no-mark") {
+		return nil // the map has not changed
 	}
-	return n
-}
-
-// set says that the blocks are the view's own, in the file.
-func (s *scratch) set(first, last int64) {
-	for b := first; b <= last; b++ {
-		s.backed[b/64].Or(1 << (b % 64)) // first: a reader that sees only the other would see zeros
-		s.present[b/64].Or(1 << (b % 64))
+	s.mapping.Lock()
+	number, err := f.log.mark(last)
+	s.mapping.Unlock()
+	if err != nil {
+		return fmt.Errorf("scratch: %w", err)
 	}
-}
-
-// setZero says that the blocks are the view's own and zeros.
-func (s *scratch) setZero(first, last int64) {
-	for b := first; b <= last; b++ {
-		s.present[b/64].Or(1 << (b % 64))
-		s.backed[b/64].And(^uint64(1 << (b % 64)))
+	if err := f.log.file.Sync(); err != nil {
+		return s.fail(err)
 	}
+	s.mapping.Lock()
+	defer s.mapping.Unlock()
+	f.log.marked, f.log.upTo = number, last
+	return nil
 }
 
-func (s *scratch) writeAt(p []byte, off int64) error {
-	if _, err := s.file.WriteAt(p, off); err != nil {
+// shorten rewrites the map when much of it is about blocks that it told of again.
+func (s *scratch) shorten(f *scratchFiles) error {
+	s.mapping.Lock()
+	defer s.mapping.Unlock()
+	var runs int64
+	s.blocks.each(func(int64, int64, place) bool { runs++; return true })
+	if !f.log.long(runs) {
+		f.rewriteAt = max(2*f.log.end, rewriteBytes)
+		return nil
+	}
+	if err := f.data.Sync(); err != nil { // of what was entered since the flush
+		return s.fail(err)
+	}
+	err := f.log.rewrite(s.header.boot, &s.blocks)
+	if errors.Is(err, ErrFailed) {
+		return s.fail(err)
+	}
+	f.rewriteAt = max(2*f.log.end, rewriteBytes)
+	return nil
+}
+
+// put brings p into the data file.
+func (s *scratch) put(f *scratchFiles, p []byte, off int64) error {
+	if _, err := f.data.WriteAt(p, off); err != nil {
 		return fmt.Errorf("scratch: %w", err)
 	}
 	return nil
 }
 
 func (s *scratch) readAt(p []byte, off int64) error {
-	n, err := s.file.ReadAt(p, off)
+	if err := s.failure(); err != nil {
+		return err
+	}
+	n, err := s.files.Load().data.ReadAt(p, off)
 	if n == len(p) {
 		return nil
 	}
 	if err == io.EOF {
-		err = io.ErrUnexpectedEOF
+		err = fmt.Errorf("ends at %d: %w", off+int64(n), ErrCorrupt)
 	}
 	return fmt.Errorf("scratch: %w", err)
+}
+
+// close lets go of the files and leaves them there.
+func (s *scratch) close() error {
+	f := s.files.Swap(nil)
+	if f == nil {
+		return nil
+	}
+	return errors.Join(f.data.Close(), f.log.file.Close())
+}
+
+// discard removes the files. The map goes first: without one nothing counts.
+func (s *scratch) discard() error {
+	err := s.close()
+	for _, name := range []string{s.name + mapSuffix, s.name + mapSuffix + mapNewSuffix, s.name + dataSuffix} {
+		if e := s.fs.Remove(name); e != nil && !errors.Is(e, iofs.ErrNotExist) {
+			err = errors.Join(err, e)
+		}
+	}
+	return err
 }

@@ -31,6 +31,8 @@ var (
 	ErrReadOnly = errors.New("view is read-only")
 	ErrClosed   = errors.New("view is closed")
 	ErrRange    = errors.New("outside the volume")
+	// ErrFailed: a sync of scratch has failed, and it is not known what a crash would leave.
+	ErrFailed = errors.New("scratch has failed")
 )
 
 // Options say what a view may do.
