@@ -16,13 +16,14 @@ type Device struct {
 	view    *View
 	disk    Disk
 	scratch *scratch // nil: read-only
+	ahead   ahead
 }
 
 // Size returns the disk's size in bytes.
 func (d *Device) Size() int64 { return d.disk.Bytes }
 
 // ReadOnly says whether writes are refused.
-func (d *Device) ReadOnly() bool { return d.scratch == nil }
+func (d *Device) ReadOnly() bool { return d.scratch == nil || d.view.cfg.ReadOnly }
 
 // enter lets a call in; leave must follow.
 func (d *Device) enter(off, n int64) error {
@@ -60,6 +61,7 @@ func (d *Device) ReadAt(p []byte, off int64) error {
 		case inZeros:
 			clear(p[:n])
 		case inBase:
+			d.reading(off, n)
 			err = d.readBase(p[:n], off)
 		}
 		if err != nil {
@@ -77,7 +79,7 @@ func (d *Device) WriteAt(p []byte, off int64) error {
 		return err
 	}
 	defer d.leave()
-	if d.scratch == nil {
+	if d.ReadOnly() {
 		return ErrReadOnly
 	}
 	if len(p) == 0 {
@@ -163,7 +165,7 @@ func (d *Device) Zero(off, n int64) error {
 		return err
 	}
 	defer d.leave()
-	if d.scratch == nil {
+	if d.ReadOnly() {
 		return ErrReadOnly
 	}
 	end := off + n

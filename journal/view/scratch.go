@@ -267,6 +267,17 @@ func (s *scratch) readAt(p []byte, off int64) error {
 	return fmt.Errorf("scratch: %w", err)
 }
 
+// bytes is what the blocks in the file count for.
+func (s *scratch) bytes() (n int64) {
+	s.blocks.each(func(_, count int64, w place) bool {
+		if w == inFile {
+			n += count * blockBytes
+		}
+		return true
+	})
+	return n
+}
+
 // close lets go of the files and leaves them there.
 func (s *scratch) close() error {
 	f := s.files.Swap(nil)

@@ -1,20 +1,11 @@
-// Package view shows a group as it was at a checkpoint: readable, and writable into
-// scratch.
-//
-// A read takes, for each byte, what the view's own writes put there, else the newest
-// version that the checkpoint holds, else the replica. Every byte is verified on the
-// way: a block of the log by the checksum over its record's identity, a block of the
-// replica by the one over its place. What does not verify is an error, never bytes.
-//
-// A view changes nothing but its scratch, a sparse file for each volume, which ends
-// with it: a view does not outlive its process. It costs 2 bits in memory for each
-// 4 KiB of its volumes, and up to 4 MiB of blocks that were opened lately.
 package view
 
 import (
 	"errors"
 	"fmt"
 	"path"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -56,11 +47,26 @@ type Config struct {
 	Log      Log
 	Versions Versions
 	At       index.Vector // the checkpoint's place
-	// FS and Dir say where scratch files go.
-	FS  ioengine.FS
-	Dir string
+	// FS and Dir say where scratch files go; Group and Number, which no other view of the
+	// group ever had, name them.
+	FS     ioengine.FS
+	Dir    string
+	Group  record.GroupID
+	Number uint64
+	// Again finds what was written to the view of that number before; else its scratch is
+	// empty and there must be no files of it. ReadOnly refuses writes all the same.
+	Again    bool
+	ReadOnly bool
+	// Boot names this boot of the machine: what was written in it and not flushed is still
+	// there. Zero: that is not known.
+	Boot [16]byte
+	// Cache keeps blocks that were opened, under Owner; nil: 4 MiB of the view's own.
+	Cache *index.Cache
+	Owner uint64
 	// Damaged is called with what did not verify, before the reader is told; nil: nobody is.
 	Damaged func(Damage)
+	// Failed is called once, when a sync of scratch has failed; nil: nobody is told.
+	Failed func(error)
 	// Closed is called once the view is closed; nil: nothing is.
 	Closed func()
 }
@@ -99,38 +105,50 @@ type Replica interface {
 type View struct {
 	cfg     Config
 	devices []*Device
-	blocks  blockCache
 	used    atomic.Int64 // bytes of scratch
+	refused atomic.Uint64
+	told    sync.Once // that scratch has failed
+	ahead   sync.WaitGroup
 
 	life   sync.RWMutex // held for reading by every call of a device
 	closed bool
+	ended  chan struct{}
 }
 
-// viewNumbers tells the scratch files of one process's views apart.
-var viewNumbers atomic.Uint64
-
-// New opens a view.
+// New opens a view. ErrCorrupt, ErrFormat: what was written to it before does not open.
 func New(cfg Config) (*View, error) {
-	v := &View{cfg: cfg}
-	number := viewNumbers.Add(1)
+	if cfg.Cache == nil {
+		cfg.Cache = index.NewCache(4 << 20)
+		cfg.Owner = cfg.Cache.Owner()
+	}
+	v := &View{cfg: cfg, ended: make(chan struct{})}
 	for _, disk := range cfg.Disks {
 		d := &Device{view: v, disk: disk}
+		d.ahead.moved.L = &d.ahead.mu
 		v.devices = append(v.devices, d)
 		if !cfg.Scratch {
 			continue
 		}
-		name := path.Join(cfg.Dir, fmt.Sprintf("%d-%08x", number, uint32(disk.ID)))
-		s, err := newScratch(cfg.FS, name, disk.Bytes)
+		h := mapHeader{group: cfg.Group, view: cfg.Number, volume: disk.ID, size: disk.Bytes, life: 1, boot: cfg.Boot}
+		if !cfg.Again {
+			d.scratch = newScratch(cfg.FS, cfg.Dir, h)
+			continue
+		}
+		s, err := openScratch(cfg.FS, cfg.Dir, h)
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("scratch: %w", err), v.discard())
+			return nil, errors.Join(fmt.Errorf("scratch of volume %d: %w", disk.ID, err), v.each((*scratch).close))
 		}
 		d.scratch = s
+		v.used.Add(s.bytes())
 	}
 	return v, nil
 }
 
 // Checkpoint returns the number of the view's checkpoint.
 func (v *View) Checkpoint() uint64 { return v.cfg.Checkpoint }
+
+// Number returns the view's own number.
+func (v *View) Number() uint64 { return v.cfg.Number }
 
 // Volumes returns the view's disks, ordered by id.
 func (v *View) Volumes() []Volume {
@@ -154,28 +172,42 @@ func (v *View) Device(vol record.VolumeID) (*Device, bool) {
 // ScratchBytes returns how much the view's writes take.
 func (v *View) ScratchBytes() int64 { return v.used.Load() }
 
-// Close ends the view and discards its scratch. It waits for calls on its devices;
+// Refused returns how many writes failed because scratch was full.
+func (v *View) Refused() uint64 { return v.refused.Load() }
+
+// Ended is closed when the view is.
+func (v *View) Ended() <-chan struct{} { return v.ended }
+
+// Close ends the view and removes its scratch. It waits for calls on its devices;
 // those that come later fail with ErrClosed.
-func (v *View) Close() error {
+func (v *View) Close() error { return v.end((*scratch).discard) }
+
+// Leave ends the view and leaves its scratch for New with Again. What was written is
+// there then unless the machine stops before it was flushed.
+func (v *View) Leave() error { return v.end((*scratch).close) }
+
+func (v *View) end(how func(*scratch) error) error {
 	v.life.Lock()
 	if v.closed {
 		v.life.Unlock()
 		return nil
 	}
 	v.closed = true
-	err := v.discard()
 	v.life.Unlock()
+	v.ahead.Wait()
+	err := v.each(how)
+	close(v.ended)
 	if v.cfg.Closed != nil {
 		v.cfg.Closed()
 	}
 	return err
 }
 
-func (v *View) discard() error {
+func (v *View) each(do func(*scratch) error) error {
 	var err error
 	for _, d := range v.devices {
 		if d.scratch != nil {
-			err = errors.Join(err, d.scratch.discard())
+			err = errors.Join(err, do(d.scratch))
 		}
 	}
 	return err
@@ -183,9 +215,39 @@ func (v *View) discard() error {
 
 // reserve takes n bytes of the scratch limit.
 func (v *View) reserve(n int64) error {
-	if used := v.used.Add(n); v.cfg.ScratchLimit > 0 && used > v.cfg.ScratchLimit && !invariant.Planted("journal/view/limit") {
+	if used := v.used.Add(n); n > 0 && v.cfg.ScratchLimit > 0 && used > v.cfg.ScratchLimit && !invariant.Planted("journal/view/limit") {
 		v.used.Add(-n)
+		v.refused.Add(1)
 		return ErrNoSpace
 	}
 	return nil
+}
+
+// fail tells that a sync of scratch has failed.
+func (v *View) fail(err error) {
+	if v.cfg.Failed != nil {
+		v.told.Do(func() { v.cfg.Failed(err) })
+	}
+}
+
+// RemoveScratch removes the files in dir that belong to views that keep does not know,
+// and what a crash left of making one.
+func RemoveScratch(fs ioengine.FS, dir string, keep func(number uint64) bool) error {
+	names, err := fs.List(dir)
+	if err != nil {
+		return err
+	}
+	removed := false
+	for _, n := range names {
+		number, rest, _ := strings.Cut(n, "-")
+		k, bad := strconv.ParseUint(number, 10, 64)
+		if bad == nil && keep(k) && !strings.HasSuffix(rest, mapNewSuffix) {
+			continue
+		}
+		err, removed = errors.Join(err, fs.Remove(path.Join(dir, n))), true
+	}
+	if removed && err == nil {
+		err = fs.SyncDir(dir)
+	}
+	return err
 }

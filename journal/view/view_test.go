@@ -91,10 +91,15 @@ func newWorld(t *testing.T, seed uint64) *world {
 	return w
 }
 
+// at is the place of the checkpoint after so many records.
+func at(seq int) index.Vector {
+	return index.NewVector(index.Checkpoint{Number: uint64(seq), At: []index.StreamAt{{Stream: 1, Seq: record.Seq(seq)}}})
+}
+
 func (w *world) open(t *testing.T, seq int, o Options) (*View, *Device) {
 	t.Helper()
 	v, err := New(Config{Checkpoint: uint64(seq), Options: o, FS: w.disk, Dir: "/scratch", Log: w.log, Versions: w.versions,
-		At:      w.versions.Vector(index.Checkpoint{At: []index.StreamAt{{Stream: 1, Seq: record.Seq(seq)}}}),
+		At:      at(seq),
 		Disks:   []Disk{{Volume: Volume{ID: 1, Name: "one", Bytes: testBytes}, Replica: w.replica}},
 		Damaged: func(d Damage) { w.damaged = append(w.damaged, d) }})
 	must(t, err)
@@ -284,7 +289,7 @@ func TestScratchFails(t *testing.T) {
 func TestDamagedBlock(t *testing.T) {
 	w := newWorld(t, 3)
 	last := len(w.images) - 1
-	pieces, err := w.versions.Lookup(nil, 1, 0, testBytes, w.versions.Vector(index.Checkpoint{At: []index.StreamAt{{Stream: 1, Seq: record.Seq(last)}}}))
+	pieces, err := w.versions.Lookup(nil, 1, 0, testBytes, at(last))
 	must(t, err)
 	for _, p := range pieces {
 		if p.In != index.InLog {
@@ -349,7 +354,7 @@ func BenchmarkRead(b *testing.B) {
 	must(b, err)
 	must(b, w.versions.Add(segment.Start, r))
 	w.log.bytes = r.Bytes()
-	v, err := New(Config{FS: w.disk, Log: w.log, Versions: w.versions, At: w.versions.Vector(index.Checkpoint{At: []index.StreamAt{{Stream: 1, Seq: 1}}}),
+	v, err := New(Config{FS: w.disk, Log: w.log, Versions: w.versions, At: at(1),
 		Disks: []Disk{{Volume: Volume{ID: 1, Bytes: testBytes}, Replica: w.replica}}})
 	must(b, err)
 	d, _ := v.Device(1)
