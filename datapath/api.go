@@ -2,7 +2,6 @@ package datapath
 
 import (
 	"context"
-	"errors"
 	"strconv"
 	"time"
 
@@ -12,7 +11,6 @@ import (
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
 	"github.com/holdfast-dr/holdfast/journal"
-	"github.com/holdfast-dr/holdfast/journal/view"
 )
 
 // Identity is who a VRA says it is.
@@ -149,84 +147,4 @@ func (h *handler) targetGroup(name string) (*journal.Group, error) {
 		return nil, noGroup(name)
 	}
 	return g, nil
-}
-
-// viewsHandler implements api.ViewsHandler.
-type viewsHandler struct{ *handler }
-
-// Open opens a view.
-func (h viewsHandler) Open(_ context.Context, r *holdfastv1.ViewsServiceOpenRequest) (*holdfastv1.ViewsServiceOpenResponse, error) {
-	g, err := h.targetGroup(r.Group)
-	if err != nil {
-		return nil, err
-	}
-	number, err := numberOf(g, r.Checkpoint)
-	if err != nil {
-		return nil, err
-	}
-	o, err := h.target.views.show(g, number, r.ReadOnly)
-	switch {
-	case errors.Is(err, journal.ErrNotFound):
-		return nil, api.Errorf(api.NotFound, "see checkpoint list", "no checkpoint %d", number)
-	case errors.Is(err, errTooMany):
-		return nil, api.Errorf(api.Exhausted, "close one", "%v", err)
-	case errors.Is(err, journal.ErrCorrupt):
-		return nil, api.Errorf(api.DataLoss, "take another checkpoint", "%v", err)
-	case errors.Is(err, view.ErrNoSpace):
-		return nil, api.Errorf(api.Exhausted, "make room in the store", "%v", err)
-	case err != nil:
-		return nil, err
-	}
-	return &holdfastv1.ViewsServiceOpenResponse{View: o.message()}, nil
-}
-
-func numberOf(g *journal.Group, checkpoint string) (uint64, error) {
-	if checkpoint == api.Latest {
-		c, err := g.Latest()
-		if errors.Is(err, journal.ErrNotFound) {
-			return 0, api.Errorf(api.NotFound, "wait until status shows one", "there is no checkpoint yet")
-		}
-		return c.Number, err
-	}
-	n, err := strconv.ParseUint(checkpoint, 10, 64)
-	if err != nil || n == 0 {
-		return 0, api.Errorf(api.NotFound, "see checkpoint list", "no checkpoint %q", checkpoint)
-	}
-	return n, nil
-}
-
-func (o *openView) message() *holdfastv1.View {
-	v := &holdfastv1.View{
-		Id: o.id, Group: o.group, Checkpoint: strconv.FormatUint(o.checkpoint, 10), Opened: api.Timestamp(o.opened),
-	}
-	for _, d := range o.volumes {
-		v.Volumes = append(v.Volumes, &holdfastv1.ViewVolume{Name: d.Name, Bytes: d.Bytes, Nbd: o.uri(d.Name)})
-	}
-	return v
-}
-
-// List tells the open views.
-func (h viewsHandler) List(_ context.Context, r *holdfastv1.ViewsServiceListRequest) (*holdfastv1.ViewsServiceListResponse, error) {
-	res := &holdfastv1.ViewsServiceListResponse{}
-	if h.target == nil {
-		return res, nil
-	}
-	for _, o := range h.target.views.list(r.Group) {
-		res.Views = append(res.Views, o.message())
-	}
-	return res, nil
-}
-
-// Close ends a view.
-func (h viewsHandler) Close(_ context.Context, r *holdfastv1.ViewsServiceCloseRequest) (*holdfastv1.ViewsServiceCloseResponse, error) {
-	if h.target != nil {
-		ok, err := h.target.views.close(r.Id)
-		if err != nil {
-			return nil, err
-		}
-		if ok {
-			return &holdfastv1.ViewsServiceCloseResponse{}, nil
-		}
-	}
-	return nil, api.Errorf(api.NotFound, "see view list", "no view %q", r.Id)
 }

@@ -26,6 +26,7 @@ type TargetConfig struct {
 	Credentials   wire.Credentials
 	SegmentBytes  int64 // of the journal; 0 is its default
 	Log           *slog.Logger
+	CacheBytes    int64 // of the journal's indexes and views; 0 is its default
 	// OpenCatalogue opens the journal's catalogue; nil is Badger, in the store's folder.
 	OpenCatalogue func() (index.Map, error)
 }
@@ -64,11 +65,11 @@ func OpenTarget(cfg TargetConfig) (t *Target, err error) {
 		return t, err
 	}
 	if t.store, err = journal.Open(journal.Config{
-		FS: cfg.FS, Dir: cfg.Store, SegmentBytes: cfg.SegmentBytes, Log: cfg.Log, OpenCatalogue: cfg.OpenCatalogue,
+		FS: cfg.FS, Dir: cfg.Store, SegmentBytes: cfg.SegmentBytes, Log: cfg.Log, OpenCatalogue: cfg.OpenCatalogue, CacheBytes: cfg.CacheBytes, Boot: thisBoot(),
 	}); err != nil {
 		return t, err
 	}
-	if t.views, err = newViews(cfg.RunDir, cfg.Log); err != nil {
+	if t.views, err = newViews(cfg.RunDir, t.store, cfg.Log); err != nil {
 		return t, err
 	}
 	t.deliver = deliver.New(t.store, cfg.Log)
@@ -78,9 +79,13 @@ func OpenTarget(cfg TargetConfig) (t *Target, err error) {
 	return t, err
 }
 
-// Run takes records until ctx ends; then all sessions and views have ended.
+// Run takes records until ctx ends; then all sessions have ended and no view is served.
 func (t *Target) Run(ctx context.Context) error {
-	defer t.views.closeAll()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	wg.Go(func() { t.views.run(ctx) })
 	return t.server.Serve(ctx, t.deliver)
 }
 
@@ -95,7 +100,7 @@ func (t *Target) Close() error {
 		t.server.Close()
 	}
 	if t.views != nil {
-		t.views.closeAll()
+		t.views.stop()
 	}
 	if t.store == nil {
 		return nil

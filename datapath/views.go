@@ -2,6 +2,7 @@ package datapath
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -18,149 +20,253 @@ import (
 	"github.com/holdfast-dr/holdfast/journal/view"
 )
 
-// maxViews bounds the views open at once: each may hold scratch and a socket.
-const maxViews = 64
+// maxViews bounds the views open at once. Each has a socket and a goroutine, and for
+// each disk that was written to two files; each of its clients, of which there are at
+// most 64, has a connection and at most 17 goroutines.
+const maxViews = 256
 
 // views are the images that a target shows. Each has one unix socket of its own in
-// the run directory, on which every volume is an export under its name.
+// the run directory, on which every volume is an export under its name. The journal
+// keeps them: after a restart the same are served at the same sockets.
 type views struct {
-	dir string
-	log *slog.Logger
+	dir   string
+	log   *slog.Logger
+	store *journal.Store
+
+	opening sync.Mutex // one view is opened or closed at a time; before mu
 
 	mu struct {
 		sync.Mutex
-		open map[string]*openView
-		last int // number of the last one opened
+		served map[uint64]*servedView
+		closed bool
 	}
 }
 
-type openView struct {
-	number     int
-	id         string
-	group      string
-	checkpoint uint64
-	opened     time.Time
-	volumes    []view.Volume
-	socket     string
-
-	view *view.View
-	stop context.CancelFunc
-	done chan struct{}
+// servedView is a view that clients can reach.
+type servedView struct {
+	view   *view.View
+	server *nbd.Server
+	stop   context.CancelFunc
+	done   chan struct{}
 }
 
-// errTooMany is the refusal of one view more.
-var errTooMany = fmt.Errorf("%d views are open", maxViews)
+// viewStatus is a view as it is told.
+type viewStatus struct {
+	journal.ViewInfo
+	group   string
+	socket  string // empty: it is not served
+	clients int
+}
 
-func newViews(runDir string, log *slog.Logger) (*views, error) {
-	v := &views{dir: filepath.Join(runDir, "views"), log: log}
-	v.mu.open = make(map[string]*openView)
+// Refusals of opening and closing.
+var (
+	errTooMany = fmt.Errorf("%d views are open", maxViews)
+	errNoView  = errors.New("no such view")
+)
+
+// newViews serves the views that the journal kept.
+func newViews(runDir string, store *journal.Store, log *slog.Logger) (*views, error) {
+	v := &views{dir: filepath.Join(runDir, "views"), log: log, store: store}
+	v.mu.served = make(map[uint64]*servedView)
 	if err := os.RemoveAll(v.dir); err != nil { // sockets of a process that is gone
 		return nil, err
 	}
-	return v, os.MkdirAll(v.dir, 0o700)
-}
-
-// show opens a view and serves it.
-func (vs *views) show(g *journal.Group, number uint64, readOnly bool) (*openView, error) {
-	vs.mu.Lock()
-	defer vs.mu.Unlock()
-	if len(vs.mu.open) >= maxViews {
-		return nil, errTooMany
-	}
-	v, err := g.OpenView(number, journal.ViewOptions{Options: view.Options{Scratch: !readOnly}})
-	if err != nil {
+	if err := os.MkdirAll(v.dir, 0o700); err != nil {
 		return nil, err
 	}
-	vs.mu.last++
-	o := &openView{
-		number: vs.mu.last, id: "v" + strconv.Itoa(vs.mu.last), group: g.Info().Name, checkpoint: number, opened: time.Now(),
-		volumes: v.Volumes(), view: v, done: make(chan struct{}),
-	}
-	o.socket = filepath.Join(vs.dir, o.id)
-	if err := vs.serve(o); err != nil {
-		return nil, errors.Join(err, v.Close())
-	}
-	vs.mu.open[o.id] = o
-	vs.log.Info("view opened", "view", o.id, "group", o.group, "checkpoint", number)
-	return o, nil
+	v.serveKept()
+	return v, nil
 }
 
-func (vs *views) serve(o *openView) error {
-	server := &nbd.Server{Log: vs.log}
-	for _, v := range o.volumes {
-		d, ok := o.view.Device(v.ID)
-		if !ok {
-			return fmt.Errorf("volume %s is not in the view", v.Name)
+// serveKept serves what the journal has open and is not served: what it kept, and what
+// is in a group that was opened again. What cannot be served is tried again.
+func (vs *views) serveKept() {
+	vs.opening.Lock()
+	defer vs.opening.Unlock()
+	for _, v := range vs.list("") {
+		if v.View == nil || v.socket != "" {
+			continue
 		}
-		about := fmt.Sprintf("%s of group %s at checkpoint %d", v.Name, o.group, o.checkpoint)
-		if err := server.Add(nbd.Export{Name: v.Name, Device: viewDevice{d}, Description: about}); err != nil {
+		if err := vs.serve(v); err != nil {
+			vs.log.Error("view is not served", "view", viewID(v.Number), "error", err)
+		}
+	}
+}
+
+// viewID is how users name a view.
+func viewID(number uint64) string { return "v" + strconv.FormatUint(number, 10) }
+
+func (vs *views) socket(number uint64) string { return filepath.Join(vs.dir, viewID(number)) }
+
+// show opens a view, which is kept, and serves it.
+func (vs *views) show(g *journal.Group, checkpoint uint64, o journal.ViewOptions) (viewStatus, error) {
+	vs.opening.Lock()
+	defer vs.opening.Unlock()
+	if vs.count() >= maxViews {
+		return viewStatus{}, errTooMany
+	}
+	info, err := g.KeepView(checkpoint, o)
+	if err != nil {
+		return viewStatus{}, err
+	}
+	v := viewStatus{ViewInfo: info, group: g.Info().Name}
+	if err := vs.serve(v); err != nil {
+		return viewStatus{}, errors.Join(err, g.CloseView(info.Number))
+	}
+	v.socket = vs.socket(info.Number)
+	vs.log.Info("view opened", "view", viewID(info.Number), "group", v.group, "checkpoint", checkpoint)
+	return v, nil
+}
+
+func (vs *views) count() int {
+	vs.mu.Lock()
+	defer vs.mu.Unlock()
+	return len(vs.mu.served)
+}
+
+// serve listens on the view's socket.
+func (vs *views) serve(v viewStatus) error {
+	id := viewID(v.Number)
+	server := &nbd.Server{Log: vs.log.With("view", id)}
+	for _, volume := range v.View.Volumes() {
+		d, ok := v.View.Device(volume.ID)
+		if !ok {
+			return fmt.Errorf("volume %s is not in the view", volume.Name)
+		}
+		about := fmt.Sprintf("%s of group %s at checkpoint %d", volume.Name, v.group, v.Checkpoint)
+		if err := server.Add(nbd.Export{Name: volume.Name, Device: viewDevice{d}, Description: about}); err != nil {
 			return err
 		}
 	}
-	l, err := net.Listen("unix", o.socket)
+	vs.mu.Lock()
+	defer vs.mu.Unlock()
+	if vs.mu.closed {
+		return net.ErrClosed
+	}
+	l, err := net.Listen("unix", vs.socket(v.Number))
 	if err != nil {
 		return err
 	}
-	if err := os.Chmod(o.socket, 0o600); err != nil {
+	if err := os.Chmod(vs.socket(v.Number), 0o600); err != nil {
 		return errors.Join(err, l.Close())
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	o.stop = stop
+	s := &servedView{view: v.View, server: server, stop: stop, done: make(chan struct{})}
+	vs.mu.served[v.Number] = s
 	go func() {
-		defer close(o.done)
+		defer close(s.done)
 		if err := server.Serve(ctx, l); err != nil {
-			vs.log.Error("view is not served any more", "view", o.id, "error", err)
+			vs.log.Error("view is not served any more", "view", id, "error", err)
+		}
+	}()
+	go func() { // one that gave way ends here
+		select {
+		case <-v.View.Ended():
+			vs.unserve(v.Number)
+		case <-s.done:
 		}
 	}()
 	return nil
 }
 
+// unserve ends the serving of a view: what its clients asked for is answered first.
+func (vs *views) unserve(number uint64) {
+	vs.mu.Lock()
+	s := vs.mu.served[number]
+	delete(vs.mu.served, number)
+	vs.mu.Unlock()
+	if s == nil {
+		return
+	}
+	s.stop()
+	<-s.done
+}
+
 // uri is where a volume of the view is found.
-func (o *openView) uri(volume string) string {
-	return nbd.URI{Network: "unix", Address: o.socket, Export: volume}.String()
+func (v *viewStatus) uri(volume string) string {
+	return nbd.URI{Network: "unix", Address: v.socket, Export: volume}.String()
 }
 
 // list returns the views of a group, of all for the empty name, oldest first.
-func (vs *views) list(group string) (all []*openView) {
-	vs.mu.Lock()
-	defer vs.mu.Unlock()
-	for _, o := range vs.mu.open {
-		if group == "" || o.group == group {
-			all = append(all, o)
+func (vs *views) list(group string) (all []viewStatus) {
+	for _, g := range vs.store.Groups() {
+		name := g.Info().Name
+		if group != "" && group != name {
+			continue
+		}
+		for _, info := range g.Views() {
+			v := viewStatus{ViewInfo: info, group: name}
+			vs.mu.Lock()
+			if s := vs.mu.served[info.Number]; s != nil && s.view == info.View {
+				v.socket, v.clients = vs.socket(info.Number), s.server.Clients()
+			}
+			vs.mu.Unlock()
+			all = append(all, v)
 		}
 	}
-	slices.SortFunc(all, func(a, b *openView) int { return a.number - b.number })
+	slices.SortFunc(all, func(a, b viewStatus) int { return int(int64(a.Number) - int64(b.Number)) })
 	return all
 }
 
-// close ends a view and drops its scratch; false when there is none of that id.
-func (vs *views) close(id string) (bool, error) {
-	vs.mu.Lock()
-	o := vs.mu.open[id]
-	delete(vs.mu.open, id)
-	vs.mu.Unlock()
-	if o == nil {
-		return false, nil
-	}
-	o.stop()
-	<-o.done
-	err := errors.Join(o.view.Close(), remove(o.socket))
-	vs.log.Info("view closed", "view", id)
-	return true, err
-}
-
-// remove removes a file that may be gone already.
-func remove(name string) error {
-	if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	return nil
-}
-
-func (vs *views) closeAll() {
-	for _, o := range vs.list("") {
-		if _, err := vs.close(o.id); err != nil {
-			vs.log.Warn("view closed badly", "view", o.id, "error", err)
+// close ends a view and drops its scratch.
+func (vs *views) close(id string) error {
+	vs.opening.Lock()
+	defer vs.opening.Unlock()
+	for _, g := range vs.store.Groups() {
+		for _, info := range g.Views() {
+			if viewID(info.Number) != id {
+				continue
+			}
+			vs.unserve(info.Number)
+			err := g.CloseView(info.Number)
+			vs.log.Info("view closed", "view", id, "error", err)
+			return err
 		}
 	}
+	return errNoView
+}
+
+// run serves views of groups that come later, until ctx ends; then none is served. They
+// stay in the journal.
+func (vs *views) run(ctx context.Context) {
+	defer vs.stop()
+	tick := time.NewTicker(5 * time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			vs.serveKept()
+		}
+	}
+}
+
+// stop ends the serving of all views.
+func (vs *views) stop() {
+	vs.mu.Lock()
+	vs.mu.closed = true
+	var all []uint64
+	for n := range vs.mu.served {
+		all = append(all, n)
+	}
+	vs.mu.Unlock()
+	var wg sync.WaitGroup
+	for _, n := range all {
+		wg.Go(func() { vs.unserve(n) })
+	}
+	wg.Wait()
+}
+
+// thisBoot names this boot of the machine; zero where the system does not.
+func thisBoot() (boot [16]byte) {
+	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return boot
+	}
+	raw, err := hex.DecodeString(strings.ReplaceAll(strings.TrimSpace(string(text)), "-", ""))
+	if err == nil && len(raw) == len(boot) {
+		boot = [16]byte(raw)
+	}
+	return boot
 }

@@ -39,7 +39,8 @@
 //	groups/<group>/manifest          what this site decided (FORMAT.md)
 //	groups/<group>/log/              segments (journal/segment)
 //	groups/<group>/replica/          raw disks and their sums (journal/replica)
-//	groups/<group>/scratch/          what views write; emptied at Open
+//	groups/<group>/scratch/          what views write
+//	groups/<group>/views/            the views that are kept
 //
 // Memory: the versions of places (journal/index) take about 25 bytes an extent; the
 // queue of a group holds at most 64 MiB of records that are not durable yet.

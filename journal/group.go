@@ -10,7 +10,6 @@ import (
 	"github.com/holdfast-dr/holdfast/journal/index"
 	"github.com/holdfast-dr/holdfast/journal/replica"
 	"github.com/holdfast-dr/holdfast/journal/segment"
-	"github.com/holdfast-dr/holdfast/journal/view"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
@@ -23,6 +22,8 @@ type Group struct {
 	segments *segment.Log
 	index    *index.Table
 
+	blockOwner uint64 // of the blocks of the log in the store's cache
+
 	admitting sync.Mutex // one Admit or SetVolumes at a time; before mu
 
 	marking  sync.Mutex // damage is made known, and checkpoints are listed, one at a time; before mu
@@ -31,6 +32,8 @@ type Group struct {
 	unplaced damages    // what of it is not looked up in the index yet
 	unstated []entry    // what of it the manifest does not say yet
 	loaded   chan struct{}
+
+	viewing sync.Mutex // kept views are opened and closed one at a time; before mu
 
 	mu        sync.Mutex
 	info      GroupInfo
@@ -53,7 +56,7 @@ type Group struct {
 	resync, initial bool
 	seen            uint64 // highest checkpoint number in any cut
 	onListed        func(Checkpoint)
-	views           map[*view.View]ViewOptions
+	views           views
 
 	// Of the goroutine that writes rounds, and of the group's part of that.
 	staged    []item        // in the log's open round
@@ -334,14 +337,7 @@ func (g *Group) stop() {
 // close ends views and files; the rounds have ended.
 func (g *Group) close() error {
 	g.stop()
-	g.mu.Lock()
-	views := g.views
-	g.views = nil
-	g.mu.Unlock()
-	var err error
-	for v := range views {
-		err = errors.Join(err, v.Close())
-	}
+	err := g.leaveViews()
 	if g.segments != nil {
 		err = errors.Join(err, g.segments.Close())
 	}

@@ -47,6 +47,9 @@ type Config struct {
 	// OpenCatalogue opens the catalogue's map; nil: Badger, in a folder of the store, whose
 	// FS is then that of this machine.
 	OpenCatalogue func() (index.Map, error)
+	// Boot names this boot of the machine: what views of an earlier process wrote in it and
+	// did not flush is still there. Zero: that is not known, and it is forgotten.
+	Boot [16]byte
 }
 
 // GroupInfo names a group and its history.

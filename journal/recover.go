@@ -9,19 +9,19 @@ import (
 
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/journal/segment"
-	"github.com/holdfast-dr/holdfast/journal/view"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
 func (g *Group) logDir() string     { return path.Join(g.dir, "log") }
 func (g *Group) replicaDir() string { return path.Join(g.dir, "replica") }
 func (g *Group) scratchDir() string { return path.Join(g.dir, "scratch") }
+func (g *Group) viewsDir() string   { return path.Join(g.dir, "views") }
 
 func (s *Store) newGroup(id record.GroupID) *Group {
 	g := &Group{store: s, dir: path.Join(s.cfg.Dir, groupsName, id.String()), log: s.log.With("group", id.String()),
 		info: GroupInfo{ID: id}, admission: newAdmission(), cuts: newCuts(),
 		standings: make(map[record.StreamID]mark), volumes: make(map[record.VolumeID]*volume),
-		views: make(map[*view.View]ViewOptions), shown: make(map[uint64]segment.State), loaded: make(chan struct{})}
+		blockOwner: s.cache.Owner(), shown: make(map[uint64]segment.State), loaded: make(chan struct{})}
 	g.room.L = &g.mu
 	return g
 }
@@ -152,6 +152,7 @@ func (s *Store) shut(id record.GroupID, m *manifest, why error) *Group {
 		facts := m.now()
 		g.info.Name, g.info.Lineage = facts.name, facts.lineage
 	}
+	g.noteViews()
 	g.log.Error("group does not open", "name", g.info.Name, "error", why)
 	return g
 }

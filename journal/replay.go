@@ -32,7 +32,7 @@ func (g *Group) load(m *manifest) (*Group, error) {
 		err = g.loadLog()
 	}
 	if err == nil {
-		err = g.clearScratch()
+		err = g.loadViews()
 	}
 	if err != nil {
 		g.stop()

@@ -27,6 +27,7 @@ type Store struct {
 	lock       io.Closer
 	watermarks *segment.Watermarks
 	catalogue  *index.Catalogue
+	viewing    viewNumbers
 	reserve    reserve
 	cache      *index.Cache
 	flushes    flushes

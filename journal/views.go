@@ -3,7 +3,8 @@ package journal
 import (
 	"errors"
 	"fmt"
-	"path"
+	"sync"
+	"time"
 
 	"github.com/holdfast-dr/holdfast/journal/view"
 )
@@ -13,19 +14,55 @@ type ViewOptions struct {
 	view.Options
 	// Live: a production disk stands on it, and it never gives way. Else it is a test.
 	Live bool
+	// Name is a label for people, of at most 63 bytes; only kept views have one.
+	Name string
+	// Opened is what a kept view tells about when it was.
+	Opened time.Time
 }
 
-// OpenView opens the group as it was at the checkpoint. Its cost does not depend on
-// the checkpoint's age nor on how much was written. A bad checkpoint opens too: what
-// is damaged in it reads as an error, and never as bytes.
+// views are a group's views.
+type views struct {
+	open map[*view.View]ViewOptions // also those that are kept
+	kept map[uint64]*keptView       // by number
+}
+
+// viewNumbers draws the numbers of views, of which no two of a store are ever the same.
+type viewNumbers struct {
+	sync.Mutex
+	last uint64
+}
+
+func (n *viewNumbers) next() uint64 {
+	n.Lock()
+	defer n.Unlock()
+	n.last++
+	return n.last
+}
+
+func (n *viewNumbers) saw(number uint64) {
+	n.Lock()
+	defer n.Unlock()
+	n.last = max(n.last, number)
+}
+
+// OpenView opens the group as it was at the checkpoint, until it is closed or the store
+// is. Its cost does not depend on the checkpoint's age nor on how much was written. A
+// bad checkpoint opens too: what is damaged in it reads as an error, and never as bytes.
 func (g *Group) OpenView(number uint64, o ViewOptions) (*view.View, error) {
+	return g.openView(number, o, view.Config{Number: g.store.viewing.next()})
+}
+
+// openView opens a view; cfg says which, and how it is opened.
+func (g *Group) openView(number uint64, o ViewOptions, cfg view.Config) (*view.View, error) {
 	cp, err := g.Checkpoint(number)
 	if err != nil {
 		return nil, err
 	}
-	cfg := view.Config{Checkpoint: number, FS: g.store.cfg.FS, Dir: g.scratchDir(), Options: o.Options,
-		Log: g.segments, Versions: g.index, At: g.index.Vector(cp),
-		Damaged: g.viewed}
+	cfg.Checkpoint, cfg.Options = number, o.Options
+	cfg.FS, cfg.Dir, cfg.Group, cfg.Boot = g.store.cfg.FS, g.scratchDir(), g.info.ID, g.store.cfg.Boot
+	cfg.Log, cfg.Versions, cfg.At = g.segments, g.index, g.index.Vector(cp)
+	cfg.Cache, cfg.Owner = g.store.cache, g.blockOwner
+	cfg.Damaged = g.viewed
 	if cfg.Disks, err = g.disks(cp); err != nil {
 		return nil, fmt.Errorf("journal: group %s: checkpoint %d: %w", g.info.ID, number, err)
 	}
@@ -33,7 +70,7 @@ func (g *Group) OpenView(number uint64, o ViewOptions) (*view.View, error) {
 	cfg.Closed = func() {
 		g.mu.Lock()
 		defer g.mu.Unlock()
-		delete(g.views, opened)
+		delete(g.views.open, opened)
 	}
 	opened, err = view.New(cfg) // not under mu: a slow disk under scratch holds up nobody else
 	if err != nil {
@@ -42,11 +79,18 @@ func (g *Group) OpenView(number uint64, o ViewOptions) (*view.View, error) {
 	g.mu.Lock()
 	closed := g.closed
 	if !closed {
-		g.views[opened] = o
+		if g.views.open == nil {
+			g.views.open = make(map[*view.View]ViewOptions)
+		}
+		g.views.open[opened] = o
 	}
 	g.mu.Unlock()
 	if closed {
-		return nil, errors.Join(ErrClosed, opened.Close())
+		end := opened.Close
+		if cfg.Again {
+			end = opened.Leave
+		}
+		return nil, errors.Join(ErrClosed, end())
 	}
 	return opened, nil
 }
@@ -73,9 +117,17 @@ func (g *Group) disks(cp Checkpoint) (disks []view.Disk, err error) {
 func (g *Group) ViewsHold() (number uint64, ok bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for v := range g.views {
-		if n := v.Checkpoint(); !ok || n < number {
+	hold := func(n uint64) {
+		if !ok || n < number {
 			number, ok = n, true
+		}
+	}
+	for v := range g.views.open {
+		hold(v.Checkpoint())
+	}
+	for _, k := range g.views.kept {
+		if k.rec.life == viewOpen || k.rec.life == viewFailed { // also one that does not open: what ails it may pass
+			hold(k.rec.checkpoint)
 		}
 	}
 	return number, ok
@@ -84,27 +136,54 @@ func (g *Group) ViewsHold() (number uint64, ok bool) {
 // YieldViews closes the views that are no live ones, because of reason, which their
 // user is told, and returns how many those were.
 func (g *Group) YieldViews(reason string) (closed int, err error) {
+	g.viewing.Lock()
+	defer g.viewing.Unlock()
 	g.mu.Lock()
-	var yield []*view.View
-	for v, o := range g.views {
-		if !o.Live {
-			yield = append(yield, v)
+	var kept []*keptView
+	of := make(map[*view.View]bool)
+	for _, k := range g.views.kept {
+		of[k.view] = true
+		if !k.rec.live && k.rec.life != viewGave {
+			kept = append(kept, k)
+		}
+	}
+	var passing []*view.View
+	for v, o := range g.views.open {
+		if !o.Live && !of[v] {
+			passing = append(passing, v)
 		}
 	}
 	g.mu.Unlock()
-	for _, v := range yield {
-		g.log.Warn("view gives way", "checkpoint", v.Checkpoint(), "reason", reason)
+	for _, v := range passing {
 		err = errors.Join(err, v.Close())
 	}
-	return len(yield), err
+	for _, k := range kept {
+		g.log.Warn("view gives way", "view", k.rec.number, "checkpoint", k.rec.checkpoint, "reason", reason)
+		err = errors.Join(err, g.endView(k, viewGave, cutView(reason)))
+	}
+	if len(kept) > 0 {
+		err = errors.Join(err, g.forgetViews())
+	}
+	return len(passing) + len(kept), err
 }
 
-// clearScratch removes what views of an earlier run left: they ended with it.
-func (g *Group) clearScratch() error {
-	fs := g.store.cfg.FS
-	names, err := fs.List(g.scratchDir())
-	for _, n := range names {
-		err = errors.Join(err, fs.Remove(path.Join(g.scratchDir(), n)))
+// leaveViews ends all views as the store is closed; those that are kept leave their
+// scratch.
+func (g *Group) leaveViews() error {
+	g.mu.Lock()
+	end := make(map[*view.View]func() error)
+	for v := range g.views.open {
+		end[v] = v.Close
+	}
+	for _, k := range g.views.kept {
+		if k.view != nil {
+			end[k.view] = k.view.Leave
+		}
+	}
+	g.mu.Unlock()
+	var err error
+	for _, e := range end {
+		err = errors.Join(err, e())
 	}
 	return err
 }

@@ -168,14 +168,14 @@ func replayMap(p []byte, h mapHeader, trustAll bool) (r replayed, err error) {
 	count := uint64((h.size + blockBytes - 1) / blockBytes)
 	vouched, at := uint64(0), 0
 	for {
-		e, ok := parseMapEntry(p[at:], h.life, count)
+		e, ok := parseMapEntry(p[min(at, len(p)):], h.life, count)
 		if !ok || e.number != r.last+1 {
 			break
 		}
 		r.last, at = e.number, at+entryBytes
 		if e.kind == entryMark {
 			vouched = e.first
-			at = min((at+markPage-1)/markPage*markPage, len(p))
+			at = (at + markPage - 1) / markPage * markPage // the file may end before
 			continue
 		}
 		r.entries = append(r.entries, e)

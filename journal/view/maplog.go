@@ -29,7 +29,7 @@ type mapLog struct {
 
 const (
 	mapNewSuffix = ".new"
-	// rewriteBytes is how long a map may be before it is looked at for what it could do without.
+	// rewriteBytes is how long a map may be before it is rewritten.
 	rewriteBytes = 1 << 20
 	// readMapLimit bounds what is read of a map: rewriting keeps it far below.
 	readMapLimit = 1 << 30
@@ -208,5 +208,5 @@ func (l *mapLog) vouched() bool { return l.marked != 0 && l.entered <= l.upTo }
 
 // long says whether the file is worth rewriting: much longer than its image would be.
 func (l *mapLog) long(runs int64) bool {
-	return l.end > rewriteBytes && l.end > 4*runs*entryBytes
+	return l.end > headerBytes+4*runs*entryBytes
 }

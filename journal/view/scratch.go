@@ -29,6 +29,8 @@ type scratch struct {
 	files  atomic.Pointer[scratchFiles] // nil: nothing was written yet
 	locks  [64]sync.Mutex               // of the blocks with number % 64
 
+	rewrite int64 // length in bytes below which the map is not rewritten
+
 	making sync.Mutex // of files
 
 	// Of flushes. wrote counts the changes that were answered, or may be.
@@ -45,7 +47,8 @@ type scratch struct {
 type scratchFiles struct {
 	data ioengine.File
 	log  *mapLog
-	// rewriteAt is the length below which the map is not rewritten: doubled when that failed.
+	// rewriteAt is the length from which the map is looked at for what it could do without:
+	// twice what was left of it the last time.
 	rewriteAt int64
 }
 
@@ -61,7 +64,7 @@ func scratchName(dir string, h mapHeader) string {
 
 // newScratch is scratch nothing was written to.
 func newScratch(fs ioengine.FS, dir string, h mapHeader) *scratch {
-	return &scratch{fs: fs, name: scratchName(dir, h), header: h, blocks: newBlocks(h.size)}
+	return &scratch{fs: fs, name: scratchName(dir, h), header: h, blocks: newBlocks(h.size), rewrite: rewriteBytes}
 }
 
 // openScratch finds what an earlier process wrote.
@@ -78,7 +81,7 @@ func openScratch(fs ioengine.FS, dir string, h mapHeader) (*scratch, error) {
 	if err != nil {
 		return nil, errors.Join(err, log.file.Close())
 	}
-	s.files.Store(&scratchFiles{data: data, log: log, rewriteAt: rewriteBytes})
+	s.files.Store(&scratchFiles{data: data, log: log, rewriteAt: s.rewrite})
 	s.wrote.Store(1) // what is there may not be durable
 	if size, err := data.Size(); err != nil || size < h.size {
 		if err == nil {
@@ -106,9 +109,12 @@ func (s *scratch) make() (*scratchFiles, error) {
 	if err != nil {
 		return nil, fmt.Errorf("scratch: %w", err)
 	}
-	f := &scratchFiles{data: data, rewriteAt: rewriteBytes}
+	f := &scratchFiles{data: data, rewriteAt: s.rewrite}
 	if err = data.Truncate(s.header.size); err == nil {
-		err = data.Sync() // with its name, by the sync of the folder that makes the map
+		err = data.Sync()
+	}
+	if err == nil {
+		err = s.fs.SyncDir(path.Dir(s.name)) // a map is never without its data
 	}
 	if err == nil {
 		f.log, err = createMap(s.fs, s.name+mapSuffix, s.header, nil)
@@ -197,9 +203,6 @@ func (s *scratch) flush() error {
 func (s *scratch) syncFiles(f *scratchFiles) error {
 	s.mapping.Lock()
 	last, vouched := f.log.last, f.log.vouched()
-	if invariant.Planted("journal/view/late-entries") {
-		vouched = false
-	}
 	s.mapping.Unlock()
 	if !invariant.Planted("journal/view/no-data-sync") {
 		if err := f.data.Sync(); err != nil {
@@ -231,7 +234,7 @@ func (s *scratch) shorten(f *scratchFiles) error {
 	var runs int64
 	s.blocks.each(func(int64, int64, place) bool { runs++; return true })
 	if !f.log.long(runs) {
-		f.rewriteAt = max(2*f.log.end, rewriteBytes)
+		f.rewriteAt = max(2*f.log.end, s.rewrite)
 		return nil
 	}
 	if err := f.data.Sync(); err != nil { // of what was entered since the flush
@@ -241,7 +244,7 @@ func (s *scratch) shorten(f *scratchFiles) error {
 	if errors.Is(err, ErrFailed) {
 		return s.fail(err)
 	}
-	f.rewriteAt = max(2*f.log.end, rewriteBytes)
+	f.rewriteAt = max(2*f.log.end, s.rewrite) // also after an error: it is tried again when it is worth more
 	return nil
 }
 

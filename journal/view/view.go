@@ -230,8 +230,7 @@ func (v *View) fail(err error) {
 	}
 }
 
-// RemoveScratch removes the files in dir that belong to views that keep does not know,
-// and what a crash left of making one.
+// RemoveScratch removes the files in dir that belong to views that keep does not know.
 func RemoveScratch(fs ioengine.FS, dir string, keep func(number uint64) bool) error {
 	names, err := fs.List(dir)
 	if err != nil {
@@ -239,9 +238,9 @@ func RemoveScratch(fs ioengine.FS, dir string, keep func(number uint64) bool) er
 	}
 	removed := false
 	for _, n := range names {
-		number, rest, _ := strings.Cut(n, "-")
+		number, _, _ := strings.Cut(n, "-")
 		k, bad := strconv.ParseUint(number, 10, 64)
-		if bad == nil && keep(k) && !strings.HasSuffix(rest, mapNewSuffix) {
+		if bad == nil && keep(k) {
 			continue
 		}
 		err, removed = errors.Join(err, fs.Remove(path.Join(dir, n))), true

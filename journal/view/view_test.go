@@ -26,6 +26,9 @@ type memoryLog struct {
 func (l *memoryLog) ReadAt(p []byte, pos segment.Pos) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if pos-segment.Start > segment.Pos(len(l.bytes)) {
+		return segment.ErrRange
+	}
 	if n := copy(p, l.bytes[pos-segment.Start:]); n < len(p) {
 		return segment.ErrRange
 	}
@@ -309,6 +312,84 @@ func TestDamagedBlock(t *testing.T) {
 		must(t, v.Close())
 		w.log.bytes[at] ^= 4
 	}
+}
+
+// dropping drops what it finds in the log before it can be read, some times.
+type dropping struct {
+	Versions
+	log   *memoryLog
+	times int
+}
+
+func (v *dropping) Lookup(dst []index.Piece, vol record.VolumeID, off, n int64, at index.Vector) ([]index.Piece, error) {
+	if v.times == 0 {
+		return append(dst, index.Piece{Off: off, Len: n, In: index.InReplica}), nil
+	}
+	v.times--
+	dst, err := v.Versions.Lookup(dst, vol, off, n, at)
+	for i := range dst {
+		dst[i].Pos += 1 << 40
+	}
+	return dst, err
+}
+
+// What was dropped between finding and reading it is found again, in the replica; but
+// not for ever. What cannot be found is an error.
+func TestLooksAgain(t *testing.T) {
+	w := newWorld(t, 6)
+	open := func(v Versions) *Device {
+		view, err := New(Config{Checkpoint: 12, FS: w.disk, Log: w.log, Versions: v, At: at(12),
+			Disks: []Disk{{Volume: Volume{ID: 1, Bytes: testBytes}, Replica: w.replica}}})
+		must(t, err)
+		d, _ := view.Device(1)
+		return d
+	}
+	for times, want := range map[int]error{1: nil, 3: nil, 1000: segment.ErrRange} {
+		d := open(&dropping{Versions: w.versions, log: w.log, times: times})
+		p := make([]byte, testBytes)
+		if err := d.ReadAt(p, 0); !errors.Is(err, want) || err == nil && !bytes.Equal(p, w.replica.image) {
+			t.Errorf("dropped %d times: %v", times, err)
+		}
+	}
+	if err := open(lost{w.versions}).ReadAt(make([]byte, 1), 0); !errors.Is(err, record.ErrCorrupt) {
+		t.Errorf("an index that does not read: %v", err)
+	}
+}
+
+// lost finds nothing.
+type lost struct{ Versions }
+
+func (lost) Lookup([]index.Piece, record.VolumeID, int64, int64, index.Vector) ([]index.Piece, error) {
+	return nil, record.ErrCorrupt
+}
+
+// Reads in order, of all sizes and of two readers at once, give what is there; blocks
+// that are in the cache are read with no allocation.
+func TestReadInOrder(t *testing.T) {
+	w := newWorld(t, 7)
+	v, d := w.open(t, 12, Options{})
+	for _, size := range []int64{512, 4096, 5000, 70000} {
+		var wg sync.WaitGroup
+		errs := make([]error, 2)
+		for i := range errs {
+			wg.Go(func() {
+				p := make([]byte, size)
+				for off := int64(0); off < testBytes && errs[i] == nil; off += size {
+					n := min(size, testBytes-off)
+					if errs[i] = d.ReadAt(p[:n], off); !bytes.Equal(p[:n], w.images[12][off:off+n]) {
+						errs[i] = errors.Join(errs[i], fmt.Errorf("%d bytes at %d differ", n, off))
+					}
+				}
+			})
+		}
+		wg.Wait()
+		must(t, errors.Join(errs...))
+	}
+	p := make([]byte, 4096)
+	if n := testing.AllocsPerRun(50, func() { must(t, d.ReadAt(p, 40960)) }); n > 0 {
+		t.Errorf("%v allocations a read", n)
+	}
+	must(t, v.Close())
 }
 
 func TestRefused(t *testing.T) {

@@ -23,15 +23,30 @@ const (
 )
 
 // View is a readable image of a group at a checkpoint; what is written to it goes
-// to scratch and ends with it.
+// to scratch and ends with it. It is there until it is closed, also after a restart of
+// the target, at the same places.
 type View struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Group string                 `protobuf:"bytes,2,opt,name=group,proto3" json:"group,omitempty"`
 	// The checkpoint's id, also when "latest" was asked for.
-	Checkpoint    string                 `protobuf:"bytes,3,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
-	Opened        *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=opened,proto3" json:"opened,omitempty"`
-	Volumes       []*ViewVolume          `protobuf:"bytes,5,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	Checkpoint string                 `protobuf:"bytes,3,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	Opened     *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=opened,proto3" json:"opened,omitempty"`
+	Volumes    []*ViewVolume          `protobuf:"bytes,5,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	Name       string                 `protobuf:"bytes,6,opt,name=name,proto3" json:"name,omitempty"`
+	ReadOnly   bool                   `protobuf:"varint,7,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
+	// A production disk stands on it: it never gives way.
+	Live bool `protobuf:"varint,8,opt,name=live,proto3" json:"live,omitempty"`
+	// What its writes take, and may take at most; 0 is no limit.
+	ScratchBytes int64 `protobuf:"varint,9,opt,name=scratch_bytes,json=scratchBytes,proto3" json:"scratch_bytes,omitempty"`
+	ScratchLimit int64 `protobuf:"varint,10,opt,name=scratch_limit,json=scratchLimit,proto3" json:"scratch_limit,omitempty"`
+	// Connections to its volumes.
+	Clients int32 `protobuf:"varint,11,opt,name=clients,proto3" json:"clients,omitempty"`
+	// good; full: a write failed because of the limit; damaged: its checkpoint is bad;
+	// failed: its scratch is, it may only be read; broken: it does not open; closed: it
+	// gave way. The last two have no volumes.
+	State         string `protobuf:"bytes,12,opt,name=state,proto3" json:"state,omitempty"`
+	Reason        string `protobuf:"bytes,13,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -99,6 +114,62 @@ func (x *View) GetVolumes() []*ViewVolume {
 		return x.Volumes
 	}
 	return nil
+}
+
+func (x *View) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *View) GetReadOnly() bool {
+	if x != nil {
+		return x.ReadOnly
+	}
+	return false
+}
+
+func (x *View) GetLive() bool {
+	if x != nil {
+		return x.Live
+	}
+	return false
+}
+
+func (x *View) GetScratchBytes() int64 {
+	if x != nil {
+		return x.ScratchBytes
+	}
+	return 0
+}
+
+func (x *View) GetScratchLimit() int64 {
+	if x != nil {
+		return x.ScratchLimit
+	}
+	return 0
+}
+
+func (x *View) GetClients() int32 {
+	if x != nil {
+		return x.Clients
+	}
+	return 0
+}
+
+func (x *View) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *View) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
 }
 
 type ViewVolume struct {
@@ -171,8 +242,14 @@ type ViewsServiceOpenRequest struct {
 	// Without scratch: writes are refused.
 	ReadOnly       bool   `protobuf:"varint,3,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
 	IdempotencyKey string `protobuf:"bytes,4,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// A label for people, of at most 63 bytes.
+	Name string `protobuf:"bytes,5,opt,name=name,proto3" json:"name,omitempty"`
+	// The most that its writes may take, in bytes over all volumes; 0 is no limit.
+	ScratchLimit int64 `protobuf:"varint,6,opt,name=scratch_limit,json=scratchLimit,proto3" json:"scratch_limit,omitempty"`
+	// A production disk will stand on it: it never gives way when space runs out.
+	Live          bool `protobuf:"varint,7,opt,name=live,proto3" json:"live,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ViewsServiceOpenRequest) Reset() {
@@ -231,6 +308,27 @@ func (x *ViewsServiceOpenRequest) GetIdempotencyKey() string {
 		return x.IdempotencyKey
 	}
 	return ""
+}
+
+func (x *ViewsServiceOpenRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ViewsServiceOpenRequest) GetScratchLimit() int64 {
+	if x != nil {
+		return x.ScratchLimit
+	}
+	return 0
+}
+
+func (x *ViewsServiceOpenRequest) GetLive() bool {
+	if x != nil {
+		return x.Live
+	}
+	return false
 }
 
 type ViewsServiceOpenResponse struct {
@@ -458,7 +556,7 @@ var File_holdfast_v1_views_proto protoreflect.FileDescriptor
 
 const file_holdfast_v1_views_proto_rawDesc = "" +
 	"\n" +
-	"\x17holdfast/v1/views.proto\x12\vholdfast.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb3\x01\n" +
+	"\x17holdfast/v1/views.proto\x12\vholdfast.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8a\x03\n" +
 	"\x04View\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\tR\x05group\x12\x1e\n" +
@@ -466,19 +564,31 @@ const file_holdfast_v1_views_proto_rawDesc = "" +
 	"checkpoint\x18\x03 \x01(\tR\n" +
 	"checkpoint\x122\n" +
 	"\x06opened\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x06opened\x121\n" +
-	"\avolumes\x18\x05 \x03(\v2\x17.holdfast.v1.ViewVolumeR\avolumes\"H\n" +
+	"\avolumes\x18\x05 \x03(\v2\x17.holdfast.v1.ViewVolumeR\avolumes\x12\x12\n" +
+	"\x04name\x18\x06 \x01(\tR\x04name\x12\x1b\n" +
+	"\tread_only\x18\a \x01(\bR\breadOnly\x12\x12\n" +
+	"\x04live\x18\b \x01(\bR\x04live\x12#\n" +
+	"\rscratch_bytes\x18\t \x01(\x03R\fscratchBytes\x12#\n" +
+	"\rscratch_limit\x18\n" +
+	" \x01(\x03R\fscratchLimit\x12\x18\n" +
+	"\aclients\x18\v \x01(\x05R\aclients\x12\x14\n" +
+	"\x05state\x18\f \x01(\tR\x05state\x12\x16\n" +
+	"\x06reason\x18\r \x01(\tR\x06reason\"H\n" +
 	"\n" +
 	"ViewVolume\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\x12\x10\n" +
-	"\x03nbd\x18\x03 \x01(\tR\x03nbd\"\x95\x01\n" +
+	"\x03nbd\x18\x03 \x01(\tR\x03nbd\"\xe2\x01\n" +
 	"\x17ViewsServiceOpenRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1e\n" +
 	"\n" +
 	"checkpoint\x18\x02 \x01(\tR\n" +
 	"checkpoint\x12\x1b\n" +
 	"\tread_only\x18\x03 \x01(\bR\breadOnly\x12'\n" +
-	"\x0fidempotency_key\x18\x04 \x01(\tR\x0eidempotencyKey\"A\n" +
+	"\x0fidempotency_key\x18\x04 \x01(\tR\x0eidempotencyKey\x12\x12\n" +
+	"\x04name\x18\x05 \x01(\tR\x04name\x12#\n" +
+	"\rscratch_limit\x18\x06 \x01(\x03R\fscratchLimit\x12\x12\n" +
+	"\x04live\x18\a \x01(\bR\x04live\"A\n" +
 	"\x18ViewsServiceOpenResponse\x12%\n" +
 	"\x04view\x18\x01 \x01(\v2\x11.holdfast.v1.ViewR\x04view\"/\n" +
 	"\x17ViewsServiceListRequest\x12\x14\n" +

@@ -91,6 +91,16 @@ func (s *Server) Remove(name string) error {
 	return nil
 }
 
+// Clients returns how many connections use the exports.
+func (s *Server) Clients() (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range s.mu.exports {
+		n += len(e.conns)
+	}
+	return n
+}
+
 // lookup returns the export, or nil.
 func (s *Server) lookup(name string) *export {
 	s.mu.Lock()
