@@ -248,6 +248,32 @@ func TestHotBlockIsKeptOnce(t *testing.T) {
 	}
 }
 
+// TestLongZerosHideWhatIsOlder: a discard of much leaves nothing of what it lies over,
+// and all of what came after.
+func TestLongZerosHideWhatIsOlder(t *testing.T) {
+	h := new(row)
+	for _, p := range []record.Piece{
+		{Volume: 1, Off: 0, Len: 4096, Ticket: 1, Data: bytes.Repeat([]byte{1}, 4096)},
+		{Volume: 1, Off: 0, Len: longZero * 2, Ticket: 1},
+		{Volume: 1, Off: 8192, Len: 4096, Ticket: 1, Data: bytes.Repeat([]byte{2}, 4096)},
+	} {
+		b := record.NewBatch(record.Limits{})
+		b.Add(p)
+		h.add(b.Seal(nil, h.next(0), 1, record.NewCompressor()))
+	}
+	h.cut(1)
+	p := NewPlanner(h.checkpoints)
+	for i, r := range h.records {
+		if err := p.Add(h.pos[i], r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := p.Steps()[0]
+	if len(s.Zeros) != 1 || len(s.Blocks) != 1 || s.Blocks[0].Left[0].Off != 8192 {
+		t.Errorf("%+v", s)
+	}
+}
+
 func isCut(h *row, pos segment.Pos) bool {
 	for i, p := range h.pos {
 		if p == pos {
