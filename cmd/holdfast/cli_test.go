@@ -151,9 +151,10 @@ func twoSites() (source, target *site) {
 			Checkpoints: &count, Oldest: checkpoints[0], Newest: checkpoints[1],
 		}},
 		checkpoints: checkpoints,
-		view: &holdfastv1.View{Id: "v1", Group: "lab", Checkpoint: "2", Volumes: []*holdfastv1.ViewVolume{
-			{Name: "vol1", Bytes: 1 << 20, Nbd: "nbd+unix:///vol1?socket=/run/v1.sock"},
-		}},
+		view: &holdfastv1.View{Id: "v1", Group: "lab", Checkpoint: "2", Name: "trial", State: "full", Reason: "3 writes failed",
+			ScratchBytes: 20 << 20, ScratchLimit: 20 << 20, Clients: 1, Volumes: []*holdfastv1.ViewVolume{
+				{Name: "vol1", Bytes: 1 << 20, Nbd: "nbd+unix:///vol1?socket=/run/v1.sock"},
+			}},
 	}
 	return source, target
 }
@@ -199,6 +200,7 @@ func TestGolden(t *testing.T) {
 	f("checkpoint-create", both, "checkpoint", "create", "--tag", "mine")
 	f("view-open", both, "view", "open", "--checkpoint", "latest")
 	f("view-list", both, "view", "list")
+	f("view-show", both, "view", "show", "v1")
 	f("view-close", both, "view", "close", "v1")
 	if source.created.GetTag() != "mine" || target.opened.GetCheckpoint() != api.Latest || target.opened.GetIdempotencyKey() == "" || len(target.closed) != 2 {
 		t.Errorf("asked for %v, %v, %v", source.created, target.opened, target.closed)
@@ -300,6 +302,11 @@ func TestExitStatus(t *testing.T) {
 	f(exitUsage, both, "--wait", "checkpoint", "create", "--tag", "x", "--wait", "0s")
 	f(exitUsage, both, "--checkpoint is missing", "view", "open")
 	f(exitUsage, both, "want one view id", "view", "close")
+	f(exitUsage, both, "want one view id", "view", "show")
+	f(exitUsage, both, "want a size", "view", "open", "--checkpoint", "latest", "--limit", "lots")
+	f(exitUsage, both, "takes no writes", "view", "open", "--checkpoint", "latest", "--writable=false", "--limit", "1GiB")
+	f(exitUsage, both, "at most 63 bytes", "view", "open", "--checkpoint", "latest", "--name", strings.Repeat("n", 64))
+	f(exitFailed, both, "no view \"v9\"; see holdfast view list", "view", "show", "v9")
 	f(exitUsage, both, "want one view id", "view", "close", "a", "b")
 	f(exitUsage, both, "--out is missing", "export", "--checkpoint", "1")
 	f(exitUsage, both, "--checkpoint is missing", "export", "--out", "x")
