@@ -25,8 +25,9 @@ type TargetConfig struct {
 	ListenData    string
 	Credentials   wire.Credentials
 	SegmentBytes  int64 // of the journal; 0 is its default
+	CacheBytes    int64 // of the journal: of indexes and of what views read; 0 is its default
+	IndexMemory   int64 // of the journal: of indexes not written yet; 0 is its default
 	Log           *slog.Logger
-	CacheBytes    int64 // of the journal's indexes and views; 0 is its default
 	// OpenCatalogue opens the journal's catalogue; nil is Badger, in the store's folder.
 	OpenCatalogue func() (index.Map, error)
 }
@@ -65,7 +66,7 @@ func OpenTarget(cfg TargetConfig) (t *Target, err error) {
 		return t, err
 	}
 	if t.store, err = journal.Open(journal.Config{
-		FS: cfg.FS, Dir: cfg.Store, SegmentBytes: cfg.SegmentBytes, Log: cfg.Log, OpenCatalogue: cfg.OpenCatalogue, CacheBytes: cfg.CacheBytes, Boot: thisBoot(),
+		FS: cfg.FS, Dir: cfg.Store, SegmentBytes: cfg.SegmentBytes, Log: cfg.Log, OpenCatalogue: cfg.OpenCatalogue, CacheBytes: cfg.CacheBytes, IndexMemory: cfg.IndexMemory, Boot: thisBoot(),
 	}); err != nil {
 		return t, err
 	}

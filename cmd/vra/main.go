@@ -132,7 +132,7 @@ func serve(ctx context.Context, cfg *config.VRA, log *slog.Logger) (err error) {
 	if t := cfg.Target; t != nil {
 		target, err = datapath.OpenTarget(datapath.TargetConfig{
 			FS: ioengine.OS(), Store: t.Store, RunDir: cfg.RunDir, ListenControl: t.ListenControl, ListenData: t.ListenData,
-			Credentials: credentials, Log: log,
+			CacheBytes: int64(t.Cache), IndexMemory: int64(t.IndexMemory), Credentials: credentials, Log: log,
 		})
 		if err != nil {
 			return err

@@ -121,7 +121,7 @@ func sample() *VRA {
 	return &VRA{
 		Site: "west", ID: "vra-west-1", DataDir: "/var/lib/holdfast", RunDir: "/run/holdfast", Socket: "/run/holdfast/vra.sock",
 		TLS:           TLS{CA: "/etc/hf/ca.pem", Cert: "/etc/hf/cert.pem", Key: "/etc/hf/key.pem", PeerCA: "/etc/hf/east.pem", PeerSite: "east"},
-		Target:        &Target{ListenControl: "127.0.0.1:4007", ListenData: "127.0.0.1:4008", Store: "/var/lib/holdfast/store"},
+		Target:        &Target{ListenControl: "127.0.0.1:4007", ListenData: "127.0.0.1:4008", Store: "/var/lib/holdfast/store", Cache: 128 << 20, IndexMemory: 32 << 20},
 		MetricsListen: "127.0.0.1:9100",
 		Source: &Source{Groups: []SourceGroup{{
 			Name: "shop", ID: 0x1122334455667788, Stream: 7, Lineage: 0x0000000000000123, Interval: Duration(5e9), Window: 64 << 20,
@@ -166,13 +166,14 @@ func TestMarshalReadsBack(t *testing.T) {
 
 func TestDefaults(t *testing.T) {
 	c := sample()
-	c.Target.ListenControl, c.Target.ListenData = "", ""
+	c.Target.ListenControl, c.Target.ListenData, c.Target.Cache, c.Target.IndexMemory = "", "", 0, 0
 	c.Source.Groups[0].Interval, c.Source.Groups[0].Window = 0, 0
 	if err := c.Validate(); err != nil {
 		t.Fatal(err)
 	}
 	g := c.Source.Groups[0]
-	if c.Target.ListenControl != ":4007" || c.Target.ListenData != ":4008" || g.Interval != DefaultInterval || g.Window != DefaultWindow {
+	if c.Target.ListenControl != ":4007" || c.Target.ListenData != ":4008" || g.Interval != DefaultInterval || g.Window != DefaultWindow ||
+		c.Target.Cache != DefaultCache || c.Target.IndexMemory != DefaultIndex {
 		t.Errorf("defaults: %+v, %+v", c.Target, g)
 	}
 }

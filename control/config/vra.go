@@ -39,9 +39,11 @@ type TLS struct {
 
 // Target makes the VRA take records.
 type Target struct {
-	ListenControl string `yaml:"listen_control"` // host:port, by default :4007
-	ListenData    string `yaml:"listen_data"`    // host:port, by default :4008
-	Store         string `yaml:"store"`          // the folder of journal and replicas
+	ListenControl string `yaml:"listen_control"`         // host:port, by default :4007
+	ListenData    string `yaml:"listen_data"`            // host:port, by default :4008
+	Store         string `yaml:"store"`                  // the folder of journal and replicas
+	Cache         Size   `yaml:"cache,omitempty"`        // of indexes and of what views read, in memory, for all groups; by default 64MiB
+	IndexMemory   Size   `yaml:"index_memory,omitempty"` // what of all groups' indexes may wait in memory to be written; by default 64MiB
 }
 
 // Source makes the VRA send groups.
@@ -73,6 +75,15 @@ type SourceVolume struct {
 	Name string `yaml:"name"`
 	ID   uint32 `yaml:"id"` // within the group, never given out twice; not zero
 }
+
+// Defaults and bounds of what a target keeps in memory.
+const (
+	DefaultCache   = Size(64 << 20)
+	MinCache       = Size(8 << 20)
+	DefaultIndex   = Size(64 << 20)
+	MinIndex       = Size(16 << 20)
+	MaxTargetBytes = Size(1 << 40)
+)
 
 // Defaults and bounds of a group at its source.
 const (
@@ -127,6 +138,14 @@ func (c *VRA) Validate() error {
 		m.address("target.listen_control", t.ListenControl, 0)
 		m.address("target.listen_data", t.ListenData, 0)
 		m.path("target.store", t.Store)
+		if t.Cache == 0 {
+			t.Cache = DefaultCache
+		}
+		if t.IndexMemory == 0 {
+			t.IndexMemory = DefaultIndex
+		}
+		within(&m, "target.cache", t.Cache, MinCache, MaxTargetBytes)
+		within(&m, "target.index_memory", t.IndexMemory, MinIndex, MaxTargetBytes)
 	}
 	if c.Source != nil {
 		c.Source.validate(&m)
