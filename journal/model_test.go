@@ -209,7 +209,9 @@ func (m *model) cut() {
 		return
 	}
 	for _, s := range m.streams {
-		m.add(s, func(id record.Identity, now record.Time) []byte { return record.AppendConfirm(nil, id, now, m.next(), m.number) })
+		m.add(s, func(id record.Identity, now record.Time) []byte {
+			return record.AppendConfirm(nil, id, now, m.next(), m.number)
+		})
 	}
 }
 
@@ -218,7 +220,9 @@ func (m *model) resize(s *modelStream) {
 	id := rapid.SampledFrom(slices.Sorted(maps.Keys(s.now))).Draw(m.t, "volume")
 	s.now[id] = append(s.now[id], make([]byte, 512*rapid.IntRange(1, 64).Draw(m.t, "sectors"))...)
 	size := record.VolumeSize{ID: id, Bytes: int64(len(s.now[id]))}
-	m.add(s, func(rid record.Identity, now record.Time) []byte { return record.AppendResize(nil, rid, now, m.next(), size) })
+	m.add(s, func(rid record.Identity, now record.Time) []byte {
+		return record.AppendResize(nil, rid, now, m.next(), size)
+	})
 }
 
 // deliver sends up to n records, of streams in any order.
