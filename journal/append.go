@@ -42,6 +42,7 @@ func (g *Group) AppendContext(ctx context.Context, rec record.Record, done func(
 		return err
 	}
 	g.store.queued(g, rec.Size)
+	g.ahead()
 	return nil
 }
 
@@ -81,6 +82,7 @@ func (g *Group) enqueue(ctx context.Context, it item) error {
 	it.verdict = v
 	it.after = g.admission.stream(it.rec.Stream).mark()
 	g.queue = append(g.queue, it)
+	g.tallyLocked(&it, +1)
 	g.bytes += it.rec.Size
 	return nil
 }

@@ -47,7 +47,11 @@ func benchAppend(b *testing.B, groups, writes, bytes int) {
 		}
 		defer os.RemoveAll(dir)
 	}
-	store, err := Open(Config{FS: ioengine.OS(), Dir: filepath.Join(dir, "store")})
+	cfg := Config{FS: ioengine.OS(), Dir: filepath.Join(dir, "store")}
+	if groups > 1 {
+		cfg.SegmentBytes = 16 << 20 // so that all of them have the space
+	}
+	store, err := Open(cfg)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -14,9 +14,7 @@ func (g *Group) take(share int) (items []item, more bool) {
 	if invariant.Planted("journal/long-round") {
 		share = 1 << 40
 	}
-	for i := range g.staged {
-		share -= g.staged[i].logBytes()
-	}
+	share -= g.stagedBytes
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	n := 0
@@ -25,6 +23,7 @@ func (g *Group) take(share int) (items []item, more bool) {
 		if share < 0 && n+len(g.staged) > 0 {
 			break
 		}
+		g.tallyLocked(&g.queue[n], -1)
 	}
 	items, g.queue = g.queue[:n:n], g.queue[n:]
 	if len(g.queue) == 0 {
@@ -40,69 +39,122 @@ func (it *item) logBytes() int {
 	return it.rec.Size
 }
 
+// tallyLocked counts an item into the queue's sums, or out of them.
+func (g *Group) tallyLocked(it *item, sign int) {
+	g.queuedBytes += sign * it.logBytes()
+	if it.verdict == toReplica {
+		g.direct += sign
+	}
+}
+
 func (g *Group) unfinished() bool {
+	g.staging.Lock()
+	defer g.staging.Unlock()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return len(g.staged)+len(g.queue) > 0
 }
 
-// stage puts what is queued into the log ahead of its round, if that fills a buffer,
-// and says whether it did. Nothing is said of errors: the round meets them again.
-func (g *Group) stage(share int) bool {
-	if g.abandoned || g.segments == nil || g.segments.Full() || !g.worthStaging() {
-		return false
+// ahead puts what was just queued into the log while the processor's cache still holds
+// it from the check of its payload, if nobody else is at the log. The others copy it
+// when the round is written.
+func (g *Group) ahead() {
+	if g.segments == nil || !g.staging.TryLock() {
+		return
 	}
-	items, _ := g.take(share)
+	defer g.staging.Unlock()
+	if g.worthStaging(0) {
+		g.stageLocked()
+	}
+}
+
+// stage is ahead for what was queued while the log was busy, where it fills a buffer.
+func (g *Group) stage() {
+	if g.segments == nil || !g.staging.TryLock() {
+		return // whoever is at the log
+	}
+	defer g.staging.Unlock()
+	if g.worthStaging(g.store.cfg.stageBytes) {
+		g.stageLocked()
+	}
+}
+
+// stageLocked takes no part of the store's buffers beyond what leaves enough to those
+// that write. Nothing is said of errors: the round meets them again.
+func (g *Group) stageLocked() {
+	if g.abandoned || g.segments.Full() {
+		return
+	}
+	if len(g.staged) == 0 {
+		if g.store.staged.Add(1) > maxStaged {
+			g.store.staged.Add(-1)
+			return
+		}
+		defer func() {
+			if len(g.staged) == 0 {
+				g.store.staged.Add(-1)
+			}
+		}()
+	}
+	items, _ := g.take(g.store.share(int(g.store.staged.Load())))
 	g.staged = append(g.staged, items...)
-	if err := g.appendStaged(); err != nil {
+	for i := range items {
+		g.stagedBytes += items[i].logBytes()
+	}
+	var err error
+	if g.places, err = g.appendItems(g.staged, g.places); err != nil {
 		g.log.Warn("records could not be put into the log ahead of their round", "error", err)
 		g.abandoned = true
 	}
-	return true
 }
 
-// worthStaging says whether a buffer's worth is queued, and nothing goes elsewhere than
-// into the log.
-func (g *Group) worthStaging() bool {
+// unstagedLocked forgets what is staged and returns it, with the places in the log.
+func (g *Group) unstagedLocked() ([]item, []segment.Pos) {
+	items, places := g.staged, g.places
+	if len(items) > 0 {
+		g.store.staged.Add(-1)
+	}
+	g.staged, g.places, g.stagedBytes = nil, nil, 0
+	return items, places
+}
+
+// worthStaging says whether so many bytes are queued for the log, and nothing for the
+// replica, which comes first.
+func (g *Group) worthStaging(bytes int) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	bytes := 0
-	for i := range g.queue {
-		it := &g.queue[i]
-		if it.verdict == toReplica {
-			return false
-		}
-		bytes += it.logBytes()
-	}
-	return bytes >= g.store.cfg.stageBytes
+	return g.direct == 0 && g.queuedBytes >= bytes
 }
 
-// unstage queues again what was put into the log ahead of its round.
-func (g *Group) unstage() {
-	if len(g.staged) == 0 {
+// unstageLocked queues again what was put into the log ahead of its round.
+func (g *Group) unstageLocked() {
+	items, _ := g.unstagedLocked()
+	if len(items) == 0 {
 		return
 	}
 	g.mu.Lock()
-	g.queue = append(g.staged, g.queue...)
+	for i := range items {
+		g.tallyLocked(&items[i], +1)
+	}
+	g.queue = append(items, g.queue...)
 	g.mu.Unlock()
-	g.staged, g.places = nil, nil
 	g.store.queued(g, urgent)
 }
 
-// appendStaged appends what of the staged records is not in the log yet.
-func (g *Group) appendStaged() error {
-	for len(g.places) < len(g.staged) {
-		it := &g.staged[len(g.places)]
+// appendItems appends to the log those of the items that have no place there yet, and
+// returns the places of all.
+func (g *Group) appendItems(items []item, places []segment.Pos) ([]segment.Pos, error) {
+	for i := len(places); i < len(items); i++ {
 		var pos segment.Pos
-		if it.verdict == toLog {
+		if items[i].verdict == toLog {
 			var err error
-			if pos, err = g.segments.Append(it.rec.Bytes()); err != nil {
-				return err
+			if pos, err = g.segments.Append(items[i].rec.Bytes()); err != nil {
+				return places, err
 			}
 		}
-		g.places = append(g.places, pos)
+		places = append(places, pos)
 	}
-	return nil
+	return places, nil
 }
 
 // write writes the group's part of a round of so many bytes. What goes into the replica
@@ -110,44 +162,55 @@ func (g *Group) appendStaged() error {
 // complete on disk; what goes into the log is durable once the file was synced. more:
 // something is left for the next round.
 func (g *Group) write(share int) (p part, more bool) {
+	g.staging.Lock()
+	defer g.staging.Unlock()
 	if g.abandoned {
-		g.unstage()
+		g.unstageLocked()
 	}
-	items, more := g.take(share)
-	g.staged = append(g.staged, items...)
-	items = g.staged
-	if err := g.commitReplica(items); err != nil {
-		g.abandoned = g.abandoned || len(g.places) > 0 // what is refused must not be in the log
-		g.staged, g.places = nil, nil
+	taken, more := g.take(share)
+	items, places := g.unstagedLocked()
+	items = append(items, taken...)
+	err := g.fatalError()
+	if err == nil {
+		err = g.commitReplica(items)
+	}
+	if err != nil {
+		g.abandoned = g.abandoned || len(places) > 0 // what is refused must not be in the log
 		g.refuse(items, err)
 		return part{group: g}, more
 	}
-	p, err := g.writeLog()
+	p, err = g.writeLog(items, places)
 	if err == nil {
 		return p, more
 	}
 	g.log.Warn("log segment is abandoned", "error", err)
-	if again := g.alone(items); again != nil {
+	if again := g.aloneLocked(items); again != nil {
 		g.refuse(items, errors.Join(err, again))
 	}
 	return part{group: g}, more
 }
 
-// writeLog puts what is staged into the log and ends the log's round.
-func (g *Group) writeLog() (p part, err error) {
-	p = part{group: g, items: g.staged}
-	defer func() { g.staged, g.places = nil, nil }()
-	if !inLog(p.items) {
-		p.places = make([]segment.Pos, len(p.items))
+// fatalError says why the group takes nothing until the store is opened again.
+func (g *Group) fatalError() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.fatal
+}
+
+// writeLog puts the items into the log, where some have their places already, and ends
+// the log's round.
+func (g *Group) writeLog(items []item, places []segment.Pos) (p part, err error) {
+	p = part{group: g, items: items, places: places}
+	if !inLog(items) {
+		p.places = make([]segment.Pos, len(items))
 		return p, nil
 	}
 	if err := g.abandon(); err != nil {
 		return p, err
 	}
-	if err = g.appendStaged(); err == nil {
+	if p.places, err = g.appendItems(items, places); err == nil {
 		p.file, err = g.segments.Write()
 	}
-	p.places = g.places
 	g.abandoned = err != nil
 	return p, err
 }
@@ -161,12 +224,22 @@ func inLog(items []item) bool {
 	return false
 }
 
-// alone takes a failed log on: it is abandoned at its last durable record, and the items
-// go into another segment, which is synced by itself. They are durable when it
+// again writes the items of a round whose sync failed.
+func (g *Group) again(items []item) {
+	g.staging.Lock()
+	defer g.staging.Unlock()
+	g.abandoned = true
+	if err := g.aloneLocked(items); err != nil {
+		g.refuse(items, err)
+	}
+}
+
+// aloneLocked takes a failed log on: it is abandoned at its last durable record, and the
+// items go into another segment, which is synced by itself. They are durable when it
 // returns nil, and who waits was told.
-func (g *Group) alone(items []item) error {
-	g.staged, g.places = items, nil
-	p, err := g.writeLog()
+func (g *Group) aloneLocked(items []item) error {
+	g.unstageLocked() // it comes after them
+	p, err := g.writeLog(items, nil)
 	if err == nil && p.file != nil {
 		if err = p.file.Sync(); err != nil {
 			g.abandoned = true
@@ -247,7 +320,7 @@ func (g *Group) refuse(items []item, err error) {
 	err = fmt.Errorf("journal: group %s: %w", g.info.ID, err)
 	g.mu.Lock()
 	items = append(items, g.queue...)
-	g.queue, g.bytes = nil, 0
+	g.queue, g.bytes, g.queuedBytes, g.direct = nil, 0, 0, 0
 	g.trouble = err
 	for id, s := range g.admission.streams {
 		m := g.standings[id]

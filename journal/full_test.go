@@ -123,7 +123,7 @@ func TestRoundsAreBounded(t *testing.T) {
 		if taken, more := g.take(maxRound); len(taken) != want || more != (want < len(items)) {
 			t.Errorf("of %v are taken %d, want %d; more: %v", sizes, len(taken), want, more)
 		}
-		if g := (&Group{queue: items, staged: []item{{rec: record.Record{Header: record.Header{Size: maxRound}}}}}); verdict == toLog {
+		if g := (&Group{queue: items, staged: make([]item, 1), stagedBytes: maxRound}); verdict == toLog {
 			if taken, _ := g.take(maxRound); len(taken) != 0 {
 				t.Errorf("a round that is full takes %d more", len(taken))
 			}

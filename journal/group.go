@@ -35,21 +35,23 @@ type Group struct {
 
 	viewing sync.Mutex // kept views are opened and closed one at a time; before mu
 
-	mu        sync.Mutex
-	info      GroupInfo
-	admission *admission // of what was taken, durable or not
-	standings map[record.StreamID]mark
-	volumes   map[record.VolumeID]*volume
-	queue     []item
-	bytes     int       // of the records in queue and in the round
-	room      sync.Cond // bytes fell
-	closed    bool
-	fatal     error // why no data is taken until the store is opened again
-	trouble   error // why the last round failed; nil: it did not
-	unwritten error // why the index was not written the last time; nil: it was
-	behind    error // why checkpoints that are complete are not listed; nil: all are
-	damaged   error // what is damaged; nil: nothing that is known
-	listed    struct {
+	mu          sync.Mutex
+	info        GroupInfo
+	admission   *admission // of what was taken, durable or not
+	standings   map[record.StreamID]mark
+	volumes     map[record.VolumeID]*volume
+	queue       []item
+	queuedBytes int       // of the records in queue that go into the log
+	direct      int       // items in queue that go into the replica
+	bytes       int       // of the records in queue and in the rounds
+	room        sync.Cond // bytes fell
+	closed      bool
+	fatal       error // why no data is taken until the store is opened again
+	trouble     error // why the last round failed; nil: it did not
+	unwritten   error // why the index was not written the last time; nil: it was
+	behind      error // why checkpoints that are complete are not listed; nil: all are
+	damaged     error // what is damaged; nil: nothing that is known
+	listed      struct {
 		count          int
 		oldest, newest uint64
 	}
@@ -58,10 +60,11 @@ type Group struct {
 	onListed        func(Checkpoint)
 	views           views
 
-	// Of the goroutine that writes rounds, and of the group's part of that.
-	staged    []item        // in the log's open round
-	places    []segment.Pos // of staged
-	abandoned bool          // the log has failed and must be abandoned first
+	staging     sync.Mutex    // of who appends to the log; before mu
+	staged      []item        // in the log's open round
+	places      []segment.Pos // of staged
+	stagedBytes int
+	abandoned   bool // the log has failed and must be abandoned first
 
 	flush flushing
 

@@ -16,9 +16,10 @@ import (
 //	gather ──► write ──► gather ──► write ──► …     (run)
 //	               └──► sync, end ──┘   └──► …      (flight.land)
 //
-// While a round is being synced the records of the next are put into the logs already,
-// where that fills buffers; it is written when the sync has ended, since the commit of
-// a round says that the one before is durable.
+// Records are put into the open round of their log as they come, also while the round
+// before is being synced, so that full buffers are written meanwhile. A round is ended
+// and written when that sync has ended, since its commit says that the one before is
+// durable.
 
 const (
 	// stageBytes is what the logs write at once, and stageCount bounds the buffers of a
@@ -139,7 +140,9 @@ func (s *Store) gather(last *flight) (groups map[*Group]struct{}, closed bool) {
 		}
 		w, closed := s.join(groups, false)
 		if landed != nil {
-			s.stage(groups)
+			for g := range groups {
+				g.stage()
+			}
 			continue
 		}
 		if closed {
@@ -180,23 +183,6 @@ func (s *Store) unfinished() map[*Group]struct{} {
 		}
 	}
 	return groups
-}
-
-// stage puts into the logs what fills a buffer, while the last round is being synced.
-func (s *Store) stage(groups map[*Group]struct{}) {
-	staged := 0
-	for g := range groups {
-		if len(g.staged) > 0 {
-			staged++
-		}
-	}
-	for g := range groups {
-		if len(g.staged) > 0 {
-			g.stage(s.share(len(groups)))
-		} else if staged < maxStaged && g.stage(s.share(len(groups))) {
-			staged++
-		}
-	}
 }
 
 // share is how much each of so many groups may put into a round.
@@ -307,15 +293,11 @@ func (s *Store) sync(files []ioengine.File) error {
 // the next round went with them and is queued again.
 func (f *flight) again() {
 	inParallel(writers, values(f.parts), func(p part) {
-		p.group.unstage()
 		if p.file == nil {
 			p.end()
 			return
 		}
-		p.group.abandoned = true
-		if err := p.group.alone(p.items); err != nil {
-			p.group.refuse(p.items, err)
-		}
+		p.group.again(p.items)
 	})
 	f.list()
 }

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
@@ -43,6 +44,7 @@ type Store struct {
 	closed  bool
 
 	stages *segment.Stages // shared by the logs
+	staged atomic.Int32    // groups that have records in the open round of their log
 
 	behind map[*Group]struct{} // have checkpoints that could not be listed; of the goroutine that ends rounds
 
