@@ -15,6 +15,7 @@
 // crash or an error at any moment leaves every byte that the log does not cover as it was.
 //
 // A Volume takes writes from one goroutine, and reads from many beside it: a lock by
-// range keeps them from seeing a block between its bytes and its sum. It costs 4 bytes on disk for each 4 KiB, and no
-// memory beyond a buffer of 256 KiB for each volume being written and each read.
+// range keeps them from seeing a block between its bytes and its sum. It costs 4 bytes
+// on disk for each 4 KiB, and no memory beyond a buffer of 256 KiB for each volume being
+// written and each read.
 package replica
