@@ -74,6 +74,9 @@ func (g *Group) enqueue(ctx context.Context, it item) error {
 	if err := g.stoppedLocked(); err != nil {
 		return err
 	}
+	if err := g.retention.room.none(); err != nil {
+		return fmt.Errorf("journal: group %s: %w", g.info.ID, err)
+	}
 	a := arrival{Identity: it.rec.Identity, kind: it.rec.Kind, sum: it.rec.Checksum, initial: it.facts.initial}
 	v, err := g.admission.step(a)
 	if err != nil {

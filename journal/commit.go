@@ -292,11 +292,15 @@ func (g *Group) took(items []item) {
 	if len(items) == 0 {
 		return
 	}
+	logged := int64(0)
 	g.mu.Lock()
 	for _, it := range items {
 		g.bytes -= it.rec.Size
 		if it.verdict != toLog && it.verdict != toReplica {
 			continue
+		}
+		if it.verdict == toLog {
+			logged += int64(it.rec.Size)
 		}
 		g.standings[it.rec.Stream] = it.after
 		if cp, ok := g.cuts.step(it.facts); ok {
@@ -309,6 +313,7 @@ func (g *Group) took(items []item) {
 	g.trouble = nil
 	g.room.Broadcast()
 	g.mu.Unlock()
+	g.store.retainer.took(g, logged)
 	for _, it := range items {
 		it.done(nil)
 	}

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -23,6 +24,8 @@ type Group struct {
 	index    *index.Table
 
 	blockOwner uint64 // of the blocks of the log in the store's cache
+
+	retention retention
 
 	admitting sync.Mutex // one Admit or SetVolumes at a time; before mu
 
@@ -56,6 +59,7 @@ type Group struct {
 		oldest, newest uint64
 	}
 	resync, initial bool
+	gone            uint64 // no view of a checkpoint below is opened
 	seen            uint64 // highest checkpoint number in any cut
 	onListed        func(Checkpoint)
 	views           views
@@ -239,7 +243,7 @@ func (g *Group) place(vol record.VolumeID) replica.Place {
 func (g *Group) Admit(stream record.StreamID, epoch record.Epoch, inc record.Incarnation) (Standing, error) {
 	g.admitting.Lock()
 	defer g.admitting.Unlock()
-	if err := g.store.mayTake(); err != nil {
+	if err := cmp.Or(g.store.mayTake(), g.retention.room.none()); err != nil {
 		return Standing{}, fmt.Errorf("journal: group %s: %w", g.info.ID, err)
 	}
 	l := life{epoch, inc}
@@ -312,7 +316,7 @@ func (g *Group) State() GroupState {
 	defer g.mu.Unlock()
 	s := GroupState{Resync: g.resync, Initial: g.initial, Err: g.fatal,
 		Count: g.listed.count, Oldest: g.listed.oldest, Newest: g.listed.newest}
-	for _, err := range []error{g.trouble, g.behind, g.store.reserve.missing(), g.store.indexFull(), g.damaged, g.unwritten} {
+	for _, err := range []error{g.trouble, g.behind, g.store.reserve.missing(), g.store.indexFull(), g.retention.room.none(), g.damaged, g.unwritten} {
 		if s.Err == nil {
 			s.Err = err
 		}
@@ -346,6 +350,9 @@ func (g *Group) close() error {
 	}
 	if g.index != nil {
 		err = errors.Join(err, g.index.Close())
+	}
+	if g.retention.promoter != nil {
+		err = errors.Join(err, g.retention.promoter.Close())
 	}
 	for _, v := range g.volumes {
 		err = errors.Join(err, v.replica.Close())

@@ -7,6 +7,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/journal/index"
+	"github.com/holdfast-dr/holdfast/journal/retain"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
@@ -44,6 +45,12 @@ type Config struct {
 	ObserveSync func(time.Duration)
 
 	stageBytes int // what the logs write at once; 0: 1 MiB
+	// Retention counts for groups that have no policy of their own; the zero Policy is
+	// retain.Default.
+	Retention retain.Policy
+	// Clock tells what the machine's clocks say, for the ages of checkpoints. Nil: time
+	// counts while the process runs, and not between two runs.
+	Clock func() retain.Instant
 	// OpenCatalogue opens the catalogue's map; nil: Badger, in a folder of the store, whose
 	// FS is then that of this machine.
 	OpenCatalogue func() (index.Map, error)

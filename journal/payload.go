@@ -156,7 +156,7 @@ func parsePayload(kind entryKind, p []byte) (entry, bool) {
 		d.ok(e.number != 0 && n <= maxParts && e.first%maxParts == 0 && n == min(maxParts, e.count-e.first) && (n > 0 || e.count == 0))
 	case entryPolicy, entryParity:
 		e.reason = d.rest(maxOpaque)
-		d.ok(len(e.reason) > 0 && e.reason[0] != 0)
+		d.ok(len(e.reason) > 0 && e.reason[0] != 0 || kind == entryPolicy && e.reason == "")
 	case entryThinned:
 		n := len(d.p) / 16
 		for range n {

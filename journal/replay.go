@@ -26,6 +26,9 @@ func (g *Group) load(m *manifest) (*Group, error) {
 	g.manifest = m
 	err := g.loadVolumes()
 	if err == nil {
+		err = g.loadRetention()
+	}
+	if err == nil {
 		err = g.openFiles()
 	}
 	if err == nil {
@@ -70,7 +73,7 @@ func (g *Group) openFiles() (err error) {
 	if err != nil {
 		return fmt.Errorf("index: %w", err)
 	}
-	return nil
+	return g.index.Drop(g.logFirst())
 }
 
 // loadLog replays what the index does not hold, and lists what the catalogue does not.

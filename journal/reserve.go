@@ -93,6 +93,13 @@ func (r *reserve) grow(want int64) error {
 	return err
 }
 
+// held is how many bytes are set aside.
+func (r *reserve) held() int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.bytes
+}
+
 // missing says why the reserve is not whole; nil: it is.
 func (r *reserve) missing() error {
 	if invariant.Planted("journal/intake-without-reserve") {

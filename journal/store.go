@@ -31,6 +31,7 @@ type Store struct {
 	viewing    viewNumbers
 	reserve    reserve
 	cache      *index.Cache
+	retainer   retainer
 	flushes    flushes
 
 	opening sync.Mutex // one OpenGroup at a time; before mu
@@ -80,10 +81,14 @@ func Open(cfg Config) (*Store, error) {
 	}
 	s.cache, s.flushes.slots = index.NewCache(s.cacheBytes()), make(chan struct{}, flushWriters)
 	s.reserve = reserve{fs: cfg.FS, name: path.Join(cfg.Dir, reserveName), log: s.log}
+	if s.cfg.Clock == nil {
+		s.cfg.Clock = processClock()
+	}
 	if err := s.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("journal %s: %w", cfg.Dir, err), s.closeFiles())
 	}
 	go s.run()
+	s.retainer.run()
 	return s, nil
 }
 
@@ -109,6 +114,7 @@ func (s *Store) open() (err error) {
 	if err = s.openCatalogue(); err != nil {
 		return err
 	}
+	s.retainer.open(s)
 	names, err := fs.List(path.Join(dir, groupsName))
 	if err != nil {
 		return err
@@ -229,6 +235,7 @@ func writeWhole(fs ioengine.FS, dir, temporary, name string, p []byte) error {
 
 // Close makes queued records durable, ends all views and unlocks the folder.
 func (s *Store) Close() error {
+	s.retainer.close() // passes need the rounds to end
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()

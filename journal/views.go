@@ -77,14 +77,17 @@ func (g *Group) openView(number uint64, o ViewOptions, cfg view.Config) (*view.V
 		return nil, fmt.Errorf("journal: group %s: checkpoint %d: %w", g.info.ID, number, err)
 	}
 	g.mu.Lock()
-	closed := g.closed
-	if !closed {
+	closed, gone := g.closed, number < g.gone
+	if !closed && !gone {
 		if g.views.open == nil {
 			g.views.open = make(map[*view.View]ViewOptions)
 		}
 		g.views.open[opened] = o
 	}
 	g.mu.Unlock()
+	if gone && !closed {
+		return nil, errors.Join(fmt.Errorf("journal: group %s: checkpoint %d: %w", g.info.ID, number, ErrNotFound), opened.Close())
+	}
 	if closed {
 		end := opened.Close
 		if cfg.Again {
@@ -117,20 +120,25 @@ func (g *Group) disks(cp Checkpoint) (disks []view.Disk, err error) {
 func (g *Group) ViewsHold() (number uint64, ok bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	hold := func(n uint64) {
+	g.eachHeldLocked(func(n uint64, _ bool) {
 		if !ok || n < number {
 			number, ok = n, true
 		}
-	}
-	for v := range g.views.open {
-		hold(v.Checkpoint())
+	})
+	return number, ok
+}
+
+// eachHeldLocked calls f with the checkpoint of each view, also of one that is kept and does
+// not open, since what ails it may pass; live: it is no test.
+func (g *Group) eachHeldLocked(f func(checkpoint uint64, live bool)) {
+	for v, o := range g.views.open {
+		f(v.Checkpoint(), o.Live)
 	}
 	for _, k := range g.views.kept {
-		if k.rec.life == viewOpen || k.rec.life == viewFailed { // also one that does not open: what ails it may pass
-			hold(k.rec.checkpoint)
+		if k.rec.life == viewOpen || k.rec.life == viewFailed {
+			f(k.rec.checkpoint, k.rec.live)
 		}
 	}
-	return number, ok
 }
 
 // YieldViews closes the views that are no live ones, because of reason, which their

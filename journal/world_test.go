@@ -37,6 +37,7 @@ type source struct {
 	clock   record.Time
 	cut     uint64
 	resync  bool
+	limit   uint64 // the newest checkpoint that the source knows to be listed
 	volumes map[record.VolumeID][]byte
 	records []record.Record                       // record i has seq i+1
 	images  map[uint64]map[record.VolumeID][]byte // by checkpoint, of cuts that must be listed
@@ -119,7 +120,7 @@ func (s *source) checkpoint() uint64 {
 	for _, v := range testVolumes {
 		sizes = append(sizes, record.VolumeSize{ID: v.ID, Bytes: v.Bytes})
 	}
-	s.add(record.AppendCut(nil, id, now, s.ticket, record.Cut{Checkpoint: s.cut, Wall: int64(s.cut), Tag: fmt.Sprint("cut ", s.cut), Solo: true, Volumes: sizes}))
+	s.add(record.AppendCut(nil, id, now, s.ticket, record.Cut{Checkpoint: s.cut, Wall: int64(s.cut), Tag: fmt.Sprint("cut ", s.cut), Listed: s.limit, Solo: true, Volumes: sizes}))
 	if !s.resync {
 		s.images[s.cut] = s.image()
 	}

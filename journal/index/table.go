@@ -136,6 +136,7 @@ func (t *Table) Drop(first segment.Pos) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.first = max(t.first, first)
+	t.versions.Drop(first)
 	return nil
 }
 

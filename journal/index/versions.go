@@ -29,6 +29,7 @@ type Versions struct {
 	entries arena[versionEntry]
 	volumes map[record.VolumeID]*volumeIndex
 	streams map[record.StreamID]*streamIndex
+	first   segment.Pos // what lies below was dropped
 }
 
 // recordEntry is what finding and verifying a block needs of its record.
@@ -256,7 +257,14 @@ func (v *Versions) lookupLineLocked(dst []Piece, x *volumeIndex, head uint32, fr
 
 func (v *Versions) heldLocked(rec uint32, at Vector) bool {
 	r := v.records.at(rec)
-	return at.Holds(r.stream.id, r.seq)
+	return at.Holds(r.stream.id, r.seq) && r.pos >= v.first
+}
+
+// Drop makes records below first be found no more. Their memory is kept.
+func (v *Versions) Drop(first segment.Pos) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.first = max(v.first, first)
 }
 
 // pieceLocked is the part of a version that lies in [from, to).

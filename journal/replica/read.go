@@ -123,6 +123,21 @@ func (v *Volume) Extents(off, n int64, emit func(n int64, hole bool) bool) error
 	return nil
 }
 
+// Allocated returns how many bytes of the files are backed by space.
+func (v *Volume) Allocated() (sum int64, err error) {
+	for at := int64(0); ; {
+		off, n, err := v.raw.NextData(at)
+		if err != nil {
+			return 0, fmt.Errorf("%s: %w", v.place, err)
+		}
+		if n == 0 {
+			break
+		}
+		at, sum = off+n, sum+n
+	}
+	return sum + sumAt(v.blocks()), nil
+}
+
 func allZero(p []byte) bool {
 	for len(p) > 0 {
 		k := min(len(p), len(zeros))

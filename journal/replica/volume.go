@@ -17,6 +17,10 @@ import (
 // BlockBytes is what one checksum covers.
 const BlockBytes = 4096
 
+// ErrFailed says that a sync of a replica failed, which is final for its files: nothing is
+// written to them until they are opened again.
+var ErrFailed = errors.New("a sync failed, and the replica is not written until it is opened again")
+
 // ErrCorrupt says that a block or file is not what was written.
 var ErrCorrupt = errors.New("corrupt replica")
 
@@ -300,7 +304,7 @@ func (v *Volume) syncLocked() error {
 		err = v.sums.Sync()
 	}
 	if err != nil {
-		v.failed = fmt.Errorf("%s: sync: %w", v.place, err)
+		v.failed = fmt.Errorf("%s: %w: %w", v.place, ErrFailed, err)
 		return v.failed
 	}
 	v.dirty = false

@@ -86,5 +86,8 @@ func (a *Ages) Forget(number uint64) {
 	}
 }
 
+// Clone returns a copy that shares nothing with a.
+func (a *Ages) Clone() *Ages { return &Ages{marks: slices.Clone(a.marks), thinned: a.thinned} }
+
 // Marks returns the marks, in order; they are lent.
 func (a *Ages) Marks() []Mark { return a.marks }

@@ -1,0 +1,164 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+)
+
+// Usage is what a group takes on disk, in bytes.
+type Usage struct {
+	Log, Index, Scratch int64 // what the policy's limit is held against
+	Replica             int64
+}
+
+// Journal is what counts against the limit.
+func (u Usage) Journal() int64 { return u.Log + u.Index + u.Scratch }
+
+// StoreUsage is what all groups of a store take together, what is kept for use again, and
+// what is left.
+type StoreUsage struct {
+	Usage
+	Spare, Reserve int64
+	Free           int64 // of the file system; -1: not known
+}
+
+// room is how much more a group may take before its limit: between two plans nobody asks
+// what files there are, so what is appended is counted.
+type room struct {
+	left atomic.Int64 // bytes to the limit; below zero intake stops
+	soft atomic.Int64 // bytes to where something has to give way
+	full atomic.Pointer[error]
+}
+
+// ErrLimit says that a group takes no data because it has no room for it.
+var ErrLimit = errors.New("the journal's limit is reached")
+
+// set says how much room there is as of now; limit 0: no end of it.
+func (r *room) set(limit, used, slack int64) {
+	if limit <= 0 {
+		limit, used = math.MaxInt64/2, 0
+	}
+	r.left.Store(limit - used)
+	r.soft.Store(limit - used - slack)
+}
+
+// take counts bytes that were appended; it says whether a plan is needed now.
+func (r *room) take(bytes int64) (plan bool) {
+	left, soft := r.left.Add(-bytes), r.soft.Add(-bytes)
+	if left <= 0 && r.full.Load() == nil && !invariant.Planted("journal/past-limit") {
+		err := fmt.Errorf("%w: history is to be shortened first", ErrLimit)
+		r.full.CompareAndSwap(nil, &err)
+	}
+	return soft <= 0 && soft+bytes > 0 || left <= 0 && left+bytes > 0
+}
+
+// stop makes intake stop, or go on when why is nil.
+func (r *room) stop(why error) {
+	if why == nil {
+		r.full.Store(nil)
+		return
+	}
+	r.full.Store(&why)
+}
+
+// none says why there is no room; nil: there is.
+func (r *room) none() error {
+	if err := r.full.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// Usage tells what the group takes on disk.
+func (g *Group) Usage() (u Usage) {
+	if g.index == nil {
+		return u
+	}
+	segs := g.segments.Segments()
+	for i, s := range segs {
+		n := int64(s.End - s.First)
+		if i == len(segs)-1 {
+			n = max(n, g.store.segmentBytes()) // its space is set aside
+		}
+		u.Log += n
+	}
+	u.Index = g.index.Stats().Bytes
+	g.mu.Lock()
+	for v := range g.views.open {
+		u.Scratch += v.ScratchBytes()
+	}
+	g.mu.Unlock()
+	u.Replica = g.retention.replicaBytes.Load()
+	return u
+}
+
+// measureReplicas counts what the replicas take. It asks the file system for every
+// extent, so it is done now and then.
+func (g *Group) measureReplicas() {
+	g.mu.Lock()
+	volumes := make([]*volume, 0, len(g.volumes))
+	for _, v := range g.volumes {
+		volumes = append(volumes, v)
+	}
+	g.mu.Unlock()
+	sum := int64(0)
+	for _, v := range volumes {
+		n, err := v.replica.Allocated()
+		if err != nil {
+			g.log.Warn("a replica's size on disk is not known", "volume", v.info.ID, "error", err)
+			return
+		}
+		sum += n
+	}
+	g.retention.replicaBytes.Store(sum)
+}
+
+// Usage tells what the store takes on disk.
+func (s *Store) Usage() (u StoreUsage) {
+	for _, g := range s.Groups() {
+		one := g.Usage()
+		u.Log, u.Index, u.Scratch, u.Replica = u.Log+one.Log, u.Index+one.Index, u.Scratch+one.Scratch, u.Replica+one.Replica
+	}
+	u.Reserve = s.reserve.held()
+	var err error
+	if u.Free, err = s.cfg.FS.Free(s.cfg.Dir); err != nil {
+		u.Free = -1
+	}
+	return u
+}
+
+func (s *Store) segmentBytes() int64 {
+	if s.cfg.SegmentBytes > 0 {
+		return s.cfg.SegmentBytes
+	}
+	return defaultSegment
+}
+
+const (
+	defaultSegment = 256 << 20
+
+	// spareSpace is left on a disk beyond two segments: a promotion may have to write
+	// what it then frees.
+	spareSpace = 64 << 20
+)
+
+// slack is how much may come in between two plans.
+func (s *Store) slack(limit int64) int64 { return max(2*s.segmentBytes(), limit/16) }
+
+// short says whether the disk has no space to spare.
+func (s *Store) short() bool {
+	free, err := s.cfg.FS.Free(s.cfg.Dir)
+	return err == nil && free < 2*s.segmentBytes()+spareSpace
+}
+
+// full says whether the group's last round failed because the disk is full.
+func (g *Group) full() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return errors.Is(g.trouble, syscall.ENOSPC)
+}

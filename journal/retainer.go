@@ -1,0 +1,370 @@
+package journal
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	iofs "io/fs"
+	"path"
+	"sync"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/ioengine"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+	"github.com/holdfast-dr/holdfast/journal/retain"
+	"github.com/holdfast-dr/holdfast/wire/record"
+)
+
+// retainer keeps the history of all groups of a store within bounds: it counts time,
+// asks for each group what is to be done, and has passes made, a few at once. It acts
+// every so often, and at once when a group comes near its limit.
+type retainer struct {
+	s *Store
+
+	ctx    context.Context // ends with the store
+	cancel context.CancelFunc
+	wake   chan struct{} // capacity 1
+	passes sync.WaitGroup
+	slots  chan struct{}
+	ended  chan struct{} // nil: it never began
+	pacer  pacer
+
+	mu    sync.Mutex // after all others
+	book  retain.Book
+	saved time.Duration // of the clock, when the book was last written
+	began bool          // it counted at all
+	busy  map[*Group]bool
+}
+
+const (
+	agesName = "ages"
+	agesNew  = "ages.new"
+
+	// planEvery is how often everything is looked at; the history may be longer by it.
+	planEvery = 10 * time.Second
+	// saveEvery is how much of the time that is counted a crash may forget.
+	saveEvery = 5 * time.Minute
+	// measureEvery is how often the replicas are measured.
+	measureEvery = 10 * time.Minute
+	// passesAtOnce is how many groups are promoted at once: they share a disk with intake.
+	passesAtOnce = 2
+)
+
+// open reads what an earlier run knew of ages. What does not read is begun anew: then
+// everything is younger than it is.
+func (r *retainer) open(s *Store) {
+	r.s = s
+	r.ctx, r.cancel = context.WithCancel(context.Background())
+	r.wake, r.slots, r.busy = make(chan struct{}, 1), make(chan struct{}, passesAtOnce), make(map[*Group]bool)
+	r.pacer.init()
+	p, err := readAll(s.cfg.FS, path.Join(s.cfg.Dir, agesName))
+	if err == nil {
+		var book *retain.Book
+		if book, err = retain.ParseBook(p); err == nil {
+			r.book = *book
+			r.saved = book.Clock.Passed
+		}
+	}
+	if err != nil && !isAbsent(err) {
+		s.log.Warn("ages of checkpoints are not known: they count from now on", "error", err)
+	}
+}
+
+func isAbsent(err error) bool { return errors.Is(err, iofs.ErrNotExist) }
+
+// processClock counts while the process runs: each is a boot of its own.
+func processClock() func() retain.Instant {
+	began := time.Now()
+	var id [16]byte
+	for id == [16]byte{} {
+		_, _ = rand.Read(id[:]) // never fails: it ends the process instead
+	}
+	return func() retain.Instant {
+		return retain.Instant{Boot: id, Mono: time.Since(began), Wall: time.Now().UnixNano()}
+	}
+}
+
+// maxAges bounds the file that is read.
+const maxAges = 256 << 20
+
+func readAll(fs ioengine.FS, name string) ([]byte, error) {
+	f, err := fs.Open(name, ioengine.ReadOnly)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	size, err := f.Size()
+	if err != nil || size > maxAges {
+		return nil, errors.Join(err, fmt.Errorf("%d bytes", size))
+	}
+	p := make([]byte, size)
+	if n, err := f.ReadAt(p, 0); n < len(p) {
+		return nil, err
+	}
+	return p, nil
+}
+
+// agesOf is what is known of a group.
+func (r *retainer) agesOf(id record.GroupID, lineage uint64) retain.Ages {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.book.Of(uint64(id), lineage)
+}
+
+// passed is the time that has certainly passed, by the store's clock.
+func (r *retainer) passed() time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.s == nil {
+		return 0
+	}
+	r.began = true
+	return r.book.Clock.Step(r.s.cfg.Clock())
+}
+
+// kick has everything looked at now.
+func (r *retainer) kick() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// took counts what a group has taken in.
+func (r *retainer) took(g *Group, bytes int64) {
+	if bytes == 0 {
+		return
+	}
+	r.pacer.took(bytes)
+	if g.retention.room.take(bytes) {
+		r.kick()
+	}
+}
+
+// run looks at everything now and then, until the store closes.
+func (r *retainer) run() {
+	r.ended = make(chan struct{})
+	go func() {
+		defer close(r.ended)
+		tick := time.NewTicker(planEvery)
+		defer tick.Stop()
+		var measured time.Duration
+		for first := true; ; {
+			select {
+			case <-r.ctx.Done():
+				return
+			case <-r.wake:
+			case <-tick.C:
+			}
+			now := r.passed()
+			if first || now-measured >= measureEvery {
+				for _, g := range r.s.Groups() {
+					if g.opened() == nil {
+						g.measureReplicas()
+					}
+				}
+				first, measured = false, now
+			}
+			r.look(now)
+			if now-r.saved >= saveEvery {
+				r.save()
+			}
+		}
+	}()
+}
+
+// close ends passes and the worker. What was counted is kept.
+func (r *retainer) close() {
+	if r.cancel == nil {
+		return
+	}
+	r.cancel()
+	if r.ended != nil {
+		<-r.ended
+	}
+	r.passes.Wait()
+	if r.began && r.ended != nil && r.passed()-r.saved >= planEvery {
+		r.save()
+	}
+}
+
+// look makes a plan for each group and has it carried out. While the disk as a whole is
+// short of space, the group with most to give gives first.
+func (r *retainer) look(now time.Duration) {
+	groups := r.s.Groups()
+	short := r.s.short()
+	var giver *Group
+	if short {
+		giver = r.giver(groups, now)
+	}
+	for _, g := range groups {
+		if g.opened() != nil {
+			continue
+		}
+		g.noteAges(now)
+		if r.isBusy(g) {
+			g.stateOf(now, false) // its room is counted anew
+			continue
+		}
+		d := retain.Plan(g.stateOf(now, short && g == giver))
+		g.decided(d, time.Now())
+		switch {
+		case d.Yield:
+			if _, err := g.YieldViews(d.Reason); err != nil {
+				g.log.Warn("a view that gave way was not closed in order", "error", err)
+			}
+			r.kick()
+		case d.Promote != 0:
+			r.pass(g, d.Promote, d.Level >= retain.Shortened)
+		}
+	}
+}
+
+// giver is the group with the largest log of those that have anything to give.
+func (r *retainer) giver(groups []*Group, now time.Duration) (giver *Group) {
+	most := int64(0)
+	for _, g := range groups {
+		if g.opened() != nil || r.isBusy(g) {
+			continue
+		}
+		s := g.stateOf(now, true)
+		if d := retain.Plan(s); (d.Promote != 0 || d.Yield) && s.Used > most {
+			giver, most = g, s.Used
+		}
+	}
+	return giver
+}
+
+// noteAges notes which checkpoint is the newest now.
+func (g *Group) noteAges(now time.Duration) {
+	newest, _ := listed{g}.Newest(^uint64(0) - 1)
+	g.retention.note(func(r *retention) { r.ages.Note(now, newest, r.policy.Tiers) })
+}
+
+func (r *retainer) isBusy(g *Group) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.busy[g]
+}
+
+// pass has a pass made beside everything else.
+func (r *retainer) pass(g *Group, number uint64, urgent bool) {
+	r.mu.Lock()
+	r.busy[g] = true
+	r.mu.Unlock()
+	r.passes.Go(func() {
+		defer func() {
+			r.mu.Lock()
+			delete(r.busy, g)
+			r.mu.Unlock()
+		}()
+		select {
+		case r.slots <- struct{}{}:
+			defer func() { <-r.slots }()
+		case <-r.ctx.Done():
+			return
+		}
+		err := g.promote(number, func(n int64) error { return r.pacer.wait(r.ctx, n, urgent || g.retention.room.none() != nil) })
+		if r.ctx.Err() != nil {
+			return
+		}
+		g.passed(err)
+		if err == nil {
+			r.kick() // perhaps there is more to do
+		}
+	})
+}
+
+// save writes the book. What is not written makes checkpoints younger, so it is no more
+// than a warning.
+func (r *retainer) save() {
+	groups := r.s.Groups()
+	r.mu.Lock()
+	book := retain.Book{Clock: r.book.Clock}
+	r.saved = book.Clock.Passed
+	r.mu.Unlock()
+	for _, g := range groups {
+		if g.index == nil {
+			continue
+		}
+		info := g.Info()
+		g.retention.note(func(x *retention) {
+			book.Groups = append(book.Groups, retain.Entry{Group: uint64(info.ID), Lineage: info.Lineage, Ages: *x.ages.Clone()})
+		})
+	}
+	if invariant.Planted("journal/ages-unsaved") {
+		return
+	}
+	if err := writeWhole(r.s.cfg.FS, r.s.cfg.Dir, agesNew, agesName, book.AppendTo(nil)); err != nil {
+		r.s.log.Warn("ages of checkpoints are not written", "error", err)
+	}
+}
+
+// pacer keeps promotion below live traffic: what it may read and write is a multiple of
+// what comes in, and not less than a floor, so that it keeps up and ends. Without
+// intake there is nobody to be in the way of.
+type pacer struct {
+	mu    sync.Mutex
+	taken int64     // bytes taken in since at
+	rate  float64   // bytes a second, smoothed
+	at    time.Time // of the last reckoning
+	next  time.Time // when what was granted is used up
+}
+
+const (
+	paceFloor  = 32 << 20 // bytes a second
+	paceTimes  = 4        // of the intake: a promotion reads what it frees, and writes some of it
+	paceWindow = time.Second
+	paceAhead  = 20 * time.Millisecond // how much may be granted at once
+)
+
+func (p *pacer) init() { p.at = time.Now(); p.next = p.at }
+
+// took counts what came in.
+func (p *pacer) took(bytes int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.taken += bytes
+}
+
+// step grants bytes and says how long to wait for them. It is pure but for its state.
+func (p *pacer) step(now time.Time, bytes int64) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if d := now.Sub(p.at); d >= paceWindow {
+		p.rate = (p.rate + float64(p.taken)/d.Seconds()) / 2
+		p.taken, p.at = 0, now
+	}
+	if p.rate == 0 && p.taken == 0 {
+		p.next = now
+		return 0
+	}
+	if p.next.Before(now) {
+		p.next = now
+	}
+	p.next = p.next.Add(time.Duration(float64(bytes) / max(paceFloor, paceTimes*p.rate) * float64(time.Second)))
+	return max(0, p.next.Sub(now)-paceAhead)
+}
+
+// wait waits until bytes may be read or written. What is urgent waits for nothing.
+func (p *pacer) wait(ctx context.Context, bytes int64, urgent bool) error {
+	if err := ctx.Err(); err != nil {
+		return ErrClosed
+	}
+	if urgent {
+		return nil
+	}
+	d := p.step(time.Now(), bytes)
+	if d == 0 {
+		return nil
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ErrClosed
+	}
+}

@@ -1,0 +1,227 @@
+package journal
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/ioengine/faultdisk"
+	"github.com/holdfast-dr/holdfast/journal/retain"
+)
+
+// clocks are those of a machine whose wall clock somebody may set.
+type clocks struct {
+	began time.Time
+	boot  byte
+	jump  time.Duration
+}
+
+func (c *clocks) now() retain.Instant {
+	return retain.Instant{Boot: [16]byte{c.boot}, Mono: time.Since(c.began), Wall: time.Now().Add(c.jump).UnixNano()}
+}
+
+// step makes one more checkpoint, some minutes after the last.
+func (t *target) step(s *source, minutes int) error {
+	time.Sleep(time.Duration(minutes) * time.Minute)
+	for range 3 {
+		s.write(6)
+	}
+	s.limit = s.checkpoint()
+	return t.feed(s, 3)
+}
+
+func (t *target) oldest() uint64 { return t.group.Retention().Oldest }
+
+// History is as long as the policy says and not much longer, over openings, whatever
+// the wall clock does meanwhile (I13).
+func TestHistoryByTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &clocks{began: time.Now(), boot: 1}
+		disk := faultdisk.New(512)
+		cfg := smallSegments(disk)
+		cfg.Clock, cfg.Retention = c.now, retain.Policy{History: retain.MinHistory, WarnPercent: 75}
+		w, err := openWith(cfg)
+		ok(t, err)
+		s := newSource(1)
+		s.open(true)
+		s.write(6)
+		s.close()
+		at := map[uint64]time.Time{}
+		for i := range 60 {
+			ok(t, w.step(s, 5))
+			at[s.cut] = time.Now()
+			switch i {
+			case 20:
+				c.jump = 1000 * time.Hour
+			case 30:
+				c.jump = -1000 * time.Hour
+			case 40:
+				ok(t, w.store.Close())
+				w, err = openWith(cfg)
+				ok(t, err)
+			}
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			oldest := w.oldest()
+			if oldest > 1 {
+				if age := time.Since(at[oldest]); age < time.Hour {
+					t.Fatalf("step %d: the oldest checkpoint left is %d, of %s", i, oldest, age)
+				}
+			}
+			if age := time.Since(at[oldest]); age > 3*time.Hour {
+				t.Fatalf("step %d: checkpoint %d of %s is still there", i, oldest, age)
+			}
+		}
+		if w.oldest() < 40 {
+			t.Errorf("the oldest is %d", w.oldest())
+		}
+		if r := w.group.Retention(); r.Level != retain.Plenty || r.Held < time.Hour || r.Held > 2*time.Hour || r.Promoted == 0 {
+			t.Errorf("%+v", r)
+		}
+		ok(t, w.holds(s, w.oldest()))
+		ok(t, w.store.Close())
+	})
+}
+
+// After another boot the time between counts for nothing: nobody knows how much it was.
+func TestAnotherBootExpiresNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &clocks{began: time.Now(), boot: 1}
+		disk := faultdisk.New(512)
+		cfg := smallSegments(disk)
+		cfg.Clock, cfg.Retention = c.now, retain.Policy{History: retain.MinHistory, WarnPercent: 75}
+		w, err := openWith(cfg)
+		ok(t, err)
+		s := newSource(1)
+		s.open(true)
+		s.write(6)
+		s.close()
+		for range 6 {
+			ok(t, w.step(s, 5))
+		}
+		ok(t, w.store.Close())
+		c.boot++
+		time.Sleep(1000 * time.Hour)
+		w, err = openWith(cfg)
+		ok(t, err)
+		time.Sleep(20 * time.Minute)
+		synctest.Wait()
+		ok(t, w.holds(s, 1))
+		time.Sleep(40 * time.Minute)
+		synctest.Wait()
+		if w.oldest() < 2 {
+			t.Error("time that did pass does not count")
+		}
+		ok(t, w.holds(s, w.oldest()))
+		ok(t, w.store.Close())
+	})
+}
+
+// At the limit test views give way, then history gets shorter, down to what is pinned;
+// then intake stops and says so, and goes on when the pin is gone (I12).
+func TestLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const limit = 200 << 10
+		cfg := smallSegments(faultdisk.New(512))
+		cfg.Retention = retain.Policy{History: 10 * time.Hour, Limit: limit, WarnPercent: 75}
+		w, err := openWith(cfg)
+		ok(t, err)
+		s := newSource(1)
+		s.open(true)
+		s.write(6)
+		s.close()
+		view := uint64(0)
+		warned, shortened := false, false
+		for i := range 120 {
+			if err := w.step(s, 1); errors.Is(err, ErrLimit) {
+				t.Fatalf("step %d: %v with %+v", i, err, w.group.Retention())
+			} else {
+				ok(t, err)
+			}
+			time.Sleep(30 * time.Second)
+			synctest.Wait()
+			r := w.group.Retention()
+			warned = warned || r.Level == retain.Warning
+			shortened = shortened || r.Oldest > 1
+			if used := r.Usage.Journal(); used > limit {
+				t.Fatalf("step %d: %d bytes with a limit of %d", i, used, limit)
+			}
+			if i == 10 {
+				_, err := w.group.OpenView(2, ViewOptions{})
+				ok(t, err)
+				view = 2
+			}
+			if n, open := w.group.ViewsHold(); open && n < r.Oldest {
+				t.Fatalf("step %d: a view stands at %d, the oldest is %d", i, n, r.Oldest)
+			}
+		}
+		if _, open := w.group.ViewsHold(); view == 0 || open || !warned || !shortened {
+			t.Errorf("view still open %v, warned %v, shortened %v", open, warned, shortened)
+		}
+		ok(t, w.holds(s, w.oldest()))
+
+		pinned := w.oldest()
+		ok(t, w.group.manifest.put(true, entry{kind: entryPin, number: pinned, pinned: true}))
+		stopped := false
+		for range 60 {
+			err := w.step(s, 1)
+			if errors.Is(err, ErrLimit) {
+				stopped = true
+				break
+			}
+			ok(t, err)
+			time.Sleep(30 * time.Second)
+			synctest.Wait()
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		r := w.group.Retention()
+		if !stopped || r.Level != retain.Stopped || r.Oldest != pinned || !errors.Is(w.group.State().Err, ErrLimit) {
+			t.Fatalf("with checkpoint %d pinned intake goes on: %+v", pinned, r)
+		}
+		if used := r.Usage.Journal(); used > limit+32<<10 { // what was queued when it was reached
+			t.Errorf("%d bytes with a limit of %d", used, limit)
+		}
+		ok(t, w.group.manifest.put(true, entry{kind: entryPin, number: pinned}))
+		time.Sleep(5 * time.Minute)
+		synctest.Wait()
+		if r := w.group.Retention(); r.Level == retain.Stopped {
+			t.Fatalf("intake stays stopped: %+v", r)
+		}
+		ok(t, w.feed(s, 3))
+		ok(t, w.holds(s, w.oldest()))
+		ok(t, w.store.Close())
+	})
+}
+
+// A view in use is no test view: it stays, and intake stops instead.
+func TestLiveViewNeverGivesWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := smallSegments(faultdisk.New(512))
+		cfg.Retention = retain.Policy{History: 10 * time.Hour, Limit: 120 << 10, WarnPercent: 75}
+		w, err := openWith(cfg)
+		ok(t, err)
+		s := newSource(2)
+		s.open(true)
+		s.write(6)
+		s.close()
+		ok(t, w.step(s, 1))
+		v, err := w.group.OpenView(1, ViewOptions{Live: true})
+		ok(t, err)
+		for range 60 {
+			if err = w.step(s, 1); err != nil {
+				break
+			}
+			time.Sleep(30 * time.Second)
+			synctest.Wait()
+		}
+		if !errors.Is(err, ErrLimit) || w.oldest() != 1 {
+			t.Errorf("oldest %d: %v", w.oldest(), err)
+		}
+		d, _ := v.Device(1)
+		ok(t, d.ReadAt(make([]byte, 100), 0))
+		ok(t, v.Close())
+		ok(t, w.store.Close())
+	})
+}
