@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/holdfast-dr/holdfast/ioengine/faultdisk"
+	"github.com/holdfast-dr/holdfast/journal/index"
 	"github.com/holdfast-dr/holdfast/journal/retain"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
@@ -309,11 +310,19 @@ func TestPromoteDamage(t *testing.T) {
 	ok(t, err)
 	ok(t, w.feed(s, 3))
 	rotten := 0
-	for _, seg := range w.group.segments.Segments()[:1] {
-		for off := int64(seg.End-seg.First) / 2; off < int64(seg.End-seg.First); off += 4096 {
-			ok(t, disk.Rot(fmt.Sprintf("/store/groups/%s/log/%016d.seg", testGroup, seg.Number), off, 1))
+	cp, err := w.group.Checkpoint(4)
+	ok(t, err)
+	first := w.group.segments.Segments()[0]
+	ok(t, w.group.index.Walk(1, 0, volumeBytes, w.group.index.Vector(cp), 0, func(p index.Piece) error {
+		if p.In == index.InLog && p.Pos < first.End && rotten < 3 {
+			at := int64(p.Pos-first.First) + 4096 + int64(p.Block.At) + 3
+			ok(t, disk.Rot(fmt.Sprintf("/store/groups/%s/log/%016d.seg", testGroup, first.Number), at, 1))
 			rotten++
 		}
+		return nil
+	}))
+	if rotten == 0 {
+		t.Fatal("the checkpoint needs nothing of the first segment")
 	}
 	ok(t, w.group.promote(4, noPace))
 	for round := range 2 {
