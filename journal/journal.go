@@ -38,6 +38,8 @@ type Config struct {
 	// 0: 64 MiB.
 	IndexMemory int64
 	Log         *slog.Logger
+	// Protector keeps parity for sealed segments, and repairs by it; nil: there is none.
+	Protector Protector
 	// AckDelay bounds how long a record waits for others before its round begins; 0: 20
 	// ms, negative: not at all. When the store is idle none waits.
 	AckDelay time.Duration

@@ -44,6 +44,9 @@ func (g *Group) load(m *manifest) (*Group, error) {
 	if err != nil {
 		return nil, errors.Join(err, g.close())
 	}
+	if g.store.cfg.Protector != nil {
+		go g.protectAll() // it ends with the log, which waits for what it holds
+	}
 	return g, nil
 }
 
@@ -64,6 +67,9 @@ func (g *Group) loadVolumes() error {
 func (g *Group) openFiles() (err error) {
 	cfg := g.store.cfg
 	o := segment.Options{SegmentBytes: cfg.SegmentBytes, Stages: g.store.stages, Log: g.log, Damaged: g.sealed}
+	if p := cfg.Protector; p != nil {
+		o.Verified, o.Discarded = g.protected, p.Dropped
+	}
 	g.segments, err = segment.Open(cfg.FS, g.logDir(), g.info.ID, g.store.watermarks.Get(g.info.ID), o, nil)
 	if err != nil {
 		return err

@@ -18,6 +18,7 @@ func (g *Group) sealed(found []segment.Damage) {
 	if closed {
 		return
 	}
+	found = g.repaired(found)
 	var lasting, passing damages
 	for _, f := range found {
 		d := damage{from: int64(f.From), to: int64(f.To), reason: cut(f.Err.Error())}

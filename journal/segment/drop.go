@@ -76,6 +76,9 @@ func (l *Log) discard() error {
 
 func (l *Log) discardFile(s *segment) error {
 	l.files.forget(s.Life)
+	if l.opt.Discarded != nil {
+		l.opt.Discarded(l.fileInfo(s))
+	}
 	name := l.path(s.Number)
 	idle := s.pins.Load() == 0 && !s.abandoned // none comes, now that it is gone
 	if idle && l.opt.Spare != nil {

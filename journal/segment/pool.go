@@ -89,12 +89,18 @@ func (p *Pool) sizeOf(name string) (int64, error) {
 	return size, errors.Join(err, file.Close())
 }
 
+// keeper is a file system that has files which can only be read: those that lie in stripes.
+type keeper interface{ Reusable(name string) bool }
+
 // receive takes a file of at least least bytes into the pool, if there is room. It is
 // given out after the next settle. The caller makes sure that nobody has it open.
 func (p *Pool) receive(name string, least int64) (bool, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.mu.free)+len(p.mu.came) >= p.limit {
+		return false, nil
+	}
+	if k, ok := p.fs.(keeper); ok && !k.Reusable(name) {
 		return false, nil
 	}
 	size, err := p.sizeOf(name)

@@ -48,6 +48,10 @@ func (l *Log) seal(s *segment) {
 		if len(damage) > 0 && l.opt.Damaged != nil {
 			l.opt.Damaged(damage)
 		}
+		if state == StateVerified && l.opt.Verified != nil {
+			l.files.forget(s.Life) // what was open of it could write: from now on it is read
+			l.opt.Verified(l.fileInfo(s))
+		}
 	}
 	if l.opt.Go == nil {
 		go done()

@@ -83,6 +83,10 @@ type Options struct {
 	// Damaged is told what the read-back of a closed segment found, on the goroutine that
 	// seals; it may be called before Open returns. Default: only Segments tells.
 	Damaged func([]Damage)
+	// Verified is told of a segment whose file was read back, verified and ended with its
+	// footer, on the goroutine that seals; the file is not used for anything else
+	// until it returns. Discarded is told when a file is no longer the log's. Default: nobody is.
+	Verified, Discarded func(FileInfo)
 	// Life draws the number that ties commits to one life of a segment, and that no
 	// guest can guess. Default: crypto/rand.
 	Life func() uint64

@@ -400,6 +400,9 @@ func (o *object) closed() {
 	o.layout.Lock()
 	defer o.layout.Unlock()
 	o.writers--
+	if o.unsealed {
+		o.set.kick()
+	}
 	if o.writers > 0 || o.poison.Load() != nil || o.wrote.Load() || o.suspect || o.gone.Load() || !o.dirty.Load() {
 		return
 	}

@@ -144,7 +144,10 @@ func (s *Set) mendObject(o *object, pace Pace) error {
 			return err
 		}
 	}
-	if info.striped() && g.K > 1 && info.Geometry != g {
+	o.layout.RLock()
+	unsealed := o.unsealed && o.writers == 0
+	o.layout.RUnlock()
+	if unsealed || info.striped() && g.K > 1 && info.Geometry != g {
 		return s.Seal(s.nameOf(o), pace)
 	}
 	return nil

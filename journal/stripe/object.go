@@ -18,12 +18,13 @@ type object struct {
 
 	// layout is held for reading by every use of the object's copies or shards, for
 	// writing by whoever moves them. Before Set.mu, after Set.naming only where said.
-	layout  sync.RWMutex
-	info    *objectInfo // replaced, never changed, but for its name
-	writers int         // handles that may write
-	fill    *fill       // a copy in the making; it gets every write
-	suspect bool        // an earlier life's unsynced writes may differ from copy to copy
-	sealing bool        // it is read into a stripe
+	layout   sync.RWMutex
+	info     *objectInfo // replaced, never changed, but for its name
+	writers  int         // handles that may write
+	fill     *fill       // a copy in the making; it gets every write
+	suspect  bool        // an earlier life's unsynced writes may differ from copy to copy
+	sealing  bool        // it is read into a stripe
+	unsealed bool        // it is to be sealed, and could not be
 	// replaced counts, by store, how often the copy there became a new file.
 	replaced map[uint32]int
 	shards   shardSet
@@ -104,8 +105,11 @@ func (o *object) open(flags ioengine.Flags, made bool) (ioengine.File, error) {
 	if o.gone.Load() {
 		return nil, errMoved
 	}
-	if flags&ioengine.ReadOnly == 0 && (o.info.striped() || o.sealing) {
+	if flags&ioengine.ReadOnly == 0 && o.info.striped() {
 		return nil, ErrSealed
+	}
+	if flags&ioengine.ReadOnly == 0 {
+		o.sealing, o.unsealed = false, false // it is to change after all
 	}
 	if o.info.striped() {
 		return o.openShards()

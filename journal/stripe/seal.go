@@ -20,7 +20,9 @@ const rowsAtOnce = 8
 
 // Seal lays a file that will not change any more in stripes of the set's geometry. Its
 // copies go when the shards are durable, were read back, and the names say so, durably. With
-// a geometry of copies alone there is nothing to do. The file must have been verified.
+// a geometry of copies alone there is nothing to do. The file must have been verified. What
+// cannot be sealed now, because too few stores are in (nil) or it is still open for writing
+// (ErrBusy), Mend seals.
 //
 //  1. No writer may come any more.
 //  2. The shards are written to a store each, synced, their names synced, read back.
@@ -92,9 +94,10 @@ func (o *object) beginSeal(g Geometry) (done bool, err error) {
 	case o.info.striped() && o.info.Geometry == g || o.sealing:
 		return true, nil
 	case o.writers > 0 || o.fill != nil:
+		o.unsealed = true
 		return false, ErrBusy
 	}
-	o.sealing = true
+	o.sealing, o.unsealed = true, true // until it is striped
 	return false, nil
 }
 
@@ -111,6 +114,9 @@ func (o *object) becomeStriped(info *objectInfo) error {
 	if o.gone.Load() {
 		return fs.ErrNotExist
 	}
+	if !o.sealing {
+		return ErrBusy
+	}
 	old := leavers(o.info)
 	if invariant.Planted("journal/stripe/copies-first") {
 		for _, l := range old {
@@ -121,7 +127,7 @@ func (o *object) becomeStriped(info *objectInfo) error {
 		i.Geometry, i.length, i.places, i.dirty = info.Geometry, info.length, info.places, false
 	})
 	o.shards.close()
-	o.suspect = false
+	o.suspect, o.unsealed = false, false
 	o.set.mu.Lock()
 	defer o.set.mu.Unlock()
 	o.set.trash = append(o.set.trash, old...)

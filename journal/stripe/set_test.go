@@ -559,3 +559,56 @@ func TestStoresAreTakenAlone(t *testing.T) {
 		t.Errorf("made over other files: %v", err)
 	}
 }
+
+// A file that is open for writing is sealed when it is closed, and one that is sealed while
+// it is opened for writing again keeps its copies.
+func TestSealWaitsForWriters(t *testing.T) {
+	g := Geometry{2, 1}
+	w := newWorld(t, 3)
+	s := mustOpen(t, w, g)
+	put(t, s, "/a", noise(1, sealedBytes))
+	f, err := s.Open("/a", 0)
+	ok(t, err)
+	if err := s.Seal("/a", nil); !errors.Is(err, ErrBusy) {
+		t.Fatalf("sealed under a writer: %v", err)
+	}
+	ok(t, f.Close())
+	ok(t, mend(s))
+	if s.Copies("/a") != 1 || s.Reusable("/a") {
+		t.Errorf("not sealed after its writer closed: %d copies", s.Copies("/a"))
+	}
+	if _, err := s.Open("/a", 0); !errors.Is(err, ErrSealed) {
+		t.Errorf("a sealed file opens for writing: %v", err)
+	}
+	put(t, s, "/b", noise(2, sealedBytes))
+	err = s.Seal("/b", func(int) error {
+		f, err := s.Open("/b", 0)
+		return errors.Join(err, f.Close())
+	})
+	if !errors.Is(err, ErrBusy) || s.Copies("/b") != 2 || !s.Reusable("/b") {
+		t.Errorf("sealed while it was opened for writing: %v", err)
+	}
+	got, err := get(s, "/b")
+	if err != nil || !bytes.Equal(got, noise(2, sealedBytes)) {
+		t.Errorf("read: %v", err)
+	}
+}
+
+// Of copies that differ, Repair finds the one that is not served.
+func TestRepairFromAnotherCopy(t *testing.T) {
+	g := Geometry{1, 1}
+	w := newWorld(t, 2)
+	s := mustOpen(t, w, g)
+	want := noise(1, fillChunk+8192)
+	put(t, s, "/a", want)
+	served := s.stores[s.names.objects[s.names.files["/a"]].places[0]].dir
+	ok(t, w.disks[served].Rot(objectFile(s, "/a", served), fillChunk+100, 1))
+	var b bytes.Buffer
+	ok(t, s.Repair("/a", []Part{{fillChunk, fillChunk + 4096}}, &b))
+	if !bytes.Equal(b.Bytes(), want) {
+		t.Error("repaired to other bytes")
+	}
+	if err := s.Repair("/a", []Part{{0, 4096}}, &b); !errors.Is(err, ErrLost) {
+		t.Errorf("where no copy differs: %v", err)
+	}
+}
