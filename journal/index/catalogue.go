@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"sync"
+	"sync/atomic"
 
 	"github.com/holdfast-dr/holdfast/journal/segment"
 	"github.com/holdfast-dr/holdfast/wire/record"
@@ -25,6 +26,9 @@ type listing struct {
 	loaded     bool
 	counts     Counts
 	newest     uint64 // the highest number; 0: none
+	// lowest is a number below which there is none: those that are gone lie on the disk
+	// for a while, and would have to be stepped over.
+	lowest atomic.Uint64
 }
 
 // NewCatalogue returns the catalogue that m holds.
@@ -86,14 +90,30 @@ func (c *Catalogue) group(id record.GroupID) (*listing, error) {
 	return l, c.load(id, l)
 }
 
+// lowest is a number below which the group has no checkpoint.
+func (c *Catalogue) lowest(id record.GroupID) uint64 {
+	c.mu.Lock()
+	l := c.groups[id]
+	c.mu.Unlock()
+	if l == nil {
+		return 0
+	}
+	return l.lowest.Load()
+}
+
 // load reads a group's counts; where they are missing or do not read they are counted anew.
 func (c *Catalogue) load(id record.GroupID, l *listing) error {
 	l.newest = 0
+	lowest := uint64(math.MaxUint64)
 	from, to := rangeOf(tableCheckpoints, id, 0)
 	err := c.m.Back(from, to, func(k, _ []byte) bool { l.newest = numberOf(k); return false })
+	if err == nil {
+		err = c.m.Scan(from, to, func(k, _ []byte) bool { lowest = numberOf(k); return false })
+	}
 	if err != nil {
 		return err
 	}
+	l.lowest.Store(lowest)
 	v, ok, err := c.m.Get(key(tableCounts, id, 0))
 	if err == nil && ok {
 		l.counts, err = parseCounts(v)

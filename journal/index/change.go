@@ -73,6 +73,9 @@ func (p *portion) put(cp *Checkpoint) error {
 	if err != nil {
 		return err
 	}
+	if cp.Number < p.l.lowest.Load() {
+		p.l.lowest.Store(cp.Number)
+	}
 	now, value := cp.traits(), appendCheckpoint(nil, *cp)
 	p.counts.add(now, 1)
 	p.set = append(p.set, Pair{Key: key(tableCheckpoints, p.group, cp.Number), Value: value})
@@ -169,13 +172,23 @@ func (c *Catalogue) Forget(group record.GroupID, numbers ...uint64) error {
 // keep says stay, and returns how many it took; with a nil keep all go.
 func (c *Catalogue) ForgetBetween(group record.GroupID, first, last uint64, keep func(*Checkpoint) bool) (forgot int, err error) {
 	err = c.change(group, func(p *portion) error {
-		return c.eachPage(group, first, last, func(cp *Checkpoint) error {
+		lowest := p.l.lowest.Load()
+		left := last + 1 // the first that may be there, if none below first is
+		err := c.eachPage(group, max(first, lowest), last, func(cp *Checkpoint) error {
 			if keep != nil && keep(cp) {
+				left = min(left, cp.Number)
 				return nil
 			}
 			forgot++
 			return p.forget(cp.Number)
 		})
+		if err == nil {
+			err = p.write()
+		}
+		if err == nil && first <= lowest && left > lowest {
+			p.l.lowest.Store(left)
+		}
+		return err
 	})
 	return forgot, err
 }
@@ -231,6 +244,16 @@ func (c *Catalogue) eachPage(group record.GroupID, first, last uint64, each func
 	return nil
 }
 
+// SetState puts the checkpoints with numbers in [first, last] into the state, with why
+// they are bad, and returns how many were in another.
+func (c *Catalogue) SetState(group record.GroupID, first, last uint64, state State, reason string) (changed int, err error) {
+	return c.Change(group, first, last, func(cp *Checkpoint) bool {
+		was := *cp
+		cp.State, cp.Reason = state, reason
+		return cp.State != was.State || cp.Reason != was.Reason
+	})
+}
+
 // Clear forgets all that the catalogue says of a group: first that it covers anything.
 func (c *Catalogue) Clear(group record.GroupID) error {
 	l, err := c.group(group)
@@ -254,6 +277,7 @@ func (c *Catalogue) Clear(group record.GroupID) error {
 		}
 	}
 	l.counts, l.newest, l.loaded = Counts{}, 0, err == nil
+	l.lowest.Store(0)
 	return wrap(err)
 }
 

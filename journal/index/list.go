@@ -81,14 +81,14 @@ func (c *Catalogue) Checkpoints(group record.GroupID, after uint64, limit int) (
 
 // bounds are the numbers that the query can be about.
 func (c *Catalogue) bounds(group record.GroupID, q Query) (first, last uint64, err error) {
-	first, last = 1, uint64(math.MaxUint64)
+	first, last = max(1, c.lowest(group)), uint64(math.MaxUint64)
 	if q.After != 0 && q.Newest {
 		last = q.After - 1
 	} else if q.After != 0 {
-		first = q.After + 1
-		if first == 0 {
+		if q.After == math.MaxUint64 {
 			return 1, 0, nil
 		}
+		first = max(first, q.After+1)
 	}
 	if q.From != 0 {
 		n, err := c.firstSince(group, first, last, q.From)
@@ -152,12 +152,12 @@ func (c *Catalogue) end(group record.GroupID, newest bool, first, last uint64) (
 
 // Oldest returns the oldest good checkpoint from first on; ok is false when there is none.
 func (c *Catalogue) Oldest(group record.GroupID, first uint64) (cp Checkpoint, ok bool, err error) {
-	return c.firstGood(group, false, first, math.MaxUint64)
+	return c.firstGood(group, false, max(first, c.lowest(group)), math.MaxUint64)
 }
 
 // Newest returns the newest good checkpoint up to last; ok is false when there is none.
 func (c *Catalogue) Newest(group record.GroupID, last uint64) (cp Checkpoint, ok bool, err error) {
-	return c.firstGood(group, true, 1, last)
+	return c.firstGood(group, true, max(1, c.lowest(group)), last)
 }
 
 func (c *Catalogue) firstGood(group record.GroupID, newest bool, first, last uint64) (cp Checkpoint, ok bool, err error) {
