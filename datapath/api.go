@@ -2,7 +2,6 @@ package datapath
 
 import (
 	"context"
-	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -67,75 +66,6 @@ func noGroup(name string) error {
 		return api.Errorf(api.InvalidArgument, "name one of those that status shows", "which group is not said, and there is not exactly one")
 	}
 	return api.Errorf(api.NotFound, "see the groups with status", "no group %q here", name)
-}
-
-// checkpoints implements api.CheckpointsHandler.
-type checkpoints struct{ *handler }
-
-// The size of a page of checkpoints, when none or too large a one is asked for.
-const (
-	pageDefault = 1000
-	pageMax     = 10000
-)
-
-// List tells the checkpoints of a target.
-func (h checkpoints) List(_ context.Context, r *holdfastv1.CheckpointsServiceListRequest) (*holdfastv1.CheckpointsServiceListResponse, error) {
-	g, err := h.targetGroup(r.Group)
-	if err != nil {
-		return nil, err
-	}
-	after := uint64(0)
-	if r.PageToken != "" {
-		if after, err = strconv.ParseUint(r.PageToken, 10, 64); err != nil {
-			return nil, api.Errorf(api.InvalidArgument, "begin at the first page", "page token %q is not one of ours", r.PageToken)
-		}
-	}
-	size := int(r.PageSize)
-	switch {
-	case size < 0:
-		return nil, api.Errorf(api.InvalidArgument, "ask for 1 to "+strconv.Itoa(pageMax), "a page of %d", size)
-	case size == 0:
-		size = pageDefault
-	}
-	size = min(size, pageMax)
-	cs, err := g.Checkpoints(after, size)
-	if err != nil {
-		return nil, err
-	}
-	res := &holdfastv1.CheckpointsServiceListResponse{}
-	for _, c := range cs {
-		res.Checkpoints = append(res.Checkpoints, checkpointMessage(c))
-	}
-	if len(cs) == size {
-		res.NextPageToken = strconv.FormatUint(cs[len(cs)-1].Number, 10)
-	}
-	return res, nil
-}
-
-// Create cuts a checkpoint at a source and waits until it is listed.
-func (h checkpoints) Create(ctx context.Context, r *holdfastv1.CheckpointsServiceCreateRequest) (*holdfastv1.CheckpointsServiceCreateResponse, error) {
-	if h.source == nil {
-		return nil, api.Errorf(api.Precondition, "ask the source", "this VRA is the target: checkpoints are made at the source")
-	}
-	f := h.source.flow(r.Group)
-	if f == nil {
-		return nil, noGroup(r.Group)
-	}
-	if err := api.CheckTag(r.Tag); err != nil {
-		return nil, api.Errorf(api.InvalidArgument, "choose another", "tag %v", err)
-	}
-	c, err := f.create(ctx, r.Tag)
-	if err != nil {
-		return nil, err
-	}
-	return &holdfastv1.CheckpointsServiceCreateResponse{Checkpoint: c}, nil
-}
-
-func checkpointMessage(c journal.Checkpoint) *holdfastv1.Checkpoint {
-	return &holdfastv1.Checkpoint{
-		Id: strconv.FormatUint(c.Number, 10), Time: api.Timestamp(time.Unix(0, c.Wall)), Tag: c.Tag,
-		State: string(c.State), Reason: c.Reason,
-	}
 }
 
 func (h *handler) targetGroup(name string) (*journal.Group, error) {

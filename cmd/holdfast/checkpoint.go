@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -17,10 +18,19 @@ type checkpoint struct {
 	Time  *string `json:"time"`
 	Tag   *string `json:"tag"`
 	State string  `json:"state"`
+	// Reason is why it is bad.
+	Reason *string `json:"reason"`
+	Pinned bool    `json:"pinned"`
+	// Label is what it is pinned for.
+	Label *string `json:"label"`
+
+	at time.Time // Time
 }
 
 func newCheckpoint(c *holdfastv1.Checkpoint) checkpoint {
-	return checkpoint{ID: c.GetId(), Time: timeText(api.Time(c.GetTime())), Tag: textOrNull(c.GetTag()), State: c.GetState()}
+	at := api.Time(c.GetTime())
+	return checkpoint{ID: c.GetId(), Time: timeText(at), Tag: textOrNull(c.GetTag()), State: c.GetState(),
+		Reason: textOrNull(c.GetReason()), Pinned: c.GetPinned(), Label: textOrNull(c.GetLabel()), at: at}
 }
 
 func (c checkpoint) row() []string {
@@ -30,61 +40,19 @@ func (c checkpoint) row() []string {
 const checkpointHead = "ID TIME TAG STATE"
 
 func (a *app) checkpointCommand() *cobra.Command {
-	return parent("checkpoint", "List and make checkpoints",
+	return parent("checkpoint", "List, make, tag and keep checkpoints",
 		`A checkpoint is a point that a group can be brought back to: the state of all its
 disks after some prefix of its writes. One is made every interval; you can make one
 with a tag of your own.
 
 Its id is the place of the cut in the group's stream of records. Ids rise, and jump by
 as many records as were sent in between. States: good (it can be opened), verifying
-(the journal is still checking it), bad (damage was found, and it is not opened).`,
-		a.checkpointList(), a.checkpointCreate())
-}
+(the journal is still checking it), bad (damage was found: what is damaged reads as an
+error).
 
-func (a *app) checkpointList() *cobra.Command {
-	return &cobra.Command{
-		Use:     "list",
-		Short:   "List the checkpoints that can be opened, oldest first",
-		Example: "  holdfast checkpoint list\n  holdfast checkpoint list -o json | jq -r '.[-1].id'",
-		Args:    noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, c, err := a.dial(api.RoleTarget)
-			if err != nil {
-				return err
-			}
-			defer client.Close()
-			all, err := listCheckpoints(cmd.Context(), client, c.Group)
-			if err != nil {
-				return explain(api.RoleTarget, err)
-			}
-			rows := make([][]string, len(all))
-			for i, c := range all {
-				rows[i] = c.row()
-			}
-			return a.print(all, checkpointHead, rows)
-		},
-	}
-}
-
-// listCheckpoints reads all pages.
-func listCheckpoints(ctx context.Context, client *api.Client, group string) ([]checkpoint, error) {
-	all := []checkpoint{}
-	for token := ""; ; {
-		res, err := client.Checkpoints.List(ctx, &holdfastv1.CheckpointsServiceListRequest{Group: group, PageToken: token})
-		if err != nil {
-			return nil, err
-		}
-		for _, c := range res.GetCheckpoints() {
-			all = append(all, newCheckpoint(c))
-		}
-		if res.GetNextPageToken() == "" {
-			return all, nil
-		}
-		if res.GetNextPageToken() == token {
-			return nil, fmt.Errorf("page %s follows itself", token)
-		}
-		token = res.GetNextPageToken()
-	}
+Checkpoints go when they are older than the group's history. One that you pin stays,
+and all that it needs, until you unpin it.`,
+		a.checkpointList(), a.checkpointShow(), a.checkpointCreate(), a.checkpointTag(), a.checkpointPin(), a.checkpointUnpin())
 }
 
 func (a *app) checkpointCreate() *cobra.Command {
@@ -114,7 +82,13 @@ once it is durable at the target and listed there.`,
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), wait.D())
 			defer cancel()
-			res, err := client.Checkpoints.Create(ctx, &holdfastv1.CheckpointsServiceCreateRequest{Group: c.Group, Tag: tag, IdempotencyKey: api.NewKey()})
+			watch, stop := a.watchBad(ctx, tag)
+			defer stop()
+			res, err := client.Checkpoints.Create(watch, &holdfastv1.CheckpointsServiceCreateRequest{Group: c.Group, Tag: tag, IdempotencyKey: api.NewKey()})
+			var bad badError
+			if errors.As(context.Cause(watch), &bad) {
+				return bad
+			}
 			if err != nil {
 				if f := api.AsFailure(err); f.Code == api.TimedOut {
 					return fmt.Errorf("the checkpoint was not listed within %s%s: see holdfast status; it may be listed later", wait, because(a.standing(cmd.Context(), c)))
@@ -122,6 +96,9 @@ once it is durable at the target and listed there.`,
 				return explain(api.RoleSource, err)
 			}
 			made := newCheckpoint(res.GetCheckpoint())
+			if bad, ok := a.isBad(ctx, made.ID); ok {
+				return bad
+			}
 			return a.print(made, checkpointHead, [][]string{made.row()})
 		},
 	}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -29,8 +30,10 @@ type site struct {
 	view        *holdfastv1.View
 	opened      *holdfastv1.ViewsServiceOpenRequest
 	created     *holdfastv1.CheckpointsServiceCreateRequest
+	listed      *holdfastv1.CheckpointsServiceListRequest
 	closed      []string
 	hang        bool // Create never answers
+	asked       func()
 }
 
 func (s *site) Get(context.Context, *holdfastv1.StatusServiceGetRequest) (*holdfastv1.StatusServiceGetResponse, error) {
@@ -41,25 +44,69 @@ func (s *site) Get(context.Context, *holdfastv1.StatusServiceGetRequest) (*holdf
 type checkpointsOf struct{ *site }
 
 func (s checkpointsOf) List(_ context.Context, r *holdfastv1.CheckpointsServiceListRequest) (*holdfastv1.CheckpointsServiceListResponse, error) {
-	if len(s.checkpoints) == 0 {
-		return &holdfastv1.CheckpointsServiceListResponse{}, nil
+	s.listed = r
+	all := slices.Clone(s.checkpoints)
+	if r.NewestFirst {
+		slices.Reverse(all)
 	}
-	// Pages of one.
-	at := 0
-	for i, c := range s.checkpoints {
-		if c.Id == r.PageToken {
-			at = i
-		}
+	all = slices.DeleteFunc(all, func(c *holdfastv1.Checkpoint) bool {
+		return r.Tag != "" && c.Tag != r.Tag || r.Tagged && c.Tag == "" || r.Pinned && !c.Pinned || r.State != "" && c.State != r.State
+	})
+	at := slices.IndexFunc(all, func(c *holdfastv1.Checkpoint) bool { return c.Id == r.PageToken }) + 1
+	res := &holdfastv1.CheckpointsServiceListResponse{}
+	if at < len(all) { // pages of one
+		res.Checkpoints = all[at : at+1]
 	}
-	res := &holdfastv1.CheckpointsServiceListResponse{Checkpoints: s.checkpoints[at : at+1]}
-	if at+1 < len(s.checkpoints) {
-		res.NextPageToken = s.checkpoints[at+1].Id
+	if at+1 < len(all) {
+		res.NextPageToken = all[at].Id
 	}
 	return res, nil
 }
 
+// one is the checkpoint with the id.
+func (s checkpointsOf) one(id string) (*holdfastv1.Checkpoint, error) {
+	if id == api.Latest && len(s.checkpoints) > 0 {
+		return s.checkpoints[len(s.checkpoints)-1], nil
+	}
+	for _, c := range s.checkpoints {
+		if c.Id == id {
+			return &holdfastv1.Checkpoint{Id: c.Id, Time: c.Time, Tag: c.Tag, State: c.State, Reason: c.Reason, Pinned: c.Pinned, Label: c.Label}, nil
+		}
+	}
+	return nil, api.Errorf(api.NotFound, "see checkpoint list", "no checkpoint %s", id)
+}
+
+func (s checkpointsOf) Get(_ context.Context, r *holdfastv1.CheckpointsServiceGetRequest) (*holdfastv1.CheckpointsServiceGetResponse, error) {
+	c, err := s.one(r.Id)
+	return &holdfastv1.CheckpointsServiceGetResponse{Checkpoint: c}, err
+}
+
+func (s checkpointsOf) Tag(_ context.Context, r *holdfastv1.CheckpointsServiceTagRequest) (*holdfastv1.CheckpointsServiceTagResponse, error) {
+	c, err := s.one(r.Id)
+	if err == nil {
+		c.Tag = r.Tag
+	}
+	return &holdfastv1.CheckpointsServiceTagResponse{Checkpoint: c}, err
+}
+
+func (s checkpointsOf) Pin(_ context.Context, r *holdfastv1.CheckpointsServicePinRequest) (*holdfastv1.CheckpointsServicePinResponse, error) {
+	c, err := s.one(r.Id)
+	if err == nil {
+		c.Pinned, c.Label = true, r.Label
+	}
+	return &holdfastv1.CheckpointsServicePinResponse{Checkpoint: c}, err
+}
+
+func (s checkpointsOf) Unpin(_ context.Context, r *holdfastv1.CheckpointsServiceUnpinRequest) (*holdfastv1.CheckpointsServiceUnpinResponse, error) {
+	c, err := s.one(r.Id)
+	return &holdfastv1.CheckpointsServiceUnpinResponse{Checkpoint: c}, err
+}
+
 func (s checkpointsOf) Create(ctx context.Context, r *holdfastv1.CheckpointsServiceCreateRequest) (*holdfastv1.CheckpointsServiceCreateResponse, error) {
 	s.created = r
+	if s.asked != nil {
+		s.asked()
+	}
 	if s.hang {
 		<-ctx.Done()
 		return nil, ctx.Err()
@@ -141,9 +188,10 @@ func twoSites() (source, target *site) {
 		Name: "lab", Id: "1", Role: api.RoleSource, State: api.StateBehind, Reason: "the link is slower than the change rate", Since: api.Timestamp(moment),
 		LagSeconds: &lag, BytesBehind: &behind, EtaSeconds: &eta,
 	}}}
+	later := moment.AddDate(100, 0, 0) // has no age
 	checkpoints := []*holdfastv1.Checkpoint{
-		{Id: "1", Time: api.Timestamp(moment), State: api.CheckpointGood},
-		{Id: "2", Time: api.Timestamp(moment.Add(5 * time.Second)), Tag: "before <upgrade>", State: api.CheckpointVerifying},
+		{Id: "1", Time: api.Timestamp(later), State: api.CheckpointGood},
+		{Id: "2", Time: api.Timestamp(later.Add(5 * time.Second)), Tag: "before <upgrade>", State: api.CheckpointVerifying},
 	}
 	target = &site{
 		groups: []*holdfastv1.Group{{
@@ -196,7 +244,12 @@ func TestGolden(t *testing.T) {
 	source, target := twoSites()
 	both := contextFile(t, source, target)
 	f("status", both, "status")
-	f("checkpoint-list", both, "checkpoint", "list")
+	f("checkpoint-list", both, "checkpoint", "list", "--utc")
+	f("checkpoint-show", both, "checkpoint", "show", "before <upgrade>", "--utc")
+	f("checkpoint-tag", both, "checkpoint", "tag", "1", "mine", "--utc")
+	f("checkpoint-untag", both, "checkpoint", "tag", "2", "--remove", "--utc")
+	f("checkpoint-pin", both, "checkpoint", "pin", "1", "--label", "audit", "--utc")
+	f("checkpoint-unpin", both, "checkpoint", "unpin", "latest", "--utc")
 	f("checkpoint-create", both, "checkpoint", "create", "--tag", "mine")
 	f("view-open", both, "view", "open", "--checkpoint", "latest")
 	f("view-list", both, "view", "list")
@@ -297,6 +350,17 @@ func TestExitStatus(t *testing.T) {
 	f(exitUsage, both, "want table or json", "status", "-o", "xml")
 	f(exitUsage, "", "HOLDFAST_CONTEXT", "status")
 	f(exitUsage, both, "--tag is missing", "checkpoint", "create")
+	f(exitUsage, both, "which checkpoint is missing", "checkpoint", "pin")
+	f(exitUsage, both, "unexpected argument \"b\"", "checkpoint", "show", "a", "b")
+	f(exitUsage, both, "the tag is missing", "checkpoint", "tag", "1")
+	f(exitUsage, both, "--remove takes the tag away", "checkpoint", "tag", "1", "x", "--remove")
+	f(exitUsage, both, "--label \"x \": want no space at its ends", "checkpoint", "pin", "1", "--label", "x ")
+	f(exitUsage, both, "--limit -1", "checkpoint", "list", "--limit", "-1")
+	f(exitUsage, both, "--after \"x\" is no id", "checkpoint", "list", "--after", "x")
+	f(exitUsage, both, "want good, verifying or bad", "checkpoint", "list", "--state", "fine")
+	f(exitUsage, both, "--from \"yesterday\": want a time", "checkpoint", "list", "--from", "yesterday")
+	f(exitUsage, both, "is not before --to", "checkpoint", "list", "--from", "1h", "--to", "2h")
+	f(exitFailed, both, "no checkpoint 77; see checkpoint list", "checkpoint", "pin", "77")
 	f(exitUsage, both, "at most 256", "checkpoint", "create", "--tag", strings.Repeat("x", 257))
 	f(exitUsage, both, "not UTF-8", "checkpoint", "create", "--tag", "\xff")
 	f(exitUsage, both, "--wait", "checkpoint", "create", "--tag", "x", "--wait", "0s")

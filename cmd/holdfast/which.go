@@ -66,12 +66,23 @@ func whichID(at string, all []checkpoint) (string, error) {
 	return "", fmt.Errorf("no checkpoint carries the tag %q: want an id or a tag from holdfast checkpoint list, or latest", at)
 }
 
-// resolve asks the target for the checkpoints where a tag is named.
+// maxNamed is how many checkpoints with one tag are told apart, and offered to complete a word.
+const maxNamed = 100
+
+// resolve asks the target for the checkpoints that the word may name.
 func resolve(ctx context.Context, client *api.Client, group, at string) (string, error) {
 	if at == api.Latest {
 		return at, nil
 	}
-	all, err := listCheckpoints(ctx, client, group)
+	all, _, err := pages(ctx, client, &holdfastv1.CheckpointsServiceListRequest{Group: group, Tag: at}, maxNamed)
+	if err == nil && isNumber(at) {
+		res, gerr := client.Checkpoints.Get(ctx, &holdfastv1.CheckpointsServiceGetRequest{Group: group, Id: at})
+		if gerr == nil {
+			all = append(all, newCheckpoint(res.GetCheckpoint()))
+		} else if api.AsFailure(gerr).Code != api.NotFound {
+			err = gerr
+		}
+	}
 	if err != nil {
 		return "", explain(api.RoleTarget, err)
 	}
@@ -102,9 +113,9 @@ func (a *app) completeCheckpoints(cmd *cobra.Command, _ []string, _ string) ([]s
 	defer client.Close()
 	ctx, cancel := context.WithTimeout(cmd.Context(), completeWait)
 	defer cancel()
-	all, _ := listCheckpoints(ctx, client, c.Group)
-	for i := len(all) - 1; i >= 0; i-- {
-		words = append(words, all[i].ID+"\t"+strings.TrimSpace(shortTime(all[i].Time)+" "+deref(all[i].Tag)))
+	all, _, _ := pages(ctx, client, &holdfastv1.CheckpointsServiceListRequest{Group: c.Group, NewestFirst: true}, maxNamed)
+	for _, c := range all {
+		words = append(words, c.ID+"\t"+strings.TrimSpace(shortTime(c.Time)+" "+deref(c.Tag)))
 	}
 	return words, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveKeepOrder
 }

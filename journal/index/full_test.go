@@ -156,7 +156,7 @@ func fillAndFree(t *testing.T, mount string) {
 	ballast := filepath.Join(mount, "ballast")
 	rounds := 12
 	if testing.Short() {
-		rounds = 3
+		rounds = 2
 	}
 	for range rounds {
 		filled := make(chan struct{})
@@ -167,7 +167,7 @@ func fillAndFree(t *testing.T, mount string) {
 		goOn(math.MaxInt, filled)
 		goOn(100, nil)
 		must(t, os.Remove(ballast))
-		goOn(400, nil)
+		goOn(200, nil)
 	}
 	must(t, in.Close())
 	for line := range entered {

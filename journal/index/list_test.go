@@ -78,7 +78,11 @@ func randomCheckpoint(rng *rand.Rand, top int) Checkpoint {
 // any query and in pages of any size, also when it is opened again.
 func TestCatalogueModel(t *testing.T) {
 	const group, top = 7, 60
-	for seed := range uint64(12) {
+	seeds := uint64(12)
+	if testing.Short() {
+		seeds = 4
+	}
+	for seed := range seeds {
 		for name, m := range maps(t) {
 			rng := rand.New(rand.NewPCG(seed, 1))
 			c, model := NewCatalogue(m), modelCatalogue(nil)

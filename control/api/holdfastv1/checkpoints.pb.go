@@ -9,6 +9,7 @@ package holdfastv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -27,8 +28,22 @@ type CheckpointsServiceListRequest struct {
 	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
 	// At most so many in the answer; 0 means 1000, more than 10000 is 10000.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// Empty for the first page; then next_page_token of the answer before.
-	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Empty for the first page; then next_page_token of the answer before. The id of a
+	// checkpoint begins after it.
+	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Newest first, else oldest first.
+	NewestFirst bool `protobuf:"varint,4,opt,name=newest_first,json=newestFirst,proto3" json:"newest_first,omitempty"`
+	// Only those not before from, and before to.
+	From *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=from,proto3" json:"from,omitempty"`
+	To   *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=to,proto3" json:"to,omitempty"`
+	// Only those with this tag; empty: any or none.
+	Tag string `protobuf:"bytes,7,opt,name=tag,proto3" json:"tag,omitempty"`
+	// Only those with a tag.
+	Tagged bool `protobuf:"varint,8,opt,name=tagged,proto3" json:"tagged,omitempty"`
+	// Only those that are pinned.
+	Pinned bool `protobuf:"varint,9,opt,name=pinned,proto3" json:"pinned,omitempty"`
+	// Only those in this state: good, verifying or bad; empty: any.
+	State         string `protobuf:"bytes,10,opt,name=state,proto3" json:"state,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -84,11 +99,62 @@ func (x *CheckpointsServiceListRequest) GetPageToken() string {
 	return ""
 }
 
+func (x *CheckpointsServiceListRequest) GetNewestFirst() bool {
+	if x != nil {
+		return x.NewestFirst
+	}
+	return false
+}
+
+func (x *CheckpointsServiceListRequest) GetFrom() *timestamppb.Timestamp {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *CheckpointsServiceListRequest) GetTo() *timestamppb.Timestamp {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+func (x *CheckpointsServiceListRequest) GetTag() string {
+	if x != nil {
+		return x.Tag
+	}
+	return ""
+}
+
+func (x *CheckpointsServiceListRequest) GetTagged() bool {
+	if x != nil {
+		return x.Tagged
+	}
+	return false
+}
+
+func (x *CheckpointsServiceListRequest) GetPinned() bool {
+	if x != nil {
+		return x.Pinned
+	}
+	return false
+}
+
+func (x *CheckpointsServiceListRequest) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
 type CheckpointsServiceListResponse struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Checkpoints []*Checkpoint          `protobuf:"bytes,1,rep,name=checkpoints,proto3" json:"checkpoints,omitempty"`
-	// Empty when there are no more.
+	// Empty when there are no more. There may be more after a page with nothing in it.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// Of all the group's checkpoints, whatever was asked for.
+	Counts        *CheckpointCounts `protobuf:"bytes,3,opt,name=counts,proto3" json:"counts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -137,6 +203,494 @@ func (x *CheckpointsServiceListResponse) GetNextPageToken() string {
 	return ""
 }
 
+func (x *CheckpointsServiceListResponse) GetCounts() *CheckpointCounts {
+	if x != nil {
+		return x.Counts
+	}
+	return nil
+}
+
+// CheckpointCounts are how many checkpoints a group has.
+type CheckpointCounts struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Good      int64                  `protobuf:"varint,1,opt,name=good,proto3" json:"good,omitempty"`
+	Verifying int64                  `protobuf:"varint,2,opt,name=verifying,proto3" json:"verifying,omitempty"`
+	Bad       int64                  `protobuf:"varint,3,opt,name=bad,proto3" json:"bad,omitempty"`
+	// Of all those.
+	Tagged        int64 `protobuf:"varint,4,opt,name=tagged,proto3" json:"tagged,omitempty"`
+	Pinned        int64 `protobuf:"varint,5,opt,name=pinned,proto3" json:"pinned,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckpointCounts) Reset() {
+	*x = CheckpointCounts{}
+	mi := &file_holdfast_v1_checkpoints_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckpointCounts) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckpointCounts) ProtoMessage() {}
+
+func (x *CheckpointCounts) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_checkpoints_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckpointCounts.ProtoReflect.Descriptor instead.
+func (*CheckpointCounts) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_checkpoints_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *CheckpointCounts) GetGood() int64 {
+	if x != nil {
+		return x.Good
+	}
+	return 0
+}
+
+func (x *CheckpointCounts) GetVerifying() int64 {
+	if x != nil {
+		return x.Verifying
+	}
+	return 0
+}
+
+func (x *CheckpointCounts) GetBad() int64 {
+	if x != nil {
+		return x.Bad
+	}
+	return 0
+}
+
+func (x *CheckpointCounts) GetTagged() int64 {
+	if x != nil {
+		return x.Tagged
+	}
+	return 0
+}
+
+func (x *CheckpointCounts) GetPinned() int64 {
+	if x != nil {
+		return x.Pinned
+	}
+	return 0
+}
+
+type CheckpointsServiceGetRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckpointsServiceGetRequest) Reset() {
+	*x = CheckpointsServiceGetRequest{}
+	mi := &file_holdfast_v1_checkpoints_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckpointsServiceGetRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckpointsServiceGetRequest) ProtoMessage() {}
+
+func (x *CheckpointsServiceGetRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_checkpoints_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckpointsServiceGetRequest.ProtoReflect.Descriptor instead.
+func (*CheckpointsServiceGetRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_checkpoints_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *CheckpointsServiceGetRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *CheckpointsServiceGetRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type CheckpointsServiceGetResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Checkpoint    *Checkpoint            `protobuf:"bytes,1,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckpointsServiceGetResponse) Reset() {
+	*x = CheckpointsServiceGetResponse{}
+	mi := &file_holdfast_v1_checkpoints_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckpointsServiceGetResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckpointsServiceGetResponse) ProtoMessage() {}
+
+func (x *CheckpointsServiceGetResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_checkpoints_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckpointsServiceGetResponse.ProtoReflect.Descriptor instead.
+func (*CheckpointsServiceGetResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_checkpoints_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *CheckpointsServiceGetResponse) GetCheckpoint() *Checkpoint {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return nil
+}
+
+type CheckpointsServiceTagRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Id    string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	// At most 256 bytes of UTF-8; empty takes the tag away.
+	Tag           string `protobuf:"bytes,3,opt,name=tag,proto3" json:"tag,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckpointsServiceTagRequest) Reset() {
+	*x = CheckpointsServiceTagRequest{}
+	mi := &file_holdfast_v1_checkpoints_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckpointsServiceTagRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckpointsServiceTagRequest) ProtoMessage() {}
+
+func (x *CheckpointsServiceTagRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_checkpoints_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckpointsServiceTagRequest.ProtoReflect.Descriptor instead.
+func (*CheckpointsServiceTagRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_checkpoints_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *CheckpointsServiceTagRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *CheckpointsServiceTagRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *CheckpointsServiceTagRequest) GetTag() string {
+	if x != nil {
+		return x.Tag
+	}
+	return ""
+}
+
+type CheckpointsServiceTagResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Checkpoint    *Checkpoint            `protobuf:"bytes,1,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckpointsServiceTagResponse) Reset() {
+	*x = CheckpointsServiceTagResponse{}
+	mi := &file_holdfast_v1_checkpoints_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckpointsServiceTagResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckpointsServiceTagResponse) ProtoMessage() {}
+
+func (x *CheckpointsServiceTagResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_checkpoints_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckpointsServiceTagResponse.ProtoReflect.Descriptor instead.
+func (*CheckpointsServiceTagResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_checkpoints_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *CheckpointsServiceTagResponse) GetCheckpoint() *Checkpoint {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return nil
+}
+
+type CheckpointsServicePinRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Id    string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	// What it is kept for: at most 256 bytes of UTF-8, or empty.
+	Label         string `protobuf:"bytes,3,opt,name=label,proto3" json:"label,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckpointsServicePinRequest) Reset() {
+	*x = CheckpointsServicePinRequest{}
+	mi := &file_holdfast_v1_checkpoints_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckpointsServicePinRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckpointsServicePinRequest) ProtoMessage() {}
+
+func (x *CheckpointsServicePinRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_checkpoints_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckpointsServicePinRequest.ProtoReflect.Descriptor instead.
+func (*CheckpointsServicePinRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_checkpoints_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *CheckpointsServicePinRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *CheckpointsServicePinRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *CheckpointsServicePinRequest) GetLabel() string {
+	if x != nil {
+		return x.Label
+	}
+	return ""
+}
+
+type CheckpointsServicePinResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Checkpoint    *Checkpoint            `protobuf:"bytes,1,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckpointsServicePinResponse) Reset() {
+	*x = CheckpointsServicePinResponse{}
+	mi := &file_holdfast_v1_checkpoints_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckpointsServicePinResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckpointsServicePinResponse) ProtoMessage() {}
+
+func (x *CheckpointsServicePinResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_checkpoints_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckpointsServicePinResponse.ProtoReflect.Descriptor instead.
+func (*CheckpointsServicePinResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_checkpoints_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *CheckpointsServicePinResponse) GetCheckpoint() *Checkpoint {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return nil
+}
+
+type CheckpointsServiceUnpinRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckpointsServiceUnpinRequest) Reset() {
+	*x = CheckpointsServiceUnpinRequest{}
+	mi := &file_holdfast_v1_checkpoints_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckpointsServiceUnpinRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckpointsServiceUnpinRequest) ProtoMessage() {}
+
+func (x *CheckpointsServiceUnpinRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_checkpoints_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckpointsServiceUnpinRequest.ProtoReflect.Descriptor instead.
+func (*CheckpointsServiceUnpinRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_checkpoints_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *CheckpointsServiceUnpinRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *CheckpointsServiceUnpinRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type CheckpointsServiceUnpinResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As it was. One that was pinned while its neighbours were thinned out is gone.
+	Checkpoint    *Checkpoint `protobuf:"bytes,1,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckpointsServiceUnpinResponse) Reset() {
+	*x = CheckpointsServiceUnpinResponse{}
+	mi := &file_holdfast_v1_checkpoints_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckpointsServiceUnpinResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckpointsServiceUnpinResponse) ProtoMessage() {}
+
+func (x *CheckpointsServiceUnpinResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_checkpoints_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckpointsServiceUnpinResponse.ProtoReflect.Descriptor instead.
+func (*CheckpointsServiceUnpinResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_checkpoints_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *CheckpointsServiceUnpinResponse) GetCheckpoint() *Checkpoint {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return nil
+}
+
 type CheckpointsServiceCreateRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
@@ -150,7 +704,7 @@ type CheckpointsServiceCreateRequest struct {
 
 func (x *CheckpointsServiceCreateRequest) Reset() {
 	*x = CheckpointsServiceCreateRequest{}
-	mi := &file_holdfast_v1_checkpoints_proto_msgTypes[2]
+	mi := &file_holdfast_v1_checkpoints_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -162,7 +716,7 @@ func (x *CheckpointsServiceCreateRequest) String() string {
 func (*CheckpointsServiceCreateRequest) ProtoMessage() {}
 
 func (x *CheckpointsServiceCreateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_checkpoints_proto_msgTypes[2]
+	mi := &file_holdfast_v1_checkpoints_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -175,7 +729,7 @@ func (x *CheckpointsServiceCreateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckpointsServiceCreateRequest.ProtoReflect.Descriptor instead.
 func (*CheckpointsServiceCreateRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_checkpoints_proto_rawDescGZIP(), []int{2}
+	return file_holdfast_v1_checkpoints_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CheckpointsServiceCreateRequest) GetGroup() string {
@@ -208,7 +762,7 @@ type CheckpointsServiceCreateResponse struct {
 
 func (x *CheckpointsServiceCreateResponse) Reset() {
 	*x = CheckpointsServiceCreateResponse{}
-	mi := &file_holdfast_v1_checkpoints_proto_msgTypes[3]
+	mi := &file_holdfast_v1_checkpoints_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -220,7 +774,7 @@ func (x *CheckpointsServiceCreateResponse) String() string {
 func (*CheckpointsServiceCreateResponse) ProtoMessage() {}
 
 func (x *CheckpointsServiceCreateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_checkpoints_proto_msgTypes[3]
+	mi := &file_holdfast_v1_checkpoints_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -233,7 +787,7 @@ func (x *CheckpointsServiceCreateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckpointsServiceCreateResponse.ProtoReflect.Descriptor instead.
 func (*CheckpointsServiceCreateResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_checkpoints_proto_rawDescGZIP(), []int{3}
+	return file_holdfast_v1_checkpoints_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CheckpointsServiceCreateResponse) GetCheckpoint() *Checkpoint {
@@ -247,15 +801,60 @@ var File_holdfast_v1_checkpoints_proto protoreflect.FileDescriptor
 
 const file_holdfast_v1_checkpoints_proto_rawDesc = "" +
 	"\n" +
-	"\x1dholdfast/v1/checkpoints.proto\x12\vholdfast.v1\x1a\x18holdfast/v1/status.proto\"q\n" +
+	"\x1dholdfast/v1/checkpoints.proto\x12\vholdfast.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18holdfast/v1/status.proto\"\xc8\x02\n" +
 	"\x1dCheckpointsServiceListRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1b\n" +
 	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x03 \x01(\tR\tpageToken\"\x83\x01\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\x12!\n" +
+	"\fnewest_first\x18\x04 \x01(\bR\vnewestFirst\x12.\n" +
+	"\x04from\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\x12*\n" +
+	"\x02to\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x02to\x12\x10\n" +
+	"\x03tag\x18\a \x01(\tR\x03tag\x12\x16\n" +
+	"\x06tagged\x18\b \x01(\bR\x06tagged\x12\x16\n" +
+	"\x06pinned\x18\t \x01(\bR\x06pinned\x12\x14\n" +
+	"\x05state\x18\n" +
+	" \x01(\tR\x05state\"\xba\x01\n" +
 	"\x1eCheckpointsServiceListResponse\x129\n" +
 	"\vcheckpoints\x18\x01 \x03(\v2\x17.holdfast.v1.CheckpointR\vcheckpoints\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"r\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x125\n" +
+	"\x06counts\x18\x03 \x01(\v2\x1d.holdfast.v1.CheckpointCountsR\x06counts\"\x86\x01\n" +
+	"\x10CheckpointCounts\x12\x12\n" +
+	"\x04good\x18\x01 \x01(\x03R\x04good\x12\x1c\n" +
+	"\tverifying\x18\x02 \x01(\x03R\tverifying\x12\x10\n" +
+	"\x03bad\x18\x03 \x01(\x03R\x03bad\x12\x16\n" +
+	"\x06tagged\x18\x04 \x01(\x03R\x06tagged\x12\x16\n" +
+	"\x06pinned\x18\x05 \x01(\x03R\x06pinned\"D\n" +
+	"\x1cCheckpointsServiceGetRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\"X\n" +
+	"\x1dCheckpointsServiceGetResponse\x127\n" +
+	"\n" +
+	"checkpoint\x18\x01 \x01(\v2\x17.holdfast.v1.CheckpointR\n" +
+	"checkpoint\"V\n" +
+	"\x1cCheckpointsServiceTagRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x10\n" +
+	"\x03tag\x18\x03 \x01(\tR\x03tag\"X\n" +
+	"\x1dCheckpointsServiceTagResponse\x127\n" +
+	"\n" +
+	"checkpoint\x18\x01 \x01(\v2\x17.holdfast.v1.CheckpointR\n" +
+	"checkpoint\"Z\n" +
+	"\x1cCheckpointsServicePinRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x14\n" +
+	"\x05label\x18\x03 \x01(\tR\x05label\"X\n" +
+	"\x1dCheckpointsServicePinResponse\x127\n" +
+	"\n" +
+	"checkpoint\x18\x01 \x01(\v2\x17.holdfast.v1.CheckpointR\n" +
+	"checkpoint\"F\n" +
+	"\x1eCheckpointsServiceUnpinRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\"Z\n" +
+	"\x1fCheckpointsServiceUnpinResponse\x127\n" +
+	"\n" +
+	"checkpoint\x18\x01 \x01(\v2\x17.holdfast.v1.CheckpointR\n" +
+	"checkpoint\"r\n" +
 	"\x1fCheckpointsServiceCreateRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x10\n" +
 	"\x03tag\x18\x02 \x01(\tR\x03tag\x12'\n" +
@@ -263,9 +862,13 @@ const file_holdfast_v1_checkpoints_proto_rawDesc = "" +
 	" CheckpointsServiceCreateResponse\x127\n" +
 	"\n" +
 	"checkpoint\x18\x01 \x01(\v2\x17.holdfast.v1.CheckpointR\n" +
-	"checkpoint2\xdc\x01\n" +
+	"checkpoint2\xda\x04\n" +
 	"\x12CheckpointsService\x12_\n" +
-	"\x04List\x12*.holdfast.v1.CheckpointsServiceListRequest\x1a+.holdfast.v1.CheckpointsServiceListResponse\x12e\n" +
+	"\x04List\x12*.holdfast.v1.CheckpointsServiceListRequest\x1a+.holdfast.v1.CheckpointsServiceListResponse\x12\\\n" +
+	"\x03Get\x12).holdfast.v1.CheckpointsServiceGetRequest\x1a*.holdfast.v1.CheckpointsServiceGetResponse\x12\\\n" +
+	"\x03Tag\x12).holdfast.v1.CheckpointsServiceTagRequest\x1a*.holdfast.v1.CheckpointsServiceTagResponse\x12\\\n" +
+	"\x03Pin\x12).holdfast.v1.CheckpointsServicePinRequest\x1a*.holdfast.v1.CheckpointsServicePinResponse\x12b\n" +
+	"\x05Unpin\x12+.holdfast.v1.CheckpointsServiceUnpinRequest\x1a,.holdfast.v1.CheckpointsServiceUnpinResponse\x12e\n" +
 	"\x06Create\x12,.holdfast.v1.CheckpointsServiceCreateRequest\x1a-.holdfast.v1.CheckpointsServiceCreateResponseBCZAgithub.com/holdfast-dr/holdfast/control/api/holdfastv1;holdfastv1b\x06proto3"
 
 var (
@@ -280,26 +883,51 @@ func file_holdfast_v1_checkpoints_proto_rawDescGZIP() []byte {
 	return file_holdfast_v1_checkpoints_proto_rawDescData
 }
 
-var file_holdfast_v1_checkpoints_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_holdfast_v1_checkpoints_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_holdfast_v1_checkpoints_proto_goTypes = []any{
 	(*CheckpointsServiceListRequest)(nil),    // 0: holdfast.v1.CheckpointsServiceListRequest
 	(*CheckpointsServiceListResponse)(nil),   // 1: holdfast.v1.CheckpointsServiceListResponse
-	(*CheckpointsServiceCreateRequest)(nil),  // 2: holdfast.v1.CheckpointsServiceCreateRequest
-	(*CheckpointsServiceCreateResponse)(nil), // 3: holdfast.v1.CheckpointsServiceCreateResponse
-	(*Checkpoint)(nil),                       // 4: holdfast.v1.Checkpoint
+	(*CheckpointCounts)(nil),                 // 2: holdfast.v1.CheckpointCounts
+	(*CheckpointsServiceGetRequest)(nil),     // 3: holdfast.v1.CheckpointsServiceGetRequest
+	(*CheckpointsServiceGetResponse)(nil),    // 4: holdfast.v1.CheckpointsServiceGetResponse
+	(*CheckpointsServiceTagRequest)(nil),     // 5: holdfast.v1.CheckpointsServiceTagRequest
+	(*CheckpointsServiceTagResponse)(nil),    // 6: holdfast.v1.CheckpointsServiceTagResponse
+	(*CheckpointsServicePinRequest)(nil),     // 7: holdfast.v1.CheckpointsServicePinRequest
+	(*CheckpointsServicePinResponse)(nil),    // 8: holdfast.v1.CheckpointsServicePinResponse
+	(*CheckpointsServiceUnpinRequest)(nil),   // 9: holdfast.v1.CheckpointsServiceUnpinRequest
+	(*CheckpointsServiceUnpinResponse)(nil),  // 10: holdfast.v1.CheckpointsServiceUnpinResponse
+	(*CheckpointsServiceCreateRequest)(nil),  // 11: holdfast.v1.CheckpointsServiceCreateRequest
+	(*CheckpointsServiceCreateResponse)(nil), // 12: holdfast.v1.CheckpointsServiceCreateResponse
+	(*timestamppb.Timestamp)(nil),            // 13: google.protobuf.Timestamp
+	(*Checkpoint)(nil),                       // 14: holdfast.v1.Checkpoint
 }
 var file_holdfast_v1_checkpoints_proto_depIdxs = []int32{
-	4, // 0: holdfast.v1.CheckpointsServiceListResponse.checkpoints:type_name -> holdfast.v1.Checkpoint
-	4, // 1: holdfast.v1.CheckpointsServiceCreateResponse.checkpoint:type_name -> holdfast.v1.Checkpoint
-	0, // 2: holdfast.v1.CheckpointsService.List:input_type -> holdfast.v1.CheckpointsServiceListRequest
-	2, // 3: holdfast.v1.CheckpointsService.Create:input_type -> holdfast.v1.CheckpointsServiceCreateRequest
-	1, // 4: holdfast.v1.CheckpointsService.List:output_type -> holdfast.v1.CheckpointsServiceListResponse
-	3, // 5: holdfast.v1.CheckpointsService.Create:output_type -> holdfast.v1.CheckpointsServiceCreateResponse
-	4, // [4:6] is the sub-list for method output_type
-	2, // [2:4] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	13, // 0: holdfast.v1.CheckpointsServiceListRequest.from:type_name -> google.protobuf.Timestamp
+	13, // 1: holdfast.v1.CheckpointsServiceListRequest.to:type_name -> google.protobuf.Timestamp
+	14, // 2: holdfast.v1.CheckpointsServiceListResponse.checkpoints:type_name -> holdfast.v1.Checkpoint
+	2,  // 3: holdfast.v1.CheckpointsServiceListResponse.counts:type_name -> holdfast.v1.CheckpointCounts
+	14, // 4: holdfast.v1.CheckpointsServiceGetResponse.checkpoint:type_name -> holdfast.v1.Checkpoint
+	14, // 5: holdfast.v1.CheckpointsServiceTagResponse.checkpoint:type_name -> holdfast.v1.Checkpoint
+	14, // 6: holdfast.v1.CheckpointsServicePinResponse.checkpoint:type_name -> holdfast.v1.Checkpoint
+	14, // 7: holdfast.v1.CheckpointsServiceUnpinResponse.checkpoint:type_name -> holdfast.v1.Checkpoint
+	14, // 8: holdfast.v1.CheckpointsServiceCreateResponse.checkpoint:type_name -> holdfast.v1.Checkpoint
+	0,  // 9: holdfast.v1.CheckpointsService.List:input_type -> holdfast.v1.CheckpointsServiceListRequest
+	3,  // 10: holdfast.v1.CheckpointsService.Get:input_type -> holdfast.v1.CheckpointsServiceGetRequest
+	5,  // 11: holdfast.v1.CheckpointsService.Tag:input_type -> holdfast.v1.CheckpointsServiceTagRequest
+	7,  // 12: holdfast.v1.CheckpointsService.Pin:input_type -> holdfast.v1.CheckpointsServicePinRequest
+	9,  // 13: holdfast.v1.CheckpointsService.Unpin:input_type -> holdfast.v1.CheckpointsServiceUnpinRequest
+	11, // 14: holdfast.v1.CheckpointsService.Create:input_type -> holdfast.v1.CheckpointsServiceCreateRequest
+	1,  // 15: holdfast.v1.CheckpointsService.List:output_type -> holdfast.v1.CheckpointsServiceListResponse
+	4,  // 16: holdfast.v1.CheckpointsService.Get:output_type -> holdfast.v1.CheckpointsServiceGetResponse
+	6,  // 17: holdfast.v1.CheckpointsService.Tag:output_type -> holdfast.v1.CheckpointsServiceTagResponse
+	8,  // 18: holdfast.v1.CheckpointsService.Pin:output_type -> holdfast.v1.CheckpointsServicePinResponse
+	10, // 19: holdfast.v1.CheckpointsService.Unpin:output_type -> holdfast.v1.CheckpointsServiceUnpinResponse
+	12, // 20: holdfast.v1.CheckpointsService.Create:output_type -> holdfast.v1.CheckpointsServiceCreateResponse
+	15, // [15:21] is the sub-list for method output_type
+	9,  // [9:15] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_v1_checkpoints_proto_init() }
@@ -314,7 +942,7 @@ func file_holdfast_v1_checkpoints_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_v1_checkpoints_proto_rawDesc), len(file_holdfast_v1_checkpoints_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -516,8 +516,13 @@ type Checkpoint struct {
 	// What the user called it; empty for those the interval made.
 	Tag string `protobuf:"bytes,3,opt,name=tag,proto3" json:"tag,omitempty"`
 	// good, verifying or bad.
-	State         string `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
-	Reason        string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	State string `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
+	// Why it is bad.
+	Reason string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	// It is kept, whatever its age.
+	Pinned bool `protobuf:"varint,6,opt,name=pinned,proto3" json:"pinned,omitempty"`
+	// What the user says it is pinned for.
+	Label         string `protobuf:"bytes,7,opt,name=label,proto3" json:"label,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -587,6 +592,20 @@ func (x *Checkpoint) GetReason() string {
 	return ""
 }
 
+func (x *Checkpoint) GetPinned() bool {
+	if x != nil {
+		return x.Pinned
+	}
+	return false
+}
+
+func (x *Checkpoint) GetLabel() string {
+	if x != nil {
+		return x.Label
+	}
+	return ""
+}
+
 var File_holdfast_v1_status_proto protoreflect.FileDescriptor
 
 const file_holdfast_v1_status_proto_rawDesc = "" +
@@ -642,14 +661,16 @@ const file_holdfast_v1_status_proto_rawDesc = "" +
 	"\x05bytes\x18\x03 \x01(\x03R\x05bytes\x12$\n" +
 	"\vdirty_bytes\x18\x04 \x01(\x03H\x00R\n" +
 	"dirtyBytes\x88\x01\x01B\x0e\n" +
-	"\f_dirty_bytes\"\x8c\x01\n" +
+	"\f_dirty_bytes\"\xba\x01\n" +
 	"\n" +
 	"Checkpoint\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x10\n" +
 	"\x03tag\x18\x03 \x01(\tR\x03tag\x12\x14\n" +
 	"\x05state\x18\x04 \x01(\tR\x05state\x12\x16\n" +
-	"\x06reason\x18\x05 \x01(\tR\x06reason2c\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x16\n" +
+	"\x06pinned\x18\x06 \x01(\bR\x06pinned\x12\x14\n" +
+	"\x05label\x18\a \x01(\tR\x05label2c\n" +
 	"\rStatusService\x12R\n" +
 	"\x03Get\x12$.holdfast.v1.StatusServiceGetRequest\x1a%.holdfast.v1.StatusServiceGetResponseBCZAgithub.com/holdfast-dr/holdfast/control/api/holdfastv1;holdfastv1b\x06proto3"
 

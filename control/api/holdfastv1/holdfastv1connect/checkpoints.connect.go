@@ -35,6 +35,15 @@ const (
 const (
 	// CheckpointsServiceListProcedure is the fully-qualified name of the CheckpointsService's List RPC.
 	CheckpointsServiceListProcedure = "/holdfast.v1.CheckpointsService/List"
+	// CheckpointsServiceGetProcedure is the fully-qualified name of the CheckpointsService's Get RPC.
+	CheckpointsServiceGetProcedure = "/holdfast.v1.CheckpointsService/Get"
+	// CheckpointsServiceTagProcedure is the fully-qualified name of the CheckpointsService's Tag RPC.
+	CheckpointsServiceTagProcedure = "/holdfast.v1.CheckpointsService/Tag"
+	// CheckpointsServicePinProcedure is the fully-qualified name of the CheckpointsService's Pin RPC.
+	CheckpointsServicePinProcedure = "/holdfast.v1.CheckpointsService/Pin"
+	// CheckpointsServiceUnpinProcedure is the fully-qualified name of the CheckpointsService's Unpin
+	// RPC.
+	CheckpointsServiceUnpinProcedure = "/holdfast.v1.CheckpointsService/Unpin"
 	// CheckpointsServiceCreateProcedure is the fully-qualified name of the CheckpointsService's Create
 	// RPC.
 	CheckpointsServiceCreateProcedure = "/holdfast.v1.CheckpointsService/Create"
@@ -42,8 +51,16 @@ const (
 
 // CheckpointsServiceClient is a client for the holdfast.v1.CheckpointsService service.
 type CheckpointsServiceClient interface {
-	// List returns the listed checkpoints of a group, oldest first, by pages.
+	// List returns the listed checkpoints of a group, by pages.
 	List(context.Context, *holdfastv1.CheckpointsServiceListRequest) (*holdfastv1.CheckpointsServiceListResponse, error)
+	// Get returns one checkpoint.
+	Get(context.Context, *holdfastv1.CheckpointsServiceGetRequest) (*holdfastv1.CheckpointsServiceGetResponse, error)
+	// Tag gives a checkpoint a tag in place of the one it has.
+	Tag(context.Context, *holdfastv1.CheckpointsServiceTagRequest) (*holdfastv1.CheckpointsServiceTagResponse, error)
+	// Pin keeps a checkpoint, whatever its age.
+	Pin(context.Context, *holdfastv1.CheckpointsServicePinRequest) (*holdfastv1.CheckpointsServicePinResponse, error)
+	// Unpin lets a checkpoint go with the others of its age.
+	Unpin(context.Context, *holdfastv1.CheckpointsServiceUnpinRequest) (*holdfastv1.CheckpointsServiceUnpinResponse, error)
 	// Create cuts a checkpoint now and answers once it is listed at the target.
 	Create(context.Context, *holdfastv1.CheckpointsServiceCreateRequest) (*holdfastv1.CheckpointsServiceCreateResponse, error)
 }
@@ -65,6 +82,30 @@ func NewCheckpointsServiceClient(httpClient connect.HTTPClient, baseURL string, 
 			connect.WithSchema(checkpointsServiceMethods.ByName("List")),
 			connect.WithClientOptions(opts...),
 		),
+		get: connect.NewClient[holdfastv1.CheckpointsServiceGetRequest, holdfastv1.CheckpointsServiceGetResponse](
+			httpClient,
+			baseURL+CheckpointsServiceGetProcedure,
+			connect.WithSchema(checkpointsServiceMethods.ByName("Get")),
+			connect.WithClientOptions(opts...),
+		),
+		tag: connect.NewClient[holdfastv1.CheckpointsServiceTagRequest, holdfastv1.CheckpointsServiceTagResponse](
+			httpClient,
+			baseURL+CheckpointsServiceTagProcedure,
+			connect.WithSchema(checkpointsServiceMethods.ByName("Tag")),
+			connect.WithClientOptions(opts...),
+		),
+		pin: connect.NewClient[holdfastv1.CheckpointsServicePinRequest, holdfastv1.CheckpointsServicePinResponse](
+			httpClient,
+			baseURL+CheckpointsServicePinProcedure,
+			connect.WithSchema(checkpointsServiceMethods.ByName("Pin")),
+			connect.WithClientOptions(opts...),
+		),
+		unpin: connect.NewClient[holdfastv1.CheckpointsServiceUnpinRequest, holdfastv1.CheckpointsServiceUnpinResponse](
+			httpClient,
+			baseURL+CheckpointsServiceUnpinProcedure,
+			connect.WithSchema(checkpointsServiceMethods.ByName("Unpin")),
+			connect.WithClientOptions(opts...),
+		),
 		create: connect.NewClient[holdfastv1.CheckpointsServiceCreateRequest, holdfastv1.CheckpointsServiceCreateResponse](
 			httpClient,
 			baseURL+CheckpointsServiceCreateProcedure,
@@ -77,12 +118,52 @@ func NewCheckpointsServiceClient(httpClient connect.HTTPClient, baseURL string, 
 // checkpointsServiceClient implements CheckpointsServiceClient.
 type checkpointsServiceClient struct {
 	list   *connect.Client[holdfastv1.CheckpointsServiceListRequest, holdfastv1.CheckpointsServiceListResponse]
+	get    *connect.Client[holdfastv1.CheckpointsServiceGetRequest, holdfastv1.CheckpointsServiceGetResponse]
+	tag    *connect.Client[holdfastv1.CheckpointsServiceTagRequest, holdfastv1.CheckpointsServiceTagResponse]
+	pin    *connect.Client[holdfastv1.CheckpointsServicePinRequest, holdfastv1.CheckpointsServicePinResponse]
+	unpin  *connect.Client[holdfastv1.CheckpointsServiceUnpinRequest, holdfastv1.CheckpointsServiceUnpinResponse]
 	create *connect.Client[holdfastv1.CheckpointsServiceCreateRequest, holdfastv1.CheckpointsServiceCreateResponse]
 }
 
 // List calls holdfast.v1.CheckpointsService.List.
 func (c *checkpointsServiceClient) List(ctx context.Context, req *holdfastv1.CheckpointsServiceListRequest) (*holdfastv1.CheckpointsServiceListResponse, error) {
 	response, err := c.list.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// Get calls holdfast.v1.CheckpointsService.Get.
+func (c *checkpointsServiceClient) Get(ctx context.Context, req *holdfastv1.CheckpointsServiceGetRequest) (*holdfastv1.CheckpointsServiceGetResponse, error) {
+	response, err := c.get.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// Tag calls holdfast.v1.CheckpointsService.Tag.
+func (c *checkpointsServiceClient) Tag(ctx context.Context, req *holdfastv1.CheckpointsServiceTagRequest) (*holdfastv1.CheckpointsServiceTagResponse, error) {
+	response, err := c.tag.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// Pin calls holdfast.v1.CheckpointsService.Pin.
+func (c *checkpointsServiceClient) Pin(ctx context.Context, req *holdfastv1.CheckpointsServicePinRequest) (*holdfastv1.CheckpointsServicePinResponse, error) {
+	response, err := c.pin.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// Unpin calls holdfast.v1.CheckpointsService.Unpin.
+func (c *checkpointsServiceClient) Unpin(ctx context.Context, req *holdfastv1.CheckpointsServiceUnpinRequest) (*holdfastv1.CheckpointsServiceUnpinResponse, error) {
+	response, err := c.unpin.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
@@ -100,8 +181,16 @@ func (c *checkpointsServiceClient) Create(ctx context.Context, req *holdfastv1.C
 
 // CheckpointsServiceHandler is an implementation of the holdfast.v1.CheckpointsService service.
 type CheckpointsServiceHandler interface {
-	// List returns the listed checkpoints of a group, oldest first, by pages.
+	// List returns the listed checkpoints of a group, by pages.
 	List(context.Context, *holdfastv1.CheckpointsServiceListRequest) (*holdfastv1.CheckpointsServiceListResponse, error)
+	// Get returns one checkpoint.
+	Get(context.Context, *holdfastv1.CheckpointsServiceGetRequest) (*holdfastv1.CheckpointsServiceGetResponse, error)
+	// Tag gives a checkpoint a tag in place of the one it has.
+	Tag(context.Context, *holdfastv1.CheckpointsServiceTagRequest) (*holdfastv1.CheckpointsServiceTagResponse, error)
+	// Pin keeps a checkpoint, whatever its age.
+	Pin(context.Context, *holdfastv1.CheckpointsServicePinRequest) (*holdfastv1.CheckpointsServicePinResponse, error)
+	// Unpin lets a checkpoint go with the others of its age.
+	Unpin(context.Context, *holdfastv1.CheckpointsServiceUnpinRequest) (*holdfastv1.CheckpointsServiceUnpinResponse, error)
 	// Create cuts a checkpoint now and answers once it is listed at the target.
 	Create(context.Context, *holdfastv1.CheckpointsServiceCreateRequest) (*holdfastv1.CheckpointsServiceCreateResponse, error)
 }
@@ -119,6 +208,30 @@ func NewCheckpointsServiceHandler(svc CheckpointsServiceHandler, opts ...connect
 		connect.WithSchema(checkpointsServiceMethods.ByName("List")),
 		connect.WithHandlerOptions(opts...),
 	)
+	checkpointsServiceGetHandler := connect.NewUnaryHandlerSimple(
+		CheckpointsServiceGetProcedure,
+		svc.Get,
+		connect.WithSchema(checkpointsServiceMethods.ByName("Get")),
+		connect.WithHandlerOptions(opts...),
+	)
+	checkpointsServiceTagHandler := connect.NewUnaryHandlerSimple(
+		CheckpointsServiceTagProcedure,
+		svc.Tag,
+		connect.WithSchema(checkpointsServiceMethods.ByName("Tag")),
+		connect.WithHandlerOptions(opts...),
+	)
+	checkpointsServicePinHandler := connect.NewUnaryHandlerSimple(
+		CheckpointsServicePinProcedure,
+		svc.Pin,
+		connect.WithSchema(checkpointsServiceMethods.ByName("Pin")),
+		connect.WithHandlerOptions(opts...),
+	)
+	checkpointsServiceUnpinHandler := connect.NewUnaryHandlerSimple(
+		CheckpointsServiceUnpinProcedure,
+		svc.Unpin,
+		connect.WithSchema(checkpointsServiceMethods.ByName("Unpin")),
+		connect.WithHandlerOptions(opts...),
+	)
 	checkpointsServiceCreateHandler := connect.NewUnaryHandlerSimple(
 		CheckpointsServiceCreateProcedure,
 		svc.Create,
@@ -129,6 +242,14 @@ func NewCheckpointsServiceHandler(svc CheckpointsServiceHandler, opts ...connect
 		switch r.URL.Path {
 		case CheckpointsServiceListProcedure:
 			checkpointsServiceListHandler.ServeHTTP(w, r)
+		case CheckpointsServiceGetProcedure:
+			checkpointsServiceGetHandler.ServeHTTP(w, r)
+		case CheckpointsServiceTagProcedure:
+			checkpointsServiceTagHandler.ServeHTTP(w, r)
+		case CheckpointsServicePinProcedure:
+			checkpointsServicePinHandler.ServeHTTP(w, r)
+		case CheckpointsServiceUnpinProcedure:
+			checkpointsServiceUnpinHandler.ServeHTTP(w, r)
 		case CheckpointsServiceCreateProcedure:
 			checkpointsServiceCreateHandler.ServeHTTP(w, r)
 		default:
@@ -142,6 +263,22 @@ type UnimplementedCheckpointsServiceHandler struct{}
 
 func (UnimplementedCheckpointsServiceHandler) List(context.Context, *holdfastv1.CheckpointsServiceListRequest) (*holdfastv1.CheckpointsServiceListResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.CheckpointsService.List is not implemented"))
+}
+
+func (UnimplementedCheckpointsServiceHandler) Get(context.Context, *holdfastv1.CheckpointsServiceGetRequest) (*holdfastv1.CheckpointsServiceGetResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.CheckpointsService.Get is not implemented"))
+}
+
+func (UnimplementedCheckpointsServiceHandler) Tag(context.Context, *holdfastv1.CheckpointsServiceTagRequest) (*holdfastv1.CheckpointsServiceTagResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.CheckpointsService.Tag is not implemented"))
+}
+
+func (UnimplementedCheckpointsServiceHandler) Pin(context.Context, *holdfastv1.CheckpointsServicePinRequest) (*holdfastv1.CheckpointsServicePinResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.CheckpointsService.Pin is not implemented"))
+}
+
+func (UnimplementedCheckpointsServiceHandler) Unpin(context.Context, *holdfastv1.CheckpointsServiceUnpinRequest) (*holdfastv1.CheckpointsServiceUnpinResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.CheckpointsService.Unpin is not implemented"))
 }
 
 func (UnimplementedCheckpointsServiceHandler) Create(context.Context, *holdfastv1.CheckpointsServiceCreateRequest) (*holdfastv1.CheckpointsServiceCreateResponse, error) {
