@@ -56,7 +56,39 @@ func TestAPI(t *testing.T) {
 		t.Errorf("%d checkpoints with tags %q", len(all), tags)
 	}
 
-	_, err := tg.Checkpoints.List(ctx, &holdfastv1.CheckpointsServiceListRequest{PageToken: "x"})
+	id := all[1].Id
+	tagged, err := tg.Checkpoints.Tag(ctx, &holdfastv1.CheckpointsServiceTagRequest{Id: id, Tag: "by hand"})
+	if err != nil || tagged.Checkpoint.Tag != "by hand" {
+		t.Errorf("%v, %v", tagged, err)
+	}
+	_, err = tg.Checkpoints.Pin(ctx, &holdfastv1.CheckpointsServicePinRequest{Id: id, Label: "audit"})
+	if err != nil {
+		t.Error(err)
+	}
+	got, err := tg.Checkpoints.Get(ctx, &holdfastv1.CheckpointsServiceGetRequest{Id: id})
+	if c := got.GetCheckpoint(); err != nil || c.GetTag() != "by hand" || !c.GetPinned() || c.GetLabel() != "audit" {
+		t.Errorf("%v, %v", got, err)
+	}
+	for _, r := range []*holdfastv1.CheckpointsServiceListRequest{{Tag: "by hand"}, {Pinned: true}, {Tagged: true, NewestFirst: true, From: all[1].Time, To: all[2].Time}} {
+		res, err := tg.Checkpoints.List(ctx, r)
+		if err != nil || len(res.Checkpoints) != 1 || res.Checkpoints[0].Id != id || res.Counts.Pinned != 1 || res.Counts.Good < int64(len(all)) {
+			t.Errorf("%v: %v, %v", r, res, err)
+		}
+	}
+	if _, err := tg.Checkpoints.Unpin(ctx, &holdfastv1.CheckpointsServiceUnpinRequest{Id: id}); err != nil {
+		t.Error(err)
+	}
+	_, err = tg.Checkpoints.Pin(ctx, &holdfastv1.CheckpointsServicePinRequest{Id: "999999"})
+	code(api.NotFound, err)
+	_, err = tg.Checkpoints.Pin(ctx, &holdfastv1.CheckpointsServicePinRequest{Id: id, Label: "a\nb"})
+	code(api.InvalidArgument, err)
+	_, err = tg.Checkpoints.Tag(ctx, &holdfastv1.CheckpointsServiceTagRequest{Id: id, Tag: strings.Repeat("x", 257)})
+	code(api.InvalidArgument, err)
+	_, err = tg.Checkpoints.List(ctx, &holdfastv1.CheckpointsServiceListRequest{State: "fine"})
+	code(api.InvalidArgument, err)
+	_, err = s.Checkpoints.Unpin(ctx, &holdfastv1.CheckpointsServiceUnpinRequest{Id: id})
+	code(api.Precondition, err)
+	_, err = tg.Checkpoints.List(ctx, &holdfastv1.CheckpointsServiceListRequest{PageToken: "x"})
 	code(api.InvalidArgument, err)
 	_, err = tg.Checkpoints.List(ctx, &holdfastv1.CheckpointsServiceListRequest{PageSize: -1})
 	code(api.InvalidArgument, err)
