@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 
 	"github.com/holdfast-dr/holdfast/ioengine/buf"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
@@ -30,9 +31,7 @@ func (v *Volume) ReadAt(p []byte, off int64) error {
 		n := min(len(p), len(b.data)-skip)
 		blocks := (skip + n + BlockBytes - 1) / BlockBytes
 		data := b.data[:blocks*BlockBytes]
-		unlock := v.locks.read(first*BlockBytes, int64(len(data)))
-		err := v.readBlocks(data, b.sums, first)
-		unlock()
+		err := v.readLocked(data, b.sums, first)
 		if err != nil {
 			return fmt.Errorf("%s: %w", v.place, err)
 		}
@@ -42,12 +41,25 @@ func (v *Volume) ReadAt(p []byte, off int64) error {
 	return nil
 }
 
+// readLocked is readBlocks while nobody writes there.
+func (v *Volume) readLocked(data, sums []byte, first int64) error {
+	one, two := v.locks.stripes(first*BlockBytes, int64(len(data)))
+	one.RLock()
+	defer one.RUnlock()
+	if two != nil {
+		two.RLock()
+		defer two.RUnlock()
+	}
+	return v.readBlocks(data, sums, first)
+}
+
 // readBlocks reads and verifies whole blocks.
 func (v *Volume) readBlocks(data, sums []byte, first int64) error {
 	sums = sums[:len(data)/BlockBytes*sumBytes]
 	if err := readFull(v.raw, data, first*BlockBytes); err != nil {
 		return err
 	}
+	v.warm(first)
 	if err := readFull(v.sums, sums, sumAt(first)); err != nil {
 		return err
 	}
@@ -63,6 +75,28 @@ func (v *Volume) readBlocks(data, sums []byte, first int64) error {
 		}
 	}
 	return nil
+}
+
+// warmBytes is how much of the sums is read when the first of it is asked for: those of
+// 64 MiB of the volume.
+const warmBytes = 64 << 10
+
+// warm brings the sums around a block's into the page cache, once: reads that follow at
+// random then cost one access to the disk and not two. What does not read is left for
+// the reader to find.
+func (v *Volume) warm(block int64) {
+	v.warming.Do(func() { v.warmed = make([]atomic.Uint64, sumAt(v.blocks())/warmBytes/64+1) })
+	chunk := sumAt(block) / warmBytes
+	if chunk/64 >= int64(len(v.warmed)) {
+		return // it has grown since
+	}
+	word, bit := &v.warmed[chunk/64], uint64(1)<<(chunk%64)
+	if word.Load()&bit != 0 || word.Or(bit)&bit != 0 {
+		return
+	}
+	b := readBufs.Get().(*readBuf)
+	defer readBufs.Put(b)
+	_, _ = v.sums.ReadAt(b.data[:warmBytes], chunk*warmBytes)
 }
 
 // isOwed puts into block what it should hold, if that is known to be owed to its place.
