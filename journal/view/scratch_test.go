@@ -228,7 +228,7 @@ func (u *user) survives(disk *faultdisk.Disk, lost bool, depth int) error {
 func TestScratchCrashAtEveryOperation(t *testing.T) {
 	seeds, sample := uint64(6), 1
 	if testing.Short() {
-		seeds, sample = 3, 5
+		seeds, sample = 2, 7
 	}
 	points, rewrites := 0, uint32(0)
 	for seed := range seeds {
@@ -288,7 +288,7 @@ func TestScratchErrorAtEveryOperation(t *testing.T) {
 	w := newWorld(t, 3)
 	sample := 1
 	if testing.Short() {
-		sample = 5
+		sample = 9
 	}
 	points := 0
 	for _, fault := range []faultdisk.Fault{
@@ -328,4 +328,39 @@ func TestScratchErrorAtEveryOperation(t *testing.T) {
 		}
 	}
 	t.Logf("%d errors", points)
+}
+
+// While the disk stalls under a flush, or under one write, everything else goes on.
+func TestScratchStalls(t *testing.T) {
+	w := newWorld(t, 4)
+	v, d := w.open(t, 4, Options{Scratch: true})
+	p := bytes.Repeat([]byte("z"), blockBytes)
+	must(t, d.WriteAt(p, 0))
+	for _, op := range []faultdisk.Op{faultdisk.OpSync, faultdisk.OpWrite} {
+		stall := make(chan struct{})
+		hit := make(chan struct{})
+		w.disk.Inject(faultdisk.Fault{Ops: op, Stall: stall, Only: func(string) bool { close(hit); return true }})
+		done := make(chan error, 1)
+		go func() {
+			if op == faultdisk.OpSync {
+				done <- d.Flush()
+			} else {
+				done <- d.WriteAt(p, 0)
+			}
+		}()
+		<-hit
+		w.disk.Heal()
+		must(t, d.WriteAt(p, 5*blockBytes))
+		must(t, d.ReadAt(p, 5*blockBytes))
+		must(t, d.ReadAt(p, 20*blockBytes))
+		select {
+		case err := <-done:
+			t.Fatalf("it did not stall: %v", err)
+		default:
+		}
+		close(stall)
+		must(t, <-done)
+	}
+	must(t, d.Flush())
+	must(t, v.Close())
 }
