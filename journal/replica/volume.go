@@ -39,7 +39,7 @@ type Volume struct {
 	bytes     atomic.Int64 // of the volume; the image is rounded up to whole blocks
 	raw, sums ioengine.File
 	warming   sync.Once
-	warmed    []atomic.Uint64 // a bit for each stretch of the sums that was read ahead; see warm
+	warmed    []atomic.Uint64                  // a bit for each stretch of the sums that was read ahead; see warm
 	locks     rangeLocks                       // of readers against writers, block by block
 	owed      atomic.Pointer[map[int64][]byte] // what blocks hold that may be torn in place
 
