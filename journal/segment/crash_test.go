@@ -20,6 +20,9 @@ func TestCrashAtEveryOperation(t *testing.T) { crashEverywhere(t, 4, 14, false) 
 func TestCrashWhileDropping(t *testing.T) { crashEverywhere(t, 2, 20, true) }
 
 func crashEverywhere(t *testing.T, seeds, steps int, drops bool) {
+	if testing.Short() {
+		seeds = 1
+	}
 	points, nested := 0, 0
 	defer func() { slowOpen = false }()
 	for seed := range seeds {
@@ -103,7 +106,11 @@ func errorEverywhere(t *testing.T, steps int, drops bool) {
 		{Ops: faultdisk.OpMutating, Err: syscall.ENOSPC, Short: true},
 		{Ops: faultdisk.OpSync | faultdisk.OpSyncDir, Err: syscall.EIO},
 	} {
-		for at := 1; ; at += sample {
+		step := sample
+		if testing.Short() {
+			step *= 3
+		}
+		for at := 1; ; at += step {
 			fault.At = at
 			if !errorAt(t, fault, at, steps, drops) {
 				t.Logf("operations %#x: %d errors", fault.Ops, at-1)
@@ -230,7 +237,7 @@ func TestCrashBetweenNames(t *testing.T) {
 		}
 	})
 	f.drops = true
-	ok(t, f.run(24, 0))
+	ok(t, f.run(30, 0))
 	disk.OnOp(nil)
 	t.Logf("%d crashes", points)
 }

@@ -50,6 +50,13 @@ func (l *Log) discard() error {
 	l.mu.RLock()
 	dropped := slices.Clone(l.mu.dropped)
 	l.mu.RUnlock()
+	if len(dropped) == 0 {
+		return nil
+	}
+	// What a fold stands for goes only after the fold is there for certain.
+	if err := l.fs.SyncDir(l.dir); err != nil {
+		return err
+	}
 	var failed error
 	done := 0
 	for _, s := range dropped {
@@ -76,6 +83,7 @@ func (l *Log) discard() error {
 
 func (l *Log) discardFile(s *segment) error {
 	l.files.forget(s.Life)
+	defer l.files.forget(s.Life) // a read may have opened it meanwhile
 	if l.opt.Discarded != nil {
 		l.opt.Discarded(l.fileInfo(s))
 	}

@@ -30,6 +30,9 @@ type Log struct {
 
 	busy   sync.WaitGroup // what Close waits for
 	upkeep sync.Mutex     // one change of the closed segments at a time
+	// names is held for writing while a file and the segment that stands for it change at
+	// once, and for reading by who looks one up to open the other. It comes before mu.
+	names sync.RWMutex
 
 	mu struct {
 		sync.RWMutex

@@ -18,21 +18,37 @@ import (
 // ErrRange. It may be called beside Append, and by many.
 func (l *Log) ReadAt(p []byte, pos Pos) error {
 	for len(p) > 0 {
-		s, n, err := l.find(pos, len(p))
+		n, err := l.readPart(p, pos)
 		if err != nil {
 			return err
-		}
-		err = l.files.read(s.header, p[:n], offset(s.First, pos))
-		s.pins.Add(-1)
-		if errors.Is(err, fs.ErrNotExist) && l.left(s) {
-			continue // it was dropped, or another has its place: look again
-		}
-		if err != nil {
-			return fmt.Errorf("group %s at %s: %w", l.group, pos, err)
 		}
 		p, pos = p[n:], pos+Pos(n)
 	}
 	return nil
+}
+
+// readPart reads what one segment has of p.
+func (l *Log) readPart(p []byte, pos Pos) (n int, err error) {
+	l.names.RLock()
+	s, n, err := l.find(pos, len(p))
+	if err != nil {
+		l.names.RUnlock()
+		return 0, err
+	}
+	defer s.pins.Add(-1)
+	o, err := l.files.get(s.header)
+	l.names.RUnlock()
+	if errors.Is(err, fs.ErrNotExist) && l.left(s) {
+		return 0, fmt.Errorf("%w: %d bytes at %s were dropped", ErrRange, n, pos)
+	}
+	if err == nil {
+		err = l.files.readOpen(o, p[:n], offset(s.First, pos))
+		l.files.put(o)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("group %s at %s: %w", l.group, pos, err)
+	}
+	return n, nil
 }
 
 // find returns the segment that holds pos, pinned, and how many of the n bytes from there it holds.
@@ -208,6 +224,11 @@ func (f *files) read(h header, p []byte, off int64) error {
 		return err
 	}
 	defer f.put(o)
+	return f.readOpen(o, p, off)
+}
+
+// readOpen is read of a file that get gave.
+func (f *files) readOpen(o *openFile, p []byte, off int64) error {
 	if o.file.Align() == 1 {
 		return readFull(o.file, p, off)
 	}

@@ -3,8 +3,6 @@ package segment
 import (
 	"errors"
 	"fmt"
-	"io/fs"
-	"slices"
 
 	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
@@ -40,7 +38,17 @@ func (l *Log) Replay(from, to Pos, o ReplayOptions, each func(Pos, record.Record
 			l.unpin(s)
 		}
 	}()
-	return l.replay(l.known(segs), from, to, o, each)
+	p := &replayer{from: from, to: to, o: o, each: each}
+	for i, k := range l.known(segs) {
+		file, err := l.openSegment(segs[i], ioengine.ReadOnly)
+		if err == nil {
+			err = l.replaySegment(p, k, file)
+		}
+		if err != nil {
+			return fmt.Errorf("segment %d: %w", k.Number, err)
+		}
+	}
+	return nil
 }
 
 // span returns the segments that hold [from, to), pinned.
@@ -69,19 +77,20 @@ func (l *Log) known(segs []*segment) []*segment {
 	defer l.mu.RUnlock()
 	now := make([]*segment, len(segs))
 	for i, s := range segs {
-		now[i] = &segment{header: s.header, end: s.end, chain: s.chain, state: s.state, gone: s.gone}
+		now[i] = &segment{header: s.header, end: s.end, chain: s.chain, entries: s.entries, state: s.state, edition: s.edition}
 	}
 	return now
 }
 
-// replay is Replay over segments that nothing changes.
+// replay is Replay while the log is opened.
 func (l *Log) replay(segs []*segment, from, to Pos, o ReplayOptions, each func(Pos, record.Record) error) error {
 	p := &replayer{from: from, to: to, o: o, each: each}
 	for _, s := range segs {
-		if l.isClosed() {
-			return ErrClosed
+		file, err := l.fs.Open(l.path(s.Number), ioengine.ReadOnly|ioengine.Direct)
+		if err == nil {
+			err = l.replaySegment(p, s, file)
 		}
-		if err := l.replaySegment(p, s); err != nil {
+		if err != nil {
 			return fmt.Errorf("segment %d: %w", s.Number, err)
 		}
 	}
@@ -96,21 +105,18 @@ type replayer struct {
 	left     []entry // out of what is delivered, and to be told of in its place
 }
 
-func (l *Log) replaySegment(p *replayer, s *segment) error {
-	file, err := l.fs.Open(l.path(s.Number), ioengine.ReadOnly|ioengine.Direct)
-	if errors.Is(err, fs.ErrNotExist) {
-		return l.missing(s, err)
-	}
-	if err != nil {
-		return err
-	}
+// replaySegment takes the file of s.
+func (l *Log) replaySegment(p *replayer, s *segment, file ioengine.File) error {
 	defer file.Close() // only read
+	if l.isClosed() {
+		return ErrClosed
+	}
 	sc, err := openScanner(file)
 	if err != nil {
 		return asCorrupt(err)
 	}
 	if sc.header != s.header {
-		return l.missing(s, corrupt("header: it changed"))
+		return corrupt("header: it changed")
 	}
 	if s.state != StateVerified {
 		return p.walk(sc, s)
@@ -124,18 +130,6 @@ func (l *Log) replaySegment(p *replayer, s *segment) error {
 		return err
 	}
 	return p.table(sc, entries)
-}
-
-// missing says ErrRange of a segment whose file went because it was dropped or folded
-// meanwhile, else that it is lost.
-func (l *Log) missing(s *segment, why error) error {
-	l.mu.RLock()
-	defer l.mu.RUnlock()
-	opening := len(l.mu.segs) == 0
-	if opening || slices.ContainsFunc(l.mu.segs, func(x *segment) bool { return x.Life == s.Life }) {
-		return fmt.Errorf("%w: %w", ErrCorrupt, why)
-	}
-	return fmt.Errorf("%w: it was dropped or folded", ErrRange)
 }
 
 // walk reads the rounds from header to header.

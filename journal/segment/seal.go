@@ -3,8 +3,6 @@ package segment
 import (
 	"errors"
 	"fmt"
-	"io/fs"
-	"path"
 	"slices"
 
 	"github.com/holdfast-dr/holdfast/ioengine"
@@ -23,10 +21,11 @@ func (l *Log) seal(s *segment) {
 	}
 	done := func() {
 		defer l.unpin(s)
-		damage, err := l.sealNow(s)
+		k := l.known([]*segment{s})[0]
+		damage, err := l.sealNow(s, k)
 		state := StateBad
 		switch {
-		case errors.Is(err, ErrClosed):
+		case errors.Is(err, ErrClosed), l.left(s):
 			return
 		case err == nil:
 			state = StateVerified
@@ -37,8 +36,11 @@ func (l *Log) seal(s *segment) {
 			l.opt.Log.Error("segment not verified", "group", l.group, "segment", s.Number, "damaged", len(damage), "err", err)
 		}
 		l.mu.Lock()
-		s.state = state
-		s.err = nil
+		if s.edition != k.edition {
+			l.mu.Unlock()
+			return // the file that was read is not there any more
+		}
+		s.state, s.err = state, nil
 		if state == StateBad {
 			s.err = err
 		} else {
@@ -64,11 +66,10 @@ func (l *Log) seal(s *segment) {
 var errFooter = errors.New("footer")
 
 // sealNow returns why the segment is not sealed, and what of it is damaged.
-func (l *Log) sealNow(s *segment) ([]Damage, error) {
-	file, err := l.fs.Open(path.Join(l.dir, fileName(s.Number)), ioengine.Direct)
-	if errors.Is(err, fs.ErrNotExist) {
-		err = fmt.Errorf("%w: %w", ErrCorrupt, err)
-		return []Damage{{s.First, s.end, err}}, err
+func (l *Log) sealNow(s, k *segment) ([]Damage, error) {
+	file, err := l.openSegment(s, 0)
+	if errors.Is(err, ErrCorrupt) {
+		return []Damage{{k.First, k.end, err}}, err
 	}
 	if err != nil {
 		return nil, err
@@ -80,18 +81,18 @@ func (l *Log) sealNow(s *segment) ([]Damage, error) {
 	}
 	var entries []entry
 	if err == nil {
-		entries, err = l.verify(sc, s)
+		entries, err = l.verify(sc, k)
 	}
 	if errors.Is(err, ErrClosed) {
 		return nil, err
 	}
 	if err != nil {
-		return l.locate(sc, s), err
+		return l.locate(sc, k), err
 	}
 	l.mu.Lock()
 	s.records = len(entries)
 	l.mu.Unlock()
-	if err := writeFooter(file, s, entries); err != nil {
+	if err := writeFooter(file, k, entries); err != nil {
 		return nil, fmt.Errorf("%w: %w", errFooter, err)
 	}
 	return nil, nil

@@ -20,6 +20,7 @@ type segment struct {
 	err       error
 	abandoned bool // a write or sync of it failed: nothing more goes to that file
 	gone      bool // no longer part of the log
+	edition   int  // how often the file was replaced: what was found in an older one is void
 
 	// pins are reads and other work under way on the file; none begins once it is gone. A
 	// file with pins is never used again.
@@ -97,6 +98,8 @@ func (l *Log) Segments() []Info {
 // compare pos and life alone. ok is false when the log does not know the place: it is
 // none where a round ends, or was dropped, or folded.
 func (l *Log) Life(pos Pos) (segment, life uint64, ok bool) {
+	l.names.RLock()
+	defer l.names.RUnlock()
 	s, chain, ok := l.edge(pos)
 	if s == nil {
 		return 0, 0, false

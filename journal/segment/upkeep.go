@@ -2,7 +2,11 @@ package segment
 
 import (
 	"errors"
-	"io"
+	"fmt"
+	"io/fs"
+	"slices"
+
+	"github.com/holdfast-dr/holdfast/ioengine"
 )
 
 // Verify reads a closed segment from the device, past the page cache where that can
@@ -10,26 +14,121 @@ import (
 // and why the segment is not whole; ErrCorrupt without damage is damage between the
 // records, which no checkpoint needs and Replace mends. It calls pace, when not nil,
 // with the bytes of each read before it, and ends with pace's error. It may be
-// called beside anything else.
+// called beside anything else; a segment that goes meanwhile is ErrRange.
 func (l *Log) Verify(number uint64, pace func(bytes int) error) ([]Damage, error) {
-	return nil, errors.ErrUnsupported
+	s, err := l.closed(number)
+	if err != nil {
+		return nil, err
+	}
+	defer l.unpin(s)
+	k := l.known([]*segment{s})[0]
+	file, err := l.openSegment(s, ioengine.ReadOnly)
+	if errors.Is(err, ErrCorrupt) {
+		l.verdict(s, k, err)
+		return []Damage{{k.First, k.end, err}}, err
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close() // only read
+	damage, err, final := l.verifyFile(file, k, pace)
+	if final {
+		l.verdict(s, k, err)
+	}
+	if err != nil {
+		err = fmt.Errorf("segment %d: %w", number, err)
+	}
+	return damage, err
 }
 
-// Replace puts a repaired copy, which build writes from its first byte to its last,
-// into the place of a closed segment's file. The copy is a new file: it is synced,
-// read back and verified whole against what log and successor know, and only then
-// takes the name. An error or a crash leaves the old file or the new one.
-func (l *Log) Replace(number uint64, build func(w io.Writer) error) error {
-	return errors.ErrUnsupported
+// verifyFile is Verify of what k says of a segment; final: the error, or nil, is what
+// there is to say of it.
+func (l *Log) verifyFile(file ioengine.File, k *segment, pace func(bytes int) error) (_ []Damage, err error, final bool) {
+	var stop error
+	sc, err := openScanner(file)
+	if sc == nil {
+		return nil, err, false
+	}
+	if pace != nil {
+		sc.pace = func(bytes int) error {
+			if stop == nil {
+				stop = pace(bytes)
+			}
+			return stop
+		}
+	}
+	var entries []entry
+	if err == nil {
+		entries, err = l.verify(sc, k)
+	}
+	if err == nil && k.state == StateVerified {
+		var listed []entry
+		if listed, err = sc.footer(k); err == nil && !slices.Equal(listed, entries) {
+			err = corrupt("footer: of other records")
+		}
+	}
+	var damage []Damage
+	if err != nil && stop == nil && !errors.Is(err, ErrClosed) {
+		damage = l.locate(sc, k)
+	}
+	switch {
+	case stop != nil:
+		return nil, stop, false
+	case l.isClosed():
+		return nil, ErrClosed, false
+	}
+	return damage, err, true
 }
 
-// ReplaceRange folds the closed segments first to last, by number, into one with the
-// number first: it holds the records that build adds, at the places that add returns,
-// from the first one's First on and below the last one's end, and stands for all that
-// range. add copies the record. The old files go once the new one is durable and
-// verified; an error or a crash before that leaves them all, a crash after it is
-// finished by the next Open. Reads of what they held and the new one does not are ErrRange or
-// other records: whoever keeps places forgets those of the range first.
-func (l *Log) ReplaceRange(first, last uint64, build func(add func(rec []byte) (Pos, error)) error) error {
-	return errors.ErrUnsupported
+// verdict notes what a reading of the segment found, when it was as k says.
+func (l *Log) verdict(s, k *segment, err error) {
+	l.mu.Lock()
+	again := false
+	switch {
+	case s.gone || s.edition != k.edition:
+	case err != nil:
+		s.state, s.err = StateBad, err
+	case s.state == StateBad: // it was read well after all, and wants its footer
+		s.state, s.err = StateClosed, nil
+		again = true
+	}
+	l.mu.Unlock()
+	if again {
+		l.seal(s)
+	}
+}
+
+// closed returns the segment of that number, which must not be open, pinned.
+func (l *Log) closed(number uint64) (*segment, error) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if l.mu.closed {
+		return nil, ErrClosed
+	}
+	for _, s := range l.mu.segs {
+		if s.Number == number && s.state != StateOpen {
+			s.pins.Add(1)
+			l.busy.Add(1)
+			return s, nil
+		}
+	}
+	return nil, fmt.Errorf("%w: no closed segment %d", ErrRange, number)
+}
+
+// openSegment opens the file of s for what reads beside the appends. ErrRange: it is no
+// longer part of the log; ErrCorrupt: it should be there.
+func (l *Log) openSegment(s *segment, flags ioengine.Flags) (ioengine.File, error) {
+	l.names.RLock()
+	defer l.names.RUnlock()
+	if l.left(s) {
+		return nil, fmt.Errorf("%w: segment %d was dropped or folded", ErrRange, s.Number)
+	}
+	file, err := l.fs.Open(l.path(s.Number), flags|ioengine.Direct)
+	if errors.Is(err, fs.ErrNotExist) {
+		if l.left(s) { // Drop did not wait
+			return nil, fmt.Errorf("%w: segment %d was dropped or folded", ErrRange, s.Number)
+		}
+		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	return file, err
 }
