@@ -1,8 +1,10 @@
 package journal
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -39,18 +41,22 @@ const (
 type flushes struct {
 	writing sync.WaitGroup
 	slots   chan struct{}
-	held    int64        // of the commit rounds: bytes of all groups' memory, as last seen
-	over    atomic.Int64 // bytes held beyond the overdraft
-	failed  atomic.Bool  // a write failed, and is to be tried again
+	failed  atomic.Bool // a write failed, and is to be tried again
+	full    atomic.Bool // the overdraft is taken
+
+	// Of the goroutine that ends rounds: bytes of memory of all groups, as last seen.
+	held   int64 // with what is being written
+	active int64 // without
 }
 
 // flushing is a group's part in it.
 type flushing struct {
-	held     int64       // of the commit rounds: its share of flushes.held
-	complete segment.Pos // where the record ends that last completed a checkpoint
-	flushed  segment.Pos // what was last given to be written ends here
-	busy     atomic.Bool // it is being written
-	missed   atomic.Bool // the last write failed
+	held, active int64        // its shares
+	complete     segment.Pos  // where the record ends that last completed a checkpoint
+	flushed      segment.Pos  // what was last given to be written ends here
+	busy         atomic.Bool  // it is being written
+	missed       atomic.Bool  // the last write failed
+	frozen       atomic.Int64 // bytes that are being written, or could not be
 }
 
 // flushIndexes looks at the groups that were in a round, and begins to write what is
@@ -58,58 +64,51 @@ type flushing struct {
 func (s *Store) flushIndexes(groups map[*Group]struct{}) {
 	f := &s.flushes
 	for g := range groups {
-		if g.index == nil {
-			continue
-		}
-		now := g.index.Memory()
-		f.held += now - g.flush.held
-		g.flush.held = now
-		if g.segments.Durable()-g.flush.flushed > s.unflushedLog() {
+		s.measure(g)
+		if g.index != nil && g.segments.Durable()-g.flush.flushed > s.unflushedLog() {
 			s.flush(g)
 		}
 	}
-	if f.failed.Swap(false) {
-		for _, g := range s.Groups() {
-			if g.flush.missed.Load() {
-				s.flush(g)
-			}
-		}
+	again := f.failed.Swap(false)
+	if limit := s.indexMemory(); again || f.active > limit/2 || f.held > limit || f.full.Load() {
+		s.flushLargest(limit/2, again)
 	}
-	if limit := s.indexMemory(); f.held > limit {
-		s.flushLargest(limit)
-	}
-	f.over.Store(max(0, f.held-indexOverdraft*s.indexMemory()))
+	f.full.Store(f.held > indexOverdraft*s.indexMemory())
 }
 
-// flushLargest writes the largest until the others fit into the limit.
-func (s *Store) flushLargest(limit int64) {
+// measure takes in how much memory the group's index takes.
+func (s *Store) measure(g *Group) {
+	if g.index == nil {
+		return
+	}
 	f := &s.flushes
-	var all []*Group
-	f.held = 0
+	frozen := g.flush.frozen.Load()
+	held := g.index.Memory()
+	active := max(0, held-frozen)
+	f.held += held - g.flush.held
+	f.active += active - g.flush.active
+	g.flush.held, g.flush.active = held, active
+}
+
+// flushLargest writes the largest until what is active of the others fits into the
+// limit, and again what could not be written.
+func (s *Store) flushLargest(limit int64, again bool) {
+	var idle []*Group
 	for _, g := range s.Groups() {
-		if g.index == nil {
-			continue
+		s.measure(g)
+		if again && g.flush.missed.Load() {
+			s.flush(g)
 		}
-		g.flush.held = g.index.Memory()
-		f.held += g.flush.held
-		if !g.flush.busy.Load() {
-			all = append(all, g)
+		if g.index != nil && !g.flush.busy.Load() {
+			idle = append(idle, g)
 		}
 	}
-	for f.held > limit && len(all) > 0 {
-		largest := 0
-		for i, g := range all {
-			if g.flush.held > all[largest].flush.held {
-				largest = i
-			}
-		}
-		g := all[largest]
-		if g.flush.held == 0 {
+	slices.SortFunc(idle, func(a, b *Group) int { return cmp.Compare(b.flush.active, a.flush.active) })
+	for _, g := range idle {
+		if s.flushes.active <= limit || g.flush.active == 0 {
 			return
 		}
 		s.flush(g)
-		all[largest] = all[len(all)-1]
-		all = all[:len(all)-1]
 	}
 }
 
@@ -123,16 +122,18 @@ func (s *Store) flush(g *Group) {
 	if !ok {
 		return
 	}
-	g.flush.busy.Store(true)
 	write := g.index.Freeze(snap)
+	g.flush.busy.Store(true)
+	g.flush.frozen.Store(g.index.Memory())
 	g.flush.flushed = snap.Pos
-	now := g.index.Memory()
-	s.flushes.held += now - g.flush.held
-	g.flush.held = now
+	s.measure(g)
 	s.flushes.writing.Go(func() {
 		s.flushes.slots <- struct{}{}
 		err := write()
 		<-s.flushes.slots
+		if err == nil {
+			g.flush.frozen.Store(0)
+		}
 		g.wrote(err)
 		g.flush.missed.Store(err != nil)
 		g.flush.busy.Store(false)
@@ -212,7 +213,7 @@ var errIndexFull = errors.New("the index cannot be written and takes too much me
 
 // indexFull says whether no data may be taken, for want of memory.
 func (s *Store) indexFull() error {
-	if s.flushes.over.Load() == 0 {
+	if !s.flushes.full.Load() {
 		return nil
 	}
 	return errIndexFull

@@ -66,7 +66,7 @@ func newModel(t *rapid.T) *model {
 	m := &model{t: t, disk: faultdisk.New(512), kept: new(index.Memory), arrived: newCuts(), images: map[uint64][]image{}, cps: map[uint64]Checkpoint{}, clock: 1000}
 	m.cfg = config(m.disk)
 	m.cfg.SegmentBytes = 32 << 10
-	m.cfg.IndexMemory = int64(rapid.IntRange(1, 64<<10).Draw(t, "index memory"))
+	m.cfg.IndexMemory = int64(rapid.IntRange(4<<10, 256<<10).Draw(t, "index memory"))
 	m.cfg.CacheBytes = 1 << 20
 	for i := range rapid.IntRange(1, 3).Draw(t, "streams") {
 		s := &modelStream{id: record.Identity{Stream: record.StreamID(70 + i), Epoch: 1, Incarnation: 1}, now: image{}}
