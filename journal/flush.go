@@ -123,6 +123,9 @@ func (s *Store) flush(g *Group) {
 		return
 	}
 	write := g.index.Freeze(snap)
+	if write == nil {
+		return
+	}
 	g.flush.busy.Store(true)
 	g.flush.frozen.Store(g.index.Memory())
 	g.flush.flushed = snap.Pos
@@ -168,6 +171,7 @@ func (s *Store) flushAll() {
 	slots := make(chan struct{}, openParallel)
 	var wg sync.WaitGroup
 	for _, g := range s.Groups() {
+		g.upkeep.Wait()
 		if g.index == nil || g.failed() || g.segments.Durable() == g.index.Covered().Pos {
 			continue
 		}
@@ -178,7 +182,11 @@ func (s *Store) flushAll() {
 			if !ok {
 				return
 			}
-			if err := g.index.Flush(snap); err != nil {
+			write := g.index.Freeze(snap)
+			if write == nil {
+				return
+			}
+			if err := write(); err != nil {
 				g.log.Warn("index is not written", "error", err)
 			}
 		})

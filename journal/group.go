@@ -21,7 +21,7 @@ type Group struct {
 	log      *slog.Logger
 	manifest *manifest
 	segments *segment.Log
-	index    *index.Table
+	index    *liveIndex
 
 	blockOwner uint64 // of the blocks of the log in the store's cache
 
@@ -35,6 +35,8 @@ type Group struct {
 	unplaced damages    // what of it is not looked up in the index yet
 	unstated []entry    // what of it the manifest does not say yet
 	loaded   chan struct{}
+	ended    chan struct{}  // closed when the group takes no more
+	upkeep   sync.WaitGroup // goroutines that end then
 
 	viewing sync.Mutex // kept views are opened and closed one at a time; before mu
 
@@ -324,6 +326,9 @@ func (g *Group) State() GroupState {
 	if g.index == nil {
 		return s
 	}
+	if _, err := g.index.whole(); s.Err == nil && err != nil {
+		s.Err = err
+	}
 	for _, i := range g.segments.Segments() {
 		s.Bytes += int64(i.End - i.First)
 		if s.Err == nil && i.Err != nil {
@@ -337,6 +342,9 @@ func (g *Group) State() GroupState {
 func (g *Group) stop() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if !g.closed {
+		close(g.ended)
+	}
 	g.closed = true
 	g.room.Broadcast()
 }
@@ -344,6 +352,7 @@ func (g *Group) stop() {
 // close ends views and files; the rounds have ended.
 func (g *Group) close() error {
 	g.stop()
+	g.upkeep.Wait()
 	err := g.leaveViews()
 	if g.segments != nil {
 		err = errors.Join(err, g.segments.Close())

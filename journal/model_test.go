@@ -60,6 +60,9 @@ type modelStream struct {
 	records []record.Record
 }
 
+// GoString keeps what is printed of a failed history short.
+func (s *modelStream) GoString() string { return fmt.Sprint("stream ", s.id.Stream) }
+
 const modelVolumeBytes = 80 << 10
 
 func newModel(t *rapid.T) *model {

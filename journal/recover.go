@@ -21,7 +21,7 @@ func (s *Store) newGroup(id record.GroupID) *Group {
 	g := &Group{store: s, dir: path.Join(s.cfg.Dir, groupsName, id.String()), log: s.log.With("group", id.String()),
 		info: GroupInfo{ID: id}, admission: newAdmission(), cuts: newCuts(),
 		standings: make(map[record.StreamID]mark), volumes: make(map[record.VolumeID]*volume),
-		blockOwner: s.cache.Owner(), shown: make(map[uint64]segment.State), loaded: make(chan struct{})}
+		blockOwner: s.cache.Owner(), shown: make(map[uint64]segment.State), loaded: make(chan struct{}), ended: make(chan struct{})}
 	g.room.L = &g.mu
 	return g
 }

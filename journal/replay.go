@@ -32,7 +32,9 @@ func (g *Group) load(m *manifest) (*Group, error) {
 		err = g.openFiles()
 	}
 	if err == nil {
-		err = g.loadLog()
+		if err = g.loadLog(false); errors.Is(err, errReindexing) {
+			err = g.loadLog(true)
+		}
 	}
 	if err == nil {
 		err = g.loadViews()
@@ -74,16 +76,17 @@ func (g *Group) openFiles() (err error) {
 	if err != nil {
 		return err
 	}
-	g.index, err = index.OpenTable(index.TableConfig{FS: cfg.FS, Dir: path.Join(g.dir, indexName), Group: g.info.ID,
-		Cache: g.store.cache, Log: g.log})
+	g.index, err = openLiveIndex(index.TableConfig{FS: cfg.FS, Dir: path.Join(g.dir, indexName), Group: g.info.ID,
+		Cache: g.store.cache, Log: g.log}, g.reindex)
 	if err != nil {
-		return fmt.Errorf("index: %w", err)
+		return err
 	}
 	return g.index.Drop(g.logFirst())
 }
 
 // loadLog replays what the index does not hold, and lists what the catalogue does not.
-func (g *Group) loadLog() error {
+// errReindexing: the index is damaged, and is to be built anew.
+func (g *Group) loadLog(anew bool) error {
 	facts := g.manifest.now()
 	l := &loading{g: g, lineage: facts.lineage, history: beginning(&facts), facts: &facts}
 	var err error
@@ -91,7 +94,7 @@ func (g *Group) loadLog() error {
 		return err
 	}
 	from := g.logFirst()
-	if s, why := g.remembered(&facts); why == nil {
+	if s, why := g.remembered(&facts); why == nil && !anew {
 		from, l.complete = s.pos, s.complete
 		if s.complete > l.listing.covers {
 			if err := l.relist(from); err != nil {
@@ -101,12 +104,12 @@ func (g *Group) loadLog() error {
 		l.history.resume(s)
 	} else {
 		g.log.Info("index is built anew", "why", why)
-		if err := g.index.Reset(); err != nil {
-			return fmt.Errorf("index: %w", err)
+		if err := g.index.reset(); err != nil {
+			return err
 		}
 		l.anew = true
 	}
-	if err := l.replay(from); err != nil {
+	if _, err := l.replay(from); err != nil {
 		return err
 	}
 	if err := l.history.ended(); err != nil {
@@ -178,41 +181,45 @@ type loading struct {
 	facts    *facts
 	history  *history
 	complete segment.Pos // see snapshot
-	listing  *relisting
-	anew     bool // the index had nothing of this log
+	listing  *relisting  // nil: all is listed already
+	anew     bool        // the index had nothing of this log
 }
 
-// replay follows the log from there to its end, into the index too.
-func (l *loading) replay(from segment.Pos) error {
+// replay follows the log from there to its end, which it returns, into the index too. It
+// has the index for itself.
+func (l *loading) replay(from segment.Pos) (end segment.Pos, err error) {
+	end = from
 	for _, s := range l.g.segments.Segments() {
 		if s.To <= from {
 			continue
 		}
 		err := l.g.segments.Replay(max(from, s.First), s.To, segment.ReplayOptions{}, l.record)
 		if err != nil {
-			return err
+			return end, err
 		}
-		if l.g.index.Memory() > l.g.store.loadMemory() {
-			l.flush(s.To)
+		if end = s.To; l.g.index.Memory() > l.g.store.loadMemory() {
+			l.flush(end)
 		}
 	}
-	if end := l.g.segments.Durable(); l.anew && end > l.g.logFirst() {
+	if l.anew && end > from {
 		l.flush(end)
 	}
-	return nil
+	return end, nil
 }
 
 // record takes the next record.
 func (l *loading) record(pos segment.Pos, rec record.Record) error {
 	cp, complete, err := l.history.follow(rec)
 	if err == nil {
-		err = l.g.index.Add(pos, rec)
+		err = l.g.index.table.Add(pos, rec)
 	}
 	if err != nil {
 		return fmt.Errorf("record %s at %s: %w", rec.Identity, pos, err)
 	}
 	if complete {
 		l.complete = pos + segment.Pos(rec.Size)
+	}
+	if complete && l.listing != nil {
 		return l.listing.list(l.complete, cp)
 	}
 	return nil
@@ -241,7 +248,7 @@ func (l *loading) flush(pos segment.Pos) {
 	if !ok {
 		return
 	}
-	if err := l.g.index.Flush(s); err != nil {
+	if err := l.g.index.table.Flush(s); err != nil {
 		l.g.log.Warn("index is not written", "error", err)
 	}
 }

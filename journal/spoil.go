@@ -72,7 +72,7 @@ func (g *Group) eachWounds(ds damages, f func([]wound) error) error {
 // has covered it. Of checkpoints that hold it, the older ones show it and the newer,
 // from some on, do not.
 func (g *Group) shows(w *wound, cp *Checkpoint) (bool, error) {
-	found, err := g.index.Lookup(nil, w.Volume, w.Off, w.Len, g.index.Vector(*cp))
+	found, err := g.index.LookupNow(nil, w.Volume, w.Off, w.Len, g.index.Vector(*cp))
 	if err != nil {
 		return false, err
 	}
