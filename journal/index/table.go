@@ -1,9 +1,15 @@
 package index
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"path"
+	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/journal/segment"
@@ -48,6 +54,11 @@ type TableConfig struct {
 	// Damaged is told, once a file, that it does not read: lookups that need it fail
 	// until Reset. It must not call the Table.
 	Damaged func(error)
+	// FoldBytes is how much memory a Fold takes before it writes a run. Default 32 MiB.
+	FoldBytes int64
+	// RunBytes is how large a run of several may become: larger ones are not merged, so that
+	// what is old goes in whole files. Default 1 GiB, some 35 million versions.
+	RunBytes int64
 }
 
 // Snapshot is what an index holds on disk.
@@ -60,20 +71,237 @@ type Snapshot struct {
 
 // Table is the index of one group. Add, Freeze, Flush, Drop, Fold, Reset and Close are for
 // one goroutine; the others may be called beside them by any number.
+//
+// Records that were added stand in a memtable; a flush makes it a run, a sorted file that
+// never changes; merges make one run of several. A lookup goes from the newest to the
+// oldest of them and stops when all is found. Damage to a file is an error of the
+// lookups that need it and never a wrong answer; an absent, damaged or old index is
+// made good by adding the records again.
+//
+// On disk a version of 4 KiB takes about 27 bytes, each flush and merge writes it once; in
+// memory a table at rest takes some kilobytes, and 60 bytes for 3500 versions.
 type Table struct {
 	cfg TableConfig
 
-	mu       sync.RWMutex
-	versions *Versions
-	covered  Snapshot
-	first    segment.Pos
+	mu struct {
+		sync.RWMutex
+		view    *tableView
+		active  *memtable
+		frozen  []*memtable // oldest first
+		covered Snapshot
+		merging bool
+		closed  bool
+	}
+
+	// io is held to change what is on disk: by a flush, a merge, Drop, Fold and Reset when
+	// they are done with their own files.
+	io struct {
+		sync.Mutex
+		layout layout
+
+		folds   []Span   // all since OpenTable
+		garbage []string // files that the next current does without
+	}
+
+	// Of the goroutine that adds.
+	last segment.Pos                    // of the newest record
+	seqs map[record.StreamID]record.Seq // of those added since OpenTable, Reset
+
+	generation atomic.Uint64 // how often it was reset
+	first      atomic.Int64  // segment.Pos; what lies below was dropped
+	closing    atomic.Bool
+	merges     sync.WaitGroup
+	number     atomic.Uint64 // of the next run
+	written    atomic.Int64
+	merged     atomic.Int64
+}
+
+// tableView is what lookups see: it does not change, and its runs are open as long as it is used.
+type tableView struct {
+	sources []sourceRef // by hi, from the newest
+	runs    []*run
+	refs    atomic.Int64
+}
+
+func (v *tableView) release() {
+	if v.refs.Add(-1) == 0 {
+		for _, r := range v.runs {
+			_ = r.release() // it was only read
+		}
+	}
 }
 
 // OpenTable opens the index in cfg.Dir. What is absent or does not hold together is
 // taken for an empty index: Covered says so, and the journal replays its log. An error
 // is one of the disk.
 func OpenTable(cfg TableConfig) (*Table, error) {
-	return &Table{cfg: cfg, versions: NewVersions()}, nil
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Go == nil {
+		cfg.Go = func(f func()) { go f() }
+	}
+	if cfg.FoldBytes <= 0 {
+		cfg.FoldBytes = 32 << 20
+	}
+	if cfg.RunBytes <= 0 {
+		cfg.RunBytes = 1 << 30
+	}
+	t := &Table{cfg: cfg}
+	if err := cfg.FS.Mkdir(cfg.Dir); err != nil {
+		return nil, fmt.Errorf("index of group %s: %w", cfg.Group, err)
+	}
+	l, err := t.load()
+	if err != nil {
+		if !errors.Is(err, fs.ErrNotExist) || l.next > 0 {
+			cfg.Log.Warn("the index is made again from the log", "group", cfg.Group.String(), "reason", err.Error())
+		}
+		l = layout{}
+	}
+	if err := t.clear(&l); err != nil {
+		return nil, fmt.Errorf("index of group %s: %w", cfg.Group, errors.Join(err, l.close()))
+	}
+	t.adopt(l)
+	return t, nil
+}
+
+// load reads current and opens all it names, or nothing.
+func (t *Table) load() (layout, error) {
+	l, err := readCurrent(t.cfg.FS, t.cfg.Dir, t.cfg.Group)
+	if err != nil {
+		return layout{}, err
+	}
+	for i := range l.runs {
+		e := &l.runs[i]
+		if e.run, err = openRun(t.cfg.FS, t.path(runName(e.id.number)), e.id, e.pages); err != nil {
+			return l, errors.Join(err, l.close())
+		}
+		t.equip(e.run)
+	}
+	return l, nil
+}
+
+// equip gives a run what it reads by.
+func (t *Table) equip(r *run) {
+	r.cache, r.owner, r.damaged = t.cfg.Cache, t.cfg.Cache.Owner(), t.damaged
+}
+
+func (t *Table) damaged(_ *run, err error) {
+	t.cfg.Log.Error("the index is damaged", "group", t.cfg.Group.String(), "reason", err.Error())
+	if t.cfg.Damaged != nil {
+		t.cfg.Damaged(err)
+	}
+}
+
+func (l *layout) close() (err error) {
+	for _, r := range l.runs {
+		if r.run != nil {
+			err = errors.Join(err, r.run.release())
+		}
+	}
+	return err
+}
+
+func (t *Table) path(name string) string { return path.Join(t.cfg.Dir, name) }
+
+// clear removes what l does not name: what a crash left, or all of an index that is none. A
+// file that does not go is tried again later.
+func (t *Table) clear(l *layout) error {
+	names, err := t.cfg.FS.List(t.cfg.Dir)
+	if err != nil {
+		return err
+	}
+	keep := map[string]bool{}
+	for _, r := range l.runs {
+		keep[runName(r.id.number)] = true
+	}
+	if l.next > 0 {
+		keep[currentName] = true
+	} else if slices.Contains(names, currentName) { // before the runs, so that it never names one that is gone
+		if err := t.cfg.FS.Remove(t.path(currentName)); err != nil {
+			return err
+		}
+		if err := t.cfg.FS.SyncDir(t.cfg.Dir); err != nil {
+			return err
+		}
+		keep[currentName] = true
+	}
+	for _, name := range names {
+		var number uint64
+		if _, err := fmt.Sscanf(name, "run-%016x", &number); err == nil && strings.HasPrefix(name, "run-") {
+			l.next = max(l.next, number+1)
+		}
+		if !keep[name] {
+			t.io.garbage = append(t.io.garbage, name)
+		}
+	}
+	if len(t.io.garbage) > 0 { // current is what we found only once its name is durable
+		if err := t.cfg.FS.SyncDir(t.cfg.Dir); err != nil {
+			return err
+		}
+	}
+	t.sweepLocked()
+	return nil
+}
+
+// sweepLocked removes files that nothing names any more.
+func (t *Table) sweepLocked() {
+	left := t.io.garbage[:0]
+	for _, name := range t.io.garbage {
+		if err := t.cfg.FS.Remove(t.path(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			left = append(left, name)
+		}
+	}
+	t.io.garbage = left
+}
+
+// adopt makes l what the table holds.
+func (t *Table) adopt(l layout) {
+	t.io.layout = l
+	if next := max(l.next, 1); t.number.Load() < next {
+		t.number.Store(next)
+	}
+	t.first.Store(int64(l.first))
+	t.last = l.covered.Pos - 1
+	t.seqs = make(map[record.StreamID]record.Seq)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.mu.covered, t.mu.active, t.mu.frozen = l.covered, newMemtable(), nil
+	t.showLocked(l.runs)
+}
+
+// showLocked makes memtables and runs what lookups see.
+func (t *Table) showLocked(runs []layoutRun) {
+	v := &tableView{}
+	v.refs.Store(1)
+	for _, r := range runs {
+		r.run.refs.Add(1)
+		v.runs = append(v.runs, r.run)
+		v.sources = append(v.sources, sourceRef{r.run, r.run.hi, r.masks})
+	}
+	for _, m := range t.mu.frozen {
+		v.sources = append(v.sources, sourceRef{source: m, hi: m.hi})
+	}
+	v.sources = append(v.sources, sourceRef{source: t.mu.active, hi: anyPos})
+	slices.SortStableFunc(v.sources, func(a, b sourceRef) int { return cmpUint(uint64(b.hi), uint64(a.hi)) })
+	if old := t.mu.view; old != nil {
+		old.release()
+	}
+	t.mu.view = v
+}
+
+// errTableClosed says that the table is closed.
+var errTableClosed = errors.New("index is closed")
+
+// use returns what lookups see; the caller releases it.
+func (t *Table) use() (*tableView, error) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if t.mu.view == nil {
+		return nil, errTableClosed
+	}
+	t.mu.view.refs.Add(1)
+	return t.mu.view, nil
 }
 
 // Covered says what was found by OpenTable or last flushed: records below Pos need no
@@ -81,44 +309,39 @@ func OpenTable(cfg TableConfig) (*Table, error) {
 func (t *Table) Covered() Snapshot {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	return t.covered
+	return t.mu.covered
 }
 
-// Reset forgets all, on disk too.
-func (t *Table) Reset() error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.versions, t.covered, t.first = NewVersions(), Snapshot{}, 0
+// Add takes the record at pos; see Lookups. The stream of what thinning made has gaps.
+func (t *Table) Add(pos segment.Pos, r record.Record) error {
+	if pos <= t.last {
+		return fmt.Errorf("index: record %s at %s: not above %s", r.Identity, pos, t.last)
+	}
+	if seq, ok := t.seqs[r.Stream]; ok && r.Seq != seq+1 && (r.Stream != record.FoldedStream || r.Seq < seq) {
+		return fmt.Errorf("index: record %s at %s: seq %d is next", r.Identity, pos, seq+1)
+	}
+	t.mu.RLock()
+	m := t.mu.active
+	t.mu.RUnlock()
+	if err := m.add(pos, &r); err != nil {
+		return err
+	}
+	t.last, t.seqs[r.Stream] = pos, r.Seq
 	return nil
 }
 
-func (t *Table) now() *Versions {
+// Memory is how many bytes of memory the next Flush gives back, and what one that is being
+// written will.
+func (t *Table) Memory() (n int64) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	return t.versions
-}
-
-// Add takes the record at pos; see Lookups.
-func (t *Table) Add(pos segment.Pos, r record.Record) error { return t.now().Add(pos, r) }
-
-// Memory is how many bytes of memory the next Flush gives back.
-func (t *Table) Memory() int64 { return 0 }
-
-// Flush writes what was added to disk: it is Freeze and what that returned.
-func (t *Table) Flush(s Snapshot) error { return t.Freeze(s)() }
-
-// Freeze begins a Flush and returns at once: what was added until now is what will be
-// written. s is the place up to which everything was added, and the journal's state
-// there; it takes s.State. What it returns does the writing, once, on any goroutine,
-// before the next Freeze: lookups and adds go on meanwhile. After its error nothing
-// is lost: lookups find all as before, and the next Freeze has it with it.
-func (t *Table) Freeze(s Snapshot) (write func() error) {
-	return func() error {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		t.covered = s
-		return nil
+	for _, m := range t.mu.frozen {
+		n += m.bytes()
 	}
+	if t.mu.active != nil {
+		n += t.mu.active.bytes()
+	}
+	return n
 }
 
 // Vector is NewVector.
@@ -127,17 +350,26 @@ func (t *Table) Vector(cp Checkpoint) Vector { return NewVector(cp) }
 // Lookup finds pieces; see Lookups. Errors: ErrCorrupt when a file of the index does
 // not read, which Damaged was told; never a wrong piece.
 func (t *Table) Lookup(dst []Piece, vol record.VolumeID, off, n int64, at Vector) ([]Piece, error) {
-	return t.now().Lookup(dst, vol, off, n, at)
-}
-
-// Drop makes records below first be found no more, and removes what holds only such. It
-// must be called again after OpenTable.
-func (t *Table) Drop(first segment.Pos) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.first = max(t.first, first)
-	t.versions.Drop(first)
-	return nil
+	v, err := t.use()
+	if err != nil {
+		return dst, err
+	}
+	defer v.release()
+	l := lookups.Get().(*lookup)
+	defer lookups.Put(l)
+	l.at, l.from = at, segment.Pos(t.first.Load())
+	start := len(dst)
+	for end := off + n; off < end; {
+		if dst, off, err = l.step(dst, v.sources, vol, off, end); err != nil {
+			return dst, err
+		}
+	}
+	for i := start; i < len(dst); i++ {
+		if dst[i].In == IsZero {
+			dst[i].Pos, dst[i].ID = 0, record.Identity{}
+		}
+	}
+	return joined(dst, start), nil
 }
 
 // Walk calls fn, in the order of their places, with the parts of [off, off+n) whose newest
@@ -145,12 +377,16 @@ func (t *Table) Drop(first segment.Pos) error {
 // zeros, each with the Pos and ID of its record. Untouched areas cost next to nothing. fn may
 // stop it by an error, which is returned.
 func (t *Table) Walk(vol record.VolumeID, off, n int64, at Vector, from segment.Pos, fn func(Piece) error) error {
-	found, err := t.Lookup(nil, vol, off, n, at)
-	if err != nil {
-		return err
-	}
-	for _, p := range found {
-		if p.In != InReplica && (p.In == IsZero || p.Pos >= from) {
+	var pieces []Piece
+	for end := off + n; off < end; {
+		var err error
+		if pieces, off, err = t.walkStep(pieces[:0], vol, off, end, at, from); err != nil {
+			return err
+		}
+		for _, p := range pieces {
+			if p.In == InReplica {
+				continue
+			}
 			if err := fn(p); err != nil {
 				return err
 			}
@@ -159,20 +395,29 @@ func (t *Table) Walk(vol record.VolumeID, off, n int64, at Vector, from segment.
 	return nil
 }
 
-// Stored finds places by where their bytes lie; see Lookups. It reads every page of
-// every run that holds records of the spans.
-func (t *Table) Stored(spans []Span) ([]Place, error) { return t.now().Stored(spans) }
+func (t *Table) walkStep(dst []Piece, vol record.VolumeID, off, end int64, at Vector, from segment.Pos) ([]Piece, int64, error) {
+	v, err := t.use()
+	if err != nil {
+		return dst, 0, err
+	}
+	defer v.release()
+	l := lookups.Get().(*lookup)
+	defer lookups.Put(l)
+	l.at, l.from = at, max(from, segment.Pos(t.first.Load()))
+	return l.step(dst, v.sources, vol, off, end)
+}
 
 // Sum returns the header checksum of a record that was added since the last Flush.
 func (t *Table) Sum(stream record.StreamID, seq record.Seq) (sum uint32, ok bool) {
-	return t.now().Sum(stream, seq)
-}
-
-// Fold forgets the records in [from, to) and takes those that add is called with instead,
-// in rising order and in that range. It is visible at once, whole or not at all, and on
-// disk when it returns.
-func (t *Table) Fold(from, to segment.Pos, add func(add func(segment.Pos, record.Record) error) error) error {
-	return fmt.Errorf("index: fold: not in memory")
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if t.mu.active != nil {
+		sum, ok = t.mu.active.sum(stream, seq)
+	}
+	for i := 0; i < len(t.mu.frozen) && !ok; i++ {
+		sum, ok = t.mu.frozen[i].sum(stream, seq)
+	}
+	return sum, ok
 }
 
 // TableStats are figures of a Table for metrics.
@@ -186,8 +431,39 @@ type TableStats struct {
 }
 
 // Stats returns figures as of now.
-func (t *Table) Stats() TableStats { return TableStats{} }
+func (t *Table) Stats() TableStats {
+	s := TableStats{Memory: t.Memory(), WrittenBytes: t.written.Load(), Merges: t.merged.Load()}
+	v, err := t.use()
+	if err != nil {
+		return s
+	}
+	defer v.release()
+	for _, r := range v.runs {
+		s.Runs++
+		s.Extents += r.versions
+		s.Bytes += int64(r.pages) * pageBytes
+	}
+	return s
+}
 
-// Close waits for a merge that runs and closes the files. It does not flush: what was
-// not flushed is replayed.
-func (t *Table) Close() error { return nil }
+// Close waits for a merge that runs, which ends early, and closes the files. It does not
+// flush: what was not flushed is replayed.
+func (t *Table) Close() error {
+	t.closing.Store(true)
+	t.mu.Lock()
+	t.mu.closed = true
+	t.mu.Unlock()
+	t.merges.Wait()
+	t.io.Lock()
+	defer t.io.Unlock()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.mu.view == nil {
+		return nil
+	}
+	t.mu.view.release()
+	t.mu.view, t.mu.active, t.mu.frozen = nil, nil, nil
+	err := t.io.layout.close()
+	t.io.layout.runs = nil
+	return err
+}
