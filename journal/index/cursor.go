@@ -48,7 +48,8 @@ type cursor struct {
 func (c *cursor) reset(r *run) { *c = cursor{r: r, fences: -1} }
 
 // seek moves to the first version that is not before t, and says whether there is one.
-// Given probes, it may leave out versions that touch none of what they ask for.
+// Given probes, it may leave out versions that touch none of what they ask for: then it
+// serves for that question only.
 func (c *cursor) seek(t *target, probes []uint64) (bool, error) {
 	if c.data != 0 && !t.before(&c.key) {
 		return true, nil
@@ -180,11 +181,11 @@ func (r *run) collect(l *lookup, vol record.VolumeID, from, to int64, masks []Sp
 	if mask == 0 || !r.held(l) {
 		return nil
 	}
-	l.cursor.reset(r)
 	for level := uint8(0); level < levels; level++ {
 		if mask&(1<<level) == 0 {
 			continue
 		}
+		l.cursor.reset(r) // it may stand behind versions that the filters kept from the last level
 		if err := r.collectLevel(l, areaOf(vol, level), from, to, masks); err != nil {
 			return err
 		}

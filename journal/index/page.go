@@ -31,8 +31,7 @@ const (
 )
 
 var (
-	le         = binary.LittleEndian
-	castagnoli = crc32.MakeTable(crc32.Castagnoli)
+	le = binary.LittleEndian
 )
 
 // runID is what makes a run itself.

@@ -52,7 +52,7 @@ func TestTable(t *testing.T) {
 
 // The same, longer lives with more runs and merges.
 func TestTableLong(t *testing.T) {
-	seeds := 40
+	seeds := 60
 	if testing.Short() {
 		seeds = 4
 	}

@@ -177,7 +177,11 @@ const (
 // drawRecord makes a record of a few extents: of hot blocks, of parts of them, of zeros short
 // and long.
 func drawRecord(d draws, id record.Identity) record.Record {
+	c := compressors.Get().(*record.Compressor)
+	defer compressors.Put(c)
 	b := record.NewBatch(record.Limits{})
+	var fold record.Fold
+	var taken []Span
 	for i := range 1 + d.IntN(4) {
 		p := record.Piece{Volume: record.VolumeID(1 + d.IntN(worldVolumes)), Ticket: record.Ticket(i + 1)}
 		limit := int64(256 << 10)
@@ -217,9 +221,34 @@ func drawRecord(d draws, id record.Identity) record.Record {
 			}
 			p.Data[0], p.Data[len(p.Data)-1] = 1, 1
 		}
-		b.Add(p)
+		if id.Stream != record.FoldedStream {
+			b.Add(p)
+			continue
+		}
+		from, to := segment.Pos(p.Off), segment.Pos(p.Off+p.Len)
+		if p.Volume != 1 || slices.ContainsFunc(taken, func(s Span) bool { return s.From < to && s.To > from }) {
+			continue // a folded record has no place twice
+		}
+		taken = append(taken, Span{from, to})
+		if p.Data == nil {
+			fold.Zero(p.Volume, p.Off, p.Len)
+		}
+		for data, off := p.Data, p.Off; len(data) > 0; {
+			n := min(int(record.LineBytes-off%record.LineBytes), len(data))
+			fold.Data(p.Volume, off, data[:n], c)
+			data, off = data[n:], off+int64(n)
+		}
 	}
-	r, err := record.Parse(b.Seal(nil, id, 1, compressors.Get().(*record.Compressor)))
+	var sealed []byte
+	if id.Stream == record.FoldedStream {
+		if fold.Empty() {
+			fold.Zero(2, 4096, 4096)
+		}
+		sealed = fold.Seal(nil, uint64(id.Seq), id.Incarnation, 1, c)
+	} else {
+		sealed = b.Seal(nil, id, 1, c)
+	}
+	r, err := record.Parse(sealed)
 	if err != nil {
 		panic(err)
 	}
@@ -254,7 +283,7 @@ type tableLife struct {
 }
 
 func testTable(fs ioengine.FS) TableConfig {
-	return TableConfig{FS: fs, Dir: "index", Group: 7, Cache: NewCache(64 << 10), Go: func(f func()) { f() }, FoldBytes: 4 << 10}
+	return TableConfig{FS: fs, Dir: "index", Group: 7, Cache: NewCache(1 << 20), Go: func(f func()) { f() }, FoldBytes: 4 << 10}
 }
 
 // open opens the table and adds again what it has not, as the journal does.
@@ -326,7 +355,7 @@ func (l *tableLife) fold() error {
 	}
 	var with []placedRecord
 	for pos := from; pos < to && len(with) < 3; {
-		r := drawRecord(l.d, record.Identity{Stream: record.FoldedStream, Epoch: 1, Incarnation: 1, Seq: 1 + record.Seq(to>>10)})
+		r := drawRecord(l.d, record.Identity{Stream: record.FoldedStream, Epoch: 1, Incarnation: record.Incarnation(len(with) + 1), Seq: 1 + record.Seq(to>>10)})
 		if pos+segment.Pos(r.Size) > to {
 			break
 		}
