@@ -141,6 +141,9 @@ func (l *layout) write(fs ioengine.FS, dir string, group record.GroupID) (n int,
 	if err = errors.Join(err, f.Close()); err != nil {
 		return 0, errors.Join(err, fs.Remove(name)) // never synced again
 	}
+	if err := fs.SyncDir(dir); err != nil { // the names of runs, before what names them
+		return 0, err
+	}
 	if err := fs.Rename(name, path.Join(dir, currentName)); err != nil {
 		return 0, err
 	}

@@ -73,7 +73,7 @@ type memStream struct {
 	id      record.StreamID
 	ordinal uint32
 	first   record.Seq
-	recs    []uint32 // none of record.FoldedStream
+	recs    []uint32 // without gap; none of record.FoldedStream
 }
 
 // Regions are what large lookups skip by when nothing touches them: of 16 MiB and of 8 GiB.
@@ -106,6 +106,9 @@ func (m *memtable) add(pos segment.Pos, r *record.Record) error {
 	m.hi = pos + 1
 	rec := m.records.add(memRecord{pos: pos, seq: r.Seq, epoch: r.Epoch, inc: r.Incarnation, sum: r.Checksum, firstBlock: uint32(m.blocks.n), stream: s.ordinal})
 	if r.Stream != record.FoldedStream {
+		if r.Seq != s.first+record.Seq(len(s.recs)) { // some in between were folded
+			s.first, s.recs = r.Seq, nil
+		}
 		s.recs = append(s.recs, rec)
 	}
 	for i := range r.Blocks {

@@ -19,8 +19,8 @@ import (
 // Lookups tells where the bytes of a group's volumes are. Table does from disk and
 // memory, Versions from memory alone.
 type Lookups interface {
-	// Add takes the record at pos, which must lie above every one before; of its stream
-	// it must be the next. The record's payload is not looked at.
+	// Add takes the record at pos, which must lie above every one before, and be of a
+	// higher seq than those of its stream. The record's payload is not looked at.
 	Add(pos segment.Pos, r record.Record) error
 	// Vector prepares a checkpoint's place for lookups.
 	Vector(cp Checkpoint) Vector
@@ -158,7 +158,15 @@ func OpenTable(cfg TableConfig) (*Table, error) {
 		}
 		l = layout{}
 	}
-	if err := t.clear(&l); err != nil {
+	if l.next == 0 { // what is flushed later is not to go with the folder
+		err = cfg.FS.SyncDir(path.Dir(cfg.Dir))
+	} else {
+		err = nil
+	}
+	if err == nil {
+		err = t.clear(&l)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("index of group %s: %w", cfg.Group, errors.Join(err, l.close()))
 	}
 	t.adopt(l)
@@ -312,13 +320,14 @@ func (t *Table) Covered() Snapshot {
 	return t.mu.covered
 }
 
-// Add takes the record at pos; see Lookups. The stream of what thinning made has gaps.
+// Add takes the record at pos; see Lookups. Folded records may have the same seq; streams have gaps
+// where thinning folded.
 func (t *Table) Add(pos segment.Pos, r record.Record) error {
 	if pos <= t.last {
 		return fmt.Errorf("index: record %s at %s: not above %s", r.Identity, pos, t.last)
 	}
-	if seq, ok := t.seqs[r.Stream]; ok && r.Seq != seq+1 && (r.Stream != record.FoldedStream || r.Seq < seq) {
-		return fmt.Errorf("index: record %s at %s: seq %d is next", r.Identity, pos, seq+1)
+	if seq, ok := t.seqs[r.Stream]; ok && r.Seq <= seq && (r.Stream != record.FoldedStream || r.Seq < seq) {
+		return fmt.Errorf("index: record %s at %s: not behind seq %d", r.Identity, pos, seq)
 	}
 	t.mu.RLock()
 	m := t.mu.active

@@ -280,6 +280,9 @@ type tableLife struct {
 	t   *Table
 	*told
 	covered segment.Pos // flushed
+
+	pending   *pendingFold // the last
+	forgiving bool         // the index may have been made again
 }
 
 func testTable(fs ioengine.FS) TableConfig {
@@ -289,6 +292,7 @@ func testTable(fs ioengine.FS) TableConfig {
 // open opens the table and adds again what it has not, as the journal does.
 func (l *tableLife) open() (err error) {
 	if l.t, err = OpenTable(l.cfg); err != nil {
+		l.t = nil
 		return err
 	}
 	s := l.t.Covered()
@@ -362,6 +366,7 @@ func (l *tableLife) fold() error {
 		with = append(with, placedRecord{pos, r})
 		pos += segment.Pos(r.Size)
 	}
+	l.pending = &pendingFold{from, to, with}
 	// The log holds what it was folded to before the index does: a fold that fails is done again.
 	l.told.fold(from, to, with)
 	err := l.t.Fold(from, to, func(add func(segment.Pos, record.Record) error) error {
@@ -372,6 +377,9 @@ func (l *tableLife) fold() error {
 		}
 		return nil
 	})
+	if err == nil {
+		l.pending = nil
+	}
 	return err
 }
 
@@ -391,7 +399,7 @@ func (l *tableLife) step() error {
 	case n < 35:
 		return l.checkStored()
 	case n == 35:
-		return errors.Join(l.t.Close(), l.open())
+		return errors.Join(l.t.Close(), l.open(), l.refold())
 	}
 	return l.check(2)
 }
