@@ -263,9 +263,14 @@ func (f *flight) land() {
 		}
 		return
 	}
+	bytes := 0
 	for _, p := range f.parts {
 		p.end()
+		for i := range p.items {
+			bytes += p.items[i].logBytes()
+		}
 	}
+	s.readBacks.took(bytes)
 	f.list()
 }
 

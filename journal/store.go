@@ -47,6 +47,8 @@ type Store struct {
 	stages *segment.Stages // shared by the logs
 	staged atomic.Int32    // groups that have records in the open round of their log
 
+	readBacks *readBacks
+
 	behind map[*Group]struct{} // have checkpoints that could not be listed; of the goroutine that ends rounds
 
 	wake    chan struct{} // capacity 1: pending or closed changed
@@ -74,8 +76,8 @@ func Open(cfg Config) (*Store, error) {
 		cfg.stageBytes = stageBytes
 	}
 	s := &Store{cfg: cfg, log: cfg.Log, groups: make(map[record.GroupID]*Group), pending: make(map[*Group]struct{}), behind: make(map[*Group]struct{}),
-		stages: segment.NewStages(cfg.stageBytes, stageCount),
-		wake:   make(chan struct{}, 1), stopped: make(chan struct{})}
+		stages: segment.NewStages(cfg.stageBytes, stageCount), readBacks: newReadBacks(),
+		wake: make(chan struct{}, 1), stopped: make(chan struct{})}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -253,6 +255,7 @@ func (s *Store) Close() error {
 }
 
 func (s *Store) closeFiles() error {
+	s.readBacks.close()
 	var err error
 	for _, g := range s.Groups() {
 		err = errors.Join(err, g.close())

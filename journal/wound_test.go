@@ -103,7 +103,8 @@ func TestReadBackSpoils(t *testing.T) {
 				ok(t, w.group.admitFor(r))
 				ok(t, w.send([]record.Record{r}, 1))
 			}
-			synctest.Wait() // the read-back has ended
+			time.Sleep(2 * readBackIdle) // nothing holds the read-back up
+			synctest.Wait()
 			if !rotten {
 				t.Fatal("the story is too short for two segments")
 			}

@@ -79,6 +79,7 @@ func (l *Log) sealNow(s, k *segment) ([]Damage, error) {
 	if sc == nil {
 		return nil, err
 	}
+	sc.pace = l.opt.Pace
 	var entries []entry
 	if err == nil {
 		entries, err = l.verify(sc, k)

@@ -80,6 +80,9 @@ type Options struct {
 	// Go runs the sealing of a closed segment, which reads all of it. Default: one
 	// goroutine, which Close waits for.
 	Go func(func())
+	// Pace is called by that with the bytes of each read before it, and may wait; its
+	// error ends the sealing, which the next Open takes up. Default: it does not wait.
+	Pace func(bytes int) error
 	// Damaged is told what the read-back of a closed segment found, on the goroutine that
 	// seals; it may be called before Open returns. Default: only Segments tells.
 	Damaged func([]Damage)
