@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"sync"
-	"sync/atomic"
 
 	"github.com/holdfast-dr/holdfast/ioengine/buf"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
@@ -82,10 +81,9 @@ func (v *Volume) readBlocks(data, sums []byte, first int64) error {
 const warmBytes = 64 << 10
 
 // warm brings the sums around a block's into the page cache, once: reads that follow at
-// random then cost one access to the disk and not two. What does not read is left for
-// the reader to find.
+// random then cost one access to the disk and not two. What does not read there may be
+// another's: the reader finds out about its own.
 func (v *Volume) warm(block int64) {
-	v.warming.Do(func() { v.warmed = make([]atomic.Uint64, sumAt(v.blocks())/warmBytes/64+1) })
 	chunk := sumAt(block) / warmBytes
 	if chunk/64 >= int64(len(v.warmed)) {
 		return // it has grown since

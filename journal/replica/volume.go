@@ -38,7 +38,6 @@ type Volume struct {
 	fs        ioengine.FS
 	bytes     atomic.Int64 // of the volume; the image is rounded up to whole blocks
 	raw, sums ioengine.File
-	warming   sync.Once
 	warmed    []atomic.Uint64                  // a bit for each stretch of the sums that was read ahead; see warm
 	locks     rangeLocks                       // of readers against writers, block by block
 	owed      atomic.Pointer[map[int64][]byte] // what blocks hold that may be torn in place
@@ -91,6 +90,7 @@ func (v *Volume) openFiles(dir string, flags ioengine.Flags) (err error) {
 	if v.raw, err = v.fs.Open(name+".raw", flags); err != nil {
 		return err
 	}
+	v.warmed = make([]atomic.Uint64, sumAt(v.blocks())/warmBytes/64+1)
 	v.sums, err = v.fs.Open(name+".sum", flags)
 	return err
 }
