@@ -24,9 +24,10 @@ type Log struct {
 	files *files
 
 	// Of the goroutine that appends.
-	w         *writer  // of the open segment
-	cur       *segment // the open segment, last in segs
-	allocated bool     // space for SegmentBytes was set aside, or asked for in vain
+	w      *writer  // of the open segment
+	cur    *segment // the open segment, last in segs
+	backed int64    // bytes of its file that space was set aside for
+	grows  bool     // more was asked for in vain: it grows as it is written
 
 	busy   sync.WaitGroup // what Close waits for
 	upkeep sync.Mutex     // one change of the closed segments at a time
@@ -91,7 +92,7 @@ func (l *Log) Append(rec []byte) (Pos, error) {
 	if err := l.usable(); err != nil {
 		return 0, err
 	}
-	if err := l.makeRoom(); err != nil {
+	if err := l.makeRoom(h.Size); err != nil {
 		return 0, l.fail(err)
 	}
 	pos := l.w.end
@@ -103,32 +104,43 @@ func (l *Log) Append(rec []byte) (Pos, error) {
 	return pos, nil
 }
 
-// makeRoom begins the next segment when this one is full, between rounds alone.
-func (l *Log) makeRoom() error {
+// makeRoom begins the next segment when this one is full, between rounds alone, and
+// sees that there is space for a record of n bytes and a commit.
+func (l *Log) makeRoom(n int) error {
 	if l.Full() {
 		if l.syncing() {
 			panic("BUG: a segment is begun before the last round of the one before it was synced")
 		}
-		return l.succeed()
+		if err := l.succeed(); err != nil {
+			return err
+		}
 	}
-	if l.allocated {
+	need, whole := offset(l.w.first, l.w.end)+int64(n)+2*pageBytes, pageBytes+l.opt.SegmentBytes
+	if l.grows || need <= l.backed || l.backed >= whole { // the last round may go beyond: it grows the file
 		return nil
 	}
-	l.allocated = true
-	return l.setAside()
+	return l.setAside(min(max(need, l.backed+stepBytes), whole))
 }
 
-// setAside takes the space of a whole segment. Where there is not that much, what the
-// failed call took is given back and the file grows as it is written: a store takes
-// records until its last page. Its size then changes with each round, which Commit's
-// sync makes durable with the bytes.
-func (l *Log) setAside() error {
-	err := l.w.file.Allocate(0, pageBytes+l.opt.SegmentBytes)
+// stepBytes is how much space is set aside at once: few enough changes of metadata, and
+// a store of many groups that write little does not take a whole segment for each.
+const stepBytes = 32 << 20
+
+// setAside takes the space of the file up to the given size. Where there is not that
+// much, what the failed call took is given back and the file grows as it is written: a
+// store takes records until its last page. Its size then changes with each round, which
+// Commit's sync makes durable with the bytes.
+func (l *Log) setAside(to int64) error {
+	err := l.w.file.Allocate(l.backed, to-l.backed)
+	if err == nil {
+		l.backed = to
+	}
 	if !errors.Is(err, syscall.ENOSPC) || invariant.Planted("journal/segment/whole-or-none") {
 		return err
 	}
-	l.opt.Log.Warn("no space for a whole segment: it grows as it is written", "group", l.group, "segment", l.cur.Number)
-	return l.w.file.Truncate(offset(l.w.first, l.w.out))
+	l.grows = true
+	l.opt.Log.Warn("no space to set aside for a segment: it grows as it is written", "group", l.group, "segment", l.cur.Number)
+	return l.w.file.Truncate(max(l.backed, offset(l.w.first, l.w.out)))
 }
 
 // Commit makes everything appended durable. After an error nothing since the last
@@ -261,7 +273,10 @@ func (l *Log) take(w *writer, s *segment) {
 		l.files.drop(l.w.life, l.cur.Number == s.Number)
 	}
 	l.files.add(w.life, w.file)
-	l.w, l.cur, l.allocated = w, s, s.Recycled
+	l.w, l.cur, l.backed, l.grows = w, s, offset(w.first, w.out), false
+	if s.Recycled {
+		l.backed = pageBytes + l.opt.SegmentBytes
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if last := len(l.mu.segs) - 1; last >= 0 {
