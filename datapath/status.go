@@ -113,6 +113,9 @@ func (t *Target) status(g *journal.Group) *holdfastv1.Group {
 	info, st := g.Info(), g.State()
 	link, _ := t.deliver.Link(info.ID)
 	state, reason := targetState(st, link)
+	if reason == "" {
+		reason = t.protection.trouble()
+	}
 	m := &holdfastv1.Group{
 		Name: info.Name, Id: info.ID.String(), Role: api.RoleTarget, State: state, Reason: reason,
 		Since:          api.Timestamp(t.since(info.Name, state)),

@@ -27,6 +27,7 @@ type TargetConfig struct {
 	SegmentBytes  int64 // of the journal; 0 is its default
 	CacheBytes    int64 // of the journal: of indexes and of what views read; 0 is its default
 	IndexMemory   int64 // of the journal: of indexes not written yet; 0 is its default
+	Parity        Parity
 	Log           *slog.Logger
 	// OpenCatalogue opens the journal's catalogue; nil is Badger, in the store's folder.
 	OpenCatalogue func() (index.Map, error)
@@ -40,6 +41,8 @@ type Target struct {
 	server  *wire.Server
 	views   *views
 	began   time.Time
+
+	protection *protection // of the stores' disks
 
 	mu struct {
 		sync.Mutex
@@ -65,8 +68,12 @@ func OpenTarget(cfg TargetConfig) (t *Target, err error) {
 	if err := os.MkdirAll(cfg.RunDir, 0o700); err != nil {
 		return t, err
 	}
+	if t.protection, err = openProtection(&cfg); err != nil {
+		return t, err
+	}
+	t.cfg = cfg
 	if t.store, err = journal.Open(journal.Config{
-		FS: cfg.FS, Dir: cfg.Store, SegmentBytes: cfg.SegmentBytes, Log: cfg.Log, OpenCatalogue: cfg.OpenCatalogue, CacheBytes: cfg.CacheBytes, IndexMemory: cfg.IndexMemory, Boot: thisBoot(),
+		Protector: t.protection.protector(cfg.FS), FS: cfg.FS, Dir: cfg.Store, SegmentBytes: cfg.SegmentBytes, Log: cfg.Log, OpenCatalogue: cfg.OpenCatalogue, CacheBytes: cfg.CacheBytes, IndexMemory: cfg.IndexMemory, Boot: thisBoot(),
 	}); err != nil {
 		return t, err
 	}
@@ -87,6 +94,7 @@ func (t *Target) Run(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	wg.Go(func() { t.views.run(ctx) })
+	wg.Go(func() { t.protection.run(ctx, t.cfg.Log) })
 	return t.server.Serve(ctx, t.deliver)
 }
 
@@ -103,10 +111,12 @@ func (t *Target) Close() error {
 	if t.views != nil {
 		t.views.stop()
 	}
-	if t.store == nil {
-		return nil
+	t.protection.stop()
+	var err error
+	if t.store != nil {
+		err = t.store.Close()
 	}
-	return t.store.Close()
+	return errors.Join(err, t.protection.close())
 }
 
 // group finds a group by name; the empty name is the only one.

@@ -28,6 +28,7 @@ import (
 // world is two sites in one process: a filter with its disks, a source, a link and a
 // target, each of which can be stopped and started by itself.
 type world struct {
+	parity  Parity // of the target; zero: one folder
 	t       *testing.T
 	dir     string
 	volumes []string
@@ -186,7 +187,7 @@ func (w *world) startTarget() {
 	_, credentials := testtrust.Sites()
 	tg, err := OpenTarget(TargetConfig{
 		FS: w.fs, Store: w.store, RunDir: w.dir + "/trun", ListenControl: "127.0.0.1:0", ListenData: "127.0.0.1:0",
-		Credentials: credentials, SegmentBytes: 4 << 20, OpenCatalogue: w.catalogue, Log: w.log.With("part", "target"),
+		Credentials: credentials, SegmentBytes: 4 << 20, OpenCatalogue: w.catalogue, Log: w.log.With("part", "target"), Parity: w.parity,
 	})
 	if err != nil {
 		w.t.Fatal(err)

@@ -15,6 +15,7 @@ type Client struct {
 	Status      holdfastv1connect.StatusServiceClient
 	Checkpoints holdfastv1connect.CheckpointsServiceClient
 	Views       holdfastv1connect.ViewsServiceClient
+	Stores      holdfastv1connect.StoresServiceClient
 
 	transport *http.Transport
 }
@@ -37,6 +38,7 @@ func DialUnix(path string) *Client {
 		Status:      holdfastv1connect.NewStatusServiceClient(c, base),
 		Checkpoints: holdfastv1connect.NewCheckpointsServiceClient(c, base),
 		Views:       holdfastv1connect.NewViewsServiceClient(c, base),
+		Stores:      holdfastv1connect.NewStoresServiceClient(c, base),
 		transport:   t,
 	}
 }

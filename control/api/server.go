@@ -21,6 +21,7 @@ type (
 	StatusHandler      = holdfastv1connect.StatusServiceHandler
 	CheckpointsHandler = holdfastv1connect.CheckpointsServiceHandler
 	ViewsHandler       = holdfastv1connect.ViewsServiceHandler
+	StoresHandler      = holdfastv1connect.StoresServiceHandler
 )
 
 // Handlers are the services that a server offers. A nil one is answered with
@@ -29,6 +30,7 @@ type Handlers struct {
 	Status      StatusHandler
 	Checkpoints CheckpointsHandler
 	Views       ViewsHandler
+	Stores      StoresHandler
 	Metrics     http.Handler // answers GET /metrics, for monitoring systems
 }
 
@@ -58,6 +60,9 @@ func Serve(ctx context.Context, l *net.UnixListener, h Handlers, uids []int, log
 	}
 	if h.Views != nil {
 		mux.Handle(holdfastv1connect.NewViewsServiceHandler(h.Views, opts...))
+	}
+	if h.Stores != nil {
+		mux.Handle(holdfastv1connect.NewStoresServiceHandler(h.Stores, opts...))
 	}
 	if h.Metrics != nil {
 		mux.Handle("GET /metrics", h.Metrics)

@@ -33,6 +33,14 @@ const (
 	CheckpointBad       = "bad"
 )
 
+// States of a store, beside those that a set gives it: a stray is configured and not of the set.
+const (
+	StoreIn       = "in"
+	StoreOut      = "out"
+	StoreRetiring = "retiring"
+	StoreStray    = "stray"
+)
+
 // Roles of a VRA for a group.
 const (
 	RoleSource = "source"

@@ -39,11 +39,16 @@ type TLS struct {
 
 // Target makes the VRA take records.
 type Target struct {
-	ListenControl string `yaml:"listen_control"`         // host:port, by default :4007
-	ListenData    string `yaml:"listen_data"`            // host:port, by default :4008
-	Store         string `yaml:"store"`                  // the folder of journal and replicas
-	Cache         Size   `yaml:"cache,omitempty"`        // of indexes and of what views read, in memory, for all groups; by default 64MiB
-	IndexMemory   Size   `yaml:"index_memory,omitempty"` // what of all groups' indexes may wait in memory to be written; by default 64MiB
+	ListenControl string `yaml:"listen_control"`  // host:port, by default :4007
+	ListenData    string `yaml:"listen_data"`     // host:port, by default :4008
+	Store         string `yaml:"store,omitempty"` // the folder of journal and replicas
+	// Stores are the folders of a set that keeps them together, instead of Store; each on a disk of its own.
+	Stores []string `yaml:"stores,omitempty"`
+	// Parity is how what is kept survives disks: none (the default); local, which heals
+	// damage within Store; k+m over Stores, as in 4+2: any m of them may be lost.
+	Parity      Parity `yaml:"parity,omitempty"`
+	Cache       Size   `yaml:"cache,omitempty"`        // of indexes and of what views read, in memory, for all groups; by default 64MiB
+	IndexMemory Size   `yaml:"index_memory,omitempty"` // what of all groups' indexes may wait in memory to be written; by default 64MiB
 }
 
 // Source makes the VRA send groups.
@@ -137,7 +142,7 @@ func (c *VRA) Validate() error {
 		t.ListenData = or(t.ListenData, ":4008")
 		m.address("target.listen_control", t.ListenControl, 0)
 		m.address("target.listen_data", t.ListenData, 0)
-		m.path("target.store", t.Store)
+		t.validateStores(&m)
 		if t.Cache == 0 {
 			t.Cache = DefaultCache
 		}

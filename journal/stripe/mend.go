@@ -366,6 +366,12 @@ func (s *Set) Probe() error {
 	return s.markOutLocked(failed)
 }
 
+// unmended says whether another Mend may be of use.
+func (s *Set) unmended() bool {
+	st := s.State()
+	return st.Err != nil || st.Mending.Err != nil || slices.ContainsFunc(st.Stores, func(m StoreState) bool { return m.State != memberIn.String() })
+}
+
 // probeEvery is how soon a store that lost its files is noticed at the latest.
 const probeEvery = time.Minute
 
@@ -381,7 +387,9 @@ func (s *Set) Run(ctx context.Context, pace Pace) {
 			if err := s.Probe(); err != nil {
 				s.log.Error("stores", "err", err)
 			}
-			continue
+			if !s.unmended() {
+				continue
+			}
 		case <-s.changed:
 		}
 		if err := s.Mend(ctx, pace); err != nil && ctx.Err() == nil {

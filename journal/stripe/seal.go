@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"path"
+	"slices"
 
 	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/ioengine/buf"
@@ -116,6 +117,14 @@ func (o *object) becomeStriped(info *objectInfo) error {
 	}
 	if !o.sealing {
 		return ErrBusy
+	}
+	for i, id := range info.places { // a store may have gone out since, though its open files took all
+		if id != 0 && o.set.isOut(id) {
+			info.places[i] = 0
+		}
+	}
+	if slices.Contains(info.places, 0) {
+		o.set.kick()
 	}
 	old := leavers(o.info)
 	if invariant.Planted("journal/stripe/copies-first") {

@@ -114,6 +114,9 @@ func (s *Set) made(o *object, err error) error {
 	s.note(entry{kind: entryFile, name: name, object: *o.info})
 	o.info = s.names.objects[o.info.id]
 	s.objects[o.info.id] = o
+	if o.info.left(s.names.holds) < len(o.info.places)-1 {
+		s.kick() // one of its stores has just failed
+	}
 	return nil
 }
 

@@ -1,0 +1,95 @@
+package datapath
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/control/api"
+	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
+	"github.com/holdfast-dr/holdfast/journal/index"
+)
+
+// TestStoresAreLost takes a store away under a running target, has another in its place, and
+// takes away one more: writes go on, the status says so, and every byte is there.
+func TestStoresAreLost(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	w.catalogue = func() (index.Map, error) { return new(index.Memory), nil }
+	w.parity = Parity{K: 2, M: 1, DataDir: w.dir}
+	for i := range 4 {
+		name := fmt.Sprintf("s%d", i)
+		w.mkdir(name)
+		if i < 3 {
+			w.parity.Stores = append(w.parity.Stores, filepath.Join(w.dir, name))
+		}
+	}
+	w.start()
+	w.awaitState(api.StateProtected)
+	g := w.writeGently(w.size, time.Millisecond)
+	before := w.status().PackRawBytesTotal
+	w.await("sealed segments", func() bool { return w.status().PackRawBytesTotal > before+6<<20 })
+	if err := os.RemoveAll(w.parity.Stores[1]); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.tg.protection.set.Probe(); err != nil {
+		t.Fatal(err)
+	}
+	handlers := Handlers(Identity{}, nil, w.tg)
+	list := func() *holdfastv1.StoresServiceListResponse {
+		res, err := handlers.Stores.List(context.Background(), &holdfastv1.StoresServiceListRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res
+	}
+	if res := list(); res.GetSpare() != 0 || !strings.Contains(res.GetReason(), w.parity.Stores[1]) {
+		t.Errorf("with a store gone: %v", res)
+	}
+	st, err := handlers.Status.Get(context.Background(), &holdfastv1.StatusServiceGetRequest{})
+	if err != nil || !strings.Contains(st.Groups[0].Reason, "degraded") {
+		t.Errorf("status with a store gone: %v, %v", st, err)
+	}
+	if _, err := handlers.Stores.Add(context.Background(), &holdfastv1.StoresServiceAddRequest{Folder: filepath.Join(w.dir, "s3")}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(list())
+			t.Logf("%+v", w.tg.protection.set.State())
+		}
+	})
+	w.await("the stores to be mended", func() bool { return list().GetReason() == "" && list().GetSpare() == 1 })
+	g.end()
+	w.verify("after a store was replaced")
+	w.stopTarget()
+	w.parity.Stores[1] = filepath.Join(w.dir, "s3")
+	if err := os.RemoveAll(w.parity.Stores[0]); err != nil {
+		t.Fatal(err)
+	}
+	w.startTarget()
+	w.awaitState(api.StateProtected)
+	w.verify("with another store gone")
+}
+
+// TestLocalParity damages a sealed segment that has parity beside it.
+func TestLocalParity(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	w.catalogue = func() (index.Map, error) { return new(index.Memory), nil }
+	w.parity = Parity{Local: true}
+	w.start()
+	w.awaitState(api.StateProtected)
+	g := w.writeGently(w.size, time.Millisecond)
+	var found []string
+	w.await("parity of a segment", func() bool {
+		found, _ = filepath.Glob(filepath.Join(w.store, "groups", "*", "log", "*.par"))
+		return len(found) > 0
+	})
+	g.end()
+	w.verify("with local parity")
+}
