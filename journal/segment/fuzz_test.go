@@ -29,6 +29,13 @@ func goldenBytes(f *testing.F, name string) []byte {
 func FuzzHeader(f *testing.F) {
 	f.Add(goldenBytes(f, fileName(1))[:pageBytes])
 	f.Add(goldenBytes(f, fileName(2))[:pageBytes])
+	for _, name := range golden2Files {
+		p, err := os.ReadFile(filepath.Join(golden2, name))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(p[:pageBytes])
+	}
 	f.Fuzz(func(t *testing.T, p []byte) {
 		if len(p) >= pageBytes {
 			fixCRC(p[:pageBytes], atHeaderCRC)
@@ -102,6 +109,51 @@ func FuzzWatermarks(f *testing.F) {
 		end := putSlot(again, generation, m)
 		if used := slotHeaderBytes + markBytes*len(m); end < used || !bytes.Equal(again[:used], slot[:used]) {
 			t.Fatalf("generation %d, %d groups: written as other bytes", generation, len(m))
+		}
+	})
+}
+
+// FuzzArrange puts files together whose headers say anything. What it takes for the log
+// is a row without gap or overlap that begins at or below the place asked for.
+func FuzzArrange(f *testing.F) {
+	f.Add([]byte{1, 2, 3, 4, 5, 6, 7, 8, 9}, uint16(1))
+	f.Add([]byte{0, 0, 1, 0x21, 0, 2, 0x13, 0, 1, 9, 9}, uint16(3))
+	f.Fuzz(func(t *testing.T, p []byte, first uint16) {
+		var found []surveyed
+		place, life := Start, uint64(1)
+		for i := 0; i+1 < len(p); i += 2 { // mostly a log, with files gone, doubled, folded and unreadable
+			number := uint64(i/2 + 1)
+			h := header{Group: testGroup, Number: number, Life: life + 1, First: place, Pred: life}
+			place, life = place+Pos(p[i]%4)*pageBytes, life+1
+			switch p[i+1] % 8 {
+			case 0:
+				continue
+			case 1:
+				h.Fold = fold{To: h.First + Pos(p[i+1])*pageBytes, End: h.First, Last: number + uint64(p[i]%3), LastLife: life + uint64(p[i]%3)}
+			case 2:
+				found = append(found, surveyed{number: number, err: errBadLog})
+				continue
+			case 3:
+				h.First -= min(pageBytes, h.First-Start)
+			}
+			found = append(found, surveyed{number: number, header: h})
+		}
+		if len(found) == 0 {
+			return
+		}
+		want := Start + Pos(first%64)*pageBytes
+		segs, leftover, err := arrange(testGroup, found, want)
+		if err != nil {
+			return
+		}
+		if len(segs)+len(leftover) != len(found) || segs[0].First > want {
+			t.Fatalf("%d files: %d segments from %s, want %s, %d leftover", len(found), len(segs), segs[0].First, want, len(leftover))
+		}
+		for i, s := range segs[1:] {
+			number, last := segs[i].last()
+			if s.First != segs[i].limit() || s.Number != number+1 || s.Pred != last || segs[i].limit() < segs[i].end {
+				t.Fatalf("segment %d does not follow %d", s.Number, number)
+			}
 		}
 	})
 }

@@ -19,18 +19,20 @@
 //   - Open tells a torn tail from damage by the watermark, which is kept outside the
 //     log (Watermarks), and by the commits that were written after a round.
 //
-// The payload of records is not read by Open, but for the last round's; whoever
-// serves a block verifies it. Closed segments are read back from the device and
-// verified whole, beside the appends; Segments tells what that found.
+// Open reads no record of a closed segment: a header and a trailer each, and of the last
+// one the headers above the watermark. Replay reads the rest; whoever serves a block
+// verifies it. Closed segments are read back from the device and verified whole, beside the
+// appends; Segments tells what that found, and Verify does it again.
 //
-// It costs one write and one sync a Commit, and up to 4 KiB of padding; two more
-// syncs, one of them of the folder, for each segment; at Open a read of all records' tables, and a copy of the
-// last round. In memory: StageBytes, and 48 bytes for each record until its segment
-// is verified.
+// It costs one write and one sync a Commit, and up to 4 KiB of padding; two more syncs,
+// one of them of the folder, for each segment. In memory: a share of Stages, 48 bytes for
+// each record that this life appended until its segment is verified, and some 300
+// bytes a segment; a Replay takes up to 8 MiB while it runs.
 //
-// Segments are not recycled yet: each is a new file whose space is set aside when its
-// first record comes, and whose commits therefore still change metadata. Where there is
-// no space for all of it the file grows as it is written.
+// Dropped segments give their files to the Pool, from which new ones come: such a file has
+// its space, so that a commit changes no metadata. Without a spare one a segment is a new
+// file whose space is set aside when its first record comes; where there is no
+// space for all of it the file grows as it is written.
 package segment
 
 import (
