@@ -25,7 +25,6 @@ func BenchmarkReplay(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			l.allocated = true // not a TiB
 			rec := sealed(1, c.bytes, seeded(1))
 			for i := range c.rounds {
 				_, err := l.Append(rec)
