@@ -10,9 +10,10 @@
 // it does not grow with them (see OpenBadger). A page of a list costs what is on it,
 // wherever it begins, and by whatever it is filtered.
 //
-// Versions holds, for every 32 KiB line of a volume, the extents of all records
-// that touch it, newest first, and answers which bytes a checkpoint holds there. For
-// now it lives in memory and is built from the records' tables when a group opens.
+// Table holds the extents of all records by the places they touch, and answers which
+// record's bytes a checkpoint holds there: the newest records in memory, all others in
+// sorted files (runs) that are merged in the background. It too is a cache, of the
+// records' own tables. Versions is the same in memory alone, for tests and simulators.
 package index
 
 // Map is a sorted map, as the catalogue needs it. Calls may run

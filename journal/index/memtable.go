@@ -16,7 +16,7 @@ import (
 // Versions of a group are a list from newest to oldest, with jumps in it, so that the one a
 // checkpoint shows is found in as many steps as its length has binary digits. Groups of
 // a cell are a list; cells and groups are found by hashing. It costs 24 bytes a version,
-// about 48 a group, 16 a block, 44 a record.
+// about 48 a group, 16 a block, 44 a record with its place in its stream.
 type memtable struct {
 	mu       sync.RWMutex
 	records  growing[memRecord]
@@ -183,8 +183,12 @@ func (m *memtable) insertLocked(vol *memVolume, level uint8, cell uint64, s span
 
 func (m *memtable) touchLocked(vol uint32, level uint8, cell uint64) {
 	at := cell << cellShift(level)
-	if level <= fineLevel {
-		m.regions[regionKey(vol, at>>regionShift)] = struct{}{}
+	if level > fineLevel {
+		return
+	}
+	region := regionKey(vol, at>>regionShift)
+	if _, ok := m.regions[region]; !ok {
+		m.regions[region] = struct{}{}
 		m.regions[regionKey(vol, at>>wideShift)|wideRegion] = struct{}{}
 	}
 }
@@ -203,7 +207,7 @@ func hashGroup(a uint32, cell uint64, s span, stream uint32) uint64 {
 func (m *memtable) bytes() int64 {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	n := m.records.bytes(44) + m.blocks.bytes(16) + m.versions.bytes(24) + m.groups.bytes(32)
+	n := m.records.bytes(40) + m.blocks.bytes(16) + m.versions.bytes(24) + m.groups.bytes(32)
 	n += int64(len(m.cells.slots)+len(m.byGroup.slots))*4 + int64(len(m.regions))*24 + int64(len(m.volumes))*100
 	for _, s := range m.list {
 		n += int64(cap(s.recs))*4 + 150

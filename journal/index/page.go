@@ -243,10 +243,23 @@ func (r *dataReader) next(v *version) bool {
 	} else {
 		r.nextBlock(flags, shift, v)
 	}
-	if v.area.level() >= levels || v.cell > (record.VolumeLimit-1)>>cellShift(v.area.level()) || v.pos < 0 {
+	if v.pos < 0 || v.block.Stored > record.LineBytes || v.block.Raw > record.LineBytes || !v.fits() {
 		r.d.bad = true
 	}
 	return !r.d.bad
+}
+
+// fits says whether the versions of a group lie in their cell, and that in a volume.
+func (g *group) fits() bool {
+	level := g.area.level()
+	if level >= levels || g.cell > (record.VolumeLimit-1)>>cellShift(level) {
+		return false
+	}
+	if level > partLevel {
+		return g.span == 0
+	}
+	off, n := uint64(g.span>>32), uint64(uint32(g.span))
+	return n > 0 && off+n <= 1<<cellShift(level)
 }
 
 func (r *dataReader) nextBlock(flags byte, shift int, v *version) {
