@@ -195,4 +195,8 @@ func testStatus(t *testing.T, w *world, tg api.Handlers) {
 			t.Errorf("no %s in %s", want, answer.Body)
 		}
 	}
+	const syncs = "holdfast_journal_sync_seconds_count "
+	if body := answer.Body.String(); !strings.Contains(body, syncs) || strings.Contains(body, syncs+"0\n") {
+		t.Errorf("no syncs of the journal in %s", body)
+	}
 }

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/holdfast-dr/holdfast/datapath/deliver"
 	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/journal"
@@ -41,6 +43,7 @@ type Target struct {
 	server  *wire.Server
 	views   *views
 	began   time.Time
+	syncs   prometheus.Histogram // of the store's commit rounds
 
 	protection *protection // of the stores' disks
 
@@ -58,7 +61,7 @@ type stateSince struct {
 
 // OpenTarget opens the journal, which recovers it, and both ports.
 func OpenTarget(cfg TargetConfig) (t *Target, err error) {
-	t = &Target{cfg: cfg, began: time.Now()}
+	t = &Target{cfg: cfg, began: time.Now(), syncs: newSyncs()}
 	t.mu.states = make(map[string]stateSince)
 	defer func() {
 		if err != nil {
@@ -74,6 +77,7 @@ func OpenTarget(cfg TargetConfig) (t *Target, err error) {
 	t.cfg = cfg
 	if t.store, err = journal.Open(journal.Config{
 		Protector: t.protection.protector(cfg.FS), FS: cfg.FS, Dir: cfg.Store, SegmentBytes: cfg.SegmentBytes, Log: cfg.Log, OpenCatalogue: cfg.OpenCatalogue, CacheBytes: cfg.CacheBytes, IndexMemory: cfg.IndexMemory, Boot: thisBoot(),
+		ObserveSync: func(took time.Duration) { t.syncs.Observe(took.Seconds()) },
 	}); err != nil {
 		return t, err
 	}

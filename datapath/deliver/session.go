@@ -172,7 +172,7 @@ func (n *session) record(r *wire.Received) error {
 		r.Release()
 		return err
 	}
-	err = st.group.Append(rec, func(err error) {
+	err = st.group.AppendContext(n.wire.Context(), rec, func(err error) {
 		r.Release()
 		n.unreserve(h.Size)
 		if err != nil && !invariant.Planted("deliver/ack-what-failed") {
