@@ -69,7 +69,7 @@ func TestHistoryByTime(t *testing.T) {
 					t.Fatalf("step %d: the oldest checkpoint left is %d, of %s", i, oldest, age)
 				}
 			}
-			if age := time.Since(at[oldest]); age > 3*time.Hour {
+			if age := time.Since(at[oldest]); age > 80*time.Minute {
 				t.Fatalf("step %d: checkpoint %d of %s is still there", i, oldest, age)
 			}
 		}
@@ -223,5 +223,61 @@ func TestLiveViewNeverGivesWay(t *testing.T) {
 		ok(t, d.ReadAt(make([]byte, 100), 0))
 		ok(t, v.Close())
 		ok(t, w.store.Close())
+	})
+}
+
+// What is appended is counted at once: intake stops at the limit, not at the next plan.
+func TestRoom(t *testing.T) {
+	var r room
+	f := func(bytes int64, plan, stop bool) {
+		t.Helper()
+		if got := r.take(bytes); got != plan || (r.none() != nil) != stop {
+			t.Errorf("%d bytes: plan %v, stop %v", bytes, got, r.none())
+		}
+	}
+	r.set(0, 1<<40, 0)
+	f(1<<50, false, false)
+	r.set(100, 50, 20)
+	f(29, false, false)
+	f(1, true, false)
+	f(10, false, false)
+	f(10, true, true)
+	f(10, false, true)
+	r.stop(nil)
+	f(1, false, true) // no plan has found room yet
+	r.set(100, 50, 20)
+	r.stop(nil)
+	f(1, false, false)
+}
+
+// Promotion is paced by what comes in, and by nothing while nothing does.
+func TestPacer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var p pacer
+		p.init()
+		if d := p.step(time.Now(), 1<<30); d != 0 {
+			t.Errorf("an idle store waits %s", d)
+		}
+		for range 20 {
+			time.Sleep(time.Second)
+			p.took(100 << 20)
+			p.step(time.Now(), 0)
+		}
+		began := time.Now()
+		for range 1000 {
+			d := p.step(time.Now(), 1<<20)
+			time.Sleep(d)
+			p.took(int64(d.Seconds() * 100 * (1 << 20)))
+		}
+		if rate := 1000 / time.Since(began).Seconds(); rate < 300 || rate > 450 {
+			t.Errorf("%.0f MiB/s beside an intake of 100", rate)
+		}
+		for range 20 {
+			time.Sleep(time.Second)
+			p.step(time.Now(), 0)
+		}
+		if d := p.step(time.Now(), 10<<20); d > time.Second/2 {
+			t.Errorf("after the intake ended it waits %s", d)
+		}
 	})
 }
