@@ -111,6 +111,7 @@ func TestAPI(t *testing.T) {
 	_, err = tg.Views.Close(ctx, &holdfastv1.ViewsServiceCloseRequest{Id: "v99"})
 	code(api.NotFound, err)
 
+	testRetention(t, ctx, s, tg, code)
 	testScratch(t, ctx, tg, first)
 	testStatus(t, w, tg)
 }
@@ -198,5 +199,46 @@ func testStatus(t *testing.T, w *world, tg api.Handlers) {
 	const syncs = "holdfast_journal_sync_seconds_count "
 	if body := answer.Body.String(); !strings.Contains(body, syncs) || strings.Contains(body, syncs+"0\n") {
 		t.Errorf("no syncs of the journal in %s", body)
+	}
+}
+
+// testRetention changes how a group is kept, and back.
+func testRetention(t *testing.T, ctx context.Context, s, tg api.Handlers, code func(api.Code, error)) {
+	get := func() *holdfastv1.Retention {
+		t.Helper()
+		res, err := tg.Groups.GetRetention(ctx, &holdfastv1.GroupsServiceGetRetentionRequest{})
+		if err != nil || len(res.Retention) != 1 {
+			t.Fatal(res, err)
+		}
+		return res.Retention[0]
+	}
+	if r := get(); r.Own || r.Policy.History.AsDuration() != 24*time.Hour || r.Policy.Thin != "none" || r.LogBytes == 0 || r.Oldest == "" || r.Level != "plenty" {
+		t.Errorf("as configured: %v", r)
+	}
+	thin, limit, tooSmall, warn := "all for 1h, minute for 24h", int64(200<<30), int64(1<<20), int32(101)
+	res, err := tg.Groups.SetRetention(ctx, &holdfastv1.GroupsServiceSetRetentionRequest{Group: "shop", History: api.Span(7 * 24 * time.Hour), Limit: &limit, Thin: &thin})
+	if err != nil || !res.Retention.Own || res.Retention.Policy.History.AsDuration() != 7*24*time.Hour || res.Retention.Policy.Thin != "all for 1h, minute for 1d" {
+		t.Errorf("%v, %v", res, err)
+	}
+	res, err = tg.Groups.SetRetention(ctx, &holdfastv1.GroupsServiceSetRetentionRequest{Minimum: api.Span(time.Hour)})
+	if err != nil || res.Retention.Policy.Limit != limit || res.Retention.Policy.Minimum.AsDuration() != time.Hour {
+		t.Errorf("what is not given changed: %v, %v", res, err)
+	}
+	bad := "all for ever"
+	for _, r := range []*holdfastv1.GroupsServiceSetRetentionRequest{
+		{}, {History: api.Span(time.Minute)}, {Limit: &tooSmall}, {WarnPercent: &warn}, {Thin: &bad}, {Minimum: api.Span(8 * 24 * time.Hour)},
+	} {
+		_, err = tg.Groups.SetRetention(ctx, r)
+		code(api.InvalidArgument, err)
+	}
+	_, err = tg.Groups.SetRetention(ctx, &holdfastv1.GroupsServiceSetRetentionRequest{Group: "none", Defaults: true})
+	code(api.NotFound, err)
+	_, err = s.Groups.GetRetention(ctx, &holdfastv1.GroupsServiceGetRetentionRequest{})
+	code(api.Precondition, err)
+	if r := get(); !r.Own || r.Policy.Limit != limit {
+		t.Errorf("after refusals: %v", r)
+	}
+	if _, err = tg.Groups.SetRetention(ctx, &holdfastv1.GroupsServiceSetRetentionRequest{Defaults: true}); err != nil || get().Own {
+		t.Errorf("back to what is configured: %v, %v", get(), err)
 	}
 }

@@ -2,7 +2,10 @@ package datapath
 
 import (
 	"syscall"
+	"time"
 	"unsafe"
+
+	"github.com/holdfast-dr/holdfast/journal/retain"
 )
 
 // monotonic is CLOCK_MONOTONIC in ns: the clock of capture times, the same in every
@@ -14,4 +17,16 @@ func monotonic() int64 {
 		panic("BUG: clock_gettime: " + e.Error())
 	}
 	return ts.Nano()
+}
+
+// bootClock tells the clocks for the ages of checkpoints; nil where it is not known which
+// boot this is.
+func bootClock() func() retain.Instant {
+	boot := thisBoot()
+	if boot == [16]byte{} {
+		return nil
+	}
+	return func() retain.Instant {
+		return retain.Instant{Boot: boot, Mono: time.Duration(monotonic()), Wall: time.Now().UnixNano()}
+	}
 }

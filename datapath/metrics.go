@@ -37,7 +37,12 @@ var (
 	descWindow      = desc("window_bytes", "Bytes of sealed records that are not acknowledged.", "group")
 	descDirty       = desc("dirty_bytes", "Bytes marked in the dirty maps.", "group")
 	descErrors      = desc("errors_total", "What went wrong and was handled: sessions that ended or could not be had, refusals of the target, filters that did not answer, groups that stopped.", "kind")
-	descJournal     = desc("journal_bytes", "Bytes of the group's log.", "group")
+	descJournal     = desc("journal_bytes", "Bytes on disk of a group's log, index, scratch and replica.", "group", "part")
+	descLimit       = desc("journal_limit_bytes", "What log, index and scratch of a group may take; absent without a limit.", "group")
+	descLevel       = desc("journal_level", "How a group stands with its space: 0 plenty, 1 warning, 2 history is shortened, 3 no data is taken.", "group")
+	descPromoted    = desc("journal_promoted_bytes_total", "Bytes that promotion wrote into replicas.", "group")
+	descOldest      = desc("journal_oldest_checkpoint_age_seconds", "How far back the oldest checkpoint lies; absent when there is none.", "group")
+	descStore       = desc("store_bytes", "Bytes that the store has set aside, keeps for use again, or has left.", "part")
 )
 
 // newSyncs times the syncs of a journal: a fast disk takes 50 us, one that is in trouble seconds.
@@ -58,7 +63,7 @@ var states = []string{
 func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descLag, descBehind, descState, descCheckpoints, descWrites, descBytes, descWire, descRaw, descStored, descWindow,
-		descDirty, descErrors, descJournal,
+		descDirty, descErrors, descJournal, descLimit, descLevel, descPromoted, descOldest, descStore,
 	} {
 		ch <- d
 	}
@@ -116,9 +121,32 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 	m.collectErrors(count)
 	if t := m.h.target; t != nil {
 		t.syncs.Collect(ch)
-		for _, g := range t.store.Groups() {
-			gauge(descJournal, float64(g.State().Bytes), g.Info().Name)
+		m.collectRetention(t, gauge, count)
+	}
+}
+
+// collectRetention tells what history takes.
+func (m metrics) collectRetention(t *Target, gauge, count func(*prometheus.Desc, float64, ...string)) {
+	for _, g := range t.store.Groups() {
+		name, r := g.Info().Name, g.Retention()
+		gauge(descJournal, float64(r.Usage.Log), name, "log")
+		gauge(descJournal, float64(r.Usage.Index), name, "index")
+		gauge(descJournal, float64(r.Usage.Scratch), name, "scratch")
+		gauge(descJournal, float64(r.Usage.Replica), name, "replica")
+		if r.Policy.Limit != 0 {
+			gauge(descLimit, float64(r.Policy.Limit), name)
 		}
+		gauge(descLevel, float64(r.Level), name)
+		count(descPromoted, float64(r.Promoted), name)
+		if r.Oldest != 0 {
+			gauge(descOldest, r.Held.Seconds(), name)
+		}
+	}
+	u := t.store.Usage()
+	gauge(descStore, float64(u.Reserve), "reserve")
+	gauge(descStore, float64(u.Spare), "spare")
+	if u.Free >= 0 {
+		gauge(descStore, float64(u.Free), "free")
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/journal"
 	"github.com/holdfast-dr/holdfast/journal/index"
+	"github.com/holdfast-dr/holdfast/journal/retain"
 	"github.com/holdfast-dr/holdfast/wire"
 )
 
@@ -26,9 +27,10 @@ type TargetConfig struct {
 	ListenControl string // host:port
 	ListenData    string
 	Credentials   wire.Credentials
-	SegmentBytes  int64 // of the journal; 0 is its default
-	CacheBytes    int64 // of the journal: of indexes and of what views read; 0 is its default
-	IndexMemory   int64 // of the journal: of indexes not written yet; 0 is its default
+	SegmentBytes  int64         // of the journal; 0 is its default
+	CacheBytes    int64         // of the journal: of indexes and of what views read; 0 is its default
+	IndexMemory   int64         // of the journal: of indexes not written yet; 0 is its default
+	Retention     retain.Policy // of groups that have none of their own; the zero one is retain.Default
 	Parity        Parity
 	Log           *slog.Logger
 	// OpenCatalogue opens the journal's catalogue; nil is Badger, in the store's folder.
@@ -78,6 +80,7 @@ func OpenTarget(cfg TargetConfig) (t *Target, err error) {
 	if t.store, err = journal.Open(journal.Config{
 		Protector: t.protection.protector(cfg.FS), FS: cfg.FS, Dir: cfg.Store, SegmentBytes: cfg.SegmentBytes, Log: cfg.Log, OpenCatalogue: cfg.OpenCatalogue, CacheBytes: cfg.CacheBytes, IndexMemory: cfg.IndexMemory, Boot: thisBoot(),
 		ObserveSync: func(took time.Duration) { t.syncs.Observe(took.Seconds()) },
+		Retention: cfg.Retention, Clock: bootClock(),
 	}); err != nil {
 		return t, err
 	}

@@ -266,3 +266,6 @@ func (g *Group) ThinPlan(after uint64, limit int) (pairs []retain.Pair, next uin
 	}
 	return retain.Thin(tiers, now, dated), next, nil
 }
+
+// DefaultRetention is what counts for groups without a policy of their own.
+func (s *Store) DefaultRetention() retain.Policy { return s.policy() }

@@ -32,6 +32,7 @@ type site struct {
 	created     *holdfastv1.CheckpointsServiceCreateRequest
 	listed      *holdfastv1.CheckpointsServiceListRequest
 	closed      []string
+	retention   *holdfastv1.GroupsServiceSetRetentionRequest
 	hang        bool // Create never answers
 	asked       func()
 }
@@ -148,7 +149,7 @@ func (s *site) serve(t *testing.T) string {
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- api.Serve(ctx, l, api.Handlers{Status: s, Checkpoints: checkpointsOf{s}, Views: viewsOf{s}}, []int{os.Getuid()}, slog.New(slog.DiscardHandler))
+		done <- api.Serve(ctx, l, api.Handlers{Status: s, Checkpoints: checkpointsOf{s}, Views: viewsOf{s}, Groups: retentionOf{s}}, []int{os.Getuid()}, slog.New(slog.DiscardHandler))
 	}()
 	t.Cleanup(func() { stop(); <-done })
 	return path
@@ -251,6 +252,8 @@ func TestGolden(t *testing.T) {
 	f("checkpoint-pin", both, "checkpoint", "pin", "1", "--label", "audit", "--utc")
 	f("checkpoint-unpin", both, "checkpoint", "unpin", "latest", "--utc")
 	f("checkpoint-create", both, "checkpoint", "create", "--tag", "mine")
+	f("retention-show", both, "group", "retention", "show")
+	f("retention-set", both, "group", "retention", "set", "lab", "--history", "24h")
 	f("view-open", both, "view", "open", "--checkpoint", "latest")
 	f("view-list", both, "view", "list")
 	f("view-show", both, "view", "show", "v1")

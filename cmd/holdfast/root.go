@@ -51,7 +51,7 @@ Words:
 
   SIZE      an integer with B, KiB, MiB, GiB or TiB (K, M, G, T alike): 64MiB
   RATE      a number with kbit, Mbit or Gbit (per second), or none: 50Mbit
-  DURATION  as 5s or 1m30s`,
+  DURATION  as 5s or 1m30s; of history also 30d`,
 		Version:           version.Read().String(),
 		SilenceUsage:      true,
 		SilenceErrors:     true,
@@ -70,7 +70,7 @@ Words:
 	root.PersistentFlags().StringVarP(&a.output, "output", "o", "table", "`FORMAT` of the result: table or json")
 	root.MarkPersistentFlagFilename("context", "yaml")
 	root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
-	root.AddCommand(a.statusCommand(), a.checkpointCommand(), a.viewCommand(), a.storeCommand(), a.exportCommand(),
+	root.AddCommand(a.statusCommand(), a.groupCommand(), a.checkpointCommand(), a.viewCommand(), a.storeCommand(), a.exportCommand(),
 		a.labCommand(), a.demoCommand(), a.versionCommand(), a.manCommand())
 	root.SetOut(a.stdout) // before cobra's own commands are made, which keep it
 	root.SetErr(a.stderr)

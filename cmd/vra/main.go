@@ -94,6 +94,11 @@ func checkFiles(cfg *config.VRA) error {
 	if err := cfg.CheckFiles(); err != nil {
 		return err
 	}
+	if t := cfg.Target; t != nil {
+		if _, err := retention(t.Retention); err != nil {
+			return err
+		}
+	}
 	credentials, err := wire.LoadCredentials(cfg.TLS.Cert, cfg.TLS.Key, cfg.TLS.PeerCA)
 	if err != nil {
 		return fmt.Errorf("tls: %w", err)
@@ -130,9 +135,13 @@ func serve(ctx context.Context, cfg *config.VRA, log *slog.Logger) (err error) {
 
 	var target *datapath.Target
 	if t := cfg.Target; t != nil {
+		policy, err := retention(t.Retention)
+		if err != nil {
+			return err
+		}
 		target, err = datapath.OpenTarget(datapath.TargetConfig{
 			FS: ioengine.OS(), Store: t.Store, RunDir: cfg.RunDir, ListenControl: t.ListenControl, ListenData: t.ListenData,
-			CacheBytes: int64(t.Cache), IndexMemory: int64(t.IndexMemory), Credentials: credentials, Log: log,
+			CacheBytes: int64(t.Cache), IndexMemory: int64(t.IndexMemory), Retention: policy, Credentials: credentials, Log: log,
 		})
 		if err != nil {
 			return err

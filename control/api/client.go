@@ -16,6 +16,7 @@ type Client struct {
 	Checkpoints holdfastv1connect.CheckpointsServiceClient
 	Views       holdfastv1connect.ViewsServiceClient
 	Stores      holdfastv1connect.StoresServiceClient
+	Groups      holdfastv1connect.GroupsServiceClient
 
 	transport *http.Transport
 }
@@ -39,6 +40,7 @@ func DialUnix(path string) *Client {
 		Checkpoints: holdfastv1connect.NewCheckpointsServiceClient(c, base),
 		Views:       holdfastv1connect.NewViewsServiceClient(c, base),
 		Stores:      holdfastv1connect.NewStoresServiceClient(c, base),
+		Groups:      holdfastv1connect.NewGroupsServiceClient(c, base),
 		transport:   t,
 	}
 }

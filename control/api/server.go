@@ -22,6 +22,7 @@ type (
 	CheckpointsHandler = holdfastv1connect.CheckpointsServiceHandler
 	ViewsHandler       = holdfastv1connect.ViewsServiceHandler
 	StoresHandler      = holdfastv1connect.StoresServiceHandler
+	GroupsHandler      = holdfastv1connect.GroupsServiceHandler
 )
 
 // Handlers are the services that a server offers. A nil one is answered with
@@ -31,6 +32,7 @@ type Handlers struct {
 	Checkpoints CheckpointsHandler
 	Views       ViewsHandler
 	Stores      StoresHandler
+	Groups      GroupsHandler
 	Metrics     http.Handler // answers GET /metrics, for monitoring systems
 }
 
@@ -63,6 +65,9 @@ func Serve(ctx context.Context, l *net.UnixListener, h Handlers, uids []int, log
 	}
 	if h.Stores != nil {
 		mux.Handle(holdfastv1connect.NewStoresServiceHandler(h.Stores, opts...))
+	}
+	if h.Groups != nil {
+		mux.Handle(holdfastv1connect.NewGroupsServiceHandler(h.Groups, opts...))
 	}
 	if h.Metrics != nil {
 		mux.Handle("GET /metrics", h.Metrics)

@@ -9,6 +9,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
@@ -79,6 +80,9 @@ func Timestamp(t time.Time) *timestamppb.Timestamp {
 	}
 	return timestamppb.New(t)
 }
+
+// Span is the message of a span of time.
+func Span(d time.Duration) *durationpb.Duration { return durationpb.New(d) }
 
 // Time is the time that a message carries; absent is the zero time.
 func Time(ts *timestamppb.Timestamp) time.Time {

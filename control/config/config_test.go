@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -121,7 +122,7 @@ func sample() *VRA {
 	return &VRA{
 		Site: "west", ID: "vra-west-1", DataDir: "/var/lib/holdfast", RunDir: "/run/holdfast", Socket: "/run/holdfast/vra.sock",
 		TLS:           TLS{CA: "/etc/hf/ca.pem", Cert: "/etc/hf/cert.pem", Key: "/etc/hf/key.pem", PeerCA: "/etc/hf/east.pem", PeerSite: "east"},
-		Target:        &Target{ListenControl: "127.0.0.1:4007", ListenData: "127.0.0.1:4008", Store: "/var/lib/holdfast/store", Cache: 128 << 20, IndexMemory: 32 << 20},
+		Target:        &Target{ListenControl: "127.0.0.1:4007", ListenData: "127.0.0.1:4008", Store: "/var/lib/holdfast/store", Cache: 128 << 20, IndexMemory: 32 << 20, Retention: Retention{History: Span(7 * 24 * time.Hour), Limit: 200 << 30, WarnPercent: 80, Minimum: Span(36 * time.Hour), Thin: "all for 1h, minute for 24h"}},
 		MetricsListen: "127.0.0.1:9100",
 		Source: &Source{Groups: []SourceGroup{{
 			Name: "shop", ID: 0x1122334455667788, Stream: 7, Lineage: 0x0000000000000123, Interval: Duration(5e9), Window: 64 << 20,
@@ -237,4 +238,27 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("%+v is read back as %+v, %v\n%s", c, back, err, again)
 		}
 	})
+}
+
+func TestSpan(t *testing.T) {
+	f := func(text, want string) {
+		t.Helper()
+		s, err := ParseSpan(text)
+		got := s.String()
+		if err != nil {
+			got = "error"
+		}
+		if got != want {
+			t.Errorf("%q reads as %s, want %s (%v)", text, got, want, err)
+		}
+	}
+	f("30d", "30d")
+	f("24h", "24h")
+	f("1d", "24h")
+	f("1d12h", "36h")
+	f("90m", "1h30m")
+	f("0s", "0s")
+	for _, bad := range []string{"", "d", "1", "-1d", "+1d", "1.5d", "1d1d", "1h1d", "1ms", "1.5h", "99999999d", "1d-1h"} {
+		f(bad, "error")
+	}
 }

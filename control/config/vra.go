@@ -49,6 +49,8 @@ type Target struct {
 	Parity      Parity `yaml:"parity,omitempty"`
 	Cache       Size   `yaml:"cache,omitempty"`        // of indexes and of what views read, in memory, for all groups; by default 64MiB
 	IndexMemory Size   `yaml:"index_memory,omitempty"` // what of all groups' indexes may wait in memory to be written; by default 64MiB
+
+	Retention Retention `yaml:"retention,omitempty"` // of groups that have none of their own
 }
 
 // Source makes the VRA send groups.
@@ -150,6 +152,7 @@ func (c *VRA) Validate() error {
 			t.IndexMemory = DefaultIndex
 		}
 		within(&m, "target.cache", t.Cache, MinCache, MaxTargetBytes)
+		t.Retention.validate(&m, "target.retention")
 		within(&m, "target.index_memory", t.IndexMemory, MinIndex, MaxTargetBytes)
 	}
 	if c.Source != nil {
