@@ -80,7 +80,7 @@ func OpenTarget(cfg TargetConfig) (t *Target, err error) {
 	if t.store, err = journal.Open(journal.Config{
 		Protector: t.protection.protector(cfg.FS), FS: cfg.FS, Dir: cfg.Store, SegmentBytes: cfg.SegmentBytes, Log: cfg.Log, OpenCatalogue: cfg.OpenCatalogue, CacheBytes: cfg.CacheBytes, IndexMemory: cfg.IndexMemory, Boot: thisBoot(),
 		ObserveSync: func(took time.Duration) { t.syncs.Observe(took.Seconds()) },
-		Retention: cfg.Retention, Clock: bootClock(),
+		Retention:   cfg.Retention, Clock: bootClock(),
 	}); err != nil {
 		return t, err
 	}
