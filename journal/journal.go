@@ -53,6 +53,8 @@ type Config struct {
 	// Clock tells what the machine's clocks say, for the ages of checkpoints. Nil: time
 	// counts while the process runs, and not between two runs.
 	Clock func() retain.Instant
+	// Still keeps history as it stands, whatever the policies say: for one who only looks.
+	Still bool
 	// OpenCatalogue opens the catalogue's map; nil: Badger, in a folder of the store, whose
 	// FS is then that of this machine.
 	OpenCatalogue func() (index.Map, error)

@@ -90,7 +90,9 @@ func Open(cfg Config) (*Store, error) {
 		return nil, errors.Join(fmt.Errorf("journal %s: %w", cfg.Dir, err), s.closeFiles())
 	}
 	go s.run()
-	s.retainer.run()
+	if !s.cfg.Still {
+		s.retainer.run()
+	}
 	return s, nil
 }
 

@@ -74,7 +74,7 @@ func (d *dump) open() error {
 			}
 		}
 	}
-	d.store, err = journal.Open(journal.Config{FS: d.overlay, Dir: d.dir,
+	d.store, err = journal.Open(journal.Config{FS: d.overlay, Dir: d.dir, Still: true,
 		Log:           slog.New(slog.NewTextHandler(d.log, &slog.HandlerOptions{Level: slog.LevelError})),
 		OpenCatalogue: func() (index.Map, error) { return new(index.Memory), nil }})
 	return err
