@@ -93,6 +93,9 @@ func (d *Disk) begin(op Op, name string) Fault {
 
 // count is begin without the wait.
 func (d *Disk) count(op Op, name string) Fault {
+	if s := recording.Load(); s != nil {
+		s.record()
+	}
 	d.mu.Lock()
 	if op&OpMutating != 0 {
 		d.mu.ops++
