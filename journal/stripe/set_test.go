@@ -612,3 +612,73 @@ func TestRepairFromAnotherCopy(t *testing.T) {
 		t.Errorf("where no copy differs: %v", err)
 	}
 }
+
+// A store whose sync fails is out before the sync is answered: what it has is not what it shows.
+func TestFailedSyncTakesAStoreOut(t *testing.T) {
+	for _, dir := range []string{"/s0", "/s1"} {
+		g := Geometry{1, 1}
+		w, p := newWorld(t, 2), newPromises()
+		s := mustOpen(t, w, g)
+		put(t, s, "/a", noise(1, 512))
+		f, err := s.Open("/a", 0)
+		ok(t, err)
+		_, err = f.WriteAt(noise(2, 512), 0)
+		ok(t, err)
+		w.disks[dir].Inject(faultdisk.Fault{Ops: faultdisk.OpSync, Err: syscall.EIO, Only: func(n string) bool { return strings.Contains(n, objectsName+"/") }})
+		ok(t, f.Sync())
+		p.begin("/a", noise(2, 512))
+		p.kept("/a")
+		if st := s.State(); st.Spare != 0 {
+			t.Errorf("%s failed a sync: %+v", dir, st)
+		}
+		if err := p.check(mustOpen(t, w.crash(1, faultdisk.KeepNone), g)); err != nil {
+			t.Errorf("%s failed a sync: %v", dir, err)
+		}
+	}
+}
+
+// A crash at every operation of an opening that follows a crash.
+func TestCrashWhileOpening(t *testing.T) {
+	eachShape(t, func(t *testing.T, g Geometry, n int) {
+		w, p := newWorld(t, n), newPromises()
+		s := mustOpen(t, w, g)
+		ok(t, story(s, p))
+		f, err := s.Open("/j/raw", 0)
+		ok(t, err)
+		_, err = f.WriteAt(noise(7, 512), 0) // unsynced
+		ok(t, err)
+		delete(p.may, "/j/raw")
+		first := w.crash(5, faultdisk.KeepSome)
+		var mu sync.Mutex
+		var again []*world
+		for _, d := range first.disks {
+			d.OnOp(func(faultdisk.Op, string) {
+				mu.Lock()
+				defer mu.Unlock()
+				again = append(again, first.crash(len(again), []faultdisk.Keep{faultdisk.KeepNone, faultdisk.KeepSome, faultdisk.KeepTorn}[len(again)%3]))
+			})
+		}
+		s = mustOpen(t, first, g)
+		f, err = s.Open("/j/raw", 0) // its copies are made alike
+		ok(t, err)
+		ok(t, f.Close())
+		for i, c := range again {
+			for _, dir := range append([]string{""}, c.dirs...) {
+				l := c.kill()
+				if dir != "" {
+					l = c.lose(t, dir)
+				}
+				s, err := l.open(g)
+				if err != nil {
+					t.Fatalf("crash at %d, without %q: %v", i, dir, err)
+				}
+				if err := p.check(s); err != nil {
+					t.Fatalf("crash at %d, without %q: %v", i, dir, err)
+				}
+			}
+		}
+		if len(again) < 10 {
+			t.Fatalf("%d operations", len(again))
+		}
+	})
+}
