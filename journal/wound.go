@@ -37,6 +37,9 @@ func (g *Group) viewed(v view.Damage) {
 	if v.Piece.In == index.InLog {
 		from := v.Piece.Pos + segment.Pos(v.Piece.Block.At)
 		d.volume, d.from, d.to = 0, int64(from), int64(from)+int64(v.Piece.Block.Stored)
+		if len(g.repaired([]segment.Damage{{From: from, To: segment.Pos(d.to), Err: v.Err}})) == 0 {
+			return // who reads it again reads it whole
+		}
 	}
 	g.wounded(damages{d}, nil)
 }
