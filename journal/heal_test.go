@@ -44,10 +44,11 @@ func TestDamageIsRepairedFromLocalParity(t *testing.T) {
 	src.script()
 	disk := faultdisk.New(512)
 	p := &localParity{stripe.Local{FS: disk}, make(chan error, 1)}
+	catalogue := new(index.Memory)
 	open := func() *target {
 		cfg := config(disk)
 		cfg.SegmentBytes, cfg.Protector = 16<<10, p
-		cfg.OpenCatalogue = func() (index.Map, error) { return new(index.Memory), nil }
+		cfg.OpenCatalogue = func() (index.Map, error) { return catalogue, nil }
 		tgt, err := openWith(cfg)
 		ok(t, err)
 		return tgt
@@ -57,6 +58,7 @@ func TestDamageIsRepairedFromLocalParity(t *testing.T) {
 	ok(t, <-p.told)
 	listed, err := tgt.check(src)
 	ok(t, err)
+	ok(t, tgt.store.Close())
 	dir := "/store/groups/" + testGroup.String() + "/log/"
 	names, err := disk.List(dir)
 	ok(t, err)
@@ -77,6 +79,7 @@ func TestDamageIsRepairedFromLocalParity(t *testing.T) {
 	if rotted == 0 {
 		t.Fatalf("no parity among %v", names)
 	}
+	tgt = open()   // nothing of it is in memory
 	tgt.check(src) // meets the damage
 	again, err := tgt.check(src)
 	if err != nil || len(again) != len(listed) {
