@@ -43,5 +43,6 @@
 //	groups/<group>/views/            the views that are kept
 //
 // Memory: the versions of places (journal/index) take about 25 bytes an extent; the
-// queue of a group holds at most 64 MiB of records that are not durable yet.
+// queue of a group holds at most 64 MiB of records that are not durable yet, and the
+// buffers in which all logs of a store put their rounds together are 64 MiB at most.
 package journal
