@@ -23,7 +23,7 @@ const (
 	currentName    = "current"
 	newCurrentName = "current.new"
 	currentMagic   = "HFIXCUR1"
-	currentVersion = 1
+	currentVersion = 2         // what version 1 can say is written as version 1
 	maxCurrent     = 256 << 20 // bytes
 )
 
@@ -33,6 +33,7 @@ type layout struct {
 	first   segment.Pos // what lies below was dropped
 	next    uint64      // the number of the next run
 	runs    []layoutRun
+	marks   []FoldMark // rising, none over another
 }
 
 // layoutRun is a run and what of it is forgotten.
@@ -45,7 +46,11 @@ type layoutRun struct {
 
 func (l *layout) encode(group record.GroupID) []byte {
 	p := append([]byte(nil), currentMagic...)
-	p = append(p, currentVersion)
+	version := byte(1)
+	if len(l.marks) > 0 {
+		version = currentVersion
+	}
+	p = append(p, version)
 	p = le.AppendUint64(p, uint64(group))
 	for _, v := range [...]uint64{uint64(l.covered.Pos), l.covered.Segment, l.covered.Life, uint64(l.first), l.next, uint64(len(l.runs))} {
 		p = le.AppendUint64(p, v)
@@ -62,6 +67,14 @@ func (l *layout) encode(group record.GroupID) []byte {
 	}
 	p = binary.AppendUvarint(p, uint64(len(l.covered.State)))
 	p = append(p, l.covered.State...)
+	if version > 1 {
+		p = binary.AppendUvarint(p, uint64(len(l.marks)))
+		for _, m := range l.marks {
+			p = le.AppendUint64(p, uint64(m.From))
+			p = le.AppendUint64(p, uint64(m.To))
+			p = le.AppendUint64(p, m.Life)
+		}
+	}
 	return le.AppendUint32(p, crc32.Checksum(p, castagnoli))
 }
 
@@ -75,8 +88,9 @@ func parseCurrent(p []byte, group record.GroupID) (l layout, err error) {
 		return l, fmt.Errorf("%s: checksum: %w", currentName, ErrCorrupt)
 	}
 	d := decoder{p: body[len(currentMagic):]}
-	if v := d.u8(); v != currentVersion {
-		return l, fmt.Errorf("%s: version %d: %w", currentName, v, ErrCorrupt)
+	version := d.u8()
+	if version < 1 || version > currentVersion {
+		return l, fmt.Errorf("%s: version %d: %w", currentName, version, ErrCorrupt)
 	}
 	if g := record.GroupID(d.u64()); g != group {
 		return l, fmt.Errorf("%s: of group %s: %w", currentName, g, ErrCorrupt)
@@ -97,10 +111,27 @@ func parseCurrent(p []byte, group record.GroupID) (l layout, err error) {
 		l.runs = append(l.runs, r)
 	}
 	l.covered.State = slices.Clone(d.take(int(min(d.uvarint(), math.MaxInt32))))
+	if version > 1 {
+		l.marks = d.marks()
+	}
 	if d.bad || len(d.p) != 0 || l.covered.Pos < 0 || l.first < 0 {
 		return l, fmt.Errorf("%s: %w", currentName, ErrCorrupt)
 	}
 	return l, nil
+}
+
+// marks takes what a version 2 has more.
+func (d *decoder) marks() (marks []FoldMark) {
+	end := segment.Pos(-1)
+	n := d.uvarint()
+	d.bad = d.bad || n == 0
+	for ; n > 0 && !d.bad; n-- {
+		m := FoldMark{segmentPos(d.u64()), segmentPos(d.u64()), d.u64()}
+		d.bad = d.bad || m.From < end || m.To <= m.From || m.From < 0
+		end = m.To
+		marks = append(marks, m)
+	}
+	return marks
 }
 
 // readCurrent reads and verifies current. fs.ErrNotExist when there is none.

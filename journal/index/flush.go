@@ -9,7 +9,6 @@ import (
 
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/journal/segment"
-	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
 // Flush writes what was added to disk: it is Freeze and what that returned.
@@ -93,6 +92,7 @@ func (t *Table) install(resets uint64, change func(l *layout) error, shown func(
 		return err
 	}
 	l.first, l.next = segment.Pos(t.first.Load()), t.number.Load()
+	l.marks = slices.DeleteFunc(slices.Clone(l.marks), func(m FoldMark) bool { return m.To <= l.first })
 	n, err := l.write(t.cfg.FS, t.cfg.Dir, t.cfg.Group)
 	t.written.Add(int64(n))
 	if err != nil {
@@ -216,54 +216,3 @@ func (t *Table) Reset() error {
 }
 
 func (t *Table) resets() uint64 { return t.generation.Load() }
-
-// Fold forgets the records in [from, to), all of them flushed, and takes those that add is
-// called with instead, in rising order and in that range. It is visible at once, whole or
-// not at all, and on disk when it returns. The log has to hold them before.
-func (t *Table) Fold(from, to segment.Pos, add func(add func(segment.Pos, record.Record) error) error) error {
-	if to > t.Covered().Pos || from >= to {
-		return fmt.Errorf("index of group %s: fold of [%s, %s) with %s flushed", t.cfg.Group, from, to, t.Covered().Pos)
-	}
-	resets := t.resets()
-	var made []layoutRun
-	m, last := newMemtable(), from-1
-	spill := func() error {
-		r, err := t.writeRun(m.each)
-		if r != nil {
-			made = append(made, layoutRun{id: r.id, pages: r.pages, run: r})
-		}
-		m = newMemtable()
-		return err
-	}
-	err := add(func(pos segment.Pos, r record.Record) error {
-		if pos <= last || pos >= to {
-			return fmt.Errorf("record %s at %s: not above %s and below %s", r.Identity, pos, last, to)
-		}
-		last = pos
-		if m.bytes() > t.cfg.FoldBytes {
-			if err := spill(); err != nil {
-				return err
-			}
-		}
-		return m.add(pos, &r)
-	})
-	if err == nil && !m.empty() {
-		err = spill()
-	}
-	if err == nil {
-		err = t.install(resets, func(l *layout) error {
-			for i, r := range l.runs {
-				if r.run.overlaps(from, to) && !invariant.Planted("journal/index/fold-adds-only") {
-					l.runs[i].masks = withMask(r.masks, Span{from, to})
-				}
-			}
-			l.runs = append(l.runs, made...)
-			return nil
-		}, func() { t.io.folds = append(t.io.folds, Span{from, to}) })
-	}
-	if err != nil {
-		return fmt.Errorf("index of group %s: fold: %w", t.cfg.Group, errors.Join(err, t.discard(made)))
-	}
-	t.mergeSoon()
-	return nil
-}

@@ -320,13 +320,13 @@ func (t *Table) Covered() Snapshot {
 	return t.mu.covered
 }
 
-// Add takes the record at pos; see Lookups. Folded records may have the same seq; streams have gaps
+// Add takes the record at pos; see Lookups. Folded records may have any seq; streams have gaps
 // where thinning folded.
 func (t *Table) Add(pos segment.Pos, r record.Record) error {
 	if pos <= t.last {
 		return fmt.Errorf("index: record %s at %s: not above %s", r.Identity, pos, t.last)
 	}
-	if seq, ok := t.seqs[r.Stream]; ok && r.Seq <= seq && (r.Stream != record.FoldedStream || r.Seq < seq) {
+	if seq, ok := t.seqs[r.Stream]; ok && r.Seq <= seq && r.Stream != record.FoldedStream {
 		return fmt.Errorf("index: record %s at %s: not behind seq %d", r.Identity, pos, seq)
 	}
 	t.mu.RLock()

@@ -3,6 +3,7 @@ package segment
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 
@@ -23,9 +24,13 @@ var ErrRoom = errors.New("no room in the range")
 // a crash after it is finished by the next Open. It may be called beside appends and
 // reads; build may read the log. After an error Segments tells whether it was done.
 //
+// publish, if not nil, is called once all is ready: swap, which it calls at most once, puts
+// the new segment into the place of the old ones, and says whether that was done, also
+// with an error: then the log has the new one, and the disk perhaps not for good.
+//
 // When it returned nil a place in the range stands for what the new segment has there,
 // or is ErrRange: whoever keeps places looks them up again.
-func (l *Log) ReplaceRange(first, last uint64, build func(add func(rec []byte) (Pos, error)) error) error {
+func (l *Log) ReplaceRange(first, last uint64, build func(add func(rec []byte) (Pos, error)) error, publish func(swap func() (life uint64, done bool, err error)) error) error {
 	l.upkeep.Lock()
 	defer l.upkeep.Unlock()
 	old, err := l.run(first, last)
@@ -37,7 +42,13 @@ func (l *Log) ReplaceRange(first, last uint64, build func(add func(rec []byte) (
 			l.unpin(s)
 		}
 	}()
-	if err := l.fold(old, build); err != nil {
+	if publish == nil {
+		publish = func(swap func() (uint64, bool, error)) error {
+			_, _, err := swap()
+			return err
+		}
+	}
+	if err := l.fold(old, build, publish); err != nil {
 		return fmt.Errorf("folding segments %d to %d: %w", first, last, err)
 	}
 	return nil
@@ -64,7 +75,7 @@ func (l *Log) run(first, last uint64) ([]*segment, error) {
 	return old, nil
 }
 
-func (l *Log) fold(old []*segment, build func(add func(rec []byte) (Pos, error)) error) error {
+func (l *Log) fold(old []*segment, build func(add func(rec []byte) (Pos, error)) error, publish func(swap func() (uint64, bool, error)) error) error {
 	first := old[0]
 	next := &segment{header: foldHeader(old, l.opt.Life()), state: StateVerified}
 	temp := strings.TrimSuffix(l.path(first.Number), suffix) + foldSuffix
@@ -97,7 +108,16 @@ func (l *Log) fold(old []*segment, build func(add func(rec []byte) (Pos, error))
 		}
 		_ = l.fs.SyncDir(l.dir)
 	}
-	if err := l.rename(temp, first, next); err != nil {
+	swapped := false
+	err = publish(func() (uint64, bool, error) {
+		err := l.rename(temp, first, next)
+		swapped = l.isGone(first)
+		return next.Life, swapped, err
+	})
+	if err != nil {
+		if !swapped {
+			err = errors.Join(err, l.removeTemp(temp))
+		}
 		return err
 	}
 	if l.opt.Discarded != nil {
@@ -105,6 +125,21 @@ func (l *Log) fold(old []*segment, build func(add func(rec []byte) (Pos, error))
 	}
 	l.tellVerified(next)
 	return l.discard()
+}
+
+// isGone says whether the segment is no part of the log any more.
+func (l *Log) isGone(s *segment) bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return s.gone
+}
+
+// removeTemp removes what will not be renamed; it may be gone already.
+func (l *Log) removeTemp(temp string) error {
+	if err := l.fs.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // foldHeader is that of a segment that stands for old.

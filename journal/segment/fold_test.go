@@ -61,7 +61,7 @@ func TestFold(t *testing.T) {
 		if !known {
 			t.Fatal("the log does not know a segment's edge")
 		}
-		ok(t, l.ReplaceRange(first, last, l.keepHalf(from, to, &kept)))
+		ok(t, l.ReplaceRange(first, last, l.keepHalf(from, to, &kept), nil))
 		recs = spliced(recs, from, to, kept)
 		ok(t, holds(l, recs))
 		s := l.Segments()[a]
@@ -108,12 +108,12 @@ func TestFold(t *testing.T) {
 	again()
 	segs := l.Segments()
 	for _, bad := range [][2]uint64{{2, 7}, {1, 3}, {8, 7}, {segs[len(segs)-2].Number, segs[len(segs)-1].Number}, {0, 1}} {
-		if err := l.ReplaceRange(bad[0], bad[1], nil); !errors.Is(err, ErrRange) {
+		if err := l.ReplaceRange(bad[0], bad[1], nil, nil); !errors.Is(err, ErrRange) {
 			t.Errorf("segments %d to %d: %v, want ErrRange", bad[0], bad[1], err)
 		}
 	}
 	// Nothing of it is wanted, then it is dropped.
-	ok(t, l.ReplaceRange(1, 7, func(func([]byte) (Pos, error)) error { return nil }))
+	ok(t, l.ReplaceRange(1, 7, func(func([]byte) (Pos, error)) error { return nil }, nil))
 	recs = spliced(recs, Start, segs[0].To, nil)
 	ok(t, holds(l, recs))
 	ok(t, l.Close())
@@ -147,7 +147,7 @@ func TestFoldRefuses(t *testing.T) {
 			}
 		},
 	} {
-		err := l.ReplaceRange(1, 2, build)
+		err := l.ReplaceRange(1, 2, build, nil)
 		if err == nil || what == "too much" && !errors.Is(err, ErrRoom) {
 			t.Errorf("%s: %v", what, err)
 		}
@@ -180,7 +180,7 @@ func TestFoldCrashesAndErrors(t *testing.T) {
 			if l.Segments()[1].Last == 3 {
 				return l.Drop(0)
 			}
-			err := l.ReplaceRange(2, 3, l.keepHalf(from, to, &kept))
+			err := l.ReplaceRange(2, 3, l.keepHalf(from, to, &kept), nil)
 			done = done || err == nil
 			return err
 		}
@@ -236,7 +236,7 @@ func TestFoldOfManyRounds(t *testing.T) {
 			}
 		}
 		return nil
-	}))
+	}, nil))
 	ok(t, holds(l, spliced(recs, Start, segs[1].To, kept)))
 	ok(t, l.Close())
 	l, err = Open(disk, testDir, testGroup, Watermark{}, o, func(Pos, record.Record) error { return nil })

@@ -45,7 +45,7 @@ func writeGolden2(t *testing.T) {
 	ok(t, err)
 	fill(l, 4)
 	var kept []placed
-	ok(t, l.ReplaceRange(1, 2, l.keepHalf(Start, l.Segments()[1].To, &kept)))
+	ok(t, l.ReplaceRange(1, 2, l.keepHalf(Start, l.Segments()[1].To, &kept), nil))
 	ok(t, os.MkdirAll(golden2, 0o755))
 	for _, name := range golden2Files {
 		ok(t, os.WriteFile(filepath.Join(golden2, name), fileBytes(t, disk, path.Join(testDir, name)), 0o644))

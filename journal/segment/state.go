@@ -75,6 +75,9 @@ type Info struct {
 	// segment the number of the last one that it stands for.
 	To   Pos
 	Last uint64
+
+	Life   uint64 // of its file: another one with the same places has another
+	Folded bool
 }
 
 // Segments returns the segments, oldest first.
@@ -86,7 +89,7 @@ func (l *Log) Segments() []Info {
 		last, _ := s.last()
 		infos[i] = Info{
 			Number: s.Number, First: s.First, End: s.end, Records: s.records, State: s.state, Err: s.err,
-			To: s.limit(), Last: last,
+			To: s.limit(), Last: last, Life: s.Life, Folded: s.folded(),
 		}
 	}
 	return infos

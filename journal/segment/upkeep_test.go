@@ -353,7 +353,7 @@ func TestUpkeepBesideReads(t *testing.T) {
 		case 3:
 			if n := len(segs); n > 6 {
 				a := rng.IntN(n - 4)
-				ok(t, l.ReplaceRange(segs[a].Number, segs[a+2].Last, l.keepHalf(segs[a].First, segs[a+2].To, &[]placed{})))
+				ok(t, l.ReplaceRange(segs[a].Number, segs[a+2].Last, l.keepHalf(segs[a].First, segs[a+2].To, &[]placed{}), nil))
 			}
 		}
 	}
