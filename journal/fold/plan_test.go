@@ -288,7 +288,7 @@ func TestVolumeChangesHands(t *testing.T) {
 		b.Add(record.Piece{Volume: 1, Off: 4096, Len: 4096, Ticket: 1, Data: bytes.Repeat([]byte{byte(stream + 1)}, 4096)})
 		h.add(b.Seal(nil, h.next(stream), 1, record.NewCompressor()))
 	}
-	h.cut(1)
+	h.checkpoints = []index.Checkpoint{{Number: 1, At: []index.StreamAt{{Stream: 1, Seq: 1}, {Stream: 2, Seq: 1}}}} // its cuts come later
 	p := NewPlanner(h.checkpoints)
 	for i, r := range h.records {
 		if err := p.Add(h.pos[i], r); err != nil {
