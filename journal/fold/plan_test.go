@@ -283,12 +283,12 @@ func TestLongZerosHideWhatIsOlder(t *testing.T) {
 // before any kept checkpoint.
 func TestVolumeChangesHands(t *testing.T) {
 	h := new(row)
-	for stream := range 2 {
+	for i, stream := range []int{0, 1, 1} { // the last of each stays as it is
 		b := record.NewBatch(record.Limits{})
-		b.Add(record.Piece{Volume: 1, Off: 4096, Len: 4096, Ticket: 1, Data: bytes.Repeat([]byte{byte(stream + 1)}, 4096)})
+		b.Add(record.Piece{Volume: 1, Off: int64(4096 + i/2*4096), Len: 4096, Ticket: 1, Data: bytes.Repeat([]byte{byte(stream + 1)}, 4096)})
 		h.add(b.Seal(nil, h.next(stream), 1, record.NewCompressor()))
 	}
-	h.checkpoints = []index.Checkpoint{{Number: 1, At: []index.StreamAt{{Stream: 1, Seq: 1}, {Stream: 2, Seq: 1}}}} // its cuts come later
+	h.checkpoints = []index.Checkpoint{{Number: 1, At: []index.StreamAt{{Stream: 1, Seq: 1}, {Stream: 2, Seq: 2}}}} // its cuts come later
 	p := NewPlanner(h.checkpoints)
 	for i, r := range h.records {
 		if err := p.Add(h.pos[i], r); err != nil {
