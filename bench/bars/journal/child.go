@@ -23,6 +23,7 @@ var children = map[string]func(args []byte) (any, error){
 	"raw":     child(rawChild),
 	"reopen":  child(reopenChild),
 	"open":    child(openChild),
+	"promote": child(promoteChild),
 }
 
 func child[A, R any](f func(A) (R, error)) func([]byte) (any, error) {

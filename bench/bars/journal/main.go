@@ -79,6 +79,7 @@ var measures = []struct {
 	{[]string{"open-view", "first-read", "memory"}, (*bench).large},
 	{[]string{"reopen-one"}, (*bench).reopenOne},
 	{[]string{"reopen-300"}, (*bench).reopenMany},
+	{[]string{"promote-keeps-up", "promote-ack"}, (*bench).promote},
 }
 
 func run(ctx context.Context, dir string, wanted *regexp.Regexp, pairs int, scale float64, keep bool) error {

@@ -1,0 +1,202 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/bench/bars"
+	"github.com/holdfast-dr/holdfast/ioengine"
+	"github.com/holdfast-dr/holdfast/journal"
+	"github.com/holdfast-dr/holdfast/journal/retain"
+	"github.com/holdfast-dr/holdfast/wire/record"
+)
+
+// promoteArgs describe an intake at a steady rate.
+type promoteArgs struct {
+	Dir     string
+	Rate    float64 // bytes of guest writes a second
+	Seconds float64 // measured
+	Limit   int64   // of the history; it is filled first. 0: none, nothing is promoted
+	Volume  int64
+}
+
+type promoteResult struct {
+	Taken    int64   // bytes of records, while it was measured
+	Promoted int64   // of them, or of those before: what the log did not grow by
+	Written  int64   // bytes that promotion wrote into the replica
+	AckP99   float64 // ms
+	Level    string  // of the history, at the end
+	Late     float64 // seconds that the intake was behind its rate, at the end
+}
+
+// promoteChild takes writes of 64 KiB at random places, sixteen a record, a checkpoint
+// every 5 seconds.
+func promoteChild(a promoteArgs) (r promoteResult, err error) {
+	s, err := journal.Open(journal.Config{FS: ioengine.OS(), Dir: a.Dir, Still: a.Limit == 0})
+	if err != nil {
+		return r, err
+	}
+	streams, err := openGroups(s, 1, a.Volume)
+	if err != nil {
+		return r, err
+	}
+	st := streams[0]
+	if err := st.begin(); err != nil {
+		return r, err
+	}
+	if a.Limit > 0 {
+		p := retain.Default()
+		p.Limit = a.Limit
+		if err := st.group.SetRetention(p); err != nil {
+			return r, err
+		}
+	}
+	in := &intake{st: st, data: noise(16*mib, 1), rate: a.Rate, free: make(chan []byte, inFlight)}
+	for range inFlight {
+		in.free <- nil
+	}
+	if a.Limit > 0 { // until the limit is reached
+		if _, err := in.run(float64(a.Limit) / a.Rate * 1.2); err != nil {
+			return r, err
+		}
+	}
+	from := st.group.Usage().Log
+	wrote := st.group.Retention().Promoted
+	in.taken, in.acks = 0, nil
+	if r.Late, err = in.run(a.Seconds); err != nil {
+		return r, err
+	}
+	state := st.group.Retention()
+	r.Taken = in.taken
+	r.Promoted = in.taken - (st.group.Usage().Log - from)
+	r.Written = state.Promoted - wrote
+	r.Level = fmt.Sprint(state.Level)
+	slices.Sort(in.acks)
+	r.AckP99 = float64(in.acks[len(in.acks)*99/100].Microseconds()) / 1000
+	return r, s.Close()
+}
+
+// intake is a source that writes at a rate.
+type intake struct {
+	st   *stream
+	data []byte
+	rate float64
+	free chan []byte
+
+	taken int64
+	mu    sync.Mutex
+	acks  []time.Duration
+	err   error
+}
+
+const (
+	promoteWrites = 16
+	promoteWrite  = 64 * kib
+	cutEvery      = 5 * time.Second
+)
+
+// run takes writes for so many seconds, and returns how far behind its rate it was at the end.
+func (in *intake) run(seconds float64) (late float64, err error) {
+	const bytes = promoteWrites * promoteWrite
+	began := time.Now()
+	cut := began
+	for n := 0; ; n++ {
+		due := began.Add(time.Duration(float64(n) * bytes / in.rate * 1e9))
+		if due.Sub(began).Seconds() >= seconds {
+			break
+		}
+		time.Sleep(time.Until(due))
+		if time.Since(cut) >= cutEvery {
+			cut = time.Now()
+			if err := in.cut(); err != nil {
+				return 0, err
+			}
+		}
+		if err := in.one(); err != nil {
+			return 0, err
+		}
+	}
+	late = time.Since(began).Seconds() - seconds
+	var bufs [][]byte
+	for range inFlight {
+		bufs = append(bufs, <-in.free)
+	}
+	for _, p := range bufs {
+		in.free <- p
+	}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return max(0, late), in.err
+}
+
+func (in *intake) one() error {
+	p := <-in.free
+	writes := make([]write, promoteWrites)
+	for i := range writes {
+		at := in.st.rng.IntN((len(in.data)-promoteWrite)/512) * 512
+		writes[i] = write{in.st.rng.Int64N(in.st.volume/promoteWrite) * promoteWrite, in.data[at : at+promoteWrite]}
+	}
+	p, err := in.st.seal(p[:0], writes...)
+	if err != nil {
+		return err
+	}
+	rec, err := record.Parse(p)
+	if err != nil {
+		return err
+	}
+	in.taken += int64(len(p))
+	from := time.Now()
+	return in.st.group.Append(rec, func(err error) {
+		in.mu.Lock()
+		in.acks = append(in.acks, time.Since(from))
+		if in.err == nil {
+			in.err = err
+		}
+		in.mu.Unlock()
+		in.free <- p
+	})
+}
+
+// cut makes a checkpoint, and says that the one before is listed everywhere: promotion
+// goes no further.
+func (in *intake) cut() error {
+	listed := in.st.cuts
+	id, at, ticket := in.st.next()
+	in.st.cuts = uint64(id.Seq)
+	return in.st.send(record.AppendCut(nil, id, at, ticket, record.Cut{Checkpoint: in.st.cuts, Wall: time.Now().UnixNano(), Listed: listed, Solo: true,
+		Volumes: []record.VolumeSize{{ID: volumeID, Bytes: in.st.volume}}}))
+}
+
+func (b *bench) promote() error {
+	peer, _, err := b.fio(b.size(4 * gib))
+	if err != nil {
+		return err
+	}
+	a := promoteArgs{Rate: peer.BytesPerSecond / 4, Volume: b.size(16 * gib)}
+	for range min(b.pairs, 3) {
+		run := func(limit int64, seconds float64) (r promoteResult, foreign float64, err error) {
+			a := a
+			a.Limit, a.Seconds = limit, max(3, seconds*b.scale)
+			if a.Dir, err = b.fresh("promote"); err != nil {
+				return r, 0, err
+			}
+			defer os.RemoveAll(a.Dir)
+			return in[promoteResult](b, "promote", a)
+		}
+		alone, _, err := run(0, 30)
+		if err != nil {
+			return err
+		}
+		both, foreign, err := run(b.size(6*gib), 120)
+		if err != nil {
+			return err
+		}
+		b.sample(bars.Sample{Row: "promote-keeps-up", Value: float64(both.Promoted) / float64(both.Taken), Ours: float64(both.Promoted) / mib, Peer: float64(both.Taken) / mib, OursUnit: "MiB", Foreign: foreign,
+			Note: fmt.Sprintf("intake %.0f MB/s, %.1f s late, level %s, %d MiB written", a.Rate/1e6, both.Late, both.Level, both.Written/mib)})
+		b.sample(bars.Sample{Row: "promote-ack", Value: both.AckP99 / alone.AckP99, Ours: both.AckP99, Peer: alone.AckP99, OursUnit: "ms", Foreign: foreign})
+	}
+	return nil
+}
