@@ -1,6 +1,7 @@
 package view
 
 import (
+	"bytes"
 	"fmt"
 	"sync"
 
@@ -19,6 +20,9 @@ const (
 // spans are what stored blocks are read into.
 var spans = sync.Pool{New: func() any { p := make([]byte, 2*record.LineBytes); return &p }}
 
+// raws are what blocks are opened into; what is kept is copied, in its own length.
+var raws = sync.Pool{New: func() any { p := make([]byte, record.LineBytes); return &p }}
+
 // start is where a piece's block stands in the log.
 func start(piece *index.Piece) segment.Pos { return piece.Pos + segment.Pos(piece.Block.At) }
 
@@ -32,7 +36,8 @@ func (v *View) key(piece *index.Piece) index.CacheKey {
 // and returns how many those are: of the block of the first, and of blocks that the log
 // has behind it. An error is that of the first. With a nil p the blocks are only cached.
 func (v *View) readLog(p []byte, off int64, pieces []index.Piece) (read int, err error) {
-	if block, ok := v.cfg.Cache.Get(v.key(&pieces[0])); ok {
+	block, ok := v.cfg.Cache.Get(v.key(&pieces[0]))
+	if ok && (p != nil && int64(len(block)) >= int64(pieces[0].BlockOff)+pieces[0].Len || len(block) == pieces[0].Block.Raw) {
 		return 1, give(p, off, &pieces[0], block)
 	}
 	if count, stored := v.together(pieces); count > 1 {
@@ -82,16 +87,18 @@ func (v *View) readSpan(p []byte, off int64, pieces []index.Piece, stored int) e
 	if err := v.cfg.Log.ReadAt(span, begin); err != nil {
 		return fmt.Errorf("record %s: %w", pieces[0].ID, err)
 	}
+	raw := raws.Get().(*[]byte)
+	defer raws.Put(raw)
 	var block []byte
 	for i := range pieces {
 		piece := &pieces[i]
 		if i == 0 || start(piece) != start(&pieces[i-1]) {
 			from := int(start(piece) - begin)
-			var err error
-			block, err = record.OpenStored(make([]byte, 0, piece.Block.Raw), piece.ID, piece.Number, piece.Block, span[from:from+piece.Block.Stored])
+			opened, err := record.OpenPrefix(*raw, piece.ID, piece.Number, piece.Block, span[from:from+piece.Block.Stored], v.wanted(p, pieces[i:]))
 			if err != nil {
 				return fmt.Errorf("record %s: block %d: %w", piece.ID, piece.Number, err)
 			}
+			block = bytes.Clone(opened)
 			v.cfg.Cache.Put(v.key(piece), block)
 		}
 		if err := give(p, off, piece, block); err != nil {
@@ -99,6 +106,24 @@ func (v *View) readSpan(p []byte, off int64, pieces []index.Piece, stored int) e
 		}
 	}
 	return nil
+}
+
+// wanted is how much of the first piece's block is opened: what the pieces in it reach to,
+// when they are read at random. Decompressing is most of what a small read costs. A
+// block of which some is in the cache is wanted again, and then whole.
+func (v *View) wanted(p []byte, pieces []index.Piece) int {
+	first := &pieces[0]
+	if _, again := v.cfg.Cache.Get(v.key(first)); p == nil || again {
+		return first.Block.Raw
+	}
+	most := 0
+	for i := range pieces {
+		if start(&pieces[i]) != start(first) {
+			break
+		}
+		most = max(most, pieces[i].BlockOff+int(pieces[i].Len))
+	}
+	return most
 }
 
 // give copies a piece's part of its block to where it belongs in p, which begins at off.

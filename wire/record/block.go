@@ -12,14 +12,8 @@ import (
 // number of the record with identity id, with its table entry (At is not used) and
 // its stored bytes. dst is as for Record.OpenBlock and must not overlap stored.
 func OpenStored(dst []byte, id Identity, number int, b Block, stored []byte) ([]byte, error) {
-	if what := b.check(); what != "" {
-		return nil, fmt.Errorf("%w: block %d: %s", ErrCorrupt, number, what)
-	}
-	if len(stored) != b.Stored {
-		return nil, fmt.Errorf("block %d: %d of %d bytes: %w", number, len(stored), b.Stored, ErrShort)
-	}
-	if b.sum(seedOf(id), number, stored) != b.CRC {
-		return nil, fmt.Errorf("%w: block %d: checksum", ErrCorrupt, number)
+	if err := b.verify(id, number, stored); err != nil {
+		return nil, err
 	}
 	dst = slices.Grow(dst[:0], b.Raw)[:b.Raw]
 	if b.Codec == CodecRaw {
@@ -30,6 +24,40 @@ func OpenStored(dst []byte, id Identity, number int, b Block, stored []byte) ([]
 		return nil, fmt.Errorf("%w: block %d: LZ4 data", ErrCorrupt, number)
 	}
 	return dst, nil
+}
+
+// verify says whether stored is the block, whole.
+func (b Block) verify(id Identity, number int, stored []byte) error {
+	if what := b.check(); what != "" {
+		return fmt.Errorf("%w: block %d: %s", ErrCorrupt, number, what)
+	}
+	if len(stored) != b.Stored {
+		return fmt.Errorf("block %d: %d of %d bytes: %w", number, len(stored), b.Stored, ErrShort)
+	}
+	if b.sum(seedOf(id), number, stored) != b.CRC {
+		return fmt.Errorf("%w: block %d: checksum", ErrCorrupt, number)
+	}
+	return nil
+}
+
+// OpenPrefix is OpenStored for one who wants the first want raw bytes alone: it
+// verifies all that is stored, and decompresses no more than it must. It returns want
+// bytes, or the whole block when that has fewer.
+func OpenPrefix(dst []byte, id Identity, number int, b Block, stored []byte, want int) ([]byte, error) {
+	if want >= b.Raw || want < 0 {
+		return OpenStored(dst, id, number, b, stored)
+	}
+	if err := b.verify(id, number, stored); err != nil {
+		return nil, err
+	}
+	if b.Codec == CodecRaw {
+		return append(dst[:0], stored[:want]...), nil
+	}
+	dst = slices.Grow(dst[:0], b.Raw)[:b.Raw]
+	if !decodePrefix(dst, stored, want) {
+		return nil, fmt.Errorf("%w: block %d: LZ4 data", ErrCorrupt, number)
+	}
+	return dst[:want], nil
 }
 
 // seedOf is the CRC state after an identity, the same for all blocks of a record.

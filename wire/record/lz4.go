@@ -19,9 +19,16 @@ const (
 //
 // It is our own because the fast decoders are assembly without bounds checks by the
 // language; it is tested against one of those.
-func decodeLZ4(dst, src []byte) bool {
+func decodeLZ4(dst, src []byte) bool { return decodePrefix(dst, src, len(dst)) }
+
+// decodePrefix is decodeLZ4 that ends, well, once the first want bytes of dst stand; what
+// follows them is worth nothing then, and what src holds beyond was not looked at.
+func decodePrefix(dst, src []byte, want int) bool {
 	d, s := 0, 0
 	for s < len(src) {
+		if d >= want && want < len(dst) {
+			return true
+		}
 		token := src[s]
 		s++
 
@@ -41,7 +48,7 @@ func decodeLZ4(dst, src []byte) bool {
 		}
 		d, s = d+run, s+run
 		if s == len(src) {
-			return d == len(dst) || invariant.Planted("record/short-lz4") // the last sequence has no match
+			return d == len(dst) || d >= want && want < len(dst) || invariant.Planted("record/short-lz4") // the last sequence has no match
 		}
 
 		if s+2 > len(src) {

@@ -3,6 +3,7 @@ package record
 import (
 	"bytes"
 	"encoding/hex"
+	"errors"
 	"strings"
 	"testing"
 
@@ -229,6 +230,30 @@ func TestGrownBlocks(t *testing.T) {
 		p := bytes.Clone(raw)
 		if codec, stored := c.store(p); codec != CodecRaw || stored != n || !bytes.Equal(p, raw) {
 			t.Fatalf("%d random bytes: codec %d, %d stored", n, codec, stored)
+		}
+	}
+}
+
+// TestPrefixIsThatOfTheWhole opens a block as far as any number of bytes.
+func TestPrefixIsThatOfTheWhole(t *testing.T) {
+	r := mustParse(t, mixed(t))
+	for i := range r.Blocks {
+		b := r.Block(i)
+		stored := r.Bytes()[b.At : b.At+b.Stored]
+		whole, err := r.OpenBlock(nil, i)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for want := 0; want <= b.Raw+1; want += 1 + want/7 {
+			got, err := OpenPrefix(bytes.Repeat([]byte{0x55}, LineBytes), r.Identity, i, b, stored, want)
+			if err != nil || !bytes.Equal(got, whole[:min(want, b.Raw)]) {
+				t.Fatalf("block %d, first %d bytes: %d, %v", i, want, len(got), err)
+			}
+		}
+		spoiled := bytes.Clone(stored)
+		spoiled[len(spoiled)-1] ^= 1 // beyond what is decompressed
+		if _, err := OpenPrefix(nil, r.Identity, i, b, spoiled, 1); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("block %d: damage beyond the first byte: %v", i, err)
 		}
 	}
 }
