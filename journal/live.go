@@ -85,9 +85,9 @@ func (x *liveIndex) asked(f func() error) error {
 // wait waits until the index was built anew, or could not be: then it says why.
 func (x *liveIndex) wait() error {
 	x.mu.Lock()
-	done, failed := x.done, x.failed
+	done, failed, whole := x.done, x.failed, x.why == nil
 	x.mu.Unlock()
-	if failed != nil {
+	if whole || failed != nil {
 		return failed
 	}
 	<-done
@@ -187,7 +187,7 @@ func (x *liveIndex) reset() error {
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.why = nil
+	x.why, x.failed = nil, nil
 	x.round++
 	return nil
 }
