@@ -65,7 +65,7 @@ func (s *Store) flushIndexes(groups map[*Group]struct{}) {
 	f := &s.flushes
 	for g := range groups {
 		s.measure(g)
-		if g.index != nil && g.segments.Durable()-g.flush.flushed > s.unflushedLog() {
+		if g.index != nil && g.segments.Durable()-g.flush.flushed > unflushedLog {
 			s.flush(g)
 		}
 	}
@@ -243,11 +243,3 @@ func (s *Store) cacheBytes() int64 {
 
 // loadMemory is how much of its index a group keeps in memory while it is loaded.
 func (s *Store) loadMemory() int64 { return s.indexMemory() / openParallel }
-
-// unflushedLog is unflushedLog, or less where segments are small.
-func (s *Store) unflushedLog() segment.Pos {
-	if n := s.cfg.SegmentBytes; n > 0 {
-		return segment.Pos(min(unflushedLog, 4*n))
-	}
-	return unflushedLog
-}

@@ -40,7 +40,7 @@ func story(seed, checkpoints int) *source {
 
 func smallSegments(disk *faultdisk.Disk) Config {
 	cfg := config(disk)
-	cfg.SegmentBytes = 8 << 10
+	cfg.SegmentBytes, cfg.IndexMemory = 8<<10, 0 // the limits of these tests are too low for an index in many small runs
 	return cfg
 }
 

@@ -3,6 +3,7 @@ package journal
 import (
 	"math"
 
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/journal/index"
 	"github.com/holdfast-dr/holdfast/journal/segment"
 )
@@ -28,7 +29,7 @@ func newRelisting(g *Group, facts *facts) (*relisting, error) {
 	m, ok := g.store.catalogue.Covers(g.info.ID)
 	if ok && m.Pos >= g.logFirst() && m.Pos <= g.segments.Durable() {
 		_, life, known := g.segments.Life(m.Pos)
-		if known && life == m.Life {
+		if known && life == m.Life || invariant.Planted("journal/any-catalogue") {
 			r.covers = m.Pos
 			return r, nil
 		}

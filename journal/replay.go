@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path"
 
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/journal/index"
 	"github.com/holdfast-dr/holdfast/journal/replica"
 	"github.com/holdfast-dr/holdfast/journal/segment"
@@ -147,7 +148,7 @@ func (g *Group) remembered(facts *facts) (*snapshot, error) {
 	if c.Pos < g.logFirst() || c.Pos > g.segments.Durable() {
 		return nil, fmt.Errorf("it ends at %s, and the log is from %s to %s", c.Pos, g.logFirst(), g.segments.Durable())
 	}
-	if _, life, ok := g.segments.Life(c.Pos); !ok || life != c.Life {
+	if _, life, ok := g.segments.Life(c.Pos); (!ok || life != c.Life) && !invariant.Planted("journal/any-index") {
 		return nil, fmt.Errorf("it is of another log: life %x, not %x", c.Life, life)
 	}
 	s, err := parseSnapshot(c.State)

@@ -176,7 +176,7 @@ type target struct {
 
 func config(disk *faultdisk.Disk) Config {
 	catalogue := new(index.Memory)
-	return Config{FS: disk, Dir: "/store", SegmentBytes: 64 << 10, AckDelay: -1, Log: slog.New(slog.DiscardHandler),
+	return Config{FS: disk, Dir: "/store", SegmentBytes: 64 << 10, IndexMemory: 8 << 10, AckDelay: -1, Log: slog.New(slog.DiscardHandler),
 		OpenCatalogue: func() (index.Map, error) { return catalogue, nil }}
 }
 
