@@ -125,6 +125,7 @@ func (s *Store) Usage() (u StoreUsage) {
 		u.Log, u.Index, u.Scratch, u.Replica = u.Log+one.Log, u.Index+one.Index, u.Scratch+one.Scratch, u.Replica+one.Replica
 	}
 	u.Reserve = s.reserve.held()
+	_, u.Spare = s.spare.Spare()
 	var err error
 	if u.Free, err = s.cfg.FS.Free(s.cfg.Dir); err != nil {
 		u.Free = -1

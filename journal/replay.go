@@ -69,7 +69,7 @@ func (g *Group) loadVolumes() error {
 // openFiles opens the log and the index, without reading any record.
 func (g *Group) openFiles() (err error) {
 	cfg := g.store.cfg
-	o := segment.Options{SegmentBytes: cfg.SegmentBytes, Stages: g.store.stages, Log: g.log, Damaged: g.sealed,
+	o := segment.Options{SegmentBytes: cfg.SegmentBytes, Stages: g.store.stages, Spare: g.store.spare, Log: g.log, Damaged: g.sealed,
 		Go: g.store.readBacks.run, Pace: g.store.readBacks.pace}
 	if p := cfg.Protector; p != nil {
 		o.Verified, o.Discarded = g.protected, p.Dropped

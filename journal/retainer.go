@@ -194,6 +194,14 @@ func (r *retainer) close() {
 func (r *retainer) look(now time.Duration) {
 	groups := r.s.Groups()
 	short := r.s.short()
+	if short { // what is only kept for use again goes first
+		if freed, err := r.s.spare.Shrink(0); err != nil {
+			r.s.log.Warn("spare segments are not removed", "error", err)
+		} else if freed > 0 {
+			r.s.log.Warn("the disk is almost full: spare segments are removed", "bytes", freed)
+			short = r.s.short()
+		}
+	}
 	var giver *Group
 	if short {
 		giver = r.giver(groups, now)

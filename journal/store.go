@@ -32,6 +32,7 @@ type Store struct {
 	reserve    reserve
 	cache      *index.Cache
 	retainer   retainer
+	spare      *segment.Pool
 	flushes    flushes
 
 	opening sync.Mutex // one OpenGroup at a time; before mu
@@ -65,6 +66,10 @@ const (
 	groupsName    = "groups"
 	catalogueName = "catalogue"
 	indexName     = "index"
+	spareName     = "spare"
+
+	// spareFiles is how many files of dropped segments are kept for use again.
+	spareFiles = 16
 )
 
 // Open locks and opens the store in cfg.Dir, making it when the folder is empty or
@@ -119,6 +124,9 @@ func (s *Store) open() (err error) {
 		return err
 	}
 	s.retainer.open(s)
+	if s.spare, err = segment.OpenPool(fs, path.Join(dir, spareName), spareFiles); err != nil {
+		return err
+	}
 	names, err := fs.List(path.Join(dir, groupsName))
 	if err != nil {
 		return err
