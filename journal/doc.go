@@ -25,6 +25,10 @@
 //     in the manifest and in the group's state, and every checkpoint that needs what is
 //     damaged is bad, those listed later too. The others stay good.
 //   - While a resync is open nothing is listed; what was listed before stays.
+//   - History is kept for as long as the group's policy says (journal/retain), and shorter
+//     only when space runs out, said openly. What is older is promoted into the replica
+//     and dropped: never past a pin, a view, the last good checkpoint, or what is not
+//     known to be listed on every target. No clock and no source expires anything.
 //   - The catalogue is a cache on disk: the log and the manifest log are the truth,
 //     and Open builds it from them.
 //
@@ -36,6 +40,7 @@
 //
 //	lock  format  watermark          see FORMAT.md
 //	reserve                          space that the next opening needs
+//	ages  spare/                     when checkpoints were listed; segments for use again
 //	groups/<group>/manifest          what this site decided (FORMAT.md)
 //	groups/<group>/log/              segments (journal/segment)
 //	groups/<group>/replica/          raw disks and their sums (journal/replica)

@@ -215,7 +215,7 @@ func (r *retainer) look(now time.Duration) {
 			g.stateOf(now, false) // its room is counted anew
 			continue
 		}
-		d := retain.Plan(g.stateOf(now, short && g == giver))
+		d := retain.Plan(g.stateOf(now, short && (g == giver || giver == nil)))
 		g.decided(d, time.Now())
 		switch {
 		case d.Yield:

@@ -172,7 +172,13 @@ func (s *State) shorter(base, ceiling uint64) uint64 {
 	oldest, _ := s.Checkpoints.Next(base)
 	if from, ok := s.Ages.Date(max(base, 1)); ok {
 		held := s.Now - from
-		if p := s.best(min(s.Ages.Listed(from+held/step), ceiling)); p > base {
+		newest, _ := s.Checkpoints.Newest(^uint64(0))
+		first := max(base, oldest)
+		to := s.Ages.Listed(from + held/step)
+		if all := newest - min(first, newest); to > first+all/2 { // ages are not known well: by numbers
+			to = first + all/step
+		}
+		if p := s.best(min(to, ceiling)); p > base {
 			return p
 		}
 	}

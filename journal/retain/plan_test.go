@@ -197,7 +197,7 @@ func TestPlanConverges(t *testing.T) {
 					if c.pinned || c.number == view {
 						t.Fatalf("checkpoint %d is in use and goes", c.number)
 					}
-					if age := now - c.at; !s.tight() && age <= p.History || age < p.Minimum {
+					if age := now - c.at; !s.tight() && age < p.History || age < p.Minimum {
 						t.Fatalf("checkpoint %d goes at an age of %s", c.number, age)
 					}
 				}
