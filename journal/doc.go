@@ -29,8 +29,8 @@
 //     only when space runs out, said openly. What is older is promoted into the replica
 //     and dropped: never past a pin, a view, the last good checkpoint, or what is not
 //     known to be listed on every target. No clock and no source expires anything.
-//   - The catalogue is a cache on disk: the log and the manifest log are the truth,
-//     and Open builds it from them.
+//   - Index and catalogue are caches on disk: the log and the manifest log are the truth,
+//     and what is missing or not of them is built anew from them.
 //
 // Store and Group may be used by many goroutines at once. Callbacks (done, OnListed)
 // run on the store's commit goroutines, one at a time for a group: they must not
@@ -43,11 +43,20 @@
 //	ages  spare/                     when checkpoints were listed; segments for use again
 //	groups/<group>/manifest          what this site decided (FORMAT.md)
 //	groups/<group>/log/              segments (journal/segment)
+//	groups/<group>/index/            where each version lies, and a snapshot (journal/index)
 //	groups/<group>/replica/          raw disks and their sums (journal/replica)
 //	groups/<group>/scratch/          what views write
 //	groups/<group>/views/            the views that are kept
 //
-// Memory: the versions of places (journal/index) take about 25 bytes an extent; the
-// queue of a group holds at most 64 MiB of records that are not durable yet, and the
+// An opening reads the ends of the log's segments, and the records that came after the
+// index was last written: at most 256 MiB of a group, and what Config.IndexMemory
+// held of all. An index that is missing, damaged, behind, ahead or of another log is built
+// anew from all records, also while the group is in use; a catalogue that does not
+// cover what the log holds is brought up to it from the control records alone.
+//
+// Memory: what of all groups' indexes is not on disk takes up to Config.IndexMemory, and
+// four times that while it cannot be written (then no data is taken); pages of indexes and
+// blocks of views up to Config.CacheBytes; a stream 3 KiB for the sums of its last 256
+// records, an older one that comes again is believed to be what it says. The queue of a group holds at most 64 MiB of records that are not durable yet, and the
 // buffers in which all logs of a store put their rounds together are 64 MiB at most.
 package journal
