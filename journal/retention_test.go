@@ -2,6 +2,7 @@ package journal
 
 import (
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,11 +15,11 @@ import (
 type clocks struct {
 	began time.Time
 	boot  byte
-	jump  time.Duration
+	jump  atomic.Int64 // ns
 }
 
 func (c *clocks) now() retain.Instant {
-	return retain.Instant{Boot: [16]byte{c.boot}, Mono: time.Since(c.began), Wall: time.Now().Add(c.jump).UnixNano()}
+	return retain.Instant{Boot: [16]byte{c.boot}, Mono: time.Since(c.began), Wall: time.Now().UnixNano() + c.jump.Load()}
 }
 
 // step makes one more checkpoint, some minutes after the last.
@@ -53,9 +54,9 @@ func TestHistoryByTime(t *testing.T) {
 			at[s.cut] = time.Now()
 			switch i {
 			case 20:
-				c.jump = 1000 * time.Hour
+				c.jump.Store(int64(1000 * time.Hour))
 			case 30:
-				c.jump = -1000 * time.Hour
+				c.jump.Store(-int64(1000 * time.Hour))
 			case 40:
 				ok(t, w.store.Close())
 				w, err = openWith(cfg)
