@@ -40,6 +40,9 @@ var (
 	descJournal     = desc("journal_bytes", "Bytes on disk of a group's log, index, scratch and replica.", "group", "part")
 	descLimit       = desc("journal_limit_bytes", "What log, index and scratch of a group may take; absent without a limit.", "group")
 	descLevel       = desc("journal_level", "How a group stands with its space: 0 plenty, 1 warning, 2 history is shortened, 3 no data is taken.", "group")
+	descFolded      = desc("journal_folded_bytes_total", "Bytes of log that thinning folded.", "group")
+	descFreed       = desc("journal_folded_freed_bytes_total", "Bytes by which folding made the log shorter.", "group")
+	descThinned     = desc("journal_thinned_checkpoints_total", "Checkpoints that were thinned out.", "group")
 	descPromoted    = desc("journal_promoted_bytes_total", "Bytes that promotion wrote into replicas.", "group")
 	descOldest      = desc("journal_oldest_checkpoint_age_seconds", "How far back the oldest checkpoint lies; absent when there is none.", "group")
 	descStore       = desc("store_bytes", "Bytes that the store has set aside, keeps for use again, or has left.", "part")
@@ -63,7 +66,7 @@ var states = []string{
 func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descLag, descBehind, descState, descCheckpoints, descWrites, descBytes, descWire, descRaw, descStored, descWindow,
-		descDirty, descErrors, descJournal, descLimit, descLevel, descPromoted, descOldest, descStore,
+		descDirty, descErrors, descJournal, descLimit, descLevel, descPromoted, descFolded, descFreed, descThinned, descOldest, descStore,
 	} {
 		ch <- d
 	}
@@ -138,6 +141,9 @@ func (m metrics) collectRetention(t *Target, gauge, count func(*prometheus.Desc,
 		}
 		gauge(descLevel, float64(r.Level), name)
 		count(descPromoted, float64(r.Promoted), name)
+		count(descFolded, float64(r.Folded), name)
+		count(descFreed, float64(r.Freed), name)
+		count(descThinned, float64(r.Thinned), name)
 		if r.Oldest != 0 {
 			gauge(descOldest, r.Held.Seconds(), name)
 		}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/journal/index"
 	"github.com/holdfast-dr/holdfast/journal/replica"
 	"github.com/holdfast-dr/holdfast/journal/segment"
@@ -38,6 +39,13 @@ type Group struct {
 	ended    chan struct{}  // closed when the group takes no more
 	upkeep   sync.WaitGroup // goroutines that end then
 
+	// steady is held for reading by who reads what was looked up and must not be wrong about
+	// what it finds, and for writing while a fold changes log and index together; before
+	// marking. relogging is held by who does that or builds the index anew; after steady.
+	steady    sync.RWMutex
+	relogging sync.Mutex
+	folding   folding
+
 	viewing sync.Mutex // kept views are opened and closed one at a time; before mu
 
 	mu          sync.Mutex
@@ -62,6 +70,7 @@ type Group struct {
 	}
 	resync, initial bool
 	gone            uint64 // no view of a checkpoint below is opened
+	thinned         spans  // nor of one in these, but those pinned
 	seen            uint64 // highest checkpoint number in any cut
 	onListed        func(Checkpoint)
 	views           views
@@ -243,6 +252,9 @@ func (g *Group) place(vol record.VolumeID) replica.Place {
 // was queued before is durable or cut. Older lives are refused from then on, also
 // after a restart. ErrFenced: a newer one was admitted.
 func (g *Group) Admit(stream record.StreamID, epoch record.Epoch, inc record.Incarnation) (Standing, error) {
+	if stream == record.FoldedStream && !invariant.Planted("journal/admit-folded") {
+		return Standing{}, fmt.Errorf("journal: group %s: stream %s is the target's own: %w", g.info.ID, stream, ErrAdmit)
+	}
 	g.admitting.Lock()
 	defer g.admitting.Unlock()
 	if err := cmp.Or(g.store.mayTake(), g.retention.room.none()); err != nil {

@@ -14,8 +14,9 @@ import (
 type history struct {
 	streams map[record.StreamID]*replayed
 	cuts    *cuts
-	// gaps says that records are left out, or were folded into one since a stream's last:
-	// the next of a stream may then be any later one.
+	// gaps says that records are left out, or are those of a folded segment: the next of a
+	// stream may then be any later one. The last that a stream has in a folded segment is
+	// the last that it had in what was folded, so behind it there is no gap.
 	gaps bool
 }
 
@@ -25,7 +26,6 @@ type replayed struct {
 	admitted life
 	upTo     record.Seq // the replicas hold the stream up to here; the log may begin before
 	begun    bool       // a record of it was found
-	gap      bool       // records may be missing before the next
 	recent   *recentSums
 }
 
@@ -88,8 +88,8 @@ func (h *history) resume(s *snapshot) {
 // stated.
 func (h *history) follow(rec record.Record) (cp Checkpoint, complete bool, err error) {
 	if rec.Stream == record.FoldedStream {
-		for _, s := range h.streams {
-			s.gap = true
+		if !h.gaps {
+			return Checkpoint{}, false, fmt.Errorf("a folded record, and nothing was folded here: %w", ErrCorrupt)
 		}
 		return Checkpoint{}, false, nil
 	}
@@ -133,11 +133,11 @@ func (h *history) take(id record.Identity) (*replayed, error) {
 		return nil, fmt.Errorf("initial sync is not complete: %w", ErrCorrupt)
 	}
 	early := !s.begun && id.Seq <= s.upTo // the log begins before what the replicas hold
-	later := (s.gap || h.gaps) && id.Seq > s.next
+	later := h.gaps && id.Seq > s.next
 	if id.Seq != s.next && !early && !later {
 		return nil, fmt.Errorf("%d is next: %w", s.next, ErrCorrupt)
 	}
-	s.last, s.next, s.phase, s.begun, s.gap = l, id.Seq+1, phaseLog, true, false
+	s.last, s.next, s.phase, s.begun = l, id.Seq+1, phaseLog, true
 	return s, nil
 }
 

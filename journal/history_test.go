@@ -135,10 +135,12 @@ func TestHistory(t *testing.T) {
 	f(promotedTo(5, 50, 9), false, "1 50 s5,1 51 s6", "5@1=50;2=9; 6@1=51;2=9;", "1:51 2:9", nil) // the other is silent
 	f(promotedTo(5, 50, 9), false, "1 50 s5,2 11 w", "", "", ErrCorrupt)
 
-	// Where records became a folded one, streams go on anywhere later.
-	f(nil, false, "1 1 o,1 2 c,1 3 s1,0 9 fold,1 9 s2,1 10 w,1 11 s3", "1@1=3; 2@1=9; 3@1=11;", "1:11 2:0", nil)
-	f(nil, false, "1 1 o,1 2 c,0 9 fold,1 9 s2,1 11 s3", "", "", ErrCorrupt)
-	f(nil, false, "1 1 o,1 2 c,1 3 s1,0 9 fold,1 3 s2", "", "", ErrCorrupt)
+	// In a folded segment streams go on anywhere later, and only there.
+	f(nil, true, "1 1 o,1 2 c,1 3 s1,0 9 fold,1 9 s2,1 10 w,1 11 s3", "1@1=3; 2@1=9; 3@1=11;", "1:11 2:0", nil)
+	f(nil, true, "1 1 o,1 2 c,1 9 s2,1 11 s3", "2@1=9; 3@1=11;", "1:11 2:0", nil)
+	f(nil, true, "1 1 o,1 2 c,1 3 s1,0 9 fold,1 3 s2", "", "", ErrCorrupt)
+	f(nil, false, "1 1 o,1 2 c,0 9 fold", "", "", ErrCorrupt)
+	f(nil, false, "1 1 o,1 2 c,1 9 s2", "", "", ErrCorrupt)
 
 	// Where records that carry writes are left out, a silent stream's end is still known.
 	f(nil, true, "1 1 o,1 2 c,2 1 o,2 2 c,2 3 -,2 4 -,1 3 -,1 4 s1", "1@1=4;2=4;", "1:4 2:2", nil)

@@ -50,12 +50,15 @@ func (g *Group) reindex() {
 // buildIndex replays the whole log into the index. Records that come meanwhile are found
 // in the log too; the last of them while no other is taken.
 func (g *Group) buildIndex() error {
+	g.relogging.Lock()
+	defer g.relogging.Unlock()
 	g.index.begin()
 	facts := g.manifest.now()
 	l := &loading{g: g, lineage: facts.lineage, history: beginning(&facts), facts: &facts, anew: true}
 	pos := g.logFirst()
 	err := g.index.table.Reset()
 	if err == nil {
+		g.index.table.SetMarks(g.folds())
 		err = g.index.table.Drop(pos)
 	}
 	for end := segment.Pos(0); err == nil && pos != end; {

@@ -109,6 +109,7 @@ func (g *Group) loadLog(anew bool) error {
 		if err := g.index.reset(); err != nil {
 			return err
 		}
+		g.index.table.SetMarks(g.folds())
 		l.anew = true
 	}
 	if _, err := l.replay(from); err != nil {
@@ -150,6 +151,9 @@ func (g *Group) remembered(facts *facts) (*snapshot, error) {
 	}
 	if _, life, ok := g.segments.Life(c.Pos); (!ok || life != c.Life) && !invariant.Planted("journal/any-index") {
 		return nil, fmt.Errorf("it is of another log: life %x, not %x", c.Life, life)
+	}
+	if err := g.sameFolds(); err != nil {
+		return nil, err
 	}
 	s, err := parseSnapshot(c.State)
 	if err == nil && s.pos != c.Pos {
@@ -195,6 +199,7 @@ func (l *loading) replay(from segment.Pos) (end segment.Pos, err error) {
 		if s.To <= from {
 			continue
 		}
+		l.history.gaps = s.Folded || invariant.Planted("journal/gaps-anywhere")
 		err := l.g.segments.Replay(max(from, s.First), s.To, segment.ReplayOptions{}, l.record)
 		if err != nil {
 			return end, err

@@ -225,6 +225,8 @@ func (r *retainer) look(now time.Duration) {
 			r.kick()
 		case d.Promote != 0:
 			r.pass(g, d.Promote, d.Level >= retain.Shortened)
+		default:
+			r.thin(g, now)
 		}
 	}
 }
@@ -256,8 +258,57 @@ func (r *retainer) isBusy(g *Group) bool {
 	return r.busy[g]
 }
 
+// thinEvery is how often checkpoints of a group are thinned out.
+const thinEvery = time.Minute
+
+// thin has checkpoints thinned out, and then a row of the log folded; when it was, it comes
+// again at once, after promotion.
+func (r *retainer) thin(g *Group, now time.Duration) {
+	f := &g.folding
+	policed := false
+	g.retention.note(func(r *retention) { policed = len(r.policy.Tiers) > 0 })
+	if !f.again.Swap(false) && now < f.next || !policed && len(g.manifest.now().thinned) == 0 {
+		return
+	}
+	f.next = now + thinEvery
+	r.beside(g, func() {
+		thinned, err := g.thinByPolicy()
+		did := false
+		if err == nil {
+			f.thinned.Add(int64(thinned))
+			did, err = g.foldLog(func(n int64) error { return r.pacer.wait(r.ctx, n, g.retention.room.none() != nil) })
+		}
+		if r.ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			g.log.Warn("thinning failed, and is tried again", "error", err)
+		}
+		g.retention.note(func(r *retention) { r.unthinned = err })
+		if did {
+			f.again.Store(true)
+			r.kick()
+		}
+	})
+}
+
 // pass has a pass made beside everything else.
 func (r *retainer) pass(g *Group, number uint64, urgent bool) {
+	r.beside(g, func() {
+		err := g.promote(number, func(n int64) error { return r.pacer.wait(r.ctx, n, urgent || g.retention.room.none() != nil) })
+		if r.ctx.Err() != nil {
+			return
+		}
+		g.passed(err)
+		if err == nil {
+			r.kick() // perhaps there is more to do
+		}
+	})
+}
+
+// beside runs work on a group on a goroutine of its own; the group is busy meanwhile, and
+// few groups are at once.
+func (r *retainer) beside(g *Group, work func()) {
 	r.mu.Lock()
 	r.busy[g] = true
 	r.mu.Unlock()
@@ -270,16 +321,8 @@ func (r *retainer) pass(g *Group, number uint64, urgent bool) {
 		select {
 		case r.slots <- struct{}{}:
 			defer func() { <-r.slots }()
+			work()
 		case <-r.ctx.Done():
-			return
-		}
-		err := g.promote(number, func(n int64) error { return r.pacer.wait(r.ctx, n, urgent || g.retention.room.none() != nil) })
-		if r.ctx.Err() != nil {
-			return
-		}
-		g.passed(err)
-		if err == nil {
-			r.kick() // perhaps there is more to do
 		}
 	})
 }

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -34,6 +35,8 @@ type retention struct {
 	state   retain.Decision
 	since   time.Time // of state's level
 	trouble error     // why the last pass failed
+
+	unthinned error // why the last thinning failed
 	stuck   string    // it is final until the store is opened again
 }
 
@@ -56,12 +59,16 @@ type RetentionState struct {
 	Since  time.Time
 	// Promoted is the bytes written into the replicas by promotion since the store was opened.
 	Promoted int64
+	// Thinned is how many checkpoints were thinned out since then, Folded the bytes of log that
+	// were folded, and Freed by how much the log is shorter for it.
+	Thinned, Folded, Freed int64
 	Err      error // why the last pass failed; it is tried again
 }
 
 // Retention tells how the group's history is kept.
 func (g *Group) Retention() RetentionState {
-	s := RetentionState{Usage: g.Usage(), Promoted: g.retention.promoted.Load()}
+	s := RetentionState{Usage: g.Usage(), Promoted: g.retention.promoted.Load(),
+		Thinned: g.folding.thinned.Load(), Folded: g.folding.folded.Load(), Freed: g.folding.freed.Load()}
 	now := g.store.retainer.passed()
 	if g.opened() == nil {
 		if page, err := g.store.catalogue.List(g.info.ID, index.Query{Limit: 1}); err == nil && len(page.Checkpoints) > 0 {
@@ -69,7 +76,7 @@ func (g *Group) Retention() RetentionState {
 		}
 	}
 	g.retention.note(func(r *retention) {
-		s.Policy, s.Own, s.Err = r.policy, r.own, r.trouble
+		s.Policy, s.Own, s.Err = r.policy, r.own, cmp.Or(r.trouble, r.unthinned)
 		s.Level, s.Reason, s.Since = r.state.Level, r.state.Reason, r.since
 		if at, ok := r.ages.Date(s.Oldest); ok && s.Oldest != 0 {
 			s.Held = max(0, now-at)
@@ -114,7 +121,7 @@ func (s *Store) policy() retain.Policy {
 // of the replicas.
 func (g *Group) loadRetention() (err error) {
 	facts := g.manifest.now()
-	g.gone = facts.gone
+	g.gone, g.thinned = facts.gone, facts.thinned
 	r := &g.retention
 	r.base = facts.promoted.number
 	r.policy = g.store.policy()

@@ -62,7 +62,7 @@ func (g *Group) openView(number uint64, o ViewOptions, cfg view.Config) (*view.V
 	cfg.FS, cfg.Dir, cfg.Group, cfg.Boot = g.store.cfg.FS, g.scratchDir(), g.info.ID, g.store.cfg.Boot
 	cfg.Log, cfg.Versions, cfg.At = g.segments, g.index, g.index.Vector(cp)
 	cfg.Cache, cfg.Owner = g.store.cache, g.blockOwner
-	cfg.Damaged = g.viewed
+	cfg.Damaged, cfg.Steady = g.viewed, &g.steady
 	if cfg.Disks, err = g.disks(cp); err != nil {
 		return nil, fmt.Errorf("journal: group %s: checkpoint %d: %w", g.info.ID, number, err)
 	}
@@ -77,7 +77,7 @@ func (g *Group) openView(number uint64, o ViewOptions, cfg view.Config) (*view.V
 		return nil, fmt.Errorf("journal: group %s: checkpoint %d: %w", g.info.ID, number, err)
 	}
 	g.mu.Lock()
-	closed, gone := g.closed, number < g.gone
+	closed, gone := g.closed, g.lostLocked(number)
 	if !closed && !gone {
 		if g.views.open == nil {
 			g.views.open = make(map[*view.View]ViewOptions)

@@ -96,11 +96,12 @@ func (f *Folding) Show(life uint64) error {
 	if err != nil {
 		return fmt.Errorf("index of group %s: fold: %w", t.cfg.Group, errors.Join(err, f.Discard()))
 	}
+	f.made = nil
 	t.mergeSoon()
 	return nil
 }
 
-// Discard gives up a fold that is not to be shown.
+// Discard gives up a fold that is not to be shown; after Show it does nothing.
 func (f *Folding) Discard() error {
 	made := f.made
 	f.made = nil

@@ -25,22 +25,38 @@ func (d *Device) readBase(p []byte, off int64) error {
 	defer pieces.Put(found)
 	cfg := &d.view.cfg
 	for again := 0; ; again++ {
-		var err error
-		if *found, err = cfg.Versions.Lookup((*found)[:0], d.disk.ID, off, int64(len(p)), cfg.At); err == nil {
-			err = d.readPieces(p, off, *found)
-		}
-		if err == nil {
+		err := d.tryBase(p, off, found, again > 0)
+		switch {
+		case err == nil:
 			return nil
-		}
-		if errors.Is(err, segment.ErrRange) && again < lookAgain && !invariant.Planted("journal/view/look-once") {
+		case errors.Is(err, segment.ErrRange) && again < lookAgain && !invariant.Planted("journal/view/look-once"):
+			continue
+		case damage(err) && again == 0 && cfg.Steady != nil && !invariant.Planted("journal/view/folded-is-damage"):
 			continue
 		}
 		return fmt.Errorf("checkpoint %d: volume %d: %w", cfg.Checkpoint, d.disk.ID, err)
 	}
 }
 
+// tryBase looks up and reads. A fold may change the log in between, and what was looked up
+// is then not there: only a steady try, during which nothing is folded, finds damage.
+func (d *Device) tryBase(p []byte, off int64, found *[]index.Piece, steady bool) (err error) {
+	cfg := &d.view.cfg
+	if cfg.Steady == nil {
+		steady = true
+	} else if steady {
+		cfg.Steady.RLock()
+		defer cfg.Steady.RUnlock()
+	}
+	if *found, err = cfg.Versions.Lookup((*found)[:0], d.disk.ID, off, int64(len(p)), cfg.At); err != nil {
+		return err
+	}
+	return d.readPieces(p, off, *found, steady)
+}
+
 // readPieces fills p, which begins at off, from the pieces.
-func (d *Device) readPieces(p []byte, off int64, pieces []index.Piece) error {
+// What is damaged is told of only by one that is sure.
+func (d *Device) readPieces(p []byte, off int64, pieces []index.Piece, sure bool) error {
 	for i := 0; i < len(pieces); {
 		piece, read := &pieces[i], 1
 		to := p[piece.Off-off:][:piece.Len]
@@ -55,7 +71,7 @@ func (d *Device) readPieces(p []byte, off int64, pieces []index.Piece) error {
 			err = d.disk.Replica.ReadAt(to, piece.Off)
 		}
 		if err != nil {
-			if d.view.cfg.Damaged != nil && damage(err) {
+			if sure && d.view.cfg.Damaged != nil && damage(err) {
 				d.tell(piece, err)
 			}
 			return fmt.Errorf("at %d: %w", piece.Off, err)

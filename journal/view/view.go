@@ -63,6 +63,9 @@ type Config struct {
 	// Cache keeps blocks that were opened, under Owner; nil: 4 MiB of the view's own.
 	Cache *index.Cache
 	Owner uint64
+	// Steady is held for writing while the log and what Versions tells of it change together;
+	// nil: they never do.
+	Steady *sync.RWMutex
 	// Damaged is called with what did not verify, before the reader is told; nil: nobody is.
 	Damaged func(Damage)
 	// Failed is called once, when a sync of scratch has failed; nil: nobody is told.

@@ -1,0 +1,140 @@
+package journal
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/holdfast-dr/holdfast/ioengine/faultdisk"
+	"github.com/holdfast-dr/holdfast/journal/retain"
+	"github.com/holdfast-dr/holdfast/journal/segment"
+)
+
+// settled waits until the closed segments were read back.
+func (t *target) settled() error {
+	for {
+		open := false
+		for _, s := range t.group.segments.Segments() {
+			open = open || s.State == segment.StateClosed
+		}
+		if !open {
+			return nil
+		}
+		if err := t.group.onCommit(func() error { return nil }); err != nil {
+			return err
+		}
+	}
+}
+
+// flushed has the index of all that is durable written.
+func (t *target) flushed() error {
+	errs := make(chan error, 1)
+	err := t.group.onCommit(func() error {
+		g := t.group
+		snap, ok := g.snapshotOf(g.snapshot())
+		if !ok {
+			return fmt.Errorf("no snapshot at %s", snap.Pos)
+		}
+		if write := g.index.Freeze(snap); write != nil {
+			errs <- write()
+			return nil
+		}
+		return errReindexing
+	})
+	if err != nil {
+		return err
+	}
+	return <-errs
+}
+
+// foldAll folds until nothing is left to fold.
+func (t *target) foldAll() error {
+	if err := t.settled(); err != nil {
+		return err
+	}
+	if err := t.flushed(); err != nil {
+		return err
+	}
+	for {
+		did, err := t.group.foldLog(noPace)
+		if err != nil || !did {
+			return err
+		}
+	}
+}
+
+// keepOnly thins the checkpoints down to those, of which the first and the last are listed.
+func (t *target) keepOnly(keep ...uint64) error {
+	var pairs []retain.Pair
+	for i := range keep[1:] {
+		pairs = append(pairs, retain.Pair{From: keep[i], To: keep[i+1]})
+	}
+	_, err := t.group.thin(pairs)
+	return err
+}
+
+// shows says whether exactly these are listed, and whole.
+func (t *target) shows(s *source, want ...uint64) error {
+	numbers, err := t.check(s)
+	if err == nil && !slices.Equal(numbers, want) {
+		err = fmt.Errorf("listed are %v, want %v", numbers, want)
+	}
+	return err
+}
+
+// Thinned checkpoints go and the log gets shorter; those that stay give back what they
+// did, before and after an opening, with the index and the catalogue made anew, and
+// after promotion.
+func TestThinAndFold(t *testing.T) {
+	for seed := range 4 {
+		s := story(seed, 16)
+		disk := faultdisk.New(512)
+		cfg := smallSegments(disk)
+		w, err := openWith(cfg)
+		ok(t, err)
+		ok(t, w.feed(s, 3))
+		last := s.cut
+		ok(t, w.keepOnly(1, 5, 9, 12, last-1))
+		kept := []uint64{1, 5, 9, 12, last - 1, last}
+		ok(t, w.shows(s, kept...))
+		before := w.group.State().Bytes
+		ok(t, w.foldAll())
+		ok(t, w.shows(s, kept...))
+		after := w.group.State().Bytes
+		if freed := w.group.folding.freed.Load(); after > before*2/3 || freed < before-after {
+			t.Errorf("seed %d: the log had %d bytes and has %d; %d were freed", seed, before, after, freed)
+		}
+		reopen := func(what string, disk *faultdisk.Disk) {
+			t.Helper()
+			ok(t, w.store.Close())
+			cfg.FS = disk
+			w, err = openWith(cfg)
+			if err == nil {
+				err = w.shows(s, kept...)
+			}
+			if err != nil {
+				t.Fatalf("seed %d: %s: %v", seed, what, err)
+			}
+		}
+		reopen("opened again", disk)
+		cfg = smallSegments(disk)
+		reopen("the catalogue is gone", disk)
+		ok(t, w.store.Close())
+		ok(t, writeDir(disk, "/store/groups/"+testGroup.String()+"/index", nil))
+		reopen("the index is gone", disk)
+		for range 3 {
+			s.write(6)
+			s.limit = s.checkpoint()
+		}
+		ok(t, w.feed(s, 3))
+		ok(t, w.keepOnly(1, 12, s.cut-1))
+		kept = []uint64{1, 12, s.cut - 1, s.cut}
+		ok(t, w.foldAll())
+		ok(t, w.shows(s, kept...))
+		reopen("folded again", disk)
+		ok(t, w.group.promote(12, noPace))
+		kept = kept[1:]
+		reopen("promoted", disk.Kill())
+		ok(t, w.store.Close())
+	}
+}
