@@ -36,8 +36,8 @@ type retention struct {
 	since   time.Time // of state's level
 	trouble error     // why the last pass failed
 
-	unthinned error // why the last thinning failed
-	stuck   string    // it is final until the store is opened again
+	unthinned error  // why the last thinning failed
+	stuck     string // it is final until the store is opened again
 }
 
 // note changes what r.mu guards.
@@ -62,7 +62,7 @@ type RetentionState struct {
 	// Thinned is how many checkpoints were thinned out since then, Folded the bytes of log that
 	// were folded, and Freed by how much the log is shorter for it.
 	Thinned, Folded, Freed int64
-	Err      error // why the last pass failed; it is tried again
+	Err                    error // why the last pass failed; it is tried again
 }
 
 // Retention tells how the group's history is kept.
