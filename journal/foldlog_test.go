@@ -28,23 +28,26 @@ func (t *target) settled() error {
 
 // flushed has the index of all that is durable written.
 func (t *target) flushed() error {
-	errs := make(chan error, 1)
-	err := t.group.onCommit(func() error {
-		g := t.group
-		snap, ok := g.snapshotOf(g.snapshot())
-		if !ok {
-			return fmt.Errorf("no snapshot at %s", snap.Pos)
-		}
-		if write := g.index.Freeze(snap); write != nil {
-			errs <- write()
+	for done := false; !done; {
+		missed := false
+		err := t.group.onCommit(func() error {
+			if t.group.flush.busy.Load() {
+				return nil
+			}
+			missed = t.group.flush.missed.Swap(false)
+			if done = t.group.index.Covered().Pos == t.group.segments.Durable(); !done && !missed {
+				t.store.flush(t.group)
+			}
 			return nil
+		})
+		if err == nil && missed {
+			err = t.group.State().Err
 		}
-		return errReindexing
-	})
-	if err != nil {
-		return err
+		if err != nil {
+			return err
+		}
 	}
-	return <-errs
+	return nil
 }
 
 // foldAll folds until nothing is left to fold.

@@ -14,6 +14,7 @@ import (
 	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/ioengine/faultdisk"
 	"github.com/holdfast-dr/holdfast/journal/index"
+	"github.com/holdfast-dr/holdfast/journal/retain"
 	"github.com/holdfast-dr/holdfast/wire/record"
 	"pgregory.net/rapid"
 )
@@ -199,13 +200,17 @@ func (m *model) write(s *modelStream) {
 func (m *model) cut() {
 	m.number += uint64(rapid.IntRange(1, 3).Draw(m.t, "step"))
 	tag := rapid.SampledFrom([]string{"", "", "before the upgrade"}).Draw(m.t, "tag")
+	listed := uint64(0)
+	for n := range m.cps {
+		listed = max(listed, n)
+	}
 	for _, s := range m.streams {
 		var sizes []record.VolumeSize
 		for id, p := range s.now {
 			sizes = append(sizes, record.VolumeSize{ID: id, Bytes: int64(len(p))})
 		}
 		m.add(s, func(id record.Identity, now record.Time) []byte {
-			return record.AppendCut(nil, id, now, m.next(), record.Cut{Checkpoint: m.number, Wall: int64(m.number), Tag: tag, Solo: len(m.streams) == 1, Volumes: sizes})
+			return record.AppendCut(nil, id, now, m.next(), record.Cut{Checkpoint: m.number, Wall: int64(m.number), Tag: tag, Listed: listed, Solo: len(m.streams) == 1, Volumes: sizes})
 		})
 	}
 	if len(m.streams) == 1 || rapid.IntRange(0, 9).Draw(m.t, "unconfirmed") == 0 {
@@ -459,6 +464,7 @@ var modelOps = map[string]func(m *model){
 	},
 	"resize":    func(m *model) { m.resize(m.any()) },
 	"deliver*4": func(m *model) { m.deliver(rapid.IntRange(1, 8).Draw(m.t, "records")) },
+	"thin*2":    (*model).thin,
 	"look*3":    (*model).look,
 	"list":      (*model).listed,
 	"close":     func(m *model) { m.restart("close", func() {}) },
@@ -467,6 +473,33 @@ var modelOps = map[string]func(m *model){
 	"harm*2": func(m *model) {
 		m.restart(rapid.SampledFrom([]string{"close", "kill", "crash"}).Draw(m.t, "how"), m.harm)
 	},
+}
+
+// thin does without the checkpoints between two, and perhaps folds the log.
+func (m *model) thin() {
+	numbers := slices.Sorted(maps.Keys(m.cps))
+	if len(numbers) < 3 {
+		return
+	}
+	i := rapid.IntRange(0, len(numbers)-3).Draw(m.t, "from")
+	j := rapid.IntRange(i+2, len(numbers)-1).Draw(m.t, "to")
+	may := numbers[j] <= m.w.group.thinCeiling()
+	n, err := m.w.group.thin([]retain.Pair{{From: numbers[i], To: numbers[j]}})
+	m.must(err)
+	if may != (n == j-i-1) {
+		m.t.Fatalf("thinning between %d and %d: %d went", numbers[i], numbers[j], n)
+	}
+	if may {
+		for _, n := range numbers[i+1 : j] {
+			delete(m.cps, n)
+			delete(m.images, n)
+		}
+	}
+	m.listed()
+	if rapid.Bool().Draw(m.t, "fold") {
+		m.must(m.w.foldAll())
+		m.all()
+	}
 }
 
 func (m *model) any() *modelStream { return rapid.SampledFrom(m.streams).Draw(m.t, "of stream") }
