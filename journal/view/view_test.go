@@ -356,6 +356,41 @@ func TestLooksAgain(t *testing.T) {
 	}
 }
 
+// folding folds the log under what it finds, some times: other bytes stand there then.
+type folding struct {
+	Versions
+	times int
+}
+
+func (v *folding) Lookup(dst []index.Piece, vol record.VolumeID, off, n int64, at index.Vector) ([]index.Piece, error) {
+	dst, err := v.Versions.Lookup(dst, vol, off, n, at)
+	if v.times--; v.times >= 0 {
+		for i := range dst {
+			dst[i].Block.CRC ^= 1
+		}
+	}
+	return dst, err
+}
+
+// What was folded between finding and reading it is found again, and not called damaged;
+// what is wrong while nothing can be folded is.
+func TestLooksAgainAfterAFold(t *testing.T) {
+	w := newWorld(t, 6)
+	for times, told := range map[int]int{0: 0, 1: 0, 2: 1} {
+		have := 0
+		view, err := New(Config{Checkpoint: 12, FS: w.disk, Log: w.log, Versions: &folding{w.versions, times}, At: at(12), Steady: new(sync.RWMutex),
+			Damaged: func(Damage) { have++ }, Disks: []Disk{{Volume: Volume{ID: 1, Bytes: testBytes}, Replica: w.replica}}})
+		must(t, err)
+		d, _ := view.Device(1)
+		p := make([]byte, testBytes)
+		err = d.ReadAt(p, 0)
+		if have != told || (err != nil) != (told > 0) || err == nil && !bytes.Equal(p, w.images[12]) {
+			t.Errorf("folded %d times: %v, told of %d damages", times, err, have)
+		}
+		must(t, view.Close())
+	}
+}
+
 // lost finds nothing.
 type lost struct{ Versions }
 
