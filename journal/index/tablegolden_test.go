@@ -42,6 +42,13 @@ func goldenLayout() layout {
 		runs: []layoutRun{{id: goldenID, pages: 7, masks: []Span{{8192, 16384}, {1 << 20, 1 << 21}}}}}
 }
 
+// goldenFolds is a layout that only version 2 can say.
+func goldenFolds() layout {
+	l := goldenLayout()
+	l.marks = []FoldMark{{4096, 1 << 20, 5}, {1 << 20, 1 << 30, 1 << 63}}
+	return l
+}
+
 // The golden files are what is written today, and read as what was written.
 func TestTableGolden(t *testing.T) {
 	disk := faultdisk.New(512)
@@ -58,7 +65,8 @@ func TestTableGolden(t *testing.T) {
 	_, err = f.ReadAt(run, 0)
 	must(t, err)
 	l := goldenLayout()
-	for name, have := range map[string][]byte{"testdata/v1.run": run, "testdata/v1.current": l.encode(goldenID.group)} {
+	folded := goldenFolds()
+	for name, have := range map[string][]byte{"testdata/v1.run": run, "testdata/v1.current": l.encode(goldenID.group), "testdata/v2.current": folded.encode(goldenID.group)} {
 		if *update {
 			must(t, os.WriteFile(name, have, 0o644))
 		}
@@ -78,6 +86,13 @@ func TestTableGoldenReads(t *testing.T) {
 	want := goldenLayout()
 	if !bytes.Equal(l.encode(1), want.encode(1)) {
 		t.Errorf("current reads as %+v", l)
+	}
+	p, err = os.ReadFile("testdata/v2.current")
+	must(t, err)
+	l, err = parseCurrent(p, goldenID.group)
+	must(t, err)
+	if want := goldenFolds(); !bytes.Equal(l.encode(1), want.encode(1)) || len(l.marks) != 2 {
+		t.Errorf("current of version 2 reads as %+v", l)
 	}
 	p, err = os.ReadFile("testdata/v1.run")
 	must(t, err)
@@ -138,6 +153,8 @@ func FuzzTail(f *testing.F) {
 func FuzzCurrent(f *testing.F) {
 	l := goldenLayout()
 	f.Add(l.encode(7)[:len(l.encode(7))-4])
+	folded := goldenFolds()
+	f.Add(folded.encode(7)[:len(folded.encode(7))-4])
 	f.Fuzz(func(t *testing.T, p []byte) {
 		l, err := parseCurrent(le.AppendUint32(bytes.Clone(p), crc32.Checksum(p, castagnoli)), 7)
 		if err == nil && len(l.covered.State) > len(p) {
