@@ -56,6 +56,9 @@ func (g *Group) enter(cps []Checkpoint) error {
 	if err := g.covered(); err != nil {
 		return err
 	}
+	if len(g.damages) > 0 {
+		g.sayLocked() // what was listed may have covered it
+	}
 	return g.recount()
 }
 

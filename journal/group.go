@@ -59,13 +59,15 @@ type Group struct {
 	bytes       int       // of the records in queue and in the rounds
 	room        sync.Cond // bytes fell
 	closed      bool
-	fatal       error // why no data is taken until the store is opened again
-	trouble     error // why the last round failed; nil: it did not
-	unwritten   error // why the index was not written the last time; nil: it was
-	behind      error // why checkpoints that are complete are not listed; nil: all are
-	damaged     error // what is damaged; nil: nothing that is known
+	fatal       error  // why no data is taken until the store is opened again
+	trouble     error  // why the last round failed; nil: it did not
+	unwritten   error  // why the index was not written the last time; nil: it was
+	behind      error  // why checkpoints that are complete are not listed; nil: all are
+	damaged     error  // what is damaged; nil: nothing that is known
+	lacking     bool   // and of it something that checkpoints yet to be listed may need
+	wounds      uint64 // damages found since the store was opened
 	listed      struct {
-		count          int
+		count, bad     int
 		oldest, newest uint64
 	}
 	resync, initial bool
@@ -133,6 +135,10 @@ type GroupState struct {
 	// checkpoints are not listed, or what is damaged; nil: all is well.
 	Err   error
 	Bytes int64 // of the log
+	// Damage says what is damaged; nil: nothing that is known. It is Err too while
+	// checkpoints that are yet to be listed may need it; else only older ones are bad.
+	Damage error
+	Bad    int // listed checkpoints that cannot be opened whole
 	// Count, Oldest and Newest tell of the good checkpoints (numbers; 0: none): those that
 	// nothing known keeps from being opened whole.
 	Count          int
@@ -328,9 +334,13 @@ func (g *Group) durableLocked(stream record.StreamID) record.Seq {
 func (g *Group) State() GroupState {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	s := GroupState{Resync: g.resync, Initial: g.initial, Err: g.fatal,
+	s := GroupState{Resync: g.resync, Initial: g.initial, Err: g.fatal, Damage: g.damaged, Bad: g.listed.bad,
 		Count: g.listed.count, Oldest: g.listed.oldest, Newest: g.listed.newest}
-	for _, err := range []error{g.trouble, g.behind, g.store.reserve.missing(), g.store.indexFull(), g.retention.room.none(), g.damaged, g.unwritten} {
+	damaged := g.damaged
+	if !g.lacking {
+		damaged = nil
+	}
+	for _, err := range []error{g.trouble, g.behind, g.store.reserve.missing(), g.store.indexFull(), g.retention.room.none(), damaged, g.unwritten} {
 		if s.Err == nil {
 			s.Err = err
 		}
@@ -343,7 +353,7 @@ func (g *Group) State() GroupState {
 	}
 	for _, i := range g.segments.Segments() {
 		s.Bytes += int64(i.End - i.First)
-		if s.Err == nil && i.Err != nil {
+		if s.Err == nil && i.Err != nil && (g.lacking || !isDamage(i.Err)) {
 			s.Err = fmt.Errorf("segment %d does not verify: %w", i.Number, i.Err)
 		}
 	}

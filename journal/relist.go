@@ -174,6 +174,6 @@ func (g *Group) recount() error {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.listed.count, g.listed.oldest, g.listed.newest = counts.Good, oldest.Number, newest.Number
+	g.listed.count, g.listed.bad, g.listed.oldest, g.listed.newest = counts.Good, counts.Bad, oldest.Number, newest.Number
 	return nil
 }

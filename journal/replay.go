@@ -124,10 +124,10 @@ func (g *Group) loadLog(anew bool) error {
 	g.adopt(l.history, facts.epoch)
 	g.flush.complete, g.flush.flushed = l.complete, max(g.index.Covered().Pos, g.logFirst())
 	g.damages = facts.damaged
-	g.sayLocked()
 	if g.hurt, err = g.blame(g.damages, &facts); err != nil {
 		return err
 	}
+	g.sayLocked()
 	if err := g.showSegmentsAnew(); err != nil {
 		return err
 	}

@@ -77,7 +77,7 @@ func (g *Group) shows(w *wound, cp *Checkpoint) (bool, error) {
 		return false, err
 	}
 	for _, p := range found {
-		if w.Pos == 0 && p.In == index.InReplica || w.Pos != 0 && p.In == index.InLog && p.Pos == w.Pos && p.Number == w.Number {
+		if w.is(p) {
 			return true, nil
 		}
 	}

@@ -66,11 +66,14 @@ func (g *Group) wounded(lasting, passing damages) {
 	if len(fresh) == 0 {
 		return
 	}
+	g.unplaced = append(g.unplaced, fresh...)
 	g.sayLocked()
+	g.mu.Lock()
+	g.wounds += uint64(len(fresh))
+	g.mu.Unlock()
 	if g.stateLocked() != nil {
 		g.store.queued(g, urgent) // tried again from there
 	}
-	g.unplaced = append(g.unplaced, fresh...)
 	if err := g.placeLocked(); err != nil {
 		g.log.Error("checkpoints are bad and could not be marked", "error", err)
 		g.store.queued(g, urgent)
@@ -92,6 +95,7 @@ func (g *Group) placeLocked() error {
 		return err
 	}
 	g.unplaced = nil
+	g.sayLocked()
 	return g.recount()
 }
 
@@ -107,12 +111,13 @@ func (g *Group) mended(d damage) error {
 	for _, e := range g.unstated {
 		g.damages = g.damages.add(damage{e.volume, int64(e.number), int64(e.end), e.reason})
 	}
-	g.sayLocked()
 	h, err := g.blame(g.damages, &marks)
 	if err != nil {
+		g.sayLocked()
 		return err // what was bad stays so until the next opening
 	}
 	g.hurt, g.unplaced = h, nil
+	g.sayLocked()
 	return g.recount()
 }
 
@@ -144,4 +149,5 @@ func (g *Group) sayLocked() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.damaged = err
+	g.lacking = len(g.hurt.wounds)+len(g.hurt.rest)+len(g.unplaced) > 0
 }

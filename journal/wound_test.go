@@ -70,8 +70,8 @@ func (t *target) honest(s *source, opens bool) (bad int, err error) {
 	if st.Count != count || st.Newest != newest || latest.Number != newest || len(said) != len(is) {
 		return 0, fmt.Errorf("state %+v, latest %d; want %d good ones up to %d of %d", st, latest.Number, count, newest, len(is))
 	}
-	if bad > 0 && !isDamage(st.Err) {
-		return 0, fmt.Errorf("%d checkpoints are bad, state %v", bad, st.Err)
+	if bad > 0 && !isDamage(st.Damage) {
+		return 0, fmt.Errorf("%d checkpoints are bad, state %v", bad, st.Damage)
 	}
 	return bad, nil
 }
@@ -145,7 +145,7 @@ func TestReadBackSpoils(t *testing.T) {
 			if !maps.Equal(still, good) {
 				t.Errorf("rot at %d: good were %v, after a restart %v", at, good, still)
 			}
-			if bad > 0 && again.group.State().Err == nil {
+			if bad > 0 && again.group.State().Damage == nil {
 				t.Errorf("rot at %d: after a restart nothing is said", at)
 			}
 			ok(t, again.store.Close())

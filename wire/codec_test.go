@@ -50,6 +50,7 @@ func messages() []Message {
 		&CloseStream{testStream},
 		&Durable{testStream, 1 << 40},
 		&Listed{1, 17, 1_700_000_000_000_000_000, "vor dem Update ✓"},
+		&Lacking{1, []Lack{{2, 4096, 8192}, {3, 0, 512}}},
 	}
 }
 
@@ -103,8 +104,12 @@ func TestLargestMessagesFit(t *testing.T) {
 	for i := range MaxVolumes {
 		open.Volumes = append(open.Volumes, Volume{record.VolumeID(i + 1), name, record.VolumeLimit})
 	}
+	lacks := &Lacking{Group: 1}
+	for i := range MaxLacks {
+		lacks.Places = append(lacks.Places, Lack{1, int64(i) * 8192, 4096})
+	}
 	for _, m := range []Message{open, &Refused{1, 1, strings.Repeat("x", 3*MaxText)}, &Refused{1, 1, strings.Repeat("€", MaxText)},
-		&Refused{1, 1, "\xff\xfe"}, &Listed{1, 1, 1, strings.Repeat("t", MaxTag)}} {
+		&Refused{1, 1, "\xff\xfe"}, &Listed{1, 1, 1, strings.Repeat("t", MaxTag)}, lacks} {
 		p := appendFrame(nil, m.kind(), m.appendTo)
 		_, n, err := parseFrame(p)
 		if err != nil || n != len(p)-frameBytes {
@@ -143,7 +148,9 @@ func TestMessagesThatMeanNothingAreRefused(t *testing.T) {
 	f(func(m *OpenStream) { m.Volumes[0].Name = "" })
 	f(func(m *OpenStream) { m.Volumes = make([]Volume, MaxVolumes+1) })
 	for _, m := range []Message{&Stand{}, &Refused{Stream: 1}, &Refused{Code: 1}, &CloseStream{}, &Durable{Stream: 1},
-		&Durable{Seq: 1}, &Listed{Group: 1}, &Listed{Group: 1, Checkpoint: 1, Tag: "\xff"}} {
+		&Durable{Seq: 1}, &Listed{Group: 1}, &Listed{Group: 1, Checkpoint: 1, Tag: "\xff"},
+		&Lacking{Group: 1}, &Lacking{Places: []Lack{{1, 0, 1}}}, &Lacking{1, []Lack{{0, 0, 1}}}, &Lacking{1, []Lack{{1, 0, 0}}},
+		&Lacking{1, []Lack{{1, -1, 2}}}, &Lacking{1, []Lack{{1, record.VolumeLimit, 1}}}, &Lacking{1, make([]Lack, MaxLacks+1)}} {
 		if m.check() == nil {
 			t.Errorf("%+v may be sent", m)
 		}

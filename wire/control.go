@@ -2,6 +2,7 @@ package wire
 
 import (
 	"bufio"
+	"fmt"
 	"io"
 	"sync"
 	"time"
@@ -35,10 +36,14 @@ func (q *queue) take(spare []byte) []byte {
 
 // Send queues a message on the control connection. It never waits: a peer that
 // lets the queue fill ends the session. After the end it returns the reason;
-// a message beyond its limits is an error and changes nothing.
+// a message beyond its limits, or newer than the session's version, is an error and
+// changes nothing.
 func (s *Session) Send(m Message) error {
 	if err := m.check(); err != nil {
 		return err
+	}
+	if !s.Speaks(m) && !invariant.Planted("wire/newer-message") {
+		return fmt.Errorf("%w: %T needs version %d, the session has %d", ErrVersion, m, m.since(), s.version)
 	}
 	if err := s.reason(); err != nil {
 		return err
@@ -185,6 +190,9 @@ func (s *Session) hear(t frameType, body []byte) error {
 	m, err := decodeMessage(t, body)
 	if err != nil {
 		return err
+	}
+	if !s.Speaks(m) {
+		return protocolError("%T in version %d", m, s.version)
 	}
 	return s.handler.Message(s, m)
 }

@@ -45,6 +45,7 @@ const (
 	typeCloseStream frameType = 35
 	typeDurable     frameType = 36
 	typeListed      frameType = 37
+	typeLacking     frameType = 38
 )
 
 // bodyLimit is the longest body of a type, -1 for an unknown type.
@@ -70,6 +71,8 @@ func bodyLimit(t frameType) int {
 		return 64
 	case typeListed:
 		return 64 + MaxTag
+	case typeLacking:
+		return 64 + MaxLacks*lackBytes
 	}
 	return -1
 }

@@ -20,7 +20,9 @@ func (v Versions) String() string {
 }
 
 // ours are the versions this code speaks.
-var ours = Versions{1, 1}
+//
+//	2 adds Lacking
+var ours = Versions{1, 2}
 
 // pick returns the highest version in both, 0 for none.
 func pick(a, b Versions) uint16 {

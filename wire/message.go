@@ -14,12 +14,14 @@ const (
 	MaxText    = 1024 // bytes of a reason; a longer one is cut by Send
 	MaxTag     = record.MaxTag
 	MaxVolumes = record.MaxVolumes
+	MaxLacks   = 1024 // places in one Lacking
 )
 
 // Message is one word on the control connection. The types of this file are all there are.
 type Message interface {
 	kind() frameType
-	check() error // what both ends hold a message to
+	since() uint16 // the first version of the protocol that has it
+	check() error  // what both ends hold a message to
 	appendTo(dst []byte) []byte
 }
 
@@ -78,6 +80,19 @@ type Listed struct {
 	Tag        string
 }
 
+// Lacking says which places of a group's volumes the target cannot give back as they are
+// now: what it holds of them is damaged. The source sends them again. Version 2.
+type Lacking struct {
+	Group  record.GroupID
+	Places []Lack // at least one
+}
+
+// Lack is a part of a volume.
+type Lack struct {
+	Volume   record.VolumeID
+	Off, Len int64
+}
+
 // Code says why a stream was refused or a session ended.
 type Code uint16
 
@@ -128,6 +143,8 @@ func decodeMessage(t frameType, p []byte) (Message, error) {
 		m = &Listed{
 			Group: record.GroupID(d.u64()), Checkpoint: d.u64(), Wall: int64(d.u64()), Tag: d.string(MaxTag),
 		}
+	case typeLacking:
+		m = decodeLacking(&d)
 	default:
 		return nil, protocolError("frame type %d on the control connection", t)
 	}
@@ -144,6 +161,7 @@ func decodeMessage(t frameType, p []byte) (Message, error) {
 const volumeFixedBytes = 4 + 8 + 2
 
 func (m *OpenStream) kind() frameType { return typeOpenStream }
+func (m *OpenStream) since() uint16   { return 1 }
 
 func (m *OpenStream) appendTo(p []byte) []byte {
 	p = putU64(p, uint64(m.Group))
@@ -202,6 +220,7 @@ func (m *OpenStream) check() error {
 }
 
 func (m *Stand) kind() frameType { return typeStand }
+func (m *Stand) since() uint16   { return 1 }
 
 func (m *Stand) appendTo(p []byte) []byte {
 	p = putU64(p, uint64(m.Stream))
@@ -214,6 +233,7 @@ func (m *Stand) appendTo(p []byte) []byte {
 func (m *Stand) check() error { return needIDs("stand", uint64(m.Stream)) }
 
 func (m *Refused) kind() frameType { return typeRefused }
+func (m *Refused) since() uint16   { return 1 }
 
 func (m *Refused) appendTo(p []byte) []byte {
 	return putString(putU16(putU64(p, uint64(m.Stream)), uint16(m.Code)), cutText(m.Text))
@@ -222,12 +242,14 @@ func (m *Refused) appendTo(p []byte) []byte {
 func (m *Refused) check() error { return needIDs("refused", uint64(m.Stream), uint64(m.Code)) }
 
 func (m *CloseStream) kind() frameType { return typeCloseStream }
+func (m *CloseStream) since() uint16   { return 1 }
 
 func (m *CloseStream) appendTo(p []byte) []byte { return putU64(p, uint64(m.Stream)) }
 
 func (m *CloseStream) check() error { return needIDs("close stream", uint64(m.Stream)) }
 
 func (m *Durable) kind() frameType { return typeDurable }
+func (m *Durable) since() uint16   { return 1 }
 
 func (m *Durable) appendTo(p []byte) []byte {
 	return putU64(putU64(p, uint64(m.Stream)), uint64(m.Seq))
@@ -236,6 +258,7 @@ func (m *Durable) appendTo(p []byte) []byte {
 func (m *Durable) check() error { return needIDs("durable", uint64(m.Stream), uint64(m.Seq)) }
 
 func (m *Listed) kind() frameType { return typeListed }
+func (m *Listed) since() uint16   { return 1 }
 
 func (m *Listed) appendTo(p []byte) []byte {
 	p = putU64(putU64(p, uint64(m.Group)), m.Checkpoint)
@@ -247,6 +270,46 @@ func (m *Listed) check() error {
 		return fmt.Errorf("listed: tag %.80q", m.Tag)
 	}
 	return needIDs("listed", uint64(m.Group), m.Checkpoint)
+}
+
+func (m *Lacking) kind() frameType { return typeLacking }
+func (m *Lacking) since() uint16   { return 2 }
+
+// lackBytes is a place in a Lacking.
+const lackBytes = 4 + 8 + 8
+
+func (m *Lacking) appendTo(p []byte) []byte {
+	p = putU32(putU64(p, uint64(m.Group)), uint32(len(m.Places)))
+	for _, l := range m.Places {
+		p = putU64(putU64(putU32(p, uint32(l.Volume)), uint64(l.Off)), uint64(l.Len))
+	}
+	return p
+}
+
+func decodeLacking(d *decoder) *Lacking {
+	m := &Lacking{Group: record.GroupID(d.u64())}
+	n := int(d.u32())
+	if n > MaxLacks || n*lackBytes > len(d.p) {
+		d.fail("more places than bytes")
+		return m
+	}
+	m.Places = make([]Lack, n)
+	for i := range m.Places {
+		m.Places[i] = Lack{record.VolumeID(d.u32()), int64(d.u64()), int64(d.u64())}
+	}
+	return m
+}
+
+func (m *Lacking) check() error {
+	if len(m.Places) == 0 || len(m.Places) > MaxLacks {
+		return fmt.Errorf("lacking: %d places", len(m.Places))
+	}
+	for _, l := range m.Places {
+		if l.Volume == 0 || l.Off < 0 || l.Len <= 0 || l.Off > record.VolumeLimit-l.Len {
+			return fmt.Errorf("lacking: volume %d, %d bytes at %d", l.Volume, l.Len, l.Off)
+		}
+	}
+	return needIDs("lacking", uint64(m.Group))
 }
 
 func needIDs(what string, ids ...uint64) error {

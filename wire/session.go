@@ -73,6 +73,10 @@ func newSession(ctx context.Context, source bool, control *link, h Handler, c *C
 // Peer is whom the other end's certificate names.
 func (s *Session) Peer() Peer { return s.control.peer }
 
+// Speaks says whether the session's version has the message: a peer that does not know
+// it must never get it.
+func (s *Session) Speaks(m Message) bool { return m.since() <= s.version }
+
 // Context ends when the session begins to end; its cause is the reason.
 func (s *Session) Context() context.Context { return s.ctx }
 

@@ -313,6 +313,29 @@ func TestVersions(t *testing.T) {
 	f(Versions{1, 1}, Versions{2, 3}, 0)
 }
 
+// TestOlderPeerIsNotToldOfLacks: a peer of version 1 would end the session over what it
+// does not know.
+func TestOlderPeerIsNotToldOfLacks(t *testing.T) {
+	m := &Lacking{1, []Lack{{1, 0, 4096}}}
+	for _, version := range []uint16{1, 2} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, &faultlink.Net{}, nil)
+			defer w.stop()
+			h := newHandler(t)
+			defer w.connect(h, func(c *ClientConfig) { c.speaks = Versions{1, version} })()
+			s := <-h.opened
+			err := s.Send(m)
+			if sent := version >= 2; (err == nil) != sent || s.Speaks(m) != sent || !sent && !errors.Is(err, ErrVersion) {
+				t.Errorf("version %d: %v", version, err)
+			}
+			synctest.Wait()
+			if s.Context().Err() != nil {
+				t.Errorf("version %d: the session ended: %v", version, context.Cause(s.Context()))
+			}
+		})
+	}
+}
+
 func TestTooManySessions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, &faultlink.Net{}, func(c *ServerConfig) { c.MaxSessions = 1 })

@@ -37,6 +37,17 @@ func (t *Tap) MarkAll(ctx context.Context, vol record.VolumeID) error {
 	return err
 }
 
+// MarkExtents makes the blocks that the extents touch dirty (the target cannot give them
+// back) and adds to lost.
+func (t *Tap) MarkExtents(ctx context.Context, vol record.VolumeID, extents []Extent) error {
+	for _, e := range extents {
+		if _, err := t.askVolume(ctx, request{ask: askMark, volume: vol, off: e.Off, n: e.Len}, again); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Dirty tells how much the target may lack of each volume: what its dirty map holds, what
 // sync reads have taken and not published, and what guests' writes in flight were left
 // out of one. If it is nothing, a ticket taken afterwards is above all of these.

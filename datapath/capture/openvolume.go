@@ -35,10 +35,10 @@ func openVolume(cfg FilterConfig, fv FilterVolume, boot bootID, page *orderPage)
 	switch {
 	case !whole:
 		log.Info("no marks of this boot: everything is dirty")
-		v.markAll()
+		v.mark(0, v.disk.size)
 	case clean && file.mtime().Load() != mtimeOf(fv.Path):
 		log.Warn("somebody wrote to the disk past the filter: everything is dirty")
-		v.markAll()
+		v.mark(0, v.disk.size)
 	case moved:
 		log.Info("the last filter did not close cleanly: what it had marked is dirty", "blocks", marks.dirty)
 		page.lost.Add(1)

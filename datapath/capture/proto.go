@@ -26,6 +26,7 @@ const (
 	askDirty               // blocks dirty, a volume each
 	askExtents             // volume, from off, at most max
 	askSyncRead            // volume, off, n
+	askMark                // volume, off, n: dirty
 )
 
 // request is what the VRA asks.
@@ -73,7 +74,7 @@ func parseRequest(p []byte) (request, error) {
 		off:    int64(le.Uint64(p[40:])),
 		n:      int64(le.Uint64(p[48:])),
 	}
-	if r.ask < askHello || r.ask > askSyncRead || r.off < 0 || r.n < 0 || r.off+r.n < r.off || r.max > maxExtents {
+	if r.ask < askHello || r.ask > askMark || r.off < 0 || r.n < 0 || r.off+r.n < r.off || r.max > maxExtents {
 		return request{}, fmt.Errorf("request %+v: %w", r, ErrCorrupt)
 	}
 	return r, nil

@@ -212,7 +212,7 @@ func (c *tapConn) syncRead(ctx context.Context, q request) {
 func (f *Filter) answer(q request) reply {
 	r := reply{id: q.id}
 	v := f.volume(q.volume)
-	if v == nil && (q.ask == askMarkAll || q.ask == askExtents) {
+	if v == nil && (q.ask == askMarkAll || q.ask == askMark || q.ask == askExtents) {
 		r.fail = noVolume(q.volume)
 		return r
 	}
@@ -222,7 +222,9 @@ func (f *Filter) answer(q request) reply {
 			v.fold()
 		}
 	case askMarkAll:
-		v.markAll()
+		v.mark(0, v.disk.size)
+	case askMark:
+		v.mark(q.off, q.n)
 	case askDirty:
 		for _, v := range f.volumes {
 			r.body = appendPair(r.body, int64(v.id), v.dirtyBlocks())

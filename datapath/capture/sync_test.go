@@ -3,6 +3,7 @@ package capture
 import (
 	"bytes"
 	"context"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -229,6 +230,28 @@ func TestFailedSyncReadIsDirtyAgain(t *testing.T) {
 	}
 	if dirtyBlocks(t, tap, 1) != mib/BlockBytes || tap.Lost() == lost {
 		t.Errorf("%d blocks dirty", dirtyBlocks(t, tap, 1))
+	}
+}
+
+// TestMarkExtents: exactly the blocks that are touched are dirty, lost tells, and they
+// are read again.
+func TestMarkExtents(t *testing.T) {
+	r := newRig(t, 512, mib, 2*mib, 1).open()
+	tap := r.covered()
+	lost := tap.Lost()
+	if err := tap.MarkExtents(t.Context(), 1, []Extent{{8192 + 512, 512}, {32768, 8192}, {mib - 512, 1 << 30}, {2 * mib, 4096}}); err != nil {
+		t.Fatal(err)
+	}
+	if tap.Lost() == lost {
+		t.Error("lost does not tell")
+	}
+	got, err := tap.DirtyExtents(t.Context(), 1, 0, 10)
+	want := []Extent{{8192, 4096}, {32768, 8192}, {mib - 4096, 4096}}
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("dirty %v, %v, want %v", got, err, want)
+	}
+	if err := tap.MarkExtents(t.Context(), 7, []Extent{{0, 512}}); err == nil {
+		t.Error("a volume that is not there was marked")
 	}
 }
 

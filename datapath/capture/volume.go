@@ -310,11 +310,14 @@ func (v *volume) Extents(off, n int64, emit func(n int64, hole bool) bool) error
 	return nil
 }
 
-// markAll makes every block dirty.
-func (v *volume) markAll() {
+// mark makes the blocks of [off, off+n) dirty, as far as the volume has them.
+func (v *volume) mark(off, n int64) {
+	if n = min(n, v.disk.size-off); n <= 0 {
+		return
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.dropLocked(0, v.disk.size)
+	v.dropLocked(off, off+n)
 }
 
 // dirtyBlocks counts what the target may lack; none only once every sync read is
