@@ -33,11 +33,11 @@ func (h checkpoints) List(_ context.Context, r *holdfastv1.CheckpointsServiceLis
 	if err != nil {
 		return nil, err
 	}
-	page, err := g.List(q)
+	page, err := g.ListShown(q)
 	if err != nil {
 		return nil, err
 	}
-	counts, err := g.Counts()
+	counts, err := g.CountsShown()
 	if err != nil {
 		return nil, err
 	}
@@ -145,7 +145,7 @@ func (h checkpoints) one(group, id string, do func(*journal.Group, uint64) (jour
 	case err != nil:
 		return nil, err
 	}
-	return checkpointMessage(c), nil
+	return checkpointMessage(g.Shown(c)), nil
 }
 
 // Create cuts a checkpoint at a source and waits until it is listed.

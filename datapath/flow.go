@@ -32,14 +32,15 @@ type flow struct {
 	began        time.Time
 	marksNew     bool // the order page was new when this process came
 
-	slabs   slabs
-	pipe    pipe
-	free    chan *pack.Job // all jobs that are not under way
-	sealing chan *pack.Job // feed to pack
-	sealed  chan *pack.Job // pack to stow
-	lives   chan life      // capacity 1: the life that feed shall begin
-	orders  chan sendOrder // capacity 1: what send shall do; the latest wins
-	work    chan task      // capacity 1: what resync shall do; the machine asks for one at a time
+	slabs    slabs
+	pipe     pipe
+	free     chan *pack.Job // all jobs that are not under way
+	sealing  chan *pack.Job // feed to pack
+	sealed   chan *pack.Job // pack to stow
+	lives    chan life      // capacity 1: the life that feed shall begin
+	orders   chan sendOrder // capacity 1: what send shall do; the latest wins
+	work     chan task      // capacity 1: what resync shall do; the machine asks for one at a time
+	lostCame chan struct{}  // capacity 1: mu.lost has something
 
 	count struct {
 		raw, stored     atomic.Uint64 // sealed, in bytes
@@ -47,6 +48,7 @@ type flow struct {
 		refusals        atomic.Uint64 // by the target
 		silences        atomic.Uint64 // of filters that were asked
 		stops           atomic.Uint64 // of the group
+		asked           atomic.Uint64 // by the target to be sent again, in bytes
 		synced          atomic.Int64  // read again and given to pack in this life, in bytes
 	}
 
@@ -69,6 +71,7 @@ type flow struct {
 
 		volumes []capture.VolumeInfo // once all filters have answered
 		lacks   lacks
+		lost    []wire.Lack // that the target told of, to be marked
 		listed  wire.Listed
 		asks    map[uint64]*wish
 		nextAsk uint64

@@ -112,6 +112,8 @@ func (f *flow) message(m wire.Message) error {
 		f.refused(m)
 	case *wire.Durable:
 		return f.durable(m.Seq)
+	case *wire.Lacking:
+		f.lacking(m)
 	case *wire.Listed:
 		f.mu.Lock()
 		defer f.mu.Unlock()

@@ -132,6 +132,7 @@ func (s *Source) openFlow(g GroupConfig) (*flow, error) {
 		b := record.NewBatch(record.Limits{Raw: batchRaw, Extents: batchExtents})
 		f.free <- &pack.Job{Batch: b, Done: &load{}}
 	}
+	f.lostCame = make(chan struct{}, 1)
 	f.lives, f.orders, f.work = make(chan life, 1), make(chan sendOrder, 1), make(chan task, 1)
 	return f, nil
 }
@@ -188,6 +189,7 @@ func (f *flow) run(ctx context.Context) {
 	wg.Go(func() { f.resync(ctx) })
 	wg.Go(func() { f.watch(ctx) })
 	wg.Go(func() { f.askWhatLacks(ctx) })
+	wg.Go(func() { f.markLost(ctx) })
 }
 
 // run keeps a session with the target.
@@ -240,6 +242,8 @@ func (f *flow) concerns(m wire.Message) bool {
 	case *wire.Durable:
 		return m.Stream == f.cfg.Stream
 	case *wire.Listed:
+		return m.Group == f.cfg.ID
+	case *wire.Lacking:
 		return m.Group == f.cfg.ID
 	}
 	return false

@@ -2,6 +2,7 @@ package datapath
 
 import (
 	"context"
+	"fmt"
 	"strconv"
 	"time"
 
@@ -104,7 +105,7 @@ func (f *flow) create(ctx context.Context, tag string) (*holdfastv1.Checkpoint, 
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return &holdfastv1.Checkpoint{
-		Id: strconv.FormatUint(w.cut.Checkpoint, 10), Time: api.Timestamp(time.Unix(0, w.cut.Wall)), Tag: tag, State: api.CheckpointGood,
+		Id: strconv.FormatUint(w.cut.Checkpoint, 10), Time: api.Timestamp(time.Unix(0, w.cut.Wall)), Tag: tag, State: api.CheckpointVerifying,
 	}, nil
 }
 
@@ -115,6 +116,9 @@ func (t *Target) status(g *journal.Group) *holdfastv1.Group {
 	state, reason := targetState(st, link)
 	if reason == "" {
 		reason = t.protection.trouble()
+	}
+	if reason == "" {
+		reason = damageText(st)
 	}
 	m := &holdfastv1.Group{
 		Name: info.Name, Id: info.ID.String(), Role: api.RoleTarget, State: state, Reason: reason,
@@ -128,15 +132,28 @@ func (t *Target) status(g *journal.Group) *holdfastv1.Group {
 	count := int64(st.Count)
 	m.Checkpoints = &count
 	if c, err := g.Checkpoint(st.Oldest); err == nil {
-		m.Oldest = checkpointMessage(c)
+		m.Oldest = checkpointMessage(g.Shown(c))
 	}
 	if c, err := g.Checkpoint(st.Newest); err == nil {
-		m.Newest = checkpointMessage(c)
+		m.Newest = checkpointMessage(g.Shown(c))
 	}
 	for _, v := range g.Volumes() {
 		m.Volumes = append(m.Volumes, &holdfastv1.Volume{Name: v.Name, Id: uint32(v.ID), Bytes: v.Bytes})
 	}
 	return m
+}
+
+// damageText says what is damaged where later checkpoints do not need it.
+func damageText(st journal.GroupState) string {
+	switch {
+	case st.Damage == nil:
+		return ""
+	case st.Bad == 0:
+		return "damage was found, and no checkpoint needs what it hit"
+	case st.Bad == 1:
+		return "1 older checkpoint is bad: see checkpoint list --state bad"
+	}
+	return fmt.Sprintf("%d older checkpoints are bad: see checkpoint list --state bad", st.Bad)
 }
 
 // targetState is what a target can say of a group by itself; the source knows more.

@@ -298,7 +298,7 @@ func (w *world) checkpoint(tag string) string {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if res.Checkpoint.Tag != tag || res.Checkpoint.State != api.CheckpointGood {
+	if res.Checkpoint.Tag != tag || res.Checkpoint.State != api.CheckpointVerifying {
 		w.t.Fatalf("made %v", res.Checkpoint)
 	}
 	return res.Checkpoint.Id

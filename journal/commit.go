@@ -306,6 +306,7 @@ func (g *Group) took(items []item) {
 		if cp, ok := g.cuts.step(it.facts); ok {
 			g.unlisted = append(g.unlisted, cp)
 			g.flush.complete = g.segments.Durable()
+			g.complete(cp.Number)
 		}
 	}
 	g.resync, g.initial = g.cuts.resync()

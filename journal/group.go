@@ -27,6 +27,7 @@ type Group struct {
 	blockOwner uint64 // of the blocks of the log in the store's cache
 
 	retention retention
+	verified  verified
 
 	admitting sync.Mutex // one Admit or SetVolumes at a time; before mu
 

@@ -8,6 +8,7 @@ import (
 	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/journal/index"
 	"github.com/holdfast-dr/holdfast/journal/retain"
+	"github.com/holdfast-dr/holdfast/journal/scrub"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
@@ -45,6 +46,9 @@ type Config struct {
 	AckDelay time.Duration
 	// ObserveSync is told how long each sync of a round took, failed ones too; nil: nobody.
 	ObserveSync func(time.Duration)
+
+	// Scrub says how soon all that is kept is read back again, and how fast.
+	Scrub scrub.Policy
 
 	stageBytes int // what the logs write at once; 0: 1 MiB
 	// Retention counts for groups that have no policy of their own; the zero Policy is

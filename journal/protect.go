@@ -74,6 +74,9 @@ func (g *Group) repaired(found []segment.Damage) (left []segment.Damage) {
 			continue
 		}
 		g.log.Warn("segment was damaged and is repaired", "segment", n, "damaged", len(of[n]))
+		if err := g.repairedSegment(n); err != nil {
+			g.log.Error("a segment is repaired, and that is not stated", "segment", n, "error", err)
+		}
 	}
 	return left
 }

@@ -71,8 +71,13 @@ func (g *Group) openFiles() (err error) {
 	cfg := g.store.cfg
 	o := segment.Options{SegmentBytes: cfg.SegmentBytes, Stages: g.store.stages, Spare: g.store.spare, Log: g.log, Damaged: g.sealed,
 		Go: g.store.readBacks.run, Pace: g.store.readBacks.pace}
+	o.Verified = g.store.scrubber.sealedNow
 	if p := cfg.Protector; p != nil {
-		o.Verified, o.Discarded = g.protected, p.Dropped
+		o.Discarded = p.Dropped
+		o.Verified = func(f segment.FileInfo) {
+			g.store.scrubber.sealedNow(f)
+			g.protected(f)
+		}
 	}
 	g.segments, err = segment.Open(cfg.FS, g.logDir(), g.info.ID, g.store.watermarks.Get(g.info.ID), o, nil)
 	if err != nil {
@@ -122,6 +127,9 @@ func (g *Group) loadLog(anew bool) error {
 		return err
 	}
 	g.adopt(l.history, facts.epoch)
+	if n := l.history.cuts.newest; n > 0 {
+		g.complete(n)
+	}
 	g.flush.complete, g.flush.flushed = l.complete, max(g.index.Covered().Pos, g.logFirst())
 	g.damages = facts.damaged
 	if g.hurt, err = g.blame(g.damages, &facts); err != nil {

@@ -45,7 +45,16 @@ func (g *Group) eachWounds(ds damages, f func([]wound) error) error {
 	for i := range ds {
 		d := &ds[i]
 		if d.volume != 0 {
-			if err := f([]wound{{index.Place{Volume: d.volume, Off: d.from, Len: d.to - d.from}, d}}); err != nil {
+			end := d.to // of a block, which may reach beyond the volume
+			g.mu.Lock()
+			if v := g.volumes[d.volume]; v != nil {
+				end = min(end, v.info.Bytes)
+			}
+			g.mu.Unlock()
+			if end <= d.from {
+				continue
+			}
+			if err := f([]wound{{index.Place{Volume: d.volume, Off: d.from, Len: end - d.from}, d}}); err != nil {
 				return err
 			}
 			continue

@@ -33,6 +33,7 @@ type Store struct {
 	cache      *index.Cache
 	retainer   retainer
 	spare      *segment.Pool
+	scrubber   scrubber
 	flushes    flushes
 
 	opening sync.Mutex // one OpenGroup at a time; before mu
@@ -98,6 +99,7 @@ func Open(cfg Config) (*Store, error) {
 	if !s.cfg.Still {
 		s.retainer.run()
 	}
+	s.scrubber.run()
 	return s, nil
 }
 
@@ -127,6 +129,7 @@ func (s *Store) open() (err error) {
 	if s.spare, err = segment.OpenPool(fs, path.Join(dir, spareName), spareFiles); err != nil {
 		return err
 	}
+	s.scrubber.open(s)
 	names, err := fs.List(path.Join(dir, groupsName))
 	if err != nil {
 		return err
@@ -247,6 +250,7 @@ func writeWhole(fs ioengine.FS, dir, temporary, name string, p []byte) error {
 
 // Close makes queued records durable, ends all views and unlocks the folder.
 func (s *Store) Close() error {
+	s.scrubber.close()
 	s.retainer.close() // passes need the rounds to end
 	s.mu.Lock()
 	if s.closed {

@@ -107,10 +107,14 @@ func (g *Group) mended(d damage) error {
 		return err
 	}
 	marks := g.manifest.now()
-	g.damages = marks.damaged
+	g.damages = g.damages.without(d)
+	var unstated []entry
 	for _, e := range g.unstated {
-		g.damages = g.damages.add(damage{e.volume, int64(e.number), int64(e.end), e.reason})
+		for _, left := range (damages{{e.volume, int64(e.number), int64(e.end), e.reason}}).without(d) {
+			unstated = append(unstated, left.entry())
+		}
 	}
+	g.unstated = unstated
 	h, err := g.blame(g.damages, &marks)
 	if err != nil {
 		g.sayLocked()

@@ -11,6 +11,8 @@
 //   - After Refused, what it had already sent of the stream is dropped, and after the
 //     next Stand the first record taken is the one after Durable: what was under way
 //     from before does no harm.
+//   - What the target cannot give back any more as it is now is named (Lacking), until it
+//     can; the source sends it again.
 //   - A stream that the journal refuses does not end the session: the other streams go on.
 //
 // A record is parsed before anything of it is believed; one that does not parse, or
@@ -77,6 +79,10 @@ func (t *Target) Opened(s *wire.Session) error {
 	t.mu.sessions[s] = n
 	t.mu.Unlock()
 	go n.sendAcks()
+	go func() {
+		defer close(n.lacked)
+		n.tellLacks()
+	}()
 	return nil
 }
 

@@ -18,6 +18,7 @@ type session struct {
 	wire   *wire.Session
 	wake   chan struct{} // capacity 1: acks has something, or stopped
 	ended  chan struct{} // sendAcks is over
+	lacked chan struct{} // tellLacks is over
 
 	mu struct {
 		sync.Mutex
@@ -53,7 +54,7 @@ const (
 )
 
 func newSession(t *Target, s *wire.Session) *session {
-	n := &session{target: t, wire: s, wake: make(chan struct{}, 1), ended: make(chan struct{})}
+	n := &session{target: t, wire: s, wake: make(chan struct{}, 1), ended: make(chan struct{}), lacked: make(chan struct{})}
 	n.mu.streams = make(map[record.StreamID]*stream)
 	n.mu.acks = make(map[record.StreamID]record.Seq)
 	n.mu.room = make(chan struct{})
@@ -74,6 +75,7 @@ func (n *session) stop() {
 		n.target.attach(st, false)
 	}
 	<-n.ended
+	<-n.lacked
 }
 
 // open answers a source that wants to send a stream.

@@ -36,6 +36,7 @@ func (p Place) String() string { return fmt.Sprintf("replica %s/%08x", p.Group, 
 type Volume struct {
 	place     Place
 	fs        ioengine.FS
+	dir       string
 	bytes     atomic.Int64 // of the volume; the image is rounded up to whole blocks
 	raw, sums ioengine.File
 	warmed    []atomic.Uint64                  // a bit for each stretch of the sums that was read ahead; see warm
@@ -56,7 +57,7 @@ const chunkBytes = 256 << 10
 // returns when it is durable. What an earlier Create left there unfinished is
 // overwritten: only a volume known to exist may be opened with Open.
 func Create(fs ioengine.FS, dir string, p Place, bytes int64) (*Volume, error) {
-	v := &Volume{place: p, fs: fs}
+	v := &Volume{place: p, fs: fs, dir: dir}
 	v.bytes.Store(bytes)
 	err := v.openFiles(dir, ioengine.Create)
 	if err == nil {
@@ -73,7 +74,7 @@ func Create(fs ioengine.FS, dir string, p Place, bytes int64) (*Volume, error) {
 
 // Open opens the replica of a volume of so many bytes.
 func Open(fs ioengine.FS, dir string, p Place, bytes int64) (*Volume, error) {
-	v := &Volume{place: p, fs: fs}
+	v := &Volume{place: p, fs: fs, dir: dir}
 	v.bytes.Store(bytes)
 	err := v.openFiles(dir, 0)
 	if err == nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/journal"
 	"github.com/holdfast-dr/holdfast/journal/index"
+	"github.com/holdfast-dr/holdfast/journal/scrub"
 	"github.com/holdfast-dr/holdfast/journal/segment"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
@@ -74,7 +75,7 @@ func (d *dump) open() error {
 			}
 		}
 	}
-	d.store, err = journal.Open(journal.Config{FS: d.overlay, Dir: d.dir, Still: true,
+	d.store, err = journal.Open(journal.Config{FS: d.overlay, Dir: d.dir, Still: true, Scrub: scrub.Policy{Every: -1},
 		Log:           slog.New(slog.NewTextHandler(d.log, &slog.HandlerOptions{Level: slog.LevelError})),
 		OpenCatalogue: func() (index.Map, error) { return new(index.Memory), nil }})
 	return err

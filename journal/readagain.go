@@ -1,0 +1,126 @@
+package journal
+
+import (
+	"errors"
+
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+	"github.com/holdfast-dr/holdfast/journal/segment"
+	"github.com/holdfast-dr/holdfast/wire/record"
+)
+
+// readSegment reads a closed segment back and says whether it is whole now. What is
+// damaged is brought back by parity, else it is made known; what was known and reads well
+// is taken back.
+func (g *Group) readSegment(number uint64, pace func(int) error) (whole bool, err error) {
+	found, err := g.segments.Verify(number, pace)
+	switch {
+	case errors.Is(err, segment.ErrRange):
+		return true, nil // it is gone
+	case errors.Is(err, segment.ErrClosed):
+		return false, err
+	case err == nil:
+		return true, g.reads(number)
+	case len(found) > 0:
+		g.sealed(found)
+		return g.segmentWhole(number), nil
+	case isDamage(err): // of what no checkpoint needs
+		if g.store.cfg.Protector == nil {
+			g.log.Error("a segment is damaged where no checkpoint needs it", "segment", number, "error", err)
+			return false, nil
+		}
+		if again := g.repairSegment(number, nil); again != nil {
+			return false, errors.Join(err, again)
+		}
+		return true, g.repairedSegment(number)
+	}
+	return false, err
+}
+
+// segmentWhole says whether a segment has no damage that is known.
+func (g *Group) segmentWhole(number uint64) bool {
+	for _, i := range g.segments.Segments() {
+		if i.Number == number {
+			return i.Err == nil
+		}
+	}
+	return true
+}
+
+// repairedSegment counts a segment that was brought back, and takes back what was known to
+// be damaged in it.
+func (g *Group) repairedSegment(number uint64) error {
+	g.store.scrubber.repairs.Add(1)
+	return g.reads(number)
+}
+
+// reads takes back what was known to be damaged in a segment, all of which verifies.
+func (g *Group) reads(number uint64) error {
+	for _, i := range g.segments.Segments() {
+		if i.Number == number && !invariant.Planted("journal/damage-for-ever") {
+			return g.takeBack(damage{from: int64(i.First), to: int64(i.To)})
+		}
+	}
+	return nil
+}
+
+// takeBack takes back all known damage within d, whose bytes verify.
+func (g *Group) takeBack(d damage) error {
+	g.marking.Lock()
+	ds := g.damages
+	g.marking.Unlock()
+	for _, have := range ds {
+		if have.volume != d.volume || have.from >= d.to || have.to <= d.from {
+			continue
+		}
+		have.from, have.to = max(have.from, d.from), min(have.to, d.to)
+		if err := g.mended(have); err != nil {
+			return err
+		}
+		g.log.Info("what was damaged is whole again", "where", have.String())
+	}
+	return nil
+}
+
+// readReplica reads a part of a volume's replica back, from off on.
+func (g *Group) readReplica(id record.VolumeID, off int64, pace func(int) error) (whole bool, err error) {
+	g.mu.Lock()
+	v := g.volumes[id]
+	g.mu.Unlock()
+	if v == nil || off >= v.replica.Bytes() {
+		return true, nil
+	}
+	n := min(v.replica.Bytes()-off, partBytes)
+	found, err := v.replica.Verify(off, n, pace)
+	if errors.Is(err, segment.ErrClosed) {
+		return false, err
+	}
+	if !g.settled() && !invariant.Planted("journal/scrub-torn") {
+		return false, nil // a promotion began, or failed: what it left torn is written again
+	}
+	var lasting, passing damages
+	at := off
+	for _, f := range found {
+		if back := g.takeBackReplica(id, at, f.Off); back != nil {
+			return false, back
+		}
+		at = f.Off + f.Len
+		d := damage{volume: id, from: f.Off, to: f.Off + f.Len, reason: cut(f.Err.Error())}
+		if isDamage(f.Err) {
+			lasting = lasting.add(d)
+		} else {
+			passing = passing.add(d)
+		}
+	}
+	g.wounded(lasting, passing)
+	if err == nil {
+		err = g.takeBackReplica(id, at, off+n)
+	}
+	return err == nil && len(found) == 0, err
+}
+
+func (g *Group) takeBackReplica(id record.VolumeID, from, to int64) error {
+	if from >= to {
+		return nil
+	}
+	return g.takeBack(damage{volume: id, from: from, to: to})
+}
