@@ -154,7 +154,6 @@ func (r *scrubber) one() time.Duration {
 		return scrubRest
 	}
 	if err := r.read(units[step.Unit]); err != nil && r.ctx.Err() == nil {
-		println("DBG", err.Error())
 		r.s.log.Warn("what is kept could not be read back", "group", record.GroupID(units[step.Unit].Group).String(), "error", err)
 	}
 	if now-r.saved >= saveEvery {
