@@ -178,7 +178,7 @@ func (r *scrubber) progressLocked(units []scrub.Unit, now time.Duration) {
 				continue
 			}
 			all += u.Bytes
-			if e, ok := r.book.Units[u.ID]; !ok || e.Tried < a.since {
+			if e, ok := r.book.Get(u.ID, now); !ok || e.Tried < a.since {
 				left += u.Bytes
 			}
 		}
@@ -389,7 +389,7 @@ func (g *Group) Verification() (v Verification) {
 		if u.Group != id {
 			continue
 		}
-		if e, ok := r.book.Units[u.ID]; ok && e.At != scrub.Never {
+		if e, ok := r.book.Get(u.ID, now); ok && e.At != scrub.Never {
 			v.Oldest = max(v.Oldest, now-e.At)
 		} else {
 			v.Unread += u.Bytes

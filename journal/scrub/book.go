@@ -42,8 +42,8 @@ var (
 	ErrVersion = errors.New("written by a newer release")
 )
 
-// get returns what is known of a unit: what lies in the future is not.
-func (b *Book) get(id ID, now time.Duration) (Entry, bool) {
+// Get returns what is known of a unit: what lies in the future is not.
+func (b *Book) Get(id ID, now time.Duration) (Entry, bool) {
 	e, ok := b.Units[id]
 	if !ok || e.At > now || e.Tried > now {
 		return Entry{At: Never}, false

@@ -84,7 +84,7 @@ func Plan(units []Unit, b *Book, p Policy, since func(group uint64) (from time.D
 	}
 	var dues []due
 	for i, u := range units {
-		e, known := b.get(u.ID, now)
+		e, known := b.Get(u.ID, now)
 		d := due{unit: i, at: e.At, first: !known || e.At == Never}
 		if since != nil {
 			from, ok := since(u.Group)

@@ -74,7 +74,7 @@ func TestInTime(t *testing.T) {
 			}
 			for _, u := range units {
 				last := made[u.ID]
-				if e, ok := b.get(u.ID, now); ok {
+				if e, ok := b.Get(u.ID, now); ok {
 					last = max(last, e.At)
 				}
 				if now-last > 14*day {
