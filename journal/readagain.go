@@ -94,7 +94,7 @@ func (g *Group) readReplica(id record.VolumeID, off int64, pace func(int) error)
 	if errors.Is(err, segment.ErrClosed) {
 		return false, err
 	}
-	if !g.settled() && !invariant.Planted("journal/scrub-torn") {
+	if !g.settled() {
 		return false, nil // a promotion began, or failed: what it left torn is written again
 	}
 	var lasting, passing damages
