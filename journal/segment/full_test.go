@@ -62,7 +62,7 @@ func TestGrowsWithoutSpaceForASegment(t *testing.T) {
 			for _, keep := range keeps {
 				points++
 				where := fmt.Sprintf("seed %d, operation %d (%#x of %s), keep %d", seed, disk.Ops(), op, name, keep)
-				crashAndRecover(t, where, f.model.clone(), disk.Crash(rng, keep), 0)
+				crashAndRecover(t, where, f.model.clone(), disk.Crash(rng, keep), 0, rng)
 			}
 		})
 		started, err := start(small, m, seeded(seed), 1)
