@@ -357,9 +357,17 @@ func (l *tableLife) fold() error {
 	if j < len(l.records) {
 		to = min(to, l.records[j].pos)
 	}
+	// Of the folded stream too, seqs do not fall from place to place: a part of what was
+	// folded, folded again, brings the group to no checkpoint before that.
+	seq := 1 + record.Seq(to>>10)
+	for _, p := range l.records {
+		if p.pos < to && p.r.Stream == record.FoldedStream {
+			seq = max(seq, p.r.Seq)
+		}
+	}
 	var with []placedRecord
 	for pos := from; pos < to && len(with) < 3; {
-		r := drawRecord(l.d, record.Identity{Stream: record.FoldedStream, Epoch: 1, Incarnation: record.Incarnation(len(with) + 1), Seq: 1 + record.Seq(to>>10)})
+		r := drawRecord(l.d, record.Identity{Stream: record.FoldedStream, Epoch: 1, Incarnation: record.Incarnation(len(with) + 1), Seq: seq})
 		if pos+segment.Pos(r.Size) > to {
 			break
 		}
