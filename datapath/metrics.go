@@ -37,6 +37,9 @@ var (
 	descWindow      = desc("window_bytes", "Bytes of sealed records that are not acknowledged.", "group")
 	descDirty       = desc("dirty_bytes", "Bytes marked in the dirty maps.", "group")
 	descErrors      = desc("errors_total", "What went wrong and was handled: sessions that ended or could not be had, refusals of the target, filters that did not answer, groups that stopped.", "kind")
+	descScrub       = desc("scrub_bytes_total", "Bytes of segments and replicas read back in the background, and held against their checksums.")
+	descRepairs     = desc("repairs_total", "Segments that were damaged and brought back by parity.")
+	descDamage      = desc("damage", "Places of a group's log and replicas that are damaged and not repaired.", "group")
 	descJournal     = desc("journal_bytes", "Bytes on disk of a group's log, index, scratch and replica.", "group", "part")
 	descLimit       = desc("journal_limit_bytes", "What log, index and scratch of a group may take; absent without a limit.", "group")
 	descLevel       = desc("journal_level", "How a group stands with its space: 0 plenty, 1 warning, 2 history is shortened, 3 no data is taken.", "group")
@@ -66,7 +69,7 @@ var states = []string{
 func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descLag, descBehind, descState, descCheckpoints, descWrites, descBytes, descWire, descRaw, descStored, descWindow,
-		descDirty, descErrors, descJournal, descLimit, descLevel, descPromoted, descFolded, descFreed, descThinned, descOldest, descStore,
+		descDirty, descErrors, descJournal, descScrub, descRepairs, descDamage, descLimit, descLevel, descPromoted, descFolded, descFreed, descThinned, descOldest, descStore,
 	} {
 		ch <- d
 	}
@@ -124,6 +127,9 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 	m.collectErrors(count)
 	if t := m.h.target; t != nil {
 		t.syncs.Collect(ch)
+		read, repairs := t.store.ScrubStats()
+		count(descScrub, float64(read))
+		count(descRepairs, float64(repairs))
 		m.collectRetention(t, gauge, count)
 	}
 }
@@ -136,6 +142,7 @@ func (m metrics) collectRetention(t *Target, gauge, count func(*prometheus.Desc,
 		gauge(descJournal, float64(r.Usage.Index), name, "index")
 		gauge(descJournal, float64(r.Usage.Scratch), name, "scratch")
 		gauge(descJournal, float64(r.Usage.Replica), name, "replica")
+		gauge(descDamage, float64(g.Damaged()), name)
 		if r.Policy.Limit != 0 {
 			gauge(descLimit, float64(r.Policy.Limit), name)
 		}

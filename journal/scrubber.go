@@ -408,6 +408,13 @@ func (g *Group) Verification() (v Verification) {
 	return v
 }
 
+// Damaged is how many places of the group are damaged and not repaired.
+func (g *Group) Damaged() int {
+	g.marking.Lock()
+	defer g.marking.Unlock()
+	return len(g.damages)
+}
+
 // ScrubStats counts what was read back and brought back since the store was opened.
 func (s *Store) ScrubStats() (bytes, repairs int64) {
 	return s.scrubber.bytes.Load(), s.scrubber.repairs.Load()

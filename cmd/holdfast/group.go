@@ -96,7 +96,8 @@ taken (stopped), and the source marks what it would have sent.
 
 Ages count only time that has certainly passed: a clock that is set expires nothing,
 and while the target's machine is off nothing grows older.`,
-			a.retentionShow(), a.retentionSet()))
+			a.retentionShow(), a.retentionSet()),
+		a.groupVerify())
 	c.Aliases = []string{"vpg"}
 	return c
 }

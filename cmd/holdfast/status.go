@@ -216,6 +216,9 @@ func mergeGroups(source, target []*holdfastv1.Group, sourceErr, targetErr error)
 			s.Reason = textOrNull(joined(deref(s.Reason), g.GetReason()))
 			s.State, s.Since = api.StateError, timeText(api.Time(g.GetSince()))
 		}
+		if ok && g.GetState() == api.StateProtected && g.GetReason() != "" { // older checkpoints are bad, or a store is gone
+			s.Reason = textOrNull(joined(deref(s.Reason), g.GetReason()))
+		}
 		s.Checkpoints = g.Checkpoints
 		if c := g.GetOldest(); c != nil {
 			s.Oldest = timeText(api.Time(c.GetTime()))

@@ -491,6 +491,200 @@ func (x *GroupsServiceSetRetentionResponse) GetRetention() *Retention {
 	return nil
 }
 
+type GroupsServiceVerifyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty: the only one.
+	Group          string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Start          bool   `protobuf:"varint,2,opt,name=start,proto3" json:"start,omitempty"`
+	IdempotencyKey string `protobuf:"bytes,3,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *GroupsServiceVerifyRequest) Reset() {
+	*x = GroupsServiceVerifyRequest{}
+	mi := &file_holdfast_v1_groups_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupsServiceVerifyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupsServiceVerifyRequest) ProtoMessage() {}
+
+func (x *GroupsServiceVerifyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_groups_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupsServiceVerifyRequest.ProtoReflect.Descriptor instead.
+func (*GroupsServiceVerifyRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_groups_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *GroupsServiceVerifyRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *GroupsServiceVerifyRequest) GetStart() bool {
+	if x != nil {
+		return x.Start
+	}
+	return false
+}
+
+func (x *GroupsServiceVerifyRequest) GetIdempotencyKey() string {
+	if x != nil {
+		return x.IdempotencyKey
+	}
+	return ""
+}
+
+type GroupsServiceVerifyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// All of the group is being read back because somebody asked.
+	Running bool `protobuf:"varint,1,opt,name=running,proto3" json:"running,omitempty"`
+	// Bytes, of that.
+	TotalBytes     int64 `protobuf:"varint,2,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`
+	LeftBytes      int64 `protobuf:"varint,3,opt,name=left_bytes,json=leftBytes,proto3" json:"left_bytes,omitempty"`
+	BytesPerSecond int64 `protobuf:"varint,4,opt,name=bytes_per_second,json=bytesPerSecond,proto3" json:"bytes_per_second,omitempty"`
+	// How long ago all of it had been read, the last time that somebody asked. Absent: nobody did.
+	LastFullSeconds *float64 `protobuf:"fixed64,5,opt,name=last_full_seconds,json=lastFullSeconds,proto3,oneof" json:"last_full_seconds,omitempty"`
+	// For how long something of it was not read, in seconds.
+	OldestSeconds float64 `protobuf:"fixed64,6,opt,name=oldest_seconds,json=oldestSeconds,proto3" json:"oldest_seconds,omitempty"`
+	// Bytes of it that were never read back since they were written.
+	UnreadBytes int64 `protobuf:"varint,7,opt,name=unread_bytes,json=unreadBytes,proto3" json:"unread_bytes,omitempty"`
+	// Places that are damaged and not repaired.
+	Damaged int64 `protobuf:"varint,8,opt,name=damaged,proto3" json:"damaged,omitempty"`
+	// Listed checkpoints that cannot be opened whole.
+	BadCheckpoints int64 `protobuf:"varint,9,opt,name=bad_checkpoints,json=badCheckpoints,proto3" json:"bad_checkpoints,omitempty"`
+	// What is damaged, in words; empty: nothing that is known.
+	Damage string `protobuf:"bytes,10,opt,name=damage,proto3" json:"damage,omitempty"`
+	// Segments that were repaired since the process started, of all groups.
+	Repairs       int64 `protobuf:"varint,11,opt,name=repairs,proto3" json:"repairs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupsServiceVerifyResponse) Reset() {
+	*x = GroupsServiceVerifyResponse{}
+	mi := &file_holdfast_v1_groups_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupsServiceVerifyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupsServiceVerifyResponse) ProtoMessage() {}
+
+func (x *GroupsServiceVerifyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_groups_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupsServiceVerifyResponse.ProtoReflect.Descriptor instead.
+func (*GroupsServiceVerifyResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_groups_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *GroupsServiceVerifyResponse) GetRunning() bool {
+	if x != nil {
+		return x.Running
+	}
+	return false
+}
+
+func (x *GroupsServiceVerifyResponse) GetTotalBytes() int64 {
+	if x != nil {
+		return x.TotalBytes
+	}
+	return 0
+}
+
+func (x *GroupsServiceVerifyResponse) GetLeftBytes() int64 {
+	if x != nil {
+		return x.LeftBytes
+	}
+	return 0
+}
+
+func (x *GroupsServiceVerifyResponse) GetBytesPerSecond() int64 {
+	if x != nil {
+		return x.BytesPerSecond
+	}
+	return 0
+}
+
+func (x *GroupsServiceVerifyResponse) GetLastFullSeconds() float64 {
+	if x != nil && x.LastFullSeconds != nil {
+		return *x.LastFullSeconds
+	}
+	return 0
+}
+
+func (x *GroupsServiceVerifyResponse) GetOldestSeconds() float64 {
+	if x != nil {
+		return x.OldestSeconds
+	}
+	return 0
+}
+
+func (x *GroupsServiceVerifyResponse) GetUnreadBytes() int64 {
+	if x != nil {
+		return x.UnreadBytes
+	}
+	return 0
+}
+
+func (x *GroupsServiceVerifyResponse) GetDamaged() int64 {
+	if x != nil {
+		return x.Damaged
+	}
+	return 0
+}
+
+func (x *GroupsServiceVerifyResponse) GetBadCheckpoints() int64 {
+	if x != nil {
+		return x.BadCheckpoints
+	}
+	return 0
+}
+
+func (x *GroupsServiceVerifyResponse) GetDamage() string {
+	if x != nil {
+		return x.Damage
+	}
+	return ""
+}
+
+func (x *GroupsServiceVerifyResponse) GetRepairs() int64 {
+	if x != nil {
+		return x.Repairs
+	}
+	return 0
+}
+
 var File_holdfast_v1_groups_proto protoreflect.FileDescriptor
 
 const file_holdfast_v1_groups_proto_rawDesc = "" +
@@ -535,10 +729,31 @@ const file_holdfast_v1_groups_proto_rawDesc = "" +
 	"\r_warn_percentB\a\n" +
 	"\x05_thin\"Y\n" +
 	"!GroupsServiceSetRetentionResponse\x124\n" +
-	"\tretention\x18\x01 \x01(\v2\x16.holdfast.v1.RetentionR\tretention2\xed\x01\n" +
+	"\tretention\x18\x01 \x01(\v2\x16.holdfast.v1.RetentionR\tretention\"q\n" +
+	"\x1aGroupsServiceVerifyRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n" +
+	"\x05start\x18\x02 \x01(\bR\x05start\x12'\n" +
+	"\x0fidempotency_key\x18\x03 \x01(\tR\x0eidempotencyKey\"\xa7\x03\n" +
+	"\x1bGroupsServiceVerifyResponse\x12\x18\n" +
+	"\arunning\x18\x01 \x01(\bR\arunning\x12\x1f\n" +
+	"\vtotal_bytes\x18\x02 \x01(\x03R\n" +
+	"totalBytes\x12\x1d\n" +
+	"\n" +
+	"left_bytes\x18\x03 \x01(\x03R\tleftBytes\x12(\n" +
+	"\x10bytes_per_second\x18\x04 \x01(\x03R\x0ebytesPerSecond\x12/\n" +
+	"\x11last_full_seconds\x18\x05 \x01(\x01H\x00R\x0flastFullSeconds\x88\x01\x01\x12%\n" +
+	"\x0eoldest_seconds\x18\x06 \x01(\x01R\roldestSeconds\x12!\n" +
+	"\funread_bytes\x18\a \x01(\x03R\vunreadBytes\x12\x18\n" +
+	"\adamaged\x18\b \x01(\x03R\adamaged\x12'\n" +
+	"\x0fbad_checkpoints\x18\t \x01(\x03R\x0ebadCheckpoints\x12\x16\n" +
+	"\x06damage\x18\n" +
+	" \x01(\tR\x06damage\x12\x18\n" +
+	"\arepairs\x18\v \x01(\x03R\arepairsB\x14\n" +
+	"\x12_last_full_seconds2\xca\x02\n" +
 	"\rGroupsService\x12m\n" +
 	"\fGetRetention\x12-.holdfast.v1.GroupsServiceGetRetentionRequest\x1a..holdfast.v1.GroupsServiceGetRetentionResponse\x12m\n" +
-	"\fSetRetention\x12-.holdfast.v1.GroupsServiceSetRetentionRequest\x1a..holdfast.v1.GroupsServiceSetRetentionResponseBCZAgithub.com/holdfast-dr/holdfast/control/api/holdfastv1;holdfastv1b\x06proto3"
+	"\fSetRetention\x12-.holdfast.v1.GroupsServiceSetRetentionRequest\x1a..holdfast.v1.GroupsServiceSetRetentionResponse\x12[\n" +
+	"\x06Verify\x12'.holdfast.v1.GroupsServiceVerifyRequest\x1a(.holdfast.v1.GroupsServiceVerifyResponseBCZAgithub.com/holdfast-dr/holdfast/control/api/holdfastv1;holdfastv1b\x06proto3"
 
 var (
 	file_holdfast_v1_groups_proto_rawDescOnce sync.Once
@@ -552,7 +767,7 @@ func file_holdfast_v1_groups_proto_rawDescGZIP() []byte {
 	return file_holdfast_v1_groups_proto_rawDescData
 }
 
-var file_holdfast_v1_groups_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_holdfast_v1_groups_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_holdfast_v1_groups_proto_goTypes = []any{
 	(*RetentionPolicy)(nil),                   // 0: holdfast.v1.RetentionPolicy
 	(*Retention)(nil),                         // 1: holdfast.v1.Retention
@@ -560,25 +775,29 @@ var file_holdfast_v1_groups_proto_goTypes = []any{
 	(*GroupsServiceGetRetentionResponse)(nil), // 3: holdfast.v1.GroupsServiceGetRetentionResponse
 	(*GroupsServiceSetRetentionRequest)(nil),  // 4: holdfast.v1.GroupsServiceSetRetentionRequest
 	(*GroupsServiceSetRetentionResponse)(nil), // 5: holdfast.v1.GroupsServiceSetRetentionResponse
-	(*durationpb.Duration)(nil),               // 6: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),             // 7: google.protobuf.Timestamp
+	(*GroupsServiceVerifyRequest)(nil),        // 6: holdfast.v1.GroupsServiceVerifyRequest
+	(*GroupsServiceVerifyResponse)(nil),       // 7: holdfast.v1.GroupsServiceVerifyResponse
+	(*durationpb.Duration)(nil),               // 8: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),             // 9: google.protobuf.Timestamp
 }
 var file_holdfast_v1_groups_proto_depIdxs = []int32{
-	6,  // 0: holdfast.v1.RetentionPolicy.history:type_name -> google.protobuf.Duration
-	6,  // 1: holdfast.v1.RetentionPolicy.minimum:type_name -> google.protobuf.Duration
+	8,  // 0: holdfast.v1.RetentionPolicy.history:type_name -> google.protobuf.Duration
+	8,  // 1: holdfast.v1.RetentionPolicy.minimum:type_name -> google.protobuf.Duration
 	0,  // 2: holdfast.v1.Retention.policy:type_name -> holdfast.v1.RetentionPolicy
-	6,  // 3: holdfast.v1.Retention.held:type_name -> google.protobuf.Duration
-	7,  // 4: holdfast.v1.Retention.since:type_name -> google.protobuf.Timestamp
+	8,  // 3: holdfast.v1.Retention.held:type_name -> google.protobuf.Duration
+	9,  // 4: holdfast.v1.Retention.since:type_name -> google.protobuf.Timestamp
 	1,  // 5: holdfast.v1.GroupsServiceGetRetentionResponse.retention:type_name -> holdfast.v1.Retention
-	6,  // 6: holdfast.v1.GroupsServiceSetRetentionRequest.history:type_name -> google.protobuf.Duration
-	6,  // 7: holdfast.v1.GroupsServiceSetRetentionRequest.minimum:type_name -> google.protobuf.Duration
+	8,  // 6: holdfast.v1.GroupsServiceSetRetentionRequest.history:type_name -> google.protobuf.Duration
+	8,  // 7: holdfast.v1.GroupsServiceSetRetentionRequest.minimum:type_name -> google.protobuf.Duration
 	1,  // 8: holdfast.v1.GroupsServiceSetRetentionResponse.retention:type_name -> holdfast.v1.Retention
 	2,  // 9: holdfast.v1.GroupsService.GetRetention:input_type -> holdfast.v1.GroupsServiceGetRetentionRequest
 	4,  // 10: holdfast.v1.GroupsService.SetRetention:input_type -> holdfast.v1.GroupsServiceSetRetentionRequest
-	3,  // 11: holdfast.v1.GroupsService.GetRetention:output_type -> holdfast.v1.GroupsServiceGetRetentionResponse
-	5,  // 12: holdfast.v1.GroupsService.SetRetention:output_type -> holdfast.v1.GroupsServiceSetRetentionResponse
-	11, // [11:13] is the sub-list for method output_type
-	9,  // [9:11] is the sub-list for method input_type
+	6,  // 11: holdfast.v1.GroupsService.Verify:input_type -> holdfast.v1.GroupsServiceVerifyRequest
+	3,  // 12: holdfast.v1.GroupsService.GetRetention:output_type -> holdfast.v1.GroupsServiceGetRetentionResponse
+	5,  // 13: holdfast.v1.GroupsService.SetRetention:output_type -> holdfast.v1.GroupsServiceSetRetentionResponse
+	7,  // 14: holdfast.v1.GroupsService.Verify:output_type -> holdfast.v1.GroupsServiceVerifyResponse
+	12, // [12:15] is the sub-list for method output_type
+	9,  // [9:12] is the sub-list for method input_type
 	9,  // [9:9] is the sub-list for extension type_name
 	9,  // [9:9] is the sub-list for extension extendee
 	0,  // [0:9] is the sub-list for field type_name
@@ -590,13 +809,14 @@ func file_holdfast_v1_groups_proto_init() {
 		return
 	}
 	file_holdfast_v1_groups_proto_msgTypes[4].OneofWrappers = []any{}
+	file_holdfast_v1_groups_proto_msgTypes[7].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_v1_groups_proto_rawDesc), len(file_holdfast_v1_groups_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -39,6 +39,8 @@ const (
 	// GroupsServiceSetRetentionProcedure is the fully-qualified name of the GroupsService's
 	// SetRetention RPC.
 	GroupsServiceSetRetentionProcedure = "/holdfast.v1.GroupsService/SetRetention"
+	// GroupsServiceVerifyProcedure is the fully-qualified name of the GroupsService's Verify RPC.
+	GroupsServiceVerifyProcedure = "/holdfast.v1.GroupsService/Verify"
 )
 
 // GroupsServiceClient is a client for the holdfast.v1.GroupsService service.
@@ -48,6 +50,9 @@ type GroupsServiceClient interface {
 	// SetRetention changes that for a group, durably. It takes effect at once: history that
 	// is too long or too large from then on goes.
 	SetRetention(context.Context, *holdfastv1.GroupsServiceSetRetentionRequest) (*holdfastv1.GroupsServiceSetRetentionResponse, error)
+	// Verify tells how the reading back of a target's group stands, and has all of it read now
+	// when start is set. It does not wait.
+	Verify(context.Context, *holdfastv1.GroupsServiceVerifyRequest) (*holdfastv1.GroupsServiceVerifyResponse, error)
 }
 
 // NewGroupsServiceClient constructs a client for the holdfast.v1.GroupsService service. By default,
@@ -73,6 +78,12 @@ func NewGroupsServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			connect.WithSchema(groupsServiceMethods.ByName("SetRetention")),
 			connect.WithClientOptions(opts...),
 		),
+		verify: connect.NewClient[holdfastv1.GroupsServiceVerifyRequest, holdfastv1.GroupsServiceVerifyResponse](
+			httpClient,
+			baseURL+GroupsServiceVerifyProcedure,
+			connect.WithSchema(groupsServiceMethods.ByName("Verify")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -80,6 +91,7 @@ func NewGroupsServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 type groupsServiceClient struct {
 	getRetention *connect.Client[holdfastv1.GroupsServiceGetRetentionRequest, holdfastv1.GroupsServiceGetRetentionResponse]
 	setRetention *connect.Client[holdfastv1.GroupsServiceSetRetentionRequest, holdfastv1.GroupsServiceSetRetentionResponse]
+	verify       *connect.Client[holdfastv1.GroupsServiceVerifyRequest, holdfastv1.GroupsServiceVerifyResponse]
 }
 
 // GetRetention calls holdfast.v1.GroupsService.GetRetention.
@@ -100,6 +112,15 @@ func (c *groupsServiceClient) SetRetention(ctx context.Context, req *holdfastv1.
 	return nil, err
 }
 
+// Verify calls holdfast.v1.GroupsService.Verify.
+func (c *groupsServiceClient) Verify(ctx context.Context, req *holdfastv1.GroupsServiceVerifyRequest) (*holdfastv1.GroupsServiceVerifyResponse, error) {
+	response, err := c.verify.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // GroupsServiceHandler is an implementation of the holdfast.v1.GroupsService service.
 type GroupsServiceHandler interface {
 	// GetRetention tells how much history is kept, and what it takes.
@@ -107,6 +128,9 @@ type GroupsServiceHandler interface {
 	// SetRetention changes that for a group, durably. It takes effect at once: history that
 	// is too long or too large from then on goes.
 	SetRetention(context.Context, *holdfastv1.GroupsServiceSetRetentionRequest) (*holdfastv1.GroupsServiceSetRetentionResponse, error)
+	// Verify tells how the reading back of a target's group stands, and has all of it read now
+	// when start is set. It does not wait.
+	Verify(context.Context, *holdfastv1.GroupsServiceVerifyRequest) (*holdfastv1.GroupsServiceVerifyResponse, error)
 }
 
 // NewGroupsServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -128,12 +152,20 @@ func NewGroupsServiceHandler(svc GroupsServiceHandler, opts ...connect.HandlerOp
 		connect.WithSchema(groupsServiceMethods.ByName("SetRetention")),
 		connect.WithHandlerOptions(opts...),
 	)
+	groupsServiceVerifyHandler := connect.NewUnaryHandlerSimple(
+		GroupsServiceVerifyProcedure,
+		svc.Verify,
+		connect.WithSchema(groupsServiceMethods.ByName("Verify")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/holdfast.v1.GroupsService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case GroupsServiceGetRetentionProcedure:
 			groupsServiceGetRetentionHandler.ServeHTTP(w, r)
 		case GroupsServiceSetRetentionProcedure:
 			groupsServiceSetRetentionHandler.ServeHTTP(w, r)
+		case GroupsServiceVerifyProcedure:
+			groupsServiceVerifyHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -149,4 +181,8 @@ func (UnimplementedGroupsServiceHandler) GetRetention(context.Context, *holdfast
 
 func (UnimplementedGroupsServiceHandler) SetRetention(context.Context, *holdfastv1.GroupsServiceSetRetentionRequest) (*holdfastv1.GroupsServiceSetRetentionResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.GroupsService.SetRetention is not implemented"))
+}
+
+func (UnimplementedGroupsServiceHandler) Verify(context.Context, *holdfastv1.GroupsServiceVerifyRequest) (*holdfastv1.GroupsServiceVerifyResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.GroupsService.Verify is not implemented"))
 }
