@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/pprof"
 	"strings"
 	"time"
 
@@ -78,6 +79,17 @@ func appendChild(a appendArgs) (r appendResult, err error) {
 		free <- nil
 	}
 	failed := make(chan error, inFlight)
+	if name := os.Getenv("HOLDFAST_CPUPROFILE"); name != "" {
+		f, err := os.Create(name)
+		if err != nil {
+			return r, err
+		}
+		defer f.Close()
+		if err := pprof.StartCPUProfile(f); err != nil {
+			return r, err
+		}
+		defer pprof.StopCPUProfile()
+	}
 	from, mem := now(), watchMemory()
 	for i := range count {
 		p := <-free
