@@ -64,6 +64,9 @@ func (g *Group) waitLocked(ctx context.Context) error {
 }
 
 func (g *Group) enqueue(ctx context.Context, it item) error {
+	if err := g.retention.room.wait(ctx); err != nil {
+		return fmt.Errorf("journal: group %s: %w", g.info.ID, err)
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.bytes > maxQueued {
@@ -73,9 +76,6 @@ func (g *Group) enqueue(ctx context.Context, it item) error {
 	}
 	if err := g.stoppedLocked(); err != nil {
 		return err
-	}
-	if err := g.retention.room.none(); err != nil {
-		return fmt.Errorf("journal: group %s: %w", g.info.ID, err)
 	}
 	a := arrival{Identity: it.rec.Identity, kind: it.rec.Kind, sum: it.rec.Checksum, initial: it.facts.initial}
 	v, err := g.admission.step(a)

@@ -1,11 +1,13 @@
 package journal
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 )
@@ -32,8 +34,19 @@ type StoreUsage struct {
 type room struct {
 	left atomic.Int64 // bytes to the limit; below zero intake stops
 	soft atomic.Int64 // bytes to where something has to give way
-	full atomic.Pointer[error]
+	full atomic.Pointer[shortage]
 }
+
+// shortage is why there is no room.
+type shortage struct {
+	why   error
+	hope  bool          // history is being shortened, or is about to be: it passes
+	ended chan struct{} // closed when it is over, or another takes its place
+}
+
+// hopeFor is how long who brings a record waits for room that is being made. A source is
+// held up by it as by a slow disk; refused, it would begin its session anew.
+const hopeFor = 10 * time.Second
 
 // ErrLimit says that a group takes no data because it has no room for it.
 var ErrLimit = errors.New("the journal's limit is reached")
@@ -51,25 +64,53 @@ func (r *room) set(limit, used, slack int64) {
 func (r *room) take(bytes int64) (plan bool) {
 	left, soft := r.left.Add(-bytes), r.soft.Add(-bytes)
 	if left <= 0 && r.full.Load() == nil && !invariant.Planted("journal/past-limit") {
-		err := fmt.Errorf("%w: history is to be shortened first", ErrLimit)
-		r.full.CompareAndSwap(nil, &err)
+		why := fmt.Errorf("%w: history is to be shortened first", ErrLimit)
+		r.full.CompareAndSwap(nil, &shortage{why, true, make(chan struct{})})
 	}
 	return soft <= 0 && soft+bytes > 0 || left <= 0 && left+bytes > 0
 }
 
-// stop makes intake stop, or go on when why is nil.
-func (r *room) stop(why error) {
-	if why == nil {
-		r.full.Store(nil)
-		return
+// stop makes intake stop, or go on when why is nil. With hope it stops for a while.
+func (r *room) stop(why error, hope bool) {
+	var next *shortage
+	if why != nil {
+		next = &shortage{why, hope, make(chan struct{})}
 	}
-	r.full.Store(&why)
+	if last := r.full.Swap(next); last != nil {
+		close(last.ended)
+	}
+}
+
+// wait returns nil once there is room, and else why there is none: at once where nothing
+// is being done about it.
+func (r *room) wait(ctx context.Context) error {
+	if r.full.Load() == nil {
+		return nil
+	}
+	patience := time.NewTimer(hopeFor)
+	defer patience.Stop()
+	for {
+		s := r.full.Load()
+		if s == nil {
+			return nil
+		}
+		if !s.hope || invariant.Planted("journal/no-hope") {
+			return s.why
+		}
+		select {
+		case <-s.ended:
+		case <-patience.C:
+			return s.why
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", s.why, ctx.Err())
+		}
+	}
 }
 
 // none says why there is no room; nil: there is.
 func (r *room) none() error {
-	if err := r.full.Load(); err != nil {
-		return *err
+	if s := r.full.Load(); s != nil {
+		return s.why
 	}
 	return nil
 }

@@ -184,7 +184,7 @@ func (g *Group) decided(d retain.Decision, now time.Time) {
 	if d.Stop && !g.full() {
 		stop = fmt.Errorf("%w: %s", ErrLimit, d.Reason)
 	}
-	g.retention.room.stop(stop)
+	g.retention.room.stop(stop, d.Promote != 0 || d.Yield)
 	g.retention.note(func(r *retention) {
 		if r.state.Level != d.Level {
 			r.since = now

@@ -252,10 +252,10 @@ func TestRoom(t *testing.T) {
 	f(10, false, false)
 	f(10, true, true)
 	f(10, false, true)
-	r.stop(nil)
+	r.stop(nil, false)
 	f(1, false, true) // no plan has found room yet
 	r.set(100, 50, 20)
-	r.stop(nil)
+	r.stop(nil, false)
 	f(1, false, false)
 }
 
