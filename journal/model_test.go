@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/ioengine/faultdisk"
@@ -37,6 +38,7 @@ type model struct {
 	cps     map[uint64]Checkpoint
 	old     map[string][]byte // an older copy of the index's files
 	oldList *index.Memory     // and of the catalogue
+	marks   marks
 }
 
 // image is the volumes of one stream.
@@ -72,6 +74,8 @@ func newModel(t *rapid.T) *model {
 	m.cfg.SegmentBytes = 32 << 10
 	m.cfg.IndexMemory = int64(rapid.IntRange(4<<10, 256<<10).Draw(t, "index memory"))
 	m.cfg.CacheBytes = 1 << 20
+	m.marks.born = map[uint64]time.Duration{}
+	m.cfg.Clock, m.cfg.Retention = m.storeClock, retain.Policy{History: retain.MinHistory, WarnPercent: 75}
 	for i := range rapid.IntRange(1, 3).Draw(t, "streams") {
 		s := &modelStream{id: record.Identity{Stream: record.StreamID(70 + i), Epoch: 1, Incarnation: 1}, now: image{}}
 		for k := range 2 {
@@ -272,6 +276,7 @@ func (m *model) arrive(r record.Record) {
 		return
 	}
 	m.cps[cp.Number] = cp
+	m.marks.born[cp.Number] = m.marks.passed()
 	for _, at := range cp.At {
 		s := m.streams[slices.IndexFunc(m.streams, func(s *modelStream) bool { return s.id.Stream == at.Stream })]
 		m.images[cp.Number] = append(m.images[cp.Number], s.after[at.Seq-1])
@@ -465,6 +470,11 @@ var modelOps = map[string]func(m *model){
 	"resize":    func(m *model) { m.resize(m.any()) },
 	"deliver*4": func(m *model) { m.deliver(rapid.IntRange(1, 8).Draw(m.t, "records")) },
 	"thin*2":    (*model).thin,
+	"tag":       (*model).tag,
+	"pin":       (*model).pin,
+	"unpin":     (*model).unpin,
+	"promote":   (*model).promote,
+	"age*2":     (*model).age,
 	"look*3":    (*model).look,
 	"list":      (*model).listed,
 	"close":     func(m *model) { m.restart("close", func() {}) },
@@ -484,15 +494,16 @@ func (m *model) thin() {
 	i := rapid.IntRange(0, len(numbers)-3).Draw(m.t, "from")
 	j := rapid.IntRange(i+2, len(numbers)-1).Draw(m.t, "to")
 	may := numbers[j] <= m.w.group.thinCeiling()
+	between := slices.DeleteFunc(slices.Clone(numbers[i+1:j]), func(n uint64) bool { return m.cps[n].Pinned })
 	n, err := m.w.group.thin([]retain.Pair{{From: numbers[i], To: numbers[j]}})
 	m.must(err)
-	if may != (n == j-i-1) {
-		m.t.Fatalf("thinning between %d and %d: %d went", numbers[i], numbers[j], n)
+	if may && n != len(between) || !may && n != 0 {
+		m.t.Fatalf("thinning between %d and %d: %d went, want %d", numbers[i], numbers[j], n, len(between))
 	}
 	if may {
-		for _, n := range numbers[i+1 : j] {
-			delete(m.cps, n)
-			delete(m.images, n)
+		m.marks.thins = append(m.marks.thins, span{numbers[i], numbers[j]})
+		for _, n := range between {
+			m.forget(n)
 		}
 	}
 	m.listed()
