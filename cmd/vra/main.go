@@ -98,6 +98,12 @@ func checkFiles(cfg *config.VRA) error {
 		if _, err := retention(t.Retention); err != nil {
 			return err
 		}
+		// They are not made: on a disk that is not mounted they would be on another one.
+		for i, dir := range t.Stores {
+			if st, err := os.Stat(dir); err != nil || !st.IsDir() {
+				return fmt.Errorf("target.stores[%d]: %s is no folder: mount its disk, and make it", i, dir)
+			}
+		}
 	}
 	credentials, err := wire.LoadCredentials(cfg.TLS.Cert, cfg.TLS.Key, cfg.TLS.PeerCA)
 	if err != nil {
@@ -111,6 +117,17 @@ func checkFiles(cfg *config.VRA) error {
 		errs = append(errs, fmt.Errorf("tls.peer_ca: %s is the authority of the site %s, and tls.peer_site is %s", cfg.TLS.PeerCA, site, cfg.TLS.PeerSite))
 	}
 	return errors.Join(errs...)
+}
+
+// targetConfig is the target as the configuration asks for it.
+func targetConfig(cfg *config.VRA, credentials wire.Credentials, log *slog.Logger) (datapath.TargetConfig, error) {
+	t := cfg.Target
+	policy, err := retention(t.Retention)
+	return datapath.TargetConfig{
+		FS: ioengine.OS(), Store: t.Store, RunDir: cfg.RunDir, ListenControl: t.ListenControl, ListenData: t.ListenData,
+		CacheBytes: int64(t.Cache), IndexMemory: int64(t.IndexMemory), Retention: policy, Credentials: credentials, Log: log,
+		Parity: datapath.Parity{Local: t.Parity.Local, K: t.Parity.K, M: t.Parity.M, Stores: t.Stores, DataDir: cfg.DataDir},
+	}, err
 }
 
 // serve runs all that the configuration asks for until ctx ends or a part fails.
@@ -134,15 +151,12 @@ func serve(ctx context.Context, cfg *config.VRA, log *slog.Logger) (err error) {
 	defer socket.Close()
 
 	var target *datapath.Target
-	if t := cfg.Target; t != nil {
-		policy, err := retention(t.Retention)
+	if cfg.Target != nil {
+		conf, err := targetConfig(cfg, credentials, log)
 		if err != nil {
 			return err
 		}
-		target, err = datapath.OpenTarget(datapath.TargetConfig{
-			FS: ioengine.OS(), Store: t.Store, RunDir: cfg.RunDir, ListenControl: t.ListenControl, ListenData: t.ListenData,
-			CacheBytes: int64(t.Cache), IndexMemory: int64(t.IndexMemory), Retention: policy, Credentials: credentials, Log: log,
-		})
+		target, err = datapath.OpenTarget(conf)
 		if err != nil {
 			return err
 		}

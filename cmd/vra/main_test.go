@@ -5,10 +5,13 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +20,8 @@ import (
 
 	"github.com/holdfast-dr/holdfast/control/config"
 	"github.com/holdfast-dr/holdfast/control/pairing"
+	"github.com/holdfast-dr/holdfast/datapath"
+	"github.com/holdfast-dr/holdfast/wire"
 )
 
 func TestArguments(t *testing.T) {
@@ -112,7 +117,32 @@ func TestConfigIsCheckedToTheFiles(t *testing.T) {
 	f("a certificate of the site east, and this is west", func(c *config.VRA) { c.TLS.Cert, c.TLS.Key = at("east-cert"), at("east-key") })
 	f("the authority of the site west, and tls.peer_site is east", func(c *config.VRA) { c.TLS.PeerCA = at("ca") })
 	f("tls: CA of a peer site", func(c *config.VRA) { c.TLS.PeerCA = at("cert") })
+	f("target.stores[1]: "+at("b")+" is no folder", func(c *config.VRA) {
+		c.Target.Store, c.Target.Stores, c.Target.Parity = "", []string{dir, at("b"), at("c")}, config.Parity{K: 2, M: 1}
+	})
 	f("target.store: "+at("ca")+" is no folder", func(c *config.VRA) { c.Target.Store = at("ca/store") })
+}
+
+// TestTargetIsAsConfigured: nothing of the configuration stays behind.
+func TestTargetIsAsConfigured(t *testing.T) {
+	cfg := &config.VRA{RunDir: "/run/x", DataDir: "/data", Target: &config.Target{ListenControl: "a:1", ListenData: "a:2", Store: "/store",
+		Stores: []string{"/a", "/b", "/c"}, Parity: config.Parity{Local: true, K: 2, M: 1}, Cache: 1, IndexMemory: 2,
+		Retention: config.Retention{History: config.DefaultHistory, WarnPercent: config.DefaultWarnPercent}}}
+	got, err := targetConfig(cfg, wire.Credentials{}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := datapath.Parity{Local: true, K: 2, M: 1, Stores: []string{"/a", "/b", "/c"}, DataDir: "/data"}
+	if !reflect.DeepEqual(got.Parity, want) {
+		t.Errorf("parity %+v, want %+v", got.Parity, want)
+	}
+	notConfigured := []string{"Credentials", "SegmentBytes", "OpenCatalogue"}
+	v := reflect.ValueOf(got)
+	for i := range v.NumField() {
+		if name := v.Type().Field(i).Name; v.Field(i).IsZero() && !slices.Contains(notConfigured, name) {
+			t.Errorf("%s is not set", name)
+		}
+	}
 }
 
 // TestSocket takes over what a dead process left, and nothing else.

@@ -47,6 +47,9 @@ func verify(ctx context.Context, d *dump, args []string) error {
 	for _, g := range groups {
 		v := verifyView{Group: g.Info().Name, Damage: []damageView{}}
 		p := newProgress(d.log, v.Group, g.State().Bytes)
+		if err := unopened(g); err != nil {
+			v.Damage = append(v.Damage, damageView{Where: "group", Error: err.Error()})
+		}
 		if err := d.verifyLog(ctx, g, &v, p); err != nil {
 			return err
 		}
@@ -68,6 +71,12 @@ func verify(ctx context.Context, d *dump, args []string) error {
 	if err == nil && damaged {
 		err = errDamaged
 	}
+	return err
+}
+
+// unopened says why a group does not open; nil: it does.
+func unopened(g *journal.Group) error {
+	_, err := g.Checkpoints(0, 1)
 	return err
 }
 
