@@ -46,6 +46,7 @@ type Group struct {
 	steady    sync.RWMutex
 	relogging sync.Mutex
 	folding   folding
+	healing   sync.Mutex // what a view met is repaired one at a time; before all others
 
 	viewing sync.Mutex // kept views are opened and closed one at a time; before mu
 

@@ -63,6 +63,9 @@ func (g *Group) openView(number uint64, o ViewOptions, cfg view.Config) (*view.V
 	cfg.Log, cfg.Versions, cfg.At = g.segments, g.index, g.index.Vector(cp)
 	cfg.Cache, cfg.Owner = g.store.cache, g.blockOwner
 	cfg.Damaged, cfg.Steady = g.viewed, &g.steady
+	if g.store.cfg.Protector != nil {
+		cfg.Repair = g.repairsFor
+	}
 	if cfg.Disks, err = g.disks(cp); err != nil {
 		return nil, fmt.Errorf("journal: group %s: checkpoint %d: %w", g.info.ID, number, err)
 	}

@@ -6,6 +6,7 @@ import (
 	"github.com/holdfast-dr/holdfast/journal/index"
 	"github.com/holdfast-dr/holdfast/journal/segment"
 	"github.com/holdfast-dr/holdfast/journal/view"
+	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
 // sealed takes what the read-back of a segment found. It waits until the group is
@@ -31,17 +32,36 @@ func (g *Group) sealed(found []segment.Damage) {
 	g.wounded(lasting, passing)
 }
 
-// viewed takes what a view could not read.
+// viewed takes what a view could not read, and what was not repaired for it.
 func (g *Group) viewed(v view.Damage) {
 	d := damage{volume: v.Volume, from: v.Piece.Off, to: v.Piece.Off + v.Piece.Len, reason: cut(v.Err.Error())}
 	if v.Piece.In == index.InLog {
-		from := v.Piece.Pos + segment.Pos(v.Piece.Block.At)
-		d.volume, d.from, d.to = 0, int64(from), int64(from)+int64(v.Piece.Block.Stored)
-		if len(g.repaired([]segment.Damage{{From: from, To: segment.Pos(d.to), Err: v.Err}})) == 0 {
-			return // who reads it again reads it whole
-		}
+		from, to := placeOf(&v.Piece)
+		d.volume, d.from, d.to = 0, int64(from), int64(to)
 	}
 	g.wounded(damages{d}, nil)
+}
+
+// placeOf is where a piece's block stands in the log.
+func placeOf(p *index.Piece) (from, to segment.Pos) {
+	from = p.Pos + segment.Pos(p.Block.At)
+	return from, from + segment.Pos(p.Block.Stored)
+}
+
+// repairsFor repairs what a view met, and says whether the view may read it again. Of many
+// that meet the same damage one repairs it and the others wait.
+func (g *Group) repairsFor(v view.Damage) bool {
+	g.healing.Lock()
+	defer g.healing.Unlock()
+	from, to := placeOf(&v.Piece)
+	stored := make([]byte, to-from)
+	if err := g.segments.ReadAt(stored, from); err == nil {
+		_, err = record.OpenStored(make([]byte, record.LineBytes), v.Piece.ID, v.Piece.Number, v.Piece.Block, stored)
+		if err == nil {
+			return true // somebody was faster
+		}
+	}
+	return len(g.repaired([]segment.Damage{{From: from, To: to, Err: v.Err}})) == 0
 }
 
 func cut(reason string) string { return reason[:min(len(reason), maxReason)] }

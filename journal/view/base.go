@@ -24,39 +24,55 @@ func (d *Device) readBase(p []byte, off int64) error {
 	found := pieces.Get().(*[]index.Piece)
 	defer pieces.Put(found)
 	cfg := &d.view.cfg
-	for again := 0; ; again++ {
-		err := d.tryBase(p, off, found, again > 0)
+	how := trying{steady: cfg.Steady == nil, tell: cfg.Repair == nil}
+	again, repairs := 0, 0
+	for {
+		bad, err := d.tryBase(p, off, found, how)
 		switch {
 		case err == nil:
 			return nil
 		case errors.Is(err, segment.ErrRange) && again < lookAgain && !invariant.Planted("journal/view/look-once"):
+			again++
+			how.steady = true
 			continue
-		case damage(err) && again == 0 && cfg.Steady != nil && !invariant.Planted("journal/view/folded-is-damage"):
+		case damage(err) && !how.steady && !invariant.Planted("journal/view/folded-is-damage"):
+			how.steady = true
+			continue
+		case damage(err) && !how.tell && !invariant.Planted("journal/view/repair-unread"):
+			// A segment is repaired whole: who reads many may meet damage in several.
+			repairs++
+			how.tell = bad.In != index.InLog || repairs > len(*found) || !cfg.Repair(Damage{d.disk.ID, bad, err})
 			continue
 		}
 		return fmt.Errorf("checkpoint %d: volume %d: %w", cfg.Checkpoint, d.disk.ID, err)
 	}
 }
 
+// trying says how a try to read is made.
+type trying struct {
+	steady bool // nothing is folded meanwhile: what is damaged then is damaged
+	tell   bool // and is told of: it is not repaired
+}
+
 // tryBase looks up and reads. A fold may change the log in between, and what was looked up
-// is then not there: only a steady try, during which nothing is folded, finds damage.
-func (d *Device) tryBase(p []byte, off int64, found *[]index.Piece, steady bool) (err error) {
+// is then not there: only a steady try, during which nothing is folded, finds damage. It
+// returns the piece that an error is of. What repairs waits for folds, so that is never
+// done from here.
+func (d *Device) tryBase(p []byte, off int64, found *[]index.Piece, how trying) (bad index.Piece, err error) {
 	cfg := &d.view.cfg
-	if cfg.Steady == nil {
-		steady = true
-	} else if steady {
+	if how.steady && cfg.Steady != nil {
 		cfg.Steady.RLock()
 		defer cfg.Steady.RUnlock()
 	}
 	if *found, err = cfg.Versions.Lookup((*found)[:0], d.disk.ID, off, int64(len(p)), cfg.At); err != nil {
-		return err
+		return bad, err
 	}
-	return d.readPieces(p, off, *found, steady)
+	return d.readPieces(p, off, *found, how.steady && how.tell)
 }
 
-// readPieces fills p, which begins at off, from the pieces.
-// What is damaged is told of only by one that is sure.
-func (d *Device) readPieces(p []byte, off int64, pieces []index.Piece, sure bool) error {
+// readPieces fills p, which begins at off, from the pieces, and returns the one that does
+// not read. What is damaged is told of only by one that is sure.
+func (d *Device) readPieces(p []byte, off int64, pieces []index.Piece, sure bool) (bad index.Piece, err error) {
 	for i := 0; i < len(pieces); {
 		piece, read := &pieces[i], 1
 		to := p[piece.Off-off:][:piece.Len]
@@ -74,11 +90,11 @@ func (d *Device) readPieces(p []byte, off int64, pieces []index.Piece, sure bool
 			if sure && d.view.cfg.Damaged != nil && damage(err) {
 				d.tell(piece, err)
 			}
-			return fmt.Errorf("at %d: %w", piece.Off, err)
+			return *piece, fmt.Errorf("at %d: %w", piece.Off, err)
 		}
 		i += read
 	}
-	return nil
+	return bad, nil
 }
 
 // tell says which blocks of a piece are damaged. A piece of the replica may be long:

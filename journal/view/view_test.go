@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -388,6 +389,63 @@ func TestLooksAgainAfterAFold(t *testing.T) {
 			t.Errorf("folded %d times: %v, told of %d damages", times, err, have)
 		}
 		must(t, view.Close())
+	}
+}
+
+// A read that meets damage is answered when it could be repaired, and never waits for that
+// while it holds up folds; one whose damage stays, whatever the repair says, is an error
+// that is told once.
+func TestReadsOnceMoreAfterRepair(t *testing.T) {
+	w := newWorld(t, 3)
+	last := len(w.images) - 1
+	pieces, err := w.versions.Lookup(nil, 1, 0, testBytes, at(last))
+	must(t, err)
+	var damaged []int
+	for _, p := range pieces {
+		if at := int(p.Pos-segment.Start) + p.Block.At + p.Block.Stored/2; p.In == index.InLog && !slices.Contains(damaged, at) {
+			damaged = append(damaged, at)
+		}
+	}
+	for _, c := range []struct {
+		name          string
+		heals, claims bool
+		told          int
+	}{{"repaired", true, true, 0}, {"not repaired", false, false, 1}, {"repaired in vain", false, true, 1}} {
+		for _, at := range damaged {
+			w.log.bytes[at] ^= 4
+		}
+		steady, told, repairs := new(sync.RWMutex), 0, 0
+		v, err := New(Config{Checkpoint: uint64(last), FS: w.disk, Log: w.log, Versions: w.versions, At: at(last), Steady: steady,
+			Damaged: func(Damage) { told++ },
+			Repair: func(d Damage) bool {
+				repairs++
+				if !steady.TryLock() {
+					t.Errorf("%s: it holds up folds", c.name)
+					return false
+				}
+				defer steady.Unlock()
+				if c.heals {
+					w.log.bytes[int(d.Piece.Pos-segment.Start)+d.Piece.Block.At+d.Piece.Block.Stored/2] ^= 4
+				}
+				return c.claims
+			},
+			Disks: []Disk{{Volume: Volume{ID: 1, Bytes: testBytes}, Replica: w.replica}}})
+		must(t, err)
+		d, _ := v.Device(1)
+		p := make([]byte, testBytes)
+		err = d.ReadAt(p, 0)
+		if c.heals && (err != nil || !bytes.Equal(p, w.images[last])) || !c.heals && !errors.Is(err, record.ErrCorrupt) || told != c.told {
+			t.Errorf("%s: %v, told %d times", c.name, err, told)
+		}
+		if c.heals && repairs != len(damaged) || repairs == 0 || repairs > len(pieces) {
+			t.Errorf("%s: %d repairs of %d places", c.name, repairs, len(damaged))
+		}
+		must(t, v.Close())
+		if !c.heals {
+			for _, at := range damaged {
+				w.log.bytes[at] ^= 4
+			}
+		}
 	}
 }
 
