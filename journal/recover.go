@@ -168,6 +168,7 @@ func (s *Store) openAgain(g *Group) *Group {
 		return g
 	}
 	again := opened[0]
+	s.retainer.begin(again)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {

@@ -43,6 +43,9 @@ const (
 
 	// planEvery is how often everything is looked at; the history may be longer by it.
 	planEvery = 10 * time.Second
+	// soon is when everything is looked at for the first time, and ages are written for the
+	// first time: a target that restarts all the time gets that far.
+	soon = time.Second
 	// saveEvery is how much of the time that is counted a crash may forget.
 	saveEvery = 5 * time.Minute
 	// measureEvery is how often the replicas are measured.
@@ -142,20 +145,43 @@ func (r *retainer) took(g *Group, bytes int64) {
 	}
 }
 
+// begin says how a group stands, before it takes anything: what is counted then counts
+// from there. What is to be done is done by look, at once when space is short.
+func (r *retainer) begin(g *Group) {
+	if r.s.cfg.Still || g.opened() != nil || invariant.Planted("journal/begin-unlooked") {
+		return
+	}
+	now := r.passed()
+	g.noteAges(now)
+	d := retain.Plan(g.stateOf(now, false))
+	g.decided(d, time.Now())
+	if d.Level >= retain.Shortened {
+		r.kick()
+	}
+}
+
 // run looks at everything now and then, until the store closes.
 func (r *retainer) run() {
+	for _, g := range r.s.Groups() {
+		r.begin(g)
+	}
 	r.ended = make(chan struct{})
 	go func() {
 		defer close(r.ended)
 		tick := time.NewTicker(planEvery)
 		defer tick.Stop()
+		began := time.NewTimer(soon)
+		defer began.Stop()
 		var measured time.Duration
 		for first := true; ; {
+			save := false
 			select {
 			case <-r.ctx.Done():
 				return
 			case <-r.wake:
 			case <-tick.C:
+			case <-began.C:
+				save = !invariant.Planted("journal/save-late")
 			}
 			now := r.passed()
 			if first || now-measured >= measureEvery {
@@ -167,7 +193,7 @@ func (r *retainer) run() {
 				first, measured = false, now
 			}
 			r.look(now)
-			if now-r.saved >= saveEvery {
+			if save || now-r.saved >= saveEvery {
 				r.save()
 			}
 		}
@@ -184,7 +210,7 @@ func (r *retainer) close() {
 		<-r.ended
 	}
 	r.passes.Wait()
-	if r.began && r.ended != nil && r.passed()-r.saved >= planEvery {
+	if r.began && r.ended != nil && r.passed()-r.saved >= soon {
 		r.save()
 	}
 }

@@ -204,6 +204,84 @@ func TestLimit(t *testing.T) {
 	})
 }
 
+// moment makes one more checkpoint, and some time passes; then the process is killed and
+// started again.
+func (t *target) moment(s *source, cfg *Config, up, down time.Duration) (*target, error) {
+	for range 3 {
+		s.write(6)
+	}
+	s.limit = s.checkpoint()
+	if err := t.feed(s, 3); err != nil && !errors.Is(err, ErrLimit) {
+		return t, err
+	}
+	time.Sleep(up)
+	synctest.Wait()
+	killed := cfg.FS.(*faultdisk.Disk).Kill()
+	if err := t.store.Close(); err != nil {
+		return t, err
+	}
+	time.Sleep(down)
+	cfg.FS = killed
+	return openWith(*cfg)
+}
+
+// A target that restarts all the time keeps within its limit, and says at once how it stands.
+func TestLimitOverRestarts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const limit = 200 << 10
+		cfg := smallSegments(faultdisk.New(512))
+		cfg.Retention = retain.Policy{History: 10 * time.Hour, Limit: limit, WarnPercent: 75}
+		w, err := openWith(cfg)
+		ok(t, err)
+		s := newSource(1)
+		s.open(true)
+		s.write(6)
+		s.close()
+		for i := range 60 {
+			w, err = w.moment(s, &cfg, 500*time.Millisecond, 0)
+			ok(t, err)
+			r := w.group.Retention()
+			if used := r.Usage.Journal(); used > limit+32<<10 || used > limit*3/4 && r.Level == retain.Plenty {
+				t.Fatalf("start %d: %d bytes with a limit of %d: %s %q", i, used, limit, r.Level, r.Reason)
+			}
+		}
+		if w.oldest() < 2 {
+			t.Error("nothing was given up")
+		}
+		ok(t, w.holds(s, w.oldest()))
+		ok(t, w.store.Close())
+	})
+}
+
+// Checkpoints grow old while the target restarts all the time, and none too early (I13).
+func TestAgesOverRestarts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &clocks{began: time.Now(), boot: 1}
+		cfg := smallSegments(faultdisk.New(512))
+		cfg.Clock, cfg.Retention = c.now, retain.Policy{History: retain.MinHistory, WarnPercent: 75}
+		w, err := openWith(cfg)
+		ok(t, err)
+		s := newSource(1)
+		s.open(true)
+		s.write(6)
+		s.close()
+		at := map[uint64]time.Time{}
+		for i := range 30 {
+			at[s.cut+1] = time.Now()
+			w, err = w.moment(s, &cfg, 5*time.Second, 5*time.Minute)
+			ok(t, err)
+			if oldest := w.oldest(); oldest > 1 && time.Since(at[oldest]) < time.Hour {
+				t.Fatalf("start %d: the oldest checkpoint left is %d, of %s", i, oldest, time.Since(at[oldest]))
+			}
+		}
+		if oldest := w.oldest(); time.Since(at[oldest]) > 90*time.Minute {
+			t.Errorf("checkpoint %d of %s is still there", oldest, time.Since(at[oldest]))
+		}
+		ok(t, w.holds(s, w.oldest()))
+		ok(t, w.store.Close())
+	})
+}
+
 // A view in use is no test view: it stays, and intake stops instead.
 func TestLiveViewNeverGivesWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -325,6 +325,7 @@ func (s *Store) OpenGroup(info GroupInfo) (*Group, error) {
 	if err != nil {
 		return nil, fmt.Errorf("journal: group %s: %w", info.ID, err)
 	}
+	s.retainer.begin(g)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
