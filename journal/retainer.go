@@ -30,6 +30,8 @@ type retainer struct {
 	ended  chan struct{} // nil: it never began
 	pacer  pacer
 
+	looking sync.Mutex // one look at a time: a group is planned for once
+
 	mu    sync.Mutex // after all others
 	book  retain.Book
 	saved time.Duration // of the clock, when the book was last written
@@ -218,6 +220,8 @@ func (r *retainer) close() {
 // look makes a plan for each group and has it carried out. While the disk as a whole is
 // short of space, the group with most to give gives first.
 func (r *retainer) look(now time.Duration) {
+	r.looking.Lock()
+	defer r.looking.Unlock()
 	groups := r.s.Groups()
 	short := r.s.short()
 	if short { // what is only kept for use again goes first
