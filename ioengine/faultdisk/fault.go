@@ -93,9 +93,6 @@ func (d *Disk) begin(op Op, name string) Fault {
 
 // count is begin without the wait.
 func (d *Disk) count(op Op, name string) Fault {
-	if s := recording.Load(); s != nil {
-		s.record()
-	}
 	d.mu.Lock()
 	if op&OpMutating != 0 {
 		d.mu.ops++
@@ -111,6 +108,9 @@ func (d *Disk) count(op Op, name string) Fault {
 		}
 	}
 	d.mu.Unlock()
+	if s := recording.Load(); s != nil && (hit.Err != nil || !s.failedOnly) {
+		s.record()
+	}
 	return hit
 }
 
