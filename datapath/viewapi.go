@@ -28,8 +28,8 @@ func (h viewsHandler) Open(_ context.Context, r *holdfastv1.ViewsServiceOpenRequ
 	if len(r.Name) > maxViewName {
 		return nil, api.Errorf(api.InvalidArgument, "take a shorter one", "the name of a view has at most %d bytes", maxViewName)
 	}
-	if r.ScratchLimit < 0 {
-		return nil, api.Errorf(api.InvalidArgument, "give bytes, or 0 for no limit", "scratch of at most %d bytes", r.ScratchLimit)
+	if r.ScratchLimit != 0 && r.ScratchLimit < api.MinScratchLimit {
+		return nil, api.Errorf(api.InvalidArgument, "give at least 1 MiB, or 0 for no limit", "scratch of at most %s is too little", sizeText(r.ScratchLimit))
 	}
 	number, err := numberOf(g, r.Checkpoint)
 	if err != nil {

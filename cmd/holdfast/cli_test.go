@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -25,6 +26,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 
 // site is a VRA that answers from what the test put in it.
 type site struct {
+	mu          sync.Mutex // guards what a test changes while it is asked
 	groups      []*holdfastv1.Group
 	checkpoints []*holdfastv1.Checkpoint
 	view        *holdfastv1.View
@@ -66,6 +68,8 @@ func (s checkpointsOf) List(_ context.Context, r *holdfastv1.CheckpointsServiceL
 
 // one is the checkpoint with the id.
 func (s checkpointsOf) one(id string) (*holdfastv1.Checkpoint, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if id == api.Latest && len(s.checkpoints) > 0 {
 		return s.checkpoints[len(s.checkpoints)-1], nil
 	}
@@ -126,6 +130,8 @@ func (s viewsOf) Open(_ context.Context, r *holdfastv1.ViewsServiceOpenRequest) 
 }
 
 func (s viewsOf) List(context.Context, *holdfastv1.ViewsServiceListRequest) (*holdfastv1.ViewsServiceListResponse, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	res := &holdfastv1.ViewsServiceListResponse{}
 	if s.view != nil {
 		res.Views = append(res.Views, s.view)
@@ -269,6 +275,18 @@ func TestGolden(t *testing.T) {
 	f("nothing-views", contextFile(t, &site{}, &site{}), "view", "list")
 }
 
+// TestViewByNumber: v1 is closed and shown as 1 too.
+func TestViewByNumber(t *testing.T) {
+	_, target := twoSites()
+	both := contextFile(t, nil, target)
+	if code, out, errs := holdfast(t, both, "view", "show", "1"); code != 0 || !strings.Contains(out, "v1") {
+		t.Errorf("show: exit %d, %s, %s", code, out, errs)
+	}
+	if code, out, errs := holdfast(t, both, "view", "close", "1", "-o", "json"); code != 0 || !strings.Contains(out, `"id": "v1"`) || !slices.Equal(target.closed, []string{"v1"}) {
+		t.Errorf("close: exit %d, %s, %s: closed %q", code, out, errs, target.closed)
+	}
+}
+
 // TestStatusIsNeverBetterThanTheTruth: without the source nothing is protected, and no lag is known.
 func TestStatusIsNeverBetterThanTheTruth(t *testing.T) {
 	source, target := twoSites()
@@ -370,7 +388,18 @@ func TestExitStatus(t *testing.T) {
 	f(exitUsage, both, "--checkpoint is missing", "view", "open")
 	f(exitUsage, both, "want one view id", "view", "close")
 	f(exitUsage, both, "want one view id", "view", "show")
-	f(exitUsage, both, "want a size", "view", "open", "--checkpoint", "latest", "--limit", "lots")
+	f(exitUsage, both, "units are B, KiB, MiB, GiB and TiB", "view", "open", "--checkpoint", "latest", "--limit", "lots")
+	f(exitUsage, both, "--limit 1 B: want at least 1 MiB", "view", "open", "--checkpoint", "latest", "--limit", "1")
+	f(exitUsage, both, "--limit 0 B: want at least 1 MiB", "view", "open", "--checkpoint", "latest", "--limit", "0")
+	f(exitUsage, both, "a limit of 100 MiB is too small: want at least 1 GiB, or none", "group", "retention", "set", "lab", "--limit", "100MiB")
+	f(exitUsage, both, "units are B, KiB, MiB, GiB and TiB", "group", "retention", "set", "lab", "--limit", "100MB")
+	f(exitUsage, both, "--history 10m: want 1h to 30d", "group", "retention", "set", "lab", "--history", "10m")
+	f(exitUsage, both, "--history 31d: want 1h to 30d", "group", "retention", "set", "lab", "--history", "31d")
+	f(exitUsage, both, "--minimum 2h: want at most the history, 1h", "group", "retention", "set", "lab", "--history", "1h", "--minimum", "2h")
+	f(exitUsage, both, "--warn 0: want 1 to 100", "group", "retention", "set", "lab", "--warn", "0")
+	f(exitUsage, both, "--warn 101: want 1 to 100", "group", "retention", "set", "lab", "--warn", "101")
+	f(exitFailed, both, "the folder cannot be made", "export", "--checkpoint", "latest", "--out", filepath.Join(none, "a", "b"))
+	f(exitFailed, both, "make "+filepath.Join(none, "a")+" first", "export", "--checkpoint", "latest", "--out", filepath.Join(none, "a", "b"))
 	f(exitUsage, both, "takes no writes", "view", "open", "--checkpoint", "latest", "--writable=false", "--limit", "1GiB")
 	f(exitUsage, both, "at most 63 bytes", "view", "open", "--checkpoint", "latest", "--name", strings.Repeat("n", 64))
 	f(exitFailed, both, "no view \"v9\"; see holdfast view list", "view", "show", "v9")

@@ -115,7 +115,7 @@ func export(ctx context.Context, client *api.Client, group, at, out string, m *m
 		}
 	}()
 	if err := e.copyAll(ctx, v); err != nil {
-		return nil, err
+		return nil, why(ctx, client, group, v, err)
 	}
 	if err := e.publish(); err != nil {
 		return nil, err
@@ -132,7 +132,10 @@ func makeFolder(path string) (made bool, err error) {
 		}
 		return false, nil
 	}
-	return err == nil, err
+	if err != nil {
+		return false, folderError(path, err)
+	}
+	return true, nil
 }
 
 // exporter is an export under way. Images are written under a name of their own and

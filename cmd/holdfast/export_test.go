@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -148,6 +149,43 @@ func TestFailedExportLeavesNothing(t *testing.T) {
 		return nil
 	}, "--checkpoint", "2")
 	f(exitFailed, "no such checkpoint", fine, "--checkpoint", "77")
+}
+
+// TestExportSaysWhy: what a read by a view runs into is told as the target knows it, with
+// what to do next.
+func TestExportSaysWhy(t *testing.T) {
+	f := func(happens func(*site), want ...string) {
+		t.Helper()
+		var once sync.Once
+		var target *site
+		target, _ = exportSite(t, func(off int64) error {
+			if off < 5<<20 {
+				return nil
+			}
+			once.Do(func() {
+				target.mu.Lock()
+				defer target.mu.Unlock()
+				happens(target)
+			})
+			return errors.New("a broken block")
+		})
+		code, _, errs := holdfast(t, contextFile(t, nil, target), "export", "--checkpoint", "2", "--out", filepath.Join(t.TempDir(), "images"))
+		for _, w := range want {
+			if code != exitFailed || !strings.Contains(errs, w) {
+				t.Errorf("exit %d, %s; want %q", code, errs, w)
+			}
+		}
+	}
+	f(func(s *site) { s.view.State, s.view.Reason = "closed", "1 GiB of 1 GiB are taken" },
+		"gave way because 1 GiB of 1 GiB are taken: set a higher limit (holdfast group retention set lab --limit SIZE) or unpin")
+	f(func(s *site) {
+		s.view.State, s.view.Reason = "damaged", ""
+		s.checkpoints[1].State, s.checkpoints[1].Reason = "bad", "volume 1 is damaged at 77"
+	}, "checkpoint 2 is bad: volume 1 is damaged at 77; see holdfast checkpoint show 2")
+	f(func(s *site) { s.checkpoints = s.checkpoints[:1] }, "checkpoint 2 is not there any more")
+	f(func(s *site) { s.view.Id = "v9" }, "view v1 of the export was closed by someone else meanwhile")
+	f(func(s *site) { s.view.State, s.view.Reason = "broken", "its scratch is gone" }, "view v1 is broken: its scratch is gone")
+	f(func(s *site) { s.view.State, s.view.Reason = "good", "" }, "export vol1: nbd: ")
 }
 
 func TestNamesThatAreNoNamesAreNotWritten(t *testing.T) {

@@ -164,6 +164,9 @@ longer or larger than is now asked goes, and does not come back.`,
 				if err != nil {
 					return err
 				}
+				if d < config.MinHistory.D() || d > config.MaxHistory.D() {
+					return usagef("--history %s: want %s to %s", history, config.MinHistory, config.MaxHistory)
+				}
 				req.History = api.Span(d)
 			}
 			if given("minimum") {
@@ -171,20 +174,29 @@ longer or larger than is now asked goes, and does not come back.`,
 				if err != nil {
 					return err
 				}
+				if most := historyOr(req.History.AsDuration()); d > most {
+					return usagef("--minimum %s: want at most the history, %s", minimum, config.Span(most))
+				}
 				req.Minimum = api.Span(d)
 			}
 			if given("limit") {
 				n := config.Size(0)
 				if limit != "none" {
 					var err error
-					if n, err = config.ParseSize(limit); err != nil || n <= 0 {
-						return usagef("--limit %q: want a size such as 200GiB, or none", limit)
+					if n, err = config.ParseSize(limit); err != nil {
+						return usagef("--limit: %w, or none", err)
+					}
+					if n < config.MinRetentionLimit {
+						return usagef("--limit: a limit of %s is too small: want at least %s, or none", n.Text(), config.MinRetentionLimit.Text())
 					}
 				}
 				bytes := int64(n)
 				req.Limit = &bytes
 			}
 			if given("warn") {
+				if warn < 1 || warn > 100 {
+					return usagef("--warn %d: want 1 to 100", warn)
+				}
 				req.WarnPercent = &warn
 			}
 			if given("thin") {
@@ -210,10 +222,18 @@ longer or larger than is now asked goes, and does not come back.`,
 	f.StringVar(&history, "history", "", "how far back the group can be brought, `DURATION` of 1h to 30d")
 	f.StringVar(&limit, "limit", "", "the most that log, index and scratch take, a `SIZE` of at least 1GiB, or none")
 	f.StringVar(&minimum, "minimum", "", "history that is kept even when no data can be taken for it, `DURATION`; 0s: only the newest good checkpoint")
-	f.Int32Var(&warn, "warn", 0, "`PERCENT` of the limit from which the level is warning")
+	f.Int32Var(&warn, "warn", 0, "`PERCENT` of the limit, 1 to 100, from which the level is warning (75 unless it was set)")
 	f.StringVar(&thin, "thin", "", "which checkpoints are kept as they grow older, `TIERS` as in 'all for 1h, minute for 24h, hour for 30d', or none")
 	f.BoolVar(&defaults, "defaults", false, "go back to the target's configuration first")
 	return cmd
+}
+
+// historyOr is the history that was given, else the longest that there may be.
+func historyOr(given time.Duration) time.Duration {
+	if given == 0 {
+		return config.MaxHistory.D()
+	}
+	return given
 }
 
 // completeGroups offers the groups of the target.

@@ -38,7 +38,8 @@ when any m of them are lost, and says so; what is then too thin is made anew as 
 as there are stores enough.
 
 States: in, out (it failed, and what it holds is not read again), retiring (what it
-holds is moved to the others), stray (configured, and not of the set).`,
+holds is moved to the others), rebuilding (it was out and was added again, and what it
+is to hold is not all there yet), stray (configured, and not of the set).`,
 		a.storeList(), a.storeAdd(), a.storeRetire())
 }
 

@@ -140,8 +140,11 @@ func (a *app) viewOpen() *cobra.Command {
 			most := config.Size(0)
 			if limit != "" {
 				var err error
-				if most, err = config.ParseSize(limit); err != nil || most <= 0 {
-					return usagef("--limit %q: want a size such as 20GiB", limit)
+				if most, err = config.ParseSize(limit); err != nil {
+					return usagef("--limit: %w", err)
+				}
+				if most < api.MinScratchLimit {
+					return usagef("--limit %s: want at least %s, or none given for no limit", most.Text(), config.Size(api.MinScratchLimit).Text())
 				}
 			}
 			if !writable && (limit != "" || live) {
@@ -177,6 +180,15 @@ func (a *app) viewOpen() *cobra.Command {
 	return cmd
 }
 
+// viewOf is the id of the view that the word names: v1 is 1 too, since no id is only
+// digits.
+func viewOf(word string) string {
+	if word != "" && isNumber(word) {
+		return "v" + word
+	}
+	return word
+}
+
 func (a *app) viewShow() *cobra.Command {
 	return &cobra.Command{
 		Use:   "show ID",
@@ -195,7 +207,7 @@ func (a *app) viewShow() *cobra.Command {
 				return explain(api.RoleTarget, err)
 			}
 			for _, m := range res.GetViews() {
-				if m.GetId() != args[0] {
+				if m.GetId() != viewOf(args[0]) {
 					continue
 				}
 				v := newView(m)
@@ -247,10 +259,10 @@ func (a *app) viewClose() *cobra.Command {
 				return err
 			}
 			defer client.Close()
-			if _, err = client.Views.Close(cmd.Context(), &holdfastv1.ViewsServiceCloseRequest{Id: args[0], IdempotencyKey: api.NewKey()}); err != nil {
+			if _, err = client.Views.Close(cmd.Context(), &holdfastv1.ViewsServiceCloseRequest{Id: viewOf(args[0]), IdempotencyKey: api.NewKey()}); err != nil {
 				return explain(api.RoleTarget, err)
 			}
-			return a.print(map[string]string{"id": args[0]}, "", nil)
+			return a.print(map[string]string{"id": viewOf(args[0])}, "", nil)
 		},
 	}
 }

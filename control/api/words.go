@@ -36,11 +36,18 @@ const (
 
 // States of a store, beside those that a set gives it: a stray is configured and not of the set.
 const (
-	StoreIn       = "in"
-	StoreOut      = "out"
-	StoreRetiring = "retiring"
-	StoreStray    = "stray"
+	StoreIn         = "in"
+	StoreOut        = "out"
+	StoreRetiring   = "retiring"
+	StoreRebuilding = "rebuilding"
+	StoreStray      = "stray"
 )
+
+// ViewClosed is the state of a view that gave way to newer history.
+const ViewClosed = "closed"
+
+// MinScratchLimit is the least that the writes of a view may be held to, in bytes.
+const MinScratchLimit = 1 << 20
 
 // Roles of a VRA for a group.
 const (

@@ -41,7 +41,7 @@ func ParseSize(s string) (Size, error) {
 		}
 		return Size(int64(n) * u.bytes), nil
 	}
-	return 0, fmt.Errorf("size %q: want an integer with B, KiB, MiB, GiB or TiB, as in 64MiB", s)
+	return 0, fmt.Errorf("size %q: want a whole number and a unit, as in 64MiB: units are B, KiB, MiB, GiB and TiB (of 1024)", s)
 }
 
 // String writes s with the largest unit that keeps it an integer.

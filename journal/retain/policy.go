@@ -48,10 +48,10 @@ func (p Policy) Validate() error {
 		bad("history of %s: want %s to %s, in whole seconds", FormatDuration(p.History), FormatDuration(MinHistory), FormatDuration(MaxHistory))
 	}
 	if p.Limit < 0 {
-		bad("limit of %d bytes", p.Limit)
+		bad("limit of %d: want none, or a number of bytes", p.Limit)
 	}
 	if p.WarnPercent < 1 || p.WarnPercent > 100 {
-		bad("warning at %d %% of the limit", p.WarnPercent)
+		bad("warning at %d %% of the limit: want 1 to 100", p.WarnPercent)
 	}
 	if p.Minimum < 0 || p.Minimum > p.History || p.Minimum%time.Second != 0 {
 		bad("minimum of %s: want at most the history, in whole seconds", FormatDuration(p.Minimum))

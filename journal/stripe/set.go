@@ -478,11 +478,15 @@ type State struct {
 type StoreState struct {
 	ID     uint32
 	Dir    string
-	State  string // in, out, retiring
+	State  string // in, out, retiring, rebuilding
 	Files  int    // that have a copy or shard there
 	Errors int64  // of reads, since the start
 	Err    error  // why it is out
 }
+
+// stateRebuilding is the state of a store that was out and is of the set again, while what
+// it held is not all there again.
+const stateRebuilding = "rebuilding"
 
 // State tells how the set is.
 func (s *Set) State() State {
@@ -500,9 +504,19 @@ func (s *Set) State() State {
 		}
 		st.Spare = min(st.Spare, left)
 	}
+	taken := map[string]bool{} // folders of stores that are not out
+	for _, m := range s.names.members {
+		taken[m.dir] = taken[m.dir] || m.state != memberOut
+	}
 	var out []string
+	rebuilding := map[string]bool{}
 	for _, id := range slices.Sorted(maps.Keys(s.names.members)) {
 		m := s.names.members[id]
+		if m.state == memberOut && taken[m.dir] { // it was added again, and is told as what it is now
+			rebuilding[m.dir] = true
+			out = append(out, m.dir)
+			continue
+		}
 		one := StoreState{ID: id, Dir: m.dir, State: m.state.String(), Files: count[id]}
 		if r := s.stores[id]; r != nil {
 			one.Err, one.Errors = r.why, r.errors.Load()
@@ -515,12 +529,29 @@ func (s *Set) State() State {
 		}
 		st.Stores = append(st.Stores, one)
 	}
+	for i := range st.Stores {
+		if one := &st.Stores[i]; rebuilding[one.Dir] && one.State == memberIn.String() {
+			one.State = stateRebuilding
+		}
+	}
 	st.Spare = min(st.Spare, s.names.geometry.M-len(out))
 	switch {
 	case s.lost != nil:
 		st.Err = s.lost
 	case len(out) > 0:
-		st.Err = fmt.Errorf("degraded: %s out, %d more may be lost", strings.Join(out, ", "), st.Spare)
+		var words []string
+		for _, dir := range out {
+			if rebuilding[dir] {
+				words = append(words, dir+" being rebuilt")
+			} else {
+				words = append(words, dir+" out")
+			}
+		}
+		until := ""
+		if len(rebuilding) > 0 {
+			until = " until that is done"
+		}
+		st.Err = fmt.Errorf("degraded: %s, %d more may be lost%s", strings.Join(words, ", "), st.Spare, until)
 	case st.Thin > 0:
 		st.Err = fmt.Errorf("degraded: %d files have fewer copies than they should", st.Thin)
 	}

@@ -545,6 +545,33 @@ func TestProbeFindsARemovedStore(t *testing.T) {
 	}
 }
 
+// TestStoreThatIsBackIsToldOnce: a folder that was out and is added again is one store,
+// rebuilding until what it held is there again.
+func TestStoreThatIsBackIsToldOnce(t *testing.T) {
+	g := Geometry{1, 1}
+	w := newWorld(t, 3)
+	s := mustOpen(t, w, g)
+	p := newPromises()
+	ok(t, story(s, p))
+	ok(t, w.disks["/s0"].Remove("/s0/set.names"))
+	ok(t, s.Probe())
+	ok(t, s.Add("/s0"))
+	st := s.State()
+	states := map[string]string{}
+	for _, one := range st.Stores {
+		states[one.Dir] += one.State
+	}
+	if len(st.Stores) != 3 || states["/s0"] != "rebuilding" || states["/s1"] != "in" || st.Err == nil ||
+		st.Err.Error() != "degraded: /s0 being rebuilt, 0 more may be lost until that is done" {
+		t.Errorf("added again: %+v", st)
+	}
+	ok(t, s.Mend(t.Context(), nil))
+	if st = s.State(); st.Err != nil || len(st.Stores) != 3 || st.Stores[2].State != "in" || st.Spare != 1 {
+		t.Errorf("mended: %+v", st)
+	}
+	ok(t, s.Close())
+}
+
 func TestStoresAreTakenAlone(t *testing.T) {
 	w := newWorld(t, 2)
 	s := mustOpen(t, w, Geometry{1, 1})
