@@ -174,7 +174,7 @@ func (x *StoresServiceListResponse) GetTodoFiles() int64 {
 type Store struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Folder string                 `protobuf:"bytes,1,opt,name=folder,proto3" json:"folder,omitempty"`
-	// in, out, retiring, or stray: configured, and not of the set.
+	// in, out, retiring, rebuilding (added again), or stray: configured, and not of the set.
 	State  string `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
 	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
 	Files  int64  `protobuf:"varint,4,opt,name=files,proto3" json:"files,omitempty"`
