@@ -146,7 +146,7 @@ func (g *Group) findManifest() (*manifest, error) {
 // damaged file of one group must not keep the others from being recovered.
 func (s *Store) shut(id record.GroupID, m *manifest, why error) *Group {
 	g := s.newGroup(id)
-	g.fatal, g.resync = fmt.Errorf("it does not open: %w", why), true
+	g.fatal, g.resync = fmt.Errorf("it does not open: %w: %s", why, nextStep(g.dir, why)), true
 	g.info.Name = id.String()
 	if m != nil {
 		facts := m.now()
@@ -155,6 +155,17 @@ func (s *Store) shut(id record.GroupID, m *manifest, why error) *Group {
 	g.noteViews()
 	g.log.Error("group does not open", "name", g.info.Name, "error", why)
 	return g
+}
+
+// nextStep says in a line what to do about a group whose folder does not open.
+func nextStep(dir string, why error) string {
+	switch {
+	case errors.Is(why, ErrFormat):
+		return "run the release that wrote it, or a newer one"
+	case isDamage(why):
+		return "stop vra and put " + dir + " back from a copy, or protect its disks anew as a group with another id: see \"When a group does not open\" in README.md"
+	}
+	return "mend that; it is tried again when its source connects and when vra starts, and nothing in " + dir + " is changed until then"
 }
 
 // openAgain tries a group again that did not open for want of something that may be

@@ -10,12 +10,14 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/journal"
+	"github.com/holdfast-dr/holdfast/journal/view"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
@@ -148,7 +150,7 @@ func TestDumpNeedsNoCache(t *testing.T) {
 		dir := t.TempDir()
 		_, err = dumped(t, "extract", m.dir, "00000000000000a1", strconv.FormatUint(number, 10), dir)
 		ok(t, err)
-		got, err := os.ReadFile(filepath.Join(dir, "1.raw"))
+		got, err := os.ReadFile(filepath.Join(dir, "data"))
 		ok(t, err)
 		if !bytes.Equal(got, want) {
 			t.Errorf("checkpoint %d differs", number)
@@ -183,6 +185,47 @@ func TestVerifyFindsDamage(t *testing.T) {
 	}
 }
 
+// TestPinsAndBrokenGroupsAreListed: what a group's manifest pins, and, when it does not
+// open, that and what to do.
+func TestPinsAndBrokenGroupsAreListed(t *testing.T) {
+	m := makeStore(t)
+	s, err := journal.Open(journal.Config{FS: ioengine.OS(), Dir: m.dir, SegmentBytes: 128 << 10})
+	ok(t, err)
+	c, err := s.Groups()[0].Latest()
+	ok(t, err)
+	_, err = s.Groups()[0].Pin(c.Number, "audit")
+	ok(t, err)
+	ok(t, s.Close())
+	out, err := dumped(t, "list", m.dir)
+	ok(t, err)
+	if strings.Count(out, "pinned") != 1 || !strings.Contains(out, `pinned: "audit"`) {
+		t.Errorf("%s", out)
+	}
+	name := filepath.Join(m.dir, "groups/00000000000000a1/manifest")
+	p, err := os.ReadFile(name)
+	ok(t, err)
+	p[20] ^= 1
+	ok(t, os.WriteFile(name, p, 0o600))
+	out, err = dumped(t, "list", m.dir)
+	ok(t, err)
+	for _, want := range []string{"does not open", "put " + filepath.Dir(name) + " back from a copy", "as a group with another id", "SEGMENT"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("%s\nno %q", out, want)
+		}
+	}
+}
+
+func TestFileNames(t *testing.T) {
+	var volumes []view.Volume
+	for i, name := range []string{"data", "data", "../x", "", ".x", "vol1.raw"} {
+		volumes = append(volumes, view.Volume{ID: record.VolumeID(i + 1), Name: name})
+	}
+	want := []string{"data", "volume 2.raw", "volume 3.raw", "volume 4.raw", "volume 5.raw", "vol1.raw"}
+	if got := fileNames(volumes); !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
 func TestErrorsSayWhatToDo(t *testing.T) {
 	m := makeStore(t)
 	f := func(want string, args ...string) {
@@ -196,6 +239,7 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 	f("is no journal", "list", t.TempDir())
 	f("there are: shop", "print", m.dir, "bar")
 	f("list shows", "extract", m.dir, "shop", "7777", t.TempDir())
+	f("want one of data, cut, confirm, resize, resync-open, resync-close, folded", "-kind", "bla", "print", m.dir, "shop")
 	f("a number", "extract", m.dir, "shop", "x", t.TempDir())
 	s, err := journal.Open(journal.Config{FS: ioengine.OS(), Dir: m.dir})
 	ok(t, err)

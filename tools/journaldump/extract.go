@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"github.com/holdfast-dr/holdfast/journal"
 	"github.com/holdfast-dr/holdfast/journal/view"
@@ -37,15 +38,30 @@ func extract(ctx context.Context, d *dump, args []string) (err error) {
 	if cp.Reason != "" {
 		fmt.Fprintf(d.log, "checkpoint %d is %s: %s\n", number, cp.State, cp.Reason)
 	}
-	for _, vol := range v.Volumes() {
+	names := fileNames(v.Volumes())
+	for i, vol := range v.Volumes() {
 		device, _ := v.Device(vol.ID)
-		name := filepath.Join(args[2], fmt.Sprintf("%d.raw", vol.ID))
+		name := filepath.Join(args[2], names[i])
 		if err := d.extractVolume(ctx, device, name, vol); err != nil {
 			return fmt.Errorf("volume %d (%s): %w; %s is not whole", vol.ID, vol.Name, err, name)
 		}
 		fmt.Fprintf(d.out, "%s  %s  %s\n", name, size(vol.Bytes), vol.Name)
 	}
 	return nil
+}
+
+// fileNames are the names of the volumes, as export has them; a volume gets that of its
+// number where its name is none for a file, or another's too.
+func fileNames(volumes []view.Volume) []string {
+	names, taken := make([]string, len(volumes)), map[string]bool{}
+	for i, vol := range volumes {
+		names[i] = vol.Name
+		if strings.Trim(vol.Name, "abcdefghijklmnopqrstuvwxyz0123456789._-") != "" || strings.HasPrefix(vol.Name, ".") || vol.Name == "" || taken[vol.Name] {
+			names[i] = fmt.Sprintf("volume %d.raw", vol.ID) // with a space, which no name of a volume has
+		}
+		taken[names[i]] = true
+	}
+	return names
 }
 
 func (d *dump) extractVolume(ctx context.Context, device *view.Device, name string, vol view.Volume) (err error) {

@@ -44,6 +44,19 @@ type checkpointView struct {
 	Tag    string    `json:"tag,omitempty"`
 	State  string    `json:"state"`
 	Reason string    `json:"reason,omitempty"`
+	Pinned bool      `json:"pinned,omitempty"`
+	Label  string    `json:"label,omitempty"` // of the pin
+}
+
+// pin is a pin as the table shows it.
+func (c checkpointView) pin() string {
+	switch {
+	case c.Label != "":
+		return fmt.Sprintf("pinned: %q", c.Label)
+	case c.Pinned:
+		return "pinned"
+	}
+	return "-"
 }
 
 // list tells what the store holds.
@@ -95,11 +108,15 @@ func (d *dump) view(g *journal.Group) (groupView, error) {
 	}
 	for after := uint64(0); ; {
 		cps, err := g.Checkpoints(after, 1000)
-		if err != nil || len(cps) == 0 {
-			return v, err
+		if err != nil { // it does not open; the rest is shown all the same
+			v.State, v.Error = "error", err.Error()
+			return v, nil
+		}
+		if len(cps) == 0 {
+			return v, nil
 		}
 		for _, c := range cps {
-			v.Checkpoints = append(v.Checkpoints, checkpointView{c.Number, time.Unix(0, c.Wall).UTC(), c.Tag, string(c.State), c.Reason})
+			v.Checkpoints = append(v.Checkpoints, checkpointView{c.Number, time.Unix(0, c.Wall).UTC(), c.Tag, string(c.State), c.Reason, c.Pinned, c.Label})
 		}
 		after = cps[len(cps)-1].Number
 	}
@@ -119,9 +136,9 @@ func (g groupView) print(w io.Writer) {
 	for _, s := range g.Segments {
 		fmt.Fprintf(t, "  %d\t%d\t%d\t%d\t%s %s\n", s.Number, s.First, s.End, s.Records, s.State, s.Error)
 	}
-	fmt.Fprint(t, "  CHECKPOINT\tTIME\tSTATE\tTAG\n")
+	fmt.Fprint(t, "  CHECKPOINT\tTIME\tPIN\tSTATE\tTAG\n")
 	for _, c := range g.Checkpoints {
-		fmt.Fprintf(t, "  %d\t%s\t%s %s\t%s\n", c.Number, c.Time.Format(time.RFC3339), c.State, c.Reason, c.Tag)
+		fmt.Fprintf(t, "  %d\t%s\t%s\t%s %s\t%s\n", c.Number, c.Time.Format(time.RFC3339), c.pin(), c.State, c.Reason, c.Tag)
 	}
 	t.Flush()
 	fmt.Fprintln(w)

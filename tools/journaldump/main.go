@@ -4,7 +4,7 @@
 //	journaldump list STORE                        groups, volumes, segments, checkpoints
 //	journaldump print STORE GROUP                 the records of a group's log
 //	journaldump verify STORE [GROUP]              every record, block and replica checksum
-//	journaldump extract STORE GROUP NUMBER DIR    a checkpoint's disks, as raw files
+//	journaldump extract STORE GROUP NUMBER DIR    a checkpoint's disks, as raw files under their names
 //
 // It opens the store as the daemon does, over a layer that keeps all writes in memory,
 // with the index and the catalogue hidden: what it shows follows from the log, the
@@ -29,6 +29,7 @@ const usage = `journaldump looks into a journal's folder from its files alone, a
                                                        the records of a group's log
   journaldump [-o json] verify STORE [GROUP]           every record, block and replica checksum
   journaldump extract STORE GROUP NUMBER DIR           a checkpoint's disks, as raw sparse files
+                                                       under the volumes' names
 
 STORE is the folder that the daemon calls its store (it holds a file named "format").
 GROUP is a group's name or id. No daemon may have the store open: stop it, or look at a copy.
@@ -78,6 +79,9 @@ func run(ctx context.Context, args []string, out, log io.Writer) error {
 	}
 	if o.json = *format == "json"; !o.json && *format != "table" {
 		return fmt.Errorf("-o %s: table or json: %w", *format, errUsage)
+	}
+	if err := checkKind(o.kind); err != nil {
+		return err
 	}
 	commands := map[string]struct {
 		least, most int

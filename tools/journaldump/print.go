@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/holdfast-dr/holdfast/journal/segment"
 	"github.com/holdfast-dr/holdfast/wire/record"
@@ -24,6 +26,18 @@ type recordView struct {
 	Raw         int64  `json:"raw"`
 	Stored      int64  `json:"stored"`
 	Detail      string `json:"detail,omitempty"`
+}
+
+// checkKind says which kinds there are when it is told another.
+func checkKind(kind string) error {
+	var kinds []string
+	for _, k := range []record.Kind{record.KindData, record.KindCut, record.KindConfirm, record.KindResize, record.KindResyncOpen, record.KindResyncClose, record.KindFolded} {
+		kinds = append(kinds, k.String())
+	}
+	if kind == "" || slices.Contains(kinds, kind) {
+		return nil
+	}
+	return fmt.Errorf("-kind %s: want one of %s: %w", kind, strings.Join(kinds, ", "), errUsage)
 }
 
 var errEnough = errors.New("enough")
