@@ -7,7 +7,6 @@ import (
 
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
-	"github.com/holdfast-dr/holdfast/control/config"
 	"github.com/holdfast-dr/holdfast/journal"
 	"github.com/holdfast-dr/holdfast/journal/retain"
 )
@@ -90,16 +89,13 @@ func change(p *retain.Policy, r *holdfastv1.GroupsServiceSetRetentionRequest) (e
 		}
 	}
 	if p.Limit != 0 && p.Limit < minLimit {
-		return api.Errorf(api.InvalidArgument, "give at least 1 GiB, or 0 for none but the disk's", "a limit of %s is too small", sizeText(p.Limit))
+		return api.Errorf(api.InvalidArgument, "give at least 1 GiB, or 0 for none but the disk's", "a limit of %s is too small", retain.FormatSize(p.Limit))
 	}
 	if err := p.Validate(); err != nil {
 		return api.Errorf(api.InvalidArgument, "choose another", "%v", err)
 	}
 	return nil
 }
-
-// sizeText writes bytes for people, as the command does.
-func sizeText(n int64) string { return config.Size(n).Text() }
 
 func retentionMessage(g *journal.Group) *holdfastv1.Retention {
 	r := g.Retention()

@@ -10,6 +10,7 @@ import (
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
 	"github.com/holdfast-dr/holdfast/journal"
+	"github.com/holdfast-dr/holdfast/journal/retain"
 	"github.com/holdfast-dr/holdfast/journal/view"
 )
 
@@ -29,7 +30,7 @@ func (h viewsHandler) Open(_ context.Context, r *holdfastv1.ViewsServiceOpenRequ
 		return nil, api.Errorf(api.InvalidArgument, "take a shorter one", "the name of a view has at most %d bytes", maxViewName)
 	}
 	if r.ScratchLimit != 0 && r.ScratchLimit < api.MinScratchLimit {
-		return nil, api.Errorf(api.InvalidArgument, "give at least 1 MiB, or 0 for no limit", "scratch of at most %s is too little", sizeText(r.ScratchLimit))
+		return nil, api.Errorf(api.InvalidArgument, "give at least 1 MiB, or 0 for no limit", "scratch of at most %s is too little", retain.FormatSize(r.ScratchLimit))
 	}
 	number, err := numberOf(g, r.Checkpoint)
 	if err != nil {

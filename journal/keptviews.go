@@ -15,6 +15,7 @@ import (
 	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/journal/index"
+	"github.com/holdfast-dr/holdfast/journal/retain"
 	"github.com/holdfast-dr/holdfast/journal/view"
 )
 
@@ -147,7 +148,7 @@ func (g *Group) tellView(k *keptView) ViewInfo {
 	case cp.State == index.Bad:
 		i.State, i.Reason = ViewDamaged, fmt.Sprintf("checkpoint %d is bad: %s", cp.Number, cp.Reason)
 	case i.Refused > 0 && r.limit > 0 && r.limit-i.ScratchBytes < fullBytes:
-		i.State, i.Reason = ViewFull, fmt.Sprintf("%d writes failed: scratch holds %d of at most %d bytes", i.Refused, i.ScratchBytes, r.limit)
+		i.State, i.Reason = ViewFull, fmt.Sprintf("%d writes failed: scratch holds %s of at most %s", i.Refused, retain.FormatSize(i.ScratchBytes), retain.FormatSize(r.limit))
 	}
 	return i
 }

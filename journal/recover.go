@@ -163,7 +163,7 @@ func nextStep(dir string, why error) string {
 	case errors.Is(why, ErrFormat):
 		return "run the release that wrote it, or a newer one"
 	case isDamage(why):
-		return "stop vra and put " + dir + " back from a copy, or protect its disks anew as a group with another id: see \"When a group does not open\" in README.md"
+		return "stop vra and put back from a copy what is damaged in " + dir + ", or protect its disks anew as a group with another id: see \"When a group does not open\" in README.md"
 	}
 	return "mend that; it is tried again when its source connects and when vra starts, and nothing in " + dir + " is changed until then"
 }

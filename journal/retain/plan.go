@@ -2,6 +2,7 @@ package retain
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
@@ -231,6 +232,9 @@ func (s *State) judge(d *Decision, tight bool, holder string) {
 		d.Level, d.Reason = Warning, space
 	}
 }
+
+// FormatSize writes bytes for people, without a fraction where there is none: 100 MiB.
+func FormatSize(n int64) string { return strings.Replace(size(n), ".0 ", " ", 1) }
 
 // size writes bytes for people.
 func size(n int64) string {

@@ -127,3 +127,11 @@ func FuzzTiers(f *testing.F) {
 		}
 	})
 }
+
+func TestFormatSize(t *testing.T) {
+	for n, want := range map[int64]string{0: "0 B", 1: "1 B", 100 << 20: "100 MiB", 3 << 29: "1.5 GiB", 10 << 10: "10 KiB"} {
+		if got := FormatSize(n); got != want {
+			t.Errorf("%d: %s, want %s", n, got, want)
+		}
+	}
+}

@@ -208,7 +208,7 @@ func TestPinsAndBrokenGroupsAreListed(t *testing.T) {
 	ok(t, os.WriteFile(name, p, 0o600))
 	out, err = dumped(t, "list", m.dir)
 	ok(t, err)
-	for _, want := range []string{"does not open", "put " + filepath.Dir(name) + " back from a copy", "as a group with another id", "SEGMENT"} {
+	for _, want := range []string{"does not open", "put back from a copy what is damaged in " + filepath.Dir(name), "as a group with another id", "SEGMENT"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("%s\nno %q", out, want)
 		}
