@@ -120,6 +120,9 @@ func (t *Target) status(g *journal.Group) *holdfastv1.Group {
 	if reason == "" {
 		reason = damageText(st)
 	}
+	if reason == "" {
+		reason = st.UnreadView
+	}
 	m := &holdfastv1.Group{
 		Name: info.Name, Id: info.ID.String(), Role: api.RoleTarget, State: state, Reason: reason,
 		Since:          api.Timestamp(t.since(info.Name, state)),

@@ -75,6 +75,9 @@ func (v *viewStatus) message() *holdfastv1.View {
 		Name: v.Options.Name, ReadOnly: !v.Options.Scratch, Live: v.Options.Live,
 		ScratchBytes: v.ScratchBytes, ScratchLimit: v.Options.ScratchLimit, Clients: int32(v.clients), State: string(v.State), Reason: v.Reason,
 	}
+	if v.Checkpoint == 0 {
+		m.Checkpoint = "" // not known
+	}
 	if v.socket == "" {
 		return m // nobody can reach them
 	}

@@ -323,7 +323,7 @@ func (g *Group) took(items []item) {
 // refuse puts every stream back to where it stands durably and gives back all that is
 // queued: the source sends it again.
 func (g *Group) refuse(items []item, err error) {
-	err = fmt.Errorf("journal: group %s: %w", g.info.ID, err)
+	err = fmt.Errorf("journal: group %s: %w", g.info.ID, g.store.onFullDisk(oneLine(err)))
 	g.mu.Lock()
 	items = append(items, g.queue...)
 	g.queue, g.bytes, g.queuedBytes, g.direct = nil, 0, 0, 0

@@ -145,6 +145,9 @@ type GroupState struct {
 	// nothing known keeps from being opened whole.
 	Count          int
 	Oldest, Newest uint64
+	// UnreadView names a view whose file does not read, and says what to do: nothing of the
+	// history is given up meanwhile. Empty: there is none.
+	UnreadView string
 }
 
 // Info returns the group's names.
@@ -333,10 +336,10 @@ func (g *Group) durableLocked(stream record.StreamID) record.Seq {
 }
 
 // State tells how the group is.
-func (g *Group) State() GroupState {
+func (g *Group) State() (s GroupState) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	s := GroupState{Resync: g.resync, Initial: g.initial, Err: g.fatal, Damage: g.damaged, Bad: g.listed.bad,
+	s = GroupState{Resync: g.resync, Initial: g.initial, Err: g.fatal, Damage: g.damaged, Bad: g.listed.bad,
 		Count: g.listed.count, Oldest: g.listed.oldest, Newest: g.listed.newest}
 	damaged := g.damaged
 	if !g.lacking {
@@ -347,6 +350,8 @@ func (g *Group) State() GroupState {
 			s.Err = err
 		}
 	}
+	s.UnreadView = g.unreadViewLocked()
+	defer func() { s.Err = oneLine(s.Err) }()
 	if g.index == nil {
 		return s
 	}

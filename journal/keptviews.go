@@ -45,7 +45,7 @@ const (
 // ViewInfo tells of a kept view.
 type ViewInfo struct {
 	Number       uint64 // no two views of a store ever have the same
-	Checkpoint   uint64
+	Checkpoint   uint64 // 0: not known, as nothing else is: its file does not read
 	Options      ViewOptions
 	State        ViewState
 	Reason       string     // of a state that is not good
@@ -87,6 +87,18 @@ func (g *Group) KeepView(checkpoint uint64, o ViewOptions) (ViewInfo, error) {
 	g.mu.Unlock()
 	g.logged(g.forgetViews())
 	return g.tellView(k), nil
+}
+
+// unreadViewLocked says that the file of a view does not read, and what to do: where it
+// stands is not known, nor whether it is in use, so no checkpoint is given up before it is
+// closed. Empty: there is none.
+func (g *Group) unreadViewLocked() string {
+	for _, n := range slices.Sorted(maps.Keys(g.views.kept)) {
+		if k := g.views.kept[n]; k.rec.checkpoint == 0 {
+			return fmt.Sprintf("the file of view v%d does not read, so nobody knows which checkpoint it needs, and all are kept: close it with \"holdfast view close v%d\"", n, n)
+		}
+	}
+	return ""
 }
 
 // writeView writes a view down, durably.
@@ -136,11 +148,16 @@ func (g *Group) tellView(k *keptView) ViewInfo {
 	if v != nil {
 		i.ScratchBytes, i.Refused = v.ScratchBytes(), v.Refused()
 	}
+	if r.checkpoint == 0 { // its file does not read
+		i.Options.Opened = time.Time{}
+		i.State, i.Reason = ViewBroken, oneLine(broken).Error()
+		return i
+	}
 	switch cp, err := g.Checkpoint(r.checkpoint); {
 	case r.life == viewGave:
 		i.State, i.Reason = ViewClosed, r.reason
 	case broken != nil:
-		i.State, i.Reason = ViewBroken, broken.Error()
+		i.State, i.Reason = ViewBroken, oneLine(broken).Error()
 	case r.life == viewFailed:
 		i.State, i.Reason = ViewFailed, r.reason
 	case err != nil:
@@ -330,6 +347,7 @@ func (g *Group) loadView(number uint64) *keptView {
 	r, err := g.readView(number)
 	if err != nil {
 		g.log.Error("view is not known any more", "view", number, "error", err)
+		err = fmt.Errorf("its file does not read (%w): \"holdfast view close v%d\" closes it, and discards what was written to it", err, number)
 		return &keptView{rec: viewRecord{life: viewOpen, number: number, live: true}, broken: err}
 	}
 	k := &keptView{rec: r}

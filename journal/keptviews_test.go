@@ -10,9 +10,11 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/ioengine/faultdisk"
+	"github.com/holdfast-dr/holdfast/journal/retain"
 	"github.com/holdfast-dr/holdfast/journal/view"
 )
 
@@ -235,6 +237,42 @@ func TestViewsSayWhatAilsThem(t *testing.T) {
 		t.Errorf("scratch left: %v", names)
 	}
 	ok(t, w.store.Close())
+}
+
+// A view whose file does not read keeps the whole history, and that is said, with what to do
+// about it, until it is closed.
+func TestUnreadViewIsSaid(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, disk := viewWorld(t)
+		w, err := openWith(withBoot(disk, 1))
+		ok(t, err)
+		latest, err := w.group.Latest()
+		ok(t, err)
+		v, err := w.group.KeepView(latest.Number, scratchOptions(0))
+		ok(t, err)
+		oldest := w.oldest()
+		ok(t, w.store.Close())
+		ok(t, disk.Rot(fmt.Sprintf("/store/groups/%s/views/%d.view", testGroup, v.Number), 30, 1))
+		w, err = openWith(withBoot(disk, 1))
+		ok(t, err)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		hint := fmt.Sprintf("holdfast view close v%d", v.Number)
+		r, st := w.group.Retention(), w.group.State()
+		if r.Level != retain.Warning || !strings.Contains(r.Reason, hint) || !strings.Contains(st.UnreadView, hint) || r.Oldest != oldest {
+			t.Errorf("%s: %q; state %+v; the oldest is %d of %d", r.Level, r.Reason, st, r.Oldest, oldest)
+		}
+		if i := w.group.Views()[0]; i.State != ViewBroken || i.Checkpoint != 0 || !i.Options.Opened.IsZero() || !strings.Contains(i.Reason, hint) {
+			t.Errorf("view %+v", i)
+		}
+		ok(t, w.group.CloseView(v.Number))
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if r, st := w.group.Retention(), w.group.State(); r.Level != retain.Plenty || st.UnreadView != "" {
+			t.Errorf("after it was closed: %+v, %+v", r, st)
+		}
+		ok(t, w.store.Close())
+	})
 }
 
 // viewStory opens, writes, closes and yields views. It returns what is promised at each

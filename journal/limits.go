@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+	"github.com/holdfast-dr/holdfast/journal/retain"
 )
 
 // Usage is what a group takes on disk, in bytes.
@@ -192,10 +193,30 @@ const (
 // slack is how much may come in between two plans.
 func (s *Store) slack(limit int64) int64 { return max(2*s.segmentBytes(), limit/16) }
 
-// short says whether the disk has no space to spare.
-func (s *Store) short() bool {
-	free, err := s.cfg.FS.Free(s.cfg.Dir)
-	return err == nil && free < 2*s.segmentBytes()+spareSpace
+// diskSpace is what a disk has and should have, in bytes; free is -1 where nobody knows.
+type diskSpace struct {
+	free, wanted int64
+	short        bool
+}
+
+// space says how a store's disk stands: it is short when it has no space to spare.
+func (s *Store) space() diskSpace {
+	d := diskSpace{free: -1, wanted: 2*s.segmentBytes() + spareSpace}
+	if free, err := s.cfg.FS.Free(s.cfg.Dir); err == nil {
+		d.free, d.short = free, free < d.wanted
+	}
+	return d
+}
+
+// onFullDisk adds to an error for want of space how much there is.
+func (s *Store) onFullDisk(err error) error {
+	if !errors.Is(err, syscall.ENOSPC) {
+		return err
+	}
+	if d := s.space(); d.free >= 0 {
+		return fmt.Errorf("the disk is full: %s are free, %s are wanted: %w", retain.FormatSize(d.free), retain.FormatSize(d.wanted), err)
+	}
+	return fmt.Errorf("the disk is full: %w", err)
 }
 
 // full says whether the group's last round failed because the disk is full.

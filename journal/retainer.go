@@ -155,7 +155,7 @@ func (r *retainer) begin(g *Group) {
 	}
 	now := r.passed()
 	g.noteAges(now)
-	d := retain.Plan(g.stateOf(now, false))
+	d := retain.Plan(g.stateOf(now, diskSpace{}))
 	g.decided(d, time.Now())
 	if d.Level >= retain.Shortened {
 		r.kick()
@@ -223,18 +223,18 @@ func (r *retainer) look(now time.Duration) {
 	r.looking.Lock()
 	defer r.looking.Unlock()
 	groups := r.s.Groups()
-	short := r.s.short()
-	if short { // what is only kept for use again goes first
+	disk := r.s.space()
+	if disk.short { // what is only kept for use again goes first
 		if freed, err := r.s.spare.Shrink(0); err != nil {
 			r.s.log.Warn("spare segments are not removed", "error", err)
 		} else if freed > 0 {
-			r.s.log.Warn("the disk is almost full: spare segments are removed", "bytes", freed)
-			short = r.s.short()
+			r.s.log.Warn("the disk is almost full: spare segments are removed", "free", disk.free, "wanted", disk.wanted, "removed", freed)
+			disk = r.s.space()
 		}
 	}
 	var giver *Group
-	if short {
-		giver = r.giver(groups, now)
+	if disk.short {
+		giver = r.giver(groups, now, disk)
 	}
 	for _, g := range groups {
 		if g.opened() != nil {
@@ -242,10 +242,12 @@ func (r *retainer) look(now time.Duration) {
 		}
 		g.noteAges(now)
 		if r.isBusy(g) {
-			g.stateOf(now, false) // its room is counted anew
+			g.stateOf(now, disk) // its room is counted anew
 			continue
 		}
-		d := retain.Plan(g.stateOf(now, short && (g == giver || giver == nil)))
+		mine := disk
+		mine.short = disk.short && (g == giver || giver == nil)
+		d := retain.Plan(g.stateOf(now, mine))
 		g.decided(d, time.Now())
 		switch {
 		case d.Yield:
@@ -262,13 +264,13 @@ func (r *retainer) look(now time.Duration) {
 }
 
 // giver is the group with the largest log of those that have anything to give.
-func (r *retainer) giver(groups []*Group, now time.Duration) (giver *Group) {
+func (r *retainer) giver(groups []*Group, now time.Duration, disk diskSpace) (giver *Group) {
 	most := int64(0)
 	for _, g := range groups {
 		if g.opened() != nil || r.isBusy(g) {
 			continue
 		}
-		s := g.stateOf(now, true)
+		s := g.stateOf(now, disk)
 		if d := retain.Plan(s); (d.Promote != 0 || d.Yield) && s.Used > most {
 			giver, most = g, s.Used
 		}

@@ -76,7 +76,7 @@ func (g *Group) Retention() RetentionState {
 		}
 	}
 	g.retention.note(func(r *retention) {
-		s.Policy, s.Own, s.Err = r.policy, r.own, cmp.Or(r.trouble, r.unthinned)
+		s.Policy, s.Own, s.Err = r.policy, r.own, oneLine(cmp.Or(r.trouble, r.unthinned))
 		s.Level, s.Reason, s.Since = r.state.Level, r.state.Reason, r.since
 		if at, ok := r.ages.Date(s.Oldest); ok && s.Oldest != 0 {
 			s.Held = max(0, now-at)
@@ -150,17 +150,21 @@ func (g *Group) replicaOf(id record.VolumeID) *replica.Volume {
 }
 
 // stateOf is how things stand with the group, for a plan.
-func (g *Group) stateOf(now time.Duration, short bool) retain.State {
+func (g *Group) stateOf(now time.Duration, disk diskSpace) retain.State {
 	u := g.Usage()
-	s := retain.State{Used: u.Journal(), Short: short, Full: g.full(), Now: now, Checkpoints: listed{g}}
+	s := retain.State{Used: u.Journal(), Short: disk.short, Full: g.full(), Now: now, Checkpoints: listed{g}}
+	if disk.free >= 0 {
+		s.Free, s.Wanted = disk.free, disk.wanted
+	}
 	g.mu.Lock()
+	s.Unread = g.unreadViewLocked()
 	s.Gone, s.Resync, s.Listed = g.gone, g.resync, g.cuts.limit
 	g.eachHeldLocked(func(n uint64, live bool) {
 		view := &s.TestView
 		if live {
 			view = &s.LiveView
 		}
-		if *view == 0 || n < *view {
+		if n != 0 && (*view == 0 || n < *view) {
 			*view = n
 		}
 	})
@@ -205,7 +209,7 @@ func (g *Group) passed(err error) {
 	g.retention.note(func(r *retention) {
 		r.trouble = err
 		if errors.Is(err, replica.ErrFailed) {
-			r.stuck = "nothing is promoted until the store is opened again: " + err.Error()
+			r.stuck = "nothing is promoted until the store is opened again: " + oneLine(err).Error()
 		}
 	})
 	if err != nil && !errors.Is(err, ErrClosed) {

@@ -259,6 +259,13 @@ func TestLimitOverRestarts(t *testing.T) {
 		if w.oldest() < 2 {
 			t.Error("nothing was given up")
 		}
+		err = w.feed(s, 3)
+		for again := 0; errors.Is(err, ErrLimit) && again < 3; again++ {
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			err = w.feed(s, 3)
+		}
+		ok(t, err)
 		ok(t, w.holds(s, w.oldest()))
 		ok(t, w.store.Close())
 	})

@@ -273,6 +273,7 @@ func TestGolden(t *testing.T) {
 	f("nothing-status", contextFile(t, &site{}, &site{}), "status")
 	f("nothing-checkpoints", contextFile(t, &site{}, &site{}), "checkpoint", "list")
 	f("nothing-views", contextFile(t, &site{}, &site{}), "view", "list")
+	f("view-unread", contextFile(t, &site{}, &site{view: &holdfastv1.View{Id: "v3", Group: "lab", ReadOnly: true, Live: true, State: "broken", Reason: "its file does not read"}}), "view", "list")
 }
 
 // TestViewByNumber: v1 is closed and shown as 1 too.

@@ -84,12 +84,16 @@ func (v view) scratch() string {
 func (v view) rows(checkpoints map[string]checkpoint) [][]string {
 	var rows [][]string
 	c := checkpoints[v.Checkpoint]
+	at, age, scratch := v.Checkpoint, v.age, v.scratch()
+	if at == "" { // the target knows no more of it than its id
+		at, age, scratch = "unknown", "unknown", "unknown"
+	}
 	volumes := v.Volumes
 	if len(volumes) == 0 { // it cannot be reached
 		volumes = []viewVolume{{Name: "-", NBD: "-"}}
 	}
 	for _, vol := range volumes {
-		rows = append(rows, []string{v.ID, orHyphen(v.Name), v.Checkpoint, shortTime(c.Time), orHyphen(c.Tag), v.age, v.State, v.scratch(),
+		rows = append(rows, []string{v.ID, orHyphen(v.Name), at, shortTime(c.Time), orHyphen(c.Tag), age, v.State, scratch,
 			strconv.Itoa(int(v.Clients)), vol.Name, vol.NBD})
 	}
 	return rows

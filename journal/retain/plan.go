@@ -25,6 +25,8 @@ type State struct {
 	// Short says that the store's disk, whatever the limit, has no space to spare and that
 	// this group is to give some; Full, that there is none at all.
 	Short, Full bool
+	// Free is how much the disk has, and Wanted how much it should; 0: not known.
+	Free, Wanted int64
 
 	Now         time.Duration // of the group's Clock
 	Ages        *Ages
@@ -36,6 +38,7 @@ type State struct {
 	Pinned    uint64 // the oldest pinned checkpoint; 0: none is
 	TestView  uint64 // the oldest checkpoint that a test view stands at; 0: there is none
 	LiveView  uint64 // and the oldest that any other view stands at
+	Unread    string // a view of which nobody knows where it stands, and what to do; empty: none
 	Resync    bool   // one is open: nothing new is listed
 	Suspended string // why nothing may be promoted at all; empty: it may be
 	Stuck     string // why the last pass failed and no other is tried; empty: it is
@@ -154,6 +157,9 @@ func (s *State) ceiling() (number uint64, holder string) {
 	if s.LiveView != 0 {
 		lower(s.LiveView, "a view in use stands at checkpoint %d", s.LiveView)
 	}
+	if s.Unread != "" && !invariant.Planted("journal/retain/unread-passed") {
+		number, holder = 0, s.Unread
+	}
 	return number, holder
 }
 
@@ -209,6 +215,9 @@ func (s *State) judge(d *Decision, tight bool, holder string) {
 		if !s.Full {
 			space = "the disk is almost full"
 		}
+		if s.Wanted > 0 {
+			space += fmt.Sprintf(": %s are free, %s are wanted", size(s.Free), size(s.Wanted))
+		}
 	}
 	what := "history is being shortened"
 	switch {
@@ -228,6 +237,8 @@ func (s *State) judge(d *Decision, tight bool, holder string) {
 		d.Level, d.Reason = Shortened, space+"; "+what
 	case s.Stuck != "":
 		d.Level, d.Reason = Warning, s.Stuck
+	case s.Unread != "":
+		d.Level, d.Reason = Warning, "history is not shortened: "+s.Unread
 	case p.Limit > 0 && s.Used >= p.Limit/100*int64(p.WarnPercent):
 		d.Level, d.Reason = Warning, space
 	}

@@ -131,6 +131,26 @@ func TestPlan(t *testing.T) {
 	f("the disk is almost full", "1@0 2@10", 31*time.Minute, func(s *State) { s.Short, s.Policy.Limit = true, 0 }, "1 shortened")
 }
 
+// What holds the space is said in one line, with what there is and what is to be done.
+func TestReasons(t *testing.T) {
+	l, ages := parse(t, "1@0 2@1 3@90")
+	f := func(level Level, reason string, change func(*State)) {
+		t.Helper()
+		s := State{Policy: Policy{History: MinHistory, WarnPercent: 75}, Ages: ages, Checkpoints: l, Listed: 3, Now: 3 * time.Hour}
+		change(&s)
+		if d := Plan(s); d.Level != level || d.Reason != reason || s.Unread != "" && d.Promote != 0 {
+			t.Errorf("%+v, want %s %q", d, level, reason)
+		}
+	}
+	f(Shortened, "the disk is almost full: 100.0 MiB are free, 576.0 MiB are wanted; history is being shortened",
+		func(s *State) { s.Short, s.Free, s.Wanted = true, 100<<20, 576<<20 })
+	f(Stopped, "no data is taken: the disk is full: 0 B are free, 576.0 MiB are wanted; history is being shortened",
+		func(s *State) { s.Full, s.Wanted = true, 576<<20 })
+	const unread = "nobody knows where view v3 stands: holdfast view close v3"
+	f(Warning, "history is not shortened: "+unread, func(s *State) { s.Unread = unread })
+	f(Stopped, "no data is taken: the disk is full; nothing more can be given up: "+unread, func(s *State) { s.Unread, s.Full = unread, true })
+}
+
 // Whatever comes, a group that takes data and carries its plans out loses no pinned
 // checkpoint, none that a view stands at, not the last good one, nothing inside the
 // minimum and, while there is space, nothing inside the history; and it gets below its
