@@ -379,7 +379,6 @@ func TestRetentionPolicyIsKept(t *testing.T) {
 			t.Errorf("own %v: %+v", own, r)
 		}
 		ok(t, w.group.ClearRetention())
-		disk = disk.Crash(seeded(1), faultdisk.KeepNone)
 		disk = w.store.cfg.FS.(*faultdisk.Disk)
 	}
 	ok(t, w.store.Close())

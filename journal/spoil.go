@@ -102,10 +102,9 @@ type spoiled struct {
 
 // probes finds listed checkpoints by number.
 type probes struct {
-	g      *Group
-	last   uint64 // the highest number
-	known  map[uint64]Checkpoint
-	lookup func(after uint64, limit int) ([]Checkpoint, error)
+	g     *Group
+	last  uint64 // the highest number
+	known map[uint64]Checkpoint
 }
 
 // probesKept bounds what is remembered: halving comes by the same few again and again.

@@ -165,14 +165,13 @@ func (r *run) release() error {
 
 // scan reads the run from front to back, past the cache, for merges. It holds readAhead.
 type scan struct {
-	r     *run
-	pace  func(int)
-	page  uint64 // the next
-	buf   []byte
-	at    int
-	data  dataReader
-	v     version
-	ended bool
+	r    *run
+	pace func(int)
+	page uint64 // the next
+	buf  []byte
+	at   int
+	data dataReader
+	v    version
 }
 
 const readAhead = 128 << 10

@@ -2,7 +2,6 @@ package index
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -315,9 +314,4 @@ func sortedVolumes(m map[record.VolumeID]uint16) []record.VolumeID {
 	}
 	slices.Sort(ids)
 	return ids
-}
-
-// abort closes and removes what was begun.
-func (w *runWriter) abort(fs ioengine.FS, name string) error {
-	return errors.Join(w.f.Close(), fs.Remove(name))
 }

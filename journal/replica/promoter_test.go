@@ -76,8 +76,6 @@ func (w *world) pass(rng *rand.Rand) {
 	}
 }
 
-func (w *world) clone() *world { c := *w; return &c }
-
 // site is a world's replicas on a disk.
 type site struct {
 	disk    *faultdisk.Disk

@@ -136,5 +136,11 @@ func (p Pace) spend(n int) error {
 	if p == nil {
 		return nil
 	}
-	return p(n)
+	if err := p(n); err != nil {
+		return fmt.Errorf("%w: %w", errPace, err)
+	}
+	return nil
 }
+
+// errPace says that whoever paces the work ended it: no store is at fault.
+var errPace = errors.New("ended")

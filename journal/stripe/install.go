@@ -146,6 +146,9 @@ func (s *Set) isOut(id uint32) bool {
 
 // drop notes that members are out, if the set survives it.
 func (s *Set) drop(failed failures) error {
+	if err := failed.ours(); err != nil {
+		return err
+	}
 	ids := slices.Sorted(maps.Keys(failed))
 	if err := s.survive(ids, failed); err != nil {
 		return err

@@ -71,7 +71,7 @@ func (s *Set) lookup(name string, flags ioengine.Flags) (o *object, made bool, e
 	if other := s.making[name]; other != nil {
 		s.mu.Unlock()
 		other.layout.Lock()
-		other.layout.Unlock() //nolint:staticcheck // it is waited for
+		defer other.layout.Unlock() // it is waited for
 		s.mu.Lock()
 		return nil, false, nil
 	}

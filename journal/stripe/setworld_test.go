@@ -76,15 +76,6 @@ func (w *world) lose(t testing.TB, dirs ...string) *world {
 	return k
 }
 
-func (w *world) ops() (n int) {
-	for dir, d := range w.disks {
-		if dir != "/host" {
-			n += d.Ops()
-		}
-	}
-	return n
-}
-
 // dead has every operation of a store fail from now on.
 func dead(d *faultdisk.Disk) {
 	d.Inject(faultdisk.Fault{Ops: faultdisk.OpAny, Ever: true, Err: syscall.EIO})
