@@ -28,8 +28,11 @@ type liveIndex struct {
 	mu     sync.Mutex
 	why    error         // what is damaged; nil: nothing
 	round  uint64        // rises with each rebuilding
-	done   chan struct{} // closed when a try to rebuild has ended
+	begun  uint64        // tries to rebuild
+	ended  uint64        // tries to rebuild
+	done   chan struct{} // closed when a try has ended
 	failed error         // of the last try
+	over   bool          // nobody tries any more
 }
 
 // errReindexing says that the index cannot tell now.
@@ -51,7 +54,7 @@ func (x *liveIndex) damaged(why error) {
 	x.mu.Lock()
 	first := x.why == nil
 	if first {
-		x.why, x.failed = why, nil
+		x.why, x.failed, x.over = why, nil, false
 	}
 	x.mu.Unlock()
 	if first {
@@ -83,18 +86,21 @@ func (x *liveIndex) asked(f func() error) error {
 	return err
 }
 
-// wait waits until the index was built anew, or could not be: then it says why.
+// wait waits until the index was built anew, or could not be: then it says why. It speaks of
+// a try that began after it was asked: what an earlier one failed of may be over.
 func (x *liveIndex) wait() error {
 	x.mu.Lock()
-	done, failed, whole := x.done, x.failed, x.why == nil
-	x.mu.Unlock()
-	if whole || failed != nil {
-		return failed
-	}
-	<-done
-	x.mu.Lock()
 	defer x.mu.Unlock()
-	return x.failed
+	for before := x.begun; x.why != nil; {
+		if x.over || x.ended > before || x.failed != nil && invariant.Planted("journal/failed-is-final") {
+			return x.failed
+		}
+		done := x.done
+		x.mu.Unlock()
+		<-done
+		x.mu.Lock()
+	}
+	return nil
 }
 
 // Lookup waits while the index is being built anew.
@@ -197,7 +203,7 @@ func (x *liveIndex) reset() error {
 func (x *liveIndex) giveUp(why error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.failed = why
+	x.failed, x.over = why, true
 	close(x.done)
 	x.done = make(chan struct{})
 }
@@ -207,6 +213,9 @@ func (x *liveIndex) begin() {
 	x.changing.Lock()
 	defer x.changing.Unlock()
 	x.building = true
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.begun++
 }
 
 // end gives the table back: last brings it up to the place that it returns, while no
@@ -220,6 +229,7 @@ func (x *liveIndex) end(last func() (segment.Pos, error)) error {
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	x.ended++
 	if x.failed = err; err == nil {
 		x.why = nil
 		x.round++

@@ -212,7 +212,10 @@ func (r *retainer) close() {
 		<-r.ended
 	}
 	r.passes.Wait()
-	if r.began && r.ended != nil && r.passed()-r.saved >= soon {
+	r.mu.Lock() // segments that are read back as they are sealed count on
+	began := r.began
+	r.mu.Unlock()
+	if began && r.ended != nil && r.passed()-r.saved >= soon {
 		r.save()
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"sync/atomic"
 	"testing"
 
 	"github.com/holdfast-dr/holdfast/ioengine"
@@ -158,23 +159,21 @@ func TestReplayControlReadsLittle(t *testing.T) {
 	l.fs = counted
 	all, err := replayed(l, first.First, first.To, ReplayOptions{})
 	ok(t, err)
-	whole := counted.bytes
-	counted.bytes = 0
+	whole := counted.bytes.Swap(0)
 	some, err := replayed(l, first.First, first.To, ReplayOptions{ControlOnly: true})
 	ok(t, err)
-	if len(some) == 0 || counted.bytes > int64(len(some)+4)*2*pageBytes {
-		t.Errorf("%d control records cost %d bytes", len(some), counted.bytes)
+	if len(some) == 0 || counted.bytes.Load() > int64(len(some)+4)*2*pageBytes {
+		t.Errorf("%d control records cost %d bytes", len(some), counted.bytes.Load())
 	}
 	if size := int64(first.End - first.First); len(all) < 30 || whole > size*2/3 {
 		t.Errorf("the tables of %d records in %d bytes cost %d bytes", len(all), size, whole)
 	}
 }
 
-// countedFS counts the bytes that are asked for.
+// countedFS counts the bytes that are asked for, by whomever.
 type countedFS struct {
 	ioengine.FS
-	bytes int64
-	reads int
+	bytes, reads atomic.Int64
 }
 
 func (c *countedFS) Open(name string, flags ioengine.Flags) (ioengine.File, error) {
@@ -188,8 +187,8 @@ type countedFile struct {
 }
 
 func (f countedFile) ReadAt(p []byte, off int64) (int, error) {
-	f.c.bytes += int64(len(p))
-	f.c.reads++
+	f.c.bytes.Add(int64(len(p)))
+	f.c.reads.Add(1)
 	return f.File.ReadAt(p, off)
 }
 
@@ -211,8 +210,8 @@ func TestOpenReadsLittle(t *testing.T) {
 	o.Go = func(func()) {} // what is sealed then is read by itself
 	l, err = Open(counted, testDir, testGroup, Watermark{Durable: durable}, o, nil)
 	ok(t, err)
-	if n := len(l.Segments()); counted.reads > 3*n+12 || l.Durable() != durable {
-		t.Errorf("%d segments cost %d reads; durable up to %s, want %s", n, counted.reads, l.Durable(), durable)
+	if n := len(l.Segments()); counted.reads.Load() > int64(3*n+12) || l.Durable() != durable {
+		t.Errorf("%d segments cost %d reads; durable up to %s, want %s", n, counted.reads.Load(), l.Durable(), durable)
 	}
 }
 

@@ -128,8 +128,8 @@ func (c *code) mend(id Identity, stripe int, blocks [][]byte, sums []uint32, wan
 	return missing, nil
 }
 
-// Pace is called with every count of bytes read or written; it may wait, and an error of
-// it ends the work. Nil: no pace.
+// Pace is called with every count of bytes read or written, by several stores' work at once;
+// it may wait, and an error of it ends the work. Nil: no pace.
 type Pace func(bytes int) error
 
 func (p Pace) spend(n int) error {

@@ -42,11 +42,11 @@ func (o *object) addCopy(id uint32, pace Pace) error {
 		err = o.endFill(from, id)
 	}
 	o.layout.Lock()
-	f := o.fill
+	f, name := o.fill, o.info.fileName()+tempSuffix
 	o.fill = nil
 	o.layout.Unlock()
 	if f != nil { // it came to nothing
-		o.set.discard(leaver{id, o.info.fileName() + tempSuffix})
+		o.set.discard(leaver{id, name})
 		return errors.Join(err, f.file.Close())
 	}
 	if err != nil {
@@ -315,7 +315,7 @@ func (o *object) levelChunk(h *handle, off int64, a, b []byte) (int, error) {
 		o.set.store(id).errors.Add(1)
 	}
 	if have < 0 {
-		return 0, fmt.Errorf("%s at %d: no copy can be read: %w", o.info.name, off, ErrLost)
+		return 0, fmt.Errorf("%s at %d: no copy can be read: %w", o.set.nameOf(o), off, ErrLost)
 	}
 	failed := failures{}
 	for _, id := range ids {

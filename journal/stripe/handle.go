@@ -228,7 +228,7 @@ func (h *handle) read(do func(ioengine.File) error) error {
 	}
 	defer h.end()
 	if h.object.info.striped() {
-		return do(&shardHandle{object: h.object, borrowed: true})
+		return do(&shardHandle{object: h.object, length: h.object.info.length, borrowed: true})
 	}
 	failed := failures{}
 	ids := h.members()
@@ -279,7 +279,7 @@ func (h *handle) Sync() error { return h.object.set.syncHandles([]*handle{h}) }
 // syncHandles makes the copies of several files durable, by one sync a store. A store that
 // fails is marked out before it returns.
 func (s *Set) syncHandles(hs []*handle) error {
-	hs = slices.SortedStableFunc(slices.Values(hs), func(a, b *handle) int { return cmp.Compare(a.object.info.id, b.object.info.id) })
+	hs = slices.SortedStableFunc(slices.Values(hs), func(a, b *handle) int { return cmp.Compare(a.object.id, b.object.id) })
 	var last *object
 	for i, h := range hs {
 		h.use.RLock()

@@ -258,7 +258,7 @@ func (s *Set) sync() error {
 	}
 	s.mu.Lock()
 	batch, trash := s.pending, s.trash
-	generation := s.names.generation
+	generation, most := s.names.generation, rewriteAt+int64(len(s.objects))*512
 	wanted := s.broken || len(batch) > 1 || len(batch) == 1 && batch[0].kind != entryInstalled || len(trash) > 0
 	if wanted && !s.broken {
 		s.pending = nil
@@ -270,7 +270,7 @@ func (s *Set) sync() error {
 	if !wanted {
 		return nil
 	}
-	err := s.syncBatch(batch, generation)
+	err := s.syncBatch(batch, generation, most)
 	if err != nil {
 		s.mu.Lock()
 		s.trash = append(trash, s.trash...)
@@ -286,9 +286,10 @@ func (s *Set) sync() error {
 // rewriteAt is how long a file of names may grow beyond its snapshot.
 const rewriteAt = 4 << 20
 
-func (s *Set) syncBatch(batch []entry, generation uint64) error {
+// syncBatch adds a batch to the files of names, or begins new ones when they are longer than most.
+func (s *Set) syncBatch(batch []entry, generation uint64, most int64) error {
 	ids := s.ins()
-	if s.broken || s.stores[ids[0]].end > rewriteAt+int64(len(s.objects))*512 {
+	if s.broken || s.stores[ids[0]].end > most {
 		return s.install()
 	}
 	failed := s.twoSteps(ids, func(st *store) error { return st.extend(batch, generation) })
@@ -336,7 +337,7 @@ func (st *store) settleObjects() error {
 
 // discard removes a file that nothing refers to. What does not go now goes at the next opening.
 func (s *Set) discard(l leaver) {
-	st := s.stores[l.member]
+	st := s.store(l.member)
 	if st == nil || st.out.Load() {
 		return
 	}

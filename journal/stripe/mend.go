@@ -1,6 +1,7 @@
 package stripe
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -70,7 +71,7 @@ func (s *Set) Mend(ctx context.Context, pace Pace) error {
 // work does something for every object, and tells how far it is.
 func (s *Set) work(ctx context.Context, doing string, pace Pace, each func(*object, Pace) error, end func() error) (err error) {
 	s.mu.Lock()
-	todo := slices.SortedFunc(maps.Values(s.objects), func(a, b *object) int { return int(int64(b.info.id) - int64(a.info.id)) }) // newest first
+	todo := slices.SortedFunc(maps.Values(s.objects), func(a, b *object) int { return cmp.Compare(b.id, a.id) }) // newest first
 	s.progress = Progress{Doing: doing, Todo: len(todo)}
 	s.mu.Unlock()
 	defer func() {
@@ -119,7 +120,7 @@ func (s *Set) mendObject(o *object, pace Pace) error {
 		}
 	}
 	s.mu.Lock()
-	info := s.names.objects[o.info.id]
+	info := s.names.objects[o.id]
 	if info == nil {
 		s.mu.Unlock()
 		return nil

@@ -16,11 +16,12 @@ import (
 // object is one file's content in use.
 type object struct {
 	set *Set
+	id  uint64 // for good
 
 	// layout is held for reading by every use of the object's copies or shards, for
 	// writing by whoever moves them. Before Set.mu, after Set.naming only where said.
 	layout   sync.RWMutex
-	info     *objectInfo // replaced, never changed, but for its name
+	info     *objectInfo // replaced, with Set.mu held too; never changed, but for its name, which is Set.mu's
 	writers  int         // handles that may write
 	fill     *fill       // a copy in the making; it gets every write
 	suspect  bool        // an earlier life's unsynced writes may differ from copy to copy

@@ -3,6 +3,7 @@ package stripe
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 
 	"github.com/holdfast-dr/holdfast/ioengine"
@@ -12,8 +13,10 @@ import (
 // share anew, at each of their steps: it fails, and no store is out for it.
 func TestEndedPaceIsNoStoresFault(t *testing.T) {
 	ended := func(steps int) Pace {
+		var left atomic.Int64
+		left.Store(int64(steps))
 		return func(int) error {
-			if steps--; steps < 0 {
+			if left.Add(-1) < 0 {
 				return context.Canceled
 			}
 			return nil

@@ -38,7 +38,7 @@ type Set struct {
 
 	mu       sync.Mutex // after any object's
 	names    *names
-	stores   map[uint32]*store
+	stores   map[uint32]*store // changed with naming held too
 	objects  map[uint64]*object
 	making   map[string]*object // files that are made on the stores before they have a name
 	pending  []entry            // not durable yet
@@ -153,7 +153,7 @@ func (s *Set) load(o Options) error {
 		return err
 	}
 	for id, info := range s.names.objects {
-		s.objects[id] = &object{set: s, info: info, suspect: info.dirty}
+		s.objects[id] = &object{set: s, id: id, info: info, suspect: info.dirty}
 	}
 	if o.Geometry != s.names.geometry {
 		if err := s.fits(o.Geometry); err != nil {
@@ -433,7 +433,10 @@ func (s *Set) Close() error {
 }
 
 func (s *Set) release() (err error) {
-	for _, o := range s.objects {
+	s.mu.Lock()
+	objects := slices.Collect(maps.Values(s.objects))
+	s.mu.Unlock()
+	for _, o := range objects {
 		o.shards.close()
 	}
 	for _, st := range s.stores {

@@ -87,7 +87,7 @@ func (s *Set) lookup(name string, flags ioengine.Flags) (o *object, made bool, e
 	if len(info.places) == 0 {
 		return nil, false, fmt.Errorf("no store takes new files: %w", ErrLost)
 	}
-	o = &object{set: s, info: info}
+	o = &object{set: s, id: info.id, info: info}
 	o.layout.Lock()
 	s.making[name] = o
 	return o, true, nil

@@ -13,9 +13,10 @@ import (
 )
 
 // shardSet are the shard files of a striped object, opened when first read and closed with
-// the last handle.
+// the last handle. Whoever reads them holds the object's layout, whoever closes them holds it
+// for writing.
 type shardSet struct {
-	mu      sync.Mutex
+	mu      sync.Mutex // of opening
 	handles int
 	table   *table // nil: not open
 	code    *code
@@ -140,7 +141,8 @@ func (ss *shardSet) whole(b []byte, row, shard int) ([]byte, error) {
 // shardHandle reads a striped object. It takes any place and length.
 type shardHandle struct {
 	object   *object
-	borrowed bool // layout is held by who made it, and close is not its to do
+	length   int64 // of the file: it does not change any more
+	borrowed bool  // layout is held by who made it, and close is not its to do
 
 	mu     sync.Mutex
 	closed bool
@@ -158,7 +160,7 @@ func (o *object) openShards() (ioengine.File, error) {
 	o.shards.mu.Lock()
 	o.shards.handles++
 	o.shards.mu.Unlock()
-	return &shardHandle{object: o}, nil
+	return &shardHandle{object: o, length: o.info.length}, nil
 }
 
 func (h *shardHandle) ReadAt(p []byte, off int64) (done int, err error) {
@@ -183,7 +185,7 @@ func (h *shardHandle) ReadAt(p []byte, off int64) (done int, err error) {
 		n := int(off / BlockBytes)
 		b, err := h.readBlock(ss, n)
 		if err != nil {
-			return done, pathError("read", h.object.info.name, err)
+			return done, pathError("read", h.object.set.nameOf(h.object), err)
 		}
 		end := min(BlockBytes, length-int64(n)*BlockBytes)
 		k := copy(p[done:], b[off%BlockBytes:end])
@@ -213,10 +215,10 @@ func (h *shardHandle) readBlock(ss *shardSet, n int) ([]byte, error) {
 	return b, nil
 }
 
-func (h *shardHandle) Size() (int64, error) { return h.object.info.length, nil }
+func (h *shardHandle) Size() (int64, error) { return h.length, nil }
 
 func (h *shardHandle) NextData(off int64) (at, n int64, err error) {
-	if n = h.object.info.length - off; n <= 0 {
+	if n = h.length - off; n <= 0 {
 		return 0, 0, nil
 	}
 	return off, n, nil
@@ -230,8 +232,11 @@ func (h *shardHandle) Zero(int64, int64) error                        { return E
 func (h *shardHandle) Truncate(int64) error                           { return ErrSealed }
 func (h *shardHandle) WriteStart(_ []byte, _ int64, done func(error)) { go done(ErrSealed) }
 
-// Close gives the shard files up with the last handle.
+// Close gives the shard files up with the last handle, when nobody reads them: who opened the
+// file before it was sealed reads them without counting as a handle.
 func (h *shardHandle) Close() error {
+	h.object.layout.Lock()
+	defer h.object.layout.Unlock()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed {
