@@ -182,6 +182,8 @@ func (p *protection) close() error {
 // setProtector has sealed segments striped over the stores.
 type setProtector struct{ *protection }
 
+func (p setProtector) Protects(f segment.FileInfo) (bool, error) { return p.set.Protects(f.Name) }
+
 func (p setProtector) Sealed(f segment.FileInfo) error {
 	err := p.set.Seal(f.Name, p.pace)
 	if errors.Is(err, stripe.ErrBusy) {
@@ -205,6 +207,10 @@ type localProtector struct{ stripe.Local }
 
 func identity(f segment.FileInfo) stripe.Identity {
 	return stripe.Identity{Group: uint64(f.Group), Number: f.Number, Life: f.Life}
+}
+
+func (p localProtector) Protects(f segment.FileInfo) (bool, error) {
+	return p.Local.Protects(f.Name, identity(f))
 }
 
 func (p localProtector) Sealed(f segment.FileInfo) error { return p.Seal(f.Name, identity(f)) }

@@ -72,7 +72,7 @@ func (g *Group) waits() bool {
 	if err := g.placeLocked(); err != nil {
 		g.log.Error("checkpoints are bad and could not be marked", "error", err)
 	}
-	return len(g.unlisted) > 0 || len(g.unstated) > 0 || len(g.unplaced) > 0
+	return len(g.unlisted) > 0 || len(g.unstated) > 0 || len(g.unplaced) > 0 || g.unblamed
 }
 
 // notListed keeps why complete checkpoints are not listed; nil: all are.

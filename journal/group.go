@@ -35,6 +35,7 @@ type Group struct {
 	damages  damages    // all that is known
 	hurt     hurt       // what of it checkpoints that are not listed yet may need
 	unplaced damages    // what of it is not looked up in the index yet
+	unblamed bool       // some was taken back, and who is bad for it is not found anew yet
 	unstated []entry    // what of it the manifest does not say yet
 	loaded   chan struct{}
 	ended    chan struct{}  // closed when the group takes no more

@@ -22,6 +22,10 @@ func (p *localParity) id(f segment.FileInfo) stripe.Identity {
 	return stripe.Identity{Group: uint64(f.Group), Number: f.Number, Life: f.Life}
 }
 
+func (p *localParity) Protects(f segment.FileInfo) (bool, error) {
+	return p.Local.Protects(f.Name, p.id(f))
+}
+
 func (p *localParity) Sealed(f segment.FileInfo) error {
 	err := p.Seal(f.Name, p.id(f))
 	select {

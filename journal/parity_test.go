@@ -54,7 +54,9 @@ func (s *stores) without(t *testing.T, seed int, gone ...string) *stores {
 	return c
 }
 
-// Sealed, Repair and Dropped make a Protector of the set.
+// Protects, Sealed, Repair and Dropped make a Protector of the set.
+func (s *stores) Protects(f segment.FileInfo) (bool, error) { return s.set.Protects(f.Name) }
+
 func (s *stores) Sealed(f segment.FileInfo) error {
 	err := s.set.Seal(f.Name, nil)
 	select {

@@ -11,8 +11,11 @@ import (
 // Protector keeps what brings damaged segments back. Its methods are called concurrently, for
 // different files, on goroutines that may wait; the file stays what it is until they return.
 type Protector interface {
-	// Sealed protects a file that was verified and will not change any more. It is called
-	// for every such file again when the store is opened, and then has little to do.
+	// Protects says, at little cost, whether a file is protected already. An error says that
+	// this is not known now: then nothing is done about it.
+	Protects(f segment.FileInfo) (bool, error)
+	// Sealed protects a file that was just verified and will not change any more. What it
+	// finds in it is what Repair gives back: the file must not have been at rest since.
 	Sealed(f segment.FileInfo) error
 	// Repair writes the file to w as it was, the damaged places, in bytes of the file,
 	// taken from elsewhere. The bytes are verified by whoever takes them.
@@ -24,28 +27,71 @@ type Protector interface {
 // Extent is a part of a file, in bytes.
 type Extent struct{ From, To int64 }
 
-// protected tells the protector of a segment that was verified.
+// protected has a segment protected that was just verified, unless it is.
 func (g *Group) protected(f segment.FileInfo) {
-	if err := g.store.cfg.Protector.Sealed(f); err != nil && !errors.Is(err, segment.ErrClosed) {
+	p := g.store.cfg.Protector
+	if p == nil {
+		return
+	}
+	is, err := p.Protects(f)
+	if err == nil && !is {
+		err = p.Sealed(f)
+	}
+	if err != nil && !errors.Is(err, segment.ErrClosed) {
 		g.log.Warn("segment has no parity yet", "segment", f.Number, "err", err)
 	}
 }
 
-// protectAll tells the protector of every segment that was verified before the store was
-// opened: it may not have come to it then, or not have been asked.
+// readBack takes in that a segment was verified as it was sealed, or written anew.
+func (g *Group) readBack(f segment.FileInfo) {
+	g.store.scrubber.sealedNow(f)
+	g.protected(f)
+	<-g.loaded
+	if g.openStill() != nil || g.index == nil || invariant.Planted("journal/seal-takes-nothing-back") {
+		return
+	}
+	if err := g.reads(f.Number); err != nil {
+		g.log.Error("a segment is whole again, and that is not stated", "segment", f.Number, "error", err)
+	}
+}
+
+// protectAll sees to the protection of every segment that was verified before the store was
+// opened: nobody may have come to it then, or have been asked to. It may have rotted
+// since, so one without protection is read back first.
 func (g *Group) protectAll() {
 	for _, i := range g.segments.Segments() {
 		if i.State != segment.StateVerified {
 			continue
 		}
-		err := g.segments.Hold(i.Number, func(f segment.FileInfo, _ bool) error {
-			g.protected(f)
-			return nil
+		is := false
+		err := g.segments.Hold(i.Number, func(f segment.FileInfo, _ bool) (err error) {
+			if invariant.Planted("journal/parity-of-rot") {
+				g.protected(f)
+			}
+			is, err = g.store.cfg.Protector.Protects(f)
+			return err
 		})
+		if err == nil && is || errors.Is(err, segment.ErrRange) {
+			continue
+		}
+		if err == nil {
+			_, err = g.readSegment(i.Number, g.paceReadBack)
+		}
 		if errors.Is(err, segment.ErrClosed) {
 			return
 		}
+		if err != nil {
+			g.log.Warn("segment has no parity yet", "segment", i.Number, "err", err)
+		}
 	}
+}
+
+// paceReadBack lets what is read of the group go behind intake, until the group ends.
+func (g *Group) paceReadBack(bytes int) error {
+	if g.openStill() != nil {
+		return segment.ErrClosed
+	}
+	return g.store.readBacks.pace(bytes)
 }
 
 // repaired brings damaged segments back, each as a new file that was verified whole, and

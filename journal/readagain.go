@@ -18,7 +18,7 @@ func (g *Group) readSegment(number uint64, pace func(int) error) (whole bool, er
 	case errors.Is(err, segment.ErrClosed):
 		return false, err
 	case err == nil:
-		return true, g.reads(number)
+		return true, errors.Join(g.reads(number), g.protectAgain(number))
 	case len(found) > 0:
 		g.sealed(found)
 		return g.segmentWhole(number), nil
@@ -33,6 +33,23 @@ func (g *Group) readSegment(number uint64, pace func(int) error) (whole bool, er
 		return true, g.repairedSegment(number)
 	}
 	return false, err
+}
+
+// protectAgain has a segment protected that was just verified, if it is not.
+func (g *Group) protectAgain(number uint64) error {
+	if g.store.cfg.Protector == nil {
+		return nil
+	}
+	err := g.segments.Hold(number, func(f segment.FileInfo, verified bool) error {
+		if verified {
+			g.protected(f)
+		}
+		return nil
+	})
+	if errors.Is(err, segment.ErrRange) {
+		return nil
+	}
+	return err
 }
 
 // segmentWhole says whether a segment has no damage that is known.

@@ -48,7 +48,7 @@ func (g *Group) load(m *manifest) (*Group, error) {
 		return nil, errors.Join(err, g.close())
 	}
 	if g.store.cfg.Protector != nil {
-		go g.protectAll() // it ends with the log, which waits for what it holds
+		g.upkeep.Go(g.protectAll)
 	}
 	return g, nil
 }
@@ -71,13 +71,9 @@ func (g *Group) openFiles() (err error) {
 	cfg := g.store.cfg
 	o := segment.Options{SegmentBytes: cfg.SegmentBytes, Stages: g.store.stages, Spare: g.store.spare, Log: g.log, Damaged: g.sealed,
 		Go: g.store.readBacks.run, Pace: g.store.readBacks.pace}
-	o.Verified = g.store.scrubber.sealedNow
+	o.Verified = g.readBack
 	if p := cfg.Protector; p != nil {
 		o.Discarded = p.Dropped
-		o.Verified = func(f segment.FileInfo) {
-			g.store.scrubber.sealedNow(f)
-			g.protected(f)
-		}
 	}
 	g.segments, err = segment.Open(cfg.FS, g.logDir(), g.info.ID, g.store.watermarks.Get(g.info.ID), o, nil)
 	if err != nil {

@@ -36,8 +36,8 @@ type scrubber struct {
 
 // asked is a wish to have a group read.
 type asked struct {
-	since time.Duration
-	total int64 // bytes, when it began; 0: not known yet
+	read  map[scrub.ID]bool // since somebody asked, whatever came of it
+	total int64             // bytes, when it began; 0: not known yet
 	left  int64
 }
 
@@ -133,7 +133,7 @@ func (r *scrubber) one() time.Duration {
 		r.mu.Unlock()
 		return scrubRest
 	}
-	step := scrub.Plan(units, &r.book, r.s.cfg.Scrub, r.sinceLocked, now)
+	step := scrub.Plan(units, &r.book, r.s.cfg.Scrub, r.wantedLocked, now)
 	r.progressLocked(units, now)
 	r.now = doing{rate: step.Rate, left: step.Left, next: time.Now()}
 	if step.Unit >= 0 {
@@ -162,11 +162,23 @@ func (r *scrubber) one() time.Duration {
 	return 0
 }
 
-func (r *scrubber) sinceLocked(group uint64) (from time.Duration, ok bool) {
-	if a := r.asked[group]; a != nil {
-		return a.since, true
+// wantedLocked says whether somebody wants the unit to be read, and it was not since.
+func (r *scrubber) wantedLocked(id scrub.ID) bool {
+	a := r.asked[id.Group]
+	return a != nil && !a.read[id]
+}
+
+// noteLocked writes into the book what a reading found.
+func (r *scrubber) noteLocked(id scrub.ID, whole bool, now time.Duration) {
+	if whole {
+		r.book.Read(id, now)
+	} else {
+		r.book.Tried(id, now)
 	}
-	return 0, false
+	if a := r.asked[id.Group]; a != nil {
+		a.read[id] = true
+	}
+	r.dirty = true
 }
 
 // progressLocked reckons how much is left of what somebody asked for, and ends what is done.
@@ -178,7 +190,7 @@ func (r *scrubber) progressLocked(units []scrub.Unit, now time.Duration) {
 				continue
 			}
 			all += u.Bytes
-			if e, ok := r.book.Get(u.ID, now); !ok || e.Tried < a.since {
+			if r.wantedLocked(u.ID) {
 				left += u.Bytes
 			}
 		}
@@ -266,12 +278,7 @@ func (r *scrubber) read(u scrub.Unit) error {
 	now := r.s.retainer.passed()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.dirty = true
-	if whole {
-		r.book.Read(u.ID, now)
-	} else {
-		r.book.Tried(u.ID, now)
-	}
+	r.noteLocked(u.ID, whole, now)
 	return err
 }
 
@@ -320,8 +327,7 @@ func (r *scrubber) sealedNow(f segment.FileInfo) {
 	now := r.s.retainer.passed()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.book.Read(scrub.ID{Group: uint64(f.Group), Kind: scrub.Segment, Number: f.Number, Life: f.Life}, now)
-	r.dirty = true
+	r.noteLocked(scrub.ID{Group: uint64(f.Group), Kind: scrub.Segment, Number: f.Number, Life: f.Life}, true, now)
 }
 
 // save writes the book. What is not written is read again, so it is no more than a warning.
@@ -357,10 +363,14 @@ func (g *Group) Verify() error {
 		return err
 	}
 	r := &g.store.scrubber
-	now := r.s.retainer.passed()
 	r.mu.Lock()
 	if r.asked[uint64(g.info.ID)] == nil {
-		r.asked[uint64(g.info.ID)] = &asked{since: now}
+		r.asked[uint64(g.info.ID)] = &asked{read: make(map[scrub.ID]bool)}
+		if invariant.Planted("journal/verify-by-book") {
+			for id := range r.book.Units {
+				r.asked[uint64(g.info.ID)].read[id] = true
+			}
+		}
 	}
 	r.mu.Unlock()
 	select {

@@ -3,6 +3,7 @@ package journal
 import (
 	"fmt"
 
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/journal/index"
 	"github.com/holdfast-dr/holdfast/journal/segment"
 	"github.com/holdfast-dr/holdfast/journal/view"
@@ -103,6 +104,9 @@ func (g *Group) wounded(lasting, passing damages) {
 // placeLocked finds the checkpoints that what was found of late concerns. Until it
 // succeeds none is listed. The group's marking is held.
 func (g *Group) placeLocked() error {
+	if g.unblamed {
+		return g.blameLocked()
+	}
 	if len(g.unplaced) == 0 {
 		return nil
 	}
@@ -126,7 +130,6 @@ func (g *Group) mended(d damage) error {
 	if err := g.manifest.put(true, entry{kind: entryRepaired, volume: d.volume, number: uint64(d.from), end: uint64(d.to)}); err != nil {
 		return err
 	}
-	marks := g.manifest.now()
 	g.damages = g.damages.without(d)
 	var unstated []entry
 	for _, e := range g.unstated {
@@ -135,12 +138,24 @@ func (g *Group) mended(d damage) error {
 		}
 	}
 	g.unstated = unstated
+	g.unblamed = !invariant.Planted("journal/blamed-for-ever")
+	if err := g.blameLocked(); err != nil {
+		g.sayLocked()
+		g.log.Error("checkpoints may be good again and could not be marked", "error", err)
+		g.store.queued(g, urgent) // tried again from there
+	}
+	return nil
+}
+
+// blameLocked finds anew which checkpoints are bad, after damage was taken back. Until it
+// succeeds none is listed. The group's marking is held.
+func (g *Group) blameLocked() error {
+	marks := g.manifest.now()
 	h, err := g.blame(g.damages, &marks)
 	if err != nil {
-		g.sayLocked()
-		return err // what was bad stays so until the next opening
+		return err
 	}
-	g.hurt, g.unplaced = h, nil
+	g.hurt, g.unplaced, g.unblamed = h, nil, false
 	g.sayLocked()
 	return g.recount()
 }

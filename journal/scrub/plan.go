@@ -68,9 +68,10 @@ type Step struct {
 	Units int           // and how many they are
 }
 
-// Plan chooses what is read next. since, when not nil, says of a group from when on all of
-// it is to be read at once because somebody asked; ok is false when nobody did.
-func Plan(units []Unit, b *Book, p Policy, since func(group uint64) (from time.Duration, ok bool), now time.Duration) Step {
+// Plan chooses what is read next. asked, when not nil, says whether a unit is to be read at
+// once because somebody wants it, and it was not read since: the book cannot tell, since
+// what it says may be of an earlier run, whose clock was ahead of this one's.
+func Plan(units []Unit, b *Book, p Policy, asked func(ID) bool, now time.Duration) Step {
 	p = p.Filled()
 	s := Step{Unit: -1}
 	if p.Every < 0 {
@@ -86,10 +87,7 @@ func Plan(units []Unit, b *Book, p Policy, since func(group uint64) (from time.D
 	for i, u := range units {
 		e, known := b.Get(u.ID, now)
 		d := due{unit: i, at: e.At, first: !known || e.At == Never}
-		if since != nil {
-			from, ok := since(u.Group)
-			d.asked = ok && (d.first || e.At < from) && (!known || e.Tried < from)
-		}
+		d.asked = asked != nil && asked(u.ID)
 		var wait time.Duration
 		switch {
 		case d.asked:

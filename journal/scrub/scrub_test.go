@@ -98,15 +98,17 @@ func TestAsked(t *testing.T) {
 	if s := Plan(units, &b, Policy{}, nil, now); s.Unit >= 0 {
 		t.Errorf("read again after an hour: %+v", s)
 	}
-	since := func(group uint64) (time.Duration, bool) { return now, group == 1 }
+	done := map[ID]bool{}
+	asked := func(id ID) bool { return id.Group == 1 && !done[id] }
 	for i := range 2 {
-		s := Plan(units, &b, Policy{}, since, now)
+		s := Plan(units, &b, Policy{}, asked, now)
 		if s.Unit < 0 || units[s.Unit].Group != 1 || s.Rate != 64<<20 || s.Left != int64(2-i)*256<<20 {
 			t.Fatalf("asked, and then %+v", s)
 		}
 		b.Tried(units[s.Unit].ID, now)
+		done[units[s.Unit].ID] = true
 	}
-	if s := Plan(units, &b, Policy{}, since, now); s.Unit >= 0 || s.Wait > time.Hour {
+	if s := Plan(units, &b, Policy{}, asked, now); s.Unit >= 0 || s.Wait > time.Hour {
 		t.Errorf("once more: %+v", s)
 	}
 	if s := Plan(units, &b, Policy{}, nil, now+time.Hour); s.Unit < 0 {
@@ -115,7 +117,7 @@ func TestAsked(t *testing.T) {
 	if s := Plan(units, &b, Policy{Every: -1}, nil, now+100*day); s.Unit >= 0 {
 		t.Errorf("read though nothing should be: %+v", s)
 	}
-	if s := Plan(units, &b, Policy{Every: -1}, func(uint64) (time.Duration, bool) { return now + 100*day, true }, now+100*day); s.Unit < 0 {
+	if s := Plan(units, &b, Policy{Every: -1}, func(ID) bool { return true }, now+100*day); s.Unit < 0 {
 		t.Error("not read though somebody asked")
 	}
 }

@@ -232,3 +232,47 @@ func TestProtectCrashAndErrors(t *testing.T) {
 		}
 	}
 }
+
+// Parity that cannot be read stays: the file may have rotted since it was made. One that
+// is damaged beyond use, or of another file, is made anew.
+func TestParityIsKept(t *testing.T) {
+	const size = 80 * BlockBytes
+	d, want := protectedDisk(t, size)
+	par := ParityName(testSegment)
+	ok(t, d.Rot(testSegment, 5, 1))
+	l := Local{FS: d}
+	d.Inject(faultdisk.Fault{Ops: faultdisk.OpAny, Only: func(n string) bool { return n == par }, Err: syscall.EIO})
+	if err := l.Seal(testSegment, testID); !errors.Is(err, syscall.EIO) {
+		t.Errorf("what does not open: %v", err)
+	}
+	d.Heal()
+	ok(t, d.Rot(par, 90, 1)) // the other table stands
+	ok(t, l.Seal(testSegment, testID))
+	got, _, err := repaired(d)
+	if err != nil || !bytes.Equal(got, want) {
+		t.Errorf("parity is not what it was: %v", err)
+	}
+	ok(t, d.Rot(testSegment, 5, 1))
+	ok(t, d.Rot(par, sizeOf(t, d, par)-4000, 1))
+	if is, err := l.Protects(testSegment, testID); is || err != nil {
+		t.Errorf("without tables: %v, %v", is, err)
+	}
+	ok(t, l.Seal(testSegment, testID))
+	ok(t, d.Rot(testSegment, 5, 1))
+	if got, _, err := repaired(d); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("parity was not made anew: %v", err)
+	}
+	if is, err := l.Protects(testSegment, Identity{7, 3, 98}); is || err != nil {
+		t.Errorf("of another life: %v, %v", is, err)
+	}
+}
+
+func sizeOf(t *testing.T, d *faultdisk.Disk, name string) int64 {
+	t.Helper()
+	f, err := d.Open(name, 0)
+	ok(t, err)
+	defer f.Close()
+	n, err := f.Size()
+	ok(t, err)
+	return n
+}

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 
 	"github.com/holdfast-dr/holdfast/ioengine"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 )
 
 // Local keeps parity beside the segment files of one store, for a journal.
@@ -14,26 +16,34 @@ type Local struct {
 	Pace Pace
 }
 
-// Seal protects a file, unless it is protected already.
-func (l Local) Seal(name string, id Identity) error {
-	if t, err := l.protects(name); err == nil && t == id {
-		return nil
-	}
-	return Protect(l.FS, name, id, l.Pace)
-}
-
-// protects says which file the parity beside a file is of.
-func (l Local) protects(name string) (Identity, error) {
+// Protects says whether the parity beside a file is of it. An error says that it could not
+// be read; one of whose tables neither is whole protects nothing.
+func (l Local) Protects(name string, id Identity) (bool, error) {
 	f, err := l.FS.Open(ParityName(name), ioengine.ReadOnly|ioengine.Direct)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
 	if err != nil {
-		return Identity{}, err
+		return false, err
 	}
 	defer f.Close() // opened for reading
-	t, err := readTable(f, 0)
-	if err != nil {
-		return Identity{}, err
+	p := protected{par: f}
+	switch err := p.tables(); {
+	case errors.Is(err, ErrCorrupt):
+		return false, nil
+	case err != nil:
+		return false, err
 	}
-	return t.id, nil
+	return p.id == id, nil
+}
+
+// Seal protects a file that was just verified, unless it is protected already. Parity that
+// cannot be read stays: it may be all that brings the file back.
+func (l Local) Seal(name string, id Identity) error {
+	if is, err := l.Protects(name, id); is || err != nil && !invariant.Planted("journal/stripe/parity-anew") {
+		return err
+	}
+	return Protect(l.FS, name, id, l.Pace)
 }
 
 // Repair writes the file to w as it was.
@@ -44,6 +54,21 @@ func (l Local) Repair(name string, id Identity, w io.Writer) error {
 
 // Dropped removes the parity of a file that goes.
 func (l Local) Dropped(name string) error { return RemoveParity(l.FS, name) }
+
+// Protects says whether Seal has nothing to do for a file.
+func (s *Set) Protects(name string) (bool, error) {
+	if err := s.canWrite(); err != nil {
+		return false, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o := s.names.objects[s.names.files[clean(name)]]
+	if o == nil {
+		return false, fmt.Errorf("%s: %w", name, fs.ErrNotExist)
+	}
+	g := s.names.geometry
+	return g.K == 1 || o.striped() && o.Geometry == g, nil
+}
 
 // Part is a part of a file, in bytes.
 type Part struct{ From, To int64 }
