@@ -33,10 +33,34 @@ type StoreUsage struct {
 // room is how much more a group may take before its limit: between two plans nobody asks
 // what files there are, so what is appended is counted.
 type room struct {
-	left atomic.Int64 // bytes to the limit; below zero intake stops
-	soft atomic.Int64 // bytes to where something has to give way
-	full atomic.Pointer[shortage]
+	left  atomic.Int64 // bytes to the limit; below zero intake stops
+	soft  atomic.Int64 // bytes to where something has to give way
+	taken atomic.Int64 // bytes appended since the group was opened
+	full  atomic.Pointer[shortage]
 }
+
+// flow is the rate of a group's intake.
+type flow struct {
+	at    time.Duration // of the last reckoning, by the store's clock
+	taken int64         // until then
+	rate  float64       // bytes a second, smoothed
+}
+
+// step reckons with what was taken in until now.
+func (f *flow) step(now time.Duration, taken int64) {
+	d := now - f.at
+	if d < time.Second {
+		return
+	}
+	rate := float64(taken-f.taken) / d.Seconds()
+	if f.at == 0 { // nobody knows when it began
+		rate = 0
+	}
+	f.at, f.taken, f.rate = now, taken, (f.rate+rate)/2
+}
+
+// in is how much comes in within the time, at this rate.
+func (f *flow) in(d time.Duration) int64 { return int64(f.rate * d.Seconds()) }
 
 // shortage is why there is no room.
 type shortage struct {
@@ -63,6 +87,7 @@ func (r *room) set(limit, used, slack int64) {
 
 // take counts bytes that were appended; it says whether a plan is needed now.
 func (r *room) take(bytes int64) (plan bool) {
+	r.taken.Add(bytes)
 	left, soft := r.left.Add(-bytes), r.soft.Add(-bytes)
 	if left <= 0 && r.full.Load() == nil && !invariant.Planted("journal/past-limit") {
 		why := fmt.Errorf("%w: history is to be shortened first", ErrLimit)
@@ -188,9 +213,13 @@ const (
 	// spareSpace is left on a disk beyond two segments: a promotion may have to write
 	// what it then frees.
 	spareSpace = 64 << 20
+
+	// slackTime is how long before its limit, at the rate at which it fills, a group's
+	// history begins to be shortened: a pass has to be through before.
+	slackTime = 15 * time.Second
 )
 
-// slack is how much may come in between two plans.
+// slack is how much may at least come in between two plans.
 func (s *Store) slack(limit int64) int64 { return max(2*s.segmentBytes(), limit/16) }
 
 // diskSpace is what a disk has and should have, in bytes; free is -1 where nobody knows.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/journal/index"
@@ -52,11 +53,19 @@ type passDone struct {
 	off    int64
 }
 
-// portionBytes is how much of a volume is read from the log before it is written.
-const portionBytes = 1 << 20
-
-// portionPieces bounds the pieces of a portion, however small they are.
-const portionPieces = 4096
+const (
+	// portionBytes is how much of a volume is read from the log before it is written.
+	portionBytes = 8 << 20
+	// pieceBytes is the most that is read or checked at once.
+	pieceBytes = 1 << 20
+	// portionPieces bounds the pieces of a portion, however small they are.
+	portionPieces = 8192
+	// readers is how many blocks of a portion are read at once: what is next to each other
+	// in a volume lies anywhere in the log.
+	readers = 8
+	// alone is how many bytes one reader reads by itself: so few gain nothing.
+	alone = 1 << 20
+)
 
 var errBelow = errors.New("checkpoints below are still in use")
 
@@ -158,7 +167,7 @@ func (p *promotion) volume(v VolumeInfo) error {
 	err := g.index.Walk(v.ID, p.done.off, v.Bytes-p.done.off, at, p.from, func(piece index.Piece) error {
 		for piece.Len > 0 {
 			one := piece
-			one.Len = min(piece.Len, portionBytes) // zeros may be long
+			one.Len = min(piece.Len, pieceBytes) // zeros may be long
 			if piece.In == index.IsZero {
 				one.Len = piece.Len
 			}
@@ -225,17 +234,48 @@ func (p *promotion) write(r *replica.Volume) error {
 	return nil
 }
 
-// read fills the portion's data from the log, in the log's order, each block once.
+// read fills the portion's data from the log, in the log's order, each block once, and a
+// large portion with several readers.
 func (p *promotion) read() error {
 	b := &p.batch
 	b.prepare()
-	for i := 0; i < len(b.order); {
-		first := &b.pieces[b.order[i]]
+	n := 1
+	if b.bytes > alone {
+		n = readers
+	}
+	for len(b.readers) < n {
+		b.readers = append(b.readers, &blockReader{})
+	}
+	errs := make([]error, n)
+	var wg sync.WaitGroup
+	for i, r := range b.readers[:n] {
+		order := b.order[b.blockAt(i*len(b.order)/n):b.blockAt((i+1)*len(b.order)/n)]
+		read := func() { errs[i] = p.readOrder(r, order) }
+		if i == n-1 {
+			read()
+			break
+		}
+		wg.Go(read)
+	}
+	wg.Wait()
+	for _, err := range errs {
+		if err != nil && !invariant.Planted("journal/promote-unread") {
+			return err
+		}
+	}
+	return nil
+}
+
+// readOrder fills the data of some pieces, which lie in the log in this order.
+func (p *promotion) readOrder(r *blockReader, order []int) error {
+	b := &p.batch
+	for i := 0; i < len(order); {
+		first := &b.pieces[order[i]]
 		n := 1 // pieces of the same block
-		for i+n < len(b.order) && b.pieces[b.order[i+n]].Pos == first.Pos && b.pieces[b.order[i+n]].Number == first.Number {
+		for i+n < len(order) && sameBlock(&b.pieces[order[i+n]], first) {
 			n++
 		}
-		raw, err := p.open(first)
+		raw, err := p.open(r, first)
 		if err != nil && !isDamage(err) {
 			return err
 		}
@@ -243,7 +283,7 @@ func (p *promotion) read() error {
 			p.g.log.Error("what a checkpoint holds is lost on the way into the replica", "checkpoint", p.to.Number, "volume", p.done.volume,
 				"offset", first.Off, "error", err)
 		}
-		for _, k := range b.order[i : i+n] {
+		for _, k := range order[i : i+n] {
 			piece := &b.pieces[k]
 			if err != nil || piece.BlockOff+int(piece.Len) > len(raw) {
 				b.lost[k] = true
@@ -256,18 +296,25 @@ func (p *promotion) read() error {
 	return nil
 }
 
-// open reads and opens a block of the log. It is lent until the next call.
-func (p *promotion) open(piece *index.Piece) ([]byte, error) {
-	b := &p.batch
-	stored, err := b.window.read(p.g.segments, piece.Pos+segment.Pos(piece.Block.At), piece.Block.Stored)
+func sameBlock(x, y *index.Piece) bool { return x.Pos == y.Pos && x.Number == y.Number }
+
+// open reads and opens a block of the log. It is lent until the reader's next.
+func (p *promotion) open(r *blockReader, piece *index.Piece) ([]byte, error) {
+	stored, err := r.window.read(p.g.segments, piece.Pos+segment.Pos(piece.Block.At), piece.Block.Stored)
 	if err != nil {
 		return nil, err
 	}
 	if err := p.pace(int64(piece.Block.Stored)); err != nil {
 		return nil, err
 	}
-	b.raw, err = record.OpenStored(b.raw[:0], piece.ID, piece.Number, piece.Block, stored)
-	return b.raw, err
+	r.raw, err = record.OpenStored(r.raw[:0], piece.ID, piece.Number, piece.Block, stored)
+	return r.raw, err
+}
+
+// blockReader reads blocks of the log, one after the other.
+type blockReader struct {
+	window window
+	raw    []byte
 }
 
 // window reads ahead: blocks that are wanted next lie behind each other more often
@@ -436,9 +483,9 @@ func (p *promotion) reads(d damage) bool {
 		return false
 	}
 	to := min(d.to, v.replica.Bytes())
-	one := make([]byte, portionBytes)
-	for off := d.from; off < to; off += portionBytes {
-		if v.replica.ReadAt(one[:min(portionBytes, to-off)], off) != nil {
+	one := make([]byte, pieceBytes)
+	for off := d.from; off < to; off += pieceBytes {
+		if v.replica.ReadAt(one[:min(pieceBytes, to-off)], off) != nil {
 			return false
 		}
 	}
@@ -453,9 +500,8 @@ type batch struct {
 	at      []int // where a piece's bytes are in data
 	lost    []bool
 	data    []byte
-	raw     []byte
 	changes []replica.Change
-	window  window
+	readers []*blockReader
 }
 
 func (b *batch) reset() { b.pieces, b.bytes = b.pieces[:0], 0 }
@@ -477,8 +523,8 @@ func (b *batch) add(p index.Piece) {
 
 // prepare makes room for the data and brings the pieces into the log's order.
 func (b *batch) prepare() {
-	if cap(b.data) < b.bytes {
-		b.data = make([]byte, max(b.bytes, portionBytes+2*record.LineBytes))
+	if cap(b.data) < b.bytes { // small portions are most of all, and in turn
+		b.data = make([]byte, max(b.bytes, min(2*cap(b.data), portionBytes+pieceBytes)))
 	}
 	b.data, b.order, b.at, b.lost = b.data[:cap(b.data)], b.order[:0], b.at[:0], b.lost[:0]
 	used := 0
@@ -493,4 +539,12 @@ func (b *batch) prepare() {
 		x, y := &b.pieces[i], &b.pieces[j]
 		return cmp.Or(cmp.Compare(x.Pos, y.Pos), cmp.Compare(x.Block.At, y.Block.At))
 	})
+}
+
+// blockAt is the first place at or behind i in the order at which another block begins.
+func (b *batch) blockAt(i int) int {
+	for i > 0 && i < len(b.order) && sameBlock(&b.pieces[b.order[i-1]], &b.pieces[b.order[i]]) {
+		i++
+	}
+	return i
 }

@@ -28,6 +28,7 @@ type retention struct {
 	replicaBytes atomic.Int64
 
 	mu      sync.Mutex // after Group.mu
+	flow    flow
 	policy  retain.Policy
 	own     bool // it was set for this group
 	ages    retain.Ages
@@ -176,8 +177,9 @@ func (g *Group) stateOf(now time.Duration, disk diskSpace) retain.State {
 	}
 	g.retention.note(func(r *retention) {
 		s.Policy, s.Base, s.Ages, s.Stuck = r.policy, r.base, r.ages.Clone(), r.stuck
+		r.flow.step(now, r.room.taken.Load())
+		s.Slack = max(g.store.slack(r.policy.Limit), r.flow.in(slackTime))
 	})
-	s.Slack = g.store.slack(s.Policy.Limit)
 	g.retention.room.set(s.Policy.Limit, s.Used, min(s.Slack, s.Policy.Limit/4))
 	return s
 }

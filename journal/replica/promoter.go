@@ -21,14 +21,19 @@ import (
 // there again by the next Recover; what an error tears, by the next Apply, and is read
 // from memory until then.
 //
-// It works in cycles of at most 4 MiB, each ended by a sync, so that no mass of unwritten
-// pages is ever in the way of other syncs of that disk. A Promoter is for one goroutine.
+// It works in cycles of at most 8 MiB. Blocks are written past the page cache, several
+// at once, and their sums through it; a sync comes after every 32 MiB, so that no mass of
+// unwritten pages is ever in the way of other syncs of that disk, and at the end of each
+// cycle that has images, whose file is then used again. A Promoter is for one goroutine.
 type Promoter struct {
-	double  doubleWrite
-	owed    []owedImage // of a cycle that failed: in the file, and not surely in place
-	chunk   []byte
-	sums    []byte
-	planner planner
+	double   doubleWrite
+	owed     []owedImage // of a cycle that failed: in the file, and not surely in place
+	chunk    []byte
+	sums     []byte
+	planner  planner
+	rows     rows
+	unsynced []*Volume // written since their last sync
+	behind   int64     // bytes written into them since then
 	// Pace is called before each cycle with the bytes that it writes, and may wait; its
 	// error ends Apply. Nil: no wait.
 	Pace func(bytes int64) error
@@ -39,8 +44,12 @@ type owedImage struct {
 	image
 }
 
-// cycleBytes is how much is written between two syncs.
-const cycleBytes = 4 << 20
+const (
+	// cycleBytes is how much is planned at once.
+	cycleBytes = 8 << 20
+	// syncBytes is how much is written between two syncs.
+	syncBytes = 32 << 20
+)
 
 // Damage is a block that was found not to be what was written, or that became so
 // because what it was to hold is lost. No bytes are served for it.
@@ -83,24 +92,52 @@ func (p *Promoter) recover(volume func(record.VolumeID) *Volume) error {
 	return p.Finish()
 }
 
-// Finish forgets the images of the last cycle. It is called when a promotion ends:
-// whatever happens to a block later must not bring back what it was.
+// Finish makes all that was applied durable, and forgets the images of the last cycle. It
+// is called when a promotion ends: whatever happens to a block later must not bring back
+// what it was. After an error everything since the last Finish is applied again.
 func (p *Promoter) Finish() error {
 	if len(p.owed) > 0 {
 		return errors.New("blocks are owed")
 	}
+	if err := p.sync(); err != nil {
+		return err
+	}
 	return p.double.write(nil)
+}
+
+// sync makes durable what was written since the last one.
+func (p *Promoter) sync() error {
+	if invariant.Planted("journal/replica/promote-no-sync") {
+		return nil
+	}
+	for _, v := range p.unsynced {
+		if err := v.Sync(); err != nil {
+			return err
+		}
+	}
+	p.unsynced, p.behind = p.unsynced[:0], 0
+	return nil
 }
 
 // Close closes the file. What is owed is put in place when it is opened again.
 func (p *Promoter) Close() error { return p.double.drop() }
 
-// Apply writes the changes, in rising order and apart, and returns when they are
-// durable. All that changes in one block is given in one call: else a block that changes
-// as a whole would be two that change in part. Damage that Apply finds, or is told, is
-// durable too. After an error some of it may be there; the same changes are given again,
-// or others of the same log.
+// Apply writes the changes, in rising order and apart; they are durable once Finish has
+// returned, and read at once. All that changes in one block is given in one call: else a
+// block that changes as a whole would be two that change in part. Damage that Apply
+// finds, or is told, becomes durable with the rest. After an error some of it may be
+// there; the same changes are given again, or others of the same log.
 func (p *Promoter) Apply(v *Volume, changes []Change) (found []Damage, err error) {
+	if found, err = p.apply(v, changes); err != nil {
+		return found, err
+	}
+	if p.behind >= syncBytes {
+		return found, p.sync()
+	}
+	return found, nil
+}
+
+func (p *Promoter) apply(v *Volume, changes []Change) (found []Damage, err error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if err := p.settle(); err != nil {
@@ -145,7 +182,7 @@ func (p *Promoter) Apply(v *Volume, changes []Change) (found []Damage, err error
 //  1. images are completed from what stands in place, if that verifies;
 //  2. they are made durable in the double-write file;
 //  3. all is put in place, blocks and sums;
-//  4. and synced.
+//  4. and synced, if there are images.
 func (p *Promoter) cycle(v *Volume, ops []op, bytes int64) (found []Damage, err error) {
 	if len(ops) == 0 {
 		return nil, v.failed
@@ -158,9 +195,7 @@ func (p *Promoter) cycle(v *Volume, ops []op, bytes int64) (found []Damage, err 
 			return nil, err
 		}
 	}
-	if p.chunk == nil {
-		p.chunk, p.sums = buf.Aligned(chunkBytes), buf.Aligned(chunkBytes/BlockBytes*sumBytes)
-	}
+	p.work()
 	var images []image
 	for i := range ops {
 		o := &ops[i]
@@ -187,8 +222,15 @@ func (p *Promoter) cycle(v *Volume, ops []op, bytes int64) (found []Damage, err 
 		p.owed = append(p.owed, owedImage{v, m})
 	}
 	v.owe(p.owed)
+	if !slices.Contains(p.unsynced, v) {
+		p.unsynced = append(p.unsynced, v)
+	}
+	p.behind += bytes
 	if err := p.place(v, ops); err != nil {
 		return found, err
+	}
+	if len(images) == 0 {
+		return found, nil
 	}
 	if !invariant.Planted("journal/replica/promote-no-sync") {
 		if err := v.syncLocked(); err != nil {
@@ -198,6 +240,13 @@ func (p *Promoter) cycle(v *Volume, ops []op, bytes int64) (found []Damage, err 
 	p.owed = nil
 	v.owe(nil)
 	return found, nil
+}
+
+// work makes the memory for one block and its sum.
+func (p *Promoter) work() {
+	if p.chunk == nil {
+		p.chunk, p.sums = buf.Aligned(BlockBytes), buf.Aligned(BlockBytes)
+	}
 }
 
 // damage is where an op's blocks stand, as far as they are the volume's.
@@ -221,46 +270,6 @@ func (p *Promoter) complete(v *Volume, o *op) error {
 	}
 	copy(o.data, have)
 	return nil
-}
-
-// place writes what the ops say, neighbours together.
-func (p *Promoter) place(v *Volume, ops []op) error {
-	var first, count int64 // in chunk, not written yet
-	flush := func() error {
-		if count == 0 {
-			return nil
-		}
-		n := count * BlockBytes
-		count = 0
-		defer v.locks.write(first*BlockBytes, n)()
-		return v.put(p.chunk[:n], p.sums, first)
-	}
-	for i := range ops {
-		o := &ops[i]
-		switch o.kind {
-		case opData, opImage:
-			for b := range o.count {
-				if count > 0 && (first+count != o.first+b || count*BlockBytes == chunkBytes) {
-					if err := flush(); err != nil {
-						return err
-					}
-				}
-				if count == 0 {
-					first = o.first + b
-				}
-				copy(p.chunk[count*BlockBytes:(count+1)*BlockBytes], o.data[b*BlockBytes:])
-				count++
-			}
-			continue
-		}
-		if err := flush(); err != nil {
-			return err
-		}
-		if err := p.clear(v, o); err != nil {
-			return err
-		}
-	}
-	return flush()
 }
 
 // clear zeroes blocks, or makes them unreadable.
@@ -306,9 +315,7 @@ func (p *Promoter) settle() error {
 	if len(p.owed) == 0 {
 		return nil
 	}
-	if p.chunk == nil {
-		p.chunk, p.sums = buf.Aligned(chunkBytes), buf.Aligned(chunkBytes/BlockBytes*sumBytes)
-	}
+	p.work()
 	var volumes []*Volume
 	for _, m := range p.owed {
 		if m.v.failed != nil {

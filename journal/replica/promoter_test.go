@@ -370,6 +370,7 @@ func TestImagesEndWithThePass(t *testing.T) {
 	must(t, s.p.Finish())
 	_, err = s.p.Apply(s.volumes[0], []Change{{Off: 3 * BlockBytes, Len: BlockBytes, Data: some}})
 	must(t, err)
+	must(t, s.volumes[0].Sync())
 	s, err = openSite(s.disk.Crash(rng, faultdisk.KeepNone))
 	must(t, err)
 	p := make([]byte, BlockBytes)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"path"
 
 	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/ioengine/buf"
@@ -23,11 +22,10 @@ func (v *Volume) Verify(off, n int64, pace func(bytes int) error) (found []Damag
 	}
 	x := &verifier{v: v, pace: pace, data: buf.Aligned(chunkBytes), sums: buf.Aligned(2 * BlockBytes)}
 	defer func() { err = errors.Join(err, x.close()) }()
-	name := path.Join(v.dir, fmt.Sprintf("%08x", uint32(v.place.Volume)))
-	if x.raw, err = v.fs.Open(name+".raw", ioengine.ReadOnly|ioengine.Direct); err != nil {
+	if x.raw, err = v.fs.Open(v.rawName(), ioengine.ReadOnly|ioengine.Direct); err != nil {
 		return nil, err
 	}
-	if x.sumFile, err = v.fs.Open(name+".sum", ioengine.ReadOnly|ioengine.Direct); err != nil {
+	if x.sumFile, err = v.fs.Open(v.sumsName(), ioengine.ReadOnly|ioengine.Direct); err != nil {
 		return nil, err
 	}
 	at, end := off-off%BlockBytes, min(off+n+BlockBytes-1, v.blocks()*BlockBytes)

@@ -43,8 +43,9 @@ type Volume struct {
 	locks     rangeLocks                       // of readers against writers, block by block
 	owed      atomic.Pointer[map[int64][]byte] // what blocks hold that may be torn in place
 
-	mu     sync.Mutex // of writers
-	chunk  []byte     // made at the first write: most volumes are only read
+	mu     sync.Mutex    // of writers
+	past   ioengine.File // the image past the page cache; nil: not opened yet
+	chunk  []byte        // made at the first write: most volumes are only read
 	sum    []byte
 	dirty  bool
 	failed error // of a sync: final for these files
@@ -59,7 +60,7 @@ const chunkBytes = 256 << 10
 func Create(fs ioengine.FS, dir string, p Place, bytes int64) (*Volume, error) {
 	v := &Volume{place: p, fs: fs, dir: dir}
 	v.bytes.Store(bytes)
-	err := v.openFiles(dir, ioengine.Create)
+	err := v.openFiles(ioengine.Create)
 	if err == nil {
 		err = v.format()
 	}
@@ -76,7 +77,7 @@ func Create(fs ioengine.FS, dir string, p Place, bytes int64) (*Volume, error) {
 func Open(fs ioengine.FS, dir string, p Place, bytes int64) (*Volume, error) {
 	v := &Volume{place: p, fs: fs, dir: dir}
 	v.bytes.Store(bytes)
-	err := v.openFiles(dir, 0)
+	err := v.openFiles(0)
 	if err == nil {
 		err = v.check()
 	}
@@ -86,14 +87,19 @@ func Open(fs ioengine.FS, dir string, p Place, bytes int64) (*Volume, error) {
 	return v, nil
 }
 
-func (v *Volume) openFiles(dir string, flags ioengine.Flags) (err error) {
-	name := path.Join(dir, fmt.Sprintf("%08x", uint32(v.place.Volume)))
-	if v.raw, err = v.fs.Open(name+".raw", flags); err != nil {
+func (v *Volume) openFiles(flags ioengine.Flags) (err error) {
+	if v.raw, err = v.fs.Open(v.rawName(), flags); err != nil {
 		return err
 	}
 	v.warmed = make([]atomic.Uint64, sumAt(v.blocks())/warmBytes/64+1)
-	v.sums, err = v.fs.Open(name+".sum", flags)
+	v.sums, err = v.fs.Open(v.sumsName(), flags)
 	return err
+}
+
+func (v *Volume) rawName() string  { return v.name() + ".raw" }
+func (v *Volume) sumsName() string { return v.name() + ".sum" }
+func (v *Volume) name() string {
+	return path.Join(v.dir, fmt.Sprintf("%08x", uint32(v.place.Volume)))
 }
 
 // format makes both files those of a volume of zeros.
@@ -211,12 +217,17 @@ func (v *Volume) putLocked(c []byte, first int64) error {
 // put writes whole blocks and their sums, which it makes in sums. The blocks' range is
 // locked.
 func (v *Volume) put(c, sums []byte, first int64) error {
+	v.dirty = true
+	return v.putIn(v.raw, c, sums, first)
+}
+
+// putIn writes them in raw, which is the image.
+func (v *Volume) putIn(raw ioengine.File, c, sums []byte, first int64) error {
 	sums = sums[:len(c)/BlockBytes*sumBytes]
 	for i := range len(c) / BlockBytes {
 		putSum(sums, i, sumOf(v.place, first+int64(i), c[i*BlockBytes:(i+1)*BlockBytes]))
 	}
-	v.dirty = true
-	if _, err := v.raw.WriteAt(c, first*BlockBytes); err != nil {
+	if _, err := raw.WriteAt(c, first*BlockBytes); err != nil {
 		return fmt.Errorf("%s: %w", v.place, err)
 	}
 	if invariant.Planted("journal/replica/stale-sum") && first > 0 {
@@ -317,7 +328,7 @@ func (v *Volume) syncLocked() error {
 // Close closes the files, without a sync.
 func (v *Volume) Close() error {
 	var err error
-	for _, f := range []ioengine.File{v.raw, v.sums} {
+	for _, f := range []ioengine.File{v.raw, v.sums, v.past} {
 		if f != nil {
 			err = errors.Join(err, f.Close())
 		}

@@ -1,0 +1,148 @@
+package replica
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"github.com/holdfast-dr/holdfast/ioengine"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+)
+
+const (
+	// placers is how many writes of a cycle are under way at once.
+	placers = 8
+	// alone is how many bytes are written one after the other: so few gain nothing.
+	alone = 1 << 20
+)
+
+// run is a row of neighbouring blocks, of at most chunkBytes: pieces[from:to] of its rows.
+type run struct {
+	first, count int64
+	from, to     int
+}
+
+// rows are the blocks that ops put in place, as they are written.
+type rows struct {
+	runs   []run
+	pieces [][]byte
+	blocks int64
+}
+
+func (r *rows) reset() { r.runs, r.pieces, r.blocks = r.runs[:0], r.pieces[:0], 0 }
+
+// add takes blocks that stand behind those before.
+func (r *rows) add(first int64, data []byte) {
+	for len(data) > 0 {
+		n := len(r.runs) - 1
+		if n < 0 || r.runs[n].first+r.runs[n].count != first || r.runs[n].count*BlockBytes == chunkBytes {
+			r.runs = append(r.runs, run{first: first, from: len(r.pieces), to: len(r.pieces)})
+			n++
+		}
+		last := &r.runs[n]
+		part := data[:min(len(data), chunkBytes-int(last.count)*BlockBytes)]
+		data = data[len(part):]
+		count := int64(len(part) / BlockBytes)
+		r.pieces = append(r.pieces, part)
+		last.to++
+		last.count += count
+		first += count
+		r.blocks += count
+	}
+}
+
+// place writes what the ops say: data first, neighbours together and several at once.
+// After an error some of it was not written.
+func (p *Promoter) place(v *Volume, ops []op) error {
+	p.rows.reset()
+	for i := range ops {
+		if o := &ops[i]; o.count > 0 && (o.kind == opData || o.kind == opImage) {
+			p.rows.add(o.first, o.data[:o.count*BlockBytes])
+		}
+	}
+	if err := v.write(&p.rows); err != nil {
+		return err
+	}
+	for i := range ops {
+		if o := &ops[i]; o.kind == opZero || o.kind == opLost {
+			if err := p.clear(v, o); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// write puts rows in place, each with its sums, past the page cache. The caller has v.mu.
+func (v *Volume) write(r *rows) error {
+	if len(r.runs) == 0 {
+		return nil
+	}
+	file, err := v.pastCache()
+	if err != nil {
+		return err
+	}
+	v.dirty = true
+	if r.blocks*BlockBytes <= alone {
+		return v.writeRuns(file, r, func(i int) int { return i })
+	}
+	var (
+		wg     sync.WaitGroup
+		turn   atomic.Int64
+		failed atomic.Pointer[error]
+	)
+	for range placers {
+		wg.Go(func() {
+			err := v.writeRuns(file, r, func(int) int {
+				if failed.Load() != nil {
+					return len(r.runs)
+				}
+				return int(turn.Add(1)) - 1
+			})
+			if err != nil && !invariant.Planted("journal/replica/place-unheard") {
+				failed.CompareAndSwap(nil, &err)
+			}
+		})
+	}
+	wg.Wait()
+	if err := failed.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// writeRuns writes the runs that next names, one after the other: it is given how many
+// were written so far.
+func (v *Volume) writeRuns(file ioengine.File, r *rows, next func(done int) int) error {
+	b := readBufs.Get().(*readBuf)
+	defer readBufs.Put(b)
+	for done := 0; ; done++ {
+		i := next(done)
+		if i >= len(r.runs) {
+			return nil
+		}
+		one := &r.runs[i]
+		n := 0
+		for _, p := range r.pieces[one.from:one.to] {
+			n += copy(b.data[n:], p)
+		}
+		unlock := v.locks.write(one.first*BlockBytes, int64(n))
+		err := v.putIn(file, b.data[:n], b.sums, one.first)
+		unlock()
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// pastCache is the image as promotion writes it: past the page cache, so that what it
+// writes waits for no sync, and does not push out what is read.
+func (v *Volume) pastCache() (ioengine.File, error) {
+	if v.past == nil {
+		f, err := v.fs.Open(v.rawName(), ioengine.Direct)
+		if err != nil {
+			return nil, err
+		}
+		v.past = f
+	}
+	return v.past, nil
+}

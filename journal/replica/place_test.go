@@ -1,0 +1,133 @@
+package replica
+
+import (
+	"bytes"
+	"fmt"
+	"syscall"
+	"testing"
+
+	"github.com/holdfast-dr/holdfast/ioengine/faultdisk"
+	"github.com/holdfast-dr/holdfast/wire/record"
+)
+
+// A pass so large that several writers are at work. An error of any of their operations
+// is told, and the pass made again is whole; so is one after a crash that came before its
+// end.
+func TestLargePass(t *testing.T) {
+	const size = 2 << 20
+	rng := seeded(6)
+	base, after := make([]byte, size), make([]byte, size)
+	for i := range base {
+		base[i] = byte(rng.Uint32())
+	}
+	copy(after, base)
+	var changes []Change
+	for off := int64(0); off < size; {
+		n := min(BlockBytes*(1+rng.Int64N(24)), size-off)
+		c := Change{Off: off, Len: n}
+		if rng.IntN(12) > 0 {
+			c.Data = make([]byte, n)
+			for i := range c.Data {
+				c.Data[i] = byte(rng.Uint32())
+			}
+			copy(after[off:], c.Data)
+		} else {
+			clear(after[off : off+n])
+		}
+		changes = append(changes, c)
+		off += n
+		if rng.IntN(4) == 0 {
+			off += BlockBytes
+		}
+	}
+	open := func(disk *faultdisk.Disk) (*Volume, *Promoter) {
+		v, err := Open(disk, "/r", placeOf(0), size)
+		must(t, err)
+		p, err := OpenPromoter(disk, "/r", 7, func(record.VolumeID) *Volume { return v })
+		must(t, err)
+		return v, p
+	}
+	pass := func(v *Volume, p *Promoter) error {
+		if found, err := p.Apply(v, changes); err != nil || len(found) > 0 {
+			return fmt.Errorf("%d damages: %w", len(found), err)
+		}
+		return p.Finish()
+	}
+	whole := func(v *Volume) {
+		t.Helper()
+		must(t, compare(v, after))
+	}
+	first := newDisk(t)
+	v, err := Create(first, "/r", placeOf(0), size)
+	must(t, err)
+	must(t, v.Write(base, 0))
+	must(t, v.Sync())
+	must(t, v.Close())
+	errors := 0
+	for at := 1; ; at += 2 {
+		disk := first.Crash(rng, faultdisk.KeepNone)
+		v, p := open(disk)
+		seen := 0
+		disk.Inject(faultdisk.Fault{Ops: faultdisk.OpMutating, Err: syscall.EIO, Short: at%2 > 0, At: at, Only: func(string) bool { seen++; return true }})
+		err := pass(v, p)
+		disk.Heal()
+		if seen < at {
+			must(t, err)
+			whole(v)
+			break
+		}
+		if err == nil {
+			t.Fatalf("the error of operation %d is not told", at)
+		}
+		errors++
+		crashed, q := open(disk.Crash(rng, faultdisk.KeepSome))
+		for off := int64(0); off < size; off += BlockBytes { // untouched ones are whole
+			covered := false
+			for _, c := range changes {
+				covered = covered || off >= c.Off && off < c.Off+c.Len
+			}
+			got := make([]byte, BlockBytes)
+			if err := crashed.ReadAt(got, off); !covered && (err != nil || !bytes.Equal(got, base[off:off+BlockBytes])) {
+				t.Fatalf("operation %d: what no change covers at %d: %v", at, off, err)
+			}
+		}
+		must(t, pass(crashed, q))
+		whole(crashed)
+		if v.failed == nil {
+			must(t, pass(v, p))
+			whole(v)
+			lasting, _ := open(disk.Crash(rng, faultdisk.KeepNone))
+			whole(lasting)
+		}
+	}
+	if errors < 10 {
+		t.Errorf("only %d errors", errors)
+	}
+}
+
+// What Finish was not called for is durable at the latest after so many bytes.
+func TestPassesAreSynced(t *testing.T) {
+	disk := newDisk(t)
+	const size = syncBytes + BlockBytes
+	v, err := Create(disk, "/r", placeOf(0), size)
+	must(t, err)
+	p, err := OpenPromoter(disk, "/r", 7, func(record.VolumeID) *Volume { return v })
+	must(t, err)
+	some := bytes.Repeat([]byte{9}, 1<<20)
+	syncs := 0
+	disk.OnOp(func(op faultdisk.Op, _ string) {
+		if op == faultdisk.OpSync {
+			syncs++
+		}
+	})
+	for off := int64(0); off < syncBytes; off += int64(len(some)) {
+		if syncs > 0 {
+			t.Fatalf("synced before %d bytes", off)
+		}
+		_, err := p.Apply(v, []Change{{Off: off, Len: int64(len(some)), Data: some}})
+		must(t, err)
+	}
+	if syncs != 2 { // the image and its sums
+		t.Errorf("%d syncs after %d bytes", syncs, syncBytes)
+	}
+}
