@@ -36,7 +36,7 @@ type ViewState string
 const (
 	ViewGood    ViewState = "good"
 	ViewFull    ViewState = "full"    // a write failed because of its limit, which is still as good as reached
-	ViewDamaged ViewState = "damaged" // its checkpoint is bad: some of it reads as an error
+	ViewDamaged ViewState = "damaged" // some of it reads as an error: its checkpoint is bad, or what it has written
 	ViewFailed  ViewState = "failed"  // its scratch has failed: it may be read, nothing more
 	ViewBroken  ViewState = "broken"  // it does not open
 	ViewClosed  ViewState = "closed"  // it gave way
@@ -164,6 +164,8 @@ func (g *Group) tellView(k *keptView) ViewInfo {
 		i.State, i.Reason = ViewDamaged, err.Error()
 	case cp.State == index.Bad:
 		i.State, i.Reason = ViewDamaged, fmt.Sprintf("checkpoint %d is bad: %s", cp.Number, cp.Reason)
+	case v != nil && v.Spoiled() != nil:
+		i.State, i.Reason = ViewDamaged, "some of what was written to it does not read: "+oneLine(v.Spoiled()).Error()
 	case i.Refused > 0 && r.limit > 0 && r.limit-i.ScratchBytes < fullBytes:
 		i.State, i.Reason = ViewFull, fmt.Sprintf("%d writes failed: scratch holds %s of at most %s", i.Refused, retain.FormatSize(i.ScratchBytes), retain.FormatSize(r.limit))
 	}

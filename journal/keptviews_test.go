@@ -189,7 +189,7 @@ func TestViewsSayWhatAilsThem(t *testing.T) {
 	latest, err := w.group.Latest()
 	ok(t, err)
 	var kept []ViewInfo
-	for range 4 {
+	for range 6 {
 		v, err := w.group.KeepView(latest.Number, scratchOptions(0))
 		ok(t, err)
 		d, _ := v.View.Device(1)
@@ -201,6 +201,10 @@ func TestViewsSayWhatAilsThem(t *testing.T) {
 	dir := "/store/groups/" + testGroup.String()
 	ok(t, disk.Rot(fmt.Sprintf("%s/views/%d.view", dir, kept[0].Number), 30, 1))
 	ok(t, disk.Rot(fmt.Sprintf("%s/scratch/%d-00000001.map", dir, kept[1].Number), 4096+3, 1))
+	ok(t, disk.Rot(fmt.Sprintf("%s/scratch/%d-00000001.data", dir, kept[4].Number), 2*4096+99, 1)) // the second block
+	cut, err := disk.Open(fmt.Sprintf("%s/scratch/%d-00000001.map", dir, kept[5].Number), 0)
+	ok(t, err)
+	ok(t, errors.Join(cut.Truncate(4096), cut.Close()))
 	w, err = openWith(withBoot(disk, 1))
 	ok(t, err)
 	d, _ := w.group.Views()[2].View.Device(1)
@@ -210,6 +214,14 @@ func TestViewsSayWhatAilsThem(t *testing.T) {
 		t.Errorf("flush: %v", err)
 	}
 	disk.Heal()
+	readRotten := func() {
+		t.Helper()
+		d, _ := w.group.Views()[4].View.Device(1)
+		ok(t, d.ReadAt(make([]byte, 4096), 0))
+		if err := d.ReadAt(make([]byte, 10), 9000); !errors.Is(err, view.ErrCorrupt) {
+			t.Errorf("a block of scratch that is not what was written: %v", err)
+		}
+	}
 	check := func(want ...ViewState) {
 		t.Helper()
 		for i, v := range w.group.Views() {
@@ -218,17 +230,23 @@ func TestViewsSayWhatAilsThem(t *testing.T) {
 			}
 		}
 	}
-	check(ViewBroken, ViewBroken, ViewFailed, ViewGood)
+	check(ViewBroken, ViewBroken, ViewFailed, ViewGood, ViewGood, ViewBroken)
+	readRotten()
+	check(ViewBroken, ViewBroken, ViewFailed, ViewGood, ViewDamaged, ViewBroken)
+	if reason := w.group.Views()[5].Reason; !strings.Contains(reason, "was durable") {
+		t.Errorf("a view whose map was cut: %s", reason)
+	}
 	ok(t, w.store.Close())
 	w, err = openWith(withBoot(disk, 1))
 	ok(t, err)
-	check(ViewBroken, ViewBroken, ViewFailed, ViewGood)
+	readRotten()
+	check(ViewBroken, ViewBroken, ViewFailed, ViewGood, ViewDamaged, ViewBroken)
 	d, _ = w.group.Views()[2].View.Device(1)
 	if err := d.WriteAt([]byte("z"), 0); !errors.Is(err, view.ErrReadOnly) {
 		t.Errorf("write to a failed view: %v", err)
 	}
 	ok(t, d.ReadAt(make([]byte, 10), 9000))
-	for i := range 3 {
+	for _, i := range []int{0, 1, 2, 4, 5} {
 		ok(t, w.group.CloseView(kept[i].Number))
 	}
 	check(ViewGood)

@@ -66,6 +66,9 @@ func (g *Group) openView(number uint64, o ViewOptions, cfg view.Config) (*view.V
 	if g.store.cfg.Protector != nil {
 		cfg.Repair = g.repairsFor
 	}
+	cfg.Spoiled = func(err error) {
+		g.log.Error("what a view has written is damaged", "view", cfg.Number, "checkpoint", number, "error", err)
+	}
 	if cfg.Disks, err = g.disks(cp); err != nil {
 		return nil, fmt.Errorf("journal: group %s: checkpoint %d: %w", g.info.ID, number, err)
 	}

@@ -122,9 +122,10 @@ goes on meanwhile. A view is there until it is closed, also after a restart of t
 target: at the same place, with what was written to it.
 
 A view is good; or full: a write failed because of its limit; damaged: its checkpoint
-is bad, and some of it reads as an error; failed: what was written to it may be lost,
-and it can only be read; broken: it does not open; or closed: it gave way to newer
-history because the target ran out of space, which only test views do.`,
+is bad, or something that was written to it rotted, and some of it reads as an error;
+failed: what was written to it may be lost, and it can only be read; broken: it does
+not open; or closed: it gave way to newer history because the target ran out of space,
+which only test views do.`,
 		a.viewOpen(), a.viewList(), a.viewShow(), a.viewClose())
 }
 

@@ -1,7 +1,6 @@
 package view
 
 import (
-	"math/bits"
 	"sync/atomic"
 
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
@@ -19,37 +18,75 @@ const (
 	inZeros              // zeroed by the view
 )
 
-// blocks tells the place of each block of a disk. Readers need no lock; of one block
-// only one goroutine at a time may set. It costs 8 bytes for each 64 MiB of the disk,
-// and 4 KiB for each of those that the view has written to.
-type blocks struct{ pages []atomic.Pointer[blockPage] }
+// word says where one block is found and, in the file, what its checksum is.
+type word uint64
 
-const pageBlocks = 16384
+const (
+	baseWord  word = 0
+	zerosWord word = (1<<32 - 1) << 32
+	// maxSlots is how many slots a word can tell apart: 16 TiB of scratch.
+	maxSlots = 1<<32 - 2
+)
 
-// blockPage is the state of 64 MiB, 2 bits a block.
-type blockPage struct {
-	present [pageBlocks / 64]atomic.Uint64 // the block is the view's own
-	backed  [pageBlocks / 64]atomic.Uint64 // and is in the file; else it is zeros
+func fileWord(slot, sum uint32) word { return word(slot+1)<<32 | word(sum) }
+
+func (w word) place() place {
+	switch {
+	case w == baseWord:
+		return inBase
+	case w == zerosWord:
+		return inZeros
+	}
+	return inFile
 }
+
+// slot and sum are those of a block in the file.
+func (w word) slot() uint32 { return uint32(w>>32) - 1 }
+func (w word) sum() uint32  { return uint32(w) }
+
+// blocks tells the place of each block of a disk. Readers need no lock; one goroutine at
+// a time sets. It costs 8 bytes for each 64 MiB of the disk, 2 KiB for each of those that
+// the view has written to, and in them 512 bytes for each 256 KiB that are not all zeros.
+type blocks struct {
+	parts []atomic.Pointer[blockPart]
+	zeros *blockLeaf // of zeros alone, in many places
+}
+
+const (
+	leafBlocks = 64
+	partBlocks = 16384
+)
+
+type (
+	blockPart [partBlocks / leafBlocks]atomic.Pointer[blockLeaf]
+	blockLeaf [leafBlocks]atomic.Uint64
+)
 
 func newBlocks(size int64) blocks {
-	return blocks{make([]atomic.Pointer[blockPage], (size+blockBytes*pageBlocks-1)/(blockBytes*pageBlocks))}
+	m := blocks{make([]atomic.Pointer[blockPart], (size+blockBytes*partBlocks-1)/(blockBytes*partBlocks)), new(blockLeaf)}
+	for i := range m.zeros {
+		m.zeros[i].Store(uint64(zerosWord))
+	}
+	return m
 }
 
-func (m *blocks) where(block int64) place {
-	p := m.pages[block/pageBlocks].Load()
-	if p == nil || invariant.Planted("journal/view/forget-scratch") {
-		return inBase
+func (m *blocks) leaf(block int64) *blockLeaf {
+	p := m.parts[block/partBlocks].Load()
+	if p == nil {
+		return nil
 	}
-	word, mask := block%pageBlocks/64, uint64(1)<<(block%64)
-	switch {
-	case p.present[word].Load()&mask == 0:
-		return inBase
-	case p.backed[word].Load()&mask != 0:
-		return inFile
-	}
-	return inZeros
+	return p[block%partBlocks/leafBlocks].Load()
 }
+
+func (m *blocks) at(block int64) word {
+	l := m.leaf(block)
+	if l == nil || invariant.Planted("journal/view/forget-scratch") {
+		return baseWord
+	}
+	return word(l[block%leafBlocks].Load())
+}
+
+func (m *blocks) where(block int64) place { return m.at(block).place() }
 
 // run returns how many of the n bytes at off are found in one place, and where. A
 // block that is being written may be told as it was before.
@@ -59,8 +96,8 @@ func (m *blocks) run(off, n int64) (int64, place) {
 	end := off + n
 	for next := (block + 1) * blockBytes; next < end; next += blockBytes {
 		b := next / blockBytes
-		if w == inBase && b%pageBlocks == 0 && m.pages[b/pageBlocks].Load() == nil {
-			next += (pageBlocks - 1) * blockBytes // none of the page is the view's
+		if w == inBase && b%partBlocks == 0 && m.parts[b/partBlocks].Load() == nil {
+			next += (partBlocks - 1) * blockBytes // none of the part is the view's
 			continue
 		}
 		if m.where(b) != w {
@@ -70,78 +107,100 @@ func (m *blocks) run(off, n int64) (int64, place) {
 	return n, w
 }
 
-// page returns the page of a block, making it.
-func (m *blocks) page(block int64) *blockPage {
-	at := &m.pages[block/pageBlocks]
-	if at.Load() == nil {
-		at.CompareAndSwap(nil, new(blockPage))
+// set says where a block is found, and returns where it was.
+func (m *blocks) set(block int64, w word) word {
+	at := &m.parts[block/partBlocks]
+	p := at.Load()
+	if p == nil {
+		p = new(blockPart)
+		at.Store(p)
 	}
-	return at.Load()
-}
-
-// words calls f for each word of bits that the blocks first to last touch.
-func (m *blocks) words(first, last int64, f func(page int64, word int, mask uint64)) {
-	for b := first; b <= last; {
-		next := min((b/64+1)*64, last+1)
-		f(b/pageBlocks, int(b%pageBlocks/64), (^uint64(0)>>(64-(next-b)))<<(b%64))
-		b = next
-	}
-}
-
-// set says where the blocks first to last are found: in the file, or zeros.
-func (m *blocks) set(first, last int64, w place) {
-	m.words(first, last, func(page int64, word int, mask uint64) {
-		p := m.page(page * pageBlocks)
-		if w == inFile {
-			p.backed[word].Or(mask) // first: a reader that sees only the other would see zeros
-			p.present[word].Or(mask)
-		} else {
-			p.present[word].Or(mask)
-			p.backed[word].And(^mask)
+	l := p[block%partBlocks/leafBlocks].Load()
+	if l == nil || l == m.zeros {
+		fresh := new(blockLeaf)
+		for i := range fresh {
+			if l != nil {
+				fresh[i].Store(uint64(zerosWord))
+			}
 		}
-	})
+		l = fresh
+		p[block%partBlocks/leafBlocks].Store(l)
+	}
+	return word(l[block%leafBlocks].Swap(uint64(w)))
+}
+
+// clear makes the blocks first to last zeros, and calls was with each that was in the file.
+func (m *blocks) clear(first, last int64, was func(word)) {
+	for b := first; b <= last; {
+		l := m.leaf(b)
+		switch {
+		case l == m.zeros:
+			b = (b/leafBlocks + 1) * leafBlocks
+		case b%leafBlocks == 0 && b+leafBlocks-1 <= last:
+			for i := range leafBlocks {
+				if l == nil {
+					break
+				}
+				if w := word(l[i].Load()); w.place() == inFile {
+					was(w)
+				}
+			}
+			m.set(b, zerosWord) // the part is there
+			m.parts[b/partBlocks].Load()[b%partBlocks/leafBlocks].Store(m.zeros)
+			b += leafBlocks
+		default:
+			if w := m.set(b, zerosWord); w.place() == inFile {
+				was(w)
+			}
+			b++
+		}
+	}
 }
 
 // inFile counts the blocks from first to last that are in the file.
 func (m *blocks) inFile(first, last int64) (n int64) {
-	m.words(first, last, func(page int64, word int, mask uint64) {
-		if p := m.pages[page].Load(); p != nil {
-			n += int64(bits.OnesCount64(p.backed[word].Load() & mask))
+	for b := first; b <= last; b++ {
+		switch l := m.leaf(b); {
+		case l == nil || l == m.zeros:
+			b = (b/leafBlocks+1)*leafBlocks - 1
+		case word(l[b%leafBlocks].Load()).place() == inFile:
+			n++
 		}
-	})
+	}
 	return n
 }
 
-// each calls tell with every run of blocks that are the view's own, in order, until it
-// returns false.
-func (m *blocks) each(tell func(first, count int64, w place) bool) {
-	var first, count int64
-	was := inBase
-	for i := range m.pages {
-		p := m.pages[i].Load()
-		if p == nil {
-			continue
-		}
-		for b := int64(i) * pageBlocks; b < int64(i+1)*pageBlocks; {
-			w, k := m.where(b), int64(1)
-			if word := b % pageBlocks / 64; b%64 == 0 { // whole words at once
-				present, backed := p.present[word].Load(), p.backed[word].Load()
-				if (present == 0 || present == ^uint64(0)) && (backed == 0 || backed == ^uint64(0)) {
-					k = 64
+// each calls tell with every block that is the view's own, in order, until it returns
+// false; of zeros with as many as follow each other.
+func (m *blocks) each(tell func(first, count int64, w word) bool) {
+	var first, zeros int64
+	flush := func() bool {
+		n := zeros
+		zeros = 0
+		return n == 0 || tell(first, n, zerosWord)
+	}
+	for i := range m.parts {
+		p := m.parts[i].Load()
+		for k := 0; p != nil && k < len(p); k++ {
+			l := p[k].Load()
+			for j := 0; l != nil && j < leafBlocks; j++ {
+				b := int64(i)*partBlocks + int64(k)*leafBlocks + int64(j)
+				w := word(l[j].Load())
+				if w == zerosWord {
+					if zeros > 0 && first+zeros != b && !flush() {
+						return
+					}
+					if zeros == 0 {
+						first = b
+					}
+					zeros++
+					continue
 				}
-			}
-			if w == was && first+count == b {
-				count += k
-			} else {
-				if was != inBase && !tell(first, count, was) {
+				if w != baseWord && !(flush() && tell(b, 1, w)) {
 					return
 				}
-				first, count, was = b, k, w
 			}
-			b += k
 		}
 	}
-	if was != inBase {
-		tell(first, count, was)
-	}
+	flush()
 }

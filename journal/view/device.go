@@ -57,7 +57,9 @@ func (d *Device) ReadAt(p []byte, off int64) error {
 		var err error
 		switch where {
 		case inFile:
-			err = d.scratch.readAt(p[:n], off)
+			var got int
+			got, err = d.scratch.read(p[:n], off)
+			n, err = int64(got), d.spoiled(err)
 		case inZeros:
 			clear(p[:n])
 		case inBase:
@@ -101,27 +103,60 @@ func (d *Device) put(p []byte, off, first, last int64) error {
 		return err
 	}
 	f, err := s.make()
-	if invariant.Planted("journal/view/map-first") && err == nil && fresh > 0 {
-		err = s.enter(f, first, last, inFile)
-	}
 	if err == nil {
-		err = d.copyUp(f, first, off, int64(len(p)))
-	}
-	if err == nil && last != first {
-		err = d.copyUp(f, last, off, int64(len(p)))
-	}
-	if err == nil {
-		err = s.put(f, p, off)
-	}
-	if err == nil && fresh > 0 && !invariant.Planted("journal/view/map-first") {
-		err = s.enter(f, first, last, inFile)
+		err = d.putWhole(f, p, off, first, last)
 	}
 	if err != nil {
 		d.view.used.Add(-fresh * blockBytes)
 		return noSpace(err)
 	}
 	s.wrote.Add(1)
+	if s.tooLong(f) {
+		_ = d.flush() // it is tried again, and a failure that is final is told to the next
+	}
 	return nil
+}
+
+// putWhole puts whole blocks, of which p covers the first and the last perhaps in part.
+func (d *Device) putWhole(f *scratchFiles, p []byte, off, first, last int64) (err error) {
+	s := d.scratch
+	var entries []mapEntry
+	if invariant.Planted("journal/view/map-first") {
+		e, _ := s.put(f, nil, make([]byte, blockBytes), first)
+		if err := s.enter(f, e); err != nil {
+			return err
+		}
+	}
+	mem := wholes.Get().(*[blockBytes]byte)
+	defer wholes.Put(mem)
+	for at := first; at <= last && err == nil; {
+		if from := at*blockBytes - off; from >= 0 && int64(len(p))-from >= blockBytes { // as many as are whole
+			n := (int64(len(p)) - from) / blockBytes
+			entries, err = s.put(f, entries, p[from:from+n*blockBytes], at)
+			at += n
+			continue
+		}
+		if err = d.around(mem[:], at, off, int64(len(p))); err == nil {
+			lo := max(off, at*blockBytes)
+			copy(mem[lo-at*blockBytes:], p[lo-off:])
+			entries, err = s.put(f, entries, mem[:], at)
+		}
+		at++
+	}
+	took := entries
+	if err == nil {
+		if err = s.enter(f, entries); err == nil {
+			return nil
+		}
+		for _, e := range took {
+			s.slots.doubt(e.slot, int(e.count))
+		}
+		return err
+	}
+	for _, e := range took {
+		s.slots.giveBack(e.slot, int(e.count))
+	}
+	return err
 }
 
 // noSpace makes a full file system the same to the view's user as a full scratch.
@@ -132,28 +167,31 @@ func noSpace(err error) error {
 	return err
 }
 
-// copyUp brings a block into the data file that [off, off+n) covers only in part, so
-// that the file holds whole blocks. The block is locked.
-func (d *Device) copyUp(f *scratchFiles, block, off, n int64) error {
+// around fills whole with what a block of the disk holds that [off, off+n) covers only in
+// part; behind the end of the disk are zeros. The block is locked.
+func (d *Device) around(whole []byte, block, off, n int64) error {
 	lo := block * blockBytes
 	hi := min(lo+blockBytes, d.disk.Bytes)
+	clear(whole)
 	if off <= lo && off+n >= hi || invariant.Planted("journal/view/no-copy-up") {
 		return nil
 	}
-	mem := wholes.Get().(*[blockBytes]byte)
-	defer wholes.Put(mem)
-	whole := mem[:hi-lo]
-	switch d.scratch.blocks.where(block) {
+	switch w := d.scratch.blocks.at(block); w.place() {
 	case inFile:
-		return nil
-	case inZeros: // what the file has there is not known
-		clear(whole)
+		return d.spoiled(d.scratch.readLocked(whole, block, w))
 	case inBase:
-		if err := d.readBase(whole, lo); err != nil {
-			return err
-		}
+		return d.readBase(whole[:hi-lo], lo)
 	}
-	return d.scratch.put(f, whole, lo)
+	return nil
+}
+
+// spoiled tells of scratch that does not verify.
+func (d *Device) spoiled(err error) error {
+	if errors.Is(err, ErrCorrupt) {
+		err = fmt.Errorf("volume %d: %w", d.disk.ID, err)
+		d.view.spoil(err)
+	}
+	return err
 }
 
 // wholes are blocks on their way up.
@@ -192,14 +230,11 @@ func (d *Device) Zero(off, n int64) error {
 		return noSpace(err)
 	}
 	held := s.blocks.inFile(first, last)
-	if err := s.enter(f, first, last, inZeros); err != nil {
+	if err := s.zero(f, first, last); err != nil {
 		return noSpace(err)
 	}
 	s.wrote.Add(1)
 	d.view.used.Add(-held * blockBytes)
-	if held > 0 {
-		_ = f.data.Zero(off, end-off) // the map says what is read there: only space is not given back
-	}
 	return nil
 }
 
@@ -227,6 +262,10 @@ func (d *Device) Flush() error {
 	if d.scratch == nil {
 		return nil
 	}
+	return d.flush()
+}
+
+func (d *Device) flush() error {
 	err := d.scratch.flush()
 	if errors.Is(err, ErrFailed) {
 		d.view.fail(err)

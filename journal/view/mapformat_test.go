@@ -7,6 +7,9 @@ import (
 	"flag"
 	"hash/crc32"
 	"os"
+	"reflect"
+	"slices"
+	"strings"
 	"testing"
 )
 
@@ -15,19 +18,22 @@ var update = flag.Bool("update", false, "write golden files anew")
 var goldenHeader = mapHeader{group: 0x0102030405060708, view: 9, volume: 3, size: 1<<30 + 512, life: 5, boot: [16]byte{1, 2, 15: 16}}
 
 var goldenEntries = []mapEntry{
-	{kind: entryData, count: 2, first: 77, number: 1, life: 5},
-	{kind: entryZeros, count: 1, first: 78, number: 2, life: 5},
-	{kind: entryMark, first: 2, number: 3, life: 5},
-	{kind: entryData, count: 1, first: 262144, number: 4, life: 5},
-	{kind: entryMark, count: 2, first: 4, number: 5, life: 5},
-	{kind: entryZeros, count: 9, first: 0, number: 6, life: 5},
+	{kind: entryRun, count: 8, first: 77, number: 1, slot: 4, sums: []uint32{1, 2, 3, 4, 5, 6, 7, 8}},
+	{kind: entryZeros, count: 1, first: 78, number: 4},
+	{kind: entryMark, first: 4, number: 5},
+	{kind: entryBlock, count: 1, first: 262144, number: 6, slot: 12, sums: []uint32{0xfedcba98}},
+	{kind: entryMark, count: 2, first: 6, number: 7},
+	{kind: entryZeros, count: 9, first: 0, number: 8},
+	{kind: entryRun, count: 2, first: 9, number: 9, slot: 1, sums: []uint32{9, 10}},
 }
+
+const goldenMarked = 7
 
 // goldenMap is a map with all there can be in one.
 func goldenMap() []byte {
 	p := goldenHeader.appendTo(nil)
 	for _, e := range goldenEntries {
-		p = e.appendTo(p)
+		p = e.appendTo(p, goldenHeader.life)
 		for e.kind == entryMark && len(p)%markPage != 0 {
 			p = append(p, 0)
 		}
@@ -35,35 +41,65 @@ func goldenMap() []byte {
 	return p
 }
 
-// The bytes of version 1 do not change, and go on opening.
+// replayBytes replays what p holds, a header and what follows.
+func replayBytes(p []byte, h mapHeader, trust bool) (r replayed, entries []mapEntry, err error) {
+	c := &cells{file: bytes.NewReader(p), size: int64(len(p))}
+	r, err = c.replay(&h, trust, func(e *mapEntry) {
+		own := *e
+		own.sums = slices.Clone(e.sums)
+		entries = append(entries, own)
+	})
+	return r, entries, err
+}
+
+// The bytes of version 2 do not change, and go on opening; version 1 is refused.
 func TestMapGolden(t *testing.T) {
-	const name = "testdata/v1.map"
-	if *update {
-		must(t, os.WriteFile(name, goldenMap(), 0o666))
+	head := goldenHeader.appendHead(goldenHeader.appendHead(nil, 3), goldenMarked)
+	for name, want := range map[string][]byte{"testdata/v2.map": goldenMap(), "testdata/v2.head": head} {
+		if *update {
+			must(t, os.WriteFile(name, want, 0o666))
+		}
+		p, err := os.ReadFile(name)
+		must(t, err)
+		if !bytes.Equal(p, want) {
+			t.Errorf("%s changed", name)
+		}
 	}
-	p, err := os.ReadFile(name)
-	must(t, err)
-	if !bytes.Equal(goldenMap(), p) {
-		t.Error("the map changed")
-	}
+	p := goldenMap()
 	h, err := parseMapHeader(p)
 	must(t, err)
 	if h != goldenHeader {
 		t.Errorf("header %+v", h)
 	}
-	for trust, want := range map[bool]int{true: 4, false: 3} {
-		r, err := replayMap(p[headerBytes:], h, trust)
-		must(t, err)
-		if len(r.entries) != want || r.last != 6 || r.end != int64(len(p)) {
-			t.Errorf("trust %v: %+v", trust, r)
+	var want []mapEntry
+	for _, e := range goldenEntries {
+		if e.kind != entryMark {
+			want = append(want, e)
 		}
+	}
+	for trust, n := range map[bool]int{true: 5, false: 3} {
+		r, have, err := replayBytes(p, h, trust)
+		must(t, err)
+		if r.last != 10 || r.end != int64(len(p)) || r.marked != goldenMarked || trust && r.high != 13 || !reflect.DeepEqual(have, want[:n]) {
+			t.Errorf("trust %v: %+v: %+v", trust, r, have)
+		}
+	}
+	h, marked, err := parseHead(head[headBytes:])
+	must(t, err)
+	if h.boot = goldenHeader.boot; h != goldenHeader || marked != goldenMarked {
+		t.Errorf("head %+v, %d", h, marked)
+	}
+	old, err := os.ReadFile("testdata/v1.map")
+	must(t, err)
+	if _, err := parseMapHeader(old); !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), "older release") {
+		t.Errorf("version 1: %v", err)
 	}
 }
 
 // Each flipped bit is found: an error, or an entry that no later mark says was durable.
 func TestMapFlips(t *testing.T) {
 	whole := goldenMap()
-	for i := 0; i < len(whole); i++ {
+	for i := range whole {
 		p := bytes.Clone(whole)
 		p[i] ^= 0x10
 		h, err := parseMapHeader(p)
@@ -74,45 +110,64 @@ func TestMapFlips(t *testing.T) {
 			continue
 		}
 		must(t, err)
-		r, err := replayMap(p[headerBytes:], h, true)
 		at := i - headerBytes
+		padding := at >= 5*entryBytes && at < markPage || at >= markPage+2*entryBytes && at < 2*markPage
+		_, have, err := replayBytes(p, h, true)
+		if !errors.Is(err, ErrCorrupt) && !(padding && err == nil && len(have) == 5) {
+			// Of the last run only: it was being written.
+			if last := len(whole) - entryBytes; i < last || len(have) != 4 {
+				t.Fatalf("byte %d flipped, and nothing was lost: %v, %d entries", i, err, len(have))
+			}
+		}
+		_, have, err = replayBytes(p, h, false)
 		switch {
-		case at < 3*entryBytes: // the second mark says that it was durable
+		case at < 5*entryBytes: // the second mark says that it was durable
 			if !errors.Is(err, ErrCorrupt) {
 				t.Fatalf("byte %d of a durable entry flipped: %v", i, err)
 			}
-		case err != nil:
-			t.Fatalf("byte %d flipped: %v", i, err)
-		case at%markPage < 3*entryBytes && len(r.entries) > 4:
-			t.Fatalf("byte %d flipped: %+v", i, r)
+		case err != nil || len(have) > 3:
+			t.Fatalf("byte %d flipped: %v, %d entries", i, err, len(have))
 		}
 	}
-	p := bytes.Clone(whole)
-	p[atVersion] = 2
-	p = append(mapHeaderSum(p[:headerBytes]), p[headerBytes:]...)
-	if _, err := parseMapHeader(p); !errors.Is(err, ErrFormat) {
-		t.Errorf("version 2: %v", err)
+	for _, v := range []byte{1, 3} {
+		p := bytes.Clone(whole)
+		p[atVersion] = v
+		p = append(mapHeaderSum(p[:headerBytes]), p[headerBytes:]...)
+		if _, err := parseMapHeader(p); !errors.Is(err, ErrFormat) {
+			t.Errorf("version %d: %v", v, err)
+		}
+	}
+	head := goldenHeader.appendHead(nil, goldenMarked)
+	for i := range head {
+		head[i] ^= 4
+		if _, _, err := parseHead(head); !errors.Is(err, ErrCorrupt) {
+			t.Fatalf("byte %d of the head flipped: %v", i, err)
+		}
+		head[i] ^= 4
 	}
 }
 
 func FuzzMap(f *testing.F) {
 	f.Add(goldenMap())
 	f.Add(goldenHeader.appendTo(nil))
+	f.Add(goldenHeader.appendHead(nil, goldenMarked))
 	f.Fuzz(func(t *testing.T, p []byte) {
+		if h, marked, err := parseHead(p); err == nil && !bytes.Equal(h.appendHead(nil, marked), p[:headBytes]) {
+			t.Fatalf("head %x is taken", p[:headBytes])
+		}
 		h, err := parseMapHeader(p)
 		if err != nil {
 			h = goldenHeader
 		} else if !bytes.Equal(h.appendTo(nil), p[:headerBytes]) {
 			t.Fatalf("header %x is taken", p[:headerBytes])
 		}
-		p = p[min(headerBytes, len(p)):]
-		some, err := replayMap(p, h, false)
-		all, err2 := replayMap(p, h, true)
-		if (err == nil) != (err2 == nil) || len(some.entries) > len(all.entries) {
-			t.Fatalf("%v, %v: %d of %d entries", err, err2, len(some.entries), len(all.entries))
+		_, some, err := replayBytes(p, h, false)
+		_, all, err2 := replayBytes(p, h, true)
+		if err != nil && err2 == nil || err2 == nil && len(some) > len(all) {
+			t.Fatalf("%v, %v: %d of %d entries", err, err2, len(some), len(all))
 		}
-		for _, e := range all.entries {
-			if int64(e.first)*blockBytes >= h.size || e.kind == entryMark {
+		for _, e := range append(some, all...) {
+			if e.first+uint64(e.count) > h.blocks() || e.kind == entryMark || e.kind != entryZeros && int(e.count) != len(e.sums) {
 				t.Fatalf("entry %+v of %d bytes", e, h.size)
 			}
 		}

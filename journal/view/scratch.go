@@ -1,9 +1,10 @@
 package view
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
+	"hash/crc32"
 	iofs "io/fs"
 	"math"
 	"math/bits"
@@ -15,21 +16,24 @@ import (
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 )
 
-// scratch is what was written to one disk of a view: a sparse data file in which each
-// block stands at its own place, and a map that says which blocks count. The files are
-// made at the first write. FORMAT.md says what a crash leaves of them.
+// scratch is what was written to one disk of a view: a data file of slots, each with
+// a block, and a map that says in which slot a block stands and what its checksum is. The
+// files are made at the first write. FORMAT.md says what a crash leaves of them.
 //
-// A block's data is written before the map says so, so a reader needs no lock; writers
-// of one block exclude each other.
+// A block that changes goes to a free slot, and the map is told then, so a reader needs
+// no lock; writers of one block exclude each other.
 type scratch struct {
 	fs     ioengine.FS
 	name   string // of the files, without what tells them apart
 	header mapHeader
+	seed   uint32 // of the checksums: whose they are
 	blocks blocks
+	slots  slots
 	files  atomic.Pointer[scratchFiles] // nil: nothing was written yet
 	locks  [64]sync.Mutex               // of the blocks with number % 64
 
 	rewrite int64 // length in bytes below which the map is not rewritten
+	force   int64 // and beyond which it is, also without a flush
 
 	making sync.Mutex // of files
 
@@ -39,13 +43,14 @@ type scratch struct {
 		sync.Mutex
 		flushed uint64 // changes that are durable
 	}
-	mapping sync.Mutex // of the map, with the bits it tells of; after flushing
+	mapping sync.Mutex // of the map, with the words it tells of; after flushing
 
 	failed atomic.Pointer[error] // of a sync: final
 }
 
 type scratchFiles struct {
 	data ioengine.File
+	head head
 	log  *mapLog
 	// rewriteAt is the length from which the map is looked at for what it could do without:
 	// twice what was left of it the last time.
@@ -55,6 +60,8 @@ type scratchFiles struct {
 const (
 	dataSuffix = ".data"
 	mapSuffix  = ".map"
+	// forceBytes is about a million writes.
+	forceBytes = 32 << 20
 )
 
 // scratchName returns the beginning of the names of a view's files of one volume.
@@ -64,32 +71,83 @@ func scratchName(dir string, h mapHeader) string {
 
 // newScratch is scratch nothing was written to.
 func newScratch(fs ioengine.FS, dir string, h mapHeader) *scratch {
-	return &scratch{fs: fs, name: scratchName(dir, h), header: h, blocks: newBlocks(h.size), rewrite: rewriteBytes}
+	var own [20]byte
+	binary.LittleEndian.PutUint64(own[:], uint64(h.group))
+	binary.LittleEndian.PutUint64(own[8:], h.view)
+	binary.LittleEndian.PutUint32(own[16:], uint32(h.volume))
+	return &scratch{fs: fs, name: scratchName(dir, h), header: h, seed: crc32.Checksum(own[:], castagnoli), blocks: newBlocks(h.size),
+		rewrite: rewriteBytes, force: forceBytes}
 }
 
 // openScratch finds what an earlier process wrote.
 func openScratch(fs ioengine.FS, dir string, h mapHeader) (*scratch, error) {
 	s := newScratch(fs, dir, h)
-	log, err := openMap(fs, s.name+mapSuffix, h, &s.blocks)
+	log, r, err := openMap(fs, s.name+mapSuffix, h, &s.blocks)
 	if errors.Is(err, iofs.ErrNotExist) {
-		return s, nil // nothing was answered yet
+		return s, s.neverMapped()
 	}
 	if err != nil {
 		return nil, err
 	}
 	data, err := fs.Open(s.name+dataSuffix, 0)
+	if errors.Is(err, iofs.ErrNotExist) {
+		err = fmt.Errorf("%w: %w", err, ErrCorrupt)
+	}
 	if err != nil {
 		return nil, errors.Join(err, log.file.Close())
 	}
-	s.files.Store(&scratchFiles{data: data, log: log, rewriteAt: s.rewrite})
+	f := &scratchFiles{data: data, head: head{file: data}, log: log, rewriteAt: s.rewrite}
+	s.files.Store(f)
 	s.wrote.Store(1) // what is there may not be durable
-	if size, err := data.Size(); err != nil || size < h.size {
-		if err == nil {
-			err = fmt.Errorf("%s has %d bytes of %d: %w", path.Base(s.name)+dataSuffix, size, h.size, ErrCorrupt)
-		}
-		return nil, errors.Join(err, s.close())
+	if err := s.reopen(f, r); err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", path.Base(s.name), err), s.close())
 	}
 	return s, nil
+}
+
+// reopen holds the two files against each other, and finds which slots are free.
+func (s *scratch) reopen(f *scratchFiles, r replayed) error {
+	if err := f.head.agrees(f.log.header, r); err != nil {
+		return err
+	}
+	s.blocks.each(func(_, _ int64, w word) bool {
+		if w != zerosWord {
+			s.slots.hold(w.slot())
+		}
+		return true
+	})
+	if f.log.header.boot == s.header.boot && s.header.boot != [16]byte{} {
+		// Which mark is durable is not known: what any of them may tell of stays.
+		s.slots.holdBelow(r.high)
+		return nil
+	}
+	// What a mark did not vouch for is forgotten for good, before anything is written:
+	// entries that come to stand behind it must not bring it back.
+	if err := f.log.rewrite(s.header.boot, &s.blocks); err != nil {
+		return err
+	}
+	f.head.note(f.log.header, f.log.marked)
+	return nil
+}
+
+// neverMapped is nil if nothing says that there was a map.
+func (s *scratch) neverMapped() error {
+	data, err := s.fs.Open(s.name+dataSuffix, ioengine.ReadOnly)
+	if errors.Is(err, iofs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer data.Close()
+	h, _, err := (&head{file: data}).read()
+	if errors.Is(err, ErrCorrupt) || err == nil && (h.life == 0 || invariant.Planted("journal/view/map-gone")) {
+		return nil // it was being made: nothing was answered
+	}
+	if err == nil {
+		err = fmt.Errorf("%s is gone, and what was written to the view with it: %w", path.Base(s.name)+mapSuffix, ErrCorrupt)
+	}
+	return err
 }
 
 // make returns the files, making them.
@@ -109,8 +167,11 @@ func (s *scratch) make() (*scratchFiles, error) {
 	if err != nil {
 		return nil, fmt.Errorf("scratch: %w", err)
 	}
-	f := &scratchFiles{data: data, rewriteAt: s.rewrite}
-	if err = data.Truncate(s.header.size); err == nil {
+	f := &scratchFiles{data: data, head: head{file: data}, rewriteAt: s.rewrite}
+	if err = data.Truncate(0); err == nil {
+		err = f.head.create(s.header)
+	}
+	if err == nil {
 		err = data.Sync()
 	}
 	if err == nil {
@@ -122,6 +183,7 @@ func (s *scratch) make() (*scratchFiles, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("scratch: %w", err), data.Close())
 	}
+	f.head.note(f.log.header, f.log.marked) // durable with the first flush
 	s.files.Store(f)
 	return f, nil
 }
@@ -159,122 +221,77 @@ func (s *scratch) unlock(mask uint64) {
 	}
 }
 
-// enter makes the map say where the blocks first to last, which are locked, are found:
-// from then on they are the view's own.
-func (s *scratch) enter(f *scratchFiles, first, last int64, w place) error {
+// enter makes the map say what the entries do, whose blocks are locked: from then on
+// they are the view's own. False: it cannot be said whether the map does after a crash.
+func (s *scratch) enter(f *scratchFiles, entries []mapEntry) error {
+	s.mapping.Lock()
+	defer s.mapping.Unlock()
+	for i := range entries {
+		f.log.add(&entries[i])
+	}
+	if err := f.log.write(); err != nil {
+		return fmt.Errorf("scratch: %w", err)
+	}
+	for i := range entries {
+		e := &entries[i]
+		for k, sum := range e.sums {
+			w := s.blocks.set(int64(e.first)+int64(k), fileWord(e.slot+uint32(k), sum))
+			if w.place() == inFile {
+				s.slots.retire(w.slot(), false)
+			}
+		}
+	}
+	return nil
+}
+
+// zero makes the map say that the blocks first to last, which are locked, are zeros.
+func (s *scratch) zero(f *scratchFiles, first, last int64) error {
 	s.mapping.Lock()
 	defer s.mapping.Unlock()
 	for at := first; at <= last; {
 		n := min(last-at+1, math.MaxUint32)
-		if err := f.log.append(kindOf(w), at, uint32(n)); err != nil {
-			return fmt.Errorf("scratch: %w", err)
-		}
-		s.blocks.set(at, at+n-1, w)
+		f.log.add(&mapEntry{kind: entryZeros, first: uint64(at), count: uint32(n)})
 		at += n
 	}
+	if err := f.log.write(); err != nil {
+		return fmt.Errorf("scratch: %w", err)
+	}
+	var free []uint32
+	s.blocks.clear(first, last, func(w word) {
+		if s.slots.retire(w.slot(), true) {
+			free = append(free, w.slot())
+		}
+	})
+	s.punch(f, free)
 	return nil
 }
 
-// flush makes durable what was written before it was called. A failure is final: the
-// system may have thrown away what it could not write.
-func (s *scratch) flush() error {
-	want := s.wrote.Load()
-	s.flushing.Lock()
-	defer s.flushing.Unlock()
-	if err := s.failure(); err != nil {
-		return err
-	}
-	f := s.files.Load()
-	if s.flushing.flushed >= want || f == nil {
-		return nil // another's flush began after these writes
-	}
-	upTo := s.wrote.Load()
-	if err := s.syncFiles(f); err != nil {
-		return err
-	}
-	s.flushing.flushed = upTo
-	if f.log.end > f.rewriteAt {
-		return s.shorten(f)
-	}
-	return nil
+// punch gives the space of slots back, and then the slots.
+func (s *scratch) punch(f *scratchFiles, free []uint32) {
+	runsOf(free, func(slot uint32, n int) {
+		_ = f.data.Zero(slotAt(slot), int64(n)*blockBytes) // nothing tells of them: only space is not given back
+		s.slots.giveBack(slot, n)
+	})
 }
 
-// syncFiles syncs the data and then lets the map vouch for it. Only a failed sync is final.
-func (s *scratch) syncFiles(f *scratchFiles) error {
-	s.mapping.Lock()
-	last, vouched := f.log.last, f.log.vouched()
-	s.mapping.Unlock()
-	if !invariant.Planted("journal/view/no-data-sync") {
-		if err := f.data.Sync(); err != nil {
-			return s.fail(err)
+// free frees what no map tells of any more.
+func (s *scratch) free(f *scratchFiles, old []retired) {
+	var punch []uint32
+	for _, r := range old {
+		if r.punch {
+			punch = append(punch, r.slot)
+		} else {
+			s.slots.giveBack(r.slot, 1)
 		}
 	}
-	if vouched || invariant.Planted("journal/view/no-mark") {
-		return nil // the map has not changed
-	}
-	s.mapping.Lock()
-	number, err := f.log.mark(last)
-	s.mapping.Unlock()
-	if err != nil {
-		return fmt.Errorf("scratch: %w", err)
-	}
-	if err := f.log.file.Sync(); err != nil {
-		return s.fail(err)
-	}
-	s.mapping.Lock()
-	defer s.mapping.Unlock()
-	f.log.marked, f.log.upTo = number, last
-	return nil
-}
-
-// shorten rewrites the map when much of it is about blocks that it told of again.
-func (s *scratch) shorten(f *scratchFiles) error {
-	s.mapping.Lock()
-	defer s.mapping.Unlock()
-	var runs int64
-	s.blocks.each(func(int64, int64, place) bool { runs++; return true })
-	if !f.log.long(runs) {
-		f.rewriteAt = max(2*f.log.end, s.rewrite)
-		return nil
-	}
-	if err := f.data.Sync(); err != nil { // of what was entered since the flush
-		return s.fail(err)
-	}
-	err := f.log.rewrite(s.header.boot, &s.blocks)
-	if errors.Is(err, ErrFailed) {
-		return s.fail(err)
-	}
-	f.rewriteAt = max(2*f.log.end, s.rewrite) // also after an error: it is tried again when it is worth more
-	return nil
-}
-
-// put brings p into the data file.
-func (s *scratch) put(f *scratchFiles, p []byte, off int64) error {
-	if _, err := f.data.WriteAt(p, off); err != nil {
-		return fmt.Errorf("scratch: %w", err)
-	}
-	return nil
-}
-
-func (s *scratch) readAt(p []byte, off int64) error {
-	if err := s.failure(); err != nil {
-		return err
-	}
-	n, err := s.files.Load().data.ReadAt(p, off)
-	if n == len(p) {
-		return nil
-	}
-	if err == io.EOF {
-		err = fmt.Errorf("ends at %d: %w", off+int64(n), ErrCorrupt)
-	}
-	return fmt.Errorf("scratch: %w", err)
+	s.punch(f, punch)
 }
 
 // bytes is what the blocks in the file count for.
 func (s *scratch) bytes() (n int64) {
-	s.blocks.each(func(_, count int64, w place) bool {
-		if w == inFile {
-			n += count * blockBytes
+	s.blocks.each(func(_, _ int64, w word) bool {
+		if w != zerosWord {
+			n += blockBytes
 		}
 		return true
 	})
@@ -290,7 +307,7 @@ func (s *scratch) close() error {
 	return errors.Join(f.data.Close(), f.log.file.Close())
 }
 
-// discard removes the files. The map goes first: without one nothing counts.
+// discard removes the files of a view that nothing tells of any more.
 func (s *scratch) discard() error {
 	err := s.close()
 	for _, name := range []string{s.name + mapSuffix, s.name + mapSuffix + mapNewSuffix, s.name + dataSuffix} {

@@ -61,7 +61,7 @@ func (u *user) open(again bool) error {
 	}
 	u.v = v
 	u.d, _ = v.Device(1)
-	u.d.scratch.rewrite = testRewrite
+	u.d.scratch.rewrite, u.d.scratch.force = testRewrite, testRewrite+20*entryBytes
 	if f := u.d.scratch.files.Load(); f != nil {
 		f.rewriteAt = testRewrite
 	}

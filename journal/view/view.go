@@ -73,6 +73,8 @@ type Config struct {
 	Repair func(Damage) bool
 	// Failed is called once, when a sync of scratch has failed; nil: nobody is told.
 	Failed func(error)
+	// Spoiled is called once, when a block of scratch does not verify; nil: nobody is told.
+	Spoiled func(error)
 	// Closed is called once the view is closed; nil: nothing is.
 	Closed func()
 }
@@ -114,6 +116,7 @@ type View struct {
 	used    atomic.Int64 // bytes of scratch
 	refused atomic.Uint64
 	told    sync.Once // that scratch has failed
+	spoilt  atomic.Pointer[error]
 	ahead   sync.WaitGroup
 
 	life   sync.RWMutex // held for reading by every call of a device
@@ -234,6 +237,22 @@ func (v *View) fail(err error) {
 	if v.cfg.Failed != nil {
 		v.told.Do(func() { v.cfg.Failed(err) })
 	}
+}
+
+// spoil tells of the first block of scratch that does not verify.
+func (v *View) spoil(err error) {
+	if v.spoilt.CompareAndSwap(nil, &err) && v.cfg.Spoiled != nil {
+		v.cfg.Spoiled(err)
+	}
+}
+
+// Spoiled says what the view has written and does not read any more: the first block that
+// was met since it was opened. nil: none.
+func (v *View) Spoiled() error {
+	if err := v.spoilt.Load(); err != nil {
+		return *err
+	}
+	return nil
 }
 
 // RemoveScratch removes the files in dir that belong to views that keep does not know.

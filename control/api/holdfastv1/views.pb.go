@@ -42,7 +42,7 @@ type View struct {
 	ScratchLimit int64 `protobuf:"varint,10,opt,name=scratch_limit,json=scratchLimit,proto3" json:"scratch_limit,omitempty"`
 	// Connections to its volumes.
 	Clients int32 `protobuf:"varint,11,opt,name=clients,proto3" json:"clients,omitempty"`
-	// good; full: a write failed because of the limit; damaged: its checkpoint is bad;
+	// good; full: a write failed because of the limit; damaged: its checkpoint is bad, or what was written to it is;
 	// failed: its scratch is, it may only be read; broken: it does not open; closed: it
 	// gave way. The last two have no volumes.
 	State         string `protobuf:"bytes,12,opt,name=state,proto3" json:"state,omitempty"`
