@@ -18,7 +18,7 @@ func TestInitialSyncBesideWrites(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, func(w *world) { w.volumes = []string{"vol1", "vol2"} })
 	w.start()
-	g := w.write(w.size, time.Millisecond)
+	g := w.writeGently(w.size, time.Millisecond) // what is dropped is for others to test
 	w.awaitState(api.StateProtected)
 	w.checkpoint("while it writes")
 	n, slowest := g.end()

@@ -95,15 +95,17 @@ func TestProgressIsTrue(t *testing.T) {
 	w.startSource()
 	holes := int64(bytes.Count(w.image("vol1"), make([]byte, 64<<10))) * 64 << 10
 	var guesses guesses
-	last, began := int64(0), time.Time{}
+	last, before, began := int64(0), time.Now(), time.Time{}
 	w.await("the end", func() bool {
+		asked := time.Now()
 		g := w.status()
 		s := g.Sync
 		if s == nil || s.TotalBytes == 0 {
+			before = asked
 			return g.State == api.StateProtected
 		}
 		if began.IsZero() {
-			began = time.Now()
+			began = before // it began since
 		}
 		carried, _ := w.link.Carried()
 		if s.TotalBytes != w.size || s.DoneBytes < last || float64(s.DoneBytes-holes) > shrink*float64(carried) || s.BytesPerSecond > shrink*link*1.2 {

@@ -30,7 +30,7 @@ func TestStoresAreLost(t *testing.T) {
 	}
 	w.start()
 	w.awaitState(api.StateProtected)
-	g := w.writeGently(w.size, time.Millisecond)
+	g := w.writeGently(w.size/4, time.Millisecond) // many small pieces in a part of it
 	before := w.status().PackRawBytesTotal
 	w.await("sealed segments", func() bool { return w.status().PackRawBytesTotal > before+6<<20 })
 	if err := os.RemoveAll(w.parity.Stores[1]); err != nil {

@@ -147,16 +147,30 @@ func (l *toTest) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// fill makes data that compresses about by half.
+// fill makes data that compresses about by half, at the price of a copy: the guests are not
+// what is tested.
 func fill(rng *rand.Rand, p []byte) {
-	for i := 0; i+8 <= len(p); i += 8 {
+	all := content()
+	for at := rng.IntN(len(all)/64) * 64; len(p) > 0; at = 0 {
+		n := copy(p, all[at:])
+		for i := 0; i+8 <= n; i += 512 {
+			binary.LittleEndian.PutUint64(p[i:], rng.Uint64()) // no block is twice the same
+		}
+		p = p[n:]
+	}
+}
+
+var content = sync.OnceValue(func() []byte {
+	rng, p := rand.New(rand.NewPCG(3, 3)), make([]byte, 4<<20)
+	for i := 0; i < len(p); i += 8 {
 		v := rng.Uint64()
 		if i/64%2 == 0 {
 			v &= 0xff
 		}
 		binary.LittleEndian.PutUint64(p[i:], v)
 	}
-}
+	return p
+})
 
 func (w *world) startFilter() {
 	w.t.Helper()
@@ -383,7 +397,7 @@ type guest struct {
 }
 
 // write starts a guest on each volume, within the first part of it, in bytes; pause is
-// waited after each write.
+// waited after each write, and longer under the race detector.
 func (w *world) write(part int64, pause time.Duration) *guest { return w.writeWhile(nil, part, pause) }
 
 // writeGently is write by guests that stop while window or pool are half full: nothing is
@@ -402,7 +416,7 @@ func (w *world) writeWhile(room func() bool, part int64, pause time.Duration) *g
 	w.t.Cleanup(func() { g.end() }) // before the filter's
 	for i, v := range w.volumes {
 		d := w.f.Device(v)
-		g.wg.Go(func() { g.run(d, rand.New(rand.NewPCG(uint64(i), 5)), part, pause) })
+		g.wg.Go(func() { g.run(d, rand.New(rand.NewPCG(uint64(i), 5)), part, slower*pause) })
 	}
 	return g
 }

@@ -27,8 +27,8 @@ func TestStartedWrites(t *testing.T) {
 				want := make([]byte, n*count)
 				for i := range count {
 					p := buf.Aligned(n)
-					for j := range p {
-						p[j] = byte(i + j/512)
+					for j := 0; j < n; j += 512 {
+						copy(p[j:], bytes.Repeat([]byte{byte(i + j/512)}, 512))
 					}
 					copy(want[i*n:], p)
 					wg.Add(1)

@@ -346,7 +346,9 @@ func (r *rig) vol(i int) *volume { return r.filter.volumes[i] }
 // within polls until ok, for at most five seconds.
 func within(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); !ok(); runtime.Gosched() {
+	tick := time.NewTicker(100 * time.Microsecond) // what it waits for needs the processor too
+	defer tick.Stop()
+	for deadline := time.Now().Add(5 * time.Second); !ok(); <-tick.C {
 		if time.Now().After(deadline) {
 			t.Fatalf("not in time: %s", what)
 		}

@@ -36,10 +36,8 @@ func rows(n int, seed uint64) []byte {
 }
 
 func noise(n int, seed uint64) []byte {
-	r, b := rand.New(rand.NewPCG(seed, 2)), make([]byte, n)
-	for i := range b {
-		b[i] = byte(r.Uint32())
-	}
+	b := make([]byte, n)
+	_, _ = rand.NewChaCha8([32]byte{byte(seed)}).Read(b) // never fails
 	return b
 }
 
