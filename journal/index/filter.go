@@ -20,20 +20,44 @@ func filterKey(a area, cell uint64, block uint64) uint64 {
 	return h
 }
 
-// appendFilterKeys appends what the group's versions stand under.
-func appendFilterKeys(dst []uint64, g *group) []uint64 {
+// filterKeys are what the versions of a page stand under, each once.
+type filterKeys struct {
+	of   []uint64
+	area area
+	cell uint64
+	have uint16 // which of the last cell are in: a bit for each block, and one for the cell
+}
+
+const cellBit = 8 // behind the blocks of a cell
+
+func (k *filterKeys) reset() { *k = filterKeys{of: k.of[:0]} }
+
+// add takes what the group's versions stand under. Groups come in order.
+func (k *filterKeys) add(g *group) {
+	if g.area != k.area || g.cell != k.cell {
+		k.area, k.cell, k.have = g.area, g.cell, 0
+	}
 	if g.area.level() > 0 {
-		return append(dst, filterKey(g.area, g.cell, wholeCell))
+		k.put(cellBit, wholeCell)
+		return
 	}
 	off, n := uint64(g.span>>32), uint64(uint32(g.span))
 	first, last := off>>blockShift, (off+n-1)>>blockShift
-	switch {
-	case last-first > 1:
-		return append(dst, filterKey(g.area, g.cell, wholeCell))
-	case last > first:
-		dst = append(dst, filterKey(g.area, g.cell, last))
+	if last-first > 1 {
+		k.put(cellBit, wholeCell)
+		return
 	}
-	return append(dst, filterKey(g.area, g.cell, first))
+	k.put(first, first)
+	if last > first {
+		k.put(last, last)
+	}
+}
+
+func (k *filterKeys) put(bit, block uint64) {
+	if k.have>>bit&1 == 0 {
+		k.have |= 1 << bit
+		k.of = append(k.of, filterKey(k.area, k.cell, block))
+	}
 }
 
 // appendProbes appends what a lookup of [from, to) of the cell has to ask for.

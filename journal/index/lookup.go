@@ -33,6 +33,7 @@ type lookup struct {
 	found  []found     // not settled yet
 	cursor cursor
 	probes []uint64
+	steps  int // along chains of memtables
 }
 
 // found is a version as a piece, with what tells which is newer.

@@ -1,6 +1,7 @@
 package index
 
 import (
+	"cmp"
 	"errors"
 	"slices"
 
@@ -135,7 +136,7 @@ func (t *Table) chooseMerge() (inputs []layoutRun, folds int, resets uint64) {
 	t.io.Lock()
 	defer t.io.Unlock()
 	runs := slices.Clone(t.io.layout.runs)
-	slices.SortStableFunc(runs, func(a, b layoutRun) int { return cmpUint(uint64(b.run.hi), uint64(a.run.hi)) })
+	slices.SortStableFunc(runs, func(a, b layoutRun) int { return cmp.Compare(uint64(b.run.hi), uint64(a.run.hi)) })
 	shapes := make([]runShape, len(runs))
 	for i, r := range runs {
 		shapes[i] = runShape{int64(r.pages) * pageBytes, r.run.lo, r.run.hi}

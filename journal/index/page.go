@@ -6,6 +6,7 @@ import (
 	"hash/crc32"
 
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+	"github.com/holdfast-dr/holdfast/journal/segment"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
@@ -100,15 +101,20 @@ type streamLife struct {
 
 // dataPage builds a data page.
 type dataPage struct {
-	p      []byte
-	count  int
-	last   version
-	origin int // of last
+	p     []byte
+	count int
+
+	// Of the first version, and of the last.
+	seq    record.Seq
+	pos    segment.Pos
+	area   area
+	cell   uint64
+	span   span
+	origin int
 }
 
 func (d *dataPage) reset() {
-	d.p = append(d.p[:0], make([]byte, dataHeader)...)
-	d.count, d.last, d.origin = 0, version{}, -1
+	*d = dataPage{p: append(d.p[:0], make([]byte, dataHeader)...), origin: -1}
 }
 
 // add appends v, whose stream is the run's list's of that number. False: the page is full.
@@ -117,6 +123,7 @@ func (d *dataPage) add(v *version, origin int) bool {
 		return false
 	}
 	if d.count == 0 {
+		d.seq, d.pos = v.seq, v.pos
 		le.PutUint64(d.p[atBaseSeq:], uint64(v.seq))
 		le.PutUint64(d.p[atBasePos:], uint64(v.pos))
 	}
@@ -126,11 +133,11 @@ func (d *dataPage) add(v *version, origin int) bool {
 		flags |= inUnits
 	}
 	switch {
-	case d.count == 0 || v.area != d.last.area:
+	case d.count == 0 || v.area != d.area:
 		flags |= hasArea | hasSpan
-	case v.cell != d.last.cell:
+	case v.cell != d.cell:
 		flags |= hasCell | hasSpan
-	case v.span != d.last.span:
+	case v.span != d.span:
 		flags |= hasSpan
 	}
 	if origin != d.origin {
@@ -147,7 +154,7 @@ func (d *dataPage) add(v *version, origin int) bool {
 		}
 	}
 	d.p = d.put(append(d.p, flags), flags, v, origin)
-	d.last, d.origin = *v, origin
+	d.area, d.cell, d.span, d.origin = v.area, v.cell, v.span, origin
 	d.count++
 	return true
 }
@@ -161,7 +168,7 @@ func (d *dataPage) put(p []byte, flags byte, v *version, origin int) []byte {
 		p = binary.AppendUvarint(p, uint64(v.area))
 		p = binary.AppendUvarint(p, v.cell)
 	} else if flags&hasCell != 0 {
-		p = binary.AppendUvarint(p, v.cell-d.last.cell)
+		p = binary.AppendUvarint(p, v.cell-d.cell)
 	}
 	if flags&hasSpan != 0 {
 		p = binary.AppendUvarint(p, uint64(v.span>>32)>>shift)
@@ -170,8 +177,8 @@ func (d *dataPage) put(p []byte, flags byte, v *version, origin int) []byte {
 	if flags&hasStream != 0 {
 		p = binary.AppendUvarint(p, uint64(origin))
 	}
-	p = binary.AppendVarint(p, int64(uint64(v.seq)-le.Uint64(d.p[atBaseSeq:])))
-	p = binary.AppendVarint(p, int64(uint64(v.pos)-le.Uint64(d.p[atBasePos:])))
+	p = binary.AppendVarint(p, int64(v.seq-d.seq))
+	p = binary.AppendVarint(p, int64(v.pos-d.pos))
 	p = binary.AppendUvarint(p, uint64(v.ext))
 	if v.zero {
 		return p

@@ -64,12 +64,16 @@ type runWriter struct {
 	contents
 	originOf map[streamLife]int
 	streamOf map[record.StreamID]int
-	last     area
+	area     area       // of the last version
+	origin   streamLife // its
+	place    int        // of origin in origins
+	stream   *seqRange  // its
 	fences   []fence
 
 	data       dataPage
-	filter     []uint64
-	first      sortKey // of data
+	first      sortKey    // of data
+	last       sortKey    // of all; for invariants
+	keys       filterKeys // of data
 	fencePage  []byte
 	fenceCount int
 
@@ -90,6 +94,7 @@ func newRunWriter(fs ioengine.FS, name string, id runID, pace func(int)) (*runWr
 	w.volumes = make(map[record.VolumeID]uint16)
 	w.data.p = make([]byte, 0, pageBytes)
 	w.data.reset()
+	w.out = make([]byte, 0, writeBytes+2*pageBytes)
 	w.resetFences()
 	head := make([]byte, pageBytes)
 	putFoot(head, id)
@@ -138,47 +143,56 @@ func (w *runWriter) drain(least int) error {
 
 // add appends a version, which sorts behind the last.
 func (w *runWriter) add(v *version) error {
-	if w.data.count > 0 && invariant.Enabled && w.data.last.compare(&v.sortKey) >= 0 {
-		panic("BUG: versions out of order")
+	if invariant.Enabled {
+		if w.versions > 0 && w.last.compare(&v.sortKey) >= 0 {
+			panic("BUG: versions out of order")
+		}
+		w.last = v.sortKey
 	}
-	o, err := w.count(v)
-	if err != nil {
+	if err := w.count(v); err != nil {
 		return err
 	}
-	if !w.data.add(v, o) {
+	if !w.data.add(v, w.place) {
 		w.endData()
 		if err := w.drain(writeBytes); err != nil {
 			return err
 		}
-		w.data.add(v, o)
+		w.data.add(v, w.place)
 	}
 	if w.data.count == 1 {
 		w.first = v.sortKey
 	}
-	n := len(w.filter)
-	w.filter = appendFilterKeys(w.filter, &v.group)
-	if n > 0 && len(w.filter) == n+1 && w.filter[n] == w.filter[n-1] {
-		w.filter = w.filter[:n] // another version of the same block
-	}
+	w.keys.add(&v.group)
 	return nil
 }
 
-// count notes what the tail says, and returns the version's place in the list of origins.
-func (w *runWriter) count(v *version) (int, error) {
+// count notes what the tail says, and the version's place in the list of origins.
+func (w *runWriter) count(v *version) error {
+	o := streamLife{v.stream, v.epoch, v.inc}
+	if w.versions == 0 || o != w.origin {
+		if err := w.from(o, v); err != nil {
+			return err
+		}
+	}
+	w.versions++
+	w.lo, w.hi = min(w.lo, v.pos), max(w.hi, v.pos+1)
+	if v.area != w.area {
+		w.area = v.area
+		w.volumes[v.area.volume()] |= 1 << v.area.level()
+	}
+	w.stream.min, w.stream.max = min(w.stream.min, v.seq), max(w.stream.max, v.seq)
+	return nil
+}
+
+// from makes o the origin of the versions from v on.
+func (w *runWriter) from(o streamLife, v *version) error {
 	if w.versions == 0 {
 		w.lo = v.pos
 	}
-	w.lo, w.hi = min(w.lo, v.pos), max(w.hi, v.pos+1)
-	w.versions++
-	if v.area != w.last {
-		w.last = v.area
-		w.volumes[v.area.volume()] |= 1 << v.area.level()
-	}
-	o := streamLife{v.stream, v.epoch, v.inc}
 	i, ok := w.originOf[o]
 	if !ok {
 		if i = len(w.origins); i == maxRunStreams-1 {
-			return 0, fmt.Errorf("index: more than %d lives of streams", i)
+			return fmt.Errorf("index: more than %d lives of streams", i)
 		}
 		w.originOf[o] = i
 		w.origins = append(w.origins, o)
@@ -189,9 +203,8 @@ func (w *runWriter) count(v *version) (int, error) {
 		w.streamOf[v.stream] = s
 		w.streams = append(w.streams, seqRange{v.stream, v.seq, v.seq})
 	}
-	r := &w.streams[s]
-	r.min, r.max = min(r.min, v.seq), max(r.max, v.seq)
-	return i, nil
+	w.origin, w.place, w.stream = o, i, &w.streams[s]
+	return nil
 }
 
 // endData makes the data page a page of the file, and a fence of it.
@@ -199,8 +212,7 @@ func (w *runWriter) endData() {
 	if w.data.count == 0 {
 		return
 	}
-	slices.Sort(w.filter)
-	keys := slices.Compact(w.filter)
+	keys := w.keys.of
 	size := filterBytes(len(keys))
 	if len(w.fencePage)+maxVersion+size > pageBytes {
 		w.endFences()
@@ -220,7 +232,7 @@ func (w *runWriter) endData() {
 		fillFilter(w.fencePage[n:], keys[:len(keys)/2])
 	}
 	w.fenceCount++
-	w.filter = w.filter[:0]
+	w.keys.reset()
 	w.data.reset()
 }
 

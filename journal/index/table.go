@@ -1,6 +1,7 @@
 package index
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -291,7 +292,7 @@ func (t *Table) showLocked(runs []layoutRun) {
 		v.sources = append(v.sources, sourceRef{source: m, hi: m.hi})
 	}
 	v.sources = append(v.sources, sourceRef{source: t.mu.active, hi: anyPos})
-	slices.SortStableFunc(v.sources, func(a, b sourceRef) int { return cmpUint(uint64(b.hi), uint64(a.hi)) })
+	slices.SortStableFunc(v.sources, func(a, b sourceRef) int { return cmp.Compare(uint64(b.hi), uint64(a.hi)) })
 	if old := t.mu.view; old != nil {
 		old.release()
 	}
