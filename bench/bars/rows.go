@@ -7,7 +7,7 @@ var Areas = map[string][]Row{"journal": Journal}
 var Journal = []Row{
 	{"append-one", "append, synced acks, one group, against fio's sequential direct writes", "x", 0.85, true},
 	{"append-300", "the same, 300 groups", "x", 0.7, true},
-	{"append-cpu", "CPU of that, one group", "CPU-s/GiB", 0.35, false},
+	{"append-cpu", "CPU of appending so, one group; beside it fio's", "CPU-s/GiB", 0.35, false},
 	{"append-cpu-4k", "CPU with records of 16 writes of 4 KiB, index included", "CPU-s/GiB", 0.7, false},
 	{"bytes-64k", "bytes written per stored byte, all included, 64 KiB writes", "x", 1.01, false},
 	{"bytes-4k", "the same, 4 KiB at random over 100 GiB", "x", 1.06, false},

@@ -122,6 +122,13 @@ func now() usage {
 	return usage{time.Now(), seconds(r.Utime) + seconds(r.Stime), field("/proc/self/io", "write_bytes")}
 }
 
+// threadCPU is the CPU that this thread has used, in seconds.
+func threadCPU() float64 {
+	var r syscall.Rusage
+	_ = syscall.Getrusage(syscall.RUSAGE_THREAD, &r)
+	return seconds(r.Utime) + seconds(r.Stime)
+}
+
 // field reads a number from a file of "name: value" lines; sizes in kB become bytes.
 func field(file, name string) int64 {
 	p, err := os.ReadFile(file)
