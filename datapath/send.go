@@ -121,8 +121,18 @@ func (f *flow) message(m wire.Message) error {
 			f.mu.listed = *m
 		}
 		f.stepLocked(group.Listed{Number: m.Checkpoint})
+		f.everywhereLocked()
 	}
 	return nil
+}
+
+// everywhereLocked tells the target which checkpoint is listed at all targets: it is the
+// only one, so that is the newest which it listed.
+func (f *flow) everywhereLocked() {
+	m := &wire.Everywhere{Group: f.cfg.ID, Checkpoint: f.mu.listed.Checkpoint}
+	if s := f.mu.session; s != nil && s.Speaks(m) {
+		_ = s.Send(m) // else the session is over
+	}
 }
 
 func (f *flow) stood(m *wire.Stand) {

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/journal/index"
 	"github.com/holdfast-dr/holdfast/journal/replica"
 	"github.com/holdfast-dr/holdfast/journal/retain"
@@ -54,10 +55,13 @@ type RetentionState struct {
 	Own    bool          // the policy was set for this group, and is not the store's
 	Held   time.Duration // how far back the oldest checkpoint lies, as far as it is known
 	Oldest uint64        // the oldest checkpoint, good or not; 0: none
-	Usage  Usage
-	Level  retain.Level
-	Reason string // of any level but Plenty
-	Since  time.Time
+	// Everywhere is the newest checkpoint that is known to be listed at every target of the
+	// group; the history does not begin beyond it. 0: none is known.
+	Everywhere uint64
+	Usage      Usage
+	Level      retain.Level
+	Reason     string // of any level but Plenty
+	Since      time.Time
 	// Promoted is the bytes written into the replicas by promotion since the store was opened.
 	Promoted int64
 	// Thinned is how many checkpoints were thinned out since then, Folded the bytes of log that
@@ -72,6 +76,9 @@ func (g *Group) Retention() RetentionState {
 		Thinned: g.folding.thinned.Load(), Folded: g.folding.folded.Load(), Freed: g.folding.freed.Load()}
 	now := g.store.retainer.passed()
 	if g.opened() == nil {
+		g.mu.Lock()
+		s.Everywhere = g.cuts.limit
+		g.mu.Unlock()
 		if page, err := g.store.catalogue.List(g.info.ID, index.Query{Limit: 1}); err == nil && len(page.Checkpoints) > 0 {
 			s.Oldest = page.Checkpoints[0].Number
 		}
@@ -84,6 +91,23 @@ func (g *Group) Retention() RetentionState {
 		}
 	})
 	return s
+}
+
+// ListedEverywhere takes in that a checkpoint is listed at every target of the group: the
+// history may begin there. Cuts say the same, but none comes while there is no room.
+func (g *Group) ListedEverywhere(number uint64) {
+	g.mu.Lock()
+	number = min(number, g.cuts.newest) // a source knows of none that was not listed here
+	rose := number > g.cuts.limit
+	if rose {
+		g.cuts.limit = number
+	}
+	g.mu.Unlock()
+	tight := false
+	g.retention.note(func(r *retention) { tight = r.state.Level >= retain.Shortened })
+	if rose && tight && !invariant.Planted("journal/everywhere-unheard") {
+		g.store.retainer.kick()
+	}
 }
 
 // SetRetention gives the group a policy of its own, durably.

@@ -332,6 +332,45 @@ func TestLiveViewNeverGivesWay(t *testing.T) {
 	})
 }
 
+// At the limit no cut arrives that would say what is listed everywhere: the source says so
+// itself, and then there is room.
+func TestListedEverywhereMakesRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := smallSegments(faultdisk.New(512))
+		cfg.Retention = retain.Policy{History: 10 * time.Hour, Limit: 120 << 10, WarnPercent: 75}
+		w, err := openWith(cfg)
+		ok(t, err)
+		offTheTicks()
+		s := newSource(4)
+		s.open(true)
+		s.write(6)
+		s.close()
+		for range 60 {
+			for range 3 {
+				s.write(6)
+			}
+			s.checkpoint() // of which the source never heard that it is listed
+			if err = w.feed(s, 3); err != nil {
+				break
+			}
+			time.Sleep(30 * time.Second)
+			synctest.Wait()
+		}
+		if !errors.Is(err, ErrLimit) || w.oldest() != 1 {
+			t.Fatalf("oldest %d: %v", w.oldest(), err)
+		}
+		w.group.ListedEverywhere(1 << 40) // more than there is
+		time.Sleep(time.Second)
+		synctest.Wait()
+		ok(t, w.feed(s, 3))
+		if oldest := w.oldest(); oldest < 2 {
+			t.Errorf("checkpoint %d is still there", oldest)
+		}
+		ok(t, w.holds(s, w.oldest()))
+		ok(t, w.store.Close())
+	})
+}
+
 // What is appended is counted at once: intake stops at the limit, not at the next plan.
 func TestRoom(t *testing.T) {
 	var r room

@@ -51,6 +51,7 @@ func messages() []Message {
 		&Durable{testStream, 1 << 40},
 		&Listed{1, 17, 1_700_000_000_000_000_000, "vor dem Update ✓"},
 		&Lacking{1, []Lack{{2, 4096, 8192}, {3, 0, 512}}},
+		&Everywhere{1, 17},
 	}
 }
 

@@ -46,6 +46,7 @@ const (
 	typeDurable     frameType = 36
 	typeListed      frameType = 37
 	typeLacking     frameType = 38
+	typeEverywhere  frameType = 39
 )
 
 // bodyLimit is the longest body of a type, -1 for an unknown type.
@@ -67,7 +68,7 @@ func bodyLimit(t frameType) int {
 		return record.MaxRecordBytes
 	case typeOpenStream:
 		return 128 + MaxVolumes*(volumeFixedBytes+MaxName)
-	case typeStand, typeCloseStream, typeDurable:
+	case typeStand, typeCloseStream, typeDurable, typeEverywhere:
 		return 64
 	case typeListed:
 		return 64 + MaxTag

@@ -22,7 +22,8 @@ func (v Versions) String() string {
 // ours are the versions this code speaks.
 //
 //	2 adds Lacking
-var ours = Versions{1, 2}
+//	3 adds Everywhere
+var ours = Versions{1, 3}
 
 // pick returns the highest version in both, 0 for none.
 func pick(a, b Versions) uint16 {

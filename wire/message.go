@@ -93,6 +93,13 @@ type Lack struct {
 	Off, Len int64
 }
 
+// Everywhere says that a checkpoint is listed at every target of its group: none of them
+// needs to keep what only older ones hold.
+type Everywhere struct {
+	Group      record.GroupID
+	Checkpoint uint64
+}
+
 // Code says why a stream was refused or a session ended.
 type Code uint16
 
@@ -145,6 +152,8 @@ func decodeMessage(t frameType, p []byte) (Message, error) {
 		}
 	case typeLacking:
 		m = decodeLacking(&d)
+	case typeEverywhere:
+		m = &Everywhere{Group: record.GroupID(d.u64()), Checkpoint: d.u64()}
 	default:
 		return nil, protocolError("frame type %d on the control connection", t)
 	}
@@ -271,6 +280,15 @@ func (m *Listed) check() error {
 	}
 	return needIDs("listed", uint64(m.Group), m.Checkpoint)
 }
+
+func (m *Everywhere) kind() frameType { return typeEverywhere }
+func (m *Everywhere) since() uint16   { return 3 }
+
+func (m *Everywhere) appendTo(p []byte) []byte {
+	return putU64(putU64(p, uint64(m.Group)), m.Checkpoint)
+}
+
+func (m *Everywhere) check() error { return needIDs("everywhere", uint64(m.Group), m.Checkpoint) }
 
 func (m *Lacking) kind() frameType { return typeLacking }
 func (m *Lacking) since() uint16   { return 2 }

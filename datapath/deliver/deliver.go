@@ -105,6 +105,9 @@ func (t *Target) Message(s *wire.Session, m wire.Message) error {
 	case *wire.CloseStream:
 		n.closeStream(m.Stream)
 		return nil
+	case *wire.Everywhere:
+		n.everywhere(m)
+		return nil
 	}
 	return fmt.Errorf("%w: %T is for sources", wire.ErrProtocol, m)
 }

@@ -210,6 +210,23 @@ func TestRecordsBecomeDurable(t *testing.T) {
 	}
 }
 
+// What a source says to be listed everywhere bounds where the history of its group may
+// begin, and of no other's.
+func TestEverywhere(t *testing.T) {
+	w := established(t)
+	for _, m := range []*wire.Everywhere{{Group: 8, Checkpoint: 4}, {Group: 9, Checkpoint: 4}} {
+		if err := w.w.Send(m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.openStream(nil) // its answer comes after they were taken
+	await[*wire.Stand](w)
+	g, ok := w.target.store.Group(9)
+	if !ok || g.Retention().Everywhere != 4 {
+		t.Errorf("listed everywhere: %d", g.Retention().Everywhere)
+	}
+}
+
 // TestRefusals holds each mistake of a source against the code it is told.
 func TestRefusals(t *testing.T) {
 	f := func(name string, want wire.Code, do func(w *world)) {

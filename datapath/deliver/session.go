@@ -151,6 +151,21 @@ func (n *session) closeStream(id record.StreamID) {
 	}
 }
 
+// everywhere takes a source's word about a group that it has a stream of.
+func (n *session) everywhere(m *wire.Everywhere) {
+	n.mu.Lock()
+	var g *journal.Group
+	for _, st := range n.mu.streams {
+		if st.in == m.Group {
+			g = st.group
+		}
+	}
+	n.mu.Unlock()
+	if g != nil {
+		g.ListedEverywhere(m.Checkpoint)
+	}
+}
+
 // record takes one record. What is dropped here was refused before, or is about to
 // be: its source sends it again.
 func (n *session) record(r *wire.Received) error {
