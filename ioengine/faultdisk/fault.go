@@ -108,8 +108,8 @@ func (d *Disk) count(op Op, name string) Fault {
 		}
 	}
 	d.mu.Unlock()
-	if s := recording.Load(); s != nil && (hit.Err != nil || !s.failedOnly) {
-		s.record()
+	if s := recording.Load(); s != nil {
+		s.record(hit.Err != nil)
 	}
 	return hit
 }

@@ -4,14 +4,9 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"go/ast"
-	"go/parser"
-	"go/token"
-	"go/types"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -19,62 +14,109 @@ import (
 	"sync/atomic"
 )
 
-// Sites are the places in the code from which operations of disks were called. A test
-// that fails each operation by its number proves nothing of a place it never came to:
-// Missed names those. With failedOnly a site counts when a fault made it return an error.
+// Sites are the places in the code from which operations of disks were called, and those
+// of them where a fault made the call return an error. A test that fails each operation by
+// its number proves nothing of a place it never came to: AfterTests names those, and the
+// places that were never made to fail.
 type Sites struct {
-	failedOnly bool
-
-	mu  sync.Mutex
-	hit map[string]int // by folder, file and line
+	mu   sync.Mutex
+	by   map[stack]*site // who called, resolved once a stack
+	seen map[siteKey]*site
 }
 
-// failedEnv, when set, has RecordSites count failures alone: what a package's tests have
-// still to make fail.
-const failedEnv = "HOLDFAST_FAILED_SITES"
+// stack is deep enough for all of this package; unwinding is what recording costs.
+type stack [8]uintptr
+
+// wrapped is how deep a caller may be under a test's own wrappers.
+const wrapped = 32
+
+// siteKey is where a call stands, as both a stack and the source tell it.
+type siteKey struct {
+	folder, file string // base names
+	line         int
+	op           string // the method of ioengine.FS or ioengine.File
+}
+
+type site struct {
+	function        string
+	reached, failed int
+}
 
 var recording atomic.Pointer[Sites]
 
 // RecordSites returns the sites of all operations of all disks of this process from now
 // on. It is for the TestMain of a package.
 func RecordSites() *Sites {
-	s := &Sites{hit: map[string]int{}, failedOnly: os.Getenv(failedEnv) != ""}
+	s := &Sites{by: map[stack]*site{}, seen: map[siteKey]*site{}}
 	recording.Store(s)
 	return s
 }
 
-// record notes who called the disk: the first that is neither this package nor a test.
-func (s *Sites) record() {
-	var pcs [24]uintptr
-	frames := runtime.CallersFrames(pcs[:runtime.Callers(2, pcs[:])])
-	for {
-		f, more := frames.Next()
-		inTest := strings.HasSuffix(f.File, "_test.go")
-		if !inTest && !strings.Contains(f.Function, "/ioengine/faultdisk.") {
-			s.mu.Lock()
-			s.hit[siteOf(f.File, f.Line)]++
-			s.mu.Unlock()
-			return
+// record notes who called the disk, and whether a fault fails it.
+func (s *Sites) record(failed bool) {
+	var pcs stack
+	runtime.Callers(2, pcs[:])
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at, known := s.by[pcs]
+	if !known {
+		key, function, found := callerOf(pcs[:])
+		if !found {
+			var all [wrapped]uintptr
+			key, function, found = callerOf(all[:runtime.Callers(2, all[:])])
+		} else {
+			defer func() { s.by[pcs] = at }()
 		}
-		if !more {
-			return
+		if found {
+			if at = s.seen[key]; at == nil {
+				at = &site{function: function}
+				s.seen[key] = at
+			}
 		}
+	}
+	if at == nil {
+		return // a test's own call
+	}
+	at.reached++
+	if failed {
+		at.failed++
 	}
 }
 
-func siteOf(file string, line int) string {
-	return fmt.Sprintf("%s/%s:%d", filepath.Base(filepath.Dir(file)), filepath.Base(file), line)
+// callerOf finds the first caller that is neither this package nor a test, and the method
+// by which it came to the disk.
+func callerOf(pcs []uintptr) (at siteKey, function string, found bool) {
+	frames := runtime.CallersFrames(pcs)
+	for {
+		f, more := frames.Next()
+		switch {
+		case f.PC == 0:
+			return at, "", false
+		case strings.Contains(f.Function, "/ioengine/faultdisk.") && !strings.HasSuffix(f.File, "_test.go"):
+			at.op = f.Function[strings.LastIndexByte(f.Function, '.')+1:]
+		case !strings.HasSuffix(f.File, "_test.go"):
+			at.folder, at.file, at.line = filepath.Base(filepath.Dir(f.File)), filepath.Base(f.File), f.Line
+			return at, f.Function[strings.LastIndexByte(f.Function, '/')+1:], true
+		}
+		if !more {
+			return at, "", false
+		}
+	}
 }
 
 // operations are the methods of ioengine.FS and ioengine.File that count as such.
 var operations = []string{"Open", "Rename", "Remove", "Mkdir", "List", "SyncDir", "SyncFiles", "Lock", "Free",
 	"ReadAt", "WriteAt", "WriteStart", "Sync", "Allocate", "Zero", "NextData", "Truncate", "Size"}
 
-// AfterTests returns the exit status of a TestMain whose tests ended with code: when all
-// of them were asked for and passed, every call site of the package must have been hit
-// but those of the functions that testdata/sites.txt names, a line each: the function, the
-// call it is about, and why.
-func (s *Sites) AfterTests(code int, receiver *regexp.Regexp) int {
+// excusesFile names the calls that the package's tests need not come to or fail, a line
+// each: the function, the call, and why.
+const excusesFile = "testdata/sites.txt"
+
+// AfterTests returns the exit status of a TestMain whose tests ended with code. When all
+// of them were asked for and passed, every call site of the disk interface in the package
+// must have been reached and have failed, but those that testdata/sites.txt excuses; and
+// what is excused must need it.
+func (s *Sites) AfterTests(code int) int {
 	for _, some := range []string{"test.run", "test.skip", "test.fuzz", "test.bench", "test.list"} {
 		if f := flag.Lookup(some); f != nil && f.Value.String() != "" {
 			return code
@@ -83,86 +125,102 @@ func (s *Sites) AfterTests(code int, receiver *regexp.Regexp) int {
 	if f := flag.Lookup("test.short"); code != 0 || f != nil && f.Value.String() == "true" {
 		return code
 	}
-	if err := s.unknown(".", receiver); err != nil {
+	if err := s.gate("."); err != nil {
 		fmt.Println(err)
 		return 1
 	}
 	return 0
 }
 
-func (s *Sites) unknown(dir string, receiver *regexp.Regexp) error {
-	missed, all, err := s.Missed(dir, receiver)
+// gate is AfterTests for the package in dir.
+func (s *Sites) gate(dir string) error {
+	calls, err := callsIn(dir)
 	if err != nil {
 		return err
 	}
-	text, err := os.ReadFile(filepath.Join(dir, "testdata", "sites.txt"))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	excused, err := excuses(filepath.Join(dir, excusesFile))
+	if err != nil {
 		return err
 	}
-	known := map[string]bool{}
-	for line := range strings.Lines(string(text)) {
-		if w := strings.Fields(line); len(w) > 2 {
-			known[w[0]+" "+w[1]] = true
-		}
+	found := s.judge(calls, excused)
+	for what := range excused {
+		found.idle = append(found.idle, what)
 	}
-	missed = slices.DeleteFunc(missed, func(s string) bool { // by function: lines move
-		_, what, _ := strings.Cut(s, " ")
-		return known[what]
-	})
-	if len(missed) > 0 {
-		return fmt.Errorf("no test came to %d of %d call sites of the disk interface:\n\t%s", len(missed), all, strings.Join(missed, "\n\t"))
+	slices.Sort(found.idle)
+	err = errors.Join(
+		list("no test came to %d of %d call sites of the disk interface", found.missed, found.all),
+		list("no test made %d of %d call sites of the disk interface fail", found.unfailed, found.all),
+		list("%d lines of "+excusesFile+" excuse what needs none, of %d call sites", found.idle, found.all))
+	if err == nil && os.Getenv("HOLDFAST_SITES") != "" {
+		fmt.Printf("%d call sites of the disk interface, each reached and failed, but %d\n", found.all, found.excused)
 	}
-	return nil
+	return err
 }
 
-// Missed returns the call sites of the disk interface in the package in dir that were
-// never hit, as "file.go:12 Function w.file.Sync". A call is one of the interface when
-// what stands before its name matches receiver: the package says by which names it
-// calls its files and file systems.
-func (s *Sites) Missed(dir string, receiver *regexp.Regexp) (missed []string, all int, err error) {
-	if dir, err = filepath.Abs(dir); err != nil {
-		return nil, 0, err
+func list(format string, what []string, all int) error {
+	if len(what) == 0 {
+		return nil
 	}
-	set := token.NewFileSet()
-	names, err := filepath.Glob(filepath.Join(dir, "*.go"))
-	if err != nil {
-		return nil, 0, err
-	}
+	return fmt.Errorf(format+":\n\t%s", len(what), all, strings.Join(what, "\n\t"))
+}
+
+// verdict is what a gate found, as "file.go:12 Function w.file.Sync".
+type verdict struct {
+	all, excused           int
+	missed, unfailed, idle []string
+}
+
+// judge holds the calls of the source against what was seen. What the run found and the
+// source did not show, as a call through a narrower interface, is held to the same. It
+// takes from excused what was needed.
+func (s *Sites) judge(calls []callSite, excused map[string]bool) (v verdict) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, name := range names {
-		if strings.HasSuffix(name, "_test.go") {
+	inSource, used := map[siteKey]bool{}, map[string]bool{}
+	for _, c := range calls {
+		inSource[c.siteKey] = true
+	}
+	for key, at := range s.seen {
+		if len(calls) > 0 && key.folder == calls[0].folder && !inSource[key] {
+			calls = append(calls, callSite{key, at.function[strings.LastIndexByte(at.function, '.')+1:], key.op})
+		}
+	}
+	for _, c := range calls {
+		v.all++
+		at := s.seen[c.siteKey]
+		if at != nil && at.failed > 0 {
 			continue
 		}
-		file, err := parser.ParseFile(set, name, nil, 0)
-		if err != nil {
-			return nil, 0, err
-		}
-		for _, d := range file.Decls {
-			f, isFunc := d.(*ast.FuncDecl)
-			if !isFunc {
-				continue
-			}
-			ast.Inspect(f, func(n ast.Node) bool {
-				call, isCall := n.(*ast.CallExpr)
-				if !isCall {
-					return true
-				}
-				sel, isSel := call.Fun.(*ast.SelectorExpr)
-				if !isSel || !slices.Contains(operations, sel.Sel.Name) || !receiver.MatchString(types.ExprString(sel.X)) {
-					return true
-				}
-				all++
-				at := set.Position(sel.Sel.Pos())
-				if s.hit[siteOf(at.Filename, at.Line)] == 0 {
-					missed = append(missed, fmt.Sprintf("%s:%d %s %s", filepath.Base(at.Filename), at.Line, f.Name.Name, types.ExprString(call.Fun)))
-				}
-				return true
-			})
+		name := c.function + " " + c.text
+		switch {
+		case excused[name]:
+			used[name] = true
+			v.excused++
+		case at == nil:
+			v.missed = append(v.missed, c.String())
+		default:
+			v.unfailed = append(v.unfailed, c.String())
 		}
 	}
-	if all == 0 {
-		return nil, 0, fmt.Errorf("%s: no call of the disk interface: %w", dir, fs.ErrNotExist)
+	for name := range used {
+		delete(excused, name)
 	}
-	return missed, all, nil
+	slices.Sort(v.missed)
+	slices.Sort(v.unfailed)
+	return v
+}
+
+// excuses reads a list of "function call why".
+func excuses(name string) (map[string]bool, error) {
+	text, err := os.ReadFile(name)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	m := map[string]bool{}
+	for line := range strings.Lines(string(text)) {
+		if w := strings.Fields(line); len(w) > 2 {
+			m[w[0]+" "+w[1]] = true
+		}
+	}
+	return m, nil
 }

@@ -3,53 +3,91 @@ package faultdisk
 import (
 	"os"
 	"path/filepath"
-	"regexp"
+	"strings"
 	"syscall"
 	"testing"
 )
 
-// The sites that were hit are not missed, and the others are, by name.
+// Reached and failed are told apart, by place and operation; so is who called through a test.
 func TestSites(t *testing.T) {
-	dir := t.TempDir()
-	src := "package p\n\nfunc f(w writer) {\n\tw.file.Sync()\n\tw.file.Truncate(0)\n\tw.mu.Lock()\n}\n"
-	if err := os.WriteFile(filepath.Join(dir, "p.go"), []byte(src), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	s := &Sites{hit: map[string]int{filepath.Base(dir) + "/p.go:4": 1}}
-	missed, all, err := s.Missed(dir, regexp.MustCompile(`\.file$`))
-	if err != nil || all != 2 || len(missed) != 1 || missed[0] != "p.go:5 f w.file.Truncate" {
-		t.Errorf("missed %q of %d (%v)", missed, all, err)
-	}
-	if err := s.unknown(dir, regexp.MustCompile(`\.file$`)); err == nil {
-		t.Error("what is missed and not listed is no error")
-	}
-	if err := os.Mkdir(filepath.Join(dir, "testdata"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "testdata", "sites.txt"), []byte("f w.file.Truncate as a test says\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.unknown(dir, regexp.MustCompile(`\.file$`)); err != nil {
-		t.Errorf("what is listed: %v", err)
-	}
-	if _, _, err := s.Missed(dir, regexp.MustCompile(`nobody`)); err == nil {
-		t.Error("a package without a call of the disk interface has no sites to miss")
-	}
-}
-
-// When failures alone count, a site is hit by an operation that fails.
-func TestSitesOfFailures(t *testing.T) {
-	t.Setenv(failedEnv, "1")
 	s := RecordSites()
 	defer recording.Store(nil)
 	d := New(1)
 	d.Inject(Fault{Ops: OpMkdir, At: 2, Err: syscall.EIO})
-	for i, want := range []int{0, 1, 1} {
+	for range 2 {
 		_ = d.Mkdir("a")
-		s.mu.Lock()
-		if n := len(s.hit); n > want {
-			t.Errorf("after %d operations %d sites are hit, want %d", i+1, n, want)
+	}
+	if len(s.seen) > 1 { // the test runner's frames are the caller's
+		t.Errorf("%d sites of one caller", len(s.seen))
+	}
+	for key, at := range s.seen {
+		if key.op != "Mkdir" || at.reached != 2 || at.failed != 1 {
+			t.Errorf("%+v reached %d failed %d", key, at.reached, at.failed)
 		}
-		s.mu.Unlock()
+	}
+	if len(s.seen) == 0 {
+		t.Error("nothing was recorded")
+	}
+}
+
+// What was not reached, what never failed and what is excused for nothing is named.
+func TestSitesAreJudged(t *testing.T) {
+	at := func(line int, op string) siteKey { return siteKey{"p", "p.go", line, op} }
+	s := &Sites{seen: map[siteKey]*site{
+		at(4, "Sync"): {"p.f", 3, 1}, at(5, "Sync"): {"p.f", 3, 0}, at(6, "Free"): {"p.f", 1, 1},
+		at(9, "Open"): {"p.hidden", 1, 0}, {"q", "q.go", 1, "Open"}: {"q.f", 1, 0},
+	}}
+	calls := []callSite{{at(4, "Sync"), "f", "a.Sync"}, {at(5, "Sync"), "f", "b.Sync"}, {at(6, "Free"), "f", "c.Free"},
+		{at(7, "Size"), "f", "d.Size"}, {at(8, "Zero"), "g", "e.Zero"}}
+	excused := map[string]bool{"f c.Free": true, "g e.Zero": true, "gone x.Sync": true}
+	v := s.judge(calls, excused)
+	if v.all != 6 || v.excused != 1 || strings.Join(v.missed, ";") != "p.go:7 f d.Size" || strings.Join(v.unfailed, ";") != "p.go:5 f b.Sync;p.go:9 hidden Open" {
+		t.Errorf("%+v", v)
+	}
+	if len(excused) != 2 || !excused["f c.Free"] || !excused["gone x.Sync"] {
+		t.Errorf("excused for nothing: %v", excused)
+	}
+}
+
+// The calls are found by their types, whatever the names they are made by.
+func TestCallsOfTheSource(t *testing.T) {
+	calls, err := callsIn("..") // ioengine itself calls files through its interface
+	if err == nil && len(calls) == 0 || err != nil && !strings.Contains(err.Error(), "no call") {
+		t.Errorf("%v", err)
+	}
+	dir := filepath.Join("..", "..", "journal", "scrub")
+	if _, err := callsIn(dir); err == nil || !strings.Contains(err.Error(), "no call of the disk interface") {
+		t.Errorf("a package that calls no disk: %v", err)
+	}
+	dir = filepath.Join("..", "..", "journal", "replica")
+	calls, err = callsIn(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]bool{}
+	for _, c := range calls {
+		found[c.op] = true
+		if c.folder != "replica" || c.function == "" || c.line == 0 {
+			t.Errorf("%+v", c)
+		}
+	}
+	for _, op := range []string{"Open", "ReadAt", "WriteAt", "Sync", "SyncDir"} {
+		if !found[op] {
+			t.Errorf("no call of %s", op)
+		}
+	}
+}
+
+func TestExcuses(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "sites.txt")
+	if m, err := excuses(name); err != nil || len(m) != 0 {
+		t.Errorf("none: %v %v", m, err)
+	}
+	if err := os.WriteFile(name, []byte("f w.file.Truncate as a test says\ng w.file.Sync\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m, err := excuses(name)
+	if err != nil || len(m) != 1 || !m["f w.file.Truncate"] {
+		t.Errorf("an excuse needs a reason: %v %v", m, err)
 	}
 }

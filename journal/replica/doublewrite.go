@@ -59,7 +59,10 @@ type doubleWrite struct {
 func (d *doubleWrite) name() string { return path.Join(d.dir, doubleName) }
 
 // read returns the images that the file holds; those that were not written whole were
-// never begun to be put in place.
+// never begun to be put in place. They are durable when it returns: the process that wrote
+// them may have been killed before its sync, and what is not durable must not be put in
+// place. They are written once more for that, and not only synced, since a sync of it may
+// have failed before.
 func (d *doubleWrite) read() (images []image, err error) {
 	file, err := d.fs.Open(d.name(), 0)
 	if errors.Is(err, iofs.ErrNotExist) {
@@ -76,6 +79,12 @@ func (d *doubleWrite) read() (images []image, err error) {
 	}
 	images, err = parseDouble(p[:n], d.group)
 	d.holds = len(images) > 0
+	if err != nil || !d.holds || invariant.Planted("journal/replica/recover-unsynced") {
+		return images, err
+	}
+	if _, err = file.WriteAt(p[:n], 0); err == nil {
+		err = file.Sync()
+	}
 	return images, err
 }
 

@@ -128,8 +128,12 @@ func (v *Volume) check() error {
 		return err
 	}
 	for f, want := range map[ioengine.File]int64{v.raw: v.blocks() * BlockBytes, v.sums: sumAt(v.blocks())} {
-		if n, err := f.Size(); err != nil || n < want {
-			return errors.Join(err, fmt.Errorf("%d bytes of %d: %w", n, want, ErrCorrupt))
+		n, err := f.Size()
+		if err != nil {
+			return err
+		}
+		if n < want {
+			return fmt.Errorf("%d bytes of %d: %w", n, want, ErrCorrupt)
 		}
 	}
 	return nil

@@ -206,6 +206,13 @@ func TestProtectCrashAndErrors(t *testing.T) {
 	}
 	dry := base.Kill()
 	ok(t, Protect(dry, testSegment, testID, nil))
+	for n := 1; n <= 8; n++ { // opening, its size, reading
+		d := base.Kill()
+		d.Inject(faultdisk.Fault{Ops: faultdisk.OpRead | faultdisk.OpOpen, At: n, Err: syscall.EIO})
+		err := Protect(d, testSegment, testID, nil)
+		d.Heal()
+		after(d.Crash(seeded(n), faultdisk.KeepNone), "read error", err == nil)
+	}
 	for n := 1; n <= dry.Ops(); n++ {
 		for _, keep := range []faultdisk.Keep{faultdisk.KeepNone, faultdisk.KeepSome, faultdisk.KeepTorn} {
 			d := base.Kill()
@@ -275,4 +282,66 @@ func sizeOf(t *testing.T, d *faultdisk.Disk, name string) int64 {
 	n, err := f.Size()
 	ok(t, err)
 	return n
+}
+
+// Every operation of protecting again, checking and repairing a damaged file fails once: an
+// error, or the same bytes; and the parity is as good as before.
+func TestLocalErrorAtEveryOperation(t *testing.T) {
+	base, want := protectedDisk(t, 3*BlockBytes+700)
+	ok(t, base.Rot(testSegment, BlockBytes+5, 1))
+	run := func(d *faultdisk.Disk) error {
+		l := Local{FS: d}
+		var b bytes.Buffer
+		err := l.Repair(testSegment, testID, &b)
+		if err == nil && !bytes.Equal(b.Bytes(), want) {
+			t.Fatal("repaired to other bytes")
+		}
+		f, cerr := Check(d, testSegment, testID, nil)
+		if cerr == nil && !slices.Contains(f.Blocks, 1) {
+			t.Fatalf("the damage was not found: %v", f)
+		}
+		return errors.Join(err, cerr)
+	}
+	for at := 1; ; at++ {
+		d := base.Kill()
+		fired := false
+		seen := 0
+		d.Inject(faultdisk.Fault{Ops: faultdisk.OpAny, At: at, Err: syscall.EIO, Only: func(string) bool {
+			seen++
+			fired = seen >= at
+			return true
+		}})
+		err := run(d)
+		d.Heal()
+		if err := run(d); err != nil {
+			t.Fatalf("after an error at %d: %v", at, err)
+		}
+		if !fired {
+			ok(t, err)
+			return
+		}
+	}
+}
+
+// What is protected is not protected again; when that cannot be seen it is an error, and the
+// parity stays.
+func TestLocalSealErrors(t *testing.T) {
+	base, _ := protectedDisk(t, 3*BlockBytes)
+	for at := 1; at <= 4; at++ {
+		d := base.Kill()
+		d.Inject(faultdisk.Fault{Ops: faultdisk.OpAny, At: at, Err: syscall.EIO})
+		if err := (Local{FS: d}).Seal(testSegment, testID); err != nil && !errors.Is(err, syscall.EIO) {
+			t.Fatalf("error at %d: %v", at, err)
+		}
+		d.Heal()
+		if f, err := Check(d, testSegment, testID, nil); err != nil || len(f.Blocks)+len(f.Parity) > 0 {
+			t.Fatalf("error at %d: %v, %v", at, f, err)
+		}
+	}
+	d := base.Kill()
+	before := d.Ops()
+	ok(t, Local{FS: d}.Seal(testSegment, testID))
+	if d.Ops() != before {
+		t.Error("what is protected was protected again")
+	}
 }

@@ -525,6 +525,41 @@ func TestCopiesAreMadeAlike(t *testing.T) {
 	}
 }
 
+// A copy that cannot be read when the copies are made alike may be the one that differs: it
+// is not left as it is.
+func TestUnreadCopyIsMadeAlike(t *testing.T) {
+	g := Geometry{1, 1}
+	for at, unread := range []string{"/s0", "/s1"} {
+		w := newWorld(t, 2)
+		s := mustOpen(t, w, g)
+		put(t, s, "/a", noise(1, 8192))
+		f, err := s.Open("/a", 0)
+		ok(t, err)
+		_, err = f.WriteAt(noise(2, 512), 4096)
+		ok(t, err)
+		torn := w.each(func(dir string, d *faultdisk.Disk) *faultdisk.Disk {
+			if dir == "/s1" {
+				return d.Crash(seeded(1), faultdisk.KeepNone)
+			}
+			return d.Kill()
+		})
+		torn.disks[unread].Inject(faultdisk.Fault{Ops: faultdisk.OpRead, Err: syscall.EIO, At: at + 1, // the size is asked of /s1
+			Only: func(n string) bool { return strings.Contains(n, objectsName+"/") }})
+		s = mustOpen(t, torn, g)
+		f, err = s.Open("/a", 0)
+		ok(t, err)
+		ok(t, f.Sync())
+		served, err := get(s, "/a")
+		ok(t, err)
+		for _, dir := range w.dirs {
+			got, err := get(mustOpen(t, torn.lose(t, dir), g), "/a")
+			if err != nil || !bytes.Equal(got, served) {
+				t.Errorf("%s was not read once; without %s: %v, at %d", unread, dir, err, firstDifference(got, served))
+			}
+		}
+	}
+}
+
 func firstDifference(a, b []byte) int {
 	for i := range min(len(a), len(b)) {
 		if a[i] != b[i] {
