@@ -94,7 +94,11 @@ func callerOf(pcs []uintptr) (at siteKey, function string, found bool) {
 			return at, "", false
 		case strings.Contains(f.Function, "/ioengine/faultdisk.") && !strings.HasSuffix(f.File, "_test.go"):
 			at.op = f.Function[strings.LastIndexByte(f.Function, '.')+1:]
-		case !strings.HasSuffix(f.File, "_test.go"):
+		case strings.HasSuffix(f.File, "_test.go"):
+			if op := f.Function[strings.LastIndexByte(f.Function, '.')+1:]; !slices.Contains(operations, op) {
+				return at, "", false // a test's own call, and no wrapper's
+			}
+		default:
 			at.folder, at.file, at.line = filepath.Base(filepath.Dir(f.File)), filepath.Base(f.File), f.Line
 			return at, f.Function[strings.LastIndexByte(f.Function, '/')+1:], true
 		}

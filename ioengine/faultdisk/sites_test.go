@@ -1,34 +1,44 @@
 package faultdisk
 
 import (
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/holdfast-dr/holdfast/ioengine"
 )
 
-// Reached and failed are told apart, by place and operation; so is who called through a test.
+// Reached and failed are told apart, by place and operation; what a test calls is no site,
+// and what calls through a test's wrapper is one.
 func TestSites(t *testing.T) {
 	s := RecordSites()
 	defer recording.Store(nil)
 	d := New(1)
-	d.Inject(Fault{Ops: OpMkdir, At: 2, Err: syscall.EIO})
-	for range 2 {
-		_ = d.Mkdir("a")
+	f, err := d.Open("a", ioengine.Create) // a test's own
+	if err != nil {
+		t.Fatal(err)
 	}
-	if len(s.seen) > 1 { // the test runner's frames are the caller's
-		t.Errorf("%d sites of one caller", len(s.seen))
+	d.Inject(Fault{Ops: OpRead, At: 2, Err: syscall.EIO})
+	for range 2 { // by a caller of package io
+		_, _ = io.NewSectionReader(f, 0, 9).ReadAt(make([]byte, 1), 0)
+	}
+	_, _ = io.NewSectionReader(wrapper{f}, 0, 9).ReadAt(make([]byte, 1), 0)
+	if len(s.seen) != 1 {
+		t.Errorf("%d sites", len(s.seen))
 	}
 	for key, at := range s.seen {
-		if key.op != "Mkdir" || at.reached != 2 || at.failed != 1 {
+		if key.op != "ReadAt" || key.folder != "io" || at.reached != 3 || at.failed != 1 {
 			t.Errorf("%+v reached %d failed %d", key, at.reached, at.failed)
 		}
 	}
-	if len(s.seen) == 0 {
-		t.Error("nothing was recorded")
-	}
 }
+
+type wrapper struct{ ioengine.File }
+
+func (w wrapper) ReadAt(p []byte, off int64) (int, error) { return w.File.ReadAt(p, off) }
 
 // What was not reached, what never failed and what is excused for nothing is named.
 func TestSitesAreJudged(t *testing.T) {

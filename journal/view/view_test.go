@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/ioengine/faultdisk"
 	"github.com/holdfast-dr/holdfast/journal/index"
 	"github.com/holdfast-dr/holdfast/journal/segment"
@@ -286,6 +287,52 @@ func TestScratchFails(t *testing.T) {
 			t.Errorf("fault %d: %d bytes used, %d of 4 writes failed", at, used, failed)
 		}
 		must(t, v.Close())
+	}
+}
+
+// A read of scratch that fails is an error for who reads, and no more; removing it fails at
+// each of its operations, and what is left is removed later, other views' files excepted.
+func TestScratchIsNotReadOrRemoved(t *testing.T) {
+	for at := 1; ; at++ {
+		w := newWorld(t, 2)
+		v, d := w.open(t, 4, Options{Scratch: true})
+		want := bytes.Clone(w.images[4])
+		copy(want[100:], "something else")
+		must(t, d.WriteAt([]byte("something else"), 100))
+		w.disk.Inject(faultdisk.Fault{Ops: faultdisk.OpRead, Err: syscall.EIO})
+		if err := d.ReadAt(make([]byte, 50), 90); !errors.Is(err, syscall.EIO) {
+			t.Errorf("read: %v", err)
+		}
+		must(t, same(d, rand.New(rand.NewPCG(1, 1)), want))
+		stale, err := w.disk.Open("/scratch/7-1.data", ioengine.Create)
+		must(t, errors.Join(err, stale.Close()))
+		other, err := w.disk.Open("/scratch/8-1.data", ioengine.Create)
+		must(t, errors.Join(err, other.Close()))
+		seen := 0
+		w.disk.Inject(faultdisk.Fault{Ops: faultdisk.OpAny, At: at, Err: syscall.EIO, Only: func(string) bool { seen++; return true }})
+		err = v.Close()
+		for range 2 {
+			if err == nil {
+				err = RemoveScratch(w.disk, "/scratch", func(n uint64) bool { return n == 8 })
+			}
+			if err != nil && (!errors.Is(err, syscall.EIO) || seen < at) {
+				t.Fatalf("error at %d: %v", at, err)
+			}
+			if err != nil { // the next start
+				err = RemoveScratch(w.disk, "/scratch", func(n uint64) bool { return n == 8 })
+			}
+		}
+		must(t, err)
+		w.disk.Heal()
+		if names, err := w.disk.List("/scratch"); err != nil || len(names) != 1 || names[0] != "8-1.data" {
+			t.Fatalf("error at %d: %v is left, %v", at, names, err)
+		}
+		if seen < at {
+			if at < 5 {
+				t.Errorf("%d operations", seen)
+			}
+			return
+		}
 	}
 }
 
