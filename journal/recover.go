@@ -152,7 +152,11 @@ func (s *Store) shut(id record.GroupID, m *manifest, why error) *Group {
 		facts := m.now()
 		g.info.Name, g.info.Lineage = facts.name, facts.lineage
 	}
-	g.noteViews()
+	names, err := g.viewNames()
+	if err != nil {
+		g.log.Warn("views of a group that does not open are not known: their numbers may be drawn again", "error", err)
+	}
+	g.noteViews(names)
 	g.log.Error("group does not open", "name", g.info.Name, "error", why)
 	return g
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -299,10 +300,11 @@ func TestScratchIsNotReadOrRemoved(t *testing.T) {
 		want := bytes.Clone(w.images[4])
 		copy(want[100:], "something else")
 		must(t, d.WriteAt([]byte("something else"), 100))
-		w.disk.Inject(faultdisk.Fault{Ops: faultdisk.OpRead, Err: syscall.EIO})
+		w.disk.Inject(faultdisk.Fault{Ops: faultdisk.OpRead, Err: syscall.EIO, Ever: true})
 		if err := d.ReadAt(make([]byte, 50), 90); !errors.Is(err, syscall.EIO) {
 			t.Errorf("read: %v", err)
 		}
+		w.disk.Heal()
 		must(t, same(d, rand.New(rand.NewPCG(1, 1)), want))
 		stale, err := w.disk.Open("/scratch/7-1.data", ioengine.Create)
 		must(t, errors.Join(err, stale.Close()))
@@ -333,6 +335,48 @@ func TestScratchIsNotReadOrRemoved(t *testing.T) {
 			}
 			return
 		}
+	}
+}
+
+// Whole blocks of scratch that do not read are an error for who reads; space that cannot be
+// given back is lost to the file and nothing else; and where it cannot be seen whether a
+// view was written to, it does not open as if it had not been.
+func TestScratchErrorsApart(t *testing.T) {
+	w := newWorld(t, 2)
+	u := newUser(w, w.disk, 4, 1)
+	must(t, u.open(false))
+	p := bytes.Repeat([]byte("w"), 3*blockBytes)
+	must(t, u.d.WriteAt(p, blockBytes))
+	w.disk.Inject(faultdisk.Fault{Ops: faultdisk.OpRead, Err: syscall.EIO, Ever: true})
+	if err := u.d.ReadAt(make([]byte, len(p)), blockBytes); !errors.Is(err, syscall.EIO) {
+		t.Errorf("read: %v", err)
+	}
+	w.disk.Heal()
+	w.disk.Inject(faultdisk.Fault{Ops: faultdisk.OpZero, Err: syscall.EIO, Ever: true})
+	must(t, u.d.Zero(2*blockBytes, blockBytes))
+	must(t, u.d.Flush())
+	w.disk.Heal()
+	clear(p[blockBytes : 2*blockBytes])
+	got := make([]byte, len(p))
+	must(t, u.d.ReadAt(got, blockBytes))
+	if !bytes.Equal(got, p) {
+		t.Error("a block that was zeroed, and its space not given back, differs")
+	}
+	must(t, u.v.Leave())
+	names, err := w.disk.List("/scratch")
+	must(t, err)
+	for _, n := range names {
+		if strings.HasSuffix(n, mapSuffix) {
+			must(t, w.disk.Remove("/scratch/"+n))
+		}
+	}
+	w.disk.Inject(faultdisk.Fault{Ops: faultdisk.OpOpen, Err: syscall.EIO, Ever: true, Only: func(n string) bool { return strings.HasSuffix(n, dataSuffix) }})
+	if err := u.open(true); !errors.Is(err, syscall.EIO) {
+		t.Errorf("not read: %v", err)
+	}
+	w.disk.Heal()
+	if err := u.open(true); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("its map is gone: %v", err)
 	}
 }
 

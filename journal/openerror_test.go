@@ -1,0 +1,195 @@
+package journal
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/holdfast-dr/holdfast/ioengine"
+	"github.com/holdfast-dr/holdfast/ioengine/faultdisk"
+)
+
+// lived is a store that has all that a store can have on disk: checkpoints, some of them
+// promoted, one tagged, ages, what a scrub knows, a view that was written to, one that was
+// closed, and what a crash left of one more.
+type lived struct {
+	s      *source
+	disk   *faultdisk.Disk
+	newest uint64
+	first  uint64
+	image  []byte // of the view
+}
+
+const livedTag, livedText = "kept", "written to the view"
+
+func newLived(t *testing.T) *lived {
+	t.Helper()
+	l := &lived{s: story(1, 5), disk: faultdisk.New(512), first: 3}
+	cfg := smallSegments(l.disk)
+	cfg.Boot = [16]byte{1}
+	w, err := openWith(cfg)
+	ok(t, err)
+	ok(t, w.feed(l.s, 3))
+	ok(t, w.group.promote(l.first, noPace))
+	cps, err := w.group.Checkpoints(0, 100)
+	ok(t, err)
+	l.newest = cps[len(cps)-1].Number
+	_, err = w.group.Tag(l.newest, livedTag)
+	ok(t, err)
+	kept, err := w.group.KeepView(l.newest, scratchOptions(0))
+	ok(t, err)
+	gone, err := w.group.KeepView(l.newest, scratchOptions(0))
+	ok(t, err)
+	ok(t, w.group.CloseView(gone.Number))
+	d, _ := kept.View.Device(1)
+	ok(t, errors.Join(d.WriteAt([]byte(livedText), 5000), d.Flush()))
+	l.image = bytes.Clone(l.s.images[l.newest][1])
+	copy(l.image[5000:], livedText)
+	ok(t, w.store.Close())
+	left, err := l.disk.Open(path.Join("/store/groups", testGroup.String(), "views", "v9"+viewSuffix+".new"), ioengine.Create)
+	ok(t, errors.Join(err, left.Close()))
+	return l
+}
+
+// opened opens the store in the same boot, and says whether its group is there.
+func (l *lived) opened(disk *faultdisk.Disk) (*target, error) {
+	cfg := smallSegments(disk)
+	cfg.Boot = [16]byte{1}
+	return openWith(cfg)
+}
+
+// whole says what of it is missing.
+func (l *lived) whole(w *target) error {
+	cps, err := w.group.Checkpoints(0, 100)
+	if err != nil {
+		return err
+	}
+	for _, cp := range cps {
+		if cp.Number == l.newest && cp.Tag != livedTag {
+			return fmt.Errorf("checkpoint %+v is not tagged %q", cp, livedTag)
+		}
+		if err := w.compare(cp.Number, l.s.images[cp.Number]); err != nil {
+			return err
+		}
+	}
+	if len(cps) != int(l.newest-l.first)+1 {
+		return fmt.Errorf("%d checkpoints are listed", len(cps))
+	}
+	infos := w.group.Views()
+	i := slices.IndexFunc(infos, func(i ViewInfo) bool { return i.Number == 1 })
+	if i < 0 {
+		return fmt.Errorf("the view is gone: %+v", infos)
+	}
+	got, err := viewBytes(infos[i])
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(got, l.image) {
+		return fmt.Errorf("the view %w at %d", errDiffers, firstDifference(got, l.image))
+	}
+	return nil
+}
+
+// Every operation of opening a store that has all there is fails once. What the opening says
+// it has, it has; whatever is done in that life, the next one finds all again.
+func TestErrorAtEveryOperationOfOpening(t *testing.T) {
+	l := newLived(t)
+	opened, points := 0, 0
+	for at := 1; ; at += stride(9) {
+		disk, seen, where := l.disk.Kill(), 0, ""
+		disk.Inject(faultdisk.Fault{Ops: faultdisk.OpAny, At: at, Err: syscall.EIO, Only: func(name string) bool {
+			if seen++; seen == at {
+				where = name
+			}
+			return true
+		}})
+		w, err := l.opened(disk)
+		disk.Heal()
+		fired := seen >= at
+		if err != nil && (!fired || !errors.Is(err, syscall.EIO)) {
+			t.Fatalf("error at %d (%s): %v", at, where, err)
+		}
+		if err == nil {
+			opened++
+			err := l.whole(w)
+			if !fired {
+				ok(t, err)
+			}
+			if errors.Is(err, errDiffers) {
+				t.Fatalf("error at %d (%s): %v", at, where, err)
+			}
+			// A view that comes takes nothing of those that there were.
+			if more, err := w.group.KeepView(l.newest, scratchOptions(0)); err == nil {
+				if more.Number <= 2 {
+					t.Fatalf("error at %d (%s): number %d is drawn again", at, where, more.Number)
+				}
+				d, _ := more.View.Device(1)
+				if err := d.WriteAt([]byte("another"), 5000); err != nil {
+					t.Fatalf("error at %d (%s), then a new view: %v", at, where, err)
+				}
+			}
+			w.store.Close() // may fail
+		}
+		if w, err = l.opened(disk.Kill()); err == nil {
+			err = errors.Join(l.whole(w), w.store.Close())
+		}
+		if err != nil {
+			t.Fatalf("error at %d (%s), then none: %v", at, where, err)
+		}
+		if !fired {
+			break
+		}
+		points++
+	}
+	if opened < 5 && !testing.Short() {
+		t.Errorf("%d openings came to their end", opened)
+	}
+	t.Logf("%d errors, %d openings came to their end", points, opened)
+}
+
+// What cannot be asked of the disk is said to be unknown.
+func TestSpaceIsNotKnown(t *testing.T) {
+	disk := faultdisk.New(512)
+	w, err := openTarget(disk)
+	ok(t, err)
+	defer w.store.Close()
+	disk.Inject(faultdisk.Fault{Ops: faultdisk.OpRead, Err: syscall.EIO, Ever: true, Only: func(name string) bool { return strings.HasSuffix(name, "/store") }})
+	if u := w.store.Usage(); u.Free != -1 {
+		t.Errorf("usage %+v", u)
+	}
+	if d := w.store.space(); d.free != -1 || d.short {
+		t.Errorf("space %+v", d)
+	}
+	if err := w.store.onFullDisk(syscall.ENOSPC); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("full, nobody knows how much: %v", err)
+	}
+}
+
+// The sync that all groups share fails, and then the one that a group makes by itself: the
+// source is told, nothing counts that was not synced, and it is sent again.
+func TestFailedSyncTwice(t *testing.T) {
+	s := newSource(2)
+	s.script()
+	disk := faultdisk.New(512)
+	w, err := openTarget(disk)
+	ok(t, err)
+	disk.Inject(faultdisk.Fault{Ops: faultdisk.OpSync, Ever: true, Err: syscall.EIO})
+	if err := w.feed(s, 2); !errors.Is(err, syscall.EIO) {
+		t.Fatalf("no sync succeeds: %v", err)
+	}
+	if acked, _ := w.promised(); acked > 0 {
+		t.Fatalf("seq %d was acknowledged", acked)
+	}
+	disk.Heal()
+	if err := w.feed(s, 2); err != nil {
+		t.Fatalf("the disk is well again: %v", err)
+	}
+	acked, listed := w.promised()
+	ok(t, w.store.Close())
+	ok(t, survives(s, disk.Crash(seeded(1), faultdisk.KeepNone), acked, listed))
+}
