@@ -103,7 +103,7 @@ func TestCrashAtEveryOperation(t *testing.T) {
 		s.script()
 		disk := faultdisk.New(512)
 		live(t, s, disk, 1+seed*2, func(acked record.Seq, listed []uint64) error {
-			if disk.Ops()%stride(10) != 0 {
+			if disk.Ops()%stride(15) != 0 {
 				return nil
 			}
 			for _, keep := range keeps {
@@ -141,7 +141,7 @@ func TestCrashInRecovery(t *testing.T) {
 	disk := faultdisk.New(512)
 	points := 0
 	live(t, s, disk, 2, func(acked record.Seq, listed []uint64) (failed error) {
-		if disk.Ops()%(17*stride(3)) != 0 {
+		if disk.Ops()%(17*stride(9)) != 0 {
 			return nil
 		}
 		crashed := disk.Crash(rng, keeps[rng.IntN(len(keeps))])
@@ -169,7 +169,7 @@ func TestErrorAtEveryOperation(t *testing.T) {
 		{Ops: faultdisk.OpMutating, Err: syscall.ENOSPC, Ever: true},
 		{Ops: faultdisk.OpSync | faultdisk.OpSyncDir, Err: syscall.EIO},
 	} {
-		for at := 1; ; at += stride(10) {
+		for at := 1; ; at += stride(25) {
 			fault.At = at
 			fired, err := errorAt(s, fault)
 			if err != nil {

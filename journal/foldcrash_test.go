@@ -67,7 +67,7 @@ func TestFoldCrashAtEveryOperation(t *testing.T) {
 	points := 0
 	var failed error
 	disk.OnOp(func(op faultdisk.Op, name string) {
-		if failed != nil || disk.Ops()%stride(6) != 0 {
+		if failed != nil || disk.Ops()%stride(11) != 0 {
 			return
 		}
 		for _, keep := range keeps {
@@ -121,7 +121,7 @@ func TestFoldErrorAtEveryOperation(t *testing.T) {
 		{Ops: faultdisk.OpMutating, Err: syscall.EIO, Ever: true},
 	} {
 		points := 0
-		for at := 1; ; at += stride(7) {
+		for at := 1; ; at += stride(19) {
 			disk := filled.Kill()
 			w, err := openSmall(disk)
 			ok(t, err)

@@ -33,7 +33,7 @@ func TestFullAtEveryOperationOfOpening(t *testing.T) {
 	disk := told(t, s)
 	for _, ever := range []bool{false, true} {
 		opened, at := 0, 1
-		for ; ; at++ {
+		for ; ; at += stride(4) {
 			d := disk.Kill()
 			d.Inject(faultdisk.Fault{At: at, Ever: ever, Err: syscall.ENOSPC, Short: true})
 			w, err := openTarget(d)

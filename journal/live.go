@@ -24,6 +24,7 @@ type liveIndex struct {
 	changing sync.Mutex  // Add, Freeze, Drop, Fold, and the end of rebuilding
 	building bool        // records are left to the one who rebuilds
 	upTo     segment.Pos // records below are in the index already
+	first    segment.Pos // what lies below was dropped while it was built anew
 
 	mu     sync.Mutex
 	why    error         // what is damaged; nil: nothing
@@ -160,11 +161,12 @@ func (x *liveIndex) Freeze(s index.Snapshot) (write func() error) {
 }
 
 // Drop is index.Table's; an index that is being built anew has nothing of what is dropped
-// when it is whole again.
+// when it is whole again, though the log still had it then.
 func (x *liveIndex) Drop(first segment.Pos) error {
 	x.changing.Lock()
 	defer x.changing.Unlock()
 	if x.building {
+		x.first = max(x.first, first)
 		return nil
 	}
 	return x.table.Drop(first)
@@ -224,6 +226,9 @@ func (x *liveIndex) end(last func() (segment.Pos, error)) error {
 	x.changing.Lock()
 	defer x.changing.Unlock()
 	upTo, err := last()
+	if err == nil && !invariant.Planted("journal/dropped-is-forgotten") {
+		err = x.table.Drop(x.first)
+	}
 	if err == nil {
 		x.building, x.upTo = false, upTo
 	}

@@ -156,7 +156,7 @@ func TestCachesAreOnlyThat(t *testing.T) {
 		t.Fatalf("the index has %d files, the test has lost its reach", len(files))
 	}
 	for name, p := range files {
-		for off := int64(0); off < int64(len(p)); off += int64(127 * stride(6)) {
+		for off := int64(0); off < int64(len(p)); off += int64(127 * stride(25)) {
 			f(fmt.Sprintf("%s damaged at %d", name, off), func(d *faultdisk.Disk) (*index.Memory, error) {
 				return same(), d.Rot(path.Join(dir, name), off, 1)
 			})

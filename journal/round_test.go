@@ -235,7 +235,7 @@ func TestErrorInSharedRounds(t *testing.T) {
 		{Ops: faultdisk.OpSync, Err: syscall.EIO},
 	} {
 		at := 1
-		for ; ; at += stride(20) {
+		for ; ; at += stride(45) {
 			fault.At = at
 			disk := faultdisk.New(512)
 			w, err := openSeveral(disk, len(sources))

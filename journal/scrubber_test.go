@@ -93,10 +93,10 @@ func TestScrub(t *testing.T) {
 		at   int64
 	}
 	var places []place
-	for at := int64(8); at < 26<<10; at += 761 * int64(stride(3)) {
+	for at := int64(8); at < 26<<10; at += 761 * int64(stride(6)) {
 		places = append(places, place{logFile(1), at}, place{logFile(2), at})
 	}
-	for at := int64(9); at < volumeBytes; at += 8192 * int64(stride(2)) {
+	for at := int64(9); at < volumeBytes; at += 8192 * int64(stride(4)) {
 		places = append(places, place{replicaFile(1), at})
 	}
 	sums := strings.TrimSuffix(replicaFile(2), ".raw") + ".sum"
@@ -167,7 +167,7 @@ func TestScrub(t *testing.T) {
 // also what was known to be damaged before there was any.
 func TestScrubRepairs(t *testing.T) {
 	sum := int64(0)
-	for at := int64(8); at < 26<<10; at += 977 * int64(stride(4)) {
+	for at := int64(8); at < 26<<10; at += 977 * int64(stride(7)) {
 		synctest.Test(t, func(t *testing.T) {
 			disk := faultdisk.New(512)
 			p := &localParity{stripe.Local{FS: disk}, make(chan error, 1)}
@@ -263,7 +263,7 @@ func TestScrubIsPaced(t *testing.T) {
 // as it was.
 func TestScrubFaults(t *testing.T) {
 	for _, crash := range []bool{false, true} {
-		for at := 1; ; at += stride(3) {
+		for at := 1; ; at += stride(8) {
 			done := false
 			synctest.Test(t, func(t *testing.T) {
 				disk := faultdisk.New(512)

@@ -186,7 +186,7 @@ func TestDamageIsNeverBytes(t *testing.T) {
 			if path.Base(name) == reserveName {
 				size = 1 // it holds nothing, and a lot of it
 			}
-			for off := int64(0); off < size; off += int64(509 * stride(3)) {
+			for off := int64(0); off < size; off += int64(509 * stride(9)) {
 				damaged := disk.Kill()
 				ok(t, damaged.Rot(name, off, 1))
 				ok(t, neverWrong(damaged, s, name, off))

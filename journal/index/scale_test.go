@@ -103,7 +103,7 @@ func (f *feeder) fill(tb testing.TB, t *Table, writes int, flushBytes int64) {
 func TestScale(t *testing.T) {
 	writes := 1 << 20
 	if testing.Short() {
-		writes = 1 << 17
+		writes = 1 << 16
 	}
 	fs := &countingFS{FS: faultdisk.New(512)}
 	cfg := testTable(fs)
@@ -215,7 +215,7 @@ func TestMemory(t *testing.T) {
 	if os.Getenv(alone) == "" {
 		self, err := os.Executable()
 		must(t, err)
-		again := exec.Command(self, "-test.run=^TestMemory$", "-test.v")
+		again := exec.Command(self, "-test.run=^TestMemory$", "-test.v", fmt.Sprint("-test.short=", testing.Short()))
 		again.Env = append(os.Environ(), alone+"=1")
 		out, err := again.CombinedOutput()
 		if t.Logf("%s", out); err != nil || !bytes.Contains(out, []byte("--- PASS: TestMemory")) {
@@ -233,16 +233,20 @@ func TestMemory(t *testing.T) {
 		runtime.ReadMemStats(&s)
 		return int64(s.HeapAlloc)
 	}
+	extents := 200 << 10
+	if testing.Short() {
+		extents = 30 << 10
+	}
 	f := newFeeder(100 << 30)
 	f.next(f.random)
 	before := heap()
-	for range (200 << 10) / feedWrites {
+	for range extents / feedWrites {
 		pos, r := f.next(f.random)
 		must(t, table.Add(pos, r))
 	}
 	have, says := heap()-before, table.Memory()
 	runtime.KeepAlive(f)
-	t.Logf("Memory says %d, the heap has %d, for %d extents", says, have, 200<<10)
+	t.Logf("Memory says %d, the heap has %d, for %d extents", says, have, extents)
 	if says < have*85/100 || says > have*115/100 {
 		t.Errorf("Memory says %d, the heap has %d", says, have)
 	}

@@ -76,6 +76,9 @@ func TestTableCrash(t *testing.T) {
 		rng := rand.New(rand.NewPCG(uint64(seed), 5))
 		keeps := []faultdisk.Keep{faultdisk.KeepNone, faultdisk.KeepSome, faultdisk.KeepTorn}
 		disk.OnOp(func(op faultdisk.Op, name string) {
+			if testing.Short() && disk.Ops()%4 != 0 {
+				return
+			}
 			for _, keep := range keeps {
 				points++
 				where := fmt.Sprintf("seed %d, operation %d (%#x of %s), keep %d", seed, disk.Ops(), op, name, keep)
@@ -118,7 +121,7 @@ func TestTableErrors(t *testing.T) {
 	} {
 		step := 1
 		if testing.Short() {
-			step = 5
+			step = 11
 		}
 		for at := 1; ; at += step {
 			fault.At = at

@@ -103,7 +103,7 @@ func TestReplay(t *testing.T) {
 				durable := l.Durable()
 				rng := seeded(1)
 				for life := range 2 {
-					for range 20 {
+					for range max(20/sample, 5) {
 						from, to := edges[rng.IntN(len(edges))], edges[rng.IntN(len(edges))]
 						if rng.IntN(3) == 0 {
 							from = recs[rng.IntN(len(recs))].pos

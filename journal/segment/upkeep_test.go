@@ -230,6 +230,9 @@ func everywhere(t *testing.T, disk *faultdisk.Disk, make func(*faultdisk.Disk) (
 			where := fmt.Sprintf("operation %d (%#x of %s), keep %d", d.Ops(), op, name, keep)
 			after := d.Crash(rng, keep)
 			after.OnOp(func(op faultdisk.Op, name string) {
+				if after.Ops()%sample != 0 {
+					return
+				}
 				crashes++
 				if err := check(after.Crash(rng, keeps[rng.IntN(len(keeps))])); err != nil {
 					t.Fatalf("%s; then operation %d (%#x of %s) of the recovery: %v", where, after.Ops(), op, name, err)
