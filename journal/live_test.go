@@ -24,7 +24,7 @@ func TestReadersAwaitTheNextTry(t *testing.T) {
 		w, err := openTarget(disk)
 		ok(t, err)
 		ok(t, w.feed(s, 3))
-		disk.Inject(faultdisk.Fault{Ops: faultdisk.OpMutating, Ever: true, Err: syscall.EIO,
+		disk.Inject(faultdisk.Fault{Ops: faultdisk.OpAny, Ever: true, Err: syscall.EIO,
 			Only: func(name string) bool { return strings.Contains(name, "/"+indexName) }})
 		w.group.index.damaged(errors.New("damaged by the test"))
 		synctest.Wait() // the first try has failed
