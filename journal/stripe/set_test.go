@@ -120,7 +120,7 @@ func TestSetCrashAtEveryOperation(t *testing.T) {
 		}
 		step := 1
 		if testing.Short() {
-			step = 3
+			step = 7
 		}
 		for i := 0; i < len(points); i += step {
 			pt := points[i]
@@ -169,7 +169,7 @@ func TestStoreDiesAtEveryOperation(t *testing.T) {
 		ok(t, story(mustOpen(t, dry, g), newPromises()))
 		step := 1
 		if testing.Short() {
-			step = 5
+			step = 13
 		}
 		for i, dir := range dry.dirs {
 			for at := 1 + i%step; at <= dry.disks[dir].Ops(); at += step {
@@ -230,7 +230,11 @@ func TestErrorAtEveryOperation(t *testing.T) {
 	dry := newWorld(t, n)
 	ok(t, story(mustOpen(t, dry, g), newPromises()))
 	for _, fault := range []faultdisk.Fault{{Err: syscall.EIO}, {Err: syscall.ENOSPC, Short: true}, {Err: syscall.EROFS, Ever: true}, {Err: syscall.ENOSPC, Ever: true}} {
-		for at := 1; at <= dry.disks["/s1"].Ops(); at += 2 {
+		step := 2
+		if testing.Short() {
+			step = 5
+		}
+		for at := 1; at <= dry.disks["/s1"].Ops(); at += step {
 			w, p := newWorld(t, n), newPromises()
 			fault.At = at
 			w.disks["/s1"].Inject(fault)
@@ -464,6 +468,9 @@ func TestMendCrashAtEveryOperation(t *testing.T) {
 		}
 		ok(t, run(dry))
 		for i, w := range crashed {
+			if testing.Short() && i%4 != 0 {
+				continue
+			}
 			w.dirs = append(slices.Clone(w.dirs), "/new")
 			l := w.kill()
 			s := mustOpen(t, l, g)
@@ -478,7 +485,11 @@ func TestMendCrashAtEveryOperation(t *testing.T) {
 			}
 		}
 		for _, dir := range append(slices.Clone(base.dirs), "/new") {
-			for at := 1; at <= 40; at += 3 {
+			step := 3
+			if testing.Short() {
+				step = 7
+			}
+			for at := 1; at <= 40; at += step {
 				w := base.kill()
 				w.disks[dir].Inject(faultdisk.Fault{Ops: faultdisk.OpMutating, At: at, Ever: true, Err: syscall.EIO})
 				run(w) // it may fail
