@@ -62,7 +62,7 @@ func (w *watched) Free(dir string) (int64, error) {
 // Then it looks whether all are on disk.
 func enterForEver(dir string) error {
 	fs := &watched{FS: ioengine.OS(), blind: os.Getenv(blindEnv) != ""}
-	cfg := BadgerConfig{FS: fs, Dir: dir, Boot: "one", Floor: testFloor, Log: slog.New(slog.NewTextHandler(os.Stderr, nil))}
+	cfg := BadgerConfig{FS: fs, Dir: dir, Boot: "one", Floor: testFloor, Memory: 1 << 30, Log: slog.New(slog.NewTextHandler(os.Stderr, nil))}
 	m := OpenBadger(cfg)
 	c := NewCatalogue(m)
 	n := uint64(0)
