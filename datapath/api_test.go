@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -113,6 +114,7 @@ func TestAPI(t *testing.T) {
 
 	testRetention(t, ctx, s, tg, code)
 	testScratch(t, ctx, tg, first)
+	testPassing(t, ctx, w, tg, first)
 	testStatus(t, w, tg)
 }
 
@@ -160,6 +162,57 @@ func testScratch(t *testing.T, ctx context.Context, tg api.Handlers, checkpoint 
 	}
 	if res, _ := tg.Views.List(ctx, &holdfastv1.ViewsServiceListRequest{}); len(res.Views) != 0 {
 		t.Errorf("after the last was closed there are %v", res.Views)
+	}
+}
+
+// testPassing opens a passing view, as an export does whose command is then killed.
+func testPassing(t *testing.T, ctx context.Context, w *world, tg api.Handlers, checkpoint string) {
+	_, err := tg.Views.Open(ctx, &holdfastv1.ViewsServiceOpenRequest{Checkpoint: checkpoint, Passing: true, Live: true})
+	if f := api.AsFailure(err); f == nil || f.Code != api.InvalidArgument {
+		t.Errorf("passing and live: %v", err)
+	}
+	open := func(passing bool) *holdfastv1.View {
+		t.Helper()
+		res, err := tg.Views.Open(ctx, &holdfastv1.ViewsServiceOpenRequest{Checkpoint: checkpoint, ReadOnly: true, Passing: passing})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res.View
+	}
+	stays, used, never := open(false), open(true), open(true)
+	c, err := nbd.Dial(ctx, used.Volumes[0].Nbd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.await("a client of the view", func() bool { return w.tg.views.list("")[1].clients == 1 })
+	have := func(what string, want ...*holdfastv1.View) {
+		t.Helper()
+		var ids, wantIDs []string
+		res, err := tg.Views.List(ctx, &holdfastv1.ViewsServiceListRequest{})
+		for _, v := range res.GetViews() {
+			ids = append(ids, v.Id)
+		}
+		for _, v := range want {
+			wantIDs = append(wantIDs, v.Id)
+		}
+		if err != nil || !slices.Equal(ids, wantIDs) {
+			t.Errorf("%s: views %v, %v; want %v", what, ids, err, wantIDs)
+		}
+	}
+	now := time.Now()
+	w.tg.views.closePassed(now.Add(passingWait - time.Second))
+	have("before it is time", stays, used, never)
+	now = now.Add(2 * passingWait)
+	w.tg.views.closePassed(now)
+	have("when nobody came", stays, used)
+	c.Close()
+	w.await("no client of the view", func() bool { return w.tg.views.list("")[1].clients == 0 })
+	w.tg.views.closePassed(now.Add(passingWait - 1))
+	have("when its user has just gone", stays, used)
+	w.tg.views.closePassed(now.Add(passingWait))
+	have("when its user is gone", stays)
+	if _, err := tg.Views.Close(ctx, &holdfastv1.ViewsServiceCloseRequest{Id: stays.Id}); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -32,12 +32,15 @@ func (h viewsHandler) Open(_ context.Context, r *holdfastv1.ViewsServiceOpenRequ
 	if r.ScratchLimit != 0 && r.ScratchLimit < api.MinScratchLimit {
 		return nil, api.Errorf(api.InvalidArgument, "give at least 1 MiB, or 0 for no limit", "scratch of at most %s is too little", retain.FormatSize(r.ScratchLimit))
 	}
+	if r.Passing && r.Live {
+		return nil, api.Errorf(api.InvalidArgument, "choose one", "a view cannot be both passing and live")
+	}
 	number, err := numberOf(g, r.Checkpoint)
 	if err != nil {
 		return nil, err
 	}
 	v, err := h.target.views.show(g, number, journal.ViewOptions{
-		Options: view.Options{Scratch: !r.ReadOnly, ScratchLimit: r.ScratchLimit}, Live: r.Live, Name: r.Name, Opened: time.Now(),
+		Options: view.Options{Scratch: !r.ReadOnly, ScratchLimit: r.ScratchLimit}, Live: r.Live, Passing: r.Passing, Name: r.Name, Opened: time.Now(),
 	})
 	switch {
 	case errors.Is(err, journal.ErrNotFound):

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dr/holdfast/datapath/front/nbd"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/journal"
 	"github.com/holdfast-dr/holdfast/journal/view"
 )
@@ -48,7 +49,11 @@ type servedView struct {
 	server *nbd.Server
 	stop   context.CancelFunc
 	done   chan struct{}
+	used   time.Time // when it last was seen to have a client, or began to be served; under mu
 }
+
+// passingWait is how long a passing view is there without a client.
+const passingWait = 30 * time.Second
 
 // viewStatus is a view as it is told.
 type viewStatus struct {
@@ -151,7 +156,7 @@ func (vs *views) serve(v viewStatus) error {
 		return errors.Join(err, l.Close())
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	s := &servedView{view: v.View, server: server, stop: stop, done: make(chan struct{})}
+	s := &servedView{view: v.View, server: server, stop: stop, done: make(chan struct{}), used: time.Now()}
 	vs.mu.served[v.Number] = s
 	go func() {
 		defer close(s.done)
@@ -236,8 +241,33 @@ func (vs *views) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case now := <-tick.C:
 			vs.serveKept()
+			vs.closePassed(now)
+		}
+	}
+}
+
+// closePassed closes the passing views whose users are gone: one that was killed closes
+// nothing itself.
+func (vs *views) closePassed(now time.Time) {
+	for _, v := range vs.list("") {
+		if !v.Options.Passing || v.socket == "" {
+			continue
+		}
+		vs.mu.Lock()
+		s := vs.mu.served[v.Number]
+		if s != nil && v.clients > 0 && now.After(s.used) {
+			s.used = now
+		}
+		passed := s != nil && now.Sub(s.used) >= passingWait && !invariant.Planted("datapath/passing-stays")
+		vs.mu.Unlock()
+		if !passed {
+			continue
+		}
+		vs.log.Info("nobody uses the view any more", "view", viewID(v.Number))
+		if err := vs.close(viewID(v.Number)); err != nil && !errors.Is(err, errNoView) {
+			vs.log.Error("view is not closed", "view", viewID(v.Number), "error", err)
 		}
 	}
 }

@@ -69,7 +69,7 @@ func (g *Group) KeepView(checkpoint uint64, o ViewOptions) (ViewInfo, error) {
 	}
 	g.viewing.Lock()
 	defer g.viewing.Unlock()
-	k := &keptView{rec: viewRecord{life: viewOpen, scratch: o.Scratch, live: o.Live, group: g.info.ID, number: g.store.viewing.next(),
+	k := &keptView{rec: viewRecord{life: viewOpen, scratch: o.Scratch, live: o.Live, passing: o.Passing, group: g.info.ID, number: g.store.viewing.next(),
 		checkpoint: checkpoint, limit: o.ScratchLimit, opened: o.Opened.UnixNano(), name: o.Name}}
 	v, err := g.openView(checkpoint, o, view.Config{Number: k.rec.number, Failed: func(err error) { g.viewFails(k, err) }})
 	if err != nil {
@@ -144,7 +144,7 @@ func (g *Group) tellView(k *keptView) ViewInfo {
 	r, v, broken := k.rec, k.view, k.broken
 	g.mu.Unlock()
 	i := ViewInfo{Number: r.number, Checkpoint: r.checkpoint, View: v, State: ViewGood,
-		Options: ViewOptions{Options: view.Options{Scratch: r.scratch, ScratchLimit: r.limit}, Live: r.live, Name: r.name, Opened: time.Unix(0, r.opened)}}
+		Options: ViewOptions{Options: view.Options{Scratch: r.scratch, ScratchLimit: r.limit}, Live: r.live, Passing: r.passing, Name: r.name, Opened: time.Unix(0, r.opened)}}
 	if v != nil {
 		i.ScratchBytes, i.Refused = v.ScratchBytes(), v.Refused()
 	}
@@ -367,7 +367,7 @@ func (g *Group) loadView(number uint64) *keptView {
 	case viewGave:
 		return k
 	}
-	o := ViewOptions{Options: view.Options{Scratch: r.scratch, ScratchLimit: r.limit}, Live: r.live, Name: r.name, Opened: time.Unix(0, r.opened)}
+	o := ViewOptions{Options: view.Options{Scratch: r.scratch, ScratchLimit: r.limit}, Live: r.live, Passing: r.passing, Name: r.name, Opened: time.Unix(0, r.opened)}
 	cfg := view.Config{Number: number, Again: true, ReadOnly: r.life == viewFailed, Failed: func(err error) { g.viewFails(k, err) }}
 	if k.view, k.broken = g.openView(r.checkpoint, o, cfg); k.broken != nil {
 		g.log.Error("view does not open", "view", number, "checkpoint", r.checkpoint, "error", k.broken)

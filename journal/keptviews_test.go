@@ -530,6 +530,11 @@ func TestManyViews(t *testing.T) {
 
 func TestViewFileGolden(t *testing.T) {
 	r := viewRecord{life: viewGave, scratch: true, live: true, group: 0x0102030405060708, number: 12, checkpoint: 345, limit: 1 << 30, opened: 1234567890, name: "trial", reason: "the journal is full"}
+	passing := r
+	passing.live, passing.passing = false, true
+	if got, err := decodeView(passing.encode()); err != nil || got != passing {
+		t.Errorf("%+v, %v", got, err)
+	}
 	const name = "testdata/v1.view"
 	if *update {
 		ok(t, os.WriteFile(name, r.encode(), 0o666))

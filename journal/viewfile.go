@@ -33,6 +33,7 @@ const (
 
 	viewFlagScratch = 1
 	viewFlagLive    = 2
+	viewFlagPassing = 4
 )
 
 var (
@@ -55,6 +56,7 @@ type viewRecord struct {
 	life       viewLife
 	scratch    bool
 	live       bool
+	passing    bool
 	group      record.GroupID
 	number     uint64
 	checkpoint uint64
@@ -74,6 +76,9 @@ func (r viewRecord) encode() []byte {
 	}
 	if r.live {
 		p[atViewFlags] |= viewFlagLive
+	}
+	if r.passing {
+		p[atViewFlags] |= viewFlagPassing
 	}
 	le.PutUint64(p[atViewGroup:], uint64(r.group))
 	le.PutUint64(p[atViewNumber:], r.number)
@@ -101,7 +106,7 @@ func decodeView(p []byte) (r viewRecord, err error) {
 	if name > maxName || reason > maxViewReason {
 		return corrupt()
 	}
-	r = viewRecord{life: viewLife(p[atViewState]), scratch: p[atViewFlags]&viewFlagScratch != 0, live: p[atViewFlags]&viewFlagLive != 0,
+	r = viewRecord{life: viewLife(p[atViewState]), scratch: p[atViewFlags]&viewFlagScratch != 0, live: p[atViewFlags]&viewFlagLive != 0, passing: p[atViewFlags]&viewFlagPassing != 0,
 		group: record.GroupID(le.Uint64(p[atViewGroup:])), number: le.Uint64(p[atViewNumber:]), checkpoint: le.Uint64(p[atViewCheckpoint:]),
 		limit: int64(le.Uint64(p[atViewLimit:])), opened: int64(le.Uint64(p[atViewOpened:])),
 		name: string(p[atViewText : atViewText+name]), reason: string(p[atViewText+name : atViewText+name+reason])}

@@ -14,6 +14,8 @@ type ViewOptions struct {
 	view.Options
 	// Live: a production disk stands on it, and it never gives way. Else it is a test.
 	Live bool
+	// Passing: whoever serves it closes it once its user has gone. Only kept views have it.
+	Passing bool
 	// Name is a label for people, of at most 63 bytes; only kept views have one.
 	Name string
 	// Opened is what a kept view tells about when it was.

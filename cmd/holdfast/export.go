@@ -101,7 +101,7 @@ func export(ctx context.Context, client *api.Client, group, at, out string, m *m
 			}
 		}
 	}()
-	res, err := client.Views.Open(ctx, &holdfastv1.ViewsServiceOpenRequest{Group: group, Checkpoint: at, ReadOnly: true, IdempotencyKey: api.NewKey()})
+	res, err := client.Views.Open(ctx, &holdfastv1.ViewsServiceOpenRequest{Group: group, Checkpoint: at, ReadOnly: true, Passing: true, IdempotencyKey: api.NewKey()})
 	if err != nil {
 		return nil, explain(api.RoleTarget, err)
 	}
@@ -110,7 +110,8 @@ func export(ctx context.Context, client *api.Client, group, at, out string, m *m
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeWait)
 		defer cancel()
 		_, closeErr := client.Views.Close(ctx, &holdfastv1.ViewsServiceCloseRequest{Id: v.GetId(), IdempotencyKey: api.NewKey()})
-		if closeErr != nil && err == nil {
+		gone := api.AsFailure(closeErr)
+		if closeErr != nil && err == nil && gone.Code != api.NotFound { // the target closes what nobody reads
 			err = fmt.Errorf("close view %s: %w", v.GetId(), explain(api.RoleTarget, closeErr))
 		}
 	}()

@@ -247,7 +247,10 @@ type ViewsServiceOpenRequest struct {
 	// The most that its writes may take, in bytes over all volumes; 0 is no limit.
 	ScratchLimit int64 `protobuf:"varint,6,opt,name=scratch_limit,json=scratchLimit,proto3" json:"scratch_limit,omitempty"`
 	// A production disk will stand on it: it never gives way when space runs out.
-	Live          bool `protobuf:"varint,7,opt,name=live,proto3" json:"live,omitempty"`
+	Live bool `protobuf:"varint,7,opt,name=live,proto3" json:"live,omitempty"`
+	// Its user is one command: it is closed when nobody has been connected to it for half
+	// a minute. Not together with live.
+	Passing       bool `protobuf:"varint,8,opt,name=passing,proto3" json:"passing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -327,6 +330,13 @@ func (x *ViewsServiceOpenRequest) GetScratchLimit() int64 {
 func (x *ViewsServiceOpenRequest) GetLive() bool {
 	if x != nil {
 		return x.Live
+	}
+	return false
+}
+
+func (x *ViewsServiceOpenRequest) GetPassing() bool {
+	if x != nil {
+		return x.Passing
 	}
 	return false
 }
@@ -578,7 +588,7 @@ const file_holdfast_v1_views_proto_rawDesc = "" +
 	"ViewVolume\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\x12\x10\n" +
-	"\x03nbd\x18\x03 \x01(\tR\x03nbd\"\xe2\x01\n" +
+	"\x03nbd\x18\x03 \x01(\tR\x03nbd\"\xfc\x01\n" +
 	"\x17ViewsServiceOpenRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1e\n" +
 	"\n" +
@@ -588,7 +598,8 @@ const file_holdfast_v1_views_proto_rawDesc = "" +
 	"\x0fidempotency_key\x18\x04 \x01(\tR\x0eidempotencyKey\x12\x12\n" +
 	"\x04name\x18\x05 \x01(\tR\x04name\x12#\n" +
 	"\rscratch_limit\x18\x06 \x01(\x03R\fscratchLimit\x12\x12\n" +
-	"\x04live\x18\a \x01(\bR\x04live\"A\n" +
+	"\x04live\x18\a \x01(\bR\x04live\x12\x18\n" +
+	"\apassing\x18\b \x01(\bR\apassing\"A\n" +
 	"\x18ViewsServiceOpenResponse\x12%\n" +
 	"\x04view\x18\x01 \x01(\v2\x11.holdfast.v1.ViewR\x04view\"/\n" +
 	"\x17ViewsServiceListRequest\x12\x14\n" +
