@@ -45,11 +45,30 @@ type site struct {
 var recording atomic.Pointer[Sites]
 
 // RecordSites returns the sites of all operations of all disks of this process from now
-// on. It is for the TestMain of a package.
+// on, or none of them when AfterTests will not ask: unwinding stacks takes a good part of the
+// time of such tests. It is for the TestMain of a package.
 func RecordSites() *Sites {
-	s := &Sites{by: map[stack]*site{}, seen: map[siteKey]*site{}}
-	recording.Store(s)
+	s := newSites()
+	if !flag.Parsed() {
+		flag.Parse()
+	}
+	if asked() {
+		recording.Store(s)
+	}
 	return s
+}
+
+func newSites() *Sites { return &Sites{by: map[stack]*site{}, seen: map[siteKey]*site{}} }
+
+// asked says whether all tests are run, in their long form.
+func asked() bool {
+	for _, some := range []string{"test.run", "test.skip", "test.fuzz", "test.bench", "test.list"} {
+		if f := flag.Lookup(some); f != nil && f.Value.String() != "" {
+			return false
+		}
+	}
+	f := flag.Lookup("test.short")
+	return f == nil || f.Value.String() != "true"
 }
 
 // record notes who called the disk, and whether a fault fails it.
@@ -121,12 +140,7 @@ const excusesFile = "testdata/sites.txt"
 // must have been reached and have failed, but those that testdata/sites.txt excuses; and
 // what is excused must need it.
 func (s *Sites) AfterTests(code int) int {
-	for _, some := range []string{"test.run", "test.skip", "test.fuzz", "test.bench", "test.list"} {
-		if f := flag.Lookup(some); f != nil && f.Value.String() != "" {
-			return code
-		}
-	}
-	if f := flag.Lookup("test.short"); code != 0 || f != nil && f.Value.String() == "true" {
+	if code != 0 || !asked() {
 		return code
 	}
 	if err := s.gate("."); err != nil {

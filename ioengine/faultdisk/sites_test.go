@@ -14,7 +14,8 @@ import (
 // Reached and failed are told apart, by place and operation; what a test calls is no site,
 // and what calls through a test's wrapper is one.
 func TestSites(t *testing.T) {
-	s := RecordSites()
+	s := newSites()
+	recording.Store(s)
 	defer recording.Store(nil)
 	d := New(1)
 	f, err := d.Open("a", ioengine.Create) // a test's own
