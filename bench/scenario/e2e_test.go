@@ -270,6 +270,28 @@ func (l *lab) tools(id string) {
 	l.must(l.Close(t.Context(), v))
 }
 
+// verified has the target read back all that it keeps.
+func (l *lab) verified() {
+	l.t.Helper()
+	var v struct {
+		Running  bool     `json:"running"`
+		Total    int64    `json:"total_bytes"`
+		Left     int64    `json:"left_bytes"`
+		Damaged  int64    `json:"damaged_places"`
+		Bad      int64    `json:"bad_checkpoints"`
+		LastFull *float64 `json:"last_full_seconds"`
+	}
+	l.must(l.JSON(l.t.Context(), &v, "group", "verify", l.Group))
+	if v.Total == 0 && v.LastFull == nil {
+		l.t.Errorf("verify began nothing: %+v", v)
+	}
+	l.t.Logf("%d of %d MiB are left to be read back", v.Left>>20, v.Total>>20)
+	l.must(l.JSON(l.t.Context(), &v, "group", "verify", l.Group, "--wait"))
+	if v.Running || v.Damaged != 0 || v.Bad != 0 || v.LastFull == nil {
+		l.t.Errorf("verify says %+v", v)
+	}
+}
+
 // TestEndToEndResendsOnlyWhatChanged kills the source VRA while a tenth of the disk
 // changes: no full resync may follow.
 func TestEndToEndResendsOnlyWhatChanged(t *testing.T) {
@@ -298,6 +320,7 @@ func TestEndToEndResendsOnlyWhatChanged(t *testing.T) {
 	if _, err := l.Compare(t.Context(), last.ID, 1, h, corpus, true); err != nil {
 		t.Error(err)
 	}
+	l.verified()
 }
 
 // TestEndToEndSeesAMissingSplit is the negative control: the same comparison over a
