@@ -200,8 +200,16 @@ func (m *memtable) newestLocked(hash uint64, rec uint32) uint32 {
 
 // versionLocked makes full the version v of that volume.
 func (m *memtable) versionLocked(full *version, vol record.VolumeID, v *memVersion) {
-	r := m.records.at(v.rec)
-	full.area, full.cell, full.stream = areaOf(vol, v.level()), v.cell(), m.list[r.stream].id
+	r, b := m.records.at(v.rec), &blockEntry{}
+	if v.block != zeroBlock {
+		b = m.blocks.at(v.block)
+	}
+	full.fill(vol, v, r, b, m.list[r.stream].id)
+}
+
+// fill makes full the version v of a volume, of that record and block.
+func (full *version) fill(vol record.VolumeID, v *memVersion, r *memRecord, b *blockEntry, stream record.StreamID) {
+	full.area, full.cell, full.stream = areaOf(vol, v.level()), v.cell(), stream
 	full.span = 0
 	if v.length != 0 {
 		full.span = spanOf(v.inCell(), int64(v.length))
@@ -212,7 +220,6 @@ func (m *memtable) versionLocked(full *version, vol record.VolumeID, v *memVersi
 		full.number, full.blockOff, full.block = 0, 0, record.Block{}
 		return
 	}
-	b := m.blocks.at(v.block)
 	full.number, full.blockOff = uint16(v.block-r.firstBlock), v.blockOff
 	full.block = record.Block{Codec: b.codec, Raw: int(b.raw) + 1, Stored: int(b.stored) + 1, CRC: b.crc, At: int(b.at)}
 }

@@ -12,7 +12,7 @@ import (
 func (m *memtable) each(fn func(v *version) error) error {
 	m.mu.RLock() // nobody adds any more, or the caller is who adds
 	defer m.mu.RUnlock()
-	var full version
+	w := &emitted{m: m, fn: fn}
 	for _, part := range m.areasLocked() {
 		byPlace(part)
 		for same := part; len(same) > 0; {
@@ -23,14 +23,51 @@ func (m *memtable) each(fn func(v *version) error) error {
 			if n > 1 {
 				m.orderLocked(same[:n])
 			}
-			for _, p := range same[:n] {
-				v := m.versions.at(p.n)
-				m.versionLocked(&full, m.ids[v.vol], v)
-				if err := fn(&full); err != nil {
-					return err
-				}
-			}
 			same = same[n:]
+		}
+		for len(part) > 0 {
+			n := min(len(part), gatherVersions)
+			if err := w.gather(part[:n]); err != nil {
+				return err
+			}
+			part = part[n:]
+		}
+	}
+	return nil
+}
+
+// gatherVersions is how many versions are fetched at once: in the order of a run they lie
+// anywhere in memory, and a processor waits for several places together as long as for one.
+const gatherVersions = 32
+
+// emitted gives out versions in order.
+type emitted struct {
+	m        *memtable
+	fn       func(v *version) error
+	versions [gatherVersions]memVersion
+	records  [gatherVersions]memRecord
+	blocks   [gatherVersions]blockEntry
+	full     version
+}
+
+func (w *emitted) gather(part []placed) error {
+	m := w.m
+	for i := range part {
+		w.versions[i] = *m.versions.at(part[i].n)
+	}
+	for i := range part {
+		w.records[i] = *m.records.at(w.versions[i].rec)
+	}
+	for i := range part {
+		if b := w.versions[i].block; b != zeroBlock {
+			w.blocks[i] = *m.blocks.at(b)
+		}
+	}
+	for i := range part {
+		v := &w.versions[i]
+		w.full.fill(m.ids[v.vol], v, &w.records[i], &w.blocks[i], m.list[w.records[i].stream].id)
+		if err := w.fn(&w.full); err != nil {
+			return err
 		}
 	}
 	return nil

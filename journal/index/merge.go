@@ -151,49 +151,115 @@ func (t *Table) chooseMerge() (inputs []layoutRun, folds int, resets uint64) {
 
 // mergeInto calls fn with the versions of the runs, in order, without what is folded.
 func (t *Table) mergeInto(runs []layoutRun, fn func(*version) error) error {
-	type input struct {
-		*scan
-		masks []Span
-	}
-	var inputs []input
-	advance := func(in *input) (bool, error) {
-		for {
-			ok, err := in.next()
-			if !ok || err != nil || masked(in.masks, in.v.pos) == nil {
-				return ok, err
-			}
-		}
-	}
+	m := merging{}
 	for _, r := range runs {
-		in := input{r.run.scan(t.cfg.Pace), r.masks}
-		ok, err := advance(&in)
+		in := &mergeInput{scan: r.run.scan(t.cfg.Pace), masks: r.masks}
+		ok, err := in.advance()
 		if err != nil {
 			return err
 		}
 		if ok {
-			inputs = append(inputs, in)
+			m.inputs = append(m.inputs, in)
 		}
 	}
-	for n := 0; len(inputs) > 0; n++ {
+	m.turn()
+	for n := 0; len(m.inputs) > 0; n++ {
 		if n%4096 == 0 && t.closing.Load() {
 			return errTableClosed
 		}
-		least := 0
-		for i := 1; i < len(inputs); i++ {
-			if inputs[i].v.compare(&inputs[least].v.sortKey) < 0 {
-				least = i
-			}
-		}
-		if err := fn(&inputs[least].v); err != nil {
+		i := m.least()
+		if err := fn(&m.inputs[i].v); err != nil {
 			return err
 		}
-		ok, err := advance(&inputs[least])
-		if err != nil {
+		if err := m.advance(i); err != nil {
 			return err
-		}
-		if !ok {
-			inputs = slices.Delete(inputs, least, least+1)
 		}
 	}
+	return nil
+}
+
+// mergeInput is a run that is merged.
+type mergeInput struct {
+	*scan
+	masks []Span
+}
+
+// advance moves on to what is not folded.
+func (in *mergeInput) advance() (bool, error) {
+	for {
+		ok, err := in.next()
+		if !ok || err != nil || len(in.masks) == 0 || masked(in.masks, in.v.pos) == nil {
+			return ok, err
+		}
+	}
+}
+
+// merging are the inputs of a merge, none at its end. They are told apart by where their next versions
+// begin, a number each, and compared in full only where two begin at one place.
+type merging struct {
+	inputs []*mergeInput
+	area   area              // of the versions that are next
+	begins [mergeMost]uint64 // place in the volume<<mergeBits | which input; afterArea: no version of the area
+}
+
+const (
+	mergeBits = 3
+	afterArea = ^uint64(0)
+)
+
+var _ [1<<mergeBits - mergeMost]struct{} // a bit pattern for each input
+
+// turn goes on to the next area that inputs have.
+func (m *merging) turn() {
+	for i, in := range m.inputs {
+		if i == 0 || in.v.area < m.area {
+			m.area = in.v.area
+		}
+	}
+	for i := range m.begins {
+		m.begins[i] = afterArea
+		if i < len(m.inputs) {
+			m.place(i)
+		}
+	}
+}
+
+func (m *merging) place(i int) {
+	v := &m.inputs[i].v
+	if m.begins[i] = afterArea; v.area == m.area {
+		off := v.cell<<cellShift(v.area.level()) + uint64(v.span>>32)
+		m.begins[i] = off<<mergeBits | uint64(i)
+	}
+}
+
+// least returns the input whose version comes first.
+func (m *merging) least() int {
+	b := &m.begins
+	first := min(b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7])
+	if first == afterArea {
+		m.turn()
+		return m.least()
+	}
+	least := int(first & (1<<mergeBits - 1))
+	for i := least + 1; i < len(m.inputs); i++ {
+		if b[i]>>mergeBits == first>>mergeBits && m.inputs[i].v.compare(&m.inputs[least].v.sortKey) < 0 {
+			least = i
+		}
+	}
+	return least
+}
+
+// advance moves an input on, or takes it out at its end.
+func (m *merging) advance(i int) error {
+	ok, err := m.inputs[i].advance()
+	if err != nil {
+		return err
+	}
+	if ok {
+		m.place(i)
+		return nil
+	}
+	m.inputs = slices.Delete(m.inputs, i, i+1)
+	m.turn()
 	return nil
 }
