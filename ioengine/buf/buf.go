@@ -29,6 +29,28 @@ func Aligned(n int) []byte {
 	return b[skip : skip+n : skip+n]
 }
 
+// Row returns count buffers as Aligned does, of n bytes (raised to a multiple of Align) each,
+// which lie in a row in huge pages where the system gives them: direct I/O pins and maps
+// one page then instead of hundreds, at a third to two thirds of the CPU. It takes up to
+// 4 MiB more of address space, and is for what is written or read a quarter of a
+// megabyte or more at once.
+func Row(n, count int) [][]byte {
+	n = RoundUp(n)
+	size := (n*count + hugeBytes - 1) &^ (hugeBytes - 1)
+	b := make([]byte, size+hugeBytes-1)
+	skip := int(-uintptr(unsafe.Pointer(unsafe.SliceData(b))) & (hugeBytes - 1))
+	b = b[skip : skip+size]
+	adviseHuge(b)
+	row := make([][]byte, count)
+	for i := range row {
+		row[i] = b[i*n : (i+1)*n : (i+1)*n]
+	}
+	return row
+}
+
+// hugeBytes is the size of a huge page, and what its address is a multiple of.
+const hugeBytes = 2 << 20
+
 // RoundUp returns n, raised to a multiple of Align.
 func RoundUp(n int) int { return (n + Align - 1) &^ (Align - 1) }
 

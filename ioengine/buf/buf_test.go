@@ -94,3 +94,26 @@ func TestSteadyStateAllocatesNothing(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 }
+
+// Buffers of a row are aligned, of the size asked for, zero, and apart.
+func TestRow(t *testing.T) {
+	for _, count := range []int{1, 2, 4, 5} {
+		for _, n := range []int{1, Align, 512 << 10, 1<<20 - 1, 1 << 20, 3 << 20} {
+			row := Row(n, count)
+			if len(row) != count {
+				t.Fatalf("%d buffers, want %d", len(row), count)
+			}
+			for i, b := range row {
+				if len(b) != RoundUp(n) || cap(b) != len(b) || uintptr(unsafe.Pointer(&b[0]))%Align != 0 {
+					t.Errorf("%d x %d: buffer %d: %d bytes, room for %d, at %p", count, n, i, len(b), cap(b), b)
+				}
+				for _, at := range []int{0, len(b) - 1} {
+					if b[at] != 0 {
+						t.Errorf("%d x %d: buffer %d at %d is not zero, or not apart", count, n, i, at)
+					}
+					b[at]++
+				}
+			}
+		}
+	}
+}

@@ -85,8 +85,10 @@ func (s *scanner) fill(off int64, n int) error {
 	s.at, s.n = off&^(pageBytes-1), 0
 	part := buf.RoundUp(max(int(off-s.at)+n, s.ahead))
 	part = int(min(int64(part), (s.size-s.at+pageBytes-1)&^(pageBytes-1)))
-	if part > len(s.mem) {
+	if part > len(s.mem) && part < scanBytes {
 		s.mem = buf.Aligned(part)
+	} else if part > len(s.mem) {
+		s.mem = buf.Row(part, 1)[0]
 	}
 	if s.pace != nil {
 		if err := s.pace(part); err != nil {

@@ -65,11 +65,25 @@ func (s *Stages) takeLocked() *stage {
 	if s.made == s.count {
 		return nil
 	}
-	s.made++
-	g := &stage{mem: buf.Aligned(s.bytes)}
-	g.done = func(err error) { g.w.ended(g, err) }
-	return g
+	for _, mem := range s.row() {
+		g := &stage{mem: mem}
+		g.done = func(err error) { g.w.ended(g, err) }
+		s.free = append(s.free, g)
+		s.made++
+	}
+	return s.takeLocked()
 }
+
+// row makes the next buffers: large ones as many as one log may hold.
+func (s *Stages) row() [][]byte {
+	if s.bytes < rowBytes {
+		return [][]byte{buf.Aligned(s.bytes)}
+	}
+	return buf.Row(s.bytes, min(maxFlying+1, s.count-s.made))
+}
+
+// rowBytes is from what size on buffers are made in rows.
+const rowBytes = 512 << 10
 
 func (s *Stages) put(g *stage) {
 	g.n, g.w = 0, nil

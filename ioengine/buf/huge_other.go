@@ -1,0 +1,5 @@
+//go:build !linux
+
+package buf
+
+func adviseHuge([]byte) {}
