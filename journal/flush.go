@@ -20,9 +20,13 @@ const (
 	defaultIndexMemory = 64 << 20
 	defaultCache       = 64 << 20
 
-	// unflushedLog is how much log of a group an opening replays at most: of records of
-	// 1 MiB that is 256 reads, of small ones memory fills up long before.
-	unflushedLog = 256 << 20
+	// unflushedLog is how much log of all groups an opening replays at most, as far as that
+	// leaves each group leastUnflushed: of records of 1 MiB that is 256 reads, of many small
+	// ones memory fills up before. No group has more than mostUnflushed: 16384 reads of
+	// records of 64 KiB. What is flushed at once is merged less often.
+	unflushedLog   = 64 << 30
+	leastUnflushed = 256 << 20
+	mostUnflushed  = 1 << 30
 
 	// indexOverdraft is how many times its memory the index may take while it cannot be
 	// written; then no data is taken until it can.
@@ -62,10 +66,10 @@ type flushing struct {
 // flushIndexes looks at the groups that were in a round, and begins to write what is
 // due. It never waits: acks come from the same goroutine.
 func (s *Store) flushIndexes(groups map[*Group]struct{}) {
-	f := &s.flushes
+	f, most := &s.flushes, s.flushAfter()
 	for g := range groups {
 		s.measure(g)
-		if g.index != nil && g.segments.Durable()-g.flush.flushed > unflushedLog {
+		if g.index != nil && g.segments.Durable()-g.flush.flushed > most {
 			s.flush(g)
 		}
 	}
@@ -74,6 +78,13 @@ func (s *Store) flushIndexes(groups map[*Group]struct{}) {
 		s.flushLargest(limit/2, again)
 	}
 	f.full.Store(f.held > indexOverdraft*s.indexMemory())
+}
+
+// flushAfter is how much log a group may have behind what was flushed of it.
+func (s *Store) flushAfter() segment.Pos {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return segment.Pos(min(max(unflushedLog/int64(max(len(s.groups), 1)), leastUnflushed), mostUnflushed))
 }
 
 // measure takes in how much memory the group's index takes.
