@@ -32,7 +32,7 @@ func (c *cells) at(off int64) []byte {
 	if off < c.from || off+entryBytes > c.from+int64(len(c.buf)) {
 		const window = 256 << 10
 		if c.buf == nil {
-			c.buf = make([]byte, window)
+			c.buf = make([]byte, min(window, c.size-off))
 		}
 		c.buf = c.buf[:min(window, c.size-off)]
 		c.from = off
