@@ -420,7 +420,7 @@ func TestViewFilesAtEveryOperation(t *testing.T) {
 	w, story := start(disk)
 	rng := rand.New(rand.NewPCG(1, 1))
 	disk.OnOp(func(op faultdisk.Op, name string) {
-		if disk.Ops()%stride(4) != 0 || !strings.Contains(name, "/views") && !strings.Contains(name, "/scratch") || t.Failed() {
+		if disk.Ops()%stride(7) != 0 || !strings.Contains(name, "/views") && !strings.Contains(name, "/scratch") || t.Failed() {
 			return
 		}
 		for _, keep := range keeps {
@@ -453,7 +453,7 @@ func TestViewFilesAtEveryOperation(t *testing.T) {
 		{Ops: faultdisk.OpMutating, Err: syscall.ENOSPC, Short: true},
 		{Ops: faultdisk.OpMutating, Err: syscall.ENOSPC, Ever: true},
 	} {
-		for fault.At = 1; ; fault.At += stride(4) {
+		for fault.At = 1; ; fault.At += stride(9) {
 			disk := world.Kill()
 			w, story := start(disk)
 			seen := 0

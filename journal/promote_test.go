@@ -143,7 +143,7 @@ func TestPromoteCrashAtEveryOperation(t *testing.T) {
 		for _, to := range []uint64{3, 5} {
 			var failed error
 			disk.OnOp(func(op faultdisk.Op, name string) {
-				if failed != nil || disk.Ops()%stride(6) != 0 {
+				if failed != nil || disk.Ops()%stride(11) != 0 {
 					return
 				}
 				for _, keep := range keeps {
@@ -200,7 +200,7 @@ func TestPromoteErrorAtEveryOperation(t *testing.T) {
 		{Ops: faultdisk.OpMutating, Err: syscall.EIO, Ever: true},
 	} {
 		points := 0
-		for at := 1; ; at += stride(7) {
+		for at := 1; ; at += stride(17) {
 			disk := filled.Kill()
 			w, err := openSmall(disk)
 			ok(t, err)
@@ -236,7 +236,7 @@ func TestPromoteErrorAtEveryOperation(t *testing.T) {
 			}
 			ok(t, w.store.Close())
 		}
-		if points < 40/stride(7) {
+		if points < 40/stride(17) {
 			t.Errorf("operations %#x: %d errors", fault.Ops, points)
 		}
 		t.Logf("operations %#x: %d errors", fault.Ops, points)

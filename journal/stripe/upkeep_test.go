@@ -231,7 +231,7 @@ func TestUpkeepErrorAtEveryOperation(t *testing.T) {
 	} {
 		for _, victim := range c.victims {
 			points := 0
-			for at := 1; ; at += stride(7) {
+			for at := 1; ; at += stride(15) {
 				fired, err := upkeepErrorAt(t, base.kill(), promised.clone(), victim, c.fault, at, "/new")
 				if err != nil {
 					t.Fatalf("%v at operation %d (%#x, ever %v) of %s: %v", c.fault.Err, at, c.fault.Ops, c.fault.Ever, victim, err)

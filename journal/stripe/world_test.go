@@ -23,10 +23,9 @@ func seeded(seed int) *rand.Rand { return rand.New(rand.NewPCG(uint64(seed), 1))
 // noise returns n bytes of the seed, aligned.
 func noise(seed, n int) []byte {
 	p := buf.Aligned(n)
-	rng := rand.NewPCG(uint64(seed), 2)
-	for i := 0; i+8 <= n; i += 8 {
-		le.PutUint64(p[i:], rng.Uint64())
-	}
+	var key [32]byte
+	le.PutUint64(key[:], uint64(seed))
+	_, _ = rand.NewChaCha8(key).Read(p) // never fails; at the price of a copy
 	return p
 }
 
