@@ -40,7 +40,7 @@ func Open(fsys ioengine.FS, dir string, group record.GroupID, w Watermark, o Opt
 		return nil, errors.Join(fmt.Errorf("log of group %s: %w", group, err), l.files.close())
 	}
 	for _, s := range l.mu.segs {
-		if s.state == StateClosed {
+		if s.state == StateClosed && !s.restored {
 			l.seal(s)
 		}
 	}
@@ -98,13 +98,10 @@ func (l *Log) recoverNothing(w Watermark) error {
 // recoverLast reads the last of the segments, which was open, delivers all of the log
 // if that is wanted, and opens the segment after it.
 func (l *Log) recoverLast(file ioengine.File, segs []*segment, w Watermark, each func(Pos, record.Record) error) error {
-	sc, err := openScanner(file)
+	s := segs[len(segs)-1]
+	sc, err := scannerOf(file, s)
 	if err != nil {
 		return err
-	}
-	s := segs[len(segs)-1]
-	if sc.header != s.header {
-		return corrupt("header: it changed")
 	}
 	if s.folded() {
 		return corrupt(fmt.Sprintf("the segment after %d is missing", s.Fold.Last))
@@ -113,7 +110,7 @@ func (l *Log) recoverLast(file ioengine.File, segs []*segment, w Watermark, each
 	if err != nil {
 		return err
 	}
-	whole := &segment{header: s.header, end: s.end, chain: s.chain, state: StateClosed}
+	whole := &segment{header: s.header, end: s.end, chain: s.chain, state: StateClosed, restored: s.restored}
 	if final != nil {
 		whole.end, whole.chain = final.end, final.chain
 	}
@@ -202,7 +199,7 @@ func (l *Log) readTail(sc *scanner, s *segment, durable Pos) (final *round, torn
 // ours returns the error of a round of an unknown version or kind if this segment's life
 // wrote it. The old bytes of a recycled file, a guest's for one, say nothing: they are a torn tail.
 func (sc *scanner) ours(begin Pos, why error) error {
-	if !sc.Recycled {
+	if !sc.Recycled && !sc.restored {
 		return why
 	}
 	_, ok, err := sc.following(begin, begin+lookAhead, begin)
@@ -224,7 +221,7 @@ const lookAhead Pos = 2 << 20
 // beyond it: then what is amiss there is no torn tail.
 func (sc *scanner) vouches(s *segment, torn tornTail) (bool, error) {
 	to := s.end + Pos(sc.size)
-	if sc.Recycled {
+	if sc.Recycled && !s.restored {
 		to = s.end + max(lookAhead, 4*torn.longest)
 	}
 	_, ok, err := sc.following(s.end, to, s.end+1)

@@ -47,7 +47,7 @@ func (l *Log) Replace(number uint64, build func(w io.Writer) error) error {
 		return fmt.Errorf("segment %d: replacing it: %w", number, err)
 	}
 	l.mu.Lock()
-	s.state, s.err, s.records = StateVerified, nil, records
+	s.state, s.err, s.records, s.restored = StateVerified, nil, records, false
 	l.mu.Unlock()
 	l.tellVerified(s)
 	return nil

@@ -77,7 +77,7 @@ func (l *Log) known(segs []*segment) []*segment {
 	defer l.mu.RUnlock()
 	now := make([]*segment, len(segs))
 	for i, s := range segs {
-		now[i] = &segment{header: s.header, end: s.end, chain: s.chain, entries: s.entries, state: s.state, edition: s.edition}
+		now[i] = &segment{header: s.header, end: s.end, chain: s.chain, entries: s.entries, state: s.state, restored: s.restored, edition: s.edition}
 	}
 	return now
 }
@@ -111,12 +111,9 @@ func (l *Log) replaySegment(p *replayer, s *segment, file ioengine.File) error {
 	if l.isClosed() {
 		return ErrClosed
 	}
-	sc, err := openScanner(file)
+	sc, err := scannerOf(file, s)
 	if err != nil {
 		return asCorrupt(err)
-	}
-	if sc.header != s.header {
-		return corrupt("header: it changed")
 	}
 	if s.state != StateVerified {
 		return p.walk(sc, s)

@@ -18,6 +18,7 @@ type scanner struct {
 	want want
 	// unchained takes a round whatever chain it follows.
 	unchained bool
+	restored  bool                  // the header is damaged: whether the file is recycled is not known
 	pace      func(bytes int) error // before each read; may be nil
 
 	mem   []byte // aligned; holds file bytes [at, at+n)

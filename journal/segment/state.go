@@ -20,6 +20,7 @@ type segment struct {
 	err       error
 	abandoned bool // a write or sync of it failed: nothing more goes to that file
 	gone      bool // no longer part of the log
+	restored  bool // the file's header is damaged, and this one is what it must have been
 	edition   int  // how often the file was replaced: what was found in an older one is void
 
 	// pins are reads and other work under way on the file; none begins once it is gone. A
@@ -78,6 +79,8 @@ type Info struct {
 
 	Life   uint64 // of its file: another one with the same places has another
 	Folded bool
+
+	Restored bool // its header is damaged: Restore writes it anew
 }
 
 // Segments returns the segments, oldest first.
@@ -89,7 +92,7 @@ func (l *Log) Segments() []Info {
 		last, _ := s.last()
 		infos[i] = Info{
 			Number: s.Number, First: s.First, End: s.end, Records: s.records, State: s.state, Err: s.err,
-			To: s.limit(), Last: last, Life: s.Life, Folded: s.folded(),
+			To: s.limit(), Last: last, Life: s.Life, Folded: s.folded(), Restored: s.restored,
 		}
 	}
 	return infos

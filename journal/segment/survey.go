@@ -19,6 +19,9 @@ type surveyed struct {
 	trailer *trailer // of this life, nil: the file does not end in one
 	err     error    // why the header cannot be had
 	endErr  error    // why it cannot be told whether there is a trailer
+
+	remains  *remains // of a damaged header
+	restored bool     // header is what remains say
 }
 
 // list returns the numbers of the segments, rising, and removes what never became one.
@@ -82,6 +85,9 @@ func (l *Log) look(number uint64) surveyed {
 	sc, err := openScanner(file)
 	if err != nil {
 		x.err = err
+		if sc != nil && errors.Is(err, ErrCorrupt) {
+			x.remains, x.endErr = sc.remains()
+		}
 		return x
 	}
 	x.header = sc.header
@@ -96,6 +102,7 @@ func (l *Log) look(number uint64) surveyed {
 // Files below first are those that a Drop did not get to, in any number; files that a
 // folded segment stands for, those that a ReplaceRange did not.
 func arrange(group record.GroupID, found []surveyed, first Pos) (segs []*segment, leftover []uint64, err error) {
+	restore(group, found)
 	var live []surveyed
 	covered := uint64(0) // by a folded segment
 	for _, x := range found {
@@ -127,7 +134,7 @@ func arrange(group record.GroupID, found []surveyed, first Pos) (segs []*segment
 		leftover = append(leftover, x.number)
 	}
 	for i, x := range live[begin:] {
-		s := &segment{header: x.header, end: x.header.First, chain: x.header.Chain, state: StateClosed}
+		s := &segment{header: x.header, end: x.header.First, chain: x.header.Chain, state: StateClosed, restored: x.restored}
 		if i > 0 {
 			if err := segs[i-1].endBefore(x.header); err != nil {
 				return nil, nil, fmt.Errorf("segment %d: %w", x.number, err)

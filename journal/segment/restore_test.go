@@ -1,0 +1,160 @@
+package segment
+
+import (
+	"errors"
+	"slices"
+	"testing"
+
+	"github.com/holdfast-dr/holdfast/ioengine/faultdisk"
+	"github.com/holdfast-dr/holdfast/wire/record"
+)
+
+// The header of each segment of a log rots, at any byte: the log opens and holds all that
+// it held, and Restore makes the file what it was. One whose first round rotted too has
+// its header from the footer, or does not open: never with other bytes.
+func TestDamagedHeadersAreRestored(t *testing.T) {
+	logs := map[string]func(t *testing.T, disk *faultdisk.Disk) ([]placed, Watermark){
+		"as written": func(t *testing.T, disk *faultdisk.Disk) ([]placed, Watermark) {
+			l, recs := sealedLog(t, disk, 4)
+			end := l.Durable()
+			ok(t, l.Close())
+			return recs, Watermark{Durable: end}
+		},
+		"its beginning dropped": func(t *testing.T, disk *faultdisk.Disk) ([]placed, Watermark) {
+			l, recs := sealedLog(t, disk, 6)
+			w := Watermark{First: l.Segments()[2].First, Durable: l.Durable()}
+			ok(t, l.Drop(w.First))
+			ok(t, l.Close())
+			return slices.DeleteFunc(recs, func(p placed) bool { return p.pos < w.First }), w
+		},
+		"recycled": func(t *testing.T, disk *faultdisk.Disk) ([]placed, Watermark) {
+			l, _, recs := recycler(t, disk, 6)
+			w := Watermark{First: l.Segments()[4].First}
+			ok(t, l.Drop(w.First))
+			for len(l.Segments()) < 5 {
+				more, _ := mixed(t, l, 5)
+				recs = append(recs, more...)
+			}
+			w.Durable = l.Durable()
+			ok(t, l.Close())
+			return slices.DeleteFunc(recs, func(p placed) bool { return p.pos < w.First }), w
+		},
+		"folded": func(t *testing.T, disk *faultdisk.Disk) ([]placed, Watermark) {
+			l, recs := sealedLog(t, disk, 7)
+			var kept []placed
+			segs := l.Segments()
+			ok(t, l.ReplaceRange(3, 5, l.keepHalf(segs[2].First, segs[4].To, &kept), nil))
+			w := Watermark{Durable: l.Durable()}
+			ok(t, l.Close())
+			return spliced(recs, segs[2].First, segs[4].To, kept), w
+		},
+	}
+	for what, make := range logs {
+		disk := faultdisk.New(512)
+		recs, w := make(t, disk)
+		for i, name := range segmentFiles(t, disk) {
+			for _, at := range []int64{0, 5, 9, 17, 30, 33, 41, 49, 53, 2000, 4093} {
+				d := disk.Kill()
+				ok(t, d.Rot(name, at, 1))
+				l, err := Open(d, testDir, testGroup, w, testOptions(), nil)
+				if err != nil {
+					t.Fatalf("%s, %s rots at %d: %v", what, name, at, err)
+				}
+				if err := holds(l, recs); err != nil {
+					t.Fatalf("%s, %s rots at %d: %v", what, name, at, err)
+				}
+				if !l.Segments()[i].Restored {
+					t.Fatalf("%s, %s rots at %d: %+v", what, name, at, l.Segments()[i])
+				}
+				if damage, err := l.Verify(l.Segments()[i].Number, nil); len(damage) != 0 || !errors.Is(err, ErrCorrupt) {
+					t.Fatalf("%s, %s rots at %d: read back: %v, %v", what, name, at, damage, err)
+				}
+				ok(t, l.Restore(l.Segments()[i].Number))
+				ok(t, holds(l, recs))
+				more, _ := mixed(t, l, 2)
+				if s := l.Segments()[i]; s.State != StateVerified || s.Restored {
+					t.Fatalf("%s, %s rots at %d: restored, it is %+v", what, name, at, s)
+				}
+				ok(t, l.Close())
+				again, err := Open(d, testDir, testGroup, w, testOptions(), nil)
+				ok(t, err)
+				if err := holds(again, append(slices.Clone(recs), more...)); err != nil || again.Segments()[i].State != StateVerified {
+					t.Fatalf("%s, %s rots at %d: after that: %+v, %v", what, name, at, again.Segments()[i], err)
+				}
+				ok(t, again.Close())
+			}
+			d := disk.Kill()
+			ok(t, d.Rot(name, 100, 1))
+			ok(t, d.Rot(name, pageBytes+3, 1))
+			l, err := Open(d, testDir, testGroup, w, testOptions(), nil)
+			if err != nil && !errors.Is(err, ErrCorrupt) {
+				t.Fatalf("%s, %s rots with its first round: %v", what, name, err)
+			}
+			if err == nil {
+				if err := l.Restore(l.Segments()[i].Number); !errors.Is(err, ErrCorrupt) {
+					t.Fatalf("%s, %s rots with its first round, and is restored: %v", what, name, err)
+				}
+				ok(t, l.Close())
+			}
+		}
+	}
+}
+
+// The chain is reckoned back as it was reckoned on.
+func TestChainBefore(t *testing.T) {
+	rng := seeded(3)
+	of := byTopByte()
+	for range 1000 {
+		chain, sum := rng.Uint32(), rng.Uint32()
+		if got := chainBefore(of, chainNext(chain, record.Header{Checksum: sum}), sum); got != chain {
+			t.Fatalf("%x before %x: %x", chain, sum, got)
+		}
+	}
+}
+
+// A crash or an error while a header is restored leaves the file as it was, or whole.
+func TestRestoreCrashesAndErrors(t *testing.T) {
+	base := faultdisk.New(512)
+	l, recs := sealedLog(t, base, 3)
+	ok(t, l.Close())
+	name := segmentFiles(t, base)[1]
+	ok(t, base.Rot(name, 30, 1))
+	restore := func(d *faultdisk.Disk, begin func()) error {
+		l, err := Open(d, testDir, testGroup, Watermark{}, testOptions(), nil)
+		ok(t, err)
+		begin()
+		return errors.Join(l.Restore(2), l.Close())
+	}
+	for at := 1; ; at++ {
+		d, count := base.Kill(), 0
+		var crashed *faultdisk.Disk
+		ok(t, restore(d, func() {
+			d.OnOp(func(faultdisk.Op, string) {
+				if count++; count == at {
+					crashed = d.Crash(seeded(at), faultdisk.KeepSome)
+				}
+			})
+		}))
+		if crashed == nil {
+			if at < 8 {
+				t.Errorf("only %d operations", at)
+			}
+			return
+		}
+		failing := base.Kill()
+		_ = restore(failing, func() { failing.Inject(faultdisk.Fault{At: at, Err: errors.New("injected")}) }) // it may be of what comes after
+		failing.Heal()
+		for _, d := range []*faultdisk.Disk{crashed, failing} {
+			l, err := Open(d, testDir, testGroup, Watermark{}, testOptions(), nil)
+			ok(t, err)
+			ok(t, holds(l, recs))
+			if s := l.Segments()[1]; s.Restored {
+				ok(t, l.Restore(2))
+			}
+			if damage, err := l.Verify(2, nil); err != nil || damage != nil {
+				t.Fatalf("operation %d: %v, %v", at, damage, err)
+			}
+			ok(t, l.Close())
+		}
+	}
+}
