@@ -169,12 +169,13 @@ func (l *Log) readTail(sc *scanner, s *segment, durable Pos) (final *round, torn
 		if errors.Is(err, ErrVersion) {
 			err = sc.ours(begin, err)
 		}
-		if errors.As(err, &torn.errTorn) {
+		if errors.As(err, &torn.errTorn) && (r.end != durable || !sc.nearly(r)) {
 			break
 		}
-		if err != nil {
+		if err != nil && torn.errTorn == nil {
 			return nil, torn, err
 		}
+		torn.errTorn = nil
 		if final != nil { // r's commit says that it was durable
 			s.end, s.chain = final.end, final.chain
 		}
@@ -194,6 +195,30 @@ func (l *Log) readTail(sc *scanner, s *segment, durable Pos) (final *round, torn
 		}
 	}
 	return final, torn, nil
+}
+
+// nearly says whether the last round that is known to have been durable is whole but for some of
+// its commit: one word of it at most is not what the records say. It was never torn,
+// and no record can be missing: a commit that counts others differs in more.
+func (sc *scanner) nearly(r *round) bool {
+	if len(r.entries) == 0 || invariant.Planted("journal/segment/last-commit-is-all") {
+		return false
+	}
+	last := r.entries[len(r.entries)-1]
+	end := last.Pos + Pos(last.Size)
+	var want [commitBytes]byte
+	commit{Life: sc.Life, Durable: r.begin, Records: end, End: r.end, Count: uint32(len(r.entries)), Chain: r.chain}.put(want[:])
+	p, err := sc.bytes(offset(sc.First, end), int(r.end-end))
+	if err != nil || len(p) != int(r.end-end) || !allZero(p[:len(p)-commitBytes]) {
+		return false
+	}
+	other := 0
+	for i, have := 0, p[len(p)-commitBytes:]; i < commitBytes; i += 8 {
+		if le.Uint64(have[i:]) != le.Uint64(want[i:]) {
+			other++
+		}
+	}
+	return other <= 1
 }
 
 // ours returns the error of a round of an unknown version or kind if this segment's life

@@ -97,6 +97,26 @@ func (l *Log) replay(segs []*segment, from, to Pos, o ReplayOptions, each func(P
 	return nil
 }
 
+// LostRecord is the error of Replay about one record that is damaged, when a footer says
+// what it was: Replay goes on from To.
+type LostRecord struct {
+	Pos, To Pos
+	Kind    record.Kind
+	Stream  record.StreamID
+	Seq     record.Seq
+	Err     error // ErrCorrupt, or of the disk
+}
+
+func (e *LostRecord) Error() string { return e.Err.Error() }
+func (e *LostRecord) Unwrap() error { return e.Err }
+
+func lost(e entry, err error) error {
+	if !errors.Is(err, ErrCorrupt) {
+		return err
+	}
+	return &LostRecord{e.Pos, e.Pos + Pos(e.Size), e.Kind, e.Stream, e.Seq, err}
+}
+
 // replayer is one call of Replay.
 type replayer struct {
 	from, to Pos
@@ -150,7 +170,7 @@ func (p *replayer) walk(sc *scanner, s *segment) error {
 		if torn := (*errTorn)(nil); errors.As(err, &torn) && invariant.Planted("journal/segment/damage-is-end") {
 			return nil
 		}
-		if err != nil {
+		if err != nil && !sc.wholeWithout(&r, s, err) {
 			return asCorrupt(err)
 		}
 		p.leaveOut(r.entries)
@@ -166,6 +186,21 @@ func (p *replayer) walk(sc *scanner, s *segment) error {
 		return corrupt("other records than were written")
 	}
 	return nil
+}
+
+// wholeWithout says whether a round is whole but for its commit, or the zeros before that:
+// the rest of the segment follows from its records. It spoils nothing that r holds.
+func (sc *scanner) wholeWithout(r *round, s *segment, why error) bool {
+	if torn := (*errTorn)(nil); !errors.As(why, &torn) || r.end == 0 || len(r.entries) == 0 || r.end > s.end || sc.unchained ||
+		invariant.Planted("journal/segment/commit-is-all") {
+		return false
+	}
+	if r.end == s.end {
+		return r.chain == s.chain
+	}
+	x := &scanner{header: sc.header, restored: sc.restored, file: sc.file, size: sc.size, want: wantHeaders, pace: sc.pace}
+	var next round
+	return x.round(&next, r.end, r.chain) == nil
 }
 
 func (p *replayer) deliver(pos Pos, rec record.Record) error {
@@ -248,7 +283,7 @@ func (p *replayer) deliverPart(sc *scanner, x *part) error {
 	for _, e := range x.entries {
 		rec, err := sc.tablesIn(x, e)
 		if err != nil {
-			return asCorrupt(sc.amiss(e.Pos, err))
+			return lost(e, asCorrupt(sc.amiss(e.Pos, err)))
 		}
 		if err := p.deliver(e.Pos, rec); err != nil {
 			return err

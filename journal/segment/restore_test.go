@@ -158,3 +158,52 @@ func TestRestoreCrashesAndErrors(t *testing.T) {
 		}
 	}
 }
+
+// A commit rots, or a zero before one, in a segment that has no footer: no record of its
+// round is missing for that. Only the commit of the last round, when nobody else knows
+// how far the log was durable, is taken for torn.
+func TestRecordsStandWithoutTheirCommit(t *testing.T) {
+	disk := faultdisk.New(512)
+	ok(t, errors.Join(disk.Mkdir("store"), disk.SyncDir("/")))
+	o := testOptions()
+	o.SegmentBytes = 1 << 20
+	l, err := Open(disk, testDir, testGroup, Watermark{}, o, nil)
+	ok(t, err)
+	recs, edges := mixed(t, l, 20)
+	w := Watermark{Durable: l.Durable()}
+	ok(t, l.Close())
+	name := segmentFiles(t, disk)[0]
+	for _, end := range edges[1:] {
+		for back := int64(1); back <= commitBytes+1; back += 3 {
+			d := disk.Kill()
+			ok(t, d.Rot(name, offset(Start, end)-back, 1))
+			l, err := Open(d, testDir, testGroup, w, o, nil)
+			if end == w.Durable && back > commitBytes {
+				if !errors.Is(err, ErrCorrupt) {
+					t.Fatalf("a byte behind the last record rots: %v", err)
+				}
+				continue
+			}
+			if err != nil {
+				t.Fatalf("the commit at %s rots: %v", end, err)
+			}
+			if err := holds(l, recs); err != nil {
+				t.Fatalf("the commit at %s rots %d from its end: %v", end, back, err)
+			}
+			ok(t, l.Close())
+		}
+	}
+	d := disk.Kill()
+	ok(t, d.Rot(name, offset(Start, w.Durable)-commitBytes, 20))
+	if _, err := Open(d, testDir, testGroup, w, o, nil); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("three words of the last commit rot: %v", err)
+	}
+	d = disk.Kill()
+	ok(t, d.Rot(name, offset(Start, w.Durable)-commitBytes, 1))
+	l, err = Open(d, testDir, testGroup, Watermark{Durable: edges[len(edges)-2]}, o, nil)
+	ok(t, err)
+	if got := l.Durable(); got != edges[len(edges)-2] {
+		t.Errorf("nobody knows of the last round, and the log ends at %s", got)
+	}
+	ok(t, l.Close())
+}

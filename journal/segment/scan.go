@@ -158,7 +158,7 @@ func (s *scanner) amiss(at Pos, err error) error {
 	if errors.Is(err, record.ErrVersion) || errors.Is(err, record.ErrKind) {
 		return fmt.Errorf("at %s: %w: %w", at, ErrVersion, err)
 	}
-	for _, ours := range []error{ErrCorrupt, record.ErrCorrupt, record.ErrShort} {
+	for _, ours := range []error{ErrCorrupt, record.ErrCorrupt, record.ErrShort, record.ErrMagic} {
 		if errors.Is(err, ours) {
 			return &errTorn{at, err}
 		}
