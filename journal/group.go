@@ -31,12 +31,13 @@ type Group struct {
 
 	admitting sync.Mutex // one Admit or SetVolumes at a time; before mu
 
-	marking  sync.Mutex // damage is made known, and checkpoints are listed, one at a time; before mu
-	damages  damages    // all that is known
-	hurt     hurt       // what of it checkpoints that are not listed yet may need
-	unplaced damages    // what of it is not looked up in the index yet
-	unblamed bool       // some was taken back, and who is bad for it is not found anew yet
-	unstated []entry    // what of it the manifest does not say yet
+	marking  sync.Mutex      // damage is made known, and checkpoints are listed, one at a time; before mu
+	damages  damages         // all that is known
+	hurt     hurt            // what of it checkpoints that are not listed yet may need
+	unplaced damages         // what of it is not looked up in the index yet
+	unblamed bool            // some was taken back, and who is bad for it is not found anew yet
+	unstated []entry         // what of it the manifest does not say yet
+	healed   map[uint64]bool // segments that the loading brought back
 	loaded   chan struct{}
 	ended    chan struct{}  // closed when the group takes no more
 	upkeep   sync.WaitGroup // goroutines that end then
@@ -67,6 +68,8 @@ type Group struct {
 	unwritten   error  // why the index was not written the last time; nil: it was
 	behind      error  // why checkpoints that are complete are not listed; nil: all are
 	damaged     error  // what is damaged; nil: nothing that is known
+	frozen      bool   // its log is damaged and was not followed to its end; set while it is loaded
+	upTo        uint64 // and the newest checkpoint before that
 	lacking     bool   // and of it something that checkpoints yet to be listed may need
 	wounds      uint64 // damages found since the store was opened
 	listed      struct {

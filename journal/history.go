@@ -122,6 +122,18 @@ func (h *history) skip(stream record.StreamID, seq record.Seq) {
 	}
 }
 
+// lose is skip of a record without writes that is damaged: a boundary is one by its kind
+// alone, a cut or a confirm is as if it had never come.
+func (h *history) lose(kind record.Kind, stream record.StreamID, seq record.Seq) {
+	if s := h.streams[stream]; s == nil || seq <= s.upTo {
+		return
+	}
+	if kind != record.KindResyncOpen && kind != record.KindResyncClose {
+		kind = record.KindData
+	}
+	h.cuts.step(durableRecord{stream: stream, seq: seq, kind: kind})
+}
+
 // take moves the record's stream past it.
 func (h *history) take(id record.Identity) (*replayed, error) {
 	s := h.streams[id.Stream]

@@ -42,10 +42,15 @@ func (g *Group) protected(f segment.FileInfo) {
 	}
 }
 
-// readBack takes in that a segment was verified as it was sealed, or written anew.
-func (g *Group) readBack(f segment.FileInfo) {
+// verifiedNow takes in that a segment was verified as it was sealed, or written anew.
+func (g *Group) verifiedNow(f segment.FileInfo) {
 	g.store.scrubber.sealedNow(f)
 	g.protected(f)
+}
+
+// readBack takes in that a segment was verified as it was sealed. It waits until the group
+// is loaded.
+func (g *Group) readBack(f segment.FileInfo) {
 	<-g.loaded
 	if g.openStill() != nil || g.index == nil || invariant.Planted("journal/seal-takes-nothing-back") {
 		return

@@ -47,9 +47,7 @@ func (g *Group) load(m *manifest) (*Group, error) {
 	if err != nil {
 		return nil, errors.Join(err, g.close())
 	}
-	if g.store.cfg.Protector != nil {
-		g.upkeep.Go(g.protectAll)
-	}
+	g.upkeep.Go(g.tendSegments)
 	return g, nil
 }
 
@@ -71,7 +69,7 @@ func (g *Group) openFiles() (err error) {
 	cfg := g.store.cfg
 	o := segment.Options{SegmentBytes: cfg.SegmentBytes, Stages: g.store.stages, Spare: g.store.spare, Log: g.log, Damaged: g.sealed,
 		Go: g.store.readBacks.run, Pace: g.store.readBacks.pace}
-	o.Verified = g.readBack
+	o.Verified, o.ReadBack = g.verifiedNow, g.readBack
 	if p := cfg.Protector; p != nil {
 		o.Discarded = p.Dropped
 	}
@@ -101,7 +99,7 @@ func (g *Group) loadLog(anew bool) error {
 		from, l.complete = s.pos, s.complete
 		if s.complete > l.listing.covers {
 			if err := l.relist(from); err != nil {
-				return err
+				return l.ended(err)
 			}
 		}
 		l.history.resume(s)
@@ -113,8 +111,9 @@ func (g *Group) loadLog(anew bool) error {
 		g.index.table.SetMarks(g.folds())
 		l.anew = true
 	}
+	l.from = from
 	if _, err := l.replay(from); err != nil {
-		return err
+		return l.ended(err)
 	}
 	if err := l.history.ended(); err != nil {
 		return err
@@ -123,19 +122,34 @@ func (g *Group) loadLog(anew bool) error {
 		return err
 	}
 	g.adopt(l.history, facts.epoch)
+	return l.ended(nil)
+}
+
+// ended finishes the loading; cut, if not nil, is why the log was not followed to its end.
+func (l *loading) ended(cut error) (err error) {
+	g, facts := l.g, l.facts
+	if cut != nil && !errors.Is(cut, errCut) {
+		return cut
+	}
+	if cut != nil {
+		if err := l.freeze(cut); err != nil {
+			return err
+		}
+	}
 	if n := l.history.cuts.newest; n > 0 {
 		g.complete(n)
 	}
 	g.flush.complete, g.flush.flushed = l.complete, max(g.index.Covered().Pos, g.logFirst())
-	g.damages = facts.damaged
-	if g.hurt, err = g.blame(g.damages, &facts); err != nil {
+	g.healed, g.damages = l.healed, facts.damaged
+	g.stateLost(l.lost)
+	if g.hurt, err = g.blame(g.damages, facts); err != nil {
 		return err
 	}
 	g.sayLocked()
 	if err := g.showSegmentsAnew(); err != nil {
 		return err
 	}
-	g.log.Info("group opened", "segments", len(g.segments.Segments()), "replayed_from", int64(from), "to", int64(g.segments.Durable()),
+	g.log.Info("group opened", "segments", len(g.segments.Segments()), "replayed_from", int64(l.from), "to", int64(g.segments.Durable()),
 		"checkpoints_entered", l.listing.put)
 	return g.recount()
 }
@@ -190,9 +204,12 @@ type loading struct {
 	lineage  uint64
 	facts    *facts
 	history  *history
-	complete segment.Pos // see snapshot
-	listing  *relisting  // nil: all is listed already
-	anew     bool        // the index had nothing of this log
+	complete segment.Pos     // see snapshot
+	listing  *relisting      // nil: all is listed already
+	anew     bool            // the index had nothing of this log
+	from     segment.Pos     // where the replay began
+	lost     damages         // what of the log was lost
+	healed   map[uint64]bool // segments that were brought back
 }
 
 // replay follows the log from there to its end, which it returns, into the index too. It
@@ -204,7 +221,7 @@ func (l *loading) replay(from segment.Pos) (end segment.Pos, err error) {
 			continue
 		}
 		l.history.gaps = s.Folded
-		err := l.g.segments.Replay(max(from, s.First), s.To, segment.ReplayOptions{}, l.record)
+		err := l.through(s.Number, max(from, s.First), s.To, segment.ReplayOptions{}, nil, l.record)
 		if err != nil {
 			return end, err
 		}
@@ -240,16 +257,29 @@ func (l *loading) record(pos segment.Pos, rec record.Record) error {
 func (l *loading) relist(to segment.Pos) error {
 	h := beginning(l.facts)
 	h.gaps = true
-	return l.g.segments.Replay(l.g.logFirst(), to, segment.ReplayOptions{ControlOnly: true, Skipped: h.skip}, func(pos segment.Pos, rec record.Record) error {
-		cp, complete, err := h.follow(rec)
+	lose := func(r *segment.LostRecord) { h.lose(r.Kind, r.Stream, r.Seq) }
+	for _, s := range l.g.segments.Segments() {
+		if s.First >= to {
+			break
+		}
+		err := l.through(s.Number, s.First, min(s.To, to), segment.ReplayOptions{ControlOnly: true, Skipped: h.skip}, lose, func(pos segment.Pos, rec record.Record) error {
+			cp, complete, err := h.follow(rec)
+			if err != nil {
+				return fmt.Errorf("record %s at %s: %w", rec.Identity, pos, err)
+			}
+			if complete {
+				return l.listing.list(pos+segment.Pos(rec.Size), cp)
+			}
+			return nil
+		})
+		if errors.Is(err, errCut) {
+			l.history = h // nothing beyond is known to be complete
+		}
 		if err != nil {
-			return fmt.Errorf("record %s at %s: %w", rec.Identity, pos, err)
+			return err
 		}
-		if complete {
-			return l.listing.list(pos+segment.Pos(rec.Size), cp)
-		}
-		return nil
-	})
+	}
+	return nil
 }
 
 // flush writes what was replayed so far to disk: the index of a long log is built within

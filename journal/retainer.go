@@ -150,7 +150,7 @@ func (r *retainer) took(g *Group, bytes int64) {
 // begin says how a group stands, before it takes anything: what is counted then counts
 // from there. What is to be done is done by look, at once when space is short.
 func (r *retainer) begin(g *Group) {
-	if r.s.cfg.Still || g.opened() != nil || invariant.Planted("journal/begin-unlooked") {
+	if r.s.cfg.Still || g.still() || invariant.Planted("journal/begin-unlooked") {
 		return
 	}
 	now := r.passed()
@@ -240,7 +240,7 @@ func (r *retainer) look(now time.Duration) {
 		giver = r.giver(groups, now, disk)
 	}
 	for _, g := range groups {
-		if g.opened() != nil {
+		if g.still() {
 			continue
 		}
 		g.noteAges(now)
@@ -270,7 +270,7 @@ func (r *retainer) look(now time.Duration) {
 func (r *retainer) giver(groups []*Group, now time.Duration, disk diskSpace) (giver *Group) {
 	most := int64(0)
 	for _, g := range groups {
-		if g.opened() != nil || r.isBusy(g) {
+		if g.still() || r.isBusy(g) {
 			continue
 		}
 		s := g.stateOf(now, disk)

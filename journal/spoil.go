@@ -338,7 +338,7 @@ func (g *Group) blame(ds damages, marks *facts) (h hurt, err error) {
 			return h, err
 		}
 		for _, cp := range page.Checkpoints {
-			if _, stated := marks.bad[cp.Number]; stated || bad.holds(cp.Number) {
+			if _, stated := marks.bad[cp.Number]; stated || bad.holds(cp.Number) || g.beyond(cp.Number) {
 				continue
 			}
 			_, err := g.store.catalogue.Change(g.info.ID, cp.Number, cp.Number, func(cp *Checkpoint) bool {

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/journal/view"
 )
 
@@ -57,6 +58,9 @@ func (g *Group) OpenView(number uint64, o ViewOptions) (*view.View, error) {
 // openView opens a view; cfg says which, and how it is opened.
 func (g *Group) openView(number uint64, o ViewOptions, cfg view.Config) (*view.View, error) {
 	cp, err := g.Checkpoint(number)
+	if err == nil && g.beyond(number) && !invariant.Planted("journal/views-beyond") {
+		err = fmt.Errorf("journal: group %s: checkpoint %d: %s: %w", g.info.ID, number, cp.Reason, ErrCorrupt)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -59,6 +59,24 @@ func (sc *scanner) remains() (*remains, error) {
 	return m, sc.reckonBack(m)
 }
 
+// empty says whether there is nothing in the file behind its header: no round was ever
+// written to it, and no other use left anything.
+func (sc *scanner) empty() (bool, error) {
+	for off := int64(pageBytes); off < sc.size; {
+		data, n, err := sc.file.NextData(off)
+		if err != nil || n == 0 {
+			return err == nil, err
+		}
+		for at := max(off, data&^(pageBytes-1)); at < data+n; at += pageBytes {
+			if p, err := sc.bytes(at, pageBytes); err != nil || !allZero(p) {
+				return false, err
+			}
+		}
+		off = data + n
+	}
+	return true, nil
+}
+
 // firstCommit returns the first commit of the file, and where in it the commit ends; 0:
 // there is none. The pages of the first round hold nothing of an earlier use.
 func (sc *scanner) firstCommit() (c commit, end int64, err error) {

@@ -100,6 +100,40 @@ func TestDamagedHeadersAreRestored(t *testing.T) {
 	}
 }
 
+// The newest segment has nothing but a header, which rots: it is made again. With anything
+// behind it that nobody can tell, the log does not open.
+func TestAnEmptySegmentIsMadeAgain(t *testing.T) {
+	disk := faultdisk.New(512)
+	l, recs := sealedLog(t, disk, 3)
+	w := Watermark{Durable: l.Durable()}
+	ok(t, l.Close())
+	l, err := Open(disk, testDir, testGroup, w, testOptions(), nil) // ends the last one, copies a round
+	ok(t, err)
+	ok(t, l.succeed())
+	ok(t, l.Close())
+	names := segmentFiles(t, disk)
+	d := disk.Kill()
+	ok(t, d.Rot(names[len(names)-1], 30, 1))
+	l, err = Open(d, testDir, testGroup, w, testOptions(), nil)
+	ok(t, err)
+	ok(t, holds(l, recs))
+	more, _ := mixed(t, l, 3)
+	ok(t, l.Close())
+	l, err = Open(d, testDir, testGroup, w, testOptions(), nil)
+	ok(t, err)
+	ok(t, holds(l, append(slices.Clone(recs), more...)))
+	ok(t, l.Close())
+	d = disk.Kill()
+	file, err := d.Open(names[len(names)-1], 0)
+	ok(t, err)
+	_, err = file.WriteAt([]byte{1}, 9000)
+	ok(t, errors.Join(err, file.Close()))
+	ok(t, d.Rot(names[len(names)-1], 30, 1))
+	if _, err := Open(d, testDir, testGroup, w, testOptions(), nil); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("something lies behind its header: %v", err)
+	}
+}
+
 // The chain is reckoned back as it was reckoned on.
 func TestChainBefore(t *testing.T) {
 	rng := seeded(3)

@@ -54,6 +54,9 @@ func (l *Log) seal(s *segment) {
 			l.files.forget(s.Life) // what was open of it could write: from now on it is read
 			l.opt.Verified(l.fileInfo(s))
 		}
+		if state == StateVerified && l.opt.ReadBack != nil {
+			l.opt.ReadBack(l.fileInfo(s))
+		}
 	}
 	if l.opt.Go == nil {
 		go done()

@@ -92,6 +92,9 @@ type Options struct {
 	// footer, on the goroutine that seals; the file is not used for anything else
 	// until it returns. Discarded is told when a file is no longer the log's. Default: nobody is.
 	Verified, Discarded func(FileInfo)
+	// ReadBack is told after Verified of a segment that was sealed, on the same goroutine, and
+	// may wait for what is not ready before Open returned. Default: nobody is.
+	ReadBack func(FileInfo)
 	// Life draws the number that ties commits to one life of a segment, and that no
 	// guest can guess. Default: crypto/rand.
 	Life func() uint64

@@ -22,6 +22,7 @@ type surveyed struct {
 
 	remains  *remains // of a damaged header
 	restored bool     // header is what remains say
+	empty    bool     // the header is damaged, and nothing follows it
 }
 
 // list returns the numbers of the segments, rising, and removes what never became one.
@@ -86,7 +87,9 @@ func (l *Log) look(number uint64) surveyed {
 	if err != nil {
 		x.err = err
 		if sc != nil && errors.Is(err, ErrCorrupt) {
-			x.remains, x.endErr = sc.remains()
+			if x.remains, x.endErr = sc.remains(); x.remains == nil && x.endErr == nil {
+				x.empty, x.endErr = sc.empty()
+			}
 		}
 		return x
 	}
