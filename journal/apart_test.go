@@ -78,7 +78,14 @@ func TestOneDamagedGroup(t *testing.T) {
 	id := otherGroup.String()
 	f("manifest damaged", id, func(d *faultdisk.Disk) error { return d.Rot(root+"/manifest", 100, 1) })
 	f("manifest gone", id, func(d *faultdisk.Disk) error { return d.Remove(root + "/manifest") })
-	f("segment damaged", "other", func(d *faultdisk.Disk) error { return d.Rot(segment, 100, 1) })
+	f("segment damaged", "other", func(d *faultdisk.Disk) error { // with something behind its header that nobody knows
+		file, err := d.Open(segment, 0)
+		if err != nil {
+			return err
+		}
+		_, err = file.WriteAt([]byte{1}, 9000)
+		return errors.Join(err, file.Close(), d.Rot(segment, 100, 1))
+	})
 	replicas, err := disk.List(root + "/replica")
 	ok(t, err)
 	for _, n := range replicas {

@@ -26,7 +26,10 @@ func (l *Log) locate(sc *scanner, s *segment) (found []Damage) {
 	sc.header = s.header // whatever the file says now
 	entries := s.entries
 	if entries == nil {
-		entries, found = sc.list(s)
+		var err error
+		if entries, err = sc.footer(s); err != nil {
+			entries, found = sc.list(s)
+		}
 	}
 	for _, e := range entries {
 		if l.isClosed() {

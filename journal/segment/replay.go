@@ -135,10 +135,10 @@ func (l *Log) replaySegment(p *replayer, s *segment, file ioengine.File) error {
 	if err != nil {
 		return asCorrupt(err)
 	}
-	if s.state != StateVerified {
+	if s.state == StateClosed || s.state == StateOpen {
 		return p.walk(sc, s)
 	}
-	entries, err := sc.footer(s)
+	entries, err := sc.footer(s) // it says itself whether it is whole, also in a segment that is not
 	if errors.Is(err, ErrCorrupt) {
 		l.opt.Log.Warn("footer is damaged: the segment is read without", "group", l.group, "segment", s.Number, "err", err)
 		return p.walk(sc, s)
