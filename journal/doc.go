@@ -24,6 +24,9 @@
 //   - Damage that anybody finds, a reader or the read-back of a closed segment, is stated
 //     in the manifest and in the group's state, and every checkpoint that needs what is
 //     damaged is bad, those listed later too. The others stay good.
+//   - An opening brings back what it finds damaged, by parity or from the rest of the log. When
+//     it cannot, and has to know what the records said, the group opens up to there: what needs
+//     nothing beyond is shown, and nothing is taken, promoted or dropped until it reads again.
 //   - While a resync is open nothing is listed; what was listed before stays.
 //   - History is kept for as long as the group's policy says (journal/retain), and shorter
 //     only when space runs out, said openly. What is older is promoted into the replica

@@ -3,6 +3,7 @@ package journal
 import (
 	"errors"
 
+	"github.com/holdfast-dr/holdfast/journal/replica"
 	"github.com/holdfast-dr/holdfast/journal/segment"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
@@ -113,6 +114,11 @@ func (g *Group) readReplica(id record.VolumeID, off int64, pace func(int) error)
 	if !g.settled() {
 		return false, nil // a promotion began, or failed: what it left torn is written again
 	}
+	if len(found) > 0 && err == nil {
+		if found, err = g.fromCopies(v, found, pace); errors.Is(err, segment.ErrClosed) {
+			return false, err
+		}
+	}
 	var lasting, passing damages
 	at := off
 	for _, f := range found {
@@ -132,6 +138,28 @@ func (g *Group) readReplica(id record.VolumeID, off int64, pace func(int) error)
 		err = g.takeBackReplica(id, at, off+n)
 	}
 	return err == nil && len(found) == 0, err
+}
+
+// fromCopies brings damaged blocks of a replica back from its copies in other stores, and
+// returns what is left of the damage.
+func (g *Group) fromCopies(v *volume, found []replica.Damage, pace func(int) error) (left []replica.Damage, err error) {
+	blocks, err := v.replica.Repair(found)
+	if err != nil {
+		g.log.Error("a replica is not repaired", "volume", v.info.ID, "error", err)
+	}
+	if blocks == 0 {
+		return found, nil
+	}
+	g.store.scrubber.repairs.Add(1)
+	g.log.Warn("a replica was damaged and is repaired from a copy in another store", "volume", v.info.ID, "blocks", blocks)
+	for _, f := range found {
+		again, err := v.replica.Verify(f.Off, min(f.Len, v.replica.Bytes()-f.Off), pace)
+		if err != nil {
+			return found, err
+		}
+		left = append(left, again...)
+	}
+	return left, nil
 }
 
 func (g *Group) takeBackReplica(id record.VolumeID, from, to int64) error {

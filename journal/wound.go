@@ -5,6 +5,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/journal/index"
+	"github.com/holdfast-dr/holdfast/journal/replica"
 	"github.com/holdfast-dr/holdfast/journal/segment"
 	"github.com/holdfast-dr/holdfast/journal/view"
 	"github.com/holdfast-dr/holdfast/wire/record"
@@ -35,12 +36,30 @@ func (g *Group) sealed(found []segment.Damage) {
 
 // viewed takes what a view could not read, and what was not repaired for it.
 func (g *Group) viewed(v view.Damage) {
+	if v.Piece.In == index.InReplica && g.replicaRepaired(&v) {
+		return
+	}
 	d := damage{volume: v.Volume, from: v.Piece.Off, to: v.Piece.Off + v.Piece.Len, reason: cut(v.Err.Error())}
 	if v.Piece.In == index.InLog {
 		from, to := placeOf(&v.Piece)
 		d.volume, d.from, d.to = 0, int64(from), int64(to)
 	}
 	g.wounded(damages{d}, nil)
+}
+
+// replicaRepaired says whether the damage that a view met in a replica was brought back from
+// another copy: who reads again reads what was written.
+func (g *Group) replicaRepaired(v *view.Damage) bool {
+	g.mu.Lock()
+	vol := g.volumes[v.Volume]
+	g.mu.Unlock()
+	if vol == nil || !g.settled() {
+		return false
+	}
+	off := v.Piece.Off &^ (replica.BlockBytes - 1)
+	found := []replica.Damage{{Off: off, Len: v.Piece.Off + v.Piece.Len - off, Err: v.Err}}
+	left, err := g.fromCopies(vol, found, nil)
+	return err == nil && len(left) == 0
 }
 
 // placeOf is where a piece's block stands in the log.

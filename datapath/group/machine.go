@@ -287,15 +287,23 @@ func (m *Machine) wasPlaced(e Placed) []Action {
 	return nil
 }
 
+// wasListed answers who asked for that checkpoint. Who asked for an older one that nobody
+// was told of gets another: a target is silent about those that are bad.
 func (m *Machine) wasListed(number uint64) []Action {
 	m.listed = max(m.listed, number)
 	var as []Action
 	for n, a := range m.placed {
-		if n <= number { // a target lists in order; word of the earlier ones was lost with a session
-			delete(m.placed, n)
+		switch {
+		case n == number || n < number && invariant.Planted("group/older-is-listed"):
 			as = append(as, Answer{Ask: a.id, Number: n})
+		case n < number: // a target lists in order: it is bad there, or word of it was lost
+			m.asked = append(m.asked, a)
+		default:
+			continue
 		}
+		delete(m.placed, n)
 	}
+	slices.SortFunc(m.asked, func(a, b ask) int { return cmp.Compare(a.id, b.id) })
 	slices.SortFunc(as, func(a, b Action) int { return cmp.Compare(a.(Answer).Number, b.(Answer).Number) })
 	return as
 }

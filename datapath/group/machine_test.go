@@ -172,7 +172,10 @@ func TestVoidCuts(t *testing.T) {
 	f("[Take]", Placed{Life: 1, Kind: Close})
 	f("[Place]", Taken{Life: 1, Kind: Cut, Lost: 5}) // a cut, not one resync after the other
 	f("[]", Placed{Life: 1, Kind: Cut, Number: 5}, Listed{4})
-	f("[Answer]", Listed{6})
+	f("[Take]", Listed{6}) // 5 may be bad: another is taken for who asked
+	f("[Place]", Taken{Life: 1, Kind: Cut, Lost: 5})
+	f("[]", Placed{Life: 1, Kind: Cut, Number: 7})
+	f("[Answer]", Listed{7})
 	f("[]", after(4*time.Second))
 	f("[Take]", after(1100*time.Millisecond))
 	f("[Void]", Taken{Life: 0, Kind: Cut, Lost: 3}) // of an earlier life
