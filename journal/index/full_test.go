@@ -16,6 +16,7 @@ import (
 	"testing"
 
 	"github.com/holdfast-dr/holdfast/ioengine"
+	"github.com/holdfast-dr/holdfast/ioengine/faultdisk"
 	"github.com/holdfast-dr/holdfast/journal/segment"
 )
 
@@ -30,6 +31,8 @@ const blindEnv = "HOLDFAST_TEST_BLIND"
 // testFloor is how much of the small file systems must be free.
 const testFloor = 48 << 20
 
+// TestMain is that child, or sees that the tests come to every call site of the disk
+// interface, and make it fail.
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(enterEnv); dir != "" {
 		if err := enterForEver(dir); err != nil {
@@ -38,7 +41,8 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	sites := faultdisk.RecordSites()
+	os.Exit(sites.AfterTests(m.Run()))
 }
 
 // watched remembers whether there was space when the catalogue last asked.

@@ -195,7 +195,10 @@ func TestFlip(t *testing.T) {
 		name = l.cfg.Dir + "/" + name
 		size := sizeOf(t, disk, name)
 		for off := int64(0); off < size; off++ {
-			if in := off % pageBytes; strings.Contains(name, "run-") && in > 200 && off%29 > 0 || testing.Short() && in > 8 && off%17 > 0 {
+			// All pages are alike: the heads of the first and of the last, and of the others every so often.
+			page, in := off/pageBytes, off%pageBytes
+			dense := in < 64 && (page == 0 || page == size/pageBytes-1)
+			if strings.Contains(name, "run-") && !dense && off%61 != page%61 || testing.Short() && in > 8 && off%17 > 0 {
 				continue
 			}
 			flips++
