@@ -518,9 +518,25 @@ func (m *model) any() *modelStream { return rapid.SampledFrom(m.streams).Draw(m.
 // TestModel runs random histories of several streams and volumes, with checkpoints,
 // resyncs, resizes and views, through restarts, kills, crashes and the loss of caches:
 // what is listed, and every byte of it, is the model's.
-func TestModel(t *testing.T) {
+func TestModel(t *testing.T) { runModel(t, 40, modelOps) }
+
+// TestModelOfRetention is TestModel for what makes checkpoints go: they come fast, some are
+// pinned, and most of what happens is that they are promoted, thinned out or too old.
+func TestModelOfRetention(t *testing.T) {
+	ops := map[string]func(*model){"checkpoint*5": func(m *model) {
+		m.write(m.any())
+		m.cut()
+		m.deliver(8)
+	}}
+	for _, name := range []string{"thin*2", "pin", "unpin", "promote", "age*2", "look*3", "close", "crash"} {
+		ops[name] = modelOps[name]
+	}
+	runModel(t, 25, ops)
+}
+
+func runModel(t *testing.T, most int, ops map[string]func(*model)) {
 	var names []string
-	for name := range modelOps {
+	for name := range ops {
 		weight := 1
 		if _, n, ok := strings.Cut(name, "*"); ok {
 			fmt.Sscan(n, &weight)
@@ -532,8 +548,8 @@ func TestModel(t *testing.T) {
 	slices.Sort(names)
 	rapid.Check(t, func(t *rapid.T) {
 		m := newModel(t)
-		for range rapid.IntRange(1, 40).Draw(t, "steps") {
-			modelOps[rapid.SampledFrom(names).Draw(t, "op")](m)
+		for range rapid.IntRange(most/8, most).Draw(t, "steps") {
+			ops[rapid.SampledFrom(names).Draw(t, "op")](m)
 		}
 		m.deliver(1 << 20)
 		m.all()

@@ -32,16 +32,15 @@ type State struct {
 	Ages        *Ages
 	Checkpoints Checkpoints
 
-	Gone      uint64 // every checkpoint below is gone
-	Base      uint64 // the replica holds this checkpoint; 0: what came before all of them
-	Listed    uint64 // the promotion limit
-	Pinned    uint64 // the oldest pinned checkpoint; 0: none is
-	TestView  uint64 // the oldest checkpoint that a test view stands at; 0: there is none
-	LiveView  uint64 // and the oldest that any other view stands at
-	Unread    string // a view of which nobody knows where it stands, and what to do; empty: none
-	Resync    bool   // one is open: nothing new is listed
-	Suspended string // why nothing may be promoted at all; empty: it may be
-	Stuck     string // why the last pass failed and no other is tried; empty: it is
+	Gone     uint64 // every checkpoint below is gone
+	Base     uint64 // the replica holds this checkpoint; 0: what came before all of them
+	Listed   uint64 // the promotion limit
+	Pinned   uint64 // the oldest pinned checkpoint; 0: none is
+	TestView uint64 // the oldest checkpoint that a test view stands at; 0: there is none
+	LiveView uint64 // and the oldest that any other view stands at
+	Unread   string // a view of which nobody knows where it stands, and what to do; empty: none
+	Resync   bool   // one is open: nothing new is listed
+	Stuck    string // why the last pass failed and no other is tried; empty: it is
 }
 
 // Decision is what is to be done. Its zero value is nothing.
@@ -89,7 +88,7 @@ func Plan(s State) (d Decision) {
 	}
 	tight := s.tight()
 	switch {
-	case s.Suspended != "" || s.Stuck != "":
+	case s.Stuck != "":
 	case s.Gone > s.Base: // a pass that was begun is finished
 		d.Promote = max(s.Gone, expired)
 	case expired > base && (tight || s.due(base)):
@@ -221,8 +220,6 @@ func (s *State) judge(d *Decision, tight bool, holder string) {
 	}
 	what := "history is being shortened"
 	switch {
-	case s.Suspended != "":
-		what = s.Suspended
 	case s.Stuck != "":
 		what = s.Stuck
 	case d.Yield:

@@ -107,7 +107,6 @@ func TestPlan(t *testing.T) {
 	f("the promotion limit", "1@0 2@1 3@2 4@50", 62*time.Minute, func(s *State) { s.Listed = 1 }, "1")
 	f("a test view", "1@0 2@1 3@2 4@50", 62*time.Minute, func(s *State) { s.TestView = 2 }, "2")
 	f("a view in use", "1@0 2@1 3@2 4@50", 62*time.Minute, func(s *State) { s.LiveView = 1 }, "1")
-	f("suspended", "1@0 2@1 3@2 4@50", 62*time.Minute, func(s *State) { s.Suspended = "a failover is open" }, "0")
 	f("stuck is said", "1@0 2@1 3@2 4@50", 62*time.Minute, func(s *State) { s.Stuck = "a sync failed" }, "0 warning")
 	f("done already", "2@1 3@62", 62*time.Minute, func(s *State) { s.Gone, s.Base = 2, 2 }, "0")
 	f("a pass that was begun", "2@1 3@2 4@3", 4*time.Minute, func(s *State) { s.Gone = 2 }, "2")
