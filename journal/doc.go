@@ -52,7 +52,7 @@
 //	groups/<group>/views/            the views that are kept
 //
 // An opening reads the ends of the log's segments, and the records that came after the
-// index was last written: at most 256 MiB of a group, and what Config.IndexMemory
+// index was last written: at most 1 GiB of a group, 256 MiB of one among many, and what Config.IndexMemory
 // held of all. An index that is missing, damaged, behind, ahead or of another log is built
 // anew from all records, also while the group is in use; a catalogue that does not
 // cover what the log holds is brought up to it from the control records alone.
