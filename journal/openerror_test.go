@@ -50,6 +50,7 @@ func newLived(t *testing.T) *lived {
 	ok(t, errors.Join(d.WriteAt([]byte(livedText), 5000), d.Flush()))
 	l.image = bytes.Clone(l.s.images[l.newest][1])
 	copy(l.image[5000:], livedText)
+	w.store.retainer.save()
 	ok(t, w.store.Close())
 	left, err := l.disk.Open(path.Join("/store/groups", testGroup.String(), "views", "v9"+viewSuffix+".new"), ioengine.Create)
 	ok(t, errors.Join(err, left.Close()))
@@ -170,26 +171,97 @@ func TestSpaceIsNotKnown(t *testing.T) {
 	}
 }
 
-// The sync that all groups share fails, and then the one that a group makes by itself: the
-// source is told, nothing counts that was not synced, and it is sent again.
+// The sync that all groups share fails, and then another, of those that a group makes by
+// itself when it goes on elsewhere, or all of them: the source is told, nothing counts
+// that was not synced, and it is sent again.
 func TestFailedSyncTwice(t *testing.T) {
-	s := newSource(2)
-	s.script()
-	disk := faultdisk.New(512)
-	w, err := openTarget(disk)
-	ok(t, err)
-	disk.Inject(faultdisk.Fault{Ops: faultdisk.OpSync, Ever: true, Err: syscall.EIO})
-	if err := w.feed(s, 2); !errors.Is(err, syscall.EIO) {
-		t.Fatalf("no sync succeeds: %v", err)
+	told := 0
+	for second := range 7 { // 0: all after the first
+		s := newSource(2)
+		s.script()
+		disk := faultdisk.New(512)
+		w, err := openTarget(disk)
+		ok(t, err)
+		syncs := 0
+		disk.Inject(faultdisk.Fault{Ops: faultdisk.OpSync, Ever: true, Err: syscall.EIO, Only: func(name string) bool {
+			if second > 0 && !strings.Contains(name, "/log/") {
+				return false // those of a replica are final for it
+			}
+			syncs++
+			return syncs == 1 || second == 0 || syncs == second+1
+		}})
+		err = w.feed(s, 2)
+		if err != nil && !errors.Is(err, syscall.EIO) || err == nil && second == 0 {
+			t.Fatalf("sync %d fails too: %v", second, err)
+		}
+		if err != nil {
+			told++
+		}
+		acked, listed := w.promised()
+		if second == 0 && acked > 0 {
+			t.Fatalf("no sync succeeds, and seq %d was acknowledged", acked)
+		}
+		crashed := disk.Crash(seeded(second), faultdisk.KeepNone)
+		crashed.Heal()
+		ok(t, survives(s, crashed, acked, listed))
+		disk.Heal()
+		if err := w.feed(s, 2); err != nil {
+			t.Fatalf("sync %d failed too, and the disk is well again: %v", second, err)
+		}
+		acked, listed = w.promised()
+		ok(t, w.store.Close())
+		ok(t, survives(s, disk.Crash(seeded(1), faultdisk.KeepNone), acked, listed))
 	}
-	if acked, _ := w.promised(); acked > 0 {
-		t.Fatalf("seq %d was acknowledged", acked)
+	if told < 2 {
+		t.Errorf("the source was told %d times", told)
 	}
-	disk.Heal()
-	if err := w.feed(s, 2); err != nil {
-		t.Fatalf("the disk is well again: %v", err)
+}
+
+// Every operation of opening the first view that is kept fails once, with all that it makes:
+// it is told, and the next try is whole, also after a crash.
+func TestErrorWhileTheFirstViewIsKept(t *testing.T) {
+	for at := 1; ; at++ {
+		s := story(1, 2)
+		disk := faultdisk.New(512)
+		cfg := smallSegments(disk)
+		cfg.Boot = [16]byte{1}
+		w, err := openWith(cfg)
+		ok(t, err)
+		ok(t, w.feed(s, 3))
+		seen := 0
+		disk.Inject(faultdisk.Fault{Ops: faultdisk.OpMutating, At: at, Err: syscall.EIO, Only: func(string) bool { seen++; return true }})
+		_, err = w.group.KeepView(1, scratchOptions(0))
+		disk.Heal()
+		if seen < at {
+			ok(t, err)
+			ok(t, w.store.Close())
+			return
+		}
+		if err != nil && !errors.Is(err, syscall.EIO) {
+			t.Fatalf("error at %d: %v", at, err)
+		}
+		v, err := w.group.KeepView(1, scratchOptions(0))
+		if err != nil {
+			t.Fatalf("error at %d, again: %v", at, err)
+		}
+		d, _ := v.View.Device(1)
+		ok(t, errors.Join(d.WriteAt([]byte(livedText), 0), d.Flush()))
+		cfg.FS = disk.Crash(seeded(at), faultdisk.KeepNone)
+		_ = w.store.Close() // of the disk before the crash
+		w, err = openWith(cfg)
+		ok(t, err)
+		found := false
+		for _, i := range w.group.Views() {
+			if i.Number != v.Number {
+				continue
+			}
+			got, err := viewBytes(i)
+			ok(t, err)
+			found = bytes.HasPrefix(got, []byte(livedText))
+		}
+		if !found {
+			t.Fatalf("error at %d: view %d is not there after a crash", at, v.Number)
+		}
+		ok(t, w.store.Close())
 	}
-	acked, listed := w.promised()
-	ok(t, w.store.Close())
-	ok(t, survives(s, disk.Crash(seeded(1), faultdisk.KeepNone), acked, listed))
 }

@@ -3,7 +3,6 @@ package journal
 import (
 	"bytes"
 	"errors"
-	"log/slog"
 	"syscall"
 	"testing"
 
@@ -17,7 +16,9 @@ func TestPromoteLargePortion(t *testing.T) {
 	const volume, total = 4 << 20, 3 << 20
 	for _, size := range []int64{4 << 10, 20 << 10, 64 << 10} {
 		disk := faultdisk.New(512)
-		store, err := Open(Config{FS: disk, Dir: "/store", Still: true, Log: slog.New(slog.DiscardHandler)})
+		cfg := config(disk)
+		cfg.SegmentBytes, cfg.IndexMemory = 0, 0
+		store, err := Open(cfg)
 		ok(t, err)
 		g, err := store.OpenGroup(GroupInfo{ID: testGroup, Name: "large", Lineage: 1})
 		ok(t, err)

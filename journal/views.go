@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
@@ -27,6 +28,8 @@ type ViewOptions struct {
 type views struct {
 	open map[*view.View]ViewOptions // also those that are kept
 	kept map[uint64]*keptView       // by number
+
+	rooted atomic.Bool // their folder is there, durably
 }
 
 // viewNumbers draws the numbers of views, of which no two of a store are ever the same.
