@@ -153,6 +153,28 @@ func TestErrorAtEveryOperationOfOpening(t *testing.T) {
 	t.Logf("%d errors, %d openings came to their end", points, opened)
 }
 
+// What a crash left of a view cannot be removed: it stays, and is in nobody's way.
+func TestLeftoverOfAViewStays(t *testing.T) {
+	l := newLived(t)
+	disk := l.disk.Kill()
+	tried := 0
+	disk.Inject(faultdisk.Fault{Ops: faultdisk.OpMutating, Ever: true, Err: syscall.EIO, Only: func(name string) bool {
+		left := strings.HasSuffix(name, viewSuffix+".new")
+		if left {
+			tried++
+		}
+		return left
+	}})
+	w, err := l.opened(disk)
+	ok(t, err)
+	ok(t, l.whole(w))
+	disk.Heal()
+	if tried == 0 {
+		t.Error("nobody tried to remove it")
+	}
+	ok(t, w.store.Close())
+}
+
 // What cannot be asked of the disk is said to be unknown.
 func TestSpaceIsNotKnown(t *testing.T) {
 	disk := faultdisk.New(512)
