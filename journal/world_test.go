@@ -209,7 +209,7 @@ func (t *target) send(records []record.Record, size int) error {
 	for len(records) > 0 {
 		n := min(size, len(records))
 		errs := make(chan error, n)
-		for _, r := range records[:n] {
+		for i, r := range records[:n] {
 			err := t.group.Append(r, func(err error) {
 				if err == nil {
 					t.mu.Lock()
@@ -219,6 +219,9 @@ func (t *target) send(records []record.Record, size int) error {
 				errs <- err
 			})
 			if err != nil {
+				for range i { // one that failed may be why this one does not follow
+					err = errors.Join(err, <-errs)
+				}
 				return err
 			}
 		}

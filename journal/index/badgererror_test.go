@@ -54,7 +54,9 @@ func useCatalogue(t *testing.T, cfg BadgerConfig, from, to Marker) (failed error
 			t.Fatalf("%d was put, and is not there", n)
 		}
 		must(t, c.SetCovers(7, to))
-		if g := m.(*guarded); g.disk != nil {
+		g := m.(*guarded)
+		g.tenders.Wait() // they tidy too
+		if g.disk != nil {
 			g.tidy(g.disk)
 		}
 		failed = errors.Join(failed, m.Close())

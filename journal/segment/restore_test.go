@@ -178,7 +178,10 @@ func TestRestoreCrashesAndErrors(t *testing.T) {
 		failing := base.Kill()
 		_ = restore(failing, func() { failing.Inject(faultdisk.Fault{At: at, Err: errors.New("injected")}) }) // it may be of what comes after
 		failing.Heal()
-		for _, d := range []*faultdisk.Disk{crashed, failing} {
+		unread := base.Kill()
+		_ = restore(unread, func() { unread.Inject(faultdisk.Fault{Ops: faultdisk.OpRead, At: at, Err: errors.New("injected")}) })
+		unread.Heal()
+		for _, d := range []*faultdisk.Disk{crashed, failing, unread} {
 			l, err := Open(d, testDir, testGroup, Watermark{}, testOptions(), nil)
 			ok(t, err)
 			ok(t, holds(l, recs))
@@ -189,6 +192,60 @@ func TestRestoreCrashesAndErrors(t *testing.T) {
 				t.Fatalf("operation %d: %v, %v", at, damage, err)
 			}
 			ok(t, l.Close())
+		}
+	}
+}
+
+// Every operation of an opening that meets a rotten header fails once: the log opens with
+// all that it holds, or says that the disk failed, and the next opening has all of it.
+func TestErrorWhileAHeaderIsFound(t *testing.T) {
+	failure := errors.New("injected")
+	for i := range 4 {
+		last, alone := i%2 > 0, i/2 > 0 // the newest segment; operations of its file alone, which are in order
+		base := faultdisk.New(512)
+		l, recs := sealedLog(t, base, 3)
+		w := Watermark{Durable: l.Durable()}
+		ok(t, l.Close())
+		if last {
+			l, err := Open(base, testDir, testGroup, w, testOptions(), nil)
+			ok(t, err)
+			ok(t, l.succeed())
+			ok(t, l.Close())
+		}
+		names := segmentFiles(t, base)
+		name := names[1]
+		if last {
+			name = names[len(names)-1]
+		}
+		ok(t, base.Rot(name, 30, 1))
+		failed := 0
+		for at, fired := 1, true; fired; at++ {
+			d, seen := base.Kill(), 0
+			d.Inject(faultdisk.Fault{Ops: faultdisk.OpAny, At: at, Err: failure, Only: func(of string) bool {
+				if alone && of != name {
+					return false
+				}
+				seen++
+				return true
+			}})
+			l, err := Open(d, testDir, testGroup, w, testOptions(), nil)
+			fired = seen >= at
+			d.Heal()
+			if err != nil {
+				failed++
+				if !errors.Is(err, failure) {
+					t.Fatalf("operation %d: %v", at, err)
+				}
+				l, err = Open(d, testDir, testGroup, w, testOptions(), nil)
+				ok(t, err)
+			}
+			if err := holds(l, recs); err != nil {
+				t.Fatalf("operation %d: %v", at, err)
+			}
+			ok(t, l.Close())
+		}
+		if failed < 3 {
+			t.Errorf("only %d errors", failed)
 		}
 	}
 }

@@ -90,6 +90,9 @@ func (l *Log) look(number uint64) surveyed {
 			if x.remains, x.endErr = sc.remains(); x.remains == nil && x.endErr == nil {
 				x.empty, x.endErr = sc.empty()
 			}
+			if x.endErr != nil { // the disk's fault comes before that of the header
+				x.err = x.endErr
+			}
 		}
 		return x
 	}
@@ -124,6 +127,9 @@ func arrange(group record.GroupID, found []surveyed, first Pos) (segs []*segment
 	for ; begin >= 0; begin-- {
 		x := live[begin]
 		if err := x.check(group); err != nil {
+			if y := unread(live); y != nil { // it may be all that is wrong
+				x, err = *y, y.err
+			}
 			return nil, nil, fmt.Errorf("segment %d: %w", x.number, err)
 		}
 		if x.header.First <= first {
@@ -149,6 +155,16 @@ func arrange(group record.GroupID, found []surveyed, first Pos) (segs []*segment
 		s.seen(live[begin+i])
 	}
 	return segs, leftover, nil
+}
+
+// unread is a file that the disk did not give; nil: there is none.
+func unread(live []surveyed) *surveyed {
+	for i := range live {
+		if err := live[i].err; err != nil && !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrVersion) {
+			return &live[i]
+		}
+	}
+	return nil
 }
 
 // check says why the file is not segment number of the group.
