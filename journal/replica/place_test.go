@@ -64,7 +64,7 @@ func TestLargePass(t *testing.T) {
 	must(t, v.Sync())
 	must(t, v.Close())
 	errors := 0
-	for at := 1; ; at += 2 {
+	for at := 1; ; at += 2 * sample {
 		disk := first.Crash(rng, faultdisk.KeepNone)
 		v, p := open(disk)
 		seen := 0
@@ -100,7 +100,7 @@ func TestLargePass(t *testing.T) {
 			whole(lasting)
 		}
 	}
-	if errors < 10 {
+	if errors < 10/sample {
 		t.Errorf("only %d errors", errors)
 	}
 }

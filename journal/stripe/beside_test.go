@@ -131,7 +131,7 @@ func readWhole(s *Set, name string, size int) error {
 		err = fmt.Errorf("it has %d bytes, not %d", n, size)
 	}
 	if err == nil {
-		_, n, err = f.NextData(int64(size) - 1)
+		_, _, err = f.NextData(int64(size) - 1)
 	}
 	p := make([]byte, 700)
 	if _, rerr := f.ReadAt(p, int64(size)-int64(len(p))); rerr != nil && rerr != io.EOF {
