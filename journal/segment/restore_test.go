@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/ioengine/faultdisk"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
@@ -247,6 +248,27 @@ func TestErrorWhileAHeaderIsFound(t *testing.T) {
 		if failed < 3 {
 			t.Errorf("only %d errors", failed)
 		}
+	}
+}
+
+// A disk that does not say where a file holds data does not make it an empty one.
+func TestUnreadIsNotEmpty(t *testing.T) {
+	disk := faultdisk.New(512)
+	l, _ := sealedLog(t, disk, 2)
+	ok(t, l.Close())
+	file, err := disk.Open(segmentFiles(t, disk)[0], ioengine.ReadOnly|ioengine.Direct)
+	ok(t, err)
+	defer file.Close()
+	sc, err := openScanner(file)
+	ok(t, err)
+	failure := errors.New("injected")
+	disk.Inject(faultdisk.Fault{Ops: faultdisk.OpRead, Err: failure})
+	if empty, err := sc.empty(); empty || !errors.Is(err, failure) {
+		t.Errorf("empty %v: %v", empty, err)
+	}
+	disk.Heal()
+	if empty, err := sc.empty(); empty || err != nil {
+		t.Errorf("empty %v: %v", empty, err)
 	}
 }
 
