@@ -153,6 +153,43 @@ func TestErrorAtEveryOperationOfOpening(t *testing.T) {
 	t.Logf("%d errors, %d openings came to their end", points, opened)
 }
 
+// The same for each operation on views and ages alone, which are always in the same order.
+func TestErrorWhileOneFileIsOpened(t *testing.T) {
+	l := newLived(t)
+	for _, suffix := range []string{viewSuffix, viewSuffix + ".new", "/views", "/" + agesName} {
+		points := 0
+		for at, fired := 1, true; fired; at++ {
+			disk, seen := l.disk.Kill(), 0
+			disk.Inject(faultdisk.Fault{Ops: faultdisk.OpAny, At: at, Err: syscall.EIO, Only: func(name string) bool {
+				if !strings.HasSuffix(name, suffix) {
+					return false
+				}
+				seen++
+				return true
+			}})
+			w, err := l.opened(disk)
+			disk.Heal()
+			if fired = seen >= at; fired {
+				points++
+			}
+			if err == nil {
+				w.store.Close() // may fail
+			} else if !errors.Is(err, syscall.EIO) {
+				t.Fatalf("%s, error at %d: %v", suffix, at, err)
+			}
+			if w, err = l.opened(disk.Kill()); err == nil {
+				err = errors.Join(l.whole(w), w.store.Close())
+			}
+			if err != nil {
+				t.Fatalf("%s, error at %d, then none: %v", suffix, at, err)
+			}
+		}
+		if points == 0 {
+			t.Errorf("%s: no errors", suffix)
+		}
+	}
+}
+
 // What a crash left of a view cannot be removed: it stays, and is in nobody's way.
 func TestLeftoverOfAViewStays(t *testing.T) {
 	l := newLived(t)
