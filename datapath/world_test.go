@@ -28,15 +28,16 @@ import (
 // world is two sites in one process: a filter with its disks, a source, a link and a
 // target, each of which can be stopped and started by itself.
 type world struct {
-	parity  Parity // of the target; zero: one folder
-	t       *testing.T
-	dir     string
-	volumes []string
-	size    int64
-	window  int64
-	pool    int64
-	fs      ioengine.FS // the target's
-	store   string      // there
+	interval time.Duration // between cuts
+	parity   Parity        // of the target; zero: one folder
+	t        *testing.T
+	dir      string
+	volumes  []string
+	size     int64
+	window   int64
+	pool     int64
+	fs       ioengine.FS // the target's
+	store    string      // there
 	// catalogue opens the journal's; nil is Badger.
 	catalogue func() (index.Map, error)
 	log       *slog.Logger
@@ -89,7 +90,7 @@ const (
 
 // newWorld makes disks of content and starts nothing.
 func newWorld(t *testing.T, change func(*world)) *world {
-	w := &world{t: t, volumes: []string{"vol1"}, size: 8 << 20, window: 16 << 20, pool: 4 << 20, fs: ioengine.OS()}
+	w := &world{t: t, interval: time.Second, volumes: []string{"vol1"}, size: 8 << 20, window: 16 << 20, pool: 4 << 20, fs: ioengine.OS()}
 	w.log = slog.New(slog.NewTextHandler(&toTest{t: t}, &slog.HandlerOptions{Level: slog.LevelInfo}))
 	if change != nil {
 		change(w)
@@ -233,7 +234,7 @@ func (w *world) startSource() {
 	w.t.Helper()
 	credentials, _ := testtrust.Sites()
 	g := GroupConfig{
-		Name: "shop", ID: testGroup, Stream: testStream, Lineage: 7, Interval: time.Second, Window: w.window,
+		Name: "shop", ID: testGroup, Stream: testStream, Lineage: 7, Interval: w.interval, Window: w.window,
 		Control: w.control, Data: w.data, Filters: []string{w.dir + "/pool"},
 	}
 	for i, v := range w.volumes {

@@ -104,7 +104,7 @@ func TestDamageAtOpening(t *testing.T) {
 			continue
 		}
 		for seg := 1; seg <= 4; seg++ {
-			for at, done := int64(8+101*i), false; !done; at += 1999 * int64(stride(3)*sample) {
+			for at, done := int64(8+101*i), false; !done; at += 997 * int64(stride(3)*sample) {
 				synctest.Test(t, func(t *testing.T) {
 					disk, open, s := rw.make(t)
 					if size, err := sizeIfThere(disk, logFile(seg)); err != nil || at >= size {

@@ -226,7 +226,7 @@ func (u *user) survives(disk *faultdisk.Disk, lost bool, depth int) error {
 // Power fails, and the process is killed, at every operation of a view's life, and
 // power at every one of opening it again.
 func TestScratchCrashAtEveryOperation(t *testing.T) {
-	seeds, sample := uint64(3), 1
+	seeds, sample := uint64(6), 1
 	if testing.Short() {
 		seeds, sample = 2, 11
 	}
