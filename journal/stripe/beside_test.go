@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"sync"
 	"testing"
 
@@ -73,10 +72,14 @@ func TestSetBesideItself(t *testing.T) {
 				if err = mend(s); errors.Is(err, errMoved) || errors.Is(err, ErrBusy) {
 					err = nil // the next time
 				}
-				left = slices.ContainsFunc(s.State().Stores, func(st StoreState) bool { return st.Dir == out[in] })
+				left = false
+				for _, st := range s.State().Stores {
+					left = left || st.Dir == out[in]
+					err = errors.Join(err, st.Err) // none has failed
+				}
 			}
 			if _, free := s.Free("/"); err != nil || free != nil {
-				t.Error(err, free)
+				t.Errorf("%v, %v: %+v", err, free, s.State())
 				return
 			}
 			fresh[in], out[in] = out[in], fresh[in]

@@ -262,7 +262,7 @@ func (o *object) openAll() (*handle, error) {
 	ids := o.members()
 	failed := failures{}
 	for _, id := range ids {
-		f, err := o.set.openOn(id, o.info.fileName(), 0)
+		f, err := o.openOn(id, 0)
 		if err != nil {
 			failed[id] = err
 			continue

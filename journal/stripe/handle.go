@@ -76,7 +76,7 @@ func (h *handle) copy(id uint32) (ioengine.File, error) {
 	if old != nil && h.seen[id] == now {
 		return old, nil
 	}
-	f, err := h.object.set.openOn(id, h.object.info.fileName(), h.flags)
+	f, err := h.object.openOn(id, h.flags)
 	if err != nil {
 		return nil, err
 	}

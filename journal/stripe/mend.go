@@ -115,7 +115,7 @@ func (s *Set) mendObject(o *object, pace Pace) error {
 		if err == nil {
 			err = errors.Join(o.level(h, pace), h.Close())
 		}
-		if err != nil && err != errMoved {
+		if err != nil && !errors.Is(err, errMoved) {
 			return err
 		}
 	}
@@ -129,6 +129,7 @@ func (s *Set) mendObject(o *object, pace Pace) error {
 	g := s.names.geometry
 	ids := s.choose(info.id, len(w.make), info.places)
 	s.mu.Unlock()
+	defer s.endChoice(ids)
 	for i, id := range ids {
 		var err error
 		if info.striped() {
@@ -160,6 +161,9 @@ func (s *Set) letGo() error {
 	defer s.naming.Unlock()
 	s.mu.Lock()
 	used := map[uint32]bool{}
+	for id := range s.chosen {
+		used[id] = true
+	}
 	ins := 0
 	for _, o := range s.names.objects {
 		for _, id := range o.places {

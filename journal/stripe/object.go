@@ -83,6 +83,16 @@ func (s *Set) openOn(id uint32, name string, flags ioengine.Flags) (ioengine.Fil
 	return st.fs.Open(path.Join(st.dir, objectsName, name), flags)
 }
 
+// openOn opens the object's file of a member. One that is not there because the object was
+// removed meanwhile is no store's fault: errMoved.
+func (o *object) openOn(id uint32, flags ioengine.Flags) (ioengine.File, error) {
+	f, err := o.set.openOn(id, o.info.fileName(), flags)
+	if errors.Is(err, fs.ErrNotExist) && o.gone.Load() && !invariant.Planted("journal/stripe/removed-is-failed") {
+		return nil, errMoved
+	}
+	return f, err
+}
+
 // members returns where the object has copies that count. With layout held.
 func (o *object) members() (ids []uint32) {
 	for _, id := range o.info.places {
@@ -124,11 +134,15 @@ func (o *object) open(flags ioengine.Flags, made bool) (ioengine.File, error) {
 	h := &handle{object: o, flags: flags, files: map[uint32]ioengine.File{}, seen: map[uint32]int{}}
 	ids := o.members()
 	if len(ids) == 0 {
-		return nil, fmt.Errorf("all copies are out: %w", ErrLost)
+		err := fmt.Errorf("all copies are out: %w", ErrLost)
+		if made {
+			err = o.set.made(o, err)
+		}
+		return nil, err
 	}
 	var mu sync.Mutex
 	failed := onEach(ids, func(id uint32) error {
-		f, err := o.set.openOn(id, o.info.fileName(), flags)
+		f, err := o.openOn(id, flags)
 		if err == nil {
 			mu.Lock()
 			h.files[id], h.seen[id] = f, o.replaced[id]
@@ -164,11 +178,11 @@ func (o *object) settle(ids []uint32, failed failures) error {
 	if len(failed) == 0 {
 		return nil
 	}
-	if len(failed) == len(ids) {
-		return failed.err()
-	}
 	if err := failed.ours(); err != nil {
 		return err
+	}
+	if len(failed) == len(ids) {
+		return failed.err()
 	}
 	return o.set.markOut(failed)
 }
@@ -176,7 +190,7 @@ func (o *object) settle(ids []uint32, failed failures) error {
 // ours is the first failure that is this process's fault and no store's.
 func (f failures) ours() error {
 	for _, err := range f {
-		if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOMEM) ||
+		if errors.Is(err, errMoved) || errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOMEM) ||
 			errors.Is(err, syscall.EINVAL) || errors.Is(err, fs.ErrClosed) || errors.Is(err, errPace) && !invariant.Planted("journal/stripe/pace-is-failure") {
 			return err
 		}

@@ -68,6 +68,7 @@ func (s *Set) seal(name string, pace Pace) error {
 	s.mu.Lock()
 	info := &objectInfo{Geometry: g, id: id, length: size, places: s.choose(id, g.width(), nil)}
 	s.mu.Unlock()
+	defer s.endChoice(slices.Clone(info.places))
 	if len(info.places) < g.width()-outs || len(info.places) < g.K {
 		return nil // too few stores: it keeps its copies
 	}

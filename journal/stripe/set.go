@@ -41,6 +41,7 @@ type Set struct {
 	stores   map[uint32]*store // changed with naming held too
 	objects  map[uint64]*object
 	making   map[string]*object // files that are made on the stores before they have a name
+	chosen   map[uint32]int     // by member, how much work places something on it that no names tell of yet
 	pending  []entry            // not durable yet
 	trash    []leaver           // files of objects that go once the names are durable
 	locks    map[string]bool
@@ -108,7 +109,7 @@ func OpenSet(o Options) (*Set, error) {
 		return nil, err
 	}
 	s := &Set{log: o.Log, open: o.FS, witness: o.Witness, stores: map[uint32]*store{}, objects: map[uint64]*object{}, making: map[string]*object{},
-		locks: map[string]bool{}, changed: make(chan struct{}, 1)}
+		chosen: map[uint32]int{}, locks: map[string]bool{}, changed: make(chan struct{}, 1)}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}

@@ -41,7 +41,7 @@ func (s *Set) openFile(name string, flags ioengine.Flags) (ioengine.File, error)
 			continue // another was making it, and has ended
 		}
 		f, err := o.open(flags, made)
-		if err == errMoved { // it was sealed or removed meanwhile
+		if errors.Is(err, errMoved) { // it was sealed or removed meanwhile
 			continue
 		}
 		return f, err
@@ -99,6 +99,7 @@ func (s *Set) made(o *object, err error) error {
 	defer s.mu.Unlock()
 	name := o.info.name
 	delete(s.making, name)
+	defer s.endChoiceLocked(o.info.places)
 	if err == nil {
 		err = s.names.mayMake(name)
 	}
@@ -132,7 +133,9 @@ func (s *Set) note(e entry) {
 }
 
 // choose picks members for n new copies or shards of an object, beside those it has: the
-// objects take turns. It returns fewer when there are no more.
+// objects take turns. It returns fewer when there are no more. They are members until they
+// are given to endChoice, also those that retire or fail meanwhile: no names tell yet of what
+// is being made there. With mu held.
 func (s *Set) choose(object uint64, n int, have []uint32) (ids []uint32) {
 	all := make([]uint32, 0, len(s.names.members))
 	for id, m := range s.names.members {
@@ -142,9 +145,31 @@ func (s *Set) choose(object uint64, n int, have []uint32) (ids []uint32) {
 	}
 	slices.Sort(all)
 	for i := range min(n, len(all)) {
-		ids = append(ids, all[(int(object%uint64(len(all)))+i)%len(all)])
+		id := all[(int(object%uint64(len(all)))+i)%len(all)]
+		ids = append(ids, id)
+		if !invariant.Planted("journal/stripe/chosen-leaves") {
+			s.chosen[id]++
+		}
 	}
 	return ids
+}
+
+// endChoice ends what choose began. Members that were to leave meanwhile leave with the next Mend.
+func (s *Set) endChoice(ids []uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.endChoiceLocked(ids)
+}
+
+func (s *Set) endChoiceLocked(ids []uint32) {
+	for _, id := range ids {
+		if s.chosen[id]--; s.chosen[id] <= 0 {
+			delete(s.chosen, id)
+		}
+		if m := s.names.members[id]; m != nil && m.state != memberIn {
+			s.kick()
+		}
+	}
 }
 
 // Rename renames a file; folders have their names for good.

@@ -46,10 +46,12 @@ func (o *object) getShards() (*shardSet, error) {
 		if id == 0 || o.set.isOut(id) {
 			continue
 		}
-		f, err := o.set.openOn(id, o.info.fileName(), ioengine.ReadOnly|ioengine.Direct)
+		f, err := o.openOn(id, ioengine.ReadOnly|ioengine.Direct)
 		if err != nil {
 			failed[id] = err
-			o.set.store(id).errors.Add(1)
+			if st := o.set.store(id); st != nil && err != errMoved {
+				st.errors.Add(1)
+			}
 			continue
 		}
 		files[i] = f
@@ -71,6 +73,9 @@ func (o *object) getShards() (*shardSet, error) {
 			if f != nil {
 				f.Close() // opened for reading: its close cannot lose anything
 			}
+		}
+		if err := failed.err(); errors.Is(err, errMoved) {
+			return nil, err
 		}
 		return nil, errors.Join(ErrLost, failed.err())
 	}
