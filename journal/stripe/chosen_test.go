@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"io/fs"
+	"path"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/holdfast-dr/holdfast/ioengine"
@@ -150,6 +152,66 @@ func TestRemovedWhileOpened(t *testing.T) {
 			}
 			if st := s.State(); st.Err != nil || st.Spare != 1 || slices.ContainsFunc(st.Stores, func(st StoreState) bool { return st.Err != nil || st.Errors > 0 }) {
 				t.Errorf("%s: %+v", g, st)
+			}
+			ok(t, s.Close())
+		}
+	}
+}
+
+// TestNothingIsPlacedOnAStoreThatIsBeingAdded makes a file at every operation by which a store
+// is added, well or with an error: it is not on that store before this one has its names, so
+// no store fails at it, and afterwards it is as good as any.
+func TestNothingIsPlacedOnAStoreThatIsBeingAdded(t *testing.T) {
+	g := Geometry{1, 1}
+	for failing := range 2 {
+		for at, over := 1, false; !over; at++ {
+			w := newWorld(t, g.width())
+			s := mustOpen(t, w, g)
+			fresh := w.disk(t, "/n0")
+			d := w.disks[fresh]
+			ops, during := 0, 0
+			d.OnOp(func(op faultdisk.Op, name string) {
+				if ops++; ops != at {
+					return
+				}
+				s.mu.Lock()
+				ids := s.choose(1, len(s.names.members), nil)
+				adding := slices.ContainsFunc(ids, func(id uint32) bool { return s.names.members[id].dir == fresh })
+				s.mu.Unlock()
+				defer s.endChoice(ids)
+				if _, err := readAll(d, path.Join(fresh, namesName)); adding && err != nil {
+					t.Errorf("at operation %d, %v of %s: a file is to be on the store: %v", at, op, name, err)
+					return
+				}
+				f, err := s.Open("/f", ioengine.Create)
+				if err == nil {
+					_, err = f.WriteAt(noise(at, 4096), 0)
+					err = errors.Join(err, f.Sync(), f.Close())
+				}
+				ok(t, err)
+				during++
+				if failing > 0 {
+					d.Inject(faultdisk.Fault{Ops: faultdisk.OpAny, Err: syscall.EIO})
+				}
+			})
+			err := s.Add(fresh)
+			d.OnOp(nil)
+			d.Heal()
+			over = during == 0
+			ok(t, s.SyncDir("/"))
+			if failing == 0 {
+				ok(t, err)
+				put(t, s, "/after", noise(1, 4096))
+				if st := s.State(); st.Err != nil || len(st.Stores) != g.width()+1 {
+					t.Errorf("at operation %d: %+v", at, st)
+				}
+			}
+			ok(t, mend(s))
+			if len(s.chosen) > 0 || s.adding != 0 {
+				t.Errorf("at operation %d: %v stay chosen, %d is being added", at, s.chosen, s.adding)
+			}
+			if got, gerr := get(s, "/f"); !over && (gerr != nil || !bytes.Equal(got, noise(at, 4096))) {
+				t.Errorf("at operation %d: %v, at %d", at, gerr, firstDifference(got, noise(at, 4096)))
 			}
 			ok(t, s.Close())
 		}

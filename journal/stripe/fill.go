@@ -313,7 +313,7 @@ func (o *object) levelChunk(h *handle, off int64, a, b []byte) (int, error) {
 			have, first = n, id
 			break
 		}
-		o.set.store(id).errors.Add(1)
+		o.set.readFailed(id)
 	}
 	if have < 0 {
 		return 0, fmt.Errorf("%s at %d: no copy can be read: %w", o.set.nameOf(o), off, ErrLost)

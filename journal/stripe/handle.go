@@ -241,7 +241,7 @@ func (h *handle) read(do func(ioengine.File) error) error {
 			return err
 		}
 		failed[id] = err
-		h.object.set.store(id).errors.Add(1)
+		h.object.set.readFailed(id)
 	}
 	if len(ids) == 0 {
 		return ErrLost
@@ -339,7 +339,11 @@ func (s *Set) syncLocked(hs []*handle) error {
 		if len(files[id]) == 1 {
 			return files[id][0].Sync()
 		}
-		return s.store(id).fs.SyncFiles(files[id])
+		st := s.store(id)
+		if st == nil { // files that were removed, of a store that was let go of then
+			return nil
+		}
+		return st.fs.SyncFiles(files[id])
 	}) {
 		failed[id] = err
 	}

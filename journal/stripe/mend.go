@@ -251,17 +251,22 @@ func (s *Set) add(dir string) error {
 	id := s.names.nextMember
 	s.take(c, id)
 	s.note(entry{kind: entryMember, member: id, state: memberIn, name: dir})
+	s.adding = id // files are made at once, and there is not even a folder for them
 	s.strays = slices.DeleteFunc(s.strays, func(d string) bool { return d == dir })
 	s.names.generation++
 	s.names.installed = false
 	p := encodeNames(s.names, id)
 	s.mu.Unlock()
 	// The new store first: a crash must not leave names that count on one without any.
-	if err := c.store.begin(p); err != nil {
-		s.mu.Lock()
+	err := c.store.begin(p)
+	s.mu.Lock()
+	s.adding = 0
+	if err != nil {
 		s.note(entry{kind: entryMemberGone, member: id})
 		delete(s.stores, id)
-		s.mu.Unlock()
+	}
+	s.mu.Unlock()
+	if err != nil {
 		return errors.Join(err, s.install(), wipe(c.store), c.store.lock.Close())
 	}
 	s.log.Info("store is of the set", "store", dir)

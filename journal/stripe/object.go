@@ -74,6 +74,14 @@ func (s *Set) store(id uint32) *store {
 	return s.stores[id]
 }
 
+// readFailed counts a failed read of a store; one of a removed file may be of a store that is
+// no longer of the set.
+func (s *Set) readFailed(id uint32) {
+	if st := s.store(id); st != nil {
+		st.errors.Add(1)
+	}
+}
+
 // openOn opens the object's file in a store.
 func (s *Set) openOn(id uint32, name string, flags ioengine.Flags) (ioengine.File, error) {
 	st := s.store(id)

@@ -129,7 +129,7 @@ func (o *object) scrubCopies(h *handle, pace Pace) (hurt []int, err error) {
 			whole++
 		} else {
 			hurt = append(hurt, i)
-			o.set.store(id).errors.Add(1)
+			o.set.readFailed(id)
 		}
 	}
 	if whole == 0 {

@@ -42,6 +42,7 @@ type Set struct {
 	objects  map[uint64]*object
 	making   map[string]*object // files that are made on the stores before they have a name
 	chosen   map[uint32]int     // by member, how much work places something on it that no names tell of yet
+	adding   uint32             // the member whose store has no names and no folders yet: nothing is placed on it; 0: none
 	pending  []entry            // not durable yet
 	trash    []leaver           // files of objects that go once the names are durable
 	locks    map[string]bool

@@ -139,7 +139,7 @@ func (s *Set) note(e entry) {
 func (s *Set) choose(object uint64, n int, have []uint32) (ids []uint32) {
 	all := make([]uint32, 0, len(s.names.members))
 	for id, m := range s.names.members {
-		if m.state == memberIn && !slices.Contains(have, id) {
+		if m.state == memberIn && !slices.Contains(have, id) && (id != s.adding || invariant.Planted("journal/stripe/chosen-too-soon")) {
 			all = append(all, id)
 		}
 	}
@@ -343,17 +343,16 @@ func (s *Set) SyncFiles(files []ioengine.File) error {
 // Free is that of the store with the least, of those that take new files: a file that is written may come to any of them.
 func (s *Set) Free(string) (int64, error) {
 	s.mu.Lock()
-	var ids []uint32
+	var takers []*store // a member may retire and be let go of meanwhile
 	for id, m := range s.names.members {
 		if m.state == memberIn {
-			ids = append(ids, id)
+			takers = append(takers, s.stores[id])
 		}
 	}
 	s.mu.Unlock()
 	least, known := int64(0), false
 	var why error
-	for _, id := range ids {
-		st := s.store(id)
+	for _, st := range takers {
 		n, err := st.fs.Free(st.dir)
 		if err != nil {
 			why = errors.Join(why, err)

@@ -49,8 +49,8 @@ func (o *object) getShards() (*shardSet, error) {
 		f, err := o.openOn(id, ioengine.ReadOnly|ioengine.Direct)
 		if err != nil {
 			failed[id] = err
-			if st := o.set.store(id); st != nil && err != errMoved {
-				st.errors.Add(1)
+			if err != errMoved {
+				o.set.readFailed(id)
 			}
 			continue
 		}
