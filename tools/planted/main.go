@@ -2,8 +2,10 @@
 // a time and demands that the test named for it goes red.
 //
 // A package lists its bugs in testdata/planted.txt, a line each: the bug's name
-// and a regular expression of the tests that must find it. Each package is built
-// once with the tag planted; its tests must pass with no bug switched on.
+// and a regular expression of the tests that must find it. All packages are built
+// with the tag planted at once; their tests must pass with no bug switched on. As many
+// packages are tried at once as there are processors, as go test does it: a test that
+// waits leaves most of the machine idle.
 package main
 
 import (
@@ -18,7 +20,9 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -47,7 +51,7 @@ func run(ctx context.Context, each int, only []string) error {
 		return err
 	}
 	defer os.RemoveAll(bin)
-	found, missed := 0, []string{}
+	var hunts []*hunt
 	for _, list := range lists {
 		pkg := filepath.Dir(filepath.Dir(list))
 		if len(only) > 0 && !contains(only, pkg) {
@@ -60,11 +64,21 @@ func run(ctx context.Context, each int, only []string) error {
 		if each > 0 && len(bugs) > each {
 			bugs = bugs[:each]
 		}
-		f, m, err := hunt(ctx, pkg, filepath.Join(bin, strings.ReplaceAll(pkg, "/", "-")), bugs)
-		if err != nil {
-			return fmt.Errorf("%s: %w", pkg, err)
+		hunts = append(hunts, &hunt{pkg: pkg, bin: filepath.Join(bin, filepath.Base(pkg)+".test"), bugs: bugs})
+	}
+	if err := build(ctx, hunts, bin); err != nil {
+		return err
+	}
+	huntAll(ctx, hunts)
+	found, missed, failed := 0, []string{}, []error{}
+	for _, h := range hunts {
+		found, missed = found+h.found, append(missed, h.missed...)
+		if h.err != nil {
+			failed = append(failed, fmt.Errorf("%s: %w", h.pkg, h.err))
 		}
-		found, missed = found+f, append(missed, m...)
+	}
+	if err := errors.Join(failed...); err != nil {
+		return err
 	}
 	fmt.Printf("%d planted bugs found, %d missed\n", found, len(missed))
 	if len(missed) > 0 {
@@ -76,36 +90,86 @@ func run(ctx context.Context, each int, only []string) error {
 	return nil
 }
 
-// hunt builds one package's tests and runs those named for each bug.
-func hunt(ctx context.Context, pkg, bin string, bugs []bug) (found int, missed []string, err error) {
-	build := exec.CommandContext(ctx, "go", "test", "-c", "-tags", "planted", "-o", bin, "./"+pkg)
-	if out, err := build.CombinedOutput(); err != nil {
-		return 0, nil, fmt.Errorf("build: %w\n%s", err, out)
+// hunt is one package, its bugs, and what came of them.
+type hunt struct {
+	pkg, bin string
+	bugs     []bug
+	said     bytes.Buffer // printed when the package is done, so that packages do not mix
+
+	found  int
+	missed []string
+	err    error
+}
+
+// build writes the program of each hunt's tests. Nobody debugs these: without what a
+// debugger needs they link in half the time.
+func build(ctx context.Context, hunts []*hunt, dir string) error {
+	argv := []string{"test", "-c", "-tags", "planted", "-ldflags", "-s -w", "-o", dir + string(filepath.Separator)}
+	for _, h := range hunts {
+		argv = append(argv, "./"+h.pkg)
 	}
+	if out, err := exec.CommandContext(ctx, "go", argv...).CombinedOutput(); err != nil {
+		return fmt.Errorf("build: %w\n%s", err, out)
+	}
+	return nil
+}
+
+// huntAll runs the hunts, a worker for each processor.
+func huntAll(ctx context.Context, hunts []*hunt) {
+	next := make(chan *hunt)
+	var workers sync.WaitGroup
+	var out sync.Mutex
+	for range runtime.GOMAXPROCS(0) {
+		workers.Go(func() {
+			for h := range next {
+				h.err = h.run(ctx)
+				out.Lock()
+				os.Stdout.Write(h.said.Bytes())
+				out.Unlock()
+			}
+		})
+	}
+	for _, h := range hunts {
+		next <- h
+	}
+	close(next)
+	workers.Wait()
+}
+
+// run runs the tests named for each bug. Its error says that something could not be
+// tried; a bug that no test found is only counted.
+func (h *hunt) run(ctx context.Context) error {
 	passed := map[string]bool{} // tests seen to pass with no bug switched on
-	for _, b := range bugs {
+	for _, b := range h.bugs {
 		if !passed[b.tests] {
-			if out, err := tests(ctx, pkg, bin, "", b.tests); err != nil {
-				return found, missed, fmt.Errorf("%s fails with no bug switched on: %w\n%s", b.tests, err, out)
+			start := time.Now()
+			if out, err := tests(ctx, h.pkg, h.bin, "", b.tests); err != nil {
+				return fmt.Errorf("%s fails with no bug switched on: %w\n%s", b.tests, err, out)
 			} else if !bytes.Contains(out, []byte("--- PASS")) {
-				return found, missed, fmt.Errorf("%s: no test has that name", b.tests)
+				return fmt.Errorf("%s: no test has that name", b.tests)
 			}
 			passed[b.tests] = true
+			h.say("passed", h.pkg, start, b.tests)
 		}
 		start := time.Now()
-		out, err := tests(ctx, pkg, bin, b.name, b.tests)
+		out, err := tests(ctx, h.pkg, h.bin, b.name, b.tests)
 		if ctx.Err() != nil {
-			return found, missed, ctx.Err()
+			return ctx.Err()
 		}
 		if err != nil && failedByTest(out) {
-			found++
-			fmt.Printf("found   %-40s %6.1fs  %s\n", b.name, time.Since(start).Seconds(), b.tests)
+			h.found++
+			h.say("found", b.name, start, b.tests)
 			continue
 		}
-		missed = append(missed, b.name)
-		fmt.Printf("MISSED  %-40s %6.1fs  %s: %v\n", b.name, time.Since(start).Seconds(), b.tests, err)
+		h.missed = append(h.missed, b.name)
+		h.say("MISSED", b.name, start, fmt.Sprintf("%s: %v", b.tests, err))
 	}
-	return found, missed, nil
+	return nil
+}
+
+// say notes one line: what happened to what, and how long it took.
+func (h *hunt) say(verb, name string, start time.Time, rest string) {
+	fmt.Fprintf(&h.said, "%-7s %-40s %6.1fs  %s\n", verb, name, time.Since(start).Seconds(), rest)
 }
 
 // failedByTest tells a red test, a panic, a race or a test's time limit from a program that could not run.

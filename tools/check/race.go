@@ -1,0 +1,43 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"slices"
+	"strings"
+)
+
+// racePackages are the shells: what has goroutines, sockets or shared memory.
+var racePackages = []string{"./datapath/...", "./wire/...", "./ioengine/...", "./journal/...", "./control/...", "./bench/scenario/..."}
+
+// alonePackages are those among them in which nothing starts a goroutine, product or test.
+var alonePackages = []string{"wire/record", "journal/fold", "journal/retain", "journal/scrub"}
+
+// aloneTests are long tests the race detector can find nothing in and makes up to twenty
+// times slower: each runs one goroutine from beginning to end, but for the last, which open
+// the same store thousands of times or look at how a child process dies. All of them run
+// in full without it. What runs beside something else is never one of them.
+var aloneTests = []string{
+	"TestCoverage", "TestMemory", "TestScale", // journal/index
+	"TestTableCrash", "TestTableErrors", "TestTableLong", "TestTableOpenErrors",
+	"TestFirstSyncErrorAtEveryOperation", "TestOpenPromoterErrorAtEveryOperation", // journal/replica
+	"TestParityIsKept", "TestProtectCrashAndErrors", "TestRepair", // journal/stripe
+	"TestMapFlips", "TestScratchCrashAtEveryOperation", "TestScratchErrorAtEveryOperation", // journal/view
+	"TestWithoutFlush",
+	"TestFileAgainstModel",                                              // ioengine
+	"TestDamageAtOpening", "TestDeathOnAFullDisk", "TestFullFileSystem", // journal
+}
+
+// race runs the tests of the shells under the race detector.
+func race(ctx context.Context) error {
+	out, err := exec.CommandContext(ctx, "go", append([]string{"list"}, racePackages...)...).Output()
+	if err != nil {
+		return fmt.Errorf("go list: %w", err)
+	}
+	packages := slices.DeleteFunc(strings.Fields(string(out)), func(pkg string) bool {
+		return slices.ContainsFunc(alonePackages, func(alone string) bool { return strings.HasSuffix(pkg, "/"+alone) })
+	})
+	argv := []string{"go", "test", "-race", "-short", "-timeout", "8m", "-skip", "^(" + strings.Join(aloneTests, "|") + ")$"}
+	return command("CGO_ENABLED=1", slices.Concat(argv, longest, packages)...)(ctx)
+}
