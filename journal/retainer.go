@@ -306,7 +306,7 @@ func (r *retainer) thin(g *Group, now time.Duration) {
 		return
 	}
 	f.next = now + thinEvery
-	r.beside(g, func() {
+	r.beside(g, func() (more bool) {
 		thinned, err := g.thinByPolicy()
 		did := false
 		if err == nil {
@@ -314,7 +314,7 @@ func (r *retainer) thin(g *Group, now time.Duration) {
 			did, err = g.foldLog(func(n int64) error { return r.pacer.wait(r.ctx, n, g.retention.room.none() != nil) })
 		}
 		if r.ctx.Err() != nil {
-			return
+			return false
 		}
 		if err != nil {
 			g.log.Warn("thinning failed, and is tried again", "error", err)
@@ -322,41 +322,44 @@ func (r *retainer) thin(g *Group, now time.Duration) {
 		g.retention.note(func(r *retention) { r.unthinned = err })
 		if did {
 			f.again.Store(true)
-			r.kick()
 		}
+		return did
 	})
 }
 
 // pass has a pass made beside everything else.
 func (r *retainer) pass(g *Group, number uint64, urgent bool) {
-	r.beside(g, func() {
+	r.beside(g, func() (more bool) {
 		err := g.promote(number, func(n int64) error { return r.pacer.wait(r.ctx, n, urgent || g.retention.room.none() != nil) })
 		if r.ctx.Err() != nil {
-			return
+			return false
 		}
 		g.passed(err)
-		if err == nil {
-			r.kick() // perhaps there is more to do
-		}
+		return err == nil
 	})
 }
 
 // beside runs work on a group on a goroutine of its own; the group is busy meanwhile, and
-// few groups are at once.
-func (r *retainer) beside(g *Group, work func()) {
+// few groups are at once. When the work says that there is perhaps more to do, everything
+// is looked at again, once the group is busy no longer: a look passes over those that are.
+func (r *retainer) beside(g *Group, work func() (more bool)) {
 	r.mu.Lock()
 	r.busy[g] = true
 	r.mu.Unlock()
 	r.passes.Go(func() {
+		more := false
 		defer func() {
 			r.mu.Lock()
 			delete(r.busy, g)
 			r.mu.Unlock()
+			if more && !invariant.Planted("journal/more-unlooked") {
+				r.kick()
+			}
 		}()
 		select {
 		case r.slots <- struct{}{}:
 			defer func() { <-r.slots }()
-			work()
+			more = work()
 		case <-r.ctx.Done():
 		}
 	})
