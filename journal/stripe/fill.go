@@ -368,7 +368,7 @@ func (o *object) levelEnd(h *handle, size int64) error {
 // makeShard makes one shard of a striped object anew on a store: copied block by block where
 // the old one is whole, else computed; durable before it takes its name, and then the names
 // change.
-func (o *object) makeShard(shard int, id uint32, pace Pace) error {
+func (o *object) makeShard(g Geometry, shard int, id uint32, pace Pace) error {
 	h, err := o.open(ioengine.ReadOnly, false)
 	if err != nil {
 		return err
@@ -377,7 +377,7 @@ func (o *object) makeShard(shard int, id uint32, pace Pace) error {
 	o.layout.RLock()
 	info := o.info
 	o.layout.RUnlock()
-	if !info.striped() {
+	if info.Geometry != g {
 		return errMoved
 	}
 	fsys, name := o.set.objectPath(id, info.fileName()+tempSuffix)

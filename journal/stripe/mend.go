@@ -107,6 +107,8 @@ func (s *Set) nameOf(o *object) string {
 
 // mendObject does all that one object lacks.
 func (s *Set) mendObject(o *object, pace Pace) error {
+	o.moving.Lock()
+	defer o.moving.Unlock()
 	o.layout.RLock()
 	level := o.suspect && o.writers > 0 || o.poison.Load() != nil
 	o.layout.RUnlock()
@@ -133,7 +135,7 @@ func (s *Set) mendObject(o *object, pace Pace) error {
 	for i, id := range ids {
 		var err error
 		if info.striped() {
-			err = o.makeShard(w.make[i], id, pace)
+			err = o.makeShard(info.Geometry, w.make[i], id, pace)
 		} else {
 			err = o.addCopy(id, pace)
 		}

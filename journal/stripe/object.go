@@ -26,10 +26,15 @@ type object struct {
 	fill     *fill       // a copy in the making; it gets every write
 	suspect  bool        // an earlier life's unsynced writes may differ from copy to copy
 	sealing  bool        // it is read into a stripe
+	rewrites bool        // a writer has come since that began: it comes to nothing
 	unsealed bool        // it is to be sealed, and could not be
 	// replaced counts, by store, how often the copy there became a new file.
 	replaced map[uint32]int
 	shards   shardSet
+
+	// moving is held by who makes copies or shards of it or takes them away: one Mend or one
+	// Scrub, for they use the same names until what they made is whole. Before layout.
+	moving sync.Mutex
 
 	// poison is set when a write came to some copies and not to others, and the others'
 	// stores could not be marked out: the object cannot be synced until its copies are alike.
@@ -129,7 +134,7 @@ func (o *object) open(flags ioengine.Flags, made bool) (ioengine.File, error) {
 		return nil, ErrSealed
 	}
 	if flags&ioengine.ReadOnly == 0 {
-		o.sealing, o.unsealed = false, false // it is to change after all
+		o.rewrites, o.unsealed = true, false // it is to change after all
 	}
 	if o.info.striped() {
 		return o.openShards()

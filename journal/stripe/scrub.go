@@ -7,6 +7,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/ioengine/buf"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 )
 
 // Scrub reads every shard and every copy there is. Shards with damaged blocks, and copies
@@ -21,38 +22,62 @@ func (s *Set) scrubObject(o *object, pace Pace) error {
 	if err != nil {
 		return err
 	}
+	o.layout.RLock()
+	info := o.info
+	o.layout.RUnlock()
 	var hurt []int
 	if m, ok := h.(*handle); ok {
-		hurt, err = o.scrubCopies(m, pace)
+		hurt, err = o.scrubCopies(info, m, pace)
 	} else {
-		hurt, err = o.scrubShards(pace)
+		hurt, err = o.scrubShards(info, pace)
 	}
 	h.Close() // opened for reading
 	for _, i := range hurt {
-		o.layout.RLock()
-		info := o.info
-		o.layout.RUnlock()
-		if err != nil || i >= len(info.places) {
-			break
-		}
-		if info.striped() {
-			err = o.makeShard(i, info.places[i], pace)
-		} else {
-			err = o.addCopy(info.places[i], pace)
-		}
 		if err == nil {
-			s.log.Warn("damage in a store is repaired", "store", s.store(info.places[i]).dir, "file", s.nameOf(o))
+			err = s.remake(o, info, i, pace)
 		}
 	}
 	return err
 }
 
+// remake makes a damaged copy or shard anew on its store, if that still has it.
+func (s *Set) remake(o *object, info *objectInfo, i int, pace Pace) error {
+	o.moving.Lock()
+	defer o.moving.Unlock()
+	id := info.places[i]
+	s.mu.Lock()
+	now := s.names.objects[o.id]
+	there := now != nil && now.Geometry == info.Geometry && s.names.holds(id)
+	if there && info.striped() {
+		there = now.places[i] == id
+	} else if there {
+		there = slices.Contains(now.places, id)
+	}
+	if there || invariant.Planted("journal/stripe/remade-where-it-was") {
+		s.chosen[id]++
+		defer s.endChoice([]uint32{id})
+	} else {
+		id = 0
+	}
+	s.mu.Unlock()
+	if id == 0 {
+		return nil
+	}
+	var err error
+	if info.striped() {
+		err = o.makeShard(info.Geometry, i, id, pace)
+	} else {
+		err = o.addCopy(id, pace)
+	}
+	if err == nil {
+		s.log.Warn("damage in a store is repaired", "store", s.store(id).dir, "file", s.nameOf(o))
+	}
+	return err
+}
+
 // scrubShards returns the shards with damaged blocks or tables.
-func (o *object) scrubShards(pace Pace) (hurt []int, err error) {
+func (o *object) scrubShards(info *objectInfo, pace Pace) (hurt []int, err error) {
 	b := buf.Aligned(BlockBytes)
-	o.layout.RLock()
-	info := o.info
-	o.layout.RUnlock()
 	for shard, id := range info.places {
 		if id == 0 || o.set.isOut(id) {
 			continue
@@ -104,14 +129,14 @@ func (o *object) scrubBlock(info *objectInfo, b []byte, row, shard int) (ok, mor
 }
 
 // scrubCopies returns which copies cannot be read, if another can.
-func (o *object) scrubCopies(h *handle, pace Pace) (hurt []int, err error) {
+func (o *object) scrubCopies(info *objectInfo, h *handle, pace Pace) (hurt []int, err error) {
+	if info.striped() { // meanwhile
+		return nil, errMoved
+	}
 	b := buf.Aligned(fillChunk)
 	whole := 0
-	o.layout.RLock()
-	info := o.info
-	o.layout.RUnlock()
 	for i, id := range info.places {
-		if info.striped() || o.set.isOut(id) {
+		if o.set.isOut(id) {
 			continue
 		}
 		ok := true
@@ -141,7 +166,7 @@ func (o *object) scrubCopies(h *handle, pace Pace) (hurt []int, err error) {
 func (o *object) readCopy(h *handle, id uint32, p []byte, off int64) (int, error) {
 	o.layout.RLock()
 	defer o.layout.RUnlock()
-	if o.info.striped() || o.gone.Load() {
+	if o.info.striped() || o.gone.Load() || !slices.Contains(o.info.places, id) { // moved elsewhere: nothing is hurt
 		return 0, io.EOF
 	}
 	f, err := h.copy(id)

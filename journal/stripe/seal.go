@@ -13,7 +13,7 @@ import (
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 )
 
-// ErrBusy says that a file is open for writing.
+// ErrBusy says that a file is open for writing, or was since its sealing began.
 var ErrBusy = errors.New("file is open for writing")
 
 // rowsAtOnce is how many rows of a stripe are written together.
@@ -93,13 +93,13 @@ func (o *object) beginSeal(g Geometry) (done bool, err error) {
 	switch {
 	case o.gone.Load():
 		return false, fs.ErrNotExist
-	case o.info.striped() && o.info.Geometry == g || o.sealing:
+	case o.info.striped() && o.info.Geometry == g || o.sealing && !o.rewrites:
 		return true, nil
-	case o.writers > 0 || o.fill != nil:
+	case o.writers > 0 || o.fill != nil || o.sealing && !invariant.Planted("journal/stripe/two-seals"):
 		o.unsealed = true
 		return false, ErrBusy
 	}
-	o.sealing, o.unsealed = true, true // until it is striped
+	o.sealing, o.rewrites, o.unsealed = true, false, true // until it is striped
 	return false, nil
 }
 
@@ -107,6 +107,9 @@ func (o *object) endSeal() {
 	o.layout.Lock()
 	defer o.layout.Unlock()
 	o.sealing = false
+	if o.unsealed && o.rewrites { // who asked for it again was refused
+		o.set.kick()
+	}
 }
 
 // becomeStriped changes the names; the copies go with the next sync of these.
@@ -116,7 +119,7 @@ func (o *object) becomeStriped(info *objectInfo) error {
 	if o.gone.Load() {
 		return fs.ErrNotExist
 	}
-	if !o.sealing {
+	if o.rewrites {
 		return ErrBusy
 	}
 	for i, id := range info.places { // a store may have gone out since, though its open files took all
