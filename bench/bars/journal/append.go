@@ -101,11 +101,18 @@ func appendChild(a appendArgs) (r appendResult, err error) {
 		if a.Ahead {
 			p, st = ahead[i], streams[i%len(streams)]
 		} else {
-			before := threadCPU()
+			before, err := threadCPU()
+			if err != nil {
+				return r, err
+			}
 			if p, st, err = seal(p[:0]); err != nil {
 				return r, err
 			}
-			made += threadCPU() - before
+			after, err := threadCPU()
+			if err != nil {
+				return r, err
+			}
+			made += after - before
 		}
 		rec, err := record.Parse(p)
 		if err != nil {
