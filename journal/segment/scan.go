@@ -7,6 +7,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/ioengine/buf"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
@@ -24,7 +25,8 @@ type scanner struct {
 	mem   []byte // aligned; holds file bytes [at, at+n)
 	at    int64
 	n     int
-	last  int64 // where the last bytes asked for ended
+	from  int64 // where the last bytes asked for began
+	last  int64 // and ended
 	ahead int   // bytes to read at once
 }
 
@@ -72,13 +74,17 @@ func (s *scanner) bytes(off int64, n int) ([]byte, error) {
 			return nil, err
 		}
 	}
-	s.last = off + int64(n)
+	s.from, s.last = off, off+int64(n)
 	from := int(off - s.at)
 	return s.mem[from:min(from+n, s.n)], nil
 }
 
 func (s *scanner) fill(off int64, n int) error {
-	if near := off - s.last; near >= 0 && near < nearBytes {
+	from := s.from // what is asked for may begin with what was: a record with its header
+	if invariant.Planted("journal/segment/record-by-record") {
+		from = s.last
+	}
+	if off >= from && off-s.last < nearBytes {
 		s.ahead = min(max(2*s.ahead, pageBytes), scanBytes)
 	} else {
 		s.ahead = pageBytes
