@@ -30,7 +30,9 @@ func tagged(t *testing.T, disk *faultdisk.Disk) (w *target, numbers []uint64) {
 		s.write(2)
 		numbers = append(numbers, s.checkpoint())
 	}
-	w, err := openTarget(disk)
+	cfg := config(disk)
+	cfg.Still = true // what is said is said by one goroutine, and nobody else is at the disk
+	w, err := openWith(cfg)
 	ok(t, err)
 	ok(t, w.feed(s, 3))
 	return w, numbers

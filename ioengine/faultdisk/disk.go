@@ -46,13 +46,14 @@ type Disk struct {
 
 	mu struct {
 		sync.Mutex
-		root   *folder
-		clock  int // numbers the changes, over all files and folders
-		ops    int
-		hook   func(Op, string)
-		faults []*armed
-		locked map[string]bool
-		free   int64
+		root    *folder
+		clock   int // numbers the changes, over all files and folders
+		ops     int
+		hook    func(Op, string)
+		hooking chan struct{} // the hook is running; closed when it has ended
+		faults  []*armed
+		locked  map[string]bool
+		free    int64
 	}
 }
 

@@ -291,6 +291,37 @@ func TestHookSeesEveryOperationOnce(t *testing.T) {
 	}
 }
 
+// TestHookThatWasTakenAwayHasEnded takes a hook away while it runs on another goroutine.
+func TestHookThatWasTakenAwayHasEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := New(1)
+		goOn, away := make(chan struct{}), make(chan struct{})
+		calls := 0
+		d.OnOp(func(Op, string) {
+			<-goOn
+			calls++
+		})
+		go func() { _ = d.Mkdir("a") }()
+		synctest.Wait()
+		go func() {
+			d.OnOp(nil)
+			close(away)
+		}()
+		synctest.Wait()
+		select {
+		case <-away:
+			t.Error("the hook is taken away and still runs")
+		default:
+		}
+		close(goOn)
+		<-away
+		ok(t, d.Mkdir("b"))
+		if calls != 1 {
+			t.Errorf("the hook was called %d times", calls)
+		}
+	})
+}
+
 func TestDirectWantsAlignment(t *testing.T) {
 	d := New(512)
 	f, err := d.Open("f", ioengine.Create|ioengine.Direct)

@@ -75,11 +75,21 @@ func (d *Disk) Ops() int {
 // OnOp has hook called at every mutating operation from now on, nil at none: when
 // the operation's effect is there and not yet returned from, but before a Sync or
 // SyncDir has had any. The hook may call everything, except that its own
-// mutating operations call no hook.
+// mutating operations call no hook; nor do those that others begin while it runs. OnOp
+// waits for a hook that is running, so that it has ended for good: it is not for hooks.
 func (d *Disk) OnOp(hook func(op Op, name string)) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.mu.hook = hook
+	for {
+		d.mu.Lock()
+		running := d.mu.hooking
+		if running == nil {
+			d.mu.hook = hook
+		}
+		d.mu.Unlock()
+		if running == nil {
+			return
+		}
+		<-running
+	}
 }
 
 // begin counts an operation, waits if it is to stall, and returns what is to go wrong.
@@ -120,17 +130,20 @@ func (d *Disk) callHook(op Op, name string) {
 	}
 	d.mu.Lock()
 	hook := d.mu.hook
-	d.mu.hook = nil
-	d.mu.Unlock()
 	if hook == nil {
+		d.mu.Unlock()
 		return
 	}
-	hook(op, name)
-	d.mu.Lock()
-	if d.mu.hook == nil {
-		d.mu.hook = hook
-	}
+	ended := make(chan struct{})
+	d.mu.hook, d.mu.hooking = nil, ended
 	d.mu.Unlock()
+	defer func() { // also when the hook ends the test
+		d.mu.Lock()
+		d.mu.hook, d.mu.hooking = hook, nil
+		d.mu.Unlock()
+		close(ended)
+	}()
+	hook(op, name)
 }
 
 // call does one operation: counted, failing when it must, hooked.
