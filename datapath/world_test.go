@@ -75,7 +75,7 @@ func (p *part) end(t *testing.T) {
 	p.stop()
 	select {
 	case <-p.done:
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		panic("a part does not end")
 	}
 	if p.err != nil {

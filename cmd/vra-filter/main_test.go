@@ -127,7 +127,7 @@ func (h *host) dial() *nbd.Client {
 	h.t.Helper()
 	uri := "nbd+unix:///vol1?socket=" + url.QueryEscape(h.sock)
 	var err error
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
 		ctx, stop := context.WithTimeout(context.Background(), time.Second)
 		var c *nbd.Client
 		c, err = nbd.Dial(ctx, uri)
@@ -398,7 +398,7 @@ func TestStoppedVRA(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer tap.Close()
-	ctx, end := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, end := context.WithTimeout(t.Context(), time.Minute)
 	defer end()
 	if _, err := tap.Restart(ctx, 7); err != nil {
 		t.Fatal(err)

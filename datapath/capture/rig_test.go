@@ -343,12 +343,16 @@ func (r *rig) covered() *Tap {
 
 func (r *rig) vol(i int) *volume { return r.filter.volumes[i] }
 
-// within polls until ok, for at most five seconds.
+// patience is how long a test waits for what must come. Only what never comes takes it
+// all: a loaded machine is late by seconds.
+const patience = time.Minute
+
+// within polls until ok, and has patience.
 func within(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(100 * time.Microsecond) // what it waits for needs the processor too
 	defer tick.Stop()
-	for deadline := time.Now().Add(5 * time.Second); !ok(); <-tick.C {
+	for deadline := time.Now().Add(patience); !ok(); <-tick.C {
 		if time.Now().After(deadline) {
 			t.Fatalf("not in time: %s", what)
 		}
@@ -378,7 +382,7 @@ func fill(n int, b byte) []byte { return bytes.Repeat([]byte{b}, n) }
 // next returns the next n writes of the tap.
 func next(t testing.TB, tap *Tap, n int) (ws []Write) {
 	t.Helper()
-	ctx, stop := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, stop := context.WithTimeout(t.Context(), patience)
 	defer stop()
 	for len(ws) < n {
 		got, err := tap.Next(ctx, n-len(ws), time.Second)

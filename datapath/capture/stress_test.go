@@ -54,10 +54,12 @@ func stress(t *testing.T, seed uint64, killTap, killFilter bool) {
 	}
 	w.target = [][]byte{make([]byte, stressBytes), make([]byte, stressBytes)}
 	w.open()
+	t.Cleanup(w.giveUp) // before the rig's: what is mapped stays until nobody uses it
 	rng := rand.New(rand.NewPCG(seed, 0))
 	w.startVRA()
 	for round := range 6 {
 		w.calm.Store(round%2 == 1)
+		w.slower.Store(0)
 		w.startGuests(round)
 		for range 2 + rng.IntN(4) {
 			if w.calm.Load() {
@@ -106,8 +108,9 @@ type world struct {
 
 	vra     sync.WaitGroup
 	vraStop context.CancelFunc
-	calm    atomic.Bool // guests pause and the VRA does not stall
-	quiet   atomic.Bool // settle: nobody writes any more
+	calm    atomic.Bool   // guests pause and the VRA does not stall
+	slower  atomic.Uint32 // calm guests pause 1<<slower times as long
+	quiet   atomic.Bool   // settle: nobody writes any more
 	settled atomic.Uint64
 	stood   atomic.Uint64
 	drops   uint64
@@ -140,7 +143,7 @@ func (w *world) startGuests(round int) {
 				_ = tryWrite(b, causeAt, p) // a dead disk ends us before it returns
 			}
 			if w.calm.Load() {
-				<-time.After(100 * time.Microsecond)
+				<-time.After(100 * time.Microsecond << w.slower.Load())
 			}
 		}
 	})
@@ -177,14 +180,29 @@ func (w *world) guest(rng *rand.Rand, d front.Device) {
 // rest gives a calm guest's VRA the time to follow.
 func (w *world) rest(rng *rand.Rand) {
 	if w.calm.Load() {
-		w.pause(rng, 4)
+		w.pause(rng, 4<<w.slower.Load())
 	}
 }
 
-// waitCut waits until a cut stood.
+// waitCut waits until a cut stood. What guests' pauses give the VRA time for depends on the
+// machine: until it can follow, they grow.
 func (w *world) waitCut() {
-	before := w.stood.Load()
-	within(w.t, "a cut that stands", func() bool { return w.stood.Load() > before })
+	before, grow := w.stood.Load(), time.Now().Add(time.Second)
+	within(w.t, "a cut that stands", func() bool {
+		if time.Now().After(grow) && w.slower.Load() < 6 {
+			w.slower.Add(1)
+			grow = time.Now().Add(time.Second)
+		}
+		return w.stood.Load() > before
+	})
+}
+
+// giveUp ends what a failed test left running.
+func (w *world) giveUp() {
+	w.stopGuests()
+	if w.tap != nil {
+		w.stopVRA()
+	}
 }
 
 func (w *world) stopGuests() {
@@ -253,7 +271,7 @@ func (w *world) settle() {
 		before := w.settled.Load()
 		tick := time.NewTicker(100 * time.Microsecond)
 		defer tick.Stop()
-		for deadline := time.Now().Add(10 * time.Second); w.settled.Load() <= before+3; <-tick.C {
+		for deadline := time.Now().Add(patience); w.settled.Load() <= before+3; <-tick.C {
 			if time.Now().After(deadline) {
 				dirty, err := w.tap.Dirty(w.t.Context())
 				lost, covered := w.tap.Lost(), w.tap.LostCovered()

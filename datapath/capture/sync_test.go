@@ -21,7 +21,7 @@ func dirty(v *volume, from, to int64) {
 // syncing asks for a sync read and returns where its end is told.
 func syncing(t *testing.T, tap *Tap, off, n int64) <-chan error {
 	done := make(chan error, 1)
-	ctx, stop := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, stop := context.WithTimeout(context.Background(), patience)
 	t.Cleanup(stop)
 	go func() { done <- tap.SyncRead(ctx, 1, off, n) }()
 	return done

@@ -23,7 +23,7 @@ func (s *site) raw(t testing.TB) *raw {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(10 * time.Second)) // a test that waits longer has failed
+	c.SetDeadline(time.Now().Add(time.Minute)) // a test that waits longer has failed
 	return &raw{t, c}
 }
 
