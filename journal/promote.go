@@ -1,15 +1,11 @@
 package journal
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
-	"github.com/holdfast-dr/holdfast/journal/index"
-	"github.com/holdfast-dr/holdfast/journal/replica"
 	"github.com/holdfast-dr/holdfast/journal/segment"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
@@ -20,7 +16,8 @@ import (
 //  1. "checkpoints below P are gone", synced: nobody is shown any more what is about to
 //     be overwritten;
 //  2. for each volume, the newest versions that P holds go into the replica, each place
-//     once however often it was written, in portions of a bounded size;
+//     once however often it was written, in the order in which they lie in the log, in
+//     portions of a bounded size, of which one is read while another is written;
 //  3. what was found damaged is stated;
 //  4. "promoted to P", synced, after the replicas were;
 //  5. the watermark says where the log begins now, then the index finds what lies below no
@@ -40,8 +37,10 @@ type promotion struct {
 	from  segment.Pos // what lies below is in the replicas already
 	pace  func(bytes int64) error
 	done  passDone
-	batch batch
 	found damages
+
+	stretch  stretch
+	portions [2]portion // one is read while the other is written
 }
 
 // passDone is how far a pass has come: all of the volumes before, and of this one all
@@ -52,20 +51,6 @@ type passDone struct {
 	volume record.VolumeID
 	off    int64
 }
-
-const (
-	// portionBytes is how much of a volume is read from the log before it is written.
-	portionBytes = 8 << 20
-	// pieceBytes is the most that is read or checked at once.
-	pieceBytes = 1 << 20
-	// portionPieces bounds the pieces of a portion, however small they are.
-	portionPieces = 8192
-	// readers is how many blocks of a portion are read at once: what is next to each other
-	// in a volume lies anywhere in the log.
-	readers = 8
-	// alone is how many bytes one reader reads by itself: so few gain nothing.
-	alone = 1 << 20
-)
 
 var errBelow = errors.New("checkpoints below are still in use")
 
@@ -153,207 +138,6 @@ func (g *Group) goneBelow(number uint64) error {
 		g.log.Warn("checkpoints that are gone are still in the catalogue", "below", number, "error", err)
 	}
 	return g.recount()
-}
-
-// volume brings one volume's replica to the checkpoint, from where an earlier try of the
-// same pass ended.
-func (p *promotion) volume(v VolumeInfo) error {
-	g := p.g
-	g.mu.Lock()
-	r := g.volumes[v.ID].replica
-	g.mu.Unlock()
-	p.batch.reset()
-	to := p.to
-	if invariant.Planted("journal/promote-unheld") { // what came after it too
-		to.At = slices.Clone(to.At)
-		for i := range to.At {
-			to.At[i].Seq += 1 << 40
-		}
-	}
-	at := g.index.Vector(to)
-	err := g.index.Walk(v.ID, p.done.off, v.Bytes-p.done.off, at, p.from, func(piece index.Piece) error {
-		for piece.Len > 0 {
-			one := piece
-			one.Len = min(piece.Len, pieceBytes) // zeros may be long
-			if piece.In == index.IsZero {
-				one.Len = piece.Len
-			}
-			if p.batch.full() && p.batch.ends(one.Off) {
-				if err := p.write(r); err != nil {
-					return err
-				}
-			}
-			p.batch.add(one)
-			piece.Off, piece.Len, piece.BlockOff = piece.Off+one.Len, piece.Len-one.Len, piece.BlockOff+int(one.Len)
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	if err := p.write(r); err != nil {
-		return err
-	}
-	p.done.off = v.Bytes
-	return nil
-}
-
-// write puts a portion into the replica.
-func (p *promotion) write(r *replica.Volume) error {
-	b := &p.batch
-	if len(b.pieces) == 0 {
-		return nil
-	}
-	if err := p.read(); err != nil {
-		return err
-	}
-	changes := b.changes[:0]
-	for i := range b.pieces {
-		piece := &b.pieces[i]
-		c := replica.Change{Off: piece.Off, Len: piece.Len}
-		if piece.In == index.InLog {
-			c.Data, c.Lost = b.data[b.at[i]:b.at[i]+int(piece.Len)], b.lost[i]
-		}
-		changes = append(changes, c)
-	}
-	b.changes = changes
-	volume := p.done.volume
-	g := p.g
-	g.retention.promoter.Pace = func(n int64) error {
-		g.retention.promoted.Add(n)
-		return p.pace(n)
-	}
-	found, err := g.retention.promoter.Apply(r, changes)
-	for _, d := range found {
-		p.found = p.found.add(damage{volume: volume, from: d.Off, to: d.Off + d.Len, reason: cut(d.Err.Error())})
-	}
-	if err != nil {
-		return err
-	}
-	if len(found) > 0 { // before a later try of the pass might begin behind it
-		if err := p.state(); err != nil {
-			return err
-		}
-	}
-	last := &b.pieces[len(b.pieces)-1]
-	p.done.off = last.Off + last.Len
-	b.reset()
-	return nil
-}
-
-// read fills the portion's data from the log, in the log's order, each block once, and a
-// large portion with several readers.
-func (p *promotion) read() error {
-	b := &p.batch
-	b.prepare()
-	n := 1
-	if b.bytes > alone {
-		n = readers
-	}
-	for len(b.readers) < n {
-		b.readers = append(b.readers, &blockReader{})
-	}
-	errs := make([]error, n)
-	var wg sync.WaitGroup
-	for i, r := range b.readers[:n] {
-		order := b.order[b.blockAt(i*len(b.order)/n):b.blockAt((i+1)*len(b.order)/n)]
-		read := func() { errs[i] = p.readOrder(r, order) }
-		if i == n-1 {
-			read()
-			break
-		}
-		wg.Go(read)
-	}
-	wg.Wait()
-	for _, err := range errs {
-		if err != nil && !invariant.Planted("journal/promote-unread") {
-			return err
-		}
-	}
-	return nil
-}
-
-// readOrder fills the data of some pieces, which lie in the log in this order.
-func (p *promotion) readOrder(r *blockReader, order []int) error {
-	b := &p.batch
-	for i := 0; i < len(order); {
-		first := &b.pieces[order[i]]
-		n := 1 // pieces of the same block
-		for i+n < len(order) && sameBlock(&b.pieces[order[i+n]], first) {
-			n++
-		}
-		raw, err := p.open(r, first)
-		if err != nil && !isDamage(err) {
-			return err
-		}
-		if err != nil {
-			p.g.log.Error("what a checkpoint holds is lost on the way into the replica", "checkpoint", p.to.Number, "volume", p.done.volume,
-				"offset", first.Off, "error", err)
-		}
-		for _, k := range order[i : i+n] {
-			piece := &b.pieces[k]
-			if err != nil || piece.BlockOff+int(piece.Len) > len(raw) {
-				b.lost[k] = true
-				continue
-			}
-			copy(b.data[b.at[k]:b.at[k]+int(piece.Len)], raw[piece.BlockOff:])
-		}
-		i += n
-	}
-	return nil
-}
-
-func sameBlock(x, y *index.Piece) bool { return x.Pos == y.Pos && x.Number == y.Number }
-
-// open reads and opens a block of the log. It is lent until the reader's next.
-func (p *promotion) open(r *blockReader, piece *index.Piece) ([]byte, error) {
-	stored, err := r.window.read(p.g.segments, piece.Pos+segment.Pos(piece.Block.At), piece.Block.Stored)
-	if err != nil {
-		return nil, err
-	}
-	if err := p.pace(int64(piece.Block.Stored)); err != nil {
-		return nil, err
-	}
-	r.raw, err = record.OpenStored(r.raw[:0], piece.ID, piece.Number, piece.Block, stored)
-	return r.raw, err
-}
-
-// blockReader reads blocks of the log, one after the other.
-type blockReader struct {
-	window window
-	raw    []byte
-}
-
-// window reads ahead: blocks that are wanted next lie behind each other more often
-// than not. What cannot be read ahead is read by itself.
-type window struct {
-	pos segment.Pos
-	buf []byte
-	mem []byte
-}
-
-const windowBytes = 256 << 10
-
-func (w *window) read(log *segment.Log, pos segment.Pos, n int) ([]byte, error) {
-	if pos >= w.pos && pos+segment.Pos(n) <= w.pos+segment.Pos(len(w.buf)) {
-		return w.buf[pos-w.pos:][:n], nil
-	}
-	if w.mem == nil {
-		w.mem = make([]byte, windowBytes)
-	}
-	near := pos >= w.pos && pos < w.pos+segment.Pos(len(w.buf))+windowBytes/4
-	w.buf = w.buf[:0]
-	if ahead := min(windowBytes, int(log.Durable()-pos)); near && ahead >= n {
-		if log.ReadAt(w.mem[:ahead], pos) == nil {
-			w.pos, w.buf = pos, w.mem[:ahead]
-			return w.buf[:n], nil
-		}
-	}
-	if err := log.ReadAt(w.mem[:n], pos); err != nil {
-		return nil, err
-	}
-	w.pos, w.buf = pos, w.mem[:n]
-	return w.buf, nil
 }
 
 // state puts into the manifest what was found damaged.
@@ -497,61 +281,4 @@ func (p *promotion) reads(d damage) bool {
 		}
 	}
 	return true
-}
-
-// batch is a portion on its way from the log into a replica.
-type batch struct {
-	pieces  []index.Piece
-	bytes   int
-	order   []int // of the pieces in the log, as they lie there
-	at      []int // where a piece's bytes are in data
-	lost    []bool
-	data    []byte
-	changes []replica.Change
-	readers []*blockReader
-}
-
-func (b *batch) reset() { b.pieces, b.bytes = b.pieces[:0], 0 }
-
-func (b *batch) full() bool { return b.bytes >= portionBytes || len(b.pieces) >= portionPieces }
-
-// ends says whether a portion may end before what comes at off: not within a block.
-func (b *batch) ends(off int64) bool {
-	last := &b.pieces[len(b.pieces)-1]
-	return off/replica.BlockBytes != (last.Off+last.Len-1)/replica.BlockBytes
-}
-
-func (b *batch) add(p index.Piece) {
-	b.pieces = append(b.pieces, p)
-	if p.In == index.InLog {
-		b.bytes += int(p.Len)
-	}
-}
-
-// prepare makes room for the data and brings the pieces into the log's order.
-func (b *batch) prepare() {
-	if cap(b.data) < b.bytes { // small portions are most of all, and in turn
-		b.data = make([]byte, max(b.bytes, min(2*cap(b.data), portionBytes+pieceBytes)))
-	}
-	b.data, b.order, b.at, b.lost = b.data[:cap(b.data)], b.order[:0], b.at[:0], b.lost[:0]
-	used := 0
-	for i := range b.pieces {
-		b.at, b.lost = append(b.at, used), append(b.lost, false)
-		if b.pieces[i].In == index.InLog {
-			used += int(b.pieces[i].Len)
-			b.order = append(b.order, i)
-		}
-	}
-	slices.SortFunc(b.order, func(i, j int) int {
-		x, y := &b.pieces[i], &b.pieces[j]
-		return cmp.Or(cmp.Compare(x.Pos, y.Pos), cmp.Compare(x.Block.At, y.Block.At))
-	})
-}
-
-// blockAt is the first place at or behind i in the order at which another block begins.
-func (b *batch) blockAt(i int) int {
-	for i > 0 && i < len(b.order) && sameBlock(&b.pieces[b.order[i-1]], &b.pieces[b.order[i]]) {
-		i++
-	}
-	return i
 }

@@ -2,11 +2,17 @@ package journal
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
+	"slices"
+	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/holdfast-dr/holdfast/ioengine/faultdisk"
+	"github.com/holdfast-dr/holdfast/journal/index"
+	"github.com/holdfast-dr/holdfast/journal/replica"
+	"github.com/holdfast-dr/holdfast/journal/segment"
 )
 
 // A portion so large that several readers fetch it from the log: the replica is what was
@@ -39,5 +45,145 @@ func TestPromoteLargePortion(t *testing.T) {
 			t.Errorf("writes of %d bytes: the replica is not what was written", size)
 		}
 		ok(t, store.Close())
+	}
+}
+
+// Several stretches of several portions each, of which one is read while another is written:
+// whatever read or write of them fails, the pass ends with that error, and the next one leaves
+// what was written.
+func TestPromoteStretches(t *testing.T) {
+	const volume, total = 40 << 20, 30 << 20
+	for i, c := range []struct {
+		size   int64
+		pieces int
+		ops    faultdisk.Op
+		at     int
+		files  string
+	}{
+		{64 << 10, 0, faultdisk.OpRead, 90, "/log/"},
+		{64 << 10, 0, faultdisk.OpWrite, 200, "/replica/"},
+		{64 << 10, 300, faultdisk.OpRead, 70, "/log/"},
+		{20 << 10, 700, faultdisk.OpWrite, 300, "/replica/"},
+		{3 << 9, 2000, faultdisk.OpRead, 20, "/log/"}, // most blocks change in part, many of them twice
+	} {
+		if i > 0 && sample > 1 {
+			break
+		}
+		total := int64(total)
+		if c.size < 4<<10 {
+			total = 3 << 20
+		}
+		disk := faultdisk.New(512)
+		cfg := config(disk)
+		cfg.SegmentBytes, cfg.IndexMemory = 0, 0
+		store, err := Open(cfg)
+		ok(t, err)
+		g, err := store.OpenGroup(GroupInfo{ID: testGroup, Name: "large", Lineage: 1})
+		ok(t, err)
+		ok(t, g.SetVolumes([]VolumeInfo{{ID: 1, Name: "disk", Bytes: volume}}))
+		g.retention.stretchPieces = c.pieces
+		image := make([]byte, volume)
+		fillRandom(t, g, volume, c.size, total, image)
+		seen := 0
+		disk.Inject(faultdisk.Fault{Ops: c.ops, Err: syscall.EIO, Ever: true, Only: func(name string) bool { // for a while
+			if !strings.Contains(name, c.files) {
+				return false
+			}
+			seen++
+			return seen >= c.at && seen < c.at+20
+		}})
+		if err := g.promote(2, noPace); !errors.Is(err, syscall.EIO) {
+			t.Errorf("%+v: %v", c, err)
+		}
+		disk.Heal()
+		if err := g.promote(2, noPace); err == nil {
+			got := make([]byte, volume)
+			ok(t, g.volumes[1].replica.ReadAt(got, 0))
+			if !bytes.Equal(got, image) {
+				t.Errorf("%+v: the replica is not what was written", c)
+			}
+		} else {
+			t.Errorf("%+v: again: %v", c, err)
+		}
+		ok(t, store.Close())
+	}
+}
+
+// portions takes a stretch whole.
+func portions(s *stretch) (all [][]index.Piece) {
+	s.order()
+	for b := (portion{}); ; {
+		if s.take(&b); len(b.pieces) == 0 {
+			return all
+		}
+		all = append(all, slices.Clone(b.pieces))
+	}
+}
+
+// Ragged pieces, which share blocks: each comes once, rising in its portion, and all of a
+// block in the same one.
+func TestStretchKeepsBlocksTogether(t *testing.T) {
+	rng := seeded(1)
+	for range 20 {
+		s := stretch{most: 1 << 20}
+		n, end := 2*portionPieces+rng.IntN(1000), int64(0)
+		for range n {
+			end += int64(rng.IntN(3)) * 512 * int64(rng.IntN(20))
+			p := index.Piece{Off: end, Len: 512 * int64(1+rng.IntN(40)), In: index.InLog, Pos: segment.Pos(rng.IntN(1 << 30))}
+			if rng.IntN(10) == 0 {
+				p.In = index.IsZero
+			}
+			s.add(p)
+			end += p.Len
+		}
+		owner, seen := map[int64]int{}, 0
+		all := portions(&s)
+		for k, pieces := range all {
+			end := int64(0)
+			for _, p := range pieces {
+				if p.Off < end {
+					t.Fatalf("%d after %d", p.Off, end)
+				}
+				end = p.Off + p.Len
+				for block := p.Off / replica.BlockBytes; block <= (end-1)/replica.BlockBytes; block++ {
+					if o, there := owner[block]; there && o != k {
+						t.Fatalf("block %d is in the portions %d and %d", block, o, k)
+					}
+					owner[block] = k
+				}
+			}
+			seen += len(pieces)
+		}
+		if seen != n || len(all) < 3 {
+			t.Fatalf("%d pieces of %d, in %d portions", seen, n, len(all))
+		}
+	}
+}
+
+// Whole blocks come in the log's order, from portion to portion; and a row that shares
+// blocks without end is cut, so that no portion is large.
+func TestStretchFollowsTheLog(t *testing.T) {
+	rng := seeded(2)
+	s := stretch{most: 1 << 20}
+	for i := range 3 * portionPieces {
+		s.add(index.Piece{Off: int64(i) * replica.BlockBytes, Len: replica.BlockBytes, In: index.InLog, Pos: segment.Pos(rng.IntN(1 << 30))})
+	}
+	last := segment.Pos(0)
+	for _, pieces := range portions(&s) {
+		byPos := func(x, y index.Piece) int { return cmp.Compare(x.Pos, y.Pos) }
+		if first := slices.MinFunc(pieces, byPos).Pos; first < last {
+			t.Fatalf("a portion begins at %d, and one before it ends at %d", first, last)
+		}
+		last = slices.MaxFunc(pieces, byPos).Pos
+	}
+	s.reset()
+	const long = pieceBytes - 512
+	for i := range 50 {
+		s.add(index.Piece{Off: int64(i) * long, Len: long, In: index.InLog, Pos: segment.Pos(i)})
+	}
+	for _, pieces := range portions(&s) {
+		if n := len(pieces); n > 2*portionBytes/pieceBytes {
+			t.Errorf("a portion of %d pieces of %d bytes", n, long)
+		}
 	}
 }

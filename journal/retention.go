@@ -24,6 +24,8 @@ type retention struct {
 	done     passDone
 	from     segment.Pos // what of the log lies below is in the replicas; 0: not known
 
+	stretchPieces int // 0: as many as usual
+
 	room         room
 	promoted     atomic.Int64 // bytes written into replicas by promotion, since Open
 	replicaBytes atomic.Int64

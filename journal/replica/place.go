@@ -85,6 +85,7 @@ func (v *Volume) write(r *rows) error {
 	if r.blocks*BlockBytes <= alone {
 		return v.writeRuns(file, r, func(i int) int { return i })
 	}
+	r.allocate(file)
 	var (
 		wg     sync.WaitGroup
 		turn   atomic.Int64
@@ -108,6 +109,21 @@ func (v *Volume) write(r *rows) error {
 		return *err
 	}
 	return nil
+}
+
+// allocate sets space aside for runs that go into holes: file systems write into what is
+// allocated several at once, and into holes one after the other, each waiting for the disk.
+// Where it fails the write itself does it, or tells why not.
+func (r *rows) allocate(file ioengine.File) {
+	for i := range r.runs {
+		off, n := r.runs[i].first*BlockBytes, r.runs[i].count*BlockBytes
+		if at, have, err := file.NextData(off); err == nil && at == off && have >= n {
+			continue
+		}
+		if file.Allocate(off, n) != nil {
+			return
+		}
+	}
 }
 
 // writeRuns writes the runs that next names, one after the other: it is given how many

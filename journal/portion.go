@@ -1,0 +1,139 @@
+package journal
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/holdfast-dr/holdfast/journal/index"
+	"github.com/holdfast-dr/holdfast/journal/replica"
+	"github.com/holdfast-dr/holdfast/journal/segment"
+)
+
+const (
+	// portionBytes is how much is read from the log before it is written into a replica.
+	portionBytes = 8 << 20
+	// pieceBytes is the most that is read or checked at once.
+	pieceBytes = 1 << 20
+	// portionPieces bounds the pieces of a portion, however small they are.
+	portionPieces = 8192
+	// stretchPieces is how many pieces of a volume are brought into the log's order at once:
+	// some 35 MB of memory, and 16 GiB of the volume in writes of 64 KiB.
+	stretchPieces = 256 << 10
+)
+
+// stretch is a part of a volume: what of it is to go into the replica. It is taken in
+// portions that lie together in the log, for what is next to each other in a volume may
+// lie anywhere there, and a disk gives the more the longer its reads are.
+type stretch struct {
+	most   int           // pieces
+	pieces []index.Piece // rising in the volume
+	units  []unit
+	taken  int // of the units
+}
+
+// unit is a row of pieces that go into the replica together, pieces[from:to] of a stretch:
+// all of them that touch a block of it.
+type unit struct {
+	from, to int
+	bytes    int         // of them that are in the log
+	pos      segment.Pos // of the first that is
+}
+
+func (s *stretch) reset() { s.pieces, s.units, s.taken = s.pieces[:0], s.units[:0], 0 }
+
+// full says whether the stretch may end before what comes at off. Only one in which no
+// block ends for very long ends within a block, which then is put in place twice.
+func (s *stretch) full(off int64) bool {
+	n := len(s.pieces)
+	return n >= s.most && (apart(&s.pieces[n-1], off) || n >= 2*s.most)
+}
+
+// apart says whether a piece shares no block of the replica with what comes at off.
+func apart(p *index.Piece, off int64) bool {
+	return off/replica.BlockBytes != (p.Off+p.Len-1)/replica.BlockBytes
+}
+
+// add takes a piece that stands behind those before in the volume.
+func (s *stretch) add(p index.Piece) {
+	n, u := len(s.pieces), len(s.units)-1
+	s.pieces = append(s.pieces, p)
+	if u < 0 || apart(&s.pieces[n-1], p.Off) || s.units[u].bytes >= portionBytes {
+		s.units = append(s.units, unit{from: n})
+		u++
+	}
+	one := &s.units[u]
+	one.to = n + 1
+	if p.In == index.InLog {
+		if one.bytes == 0 {
+			one.pos = place(&p)
+		}
+		one.bytes += int(p.Len)
+	}
+}
+
+// place is where in the log a piece's block stands.
+func place(p *index.Piece) segment.Pos { return p.Pos + segment.Pos(p.Block.At) }
+
+// order brings the units into the log's order, before the first is taken.
+func (s *stretch) order() {
+	slices.SortFunc(s.units, func(x, y unit) int { return cmp.Or(cmp.Compare(x.pos, y.pos), cmp.Compare(x.from, y.from)) })
+}
+
+// take fills a portion with the next units; it stays empty when there are none.
+func (s *stretch) take(p *portion) {
+	p.reset()
+	first := s.taken
+	for s.taken < len(s.units) && p.bytes < portionBytes && p.count < portionPieces {
+		u := &s.units[s.taken]
+		p.bytes += u.bytes
+		p.count += u.to - u.from
+		s.taken++
+	}
+	units := s.units[first:s.taken]
+	slices.SortFunc(units, func(x, y unit) int { return cmp.Compare(x.from, y.from) })
+	for _, u := range units {
+		p.pieces = append(p.pieces, s.pieces[u.from:u.to]...)
+	}
+}
+
+// portion is a part of a stretch on its way from the log into a replica.
+type portion struct {
+	pieces  []index.Piece // rising in the volume
+	count   int
+	bytes   int   // of them that are in the log
+	order   []int // of the pieces in the log, as they lie there
+	at      []int // where a piece's bytes are in data
+	lost    []bool
+	data    []byte
+	changes []replica.Change
+	readers []*blockReader
+}
+
+func (b *portion) reset() { b.pieces, b.bytes, b.count = b.pieces[:0], 0, 0 }
+
+// prepare makes room for the data and brings the pieces into the log's order.
+func (b *portion) prepare() {
+	if cap(b.data) < b.bytes { // small portions are most of all, and in turn
+		b.data = make([]byte, max(b.bytes, min(2*cap(b.data), portionBytes+pieceBytes)))
+	}
+	b.data, b.order, b.at, b.lost = b.data[:cap(b.data)], b.order[:0], b.at[:0], b.lost[:0]
+	used := 0
+	for i := range b.pieces {
+		b.at, b.lost = append(b.at, used), append(b.lost, false)
+		if b.pieces[i].In == index.InLog {
+			used += int(b.pieces[i].Len)
+			b.order = append(b.order, i)
+		}
+	}
+	slices.SortFunc(b.order, func(i, j int) int { return cmp.Compare(place(&b.pieces[i]), place(&b.pieces[j])) })
+}
+
+// blockAt is the first place at or behind i in the order at which another block begins.
+func (b *portion) blockAt(i int) int {
+	for i > 0 && i < len(b.order) && sameBlock(&b.pieces[b.order[i-1]], &b.pieces[b.order[i]]) {
+		i++
+	}
+	return i
+}
+
+func sameBlock(x, y *index.Piece) bool { return x.Pos == y.Pos && x.Number == y.Number }

@@ -1,0 +1,240 @@
+package journal
+
+import (
+	"cmp"
+	"errors"
+	"slices"
+	"sync"
+
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+	"github.com/holdfast-dr/holdfast/journal/index"
+	"github.com/holdfast-dr/holdfast/journal/replica"
+	"github.com/holdfast-dr/holdfast/journal/segment"
+	"github.com/holdfast-dr/holdfast/wire/record"
+)
+
+const (
+	// readers is how many parts of a portion are read at once.
+	readers = 8
+	// alone is how many bytes one reader reads by itself: so few gain nothing.
+	alone = 1 << 20
+)
+
+// volume brings one volume's replica to the checkpoint, from where an earlier try of the
+// same pass ended.
+func (p *promotion) volume(v VolumeInfo) error {
+	g := p.g
+	g.mu.Lock()
+	r := g.volumes[v.ID].replica
+	g.mu.Unlock()
+	s := &p.stretch
+	s.reset()
+	s.most = cmp.Or(g.retention.stretchPieces, stretchPieces)
+	to := p.to
+	if invariant.Planted("journal/promote-unheld") { // what came after it too
+		to.At = slices.Clone(to.At)
+		for i := range to.At {
+			to.At[i].Seq += 1 << 40
+		}
+	}
+	at := g.index.Vector(to)
+	err := g.index.Walk(v.ID, p.done.off, v.Bytes-p.done.off, at, p.from, func(piece index.Piece) error {
+		for piece.Len > 0 {
+			one := piece
+			one.Len = min(piece.Len, pieceBytes) // zeros may be long
+			if piece.In == index.IsZero {
+				one.Len = piece.Len
+			}
+			if s.full(one.Off) {
+				if err := p.bring(r); err != nil {
+					return err
+				}
+			}
+			s.add(one)
+			piece.Off, piece.Len, piece.BlockOff = piece.Off+one.Len, piece.Len-one.Len, piece.BlockOff+int(one.Len)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if err := p.bring(r); err != nil {
+		return err
+	}
+	p.done.off = v.Bytes
+	return nil
+}
+
+// bring puts a stretch into the replica.
+func (p *promotion) bring(r *replica.Volume) error {
+	s := &p.stretch
+	if len(s.pieces) == 0 {
+		return nil
+	}
+	s.order()
+	now, next := &p.portions[0], &p.portions[1]
+	s.take(now)
+	err := p.read(now)
+	for err == nil && len(now.pieces) > 0 {
+		var wg sync.WaitGroup
+		var unread error
+		if s.take(next); len(next.pieces) > 0 {
+			wg.Go(func() { unread = p.read(next) })
+		}
+		err = p.write(r, now)
+		wg.Wait()
+		if !invariant.Planted("journal/promote-next-unread") {
+			err = errors.Join(err, unread)
+		}
+		now, next = next, now
+	}
+	if err != nil {
+		return err
+	}
+	last := &s.pieces[len(s.pieces)-1]
+	p.done.off = last.Off + last.Len
+	s.reset()
+	return nil
+}
+
+// write puts a portion into the replica.
+func (p *promotion) write(r *replica.Volume, b *portion) error {
+	changes := b.changes[:0]
+	for i := range b.pieces {
+		piece := &b.pieces[i]
+		c := replica.Change{Off: piece.Off, Len: piece.Len}
+		if piece.In == index.InLog {
+			c.Data, c.Lost = b.data[b.at[i]:b.at[i]+int(piece.Len)], b.lost[i]
+		}
+		changes = append(changes, c)
+	}
+	b.changes = changes
+	volume := p.done.volume
+	g := p.g
+	g.retention.promoter.Pace = func(n int64) error {
+		g.retention.promoted.Add(n)
+		return p.pace(n)
+	}
+	found, err := g.retention.promoter.Apply(r, changes)
+	for _, d := range found {
+		p.found = p.found.add(damage{volume: volume, from: d.Off, to: d.Off + d.Len, reason: cut(d.Err.Error())})
+	}
+	if err != nil {
+		return err
+	}
+	if len(found) > 0 { // before a later try of the pass might begin behind it
+		return p.state()
+	}
+	return nil
+}
+
+// read fills the portion's data from the log, in the log's order, each block once, and a
+// large portion with several readers.
+func (p *promotion) read(b *portion) error {
+	b.prepare()
+	n := 1
+	if b.bytes > alone {
+		n = readers
+	}
+	for len(b.readers) < n {
+		b.readers = append(b.readers, &blockReader{})
+	}
+	errs := make([]error, n)
+	var wg sync.WaitGroup
+	for i, r := range b.readers[:n] {
+		order := b.order[b.blockAt(i*len(b.order)/n):b.blockAt((i+1)*len(b.order)/n)]
+		read := func() { errs[i] = p.readOrder(b, r, order) }
+		if i == n-1 {
+			read()
+			break
+		}
+		wg.Go(read)
+	}
+	wg.Wait()
+	for _, err := range errs {
+		if err != nil && !invariant.Planted("journal/promote-unread") {
+			return err
+		}
+	}
+	return nil
+}
+
+// readOrder fills the data of some pieces, which lie in the log in this order.
+func (p *promotion) readOrder(b *portion, r *blockReader, order []int) error {
+	for i := 0; i < len(order); {
+		first := &b.pieces[order[i]]
+		n := 1 // pieces of the same block
+		for i+n < len(order) && sameBlock(&b.pieces[order[i+n]], first) {
+			n++
+		}
+		raw, err := p.open(r, first)
+		if err != nil && !isDamage(err) {
+			return err
+		}
+		if err != nil {
+			p.g.log.Error("what a checkpoint holds is lost on the way into the replica", "checkpoint", p.to.Number, "volume", p.done.volume,
+				"offset", first.Off, "error", err)
+		}
+		for _, k := range order[i : i+n] {
+			piece := &b.pieces[k]
+			if err != nil || piece.BlockOff+int(piece.Len) > len(raw) {
+				b.lost[k] = true
+				continue
+			}
+			copy(b.data[b.at[k]:b.at[k]+int(piece.Len)], raw[piece.BlockOff:])
+		}
+		i += n
+	}
+	return nil
+}
+
+// open reads and opens a block of the log. It is lent until the reader's next.
+func (p *promotion) open(r *blockReader, piece *index.Piece) ([]byte, error) {
+	stored, err := r.window.read(p.g.segments, piece.Pos+segment.Pos(piece.Block.At), piece.Block.Stored)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.pace(int64(piece.Block.Stored)); err != nil {
+		return nil, err
+	}
+	r.raw, err = record.OpenStored(r.raw[:0], piece.ID, piece.Number, piece.Block, stored)
+	return r.raw, err
+}
+
+// blockReader reads blocks of the log, one after the other.
+type blockReader struct {
+	window window
+	raw    []byte
+}
+
+// window reads ahead: blocks that are wanted next lie behind each other more often
+// than not. What cannot be read ahead is read by itself.
+type window struct {
+	pos segment.Pos
+	buf []byte
+	mem []byte
+}
+
+const windowBytes = 256 << 10
+
+func (w *window) read(log *segment.Log, pos segment.Pos, n int) ([]byte, error) {
+	if pos >= w.pos && pos+segment.Pos(n) <= w.pos+segment.Pos(len(w.buf)) {
+		return w.buf[pos-w.pos:][:n], nil
+	}
+	if w.mem == nil {
+		w.mem = make([]byte, windowBytes)
+	}
+	near := pos >= w.pos && pos < w.pos+segment.Pos(len(w.buf))+windowBytes/4
+	w.buf = w.buf[:0]
+	if ahead := min(windowBytes, int(log.Durable()-pos)); near && ahead >= n {
+		if log.ReadAt(w.mem[:ahead], pos) == nil {
+			w.pos, w.buf = pos, w.mem[:ahead]
+			return w.buf[:n], nil
+		}
+	}
+	if err := log.ReadAt(w.mem[:n], pos); err != nil {
+		return nil, err
+	}
+	w.pos, w.buf = pos, w.mem[:n]
+	return w.buf, nil
+}
