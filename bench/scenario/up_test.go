@@ -250,8 +250,12 @@ func TestLastWords(t *testing.T) {
 	}
 }
 
-// TestKilledDaemonIsBackWithinASecond also sees the others left alone.
-func TestKilledDaemonIsBackWithinASecond(t *testing.T) {
+// TestKilledDaemonIsBack also sees the others left alone. Within a second is promised of what
+// the supervisor waits; how long a busy machine takes to start a process is not its doing.
+func TestKilledDaemonIsBack(t *testing.T) {
+	if maxWait >= time.Second {
+		t.Errorf("the supervisor waits %v", maxWait)
+	}
 	lab := upLab(t, Options{Dir: filepath.Join(t.TempDir(), "lab")})
 	filter, _ := pidOf(t, lab, daemonFilter)
 	before, ok := pidOf(t, lab, daemonSource)
@@ -261,7 +265,7 @@ func TestKilledDaemonIsBackWithinASecond(t *testing.T) {
 	if err := syscall.Kill(before.PID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	until(t, time.Minute, "the source is back", func() bool {
+	until(t, 20*time.Second, "the source is back", func() bool {
 		now, ok := pidOf(t, lab, daemonSource)
 		return ok && now.PID != before.PID && now.Restarts == 1 && isAlive(now.PID)
 	})
