@@ -101,14 +101,17 @@ func TestProgressIsTrue(t *testing.T) {
 		g := w.status()
 		s := g.Sync
 		if s == nil || s.TotalBytes == 0 {
-			before = asked
+			if g.State == api.StateDisconnected { // else records may flow before a sync is told
+				before = asked
+			}
 			return g.State == api.StateProtected
 		}
 		if began.IsZero() {
 			began = before // it began since
 		}
 		carried, _ := w.link.Carried()
-		if s.TotalBytes != w.size || s.DoneBytes < last || float64(s.DoneBytes-holes) > shrink*float64(carried) || s.BytesPerSecond > shrink*link*1.2 {
+		const underWay = 1 << 20 // what is being read is neither dirty nor read
+		if s.TotalBytes > w.size || s.TotalBytes < w.size-underWay || s.DoneBytes < last || float64(s.DoneBytes-holes) > shrink*float64(carried) || s.BytesPerSecond > shrink*link*1.2 {
 			t.Fatalf("%d bytes were done before, %d were carried: %v", last, carried, s)
 		}
 		last = s.DoneBytes
@@ -118,7 +121,8 @@ func TestProgressIsTrue(t *testing.T) {
 	if last < w.size*3/4 || len(guesses) == 0 { // the last ack and the checkpoint may come together
 		t.Errorf("done came to %d of %d, with %d guesses of the time left", last, w.size, len(guesses))
 	}
-	guesses.check(t, began)
+	carried, _ := w.link.Carried()
+	guesses.check(t, began, float64(carried)/link)
 }
 
 // TestBacklogIsToldTrue: after a link was down, the time left is that of the link as it
@@ -143,6 +147,7 @@ func TestBacklogIsToldTrue(t *testing.T) {
 	w.link.Up()
 	w.awaitState(api.StateProtected, api.StateBehind)
 	began := time.Now()
+	already, _ := w.link.Carried()
 	var guesses guesses
 	w.await("the end", func() bool {
 		s := w.status()
@@ -152,7 +157,8 @@ func TestBacklogIsToldTrue(t *testing.T) {
 		guesses.add(s)
 		return false
 	})
-	guesses.check(t, began)
+	carried, _ := w.link.Carried()
+	guesses.check(t, began, float64(carried-already)/(1<<20))
 	if len(guesses) == 0 {
 		t.Error("no time left was told")
 	}
@@ -173,9 +179,15 @@ func (gs *guesses) add(g *holdfastv1.Group) {
 	}
 }
 
-// check holds them against what it took from then until now.
-func (gs guesses) check(t *testing.T, began time.Time) {
+// check holds them against what it took from then until now. A machine so busy that the link
+// stood idle for a fourth of the time makes any of them wrong: needed is how many seconds the
+// link takes for what it carried.
+func (gs guesses) check(t *testing.T, began time.Time, needed float64) {
 	t.Helper()
+	if took := time.Since(began).Seconds(); took > needed/0.75+1 {
+		t.Logf("the link was in use for %.1f of %.1f s: the machine is too busy to judge times by", needed, took)
+		return
+	}
 	for _, g := range gs {
 		took := time.Since(g.at).Seconds()
 		if g.left > 2*took+3 || took > 2*g.left+3 {
