@@ -182,8 +182,10 @@ func TestPowerLoss(t *testing.T) {
 	rng := rand.New(rand.NewPCG(7, 7))
 	for range times(4) {
 		w.checkpoint("before")
+		w.link.Down() // first: what it acknowledges after the cut is on no disk
 		disk = disk.Crash(rng, faultdisk.KeepSome)
 		w.stopTarget() // what it still wrote went to the disk that is no more
+		w.link.Up()
 		w.fs = disk
 		w.startTarget()
 		w.awaitState(api.StateProtected, api.StateBehind)
