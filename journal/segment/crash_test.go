@@ -1,12 +1,15 @@
 package segment
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"path"
 	"syscall"
 	"testing"
 
+	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/ioengine/faultdisk"
 )
 
@@ -60,6 +63,27 @@ func crashEverywhere(t *testing.T, seeds, steps int, drops bool) {
 		ok(t, f.finish(disk))
 	}
 	t.Logf("%d crashes, %d of them during a recovery", points+nested, nested)
+}
+
+// inPoolAndLog returns a segment whose file is among the spare ones too.
+func inPoolAndLog(t *testing.T, disk *faultdisk.Disk) string {
+	t.Helper()
+	headers := map[string]bool{}
+	for _, dir := range []string{testSpare, testDir} {
+		names, err := disk.List(dir)
+		ok(t, err)
+		for _, name := range names {
+			f, err := disk.Open(path.Join(dir, name), ioengine.ReadOnly)
+			ok(t, err)
+			page := make([]byte, 64)
+			_, err = f.ReadAt(page, 0)
+			if ok(t, f.Close()); err == nil && dir == testDir && headers[string(page)] && !bytes.Equal(page, make([]byte, len(page))) {
+				return name
+			}
+			headers[string(page)] = true
+		}
+	}
+	return ""
 }
 
 // nestedSample is 1 of how many operations of a recovery a second crash comes at, drawn
@@ -240,6 +264,11 @@ func TestCrashBetweenNames(t *testing.T) {
 			points++
 			where := fmt.Sprintf("operation %d (%#x of %s)", disk.Ops(), op, name)
 			crashAndRecover(t, where, m.clone(), disk.Crash(rng, faultdisk.KeepSome), 1, rng)
+		}
+		for range 200 / sample { // what few crashes show, and an opening does not at once
+			if twice := inPoolAndLog(t, disk.Crash(rng, faultdisk.KeepSome)); twice != "" {
+				t.Fatalf("operation %d (%#x of %s): a crash leaves %s in the pool too", disk.Ops(), op, name, twice)
+			}
 		}
 	})
 	f.drops = true

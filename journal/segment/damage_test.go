@@ -195,7 +195,7 @@ func small(t *testing.T, n int) (*faultdisk.Disk, *life) {
 // Damage in the last round is a torn tail if nothing outside says that the round
 // was durable, and corruption if the watermark does.
 func TestWatermarkTellsTornFromCorrupt(t *testing.T) {
-	for _, what := range []string{"header", "payload", "commit"} {
+	for _, what := range []string{"header", "payload", "commit", "never written"} {
 		for _, above := range []bool{true, false} {
 			disk, f := small(t, 3)
 			last := f.acked[2]
@@ -204,7 +204,11 @@ func TestWatermarkTellsTornFromCorrupt(t *testing.T) {
 				"payload": offset(Start, last.pos) + int64(len(last.rec)) - 9,
 				"commit":  offset(Start, f.l.Durable()) - 30,
 			}[what]
-			ok(t, disk.Rot(path.Join(testDir, fileName(1)), off, 1))
+			if what == "never written" { // as on a disk that loses what it said it has
+				ok(t, writeAt(disk, path.Join(testDir, fileName(1)), make([]byte, f.l.Durable()-last.pos), offset(Start, last.pos)))
+			} else {
+				ok(t, disk.Rot(path.Join(testDir, fileName(1)), off, 1))
+			}
 			if !above {
 				marks, err := OpenWatermarks(disk, "store", testMarks)
 				ok(t, err)

@@ -216,3 +216,13 @@ func TestNewerVersion(t *testing.T) {
 		}
 	})
 }
+
+// writeAt changes a part of a file that is there.
+func writeAt(fs ioengine.FS, name string, p []byte, off int64) error {
+	f, err := fs.Open(name, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt(p, off)
+	return errors.Join(err, f.Sync(), f.Close())
+}
