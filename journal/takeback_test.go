@@ -28,7 +28,7 @@ func TestVerifyReadsAllInEachRun(t *testing.T) {
 		ok(t, err)
 		ok(t, w.verify())
 		ok(t, w.store.Close())
-		ok(t, disk.Rot(logFile(1), 9000, 1))
+		ok(t, disk.Rot(logFile(1), s.vital, 1))
 		ok(t, disk.Rot(replicaFile(1), 9000, 1))
 		cfg.Scrub.Most = 8 << 10 // so that the clock passes where it was while this goes on
 		w, err = openWith(cfg)
@@ -51,13 +51,13 @@ func TestSealingTakesBack(t *testing.T) {
 		s := scrubbed(t, disk, nil)
 		w, err := openWith(scrubConfig(disk, nil))
 		ok(t, err)
-		ok(t, disk.Rot(logFile(1), 9000, 1))
+		ok(t, disk.Rot(logFile(1), s.vital, 1))
 		ok(t, w.verify())
 		if w.group.Damaged() == 0 {
 			t.Fatal("nothing is damaged: the test has lost its reach")
 		}
 		ok(t, w.store.Close())
-		ok(t, disk.Rot(logFile(1), 9000, 1)) // the bit flips back
+		ok(t, disk.Rot(logFile(1), s.vital, 1)) // the bit flips back
 		ok(t, disk.Rot(logFile(1), sizeOf(t, disk, logFile(1))-2, 1))
 		w, err = openWith(scrubConfig(disk, nil))
 		ok(t, err)
@@ -87,7 +87,7 @@ func TestParityIsNotOfRot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		disk := faultdisk.New(512)
 		s := scrubbed(t, disk, nil)
-		ok(t, disk.Rot(logFile(1), 9000, 1))
+		ok(t, disk.Rot(logFile(1), s.vital, 1))
 		p := &localParity{stripe.Local{FS: disk}, make(chan error, 1)}
 		w, err := openWith(scrubConfig(disk, p))
 		ok(t, err)
@@ -101,9 +101,9 @@ func TestParityIsNotOfRot(t *testing.T) {
 		if bad, err := w.honest(s, true); err != nil || bad == 0 {
 			t.Errorf("%d bad: %v", bad, err)
 		}
-		ok(t, disk.Rot(logFile(1), 9000, 1)) // the bit flips back
+		ok(t, disk.Rot(logFile(1), s.vital, 1)) // the bit flips back
 		ok(t, w.verify())
-		ok(t, disk.Rot(logFile(1), 9001, 1))
+		ok(t, disk.Rot(logFile(1), s.vital+1, 1))
 		ok(t, w.verify())
 		bad, err := w.honest(s, true)
 		if _, repairs := w.store.ScrubStats(); err != nil || bad != 0 || repairs != 1 {
@@ -138,12 +138,12 @@ func TestRepairedIsMarkedLater(t *testing.T) {
 		cfg.OpenCatalogue = func() (index.Map, error) { return catalogue, nil }
 		w, err := openWith(cfg)
 		ok(t, err)
-		ok(t, disk.Rot(logFile(1), 9000, 1))
+		ok(t, disk.Rot(logFile(1), s.vital, 1))
 		ok(t, w.verify())
 		if w.group.Damaged() == 0 {
 			t.Fatal("nothing is damaged: the test has lost its reach")
 		}
-		ok(t, disk.Rot(logFile(1), 9000, 1)) // the bit flips back
+		ok(t, disk.Rot(logFile(1), s.vital, 1)) // the bit flips back
 		catalogue.fails.Store(true)
 		ok(t, w.verify())
 		catalogue.fails.Store(false)
@@ -165,7 +165,7 @@ func TestParityStaysWhenItIsNotRead(t *testing.T) {
 		disk := faultdisk.New(512)
 		p := &localParity{stripe.Local{FS: disk}, make(chan error, 1)}
 		s := scrubbed(t, disk, p)
-		ok(t, disk.Rot(logFile(1), 9000, 1))
+		ok(t, disk.Rot(logFile(1), s.vital, 1))
 		disk.Inject(faultdisk.Fault{Ops: faultdisk.OpAny, Only: func(name string) bool { return strings.HasSuffix(name, ".par") }, Err: syscall.EIO, Ever: true})
 		w, err := openWith(scrubConfig(disk, p))
 		ok(t, err)

@@ -41,6 +41,7 @@ type source struct {
 	volumes map[record.VolumeID][]byte
 	records []record.Record                       // record i has seq i+1
 	images  map[uint64]map[record.VolumeID][]byte // by checkpoint, of cuts that must be listed
+	vital   int64                                 // where in the first segment bytes stand that checkpoints need
 }
 
 func newSource(seed int) *source {

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -251,12 +252,22 @@ func TestBadgerMemory(t *testing.T) {
 // freeFS says how much space there is.
 type freeFS struct {
 	ioengine.FS
+	mu   sync.Mutex
 	free int64
 	err  error
 }
 
-func (f *freeFS) set(free int64, err error)  { f.free, f.err = free, err }
-func (f *freeFS) Free(string) (int64, error) { return f.free, f.err }
+func (f *freeFS) set(free int64, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.free, f.err = free, err
+}
+
+func (f *freeFS) Free(string) (int64, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.free, f.err
+}
 
 // go test ./journal/index -run '^$' -bench Catalogue -benchtime 1x
 //
