@@ -24,7 +24,7 @@ type retention struct {
 	done     passDone
 	from     segment.Pos // what of the log lies below is in the replicas; 0: not known
 
-	stretchPieces int // 0: as many as usual
+	stretchPieces int // of a pass; 0: the constant of that name. Small ones make tests small
 
 	room         room
 	promoted     atomic.Int64 // bytes written into replicas by promotion, since Open

@@ -202,14 +202,18 @@ func neverWrong(disk *faultdisk.Disk, s *source, name string, off int64) error {
 		return nil // said openly
 	}
 	defer w.store.Close()
-	bad := 0
+	bad, unlisted := 0, 0
 	for n, image := range s.images {
 		err := w.compare(n, image)
 		if errors.Is(err, errDiffers) {
 			return fmt.Errorf("%s damaged at %d: %w", name, off, err)
 		}
-		if errors.Is(err, ErrNotFound) {
-			return fmt.Errorf("%s damaged at %d: checkpoint %d is gone without a word", name, off, n)
+		if errors.Is(err, ErrNotFound) { // its cut is lost, or lies beyond where the log can be followed
+			if !isDamage(w.group.State().Damage) {
+				return fmt.Errorf("%s damaged at %d: checkpoint %d is gone without a word", name, off, n)
+			}
+			unlisted++
+			continue
 		}
 		if err != nil {
 			bad++
@@ -221,8 +225,8 @@ func neverWrong(disk *faultdisk.Disk, s *source, name string, off int64) error {
 	}
 	if cp, err := w.group.Latest(); err == nil && cp.State != index.Good {
 		return fmt.Errorf("%s damaged at %d: latest is %d, which is bad", name, off, cp.Number)
-	} else if err != nil && bad < len(s.images) {
-		return fmt.Errorf("%s damaged at %d: no latest, %d bad: %w", name, off, bad, err)
+	} else if err != nil && bad+unlisted < len(s.images) {
+		return fmt.Errorf("%s damaged at %d: no latest, %d bad, %d not listed: %w", name, off, bad, unlisted, err)
 	}
 	if bad == 0 {
 		return nil

@@ -115,9 +115,6 @@ func (s *Set) made(o *object, err error) error {
 	s.note(entry{kind: entryFile, name: name, object: *o.info})
 	o.info = s.names.objects[o.info.id]
 	s.objects[o.info.id] = o
-	if o.info.left(s.names.holds) < len(o.info.places)-1 {
-		s.kick() // one of its stores has just failed
-	}
 	return nil
 }
 
@@ -154,7 +151,8 @@ func (s *Set) choose(object uint64, n int, have []uint32) (ids []uint32) {
 	return ids
 }
 
-// endChoice ends what choose began. Members that were to leave meanwhile leave with the next Mend.
+// endChoice ends what choose began. Of members that failed or were to leave meanwhile the
+// next Mend moves what was placed on them.
 func (s *Set) endChoice(ids []uint32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

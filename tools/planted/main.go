@@ -66,6 +66,9 @@ func run(ctx context.Context, each int, only []string) error {
 		}
 		hunts = append(hunts, &hunt{pkg: pkg, bin: filepath.Join(bin, filepath.Base(pkg)+".test"), bugs: bugs})
 	}
+	if len(hunts) == 0 {
+		return fmt.Errorf("no package of %s has a testdata/planted.txt", strings.Join(only, ", "))
+	}
 	if err := build(ctx, hunts, bin); err != nil {
 		return err
 	}
