@@ -24,7 +24,7 @@ type ClientConfig struct {
 	// Failed is told why an attempt or a session ended, and in how long the next
 	// attempt begins. It is not called once ctx has ended.
 	Failed func(why error, next time.Duration)
-	// Dial replaces net.Dialer.DialContext.
+	// Dial replaces ours, which looks names up each time and tries all their addresses.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
 	speaks Versions // tests only; zero is ours
@@ -46,9 +46,6 @@ func (c *ClientConfig) validate() error {
 	}
 	if c.Failed == nil {
 		c.Failed = func(error, time.Duration) {}
-	}
-	if c.Dial == nil {
-		c.Dial = new(net.Dialer).DialContext
 	}
 	if c.speaks == (Versions{}) {
 		c.speaks = ours
@@ -111,12 +108,12 @@ func (c *ClientConfig) once(ctx context.Context, h Handler) (time.Duration, erro
 
 // dialSession makes both connections of a session.
 func (c *ClientConfig) dialSession(ctx context.Context, h Handler) (s *Session, err error) {
-	shake, cancel := context.WithTimeout(ctx, handshakeTime)
-	defer cancel()
-	control, err := c.link(shake, true, c.Target)
+	control, err := c.controlLink(ctx, 0)
 	if err != nil {
 		return nil, fmt.Errorf("control connection: %w", err)
 	}
+	shake, cancel := context.WithTimeout(ctx, handshakeTime)
+	defer cancel()
 	controlWhole := control.guard(shake, handshakeTime)
 	defer controlWhole()
 	defer func() {
@@ -128,7 +125,7 @@ func (c *ClientConfig) dialSession(ctx context.Context, h Handler) (s *Session, 
 	if err != nil {
 		return nil, fmt.Errorf("control connection: %w", err)
 	}
-	data, err := c.link(shake, false, control.peer)
+	data, err := c.dataLink(shake, control, 0)
 	if err != nil {
 		return nil, fmt.Errorf("data connection: %w", err)
 	}
@@ -166,24 +163,34 @@ func ask(l *link, t frameType, body func([]byte) []byte, want frameType) ([]byte
 	return answer, err
 }
 
-// link dials one connection and takes it through TLS.
-func (c *ClientConfig) link(ctx context.Context, control bool, want Peer) (*link, error) {
-	address, sent, received := c.Data, &c.Counters.DataSent, &c.Counters.DataReceived
-	if control {
-		address, sent, received = c.Control, &c.Counters.ControlSent, &c.Counters.ControlReceived
-	}
-	conn, err := c.dial(ctx, address)
+// controlLink dials the control connection and takes it through TLS; see newDialer for
+// packet.
+func (c *ClientConfig) controlLink(ctx context.Context, packet int) (*link, error) {
+	conn, err := c.dial(ctx, c.Control, packet)
 	if err != nil {
 		return nil, err
 	}
-	tune(conn, control)
-	return open(ctx, conn, true, c.tls(want), sent, received)
+	tune(conn, true)
+	return open(ctx, conn, true, c.tls(c.Target), &c.Counters.ControlSent, &c.Counters.ControlReceived)
 }
 
-func (c *ClientConfig) dial(ctx context.Context, address string) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, tlsTime)
-	defer cancel()
-	return c.Dial(ctx, "tcp", address)
+// dataLink does the same for the data connection that goes with control.
+func (c *ClientConfig) dataLink(ctx context.Context, control *link, packet int) (*link, error) {
+	conn, err := c.dial(ctx, sameHost(control.socket.Conn, c.Control, c.Data), packet)
+	if err != nil {
+		return nil, err
+	}
+	tune(conn, false)
+	return open(ctx, conn, true, c.tls(control.peer), &c.Counters.DataSent, &c.Counters.DataReceived)
+}
+
+func (c *ClientConfig) dial(ctx context.Context, address string, packet int) (net.Conn, error) {
+	if c.Dial != nil {
+		ctx, cancel := context.WithTimeout(ctx, tlsTime)
+		defer cancel()
+		return c.Dial(ctx, "tcp", address)
+	}
+	return newDialer(packet).reach(ctx, address)
 }
 
 func (c *ClientConfig) tls(want Peer) *tls.Config {

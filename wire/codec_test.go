@@ -38,8 +38,33 @@ func frames() (all []struct {
 	for _, m := range messages() {
 		add(strings.ToLower(reflect.TypeOf(m).Elem().Name()), appendFrame(nil, m.kind(), m.appendTo))
 	}
+	for _, f := range testFrames() {
+		add(f.name, appendFrame(nil, f.kind, f.body))
+	}
 	add("record", appendFrame(nil, typeRecord, func(p []byte) []byte { return append(p, "a record of wire/record stands here"...) }))
 	return all
+}
+
+// testFrames is one of each frame of a link test.
+func testFrames() []struct {
+	name string
+	kind frameType
+	body func([]byte) []byte
+} {
+	return []struct {
+		name string
+		kind frameType
+		body func([]byte) []byte
+	}{
+		{"test", typeTest, func(p []byte) []byte { return append(p, "0123456789abcdef"...) }},
+		{"ping", typePing, ping{7}.appendTo},
+		{"pong", typePong, pong{7, 1_700_000_000_000_000_000}.appendTo},
+		{"push", typePush, bulk{5 * time.Second, 256 << 20, 20_000_000}.appendTo},
+		{"pull", typePull, bulk{time.Second, 1 << 20, 0}.appendTo},
+		{"measured", typeMeasured, measured{1 << 20, 2 * time.Second, true, TCPStats{1000, 3, 12 * time.Millisecond, 1448, 1500}}.appendTo},
+		{"chunk", typeChunk, func(p []byte) []byte { return append(p, "any bytes"...) }},
+		{"end", typeEnd, nil},
+	}
 }
 
 func messages() []Message {
@@ -291,5 +316,16 @@ func FuzzHandshake(f *testing.F) {
 		check("bye", err, b.appendTo(nil))
 		beat, err := parseHeartbeat(p)
 		check("heartbeat", err, beat.appendTo(nil))
+		ask, err := parsePing(p)
+		check("ping", err, ask.appendTo(nil))
+		answer, err := parsePong(p)
+		check("pong", err, answer.appendTo(nil))
+		k, err := parseBulk(p)
+		check("bulk", err, k.appendTo(nil))
+		if err == nil && (k.lasts > MaxTestTime || k.bytes > MaxTestBytes) {
+			t.Fatalf("a bulk of %v and %d bytes", k.lasts, k.bytes)
+		}
+		m, err := parseMeasured(p)
+		check("measured", err, m.appendTo(nil))
 	})
 }

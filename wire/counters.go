@@ -14,6 +14,7 @@ type Counters struct {
 	DataSent, DataReceived       atomic.Uint64 // bytes
 	RecordsSent, RecordsReceived atomic.Uint64
 	Sessions                     atomic.Uint64 // opened
+	LinkTests                    atomic.Uint64
 	refused                      [reasons]atomic.Uint64
 }
 

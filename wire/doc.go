@@ -16,6 +16,8 @@
 //     of the older one before it sees the newer.
 //   - A full data connection never delays the control connection, and a target
 //     that is slow to store is not taken for a dead one.
+//   - A link test (RunLinkTest) has connections of its own: it takes no part in a
+//     session, and only its bounded share of the link.
 //   - A peer can make this end hold no more than its share of the receive memory
 //     (ServerConfig.ReceiveBytes) and one control message.
 //

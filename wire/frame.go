@@ -47,6 +47,16 @@ const (
 	typeListed      frameType = 37
 	typeLacking     frameType = 38
 	typeEverywhere  frameType = 39
+
+	// Of link tests only.
+	typeTest     frameType = 7
+	typePing     frameType = 48
+	typePong     frameType = 49
+	typePush     frameType = 50
+	typePull     frameType = 51
+	typeMeasured frameType = 52
+	typeChunk    frameType = 53
+	typeEnd      frameType = 54
 )
 
 // bodyLimit is the longest body of a type, -1 for an unknown type.
@@ -74,6 +84,20 @@ func bodyLimit(t frameType) int {
 		return 64 + MaxTag
 	case typeLacking:
 		return 64 + MaxLacks*lackBytes
+	case typeTest:
+		return tokenBytes
+	case typePing:
+		return pingBytes
+	case typePong:
+		return pongBytes
+	case typePush, typePull:
+		return bulkBytes
+	case typeMeasured:
+		return measuredBytes
+	case typeChunk:
+		return testChunk
+	case typeEnd:
+		return 0
 	}
 	return -1
 }

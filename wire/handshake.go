@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 )
 
 // Hello, Welcome, Join and Joined never change, whatever the version: by them two
@@ -23,7 +24,11 @@ func (v Versions) String() string {
 //
 //	2 adds Lacking
 //	3 adds Everywhere
-var ours = Versions{1, 3}
+//	4 adds link tests
+var ours = Versions{1, 4}
+
+// testsSince is the first version with link tests.
+const testsSince = 4
 
 // pick returns the highest version in both, 0 for none.
 func pick(a, b Versions) uint16 {
@@ -105,29 +110,36 @@ func appendBye(dst []byte, err error) []byte {
 // readHandshake reads one frame of the handshake, which must be of the type
 // wanted; a Bye in its place is the peer's reason.
 func readHandshake(r io.Reader, want frameType) ([]byte, error) {
+	_, body, err := readOneOf(r, want)
+	return body, err
+}
+
+// readOneOf reads one frame, which must be of one of the types; a Bye in its place is
+// the peer's reason.
+func readOneOf(r io.Reader, want ...frameType) (frameType, []byte, error) {
 	var head [frameBytes]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
-		return nil, err
+		return 0, nil, err
 	}
 	t, n, err := parseFrame(head[:])
 	if err != nil {
-		return nil, err
+		return 0, nil, err
 	}
-	if t != want && t != typeBye {
-		return nil, protocolError("handshake: frame type %d, not %d", t, want)
+	if !slices.Contains(want, t) && t != typeBye {
+		return 0, nil, protocolError("frame type %d, not %d", t, want)
 	}
 	body := make([]byte, n)
 	if _, err := io.ReadFull(r, body); err != nil {
-		return nil, errors.Join(io.ErrUnexpectedEOF, err)
+		return 0, nil, errors.Join(io.ErrUnexpectedEOF, err)
 	}
 	if t == typeBye {
 		b, err := parseBye(body)
 		if err != nil {
-			return nil, err
+			return 0, nil, err
 		}
-		return nil, &PeerError{b.code, b.text}
+		return 0, nil, &PeerError{b.code, b.text}
 	}
-	return body, nil
+	return t, body, nil
 }
 
 func writeHandshake(w io.Writer, t frameType, body func([]byte) []byte) error {

@@ -15,6 +15,7 @@ type link struct {
 	*tls.Conn
 	socket *socket
 	peer   Peer
+	test   bool // a data connection whose first frame was Test
 }
 
 // open takes a new connection through TLS; the connection is closed if that fails

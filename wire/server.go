@@ -74,6 +74,7 @@ type Server struct {
 	tls           *tls.Config
 	memory        *memory
 	slots         chan struct{} // an entry for each connection before its session
+	tests         chan struct{} // an entry for each link test
 	refusals      refusalLog
 
 	mu struct {
@@ -106,6 +107,7 @@ func Listen(c ServerConfig) (*Server, error) {
 	s := &Server{
 		c: c, tls: c.Credentials.config(x509.ExtKeyUsageClientAuth, Peer{}),
 		memory: newMemory(c.ReceiveBytes), slots: make(chan struct{}, handshakes),
+		tests: make(chan struct{}, linkTests),
 	}
 	s.mu.joining, s.mu.peers = make(map[token]*joining), make(map[Peer]*seat)
 	var err error
@@ -231,6 +233,14 @@ func (s *Server) takeControl(ctx context.Context, conn net.Conn, h Handler) {
 		return
 	}
 	defer session.data.hangUp()
+	if session.data.test {
+		if !whole() {
+			return
+		}
+		release()
+		s.takeTest(ctx, session)
+		return
+	}
 	if !s.enter(session) {
 		s.reject(session, CodeBusy, "too many sessions")
 		s.refuse(conn, &refusal{ReasonFull, errors.New("too many sessions")})
@@ -309,9 +319,10 @@ func (s *Server) takeData(ctx context.Context, conn net.Conn) {
 		return
 	}
 	whole := l.guard(ctx, tlsTime)
-	body, err := readHandshake(l, typeJoin)
+	first, body, err := readOneOf(l, typeJoin, typeTest)
 	if err == nil && whole() {
 		if j := s.join(token(body), l.peer); j != nil {
+			l.test = first == typeTest
 			l.SetDeadline(time.Now().Add(handshakeTime)) // for Joined
 			j.data <- l
 			return
