@@ -64,6 +64,7 @@ type peer struct {
 	flows         []*flow
 	counters      wire.Counters
 	lost          atomic.Uint64 // sessions that ended, or could not be had
+	testing       atomic.Bool   // a link test is under way
 
 	mu struct {
 		sync.Mutex
@@ -194,10 +195,14 @@ func (f *flow) run(ctx context.Context) {
 
 // run keeps a session with the target.
 func (p *peer) run(ctx context.Context, cfg SourceConfig) error {
-	return wire.Connect(ctx, wire.ClientConfig{
-		Control: p.control, Data: p.data, Credentials: cfg.Credentials, Counters: &p.counters,
-		Log: cfg.Log, Dial: cfg.Dial, Failed: p.failed,
-	}, p)
+	c := p.client(cfg)
+	c.Counters, c.Failed = &p.counters, p.failed
+	return wire.Connect(ctx, c, p)
+}
+
+// client is how the target is reached.
+func (p *peer) client(cfg SourceConfig) wire.ClientConfig {
+	return wire.ClientConfig{Control: p.control, Data: p.data, Credentials: cfg.Credentials, Log: cfg.Log, Dial: cfg.Dial}
 }
 
 // failed is told why there is no session, and in how long another is tried for.

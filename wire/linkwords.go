@@ -49,11 +49,21 @@ func (r *LinkReport) Findings() (all []Finding) {
 	return all
 }
 
-func (r *LinkReport) sayCap(say func(level, format string, args ...any)) {
+// CapReached says whether the cap can be reached to the target; it is not known where
+// there is none, or nothing was measured.
+func (r *LinkReport) CapReached() (reached, known bool) {
 	if r.Cap == 0 || r.Up == nil {
+		return false, false
+	}
+	return float64(r.Up.Interface) >= capReached*float64(r.Cap), true
+}
+
+func (r *LinkReport) sayCap(say func(level, format string, args ...any)) {
+	reached, known := r.CapReached()
+	if !known {
 		return
 	}
-	if float64(r.Up.Interface) >= capReached*float64(r.Cap) {
+	if reached {
 		say("ok", "A cap of %s to the target can be reached.", rateText(r.Cap))
 		return
 	}

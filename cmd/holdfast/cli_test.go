@@ -35,6 +35,7 @@ type site struct {
 	listed      *holdfastv1.CheckpointsServiceListRequest
 	closed      []string
 	retention   *holdfastv1.GroupsServiceSetRetentionRequest
+	tested      *holdfastv1.LinksServiceTestRequest
 	hang        bool // Create never answers
 	asked       func()
 }
@@ -144,6 +145,25 @@ func (s viewsOf) Close(_ context.Context, r *holdfastv1.ViewsServiceCloseRequest
 	return &holdfastv1.ViewsServiceCloseResponse{}, nil
 }
 
+type linksOf struct{ *site }
+
+func (s linksOf) Test(_ context.Context, r *holdfastv1.LinksServiceTestRequest, tell func(*holdfastv1.LinksServiceTestResponse) error) error {
+	s.tested = r
+	if r.Group == "older" {
+		return api.Errorf(api.Unimplemented, "update the target", "the target does not support link tests")
+	}
+	tell(&holdfastv1.LinksServiceTestResponse{Stage: "to the target", Bytes: 1 << 20, Took: api.Span(time.Second)})
+	mtu, segments, again, size, reached := int32(1400), uint64(7000), uint64(70), uint32(1348), false
+	way := &holdfastv1.LinkWay{Bytes: 10 << 20, Took: api.Span(5 * time.Second), PayloadBitsPerSecond: 16_800_000, InterfaceBitsPerSecond: 17_600_000,
+		Segments: &segments, Retransmitted: &again, SegmentBytes: &size}
+	trip := &holdfastv1.LinkSpread{Count: 20, Min: api.Span(11e6), Median: api.Span(12e6), Max: api.Span(34_500_000)}
+	return tell(&holdfastv1.LinksServiceTestResponse{Report: &holdfastv1.LinkReport{
+		Target: "recovery/vra/t1", Control: "t1:4007", Data: "t1:4008", Protocol: 4, RoundTrip: trip, Up: way, PathMtu: &mtu, MtuBlackHole: true,
+		ClockAhead: api.Span(-2 * time.Second), ClockWithin: api.Span(5_500_000), Cap: r.Cap, CapReached: &reached, ReplicatedBytes: 3 << 20,
+		Findings: []*holdfastv1.LinkFinding{{Level: api.FindingOK, Text: "A round trip takes 12.0 ms."}, {Level: api.FindingWarning, Text: "Packets vanish.\x1b"}},
+	}})
+}
+
 // serve answers for s until the test ends and returns the socket.
 func (s *site) serve(t *testing.T) string {
 	t.Helper()
@@ -155,7 +175,7 @@ func (s *site) serve(t *testing.T) string {
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- api.Serve(ctx, l, api.Handlers{Status: s, Checkpoints: checkpointsOf{s}, Views: viewsOf{s}, Groups: retentionOf{s}}, []int{os.Getuid()}, slog.New(slog.DiscardHandler))
+		done <- api.Serve(ctx, l, api.Handlers{Status: s, Checkpoints: checkpointsOf{s}, Views: viewsOf{s}, Groups: retentionOf{s}, Links: linksOf{s}}, []int{os.Getuid()}, slog.New(slog.DiscardHandler))
 	}()
 	t.Cleanup(func() { stop(); <-done })
 	return path
@@ -274,6 +294,39 @@ func TestGolden(t *testing.T) {
 	f("nothing-checkpoints", contextFile(t, &site{}, &site{}), "checkpoint", "list")
 	f("nothing-views", contextFile(t, &site{}, &site{}), "view", "list")
 	f("view-unread", contextFile(t, &site{}, &site{view: &holdfastv1.View{Id: "v3", Group: "lab", ReadOnly: true, Live: true, State: "broken", Reason: "its file does not read"}}), "view", "list")
+}
+
+// TestLinkTest: figures and words go to stdout, progress to stderr, and what the
+// arguments ask for to the source.
+func TestLinkTest(t *testing.T) {
+	source, target := twoSites()
+	both := contextFile(t, source, target)
+	for _, format := range []string{"json", "table"} {
+		code, out, errs := holdfast(t, both, "link", "test", "--cap", "20Mbps", "--duration", "2s", "--amount", "8MiB", "-o", format)
+		if code != 0 || (errs == "") != (format == "json") {
+			t.Errorf("exit %d, %q", code, errs)
+		}
+		golden := filepath.Join("testdata", "link-test."+format)
+		if *update {
+			if err := os.WriteFile(golden, []byte(out), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if want, err := os.ReadFile(golden); err != nil || out != string(want) {
+			t.Errorf("-o %s:\n%s\nwant (%v)\n%s", format, out, err, want)
+		}
+	}
+	if r := source.tested; r.GetCap() != 20e6 || r.GetBytes() != 8<<20 || r.GetDuration().AsDuration() != 2*time.Second {
+		t.Errorf("asked for %v", r)
+	}
+	if code, _, errs := holdfast(t, both, "link", "test", "--group", "older"); code != exitFailed || !strings.Contains(errs, "does not support link tests; update the target") {
+		t.Errorf("exit %d, %q", code, errs)
+	}
+	for _, args := range [][]string{{"--duration", "2m"}, {"--amount", "1KiB"}, {"--amount", "x"}, {"--cap", "fast"}, {"--cap", "20"}, {"x"}} {
+		if code, _, errs := holdfast(t, both, append([]string{"link", "test"}, args...)...); code != exitUsage {
+			t.Errorf("%q: exit %d, %q", args, code, errs)
+		}
+	}
 }
 
 // TestViewByNumber: v1 is closed and shown as 1 too.

@@ -230,3 +230,52 @@ func TestOnceForgetsTheOldest(t *testing.T) {
 		t.Errorf("%d calls, want %d", calls, onceKeys+2)
 	}
 }
+
+// linkTester tells twice and then what it was asked for.
+type linkTester struct{}
+
+func (linkTester) Test(ctx context.Context, r *holdfastv1.LinksServiceTestRequest, tell func(*holdfastv1.LinksServiceTestResponse) error) error {
+	for i := range int64(2) {
+		if err := tell(&holdfastv1.LinksServiceTestResponse{Bytes: i}); err != nil {
+			return err
+		}
+	}
+	if r.Group == "none" {
+		return Errorf(NotFound, "name one", "no such group")
+	}
+	if r.Group == "waits" {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return tell(&holdfastv1.LinksServiceTestResponse{Report: &holdfastv1.LinkReport{Cap: r.Cap}})
+}
+
+func TestStreamAndItsFailures(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() {
+		done <- Serve(ctx, l, Handlers{Links: linkTester{}}, []int{os.Getuid()}, slog.New(slog.DiscardHandler))
+	}()
+	defer func() { stop(); <-done }()
+	c := DialUnix(path)
+	defer c.Close()
+	var came []*holdfastv1.LinksServiceTestResponse
+	keep := func(m *holdfastv1.LinksServiceTestResponse) error { came = append(came, m); return nil }
+	if err := c.Links.Test(ctx, &holdfastv1.LinksServiceTestRequest{Cap: 7}, keep); err != nil || len(came) != 3 || came[2].GetReport().GetCap() != 7 {
+		t.Errorf("%v, %v", came, err)
+	}
+	err = c.Links.Test(ctx, &holdfastv1.LinksServiceTestRequest{Group: "none"}, keep)
+	if f := AsFailure(err); f == nil || f.Code != NotFound || f.Next != "name one" {
+		t.Errorf("%v", err)
+	}
+	enough := errors.New("enough")
+	err = c.Links.Test(ctx, &holdfastv1.LinksServiceTestRequest{Group: "waits"}, func(*holdfastv1.LinksServiceTestResponse) error { return enough })
+	if !errors.Is(err, enough) {
+		t.Errorf("%v", err)
+	}
+}

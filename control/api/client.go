@@ -17,6 +17,7 @@ type Client struct {
 	Views       holdfastv1connect.ViewsServiceClient
 	Stores      holdfastv1connect.StoresServiceClient
 	Groups      holdfastv1connect.GroupsServiceClient
+	Links       LinksClient
 
 	transport *http.Transport
 }
@@ -41,6 +42,7 @@ func DialUnix(path string) *Client {
 		Views:       holdfastv1connect.NewViewsServiceClient(c, base),
 		Stores:      holdfastv1connect.NewStoresServiceClient(c, base),
 		Groups:      holdfastv1connect.NewGroupsServiceClient(c, base),
+		Links:       LinksClient{holdfastv1connect.NewLinksServiceClient(c, base)},
 		transport:   t,
 	}
 }

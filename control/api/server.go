@@ -33,6 +33,7 @@ type Handlers struct {
 	Views       ViewsHandler
 	Stores      StoresHandler
 	Groups      GroupsHandler
+	Links       LinksHandler
 	Metrics     http.Handler // answers GET /metrics, for monitoring systems
 }
 
@@ -68,6 +69,9 @@ func Serve(ctx context.Context, l *net.UnixListener, h Handlers, uids []int, log
 	}
 	if h.Groups != nil {
 		mux.Handle(holdfastv1connect.NewGroupsServiceHandler(h.Groups, opts...))
+	}
+	if h.Links != nil {
+		mux.Handle(holdfastv1connect.NewLinksServiceHandler(streamed{h.Links}, opts...))
 	}
 	if h.Metrics != nil {
 		mux.Handle("GET /metrics", h.Metrics)

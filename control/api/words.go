@@ -34,6 +34,12 @@ const (
 	CheckpointBad       = "bad"
 )
 
+// Levels of what a link test finds.
+const (
+	FindingOK      = "ok"
+	FindingWarning = "warning"
+)
+
 // States of a store, beside those that a set gives it: a stray is configured and not of the set.
 const (
 	StoreIn         = "in"
