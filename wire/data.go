@@ -20,6 +20,11 @@ const firstBytes = 16 << 10
 // but the session's end stops a record. An error says that the session is over (or
 // ctx); whether the record arrived, the next session's Stand tells.
 func (s *Session) SendRecord(ctx context.Context, rec []byte) error {
+	return s.SendPaced(ctx, rec, atOnce{})
+}
+
+// SendPaced is SendRecord in pieces of which pace says when they go and how large they are.
+func (s *Session) SendPaced(ctx context.Context, rec []byte, pace Pace) error {
 	if !s.source {
 		return ErrDirection
 	}
@@ -37,30 +42,49 @@ func (s *Session) SendRecord(ctx context.Context, rec []byte) error {
 	if err := s.reason(); err != nil {
 		return err
 	}
-	if err := s.writeRecord(rec); err != nil {
+	if began, err := s.writeRecord(rec, pace); err != nil && began {
 		return s.lostData(err)
+	} else if err != nil {
+		return err
 	}
 	s.counters.RecordsSent.Add(1)
 	return nil
 }
 
-func (s *Session) writeRecord(rec []byte) error {
+// writeRecord says too whether any of rec was written.
+func (s *Session) writeRecord(rec []byte, pace Pace) (began bool, err error) {
 	if s.first == nil {
 		s.first = make([]byte, firstBytes)
 	}
-	// Before the bytes, so that the peer never has more than we say we sent.
-	s.sent.Add(uint64(frameBytes + len(rec)))
 	putFrame(s.first, typeRecord, len(rec))
 	n := copy(s.first[frameBytes:], rec)
-	if _, err := s.data.Write(s.first[:frameBytes+n]); err != nil {
-		return err
-	}
-	if n < len(rec) {
-		if _, err := s.data.Write(rec[n:]); err != nil {
-			return err
+	first, rest := s.first[:frameBytes+n], rec[n:]
+	for left := frameBytes + len(rec); left > 0; {
+		n, err := pace.Next(left)
+		if err != nil {
+			return began, err
+		}
+		began = true
+		n = min(max(n, 1), left)
+		left -= n
+		// Before the bytes, so that the peer never has more than we say we sent.
+		s.sent.Add(uint64(n))
+		a := min(n, len(first))
+		b := n - a
+		for _, p := range [2][]byte{first[:a], rest[:b]} {
+			if len(p) == 0 {
+				continue
+			}
+			if _, err := s.data.Write(p); err != nil {
+				return true, err
+			}
+		}
+		first, rest = first[a:], rest[b:]
+		if err := s.data.socket.flush(); err != nil {
+			return true, err
 		}
 	}
-	return s.data.socket.flush()
+	return true, nil
 }
 
 // lostData ends the session for a broken data connection, and returns the reason.

@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"math"
 	"net"
 	"syscall"
 	"time"
@@ -10,6 +11,7 @@ import (
 const (
 	tcpUserTimeout  = 18
 	tcpNotSentLowat = 25
+	soMaxPacingRate = 47 // of asm/socket.h
 )
 
 // unsentBytes is how much may wait in the kernel unsent. More would only be lag
@@ -37,5 +39,27 @@ func tune(c net.Conn, control bool) {
 		} else {
 			syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpNotSentLowat, unsentBytes)
 		}
+	})
+}
+
+// pace bounds what the kernel sends of a data connection, in bytes of TCP payload a
+// second, 0 for no bound, and how much may wait there unsent. Without it, what waited
+// while a link stood still would leave in one burst.
+func pace(c net.Conn, rate uint64, unsent int) {
+	tcp, ok := c.(*net.TCPConn)
+	if !ok {
+		return
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return
+	}
+	most := uint64(math.MaxUint32) // none
+	if rate > 0 {
+		most = min(rate, most-1)
+	}
+	raw.Control(func(fd uintptr) { // a kernel that refuses leaves bursts to the link
+		syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, soMaxPacingRate, int(most))
+		syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpNotSentLowat, unsent)
 	})
 }

@@ -13,13 +13,18 @@ import (
 // Places in struct tcp_info of linux/tcp.h, which only ever grows at its end.
 const (
 	atRetransmits  = 2   // u8: timeouts in a row without an answer
+	atOptions      = 5   // u8, bits: 1 is timestamps
 	atMSS          = 16  // u32
 	atUnacked      = 24  // u32, segments
 	atPMTU         = 60  // u32
 	atRTT          = 68  // u32, us
 	atTotalRetrans = 100 // u32, segments
+	atSegsOut      = 136 // u32, what is sent again and bare acknowledgements included
+	atNotSent      = 144 // u32
 	atDataSegsOut  = 156 // u32
 	tcpInfoBytes   = 160
+	atBytesSent    = 200 // u64, since Linux 4.19: payload, with what is sent again
+	tcpInfoCounts  = 208
 )
 
 // tcpState is what the kernel knows of a connection.
@@ -27,6 +32,11 @@ type tcpState struct {
 	TCPStats
 	unacked  uint32 // segments
 	timeouts int    // in a row, with nothing acknowledged between
+	counted  bool   // what follows is known
+	sent     uint64 // bytes of payload, with what was sent again
+	segments uint64 // of any kind
+	unsent   uint64 // bytes the kernel has and has not sent
+	stamped  bool   // with timestamps
 }
 
 // tcpOf asks the kernel; false when c is no TCP connection or is closed.
@@ -39,7 +49,7 @@ func tcpOf(c net.Conn) (tcpState, bool) {
 	if err != nil {
 		return tcpState{}, false
 	}
-	var info [tcpInfoBytes]byte
+	var info [tcpInfoCounts]byte
 	size := uint32(len(info))
 	var errno syscall.Errno
 	err = raw.Control(func(fd uintptr) {
@@ -56,6 +66,8 @@ func tcpOf(c net.Conn) (tcpState, bool) {
 			RTT: time.Duration(u32(atRTT)) * time.Microsecond, MSS: u32(atMSS), PathMTU: u32(atPMTU),
 		},
 		unacked: u32(atUnacked), timeouts: int(info[atRetransmits]),
+		counted: size >= tcpInfoCounts, sent: binary.NativeEndian.Uint64(info[atBytesSent:]), segments: uint64(u32(atSegsOut)),
+		unsent: uint64(u32(atNotSent)), stamped: info[atOptions]&1 != 0,
 	}, true
 }
 
