@@ -61,11 +61,15 @@ func Connect(ctx context.Context, c ClientConfig, h Handler) error {
 		return fmt.Errorf("wire: %w", err)
 	}
 	var wait backoff
+	var size packets
 	said := ""
 	for {
-		lasted, err := c.once(ctx, h)
+		lasted, err := c.once(ctx, h, size.size())
 		if ctx.Err() != nil {
 			return nil
+		}
+		if c.Dial == nil && size.ended(err, lasted) {
+			c.Log.Warn("the data connection's packets change", "address", c.Data, "bytes", size.size(), "error", err)
 		}
 		if text := err.Error(); text != said {
 			c.Log.Warn("no session with the target", "address", c.Control, "error", err)
@@ -87,8 +91,8 @@ func Connect(ctx context.Context, c ClientConfig, h Handler) error {
 }
 
 // once makes one session and returns how long it lasted and how it ended.
-func (c *ClientConfig) once(ctx context.Context, h Handler) (time.Duration, error) {
-	s, err := c.dialSession(ctx, h)
+func (c *ClientConfig) once(ctx context.Context, h Handler, packet int) (time.Duration, error) {
+	s, err := c.dialSession(ctx, h, packet)
 	if err != nil {
 		return 0, err
 	}
@@ -106,9 +110,9 @@ func (c *ClientConfig) once(ctx context.Context, h Handler) (time.Duration, erro
 	return time.Since(opened), err
 }
 
-// dialSession makes both connections of a session.
-func (c *ClientConfig) dialSession(ctx context.Context, h Handler) (s *Session, err error) {
-	control, err := c.controlLink(ctx, 0)
+// dialSession makes both connections of a session, data with packets of at most so many bytes.
+func (c *ClientConfig) dialSession(ctx context.Context, h Handler, packet int) (s *Session, err error) {
+	control, err := c.controlLink(ctx, smallPackets)
 	if err != nil {
 		return nil, fmt.Errorf("control connection: %w", err)
 	}
@@ -125,7 +129,7 @@ func (c *ClientConfig) dialSession(ctx context.Context, h Handler) (s *Session, 
 	if err != nil {
 		return nil, fmt.Errorf("control connection: %w", err)
 	}
-	data, err := c.dataLink(shake, control, 0)
+	data, err := c.dataLink(shake, control, packet)
 	if err != nil {
 		return nil, fmt.Errorf("data connection: %w", err)
 	}
@@ -181,7 +185,13 @@ func (c *ClientConfig) dataLink(ctx context.Context, control *link, packet int) 
 		return nil, err
 	}
 	tune(conn, false)
-	return open(ctx, conn, true, c.tls(control.peer), &c.Counters.DataSent, &c.Counters.DataReceived)
+	ctx, done := watchHole(ctx, conn)
+	defer done()
+	l, err := open(ctx, conn, true, c.tls(control.peer), &c.Counters.DataSent, &c.Counters.DataReceived)
+	if err != nil && errors.Is(context.Cause(ctx), ErrBlackHole) {
+		err = ErrBlackHole
+	}
+	return l, err
 }
 
 func (c *ClientConfig) dial(ctx context.Context, address string, packet int) (net.Conn, error) {

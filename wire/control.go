@@ -223,5 +223,10 @@ func (s *Session) heardHeartbeat(h heartbeat) error {
 	if s.stall.beat(time.Now(), sent, h.taken, h.busy) && !invariant.Planted("wire/no-stall") {
 		return ErrStalled
 	}
+	if s.source {
+		if tcp, ok := tcpOf(s.data.socket.Conn); ok && s.hole.beat(tcp) {
+			return ErrBlackHole
+		}
+	}
 	return nil
 }

@@ -67,7 +67,7 @@ func dialTest(ctx context.Context, c *ClientConfig, packet int) (p *probe, err e
 	data, err := c.testData(shake, control, w.token, packet)
 	if err != nil {
 		var refused *PeerError
-		if ctx.Err() == nil && !errors.As(err, &refused) && (isStuck(err) || shake.Err() != nil) {
+		if ctx.Err() == nil && !errors.As(err, &refused) && (isStuck(err) || errors.Is(err, ErrBlackHole) || shake.Err() != nil) {
 			err = errStuck // the same peer answered on control just now
 		}
 		return nil, fmt.Errorf("data connection: %w", err)
@@ -277,7 +277,8 @@ func (p *probe) say(t frameType, body func([]byte) []byte) error {
 
 // watch follows a bulk by what its receiver says, with pings beside it, until the
 // receiver has all and the sender, where that is the target, has told of its
-// connection. Without a byte for stuckAfter it is errStuck.
+// connection. Without a byte for stuckAfter, or with the marks of a black hole on our
+// side, it is errStuck.
 func (p *probe) watch(received <-chan measured, sender <-chan measured, tell func(measured)) (*WayReport, error) {
 	tick := time.NewTicker(pingEvery)
 	defer tick.Stop()
@@ -307,7 +308,8 @@ func (p *probe) watch(received <-chan measured, sender <-chan measured, tell fun
 			}
 			continue
 		case <-tick.C:
-			if time.Since(grew) > stuckAfter && !done {
+			tcp, _ := tcpOf(p.data.socket.Conn)
+			if (time.Since(grew) > stuckAfter || holed(tcp)) && !done {
 				return nil, errStuck
 			}
 			if err := p.ping(); err != nil {

@@ -86,12 +86,11 @@ var ErrNoLinkTest = errors.New("the target does not support link tests: it is of
 var errStuck = errors.New("full-size segments do not arrive, and short ones do")
 
 const (
-	pings        = 20
-	pingEvery    = 200 * time.Millisecond // beside a bulk
-	pingsTake    = 5 * time.Second        // at most, all of them
-	stuckAfter   = 4 * time.Second        // without a byte of a bulk
-	smallPackets = 1280                   // bytes: they get through wherever IPv6 does
-	trialTime    = 3 * time.Second        // of one size of packets
+	pings      = 20
+	pingEvery  = 200 * time.Millisecond // beside a bulk
+	pingsTake  = 5 * time.Second        // at most, all of them
+	stuckAfter = 4 * time.Second        // without a byte of a bulk
+	trialTime  = 3 * time.Second        // of one size of packets
 )
 
 // RunLinkTest measures the link to a target on connections of its own; c is as for

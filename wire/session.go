@@ -56,6 +56,7 @@ type Session struct {
 		at   uint64 // when it came, by our clock of this session
 	}
 	stall stall // of the control connection's reader
+	hole  hole  // and of a source's
 }
 
 // newSession makes a session of a control connection; data follows before run.
