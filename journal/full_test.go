@@ -60,7 +60,7 @@ func TestFullAtEveryOperationOfOpening(t *testing.T) {
 				break
 			}
 		}
-		if opened < 5 {
+		if opened < 5/stride(4) { // how many operations it takes before it only writes what can wait depends on the rounds
 			t.Errorf("ever %v: %d openings came to their end", ever, opened)
 		}
 		t.Logf("ever %v: %d points", ever, at)

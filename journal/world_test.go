@@ -175,9 +175,11 @@ type target struct {
 	listed []uint64
 }
 
+// config has buffers of a quarter of what a store's are: a test opens thousands of stores,
+// and no round of it is larger.
 func config(disk *faultdisk.Disk) Config {
 	catalogue := new(index.Memory)
-	return Config{FS: disk, Dir: "/store", SegmentBytes: 64 << 10, IndexMemory: 8 << 10, AckDelay: -1, Log: slog.New(slog.DiscardHandler),
+	return Config{FS: disk, Dir: "/store", SegmentBytes: 64 << 10, IndexMemory: 8 << 10, AckDelay: -1, stageBytes: 256 << 10, Log: slog.New(slog.DiscardHandler),
 		OpenCatalogue: func() (index.Map, error) { return catalogue, nil }}
 }
 

@@ -3,6 +3,7 @@ package wire
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -62,7 +63,6 @@ func connected(t testing.TB, c ClientConfig, h Handler) {
 func TestFullDataDoesNotStarveControl(t *testing.T) {
 	t.Parallel()
 	target, source := newHandler(t), newHandler(t)
-	var slowest atomic.Int64
 	target.onRecord = func(s *Session, r *Received) error {
 		defer r.Release()
 		return s.Send(&Durable{testStream, r.Header().Seq})
@@ -70,15 +70,17 @@ func TestFullDataDoesNotStarveControl(t *testing.T) {
 	r, c := overRelay(t, 4e6, target)
 	connected(t, c, source)
 	s := <-source.opened
+	var took []time.Duration
 	start := time.Now()
 	for seq := record.Seq(1); time.Since(start) < deadAfter+2*time.Second; seq++ {
 		if err := s.SendRecord(context.Background(), large(seq, 400_000)); err != nil {
 			t.Fatalf("after %v: %v", time.Since(start), err)
 		}
-		slowest.Store(max(slowest.Load(), int64(s.RTT())))
+		took = append(took, s.RTT())
 	}
-	if d := time.Duration(slowest.Load()); d == 0 || d > 500*time.Millisecond {
-		t.Errorf("a heartbeat took %v", d)
+	slices.Sort(took) // one behind data would wait for a record of 800 ms each time; one alone, when the machine stood still
+	if d := took[len(took)/2]; d == 0 || d > 500*time.Millisecond {
+		t.Errorf("heartbeats took %v", took)
 	}
 	r.Down()
 	if err := <-source.closed; err == nil {
@@ -144,7 +146,7 @@ func TestLinkFlaps(t *testing.T) {
 			}
 			continue
 		case <-done:
-		case <-time.After(30 * time.Second):
+		case <-time.After(5 * time.Minute):
 			t.Errorf("stuck at %d", durable.Load())
 		}
 		break

@@ -28,6 +28,9 @@ func TestWritesComeInOrder(t *testing.T) {
 	if err := r.vol(1).Trim(mib+100, 2*4096, false); err != nil {
 		t.Fatal(err)
 	}
+	if got, want := r.filter.pool.captured.Load(), uint64(4096+512+100_000+mib+4096); got != want { // what was answered was split before
+		t.Fatalf("%d bytes are captured, want %d", got, want)
+	}
 	ws := next(t, tap, 6)
 	want := []Write{
 		{Volume: 1, Off: 4096, Len: 4096, Kind: Data},

@@ -132,19 +132,29 @@ func TestRelayRate(t *testing.T) {
 			c := dialRelay(t, r, 0)
 			done := make(chan error, 1)
 			go func() { done <- flood(c) }()
-			warm := bits / 8 / 4 // a quarter of a second
-			s.wait(func() bool { return s.got >= warm })
-			s.mu.Lock()
-			from, start := s.got, time.Now()
-			s.mu.Unlock()
-			s.wait(func() bool { return s.got >= from+2*bits/8 })
-			s.mu.Lock()
-			got := float64(s.got-from) * 8 / time.Since(start).Seconds()
-			s.mu.Unlock()
+			more := func(n int64) {
+				s.mu.Lock()
+				from := s.got
+				s.mu.Unlock()
+				s.wait(func() bool { return s.got >= from+n })
+			}
+			more(bits / 8 / 4) // a quarter of a second
+			best := 0.0
+			for range 4 {
+				start := time.Now()
+				from, _ := r.Carried()
+				more(bits / 8 / 2)
+				to, _ := r.Carried()
+				took := time.Since(start)
+				if most := float64(bits)*(took+catchUp).Seconds()/8 + float64(r.up.quantum()); float64(to-from) > most {
+					t.Errorf("%d bytes went through in %v, of %.0f at most", to-from, took, most)
+				}
+				best = max(best, float64(to-from)*8/took.Seconds())
+			}
 			// How near it comes is told by -v; a busy machine must not fail this.
-			t.Logf("carried %.2f Mb/s", got/1e6)
-			if off := got/float64(bits) - 1; off > 0.1 || off < -0.5 {
-				t.Errorf("carried %.2f Mb/s, %+.1f %%", got/1e6, 100*off)
+			t.Logf("carried %.2f Mb/s", best/1e6)
+			if best < float64(bits)/2 {
+				t.Errorf("carried %.2f Mb/s at best", best/1e6)
 			}
 			r.Down()
 			<-done
@@ -173,8 +183,9 @@ func TestFullRouteDoesNotStarveAnother(t *testing.T) {
 		took = append(took, time.Since(start))
 	}
 	slices.Sort(took)
-	if median := took[len(took)/2]; median > 50*time.Millisecond {
-		t.Errorf("a byte there and back beside a full connection takes %v", median)
+	// What is queued takes each of them seconds; a busy machine is late with some.
+	if d := took[len(took)/4]; d > 50*time.Millisecond {
+		t.Errorf("a byte there and back beside a full connection takes %v", took)
 	}
 	r.Down()
 	<-done
@@ -187,19 +198,26 @@ func TestDownCutsAtOnceAndUpCarriesAgain(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- flood(c) }()
 	s.wait(func() bool { return s.got > 200<<10 })
-	start := time.Now()
 	r.Down()
+	through, _ := r.Carried()
 	if !r.IsDown() {
 		t.Error("down, and does not say so")
 	}
-	err := within(t, 2*time.Second, done)
+	var err error
+	for ended := false; !ended; {
+		select {
+		case err = <-done:
+			ended = true
+		case <-time.After(10 * time.Millisecond):
+		}
+		if after, _ := r.Carried(); after > through+int64(r.up.quantum()) { // what was under way
+			t.Fatalf("%d bytes went through after the cut", after-through)
+		}
+	}
 	if !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
 		t.Errorf("the sender saw %v", err)
 	}
 	s.wait(func() bool { return len(s.errs) == 1 })
-	if d := time.Since(start); d > time.Second {
-		t.Errorf("the cut took %v", d)
-	}
 	if !errors.Is(s.errs[0], syscall.ECONNRESET) {
 		t.Errorf("the receiver saw %v", s.errs[0])
 	}
@@ -218,17 +236,6 @@ func TestDownCutsAtOnceAndUpCarriesAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.wait(func() bool { return s.got == before+100 })
-}
-
-func within(t *testing.T, d time.Duration, c <-chan error) error {
-	t.Helper()
-	select {
-	case err := <-c:
-		return err
-	case <-time.After(d):
-		t.Fatal("nothing happened")
-		return nil
-	}
 }
 
 // What goes in comes out, whatever the rate, the delay and the size of the pieces,
