@@ -15,6 +15,7 @@ import (
 	"github.com/holdfast-dr/holdfast/datapath/spill"
 	"github.com/holdfast-dr/holdfast/wire"
 	"github.com/holdfast-dr/holdfast/wire/record"
+	"github.com/holdfast-dr/holdfast/wire/shape"
 )
 
 // epoch is every group's until there is failover.
@@ -27,6 +28,8 @@ type flow struct {
 	log          *slog.Logger
 	tap          *capture.Tap
 	window       *spill.Window
+	gate         *gate
+	turn         *turn
 	ledger       ledgerFile
 	incarnations incarnations
 	began        time.Time
@@ -324,12 +327,15 @@ func (f *flow) volumeSizes() (vs []record.VolumeSize) {
 	return vs
 }
 
-// batchLimit is how much a batch may hold: no more than the pool can spare, and on a
-// link that does not keep up no more than it carries in a tenth of a second.
+// batchLimit is how much a batch may hold: no more than the pool can spare, and no more
+// than the cap, or a link that does not keep up, carries in a tenth of a second.
 func (f *flow) batchLimit(poolBytes int) int {
 	limit := batchRaw
 	if poolBytes > 0 {
 		limit = min(limit, poolBytes/poolShare)
+	}
+	if c := f.gate.capNow.Load(); c > 0 {
+		limit = min(limit, int(shape.Rate(c).BytesPerSecond()*batchLink.Seconds()))
 	}
 	if f.window.Stats().Unsent > 1 {
 		f.mu.Lock()

@@ -8,6 +8,7 @@ const (
 	// header, its commit and its sync cost nothing beside its compression.
 	batchRaw = 1 << 20
 	// batchRawMin is what a batch may always hold: with less the tables weigh too much.
+	// At 5 Mbit it takes the link 105 ms.
 	batchRawMin = 64 << 10
 	// pieceBytes is how much of a write goes into a batch at a time: no more than an
 	// empty batch always takes, since a write may be longer than any batch.

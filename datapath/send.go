@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dr/holdfast/datapath/group"
+	"github.com/holdfast-dr/holdfast/datapath/spill"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/wire"
 	"github.com/holdfast-dr/holdfast/wire/record"
@@ -35,18 +36,39 @@ func (f *flow) send(ctx context.Context) {
 
 // carry sends until that is over, and says why it is: its error is never nil.
 func (f *flow) carry(o sendOrder) error {
-	for seq := o.from; ; seq++ {
-		r, err := f.window.Lend(o.ctx, seq)
-		if err != nil {
-			return err
-		}
-		seq = r.Seq
-		err = o.session.SendRecord(o.ctx, r.Buffer.Bytes())
-		f.window.Return(r)
-		if err != nil {
-			return fmt.Errorf("send seq %d: %w", seq, err)
-		}
+	defer f.turn.withdraw()
+	r, err := f.window.Lend(o.ctx, o.from)
+	for err == nil {
+		r, err = f.sendOne(o, r)
 	}
+	return err
+}
+
+// sendOne sends r when it is the group's turn, returns it, and lends the record after it.
+// If that stands ready, it is offered before the turn ends, or another group would have
+// the wire after each record.
+func (f *flow) sendOne(o sendOrder, r *spill.Record) (next *spill.Record, err error) {
+	f.turn.offer(o.session, len(r.Buffer.Bytes()))
+	if err = f.turn.wait(o.ctx); err == nil {
+		err = o.session.SendPaced(o.ctx, r.Buffer.Bytes(), f.turn)
+	}
+	if err == nil && o.ctx.Err() == nil {
+		next = f.window.TryLend(r.Seq + 1)
+	}
+	seq := r.Seq
+	f.window.Return(r)
+	if err != nil {
+		return nil, fmt.Errorf("send seq %d: %w", seq, err)
+	}
+	if next != nil && !invariant.Planted("datapath/turn-lost") {
+		f.turn.done(0, len(next.Buffer.Bytes()))
+		return next, nil
+	}
+	f.turn.done(0, 0)
+	if next != nil {
+		return next, nil
+	}
+	return f.window.Lend(o.ctx, seq+1)
 }
 
 // resumeLocked sends from the window, from seq from on.

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -18,6 +19,7 @@ import (
 	"github.com/holdfast-dr/holdfast/datapath/spill"
 	"github.com/holdfast-dr/holdfast/wire"
 	"github.com/holdfast-dr/holdfast/wire/record"
+	"github.com/holdfast-dr/holdfast/wire/shape"
 )
 
 // SourceConfig says which groups a source carries.
@@ -26,6 +28,7 @@ type SourceConfig struct {
 	DataDir     string // what must survive a reboot; OpenDataDir has locked it
 	Credentials wire.Credentials
 	Groups      []GroupConfig
+	Shaping     shape.Policy // unless another was set since
 	Log         *slog.Logger
 	// Dial replaces the network's; nil is net.Dialer.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
@@ -55,6 +58,7 @@ type Source struct {
 	cfg   SourceConfig
 	flows []*flow
 	peers []*peer
+	gate  *gate
 	began time.Time
 }
 
@@ -62,6 +66,7 @@ type Source struct {
 type peer struct {
 	control, data string
 	flows         []*flow
+	gate          *gate
 	counters      wire.Counters
 	lost          atomic.Uint64 // sessions that ended, or could not be had
 	testing       atomic.Bool   // a link test is under way
@@ -83,6 +88,9 @@ func OpenSource(cfg SourceConfig) (s *Source, err error) {
 	if err := os.MkdirAll(cfg.RunDir, 0o700); err != nil {
 		return s, err
 	}
+	if s.gate, err = newGate(shapingFile{filepath.Join(cfg.DataDir, "shaping"), cfg.Shaping}, loadZone, cfg.Log); err != nil {
+		return s, fmt.Errorf("shaping: %w", err)
+	}
 	for _, g := range cfg.Groups {
 		f, err := s.openFlow(g)
 		if err != nil {
@@ -100,7 +108,7 @@ func (s *Source) peerOf(g GroupConfig) *peer {
 			return p
 		}
 	}
-	p := &peer{control: g.Control, data: g.Data}
+	p := &peer{control: g.Control, data: g.Data, gate: s.gate}
 	s.peers = append(s.peers, p)
 	return p
 }
@@ -109,6 +117,7 @@ func (s *Source) peerOf(g GroupConfig) *peer {
 // memory is gone.
 func (s *Source) openFlow(g GroupConfig) (*flow, error) {
 	f := &flow{cfg: g, began: time.Now(), log: s.cfg.Log.With("group", g.Name), window: spill.New(g.Window, 1)}
+	f.gate, f.turn = s.gate, s.gate.turnOf(g.Name)
 	var err error
 	f.tap, err = capture.OpenTap(capture.TapConfig{RunDir: s.cfg.RunDir, Group: g.ID, Filters: g.Filters, Log: f.log})
 	if err != nil {
@@ -150,6 +159,7 @@ func (s *Source) Run(ctx context.Context) error {
 	for _, f := range s.flows {
 		wg.Go(func() { f.run(run) })
 	}
+	wg.Go(func() { s.gate.run(run) })
 	for _, p := range s.peers {
 		wg.Go(func() {
 			if err := p.run(run, s.cfg); err != nil {
@@ -222,6 +232,7 @@ func (p *peer) Opened(s *wire.Session) error {
 	p.mu.Lock()
 	p.mu.session = s
 	p.mu.Unlock()
+	p.gate.enter(s)
 	for _, f := range p.flows {
 		f.sessionUp(s)
 	}
@@ -261,7 +272,8 @@ func (p *peer) Record(_ *wire.Session, r *wire.Received) error {
 }
 
 // Closed implements wire.Handler.
-func (p *peer) Closed(_ *wire.Session, err error) {
+func (p *peer) Closed(s *wire.Session, err error) {
+	p.gate.leave(s)
 	p.mu.Lock()
 	p.mu.session = nil
 	p.mu.Unlock()

@@ -106,17 +106,32 @@ func (w *Window) Lend(ctx context.Context, seq record.Seq) (*Record, error) {
 		if w.mu.life != life {
 			return nil, ErrReset
 		}
-		at := max(seq, w.mu.first) - w.mu.first
-		if at < record.Seq(len(w.mu.records)) {
-			r := w.mu.records[at]
-			r.loans++
-			w.mu.sent = max(w.mu.sent, r.Seq)
+		if r := w.lendLocked(seq); r != nil {
 			return r, nil
 		}
 		if err := w.waitLocked(ctx); err != nil {
 			return nil, err
 		}
 	}
+}
+
+// TryLend lends the record of seq if it stands in the window now; else it returns nil.
+func (w *Window) TryLend(seq record.Seq) *Record {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.lendLocked(seq)
+}
+
+// lendLocked lends the record of seq, or the first after it; nil while there is none.
+func (w *Window) lendLocked(seq record.Seq) *Record {
+	at := max(seq, w.mu.first) - w.mu.first
+	if at >= record.Seq(len(w.mu.records)) {
+		return nil
+	}
+	r := w.mu.records[at]
+	r.loans++
+	w.mu.sent = max(w.mu.sent, r.Seq)
+	return r
 }
 
 // Return ends a loan.

@@ -55,6 +55,9 @@ func (s *Shaper) Cap(now time.Time) (Rate, *Window) {
 	return s.cap, w
 }
 
+// InForce is the cap as Next saw it last.
+func (s *Shaper) InForce() Rate { return s.cap }
+
 // look finds the cap of the minute. No zone has ever had a window begin within one.
 func (s *Shaper) look(now time.Time) {
 	if m := now.Unix() / 60; m != s.minute && !invariant.Planted("shape/windows-asleep") || s.minute < 0 {

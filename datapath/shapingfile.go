@@ -1,0 +1,54 @@
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/wire/shape"
+)
+
+// shapingFile keeps the policy that a user set; until one is set, the configuration's holds.
+type shapingFile struct {
+	name       string
+	configured shape.Policy
+}
+
+// get says too whether the policy was set.
+func (f shapingFile) get() (p shape.Policy, own bool, err error) {
+	b, err := os.ReadFile(f.name)
+	if errors.Is(err, os.ErrNotExist) {
+		return f.configured, false, nil
+	}
+	if err != nil {
+		return p, false, err
+	}
+	if p, err = shape.ParsePolicy(b); err != nil {
+		return p, false, fmt.Errorf("%s: %w; without the file, what the configuration says holds", f.name, err)
+	}
+	return p, true, nil
+}
+
+// put makes p durable.
+func (f shapingFile) put(p shape.Policy) error { return writeDurably(f.name, p.AppendTo(nil)) }
+
+// clear goes back to the configuration's. (A power cut may bring the file back.)
+func (f shapingFile) clear() error {
+	if err := os.Remove(f.name); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// loadZone finds a time zone; the empty name is the machine's.
+func loadZone(name string) (*time.Location, error) {
+	if name == "" {
+		return time.Local, nil
+	}
+	loc, err := time.LoadLocation(name)
+	if err != nil {
+		return nil, fmt.Errorf("time zone %q: not known on this machine: %w", name, shape.ErrPolicy)
+	}
+	return loc, nil
+}
