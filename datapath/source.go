@@ -42,7 +42,7 @@ type GroupConfig struct {
 	Lineage       uint64
 	Interval      time.Duration // between checkpoints
 	Window        int64         // bytes of sealed records not acknowledged
-	Control, Data string        // where the target listens, host:port
+	Control, Data string        // what to dial to reach the target, host:port; the same where one port takes both
 	Filters       []string      // pool sockets
 	Volumes       []VolumeName
 }

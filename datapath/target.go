@@ -25,7 +25,7 @@ type TargetConfig struct {
 	Store         string // the folder of journal and replicas
 	RunDir        string // memory-backed; sockets of views stand below it
 	ListenControl string // host:port
-	ListenData    string
+	ListenData    string // empty: the control port takes both
 	Credentials   wire.Credentials
 	SegmentBytes  int64         // of the journal; 0 is its default
 	CacheBytes    int64         // of the journal: of indexes and of what views read; 0 is its default

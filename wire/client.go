@@ -15,7 +15,7 @@ import (
 // ClientConfig is a source's end towards one target VRA.
 type ClientConfig struct {
 	Control     string // host:port
-	Data        string
+	Data        string // empty: the same
 	Credentials Credentials
 	// Target, where set, is the only peer to talk to; else any VRA of a pinned site is.
 	Target   Peer
@@ -32,8 +32,11 @@ type ClientConfig struct {
 
 func (c *ClientConfig) validate() error {
 	var mistakes []error
-	if c.Control == "" || c.Data == "" {
-		mistakes = append(mistakes, errors.New("an address of the target is missing"))
+	if c.Control == "" {
+		mistakes = append(mistakes, errors.New("the address of the target is missing"))
+	}
+	if c.Data == "" {
+		c.Data = c.Control
 	}
 	if err := c.Credentials.validate(); err != nil {
 		mistakes = append(mistakes, err)

@@ -16,7 +16,7 @@ import (
 // ServerConfig is a target's end.
 type ServerConfig struct {
 	ListenControl string // host:port; port 0 picks one
-	ListenData    string
+	ListenData    string // empty: the control port takes both
 	Credentials   Credentials
 	// ReceiveBytes bounds the memory of records received and not yet released, over
 	// all sessions, but never to less than two of the largest; 0 is DefaultReceiveBytes.
@@ -37,7 +37,7 @@ const handshakes = 256
 
 func (c *ServerConfig) validate() error {
 	var mistakes []error
-	if c.ListenControl == "" || c.ListenData == "" {
+	if c.ListenControl == "" {
 		mistakes = append(mistakes, errors.New("an address to listen on is missing"))
 	}
 	if err := c.Credentials.validate(); err != nil {
@@ -70,7 +70,7 @@ func (c *ServerConfig) validate() error {
 // Server takes sessions.
 type Server struct {
 	c             ServerConfig
-	control, data net.Listener
+	control, data net.Listener // data is nil where one port takes both
 	tls           *tls.Config
 	memory        *memory
 	slots         chan struct{} // an entry for each connection before its session
@@ -114,6 +114,9 @@ func Listen(c ServerConfig) (*Server, error) {
 	if s.control, err = c.Listen("tcp", c.ListenControl); err != nil {
 		return nil, fmt.Errorf("control port: %w", err)
 	}
+	if c.ListenData == "" {
+		return s, nil
+	}
 	if s.data, err = c.Listen("tcp", c.ListenData); err != nil {
 		s.control.Close()
 		return nil, fmt.Errorf("data port: %w", err)
@@ -124,8 +127,13 @@ func Listen(c ServerConfig) (*Server, error) {
 // ControlAddr is the address of the control port.
 func (s *Server) ControlAddr() net.Addr { return s.control.Addr() }
 
-// DataAddr is the address of the data port.
-func (s *Server) DataAddr() net.Addr { return s.data.Addr() }
+// DataAddr is the address of the data port, which may be the control port.
+func (s *Server) DataAddr() net.Addr {
+	if s.data == nil {
+		return s.control.Addr()
+	}
+	return s.data.Addr()
+}
 
 // Counters of all sessions, ever.
 func (s *Server) Counters() *Counters { return s.c.Counters }
@@ -133,7 +141,9 @@ func (s *Server) Counters() *Counters { return s.c.Counters }
 // Close closes the ports of a server that is not to Serve.
 func (s *Server) Close() {
 	s.control.Close()
-	s.data.Close()
+	if s.data != nil {
+		s.data.Close()
+	}
 }
 
 // Serve takes sessions until ctx ends or a port fails; then all sessions are over
@@ -143,8 +153,15 @@ func (s *Server) Serve(ctx context.Context, h Handler) error {
 	defer fail(nil)
 	defer context.AfterFunc(run, s.Close)()
 	var wg sync.WaitGroup
-	wg.Go(func() { fail(s.accept(run, s.control, func(c net.Conn) { s.takeControl(run, c, h) })) })
-	wg.Go(func() { fail(s.accept(run, s.data, func(c net.Conn) { s.takeData(run, c) })) })
+	listen := func(port net.Listener, first ...frameType) {
+		wg.Go(func() { fail(s.accept(run, port, func(c net.Conn) { s.take(run, c, h, first) })) })
+	}
+	if s.data == nil {
+		listen(s.control, typeHello, typeJoin, typeTest)
+	} else {
+		listen(s.control, typeHello)
+		listen(s.data, typeJoin, typeTest)
+	}
 	wg.Wait()
 	if ctx.Err() != nil {
 		return nil
@@ -210,25 +227,52 @@ func (l *refusalLog) say(r Reason, now time.Time) int {
 	return n
 }
 
-// takeControl takes a control connection from accept to the end of its session.
-func (s *Server) takeControl(ctx context.Context, conn net.Conn, h Handler) {
+// take takes a connection through TLS; its first frame, one of those that its port
+// takes, says what it is. It returns at the connection's end, or when a control
+// connection has taken it.
+func (s *Server) take(ctx context.Context, conn net.Conn, h Handler, first []frameType) {
 	release := sync.OnceFunc(func() { <-s.slots })
 	defer release()
-	tune(conn, true)
 	deadline := time.Now().Add(handshakeTime)
-	l, err := open(ctx, conn, false, s.tls, &s.c.Counters.ControlSent, &s.c.Counters.ControlReceived)
+	c := s.c.Counters
+	sent, received := &c.ControlSent, &c.ControlReceived
+	if first[0] != typeHello {
+		sent, received = &c.DataSent, &c.DataReceived
+	}
+	l, err := open(ctx, conn, false, s.tls, sent, received)
 	if err != nil {
 		s.refuse(conn, err)
 		return
 	}
+	whole := l.guard(ctx, tlsTime)
+	t, body, err := readOneOf(l, first...)
+	if err != nil {
+		whole()
+		l.hangUp()
+		s.refuse(conn, err)
+		return
+	}
+	tune(conn, t == typeHello)
+	if t != typeHello {
+		l.test = t == typeTest
+		l.socket.belongs(&c.DataSent, &c.DataReceived)
+		s.takeData(l, token(body), whole)
+		return
+	}
+	l.SetDeadline(deadline)
+	s.takeControl(ctx, l, body, h, deadline, whole, release)
+}
+
+// takeControl takes a control connection from its first frame to the end of its session.
+func (s *Server) takeControl(ctx context.Context, l *link, first []byte, h Handler, deadline time.Time, whole func() bool, release func()) {
 	defer l.hangUp()
-	whole := l.guard(ctx, time.Until(deadline))
 	defer whole()
+	conn := l.socket.Conn
 	session := newSession(ctx, false, l, h, s.c.Counters, s.c.Log)
 	session.memory = s.memory
 	defer session.end(ErrClosed)
 	defer close(session.done)
-	if err := s.greet(session, deadline); err != nil {
+	if err := s.greet(session, first, deadline); err != nil {
 		s.refuse(conn, err)
 		return
 	}
@@ -266,12 +310,8 @@ func (s *Server) takeControl(ctx context.Context, conn net.Conn, h Handler) {
 
 // greet agrees on a version and waits for the data connection. What goes wrong is
 // a refusal.
-func (s *Server) greet(session *Session, deadline time.Time) error {
-	body, err := readHandshake(session.control, typeHello)
-	if err != nil {
-		return err
-	}
-	hi, err := parseHello(body)
+func (s *Server) greet(session *Session, first []byte, deadline time.Time) error {
+	hi, err := parseHello(first)
 	if err != nil {
 		return err
 	}
@@ -309,20 +349,11 @@ func (s *Server) greet(session *Session, deadline time.Time) error {
 	return err
 }
 
-// takeData takes a data connection to the control connection it names.
-func (s *Server) takeData(ctx context.Context, conn net.Conn) {
-	defer func() { <-s.slots }()
-	tune(conn, false)
-	l, err := open(ctx, conn, false, s.tls, &s.c.Counters.DataSent, &s.c.Counters.DataReceived)
-	if err != nil {
-		s.refuse(conn, err)
-		return
-	}
-	whole := l.guard(ctx, tlsTime)
-	first, body, err := readOneOf(l, typeJoin, typeTest)
-	if err == nil && whole() {
-		if j := s.join(token(body), l.peer); j != nil {
-			l.test = first == typeTest
+// takeData gives a data connection to the control connection it names.
+func (s *Server) takeData(l *link, t token, whole func() bool) {
+	err := net.ErrClosed
+	if whole() {
+		if j := s.join(t, l.peer); j != nil {
 			l.SetDeadline(time.Now().Add(handshakeTime)) // for Joined
 			j.data <- l
 			return
@@ -330,12 +361,8 @@ func (s *Server) takeData(ctx context.Context, conn net.Conn) {
 		err = &refusal{ReasonToken, fmt.Errorf("%v joins no session of its own", l.peer)}
 		writeHandshake(l, typeBye, bye{CodeProtocol, "no such session"}.appendTo)
 	}
-	whole()
 	l.hangUp()
-	if err == nil {
-		err = net.ErrClosed
-	}
-	s.refuse(conn, err)
+	s.refuse(l.socket.Conn, err)
 }
 
 // join finds, once, the control connection of the same peer that was given the token.

@@ -4,6 +4,8 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 )
 
 // corkBytes is how much one system call writes on the data connection; TLS alone
@@ -25,6 +27,19 @@ func (s *socket) Read(p []byte) (int, error) {
 	s.received.Add(uint64(n))
 	s.totalReceived.Add(uint64(n))
 	return n, err
+}
+
+// belongs has the totals count what passed and what will with others of its kind. Only
+// for a socket that nobody reads or writes at the moment.
+func (s *socket) belongs(sent, received *atomic.Uint64) {
+	if invariant.Planted("wire/one-port-counts-control") {
+		return
+	}
+	s.totalSent.Add(-s.sent.Load())
+	s.totalReceived.Add(-s.received.Load())
+	s.totalSent, s.totalReceived = sent, received
+	sent.Add(s.sent.Load())
+	received.Add(s.received.Load())
 }
 
 // Write passes p on; corked, it may keep it until flush.

@@ -8,6 +8,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -124,7 +125,7 @@ func targetConfig(cfg *config.VRA, credentials wire.Credentials, log *slog.Logge
 	t := cfg.Target
 	policy, err := retention(t.Retention)
 	return datapath.TargetConfig{
-		FS: ioengine.OS(), Store: t.Store, RunDir: cfg.RunDir, ListenControl: t.ListenControl, ListenData: t.ListenData,
+		FS: ioengine.OS(), Store: t.Store, RunDir: cfg.RunDir, ListenControl: cmp.Or(t.Listen, t.ListenControl), ListenData: t.ListenData,
 		CacheBytes: int64(t.Cache), IndexMemory: int64(t.IndexMemory), Retention: policy, Credentials: credentials, Log: log,
 		Parity: datapath.Parity{Local: t.Parity.Local, K: t.Parity.K, M: t.Parity.M, Stores: t.Stores, DataDir: cfg.DataDir},
 	}, err
@@ -225,7 +226,7 @@ func groups(s *config.Source) (gs []datapath.GroupConfig) {
 	for _, g := range s.Groups {
 		d := datapath.GroupConfig{
 			Name: g.Name, ID: record.GroupID(g.ID), Stream: record.StreamID(g.Stream), Lineage: uint64(g.Lineage),
-			Interval: time.Duration(g.Interval), Window: int64(g.Window), Control: g.Target.Control, Data: g.Target.Data,
+			Interval: time.Duration(g.Interval), Window: int64(g.Window), Control: cmp.Or(g.Target.Address, g.Target.Control), Data: cmp.Or(g.Target.Address, g.Target.Data),
 			Filters: g.Filters,
 		}
 		for _, v := range g.Volumes {

@@ -243,3 +243,19 @@ func TestUnitsNeverGiveUp(t *testing.T) {
 		}
 	}
 }
+
+// TestOnePort: one port for both is what both ends get.
+func TestOnePort(t *testing.T) {
+	c := &config.VRA{Target: &config.Target{Listen: ":4008"}}
+	if err := c.Validate(); err == nil { // which fills the defaults
+		t.Error("a VRA without a name")
+	}
+	target, err := targetConfig(c, wire.Credentials{}, slog.New(slog.DiscardHandler))
+	if err != nil || target.ListenControl != ":4008" || target.ListenData != "" {
+		t.Errorf("the target listens on %q and %q: %v", target.ListenControl, target.ListenData, err)
+	}
+	g := groups(&config.Source{Groups: []config.SourceGroup{{Target: config.Endpoint{Address: "t:4008"}}, {Target: config.Endpoint{Control: "t:1", Data: "t:2"}}}})
+	if g[0].Control != "t:4008" || g[0].Data != "t:4008" || g[1].Control != "t:1" || g[1].Data != "t:2" {
+		t.Errorf("the source dials %+v", g)
+	}
+}

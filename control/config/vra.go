@@ -39,9 +39,11 @@ type TLS struct {
 
 // Target makes the VRA take records.
 type Target struct {
-	ListenControl string `yaml:"listen_control"`  // host:port, by default :4007
-	ListenData    string `yaml:"listen_data"`     // host:port, by default :4008
-	Store         string `yaml:"store,omitempty"` // the folder of journal and replicas
+	ListenControl string `yaml:"listen_control,omitempty"` // host:port, by default :4007
+	ListenData    string `yaml:"listen_data,omitempty"`    // host:port, by default :4008
+	// Listen is one host:port for both, instead of the two: for firewalls that pass one port.
+	Listen string `yaml:"listen,omitempty"`
+	Store  string `yaml:"store,omitempty"` // the folder of journal and replicas
 	// Stores are the folders of a set that keeps them together, instead of Store; each on a disk of its own.
 	Stores []string `yaml:"stores,omitempty"`
 	// Parity is how what is kept survives disks: none (the default); local, which heals
@@ -71,10 +73,28 @@ type SourceGroup struct {
 	Volumes  []SourceVolume `yaml:"volumes"`
 }
 
-// Endpoint is where a target listens, two addresses host:port.
+// Endpoint is what a source dials to reach a target, host:port. Behind a translation of
+// addresses (NAT) that is not where the target listens; nothing else is ever dialled.
+// A host may be a name, which is looked up at each dial.
 type Endpoint struct {
-	Control string `yaml:"control"`
-	Data    string `yaml:"data"`
+	Control string `yaml:"control,omitempty"`
+	Data    string `yaml:"data,omitempty"`
+	Address string `yaml:"address,omitempty"` // of a target with one port for both, instead of the two
+}
+
+func (e Endpoint) validate(m *mistakes, at string) {
+	if e.Address != "" {
+		m.address(at+".address", e.Address, 1)
+		if e.Control != "" || e.Data != "" {
+			m.add(at+".address", "is there, and so is %s: name one port or two", or(e.Control, e.Data))
+		}
+		return
+	}
+	m.address(at+".control", e.Control, 1)
+	m.address(at+".data", e.Data, 1)
+	if e.Data != "" && e.Data == e.Control {
+		m.add(at+".data", "%s is taken by %s.control: write address where one port takes both", e.Data, at)
+	}
 }
 
 // SourceVolume is a volume of a group, as its filter knows it too.
@@ -140,10 +160,7 @@ func (c *VRA) Validate() error {
 		m.add("source, target", "both are missing: this VRA would do nothing")
 	}
 	if t := c.Target; t != nil {
-		t.ListenControl = or(t.ListenControl, ":4007")
-		t.ListenData = or(t.ListenData, ":4008")
-		m.address("target.listen_control", t.ListenControl, 0)
-		m.address("target.listen_data", t.ListenData, 0)
+		t.validatePorts(&m)
 		t.validateStores(&m)
 		if t.Cache == 0 {
 			t.Cache = DefaultCache
@@ -165,12 +182,26 @@ func (c *VRA) Validate() error {
 	return m.err()
 }
 
+func (t *Target) validatePorts(m *mistakes) {
+	if t.Listen != "" {
+		m.address("target.listen", t.Listen, 0)
+		if t.ListenControl != "" || t.ListenData != "" {
+			m.add("target.listen", "is there, and so is %s: name one port or two", or(t.ListenControl, t.ListenData))
+		}
+		return
+	}
+	t.ListenControl = or(t.ListenControl, ":4007")
+	t.ListenData = or(t.ListenData, ":4008")
+	m.address("target.listen_control", t.ListenControl, 0)
+	m.address("target.listen_data", t.ListenData, 0)
+}
+
 // listeners refuses two that would take the same port.
 func (c *VRA) listeners(m *mistakes) {
 	type listener struct{ where, address string }
 	all := []listener{{"metrics_listen", c.MetricsListen}}
 	if t := c.Target; t != nil {
-		all = []listener{{"target.listen_control", t.ListenControl}, {"target.listen_data", t.ListenData}, all[0]}
+		all = []listener{{"target.listen_control", t.ListenControl}, {"target.listen_data", t.ListenData}, {"target.listen", t.Listen}, all[0]}
 	}
 	for i, l := range all {
 		for _, earlier := range all[:i] {
@@ -215,11 +246,7 @@ func (s *Source) validate(m *mistakes) {
 		unique(m, streams, at+".stream", g.Stream, 0)
 		within(m, at+".interval", g.Interval, MinInterval, MaxInterval)
 		within(m, at+".window", g.Window, MinWindow, MaxWindow)
-		m.address(at+".target.control", g.Target.Control, 1)
-		m.address(at+".target.data", g.Target.Data, 1)
-		if g.Target.Data != "" && g.Target.Data == g.Target.Control {
-			m.add(at+".target.data", "%s is taken by %s.target.control", g.Target.Data, at)
-		}
+		g.Target.validate(m, at+".target")
 		if len(g.Filters) == 0 {
 			m.add(at+".filters", "is empty")
 		}
