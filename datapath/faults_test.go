@@ -38,9 +38,7 @@ func TestLinkCut(t *testing.T) {
 		w.link.Up()
 		w.awaitState(api.StateProtected, api.StateBehind)
 	}
-	if _, slowest := g.end(); slowest > 2*time.Second {
-		t.Errorf("a write took %s", slowest)
-	}
+	g.endPrompt()
 	w.verify("after the cuts")
 	if f := w.s.flows[0]; f.mu.inc != inc || f.count.syncRead.Load() != synced {
 		t.Errorf("a cut link made incarnation %d of %d, and %d bytes were read again", f.mu.inc, inc, f.count.syncRead.Load()-synced)
@@ -71,9 +69,7 @@ func TestSourceKilled(t *testing.T) {
 	w.await("drops", func() bool { return w.f.Device("vol1") != nil && g.count() > 1000/slower })
 	w.startSource()
 	w.awaitState(api.StateProtected)
-	if _, slowest := g.end(); slowest > 2*time.Second {
-		t.Errorf("a write took %s", slowest)
-	}
+	g.endPrompt()
 	w.verify("after")
 	if sent := w.s.flows[0].count.syncRead.Load(); sent == 0 || sent > uint64(w.size/4) {
 		t.Errorf("%d bytes of %d were read again", sent, w.size)
@@ -233,11 +229,11 @@ func TestWindowLost(t *testing.T) {
 	if s := w.status(); s.WindowBytes > w.window+int64(16<<20) {
 		t.Errorf("the window holds %d bytes of %d", s.WindowBytes, s.WindowLimit)
 	}
+	marked := g.count()
+	w.await("writes that are only marked", func() bool { return g.count() > marked+200 })
 	w.link.Up()
 	w.awaitState(api.StateProtected)
-	if _, slowest := g.end(); slowest > 2*time.Second {
-		t.Errorf("a write took %s", slowest)
-	}
+	g.endPrompt()
 	w.verify("after")
 }
 
@@ -267,6 +263,7 @@ func TestDependentWrites(t *testing.T) {
 	w := newWorld(t, func(w *world) { w.volumes = []string{"vol1", "vol2"}; w.size = 4 << 20 })
 	w.start()
 	stop, done := make(chan struct{}), make(chan struct{})
+	var written atomic.Uint64
 	go func() {
 		defer close(done)
 		for n := uint64(1); ; n++ {
@@ -289,6 +286,7 @@ func TestDependentWrites(t *testing.T) {
 					return
 				}
 			}
+			written.Store(n)
 		}
 	}()
 	w.awaitState(api.StateProtected)
@@ -298,6 +296,7 @@ func TestDependentWrites(t *testing.T) {
 	w.killSource()
 	w.startSource()
 	w.awaitState(api.StateProtected)
+	w.await("a hundred numbers", func() bool { return written.Load() >= 100 })
 	w.checkpoint("again")
 	close(stop)
 	<-done

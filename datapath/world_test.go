@@ -394,7 +394,9 @@ type guest struct {
 	mu   sync.Mutex
 	slow time.Duration // the longest write
 	n    int
-	room func() bool // nil: it writes whether there is or not
+	// machine is the longest that a plain file beside the disks took meanwhile.
+	machine time.Duration
+	room    func() bool // nil: it writes whether there is or not
 }
 
 // write starts a guest on each volume, within the first part of it, in bytes; pause is
@@ -419,7 +421,33 @@ func (w *world) writeWhile(room func() bool, part int64, pause time.Duration) *g
 		d := w.f.Device(v)
 		g.wg.Go(func() { g.run(d, rand.New(rand.NewPCG(uint64(i), 5)), part, slower*pause) })
 	}
+	g.wg.Go(func() { g.measure(filepath.Join(w.dir, "yardstick")) })
 	return g
+}
+
+// measure writes a plain file and syncs it, again and again: what it waits is the machine's doing.
+func (g *guest) measure(name string) {
+	f, err := os.Create(name)
+	if err != nil {
+		g.t.Error(err)
+		return
+	}
+	defer f.Close()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for last := time.Now(); ; {
+		select {
+		case <-g.stop:
+			return
+		case <-tick.C:
+		}
+		if _, err := f.WriteAt(make([]byte, 4096), 0); errors.Join(err, f.Sync()) != nil {
+			g.t.Errorf("a plain file: %v", err)
+			return
+		}
+		now := time.Now()
+		g.machine, last = max(g.machine, now.Sub(last)), now
+	}
 }
 
 func (g *guest) run(d front.Device, rng *rand.Rand, part int64, pause time.Duration) {
@@ -479,4 +507,13 @@ func (g *guest) end() (writes int, slowest time.Duration) {
 	g.once.Do(func() { close(g.stop) })
 	g.wg.Wait()
 	return g.n, g.slow
+}
+
+// endPrompt is end for a guest that nothing of ours may have made wait (P1): it waited no
+// longer than 2 s and what the machine itself makes a writer wait.
+func (g *guest) endPrompt() {
+	g.t.Helper()
+	if _, slowest := g.end(); slowest > 2*time.Second+2*g.machine {
+		g.t.Errorf("a write took %s, and one of a plain file %s", slowest, g.machine)
+	}
 }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -372,18 +373,19 @@ func TestStoppedVRA(t *testing.T) {
 	if err := vra.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	longest := time.Duration(0)
+	var took []time.Duration
 	p := bytes.Repeat([]byte{7}, 16<<10)
 	for off := int64(0); off+int64(len(p)) <= diskBytes; off += int64(len(p)) { // eight pools
 		from := time.Now()
 		if _, err := c.WriteAt(p, off); err != nil {
 			t.Fatal(err)
 		}
-		longest = max(longest, time.Since(from))
+		took = append(took, time.Since(from))
 	}
-	t.Logf("the longest write with a stopped VRA took %v", longest)
-	if longest > 2*time.Second {
-		t.Errorf("a write took %v", longest)
+	slices.Sort(took)
+	t.Logf("the longest write with a stopped VRA took %v", took[len(took)-1])
+	if d := took[len(took)/2]; d > 2*time.Second { // half of them and more find no slot; a single one the machine may delay
+		t.Errorf("writes took %v and more", d)
 	}
 	if err := vra.Process.Kill(); err != nil {
 		t.Fatal(err)

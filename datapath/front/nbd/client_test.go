@@ -183,17 +183,13 @@ func TestCloseWithCallsInFlight(t *testing.T) {
 		}()
 	}
 	<-g.enter
-	begin := time.Now()
 	c.Close()
 	for range 2 * maxCalls {
 		if err := <-errs; !errors.Is(err, ErrClosed) {
 			t.Errorf("a call ends with %v", err)
 		}
 	}
-	if d := time.Since(begin); d > partingTime+5*time.Second {
-		t.Errorf("it took %v", d)
-	}
-	close(g.pass)
+	close(g.pass) // only now does the server read on
 }
 
 // FuzzClient: whatever a server sends, all calls end.
@@ -221,7 +217,7 @@ func FuzzClient(f *testing.F) {
 		there.Close()
 		select {
 		case <-ended:
-		case <-time.After(20 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatal("a call does not end")
 		}
 		c.Close()
