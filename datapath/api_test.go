@@ -30,6 +30,7 @@ func TestAPI(t *testing.T) {
 		}
 	}
 	w.awaitState(api.StateProtected)
+	checkShapingAPI(t, s, tg, code)
 	first := w.checkpoint("first")
 	for i := range 4 {
 		w.checkpoint(fmt.Sprint(i))
@@ -293,5 +294,48 @@ func testRetention(t *testing.T, ctx context.Context, s, tg api.Handlers, code f
 	}
 	if _, err = tg.Groups.SetRetention(ctx, &holdfastv1.GroupsServiceSetRetentionRequest{Defaults: true}); err != nil || get().Own {
 		t.Errorf("back to what is configured: %v, %v", get(), err)
+	}
+}
+
+// checkShapingAPI asks what shaping there is, changes it and goes back.
+func checkShapingAPI(t *testing.T, source, target api.Handlers, code func(api.Code, error)) {
+	t.Helper()
+	ctx := t.Context()
+	_, err := target.Shaping.Get(ctx, &holdfastv1.ShapingServiceGetRequest{})
+	code(api.Precondition, err)
+	set := func(r *holdfastv1.ShapingServiceSetRequest) (*holdfastv1.Shaping, error) {
+		res, err := source.Shaping.Set(ctx, r)
+		return res.GetShaping(), err
+	}
+	bits, little := int64(50e6), int64(1)
+	_, err = set(&holdfastv1.ShapingServiceSetRequest{})
+	code(api.InvalidArgument, err)
+	_, err = set(&holdfastv1.ShapingServiceSetRequest{Cap: &little})
+	code(api.InvalidArgument, err)
+	_, err = set(&holdfastv1.ShapingServiceSetRequest{Windows: &holdfastv1.ShapingWindows{Windows: []string{"never"}}})
+	code(api.InvalidArgument, err)
+	_, err = set(&holdfastv1.ShapingServiceSetRequest{Priorities: []*holdfastv1.GroupPriority{{Group: "nobody", Priority: "high"}}})
+	code(api.NotFound, err)
+	s, err := set(&holdfastv1.ShapingServiceSetRequest{
+		Cap: &bits, Windows: &holdfastv1.ShapingWindows{Windows: []string{"daily 00:00-12:00 80Mbps", "daily 12:00-24:00 80Mbps"}},
+		Priorities: []*holdfastv1.GroupPriority{{Group: "shop", Priority: "low"}},
+	})
+	if err != nil || !s.Own || s.Policy.Cap != bits || s.CapNow != 80e6 || s.Window == "" || len(s.Groups) != 1 || s.Groups[0].Priority != "low" {
+		t.Errorf("set: %v, %v", s, err)
+	}
+	st, err := source.Status.Get(ctx, &holdfastv1.StatusServiceGetRequest{})
+	if err != nil || st.Groups[0].Priority != "low" {
+		t.Errorf("status: %v, %v", st, err)
+	}
+	rec := httptest.NewRecorder()
+	source.Metrics.ServeHTTP(rec, httptest.NewRequest("GET", "/metrics", nil))
+	for _, want := range []string{"holdfast_shaping_cap_bytes_per_second 1e+07", "holdfast_shaping_wire_bytes_total ", `holdfast_group_held_by_cap_seconds_total{group="shop"}`} {
+		if !strings.Contains(rec.Body.String(), want) {
+			t.Errorf("no %s among the metrics", want)
+		}
+	}
+	s, err = set(&holdfastv1.ShapingServiceSetRequest{Defaults: true})
+	if err != nil || s.Own || s.CapNow != 0 || s.Groups[0].Priority != "medium" {
+		t.Errorf("back to the configuration: %v, %v", s, err)
 	}
 }

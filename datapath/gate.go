@@ -23,6 +23,8 @@ type gate struct {
 	capNow atomic.Int64 // shape.Rate in force, for those who only want to know
 	spent  atomic.Int64 // bytes on the interface, as settled
 
+	changing sync.Mutex // held over reading, changing and keeping the policy
+
 	mu struct {
 		sync.Mutex
 		shaper  *shape.Shaper

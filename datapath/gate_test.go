@@ -57,7 +57,7 @@ func newGateWorld(t *testing.T, p shape.Policy) *gateWorld {
 }
 
 func (w *gateWorld) newGate(p shape.Policy) *gate {
-	g, err := newGate(shapingFile{filepath.Join(w.t.TempDir(), "shaping"), p}, loadZone, slog.New(slog.DiscardHandler))
+	g, err := newGate(shapingFile{filepath.Join(w.t.TempDir(), "shaping"), p}, LoadZone, slog.New(slog.DiscardHandler))
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -335,7 +335,7 @@ func TestShapingIsKept(t *testing.T) {
 	dir := t.TempDir()
 	configured := shape.Policy{Cap: 50e6}
 	open := func() *gate {
-		g, err := newGate(shapingFile{filepath.Join(dir, "shaping"), configured}, loadZone, slog.New(slog.DiscardHandler))
+		g, err := newGate(shapingFile{filepath.Join(dir, "shaping"), configured}, LoadZone, slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -369,7 +369,7 @@ func TestShapingIsKept(t *testing.T) {
 	if err := writeDurably(filepath.Join(dir, "shaping"), []byte("holdfast shaping 1\ncap none\n")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := newGate(shapingFile{filepath.Join(dir, "shaping"), configured}, loadZone, slog.New(slog.DiscardHandler)); err == nil {
+	if _, err := newGate(shapingFile{filepath.Join(dir, "shaping"), configured}, LoadZone, slog.New(slog.DiscardHandler)); err == nil {
 		t.Error("a damaged file was taken")
 	}
 }

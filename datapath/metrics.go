@@ -2,6 +2,7 @@ package datapath
 
 import (
 	"context"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -48,6 +49,9 @@ var (
 	descThinned     = desc("journal_thinned_checkpoints_total", "Checkpoints that were thinned out.", "group")
 	descPromoted    = desc("journal_promoted_bytes_total", "Bytes that promotion wrote into replicas.", "group")
 	descOldest      = desc("journal_oldest_checkpoint_age_seconds", "How far back the oldest checkpoint lies; absent when there is none.", "group")
+	descCap         = desc("shaping_cap_bytes_per_second", "What may leave this VRA a second, as the interface counts; absent without a cap.")
+	descShaped      = desc("shaping_wire_bytes_total", "Bytes that sessions put on the interface: TLS, headers, acknowledgements and what was sent again.")
+	descHeld        = desc("group_held_by_cap_seconds_total", "Time in which a group had something to send and only the cap held it.", "group")
 	descStore       = desc("store_bytes", "Bytes that the store has set aside, keeps for use again, or has left.", "part")
 )
 
@@ -70,6 +74,7 @@ func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descLag, descBehind, descState, descCheckpoints, descWrites, descBytes, descWire, descRaw, descStored, descWindow,
 		descDirty, descErrors, descJournal, descScrub, descRepairs, descDamage, descLimit, descLevel, descPromoted, descFolded, descFreed, descThinned, descOldest, descStore,
+		descCap, descShaped, descHeld,
 	} {
 		ch <- d
 	}
@@ -123,6 +128,7 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 		count(descRaw, float64(g.PackRawBytesTotal), g.Name)
 		count(descStored, float64(g.PackStoredBytesTotal), g.Name)
 	}
+	m.collectShaping(gauge, count)
 	m.collectWire(count)
 	m.collectErrors(count)
 	if t := m.h.target; t != nil {
@@ -131,6 +137,21 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 		count(descScrub, float64(read))
 		count(descRepairs, float64(repairs))
 		m.collectRetention(t, gauge, count)
+	}
+}
+
+// collectShaping tells what the cap does.
+func (m metrics) collectShaping(gauge, count func(*prometheus.Desc, float64, ...string)) {
+	if m.h.source == nil {
+		return
+	}
+	s := m.h.source.gate.state(time.Now())
+	if s.cap > 0 {
+		gauge(descCap, s.cap.BytesPerSecond())
+	}
+	count(descShaped, float64(s.spent))
+	for _, g := range s.groups {
+		count(descHeld, g.total.Seconds(), g.name)
 	}
 }
 

@@ -41,8 +41,8 @@ func (f shapingFile) clear() error {
 	return nil
 }
 
-// loadZone finds a time zone; the empty name is the machine's.
-func loadZone(name string) (*time.Location, error) {
+// LoadZone finds a time zone; the empty name is the machine's.
+func LoadZone(name string) (*time.Location, error) {
 	if name == "" {
 		return time.Local, nil
 	}

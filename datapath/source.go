@@ -88,7 +88,7 @@ func OpenSource(cfg SourceConfig) (s *Source, err error) {
 	if err := os.MkdirAll(cfg.RunDir, 0o700); err != nil {
 		return s, err
 	}
-	if s.gate, err = newGate(shapingFile{filepath.Join(cfg.DataDir, "shaping"), cfg.Shaping}, loadZone, cfg.Log); err != nil {
+	if s.gate, err = newGate(shapingFile{filepath.Join(cfg.DataDir, "shaping"), cfg.Shaping}, LoadZone, cfg.Log); err != nil {
 		return s, fmt.Errorf("shaping: %w", err)
 	}
 	for _, g := range cfg.Groups {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/control/api"
@@ -32,6 +33,13 @@ func (s *Source) status(ctx context.Context, f *flow) *holdfastv1.Group {
 		GuestBytesTotal: int64(tap.GuestBytes), GuestWritesTotal: int64(tap.GuestWrites),
 		PackRawBytesTotal: int64(f.count.raw.Load()), PackStoredBytesTotal: int64(f.count.stored.Load()),
 		WindowBytes: window.Bytes, WindowLimit: f.window.Limit(),
+	}
+	g.Priority = f.gate.policy().Of(f.cfg.Name).String()
+	if c, held := f.gate.heldByCap(f.turn); held {
+		g.HeldByCap = true
+		if st.State != group.Protected {
+			g.Reason = strings.TrimPrefix(g.Reason+"; the cap of "+c.String()+" holds it back", "; ")
+		}
 	}
 	if p := s.peerOf(f.cfg); p != nil {
 		g.WireBytesTotal = int64(p.counters.DataSent.Load() + p.counters.ControlSent.Load())

@@ -35,6 +35,7 @@ type site struct {
 	listed      *holdfastv1.CheckpointsServiceListRequest
 	closed      []string
 	retention   *holdfastv1.GroupsServiceSetRetentionRequest
+	shaped      *holdfastv1.ShapingServiceSetRequest
 	tested      *holdfastv1.LinksServiceTestRequest
 	hang        bool // Create never answers
 	asked       func()
@@ -175,7 +176,7 @@ func (s *site) serve(t *testing.T) string {
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- api.Serve(ctx, l, api.Handlers{Status: s, Checkpoints: checkpointsOf{s}, Views: viewsOf{s}, Groups: retentionOf{s}, Links: linksOf{s}}, []int{os.Getuid()}, slog.New(slog.DiscardHandler))
+		done <- api.Serve(ctx, l, api.Handlers{Status: s, Checkpoints: checkpointsOf{s}, Views: viewsOf{s}, Groups: retentionOf{s}, Links: linksOf{s}, Shaping: shapingOf{s}}, []int{os.Getuid()}, slog.New(slog.DiscardHandler))
 	}()
 	t.Cleanup(func() { stop(); <-done })
 	return path
@@ -278,6 +279,8 @@ func TestGolden(t *testing.T) {
 	f("checkpoint-pin", both, "checkpoint", "pin", "1", "--label", "audit", "--utc")
 	f("checkpoint-unpin", both, "checkpoint", "unpin", "latest", "--utc")
 	f("checkpoint-create", both, "checkpoint", "create", "--tag", "mine")
+	f("shaping-show", both, "shaping", "show")
+	f("shaping-set", both, "shaping", "set", "--cap", "5Mbit")
 	f("retention-show", both, "group", "retention", "show")
 	f("retention-set", both, "group", "retention", "set", "lab", "--history", "24h")
 	f("view-open", both, "view", "open", "--checkpoint", "latest")

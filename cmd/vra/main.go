@@ -106,6 +106,11 @@ func checkFiles(cfg *config.VRA) error {
 			}
 		}
 	}
+	if s := cfg.Source; s != nil {
+		if _, err := shaping(s); err != nil {
+			return err
+		}
+	}
 	credentials, err := wire.LoadCredentials(cfg.TLS.Cert, cfg.TLS.Key, cfg.TLS.PeerCA)
 	if err != nil {
 		return fmt.Errorf("tls: %w", err)
@@ -165,8 +170,13 @@ func serve(ctx context.Context, cfg *config.VRA, log *slog.Logger) (err error) {
 	}
 	var source *datapath.Source
 	if s := cfg.Source; s != nil {
+		policy, err := shaping(s)
+		if err != nil {
+			return err
+		}
 		source, err = datapath.OpenSource(datapath.SourceConfig{
-			RunDir: cfg.RunDir, DataDir: cfg.DataDir, Credentials: credentials, Groups: groups(s), Log: log,
+			Shaping: policy,
+			RunDir:  cfg.RunDir, DataDir: cfg.DataDir, Credentials: credentials, Groups: groups(s), Log: log,
 		})
 		if err != nil {
 			return err

@@ -117,6 +117,23 @@ func TestConfigIsCheckedToTheFiles(t *testing.T) {
 	f("a certificate of the site east, and this is west", func(c *config.VRA) { c.TLS.Cert, c.TLS.Key = at("east-cert"), at("east-key") })
 	f("the authority of the site west, and tls.peer_site is east", func(c *config.VRA) { c.TLS.PeerCA = at("ca") })
 	f("tls: CA of a peer site", func(c *config.VRA) { c.TLS.PeerCA = at("cert") })
+	source := func(change func(*config.Source)) func(*config.VRA) {
+		return func(c *config.VRA) {
+			c.Source = &config.Source{Groups: []config.SourceGroup{{
+				Name: "shop", ID: 1, Stream: 2, Lineage: 3, Target: config.Endpoint{Control: "192.0.2.1:4007", Data: "192.0.2.1:4008"},
+				Filters: []string{at("pool")}, Volumes: []config.SourceVolume{{Name: "vol1", ID: 1}},
+			}}}
+			change(c.Source)
+		}
+	}
+	f("", source(func(s *config.Source) {
+		s.Groups[0].Priority = "high"
+		s.Shaping = config.Shaping{Cap: "20Mbps", Windows: []string{"mon-fri 08:00-18:00 5Mbps"}}
+	}))
+	f("source.shaping.cap: cap \"20\"", source(func(s *config.Source) { s.Shaping.Cap = "20" }))
+	f("source.shaping.windows[1]: window \"always\"", source(func(s *config.Source) { s.Shaping.Windows = []string{"daily none", "always"} }))
+	f("source.shaping.zone: time zone \"No/Where\"", source(func(s *config.Source) { s.Shaping.Zone = "No/Where" }))
+	f("source.groups[0].priority: priority \"urgent\"", source(func(s *config.Source) { s.Groups[0].Priority = "urgent" }))
 	f("target.stores[1]: "+at("b")+" is no folder", func(c *config.VRA) {
 		c.Target.Store, c.Target.Stores, c.Target.Parity = "", []string{dir, at("b"), at("c")}, config.Parity{K: 2, M: 1}
 	})

@@ -17,6 +17,7 @@ type Client struct {
 	Views       holdfastv1connect.ViewsServiceClient
 	Stores      holdfastv1connect.StoresServiceClient
 	Groups      holdfastv1connect.GroupsServiceClient
+	Shaping     holdfastv1connect.ShapingServiceClient
 	Links       LinksClient
 
 	transport *http.Transport
@@ -42,6 +43,7 @@ func DialUnix(path string) *Client {
 		Views:       holdfastv1connect.NewViewsServiceClient(c, base),
 		Stores:      holdfastv1connect.NewStoresServiceClient(c, base),
 		Groups:      holdfastv1connect.NewGroupsServiceClient(c, base),
+		Shaping:     holdfastv1connect.NewShapingServiceClient(c, base),
 		Links:       LinksClient{holdfastv1connect.NewLinksServiceClient(c, base)},
 		transport:   t,
 	}

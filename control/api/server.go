@@ -22,6 +22,7 @@ type (
 	CheckpointsHandler = holdfastv1connect.CheckpointsServiceHandler
 	ViewsHandler       = holdfastv1connect.ViewsServiceHandler
 	StoresHandler      = holdfastv1connect.StoresServiceHandler
+	ShapingHandler     = holdfastv1connect.ShapingServiceHandler
 	GroupsHandler      = holdfastv1connect.GroupsServiceHandler
 )
 
@@ -33,6 +34,7 @@ type Handlers struct {
 	Views       ViewsHandler
 	Stores      StoresHandler
 	Groups      GroupsHandler
+	Shaping     ShapingHandler
 	Links       LinksHandler
 	Metrics     http.Handler // answers GET /metrics, for monitoring systems
 }
@@ -66,6 +68,9 @@ func Serve(ctx context.Context, l *net.UnixListener, h Handlers, uids []int, log
 	}
 	if h.Stores != nil {
 		mux.Handle(holdfastv1connect.NewStoresServiceHandler(h.Stores, opts...))
+	}
+	if h.Shaping != nil {
+		mux.Handle(holdfastv1connect.NewShapingServiceHandler(h.Shaping, opts...))
 	}
 	if h.Groups != nil {
 		mux.Handle(holdfastv1connect.NewGroupsServiceHandler(h.Groups, opts...))

@@ -57,7 +57,15 @@ type Target struct {
 
 // Source makes the VRA send groups.
 type Source struct {
-	Groups []SourceGroup `yaml:"groups"`
+	Groups  []SourceGroup `yaml:"groups"`
+	Shaping Shaping       `yaml:"shaping,omitempty"` // until another is set with holdfast shaping set
+}
+
+// Shaping says how much may leave a source, all groups and connections together.
+type Shaping struct {
+	Cap     string   `yaml:"cap,omitempty"`     // as in 20Mbit, by default none
+	Windows []string `yaml:"windows,omitempty"` // the first that holds the time gives the cap, as in "mon-fri 08:00-18:00 5Mbit"
+	Zone    string   `yaml:"zone,omitempty"`    // of the windows' clock, as in Europe/Zurich; by default the machine's
 }
 
 // SourceGroup is a group at its source.
@@ -68,6 +76,7 @@ type SourceGroup struct {
 	Lineage  ID             `yaml:"lineage"`
 	Interval Duration       `yaml:"interval,omitempty"` // between checkpoints, by default 5s
 	Window   Size           `yaml:"window,omitempty"`   // of records not acknowledged, by default 256MiB
+	Priority string         `yaml:"priority,omitempty"` // high, medium (the default) or low, beside the source's other groups
 	Target   Endpoint       `yaml:"target"`
 	Filters  []string       `yaml:"filters"` // the pool sockets of the filters of its volumes
 	Volumes  []SourceVolume `yaml:"volumes"`

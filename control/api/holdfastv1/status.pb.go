@@ -191,8 +191,11 @@ type Group struct {
 	WindowBytes int64 `protobuf:"varint,18,opt,name=window_bytes,json=windowBytes,proto3" json:"window_bytes,omitempty"`
 	WindowLimit int64 `protobuf:"varint,19,opt,name=window_limit,json=windowLimit,proto3" json:"window_limit,omitempty"`
 	// Absent when no synchronisation runs.
-	Sync          *Sync     `protobuf:"bytes,20,opt,name=sync,proto3" json:"sync,omitempty"`
-	Volumes       []*Volume `protobuf:"bytes,21,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	Sync    *Sync     `protobuf:"bytes,20,opt,name=sync,proto3" json:"sync,omitempty"`
+	Volumes []*Volume `protobuf:"bytes,21,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	// At a source: high, medium or low, and whether it is the cap that holds the group back.
+	Priority      string `protobuf:"bytes,22,opt,name=priority,proto3" json:"priority,omitempty"`
+	HeldByCap     bool   `protobuf:"varint,23,opt,name=held_by_cap,json=heldByCap,proto3" json:"held_by_cap,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -372,6 +375,20 @@ func (x *Group) GetVolumes() []*Volume {
 		return x.Volumes
 	}
 	return nil
+}
+
+func (x *Group) GetPriority() string {
+	if x != nil {
+		return x.Priority
+	}
+	return ""
+}
+
+func (x *Group) GetHeldByCap() bool {
+	if x != nil {
+		return x.HeldByCap
+	}
+	return false
 }
 
 // Sync is the progress of an initial sync or a resync, in bytes of disk; holes count.
@@ -619,7 +636,7 @@ const file_holdfast_v1_status_proto_rawDesc = "" +
 	"\aversion\x18\x03 \x01(\tR\aversion\x12\x16\n" +
 	"\x06commit\x18\x04 \x01(\tR\x06commit\x124\n" +
 	"\astarted\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\astarted\x12*\n" +
-	"\x06groups\x18\x06 \x03(\v2\x12.holdfast.v1.GroupR\x06groups\"\xe5\x06\n" +
+	"\x06groups\x18\x06 \x03(\v2\x12.holdfast.v1.GroupR\x06groups\"\xa1\a\n" +
 	"\x05Group\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
@@ -644,7 +661,9 @@ const file_holdfast_v1_status_proto_rawDesc = "" +
 	"\fwindow_bytes\x18\x12 \x01(\x03R\vwindowBytes\x12!\n" +
 	"\fwindow_limit\x18\x13 \x01(\x03R\vwindowLimit\x12%\n" +
 	"\x04sync\x18\x14 \x01(\v2\x11.holdfast.v1.SyncR\x04sync\x12-\n" +
-	"\avolumes\x18\x15 \x03(\v2\x13.holdfast.v1.VolumeR\avolumesB\x0e\n" +
+	"\avolumes\x18\x15 \x03(\v2\x13.holdfast.v1.VolumeR\avolumes\x12\x1a\n" +
+	"\bpriority\x18\x16 \x01(\tR\bpriority\x12\x1e\n" +
+	"\vheld_by_cap\x18\x17 \x01(\bR\theldByCapB\x0e\n" +
 	"\f_lag_secondsB\x0f\n" +
 	"\r_bytes_behindB\x0e\n" +
 	"\f_eta_secondsB\x0e\n" +
