@@ -4,6 +4,7 @@
 # make bench   capacity runs, and BENCHMARKS.md from their results
 # make bars-journal  what the journal is held to, measured against its peers (an hour; 60 GB of disk)
 # make planted every planted bug must be found by the test named for it
+# make wire-every-byte  a fault of each kind at each byte of a 64 KiB exchange (an hour)
 # make fuzz    each decoder's fuzz target for FUZZTIME
 # make generate  the code of control/api from its .proto files
 # make clean
@@ -13,7 +14,7 @@ FUZZTIME ?= 15s
 # A released toolchain of the right age is fetched by go itself when this one is older.
 export GOTOOLCHAIN ?= auto
 
-.PHONY: all build demo check bench bars-journal planted fuzz generate clean
+.PHONY: all build demo check bench bars-journal planted wire-every-byte fuzz generate clean
 
 all: build
 
@@ -43,6 +44,9 @@ bars-journal:
 
 planted:
 	$(GO) run ./tools/planted
+
+wire-every-byte:
+	HOLDFAST_EVERY_BYTE=1 $(GO) test -run 'TestFaultsWithin64KiB' -timeout 5h -v ./wire
 
 fuzz:
 	$(GO) run ./tools/check -fuzz $(FUZZTIME)

@@ -33,6 +33,8 @@ var (
 	descWrites      = desc("capture_writes_total", "Guest writes answered by the filters.", "group")
 	descBytes       = desc("capture_bytes_total", "Bytes of guest writes answered by the filters.", "group")
 	descWire        = desc("wire_bytes_total", "Bytes of TLS on the sockets of sessions.", "direction")
+	descBad         = desc("wire_bad_frames_total", "Sessions and link tests that ended because the peer broke the protocol, by what it sent.", "kind")
+	descRefused     = desc("wire_refused_total", "Connections that were refused before they were part of a session, by why.", "reason")
 	descRaw         = desc("pack_raw_bytes_total", "Bytes of payload sealed, before compression.", "group")
 	descStored      = desc("pack_stored_bytes_total", "Bytes of sealed records.", "group")
 	descWindow      = desc("window_bytes", "Bytes of sealed records that are not acknowledged.", "group")
@@ -72,7 +74,7 @@ var states = []string{
 // Describe implements prometheus.Collector.
 func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descLag, descBehind, descState, descCheckpoints, descWrites, descBytes, descWire, descRaw, descStored, descWindow,
+		descLag, descBehind, descState, descCheckpoints, descWrites, descBytes, descWire, descBad, descRefused, descRaw, descStored, descWindow,
 		descDirty, descErrors, descJournal, descScrub, descRepairs, descDamage, descLimit, descLevel, descPromoted, descFolded, descFreed, descThinned, descOldest, descStore,
 		descCap, descShaped, descHeld,
 	} {
@@ -214,10 +216,23 @@ func (m metrics) collectWire(count func(*prometheus.Desc, float64, ...string)) {
 		all = append(all, m.h.target.server.Counters())
 	}
 	var sent, received uint64
+	bad, refused := make(map[wire.Bad]uint64), make(map[wire.Reason]uint64)
 	for _, c := range all {
+		for k, n := range c.BadFrames() {
+			bad[k] += n
+		}
+		for k, n := range c.Refusals() {
+			refused[k] += n
+		}
 		sent += c.DataSent.Load() + c.ControlSent.Load()
 		received += c.DataReceived.Load() + c.ControlReceived.Load()
 	}
 	count(descWire, float64(sent), "sent")
 	count(descWire, float64(received), "received")
+	for k, n := range bad {
+		count(descBad, float64(n), k.String())
+	}
+	for k, n := range refused {
+		count(descRefused, float64(n), k.String())
+	}
 }

@@ -75,7 +75,11 @@ func Connect(ctx context.Context, c ClientConfig, h Handler) error {
 			c.Log.Warn("the data connection's packets change", "address", c.Data, "bytes", size.size(), "error", err)
 		}
 		if text := err.Error(); text != said {
-			c.Log.Warn("no session with the target", "address", c.Control, "error", err)
+			log := c.Log.With("address", c.Control)
+			if r, ok := refusedHere(err); ok {
+				log = log.With("reason", r)
+			}
+			log.Warn("no session with the target", "error", err)
 			said = text
 		}
 		d := wait.next(lasted, rand.Float64)

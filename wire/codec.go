@@ -96,7 +96,7 @@ func (d *decoder) end(what string) error {
 		d.bad = "too long"
 	}
 	if d.bad != "" {
-		return protocolError("%s: %s", what, d.bad)
+		return badFrame(BadBody, "%s: %s", what, d.bad)
 	}
 	return nil
 }

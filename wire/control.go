@@ -138,7 +138,7 @@ func (s *Session) readControl() {
 		}
 		t, n, err := parseFrame(head[:])
 		if err == nil && t == typeRecord {
-			err = protocolError("a record on the control connection")
+			err = badFrame(BadType, "a record on the control connection")
 		}
 		if err != nil {
 			s.end(err)
@@ -192,7 +192,7 @@ func (s *Session) hear(t frameType, body []byte) error {
 		return err
 	}
 	if !s.Speaks(m) {
-		return protocolError("%T in version %d", m, s.version)
+		return badFrame(BadType, "%T in version %d", m, s.version)
 	}
 	return s.handler.Message(s, m)
 }

@@ -4,7 +4,11 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"io"
+	"net"
 	"sync/atomic"
+
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 )
 
 // Counters count over all sessions they are handed to. Bytes are those of TLS on
@@ -16,6 +20,24 @@ type Counters struct {
 	Sessions                     atomic.Uint64 // opened
 	LinkTests                    atomic.Uint64
 	refused                      [reasons]atomic.Uint64
+	bad                          [badKinds]atomic.Uint64
+}
+
+// BadFrames returns how many sessions and link tests ended because the peer broke the
+// protocol, by the kinds of what it sent, all of them.
+func (c *Counters) BadFrames() map[Bad]uint64 {
+	m := make(map[Bad]uint64, badKinds)
+	for k := range c.bad {
+		m[Bad(k)] = c.bad[k].Load()
+	}
+	return m
+}
+
+// broke counts the end of a session, if that is what ended it.
+func (c *Counters) broke(reason error) {
+	if k, ok := badKind(reason); ok && !invariant.Planted("wire/bad-frames-uncounted") {
+		c.bad[k].Add(1)
+	}
 }
 
 // Refusals returns how often a connection was refused, by each reason there was.
@@ -59,6 +81,22 @@ const (
 func (r Reason) String() string {
 	return [reasons]string{"plain", "tls", "no-certificate", "ca", "expired", "site", "role",
 		"name", "hello", "version", "token", "timeout", "full"}[r]
+}
+
+// refusedHere says why a source refused a target: err is no failure of the network, and
+// not the target's own refusal.
+func refusedHere(err error) (Reason, bool) {
+	var refused *refusal
+	var network *net.OpError
+	switch {
+	case errors.As(err, &refused):
+		return refused.reason, !invariant.Planted("wire/refuses-in-silence")
+	case !errors.Is(err, errTLS) || errors.Is(err, io.EOF) || isStuck(err) || errors.Is(err, ErrBlackHole) || errors.Is(err, context.Canceled):
+		return 0, false
+	case errors.As(err, &network) && network.Op != "local error":
+		return 0, false
+	}
+	return reasonOf(err), true
 }
 
 // reasonOf sorts an error of a connection's first seconds.

@@ -151,17 +151,17 @@ func (s *Session) readRecord(r io.Reader) (*Received, error) {
 		return nil, err
 	}
 	if t != typeRecord || n < record.HeaderBytes {
-		return nil, protocolError("frame type %d of %d bytes on the data connection", t, n)
+		return nil, badFrame(BadType, "type %d of %d bytes on the data connection", t, n)
 	}
 	if _, err := io.ReadFull(r, head[frameBytes:]); err != nil {
 		return nil, &lostError{"data", err}
 	}
 	h, err := record.ParseHeader(head[frameBytes:])
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrProtocol, err)
+		return nil, badFrame(BadRecord, "%w", err)
 	}
 	if h.Size != n {
-		return nil, protocolError("a record of %d bytes in a frame of %d", h.Size, n)
+		return nil, badFrame(BadLength, "a record of %d bytes in a frame of %d", h.Size, n)
 	}
 	s.busy.Store(true)
 	rec, err := s.memory.get(s.ctx, h)

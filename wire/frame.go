@@ -2,7 +2,6 @@ package wire
 
 import (
 	"encoding/binary"
-	"fmt"
 	"hash/crc32"
 
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
@@ -127,26 +126,21 @@ func appendFrame(dst []byte, t frameType, body func([]byte) []byte) []byte {
 // length of its body, which is within the type's limit.
 func parseFrame(p []byte) (frameType, int, error) {
 	if binary.LittleEndian.Uint32(p[atFrameMagic:]) != frameMagic {
-		return 0, 0, protocolError("frame: no magic")
+		return 0, 0, badFrame(BadHeader, "no magic")
 	}
 	if binary.LittleEndian.Uint32(p[atFrameCRC:]) != crc32.Checksum(p[:atFrameCRC], castagnoli) {
-		return 0, 0, protocolError("frame: header checksum")
+		return 0, 0, badFrame(BadHeader, "header checksum")
 	}
 	if p[atFrameZero] != 0 || p[atFrameZero+1] != 0 || p[atFrameZero+2] != 0 {
-		return 0, 0, protocolError("frame: reserved bytes are not zero")
+		return 0, 0, badFrame(BadHeader, "reserved bytes are not zero")
 	}
 	t := frameType(p[atFrameType])
 	limit, n := bodyLimit(t), binary.LittleEndian.Uint32(p[atFrameLength:])
 	if limit < 0 {
-		return 0, 0, protocolError("frame: unknown type %d", t)
+		return 0, 0, badFrame(BadType, "unknown type %d", t)
 	}
 	if int64(n) > int64(limit) && !invariant.Planted("wire/no-length-cap") {
-		return 0, 0, protocolError("frame: %d bytes of type %d, at most %d", n, t, limit)
+		return 0, 0, badFrame(BadLength, "%d bytes of type %d, at most %d", n, t, limit)
 	}
 	return t, int(n), nil
-}
-
-// protocolError is what a peer did that no peer may do.
-func protocolError(format string, args ...any) error {
-	return fmt.Errorf("%w: %s", ErrProtocol, fmt.Sprintf(format, args...))
 }

@@ -126,7 +126,7 @@ func readOneOf(r io.Reader, want ...frameType) (frameType, []byte, error) {
 		return 0, nil, err
 	}
 	if !slices.Contains(want, t) && t != typeBye {
-		return 0, nil, protocolError("frame type %d, not %d", t, want)
+		return 0, nil, badFrame(BadType, "type %d, not %d", t, want)
 	}
 	body := make([]byte, n)
 	if _, err := io.ReadFull(r, body); err != nil {

@@ -66,7 +66,7 @@ func TestBadFramesEndOnlyTheirSession(t *testing.T) {
 	unknown := small(99)
 	unknown[5] = 7 // the kind, under a right checksum
 	binary.LittleEndian.PutUint32(unknown[record.HeaderBytes-4:], crc32.Checksum(unknown[:record.HeaderBytes-4], castagnoli))
-	f := func(name string, onData bool, p []byte) {
+	f := func(name string, onData bool, p []byte, kind Bad) {
 		t.Helper()
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -105,6 +105,11 @@ func TestBadFramesEndOnlyTheirSession(t *testing.T) {
 				if err := s.SendRecord(context.Background(), small(1)); err != nil {
 					t.Errorf("the other session: %v", err)
 				}
+				for k, n := range w.server.Counters().BadFrames() {
+					if want := map[bool]uint64{true: 1}[k == kind]; n != want {
+						t.Errorf("%d of kind %v were counted, want %d of %v", n, k, want, kind)
+					}
+				}
 				for _, line := range w.target.said() {
 					if strings.HasPrefix(line, "record 99") {
 						t.Error("a bad record was delivered")
@@ -114,26 +119,26 @@ func TestBadFramesEndOnlyTheirSession(t *testing.T) {
 		})
 	}
 	rec := small(99)
-	f("no magic", false, make([]byte, 64))
-	f("header flipped", false, flipped(frame(typeCloseStream, make([]byte, 8)), 9))
-	f("unknown type", false, frame(99, nil))
-	f("a record on control", false, frame(typeRecord, rec))
-	f("hello again", false, frame(typeHello, hello{ours}.appendTo(nil)))
-	f("a length of 4 GiB", false, huge(typeListed, 1<<32-1))
-	f("a message one too long", false, frame(typeCloseStream, make([]byte, 9)))
-	f("a message that means nothing", false, frame(typeDurable, make([]byte, 16)))
-	f("a heartbeat without time", false, frame(typeHeartbeat, make([]byte, heartbeatBytes)))
-	f("taken more than was sent", false, frame(typeHeartbeat, heartbeat{sent: 1, taken: 1}.appendTo(nil)))
-	f("a bye without code", false, frame(typeBye, make([]byte, 4)))
-	f("a message on data", true, frame(typeCloseStream, make([]byte, 8)))
-	f("no magic on data", true, make([]byte, 64))
-	f("a record of 4 GiB", true, huge(typeRecord, 1<<32-1))
-	f("a record of one byte", true, frame(typeRecord, []byte{1}))
-	f("a frame longer than its record", true, append(frame(typeRecord, append(rec, 0)), 0))
-	f("a frame shorter than its record", true, frame(typeRecord, rec[:len(rec)-1]))
-	f("a record's header flipped", true, frame(typeRecord, flipped(small(99), 40)))
-	f("a record without magic", true, frame(typeRecord, make([]byte, 4096)))
-	f("a record of no kind", true, frame(typeRecord, unknown))
+	f("no magic", false, make([]byte, 64), BadHeader)
+	f("header flipped", false, flipped(frame(typeCloseStream, make([]byte, 8)), 9), BadHeader)
+	f("unknown type", false, frame(99, nil), BadType)
+	f("a record on control", false, frame(typeRecord, rec), BadType)
+	f("hello again", false, frame(typeHello, hello{ours}.appendTo(nil)), BadType)
+	f("a length of 4 GiB", false, huge(typeListed, 1<<32-1), BadLength)
+	f("a message one too long", false, frame(typeCloseStream, make([]byte, 9)), BadBody)
+	f("a message that means nothing", false, frame(typeDurable, make([]byte, 16)), BadBody)
+	f("a heartbeat without time", false, frame(typeHeartbeat, make([]byte, heartbeatBytes)), BadBody)
+	f("taken more than was sent", false, frame(typeHeartbeat, heartbeat{sent: 1, taken: 1}.appendTo(nil)), BadSense)
+	f("a bye without code", false, frame(typeBye, make([]byte, 4)), BadBody)
+	f("a message on data", true, frame(typeCloseStream, make([]byte, 8)), BadType)
+	f("no magic on data", true, make([]byte, 64), BadHeader)
+	f("a record of 4 GiB", true, huge(typeRecord, 1<<32-1), BadLength)
+	f("a record of one byte", true, frame(typeRecord, []byte{1}), BadType)
+	f("a frame longer than its record", true, append(frame(typeRecord, append(rec, 0)), 0), BadLength)
+	f("a frame shorter than its record", true, frame(typeRecord, rec[:len(rec)-1]), BadLength)
+	f("a record's header flipped", true, frame(typeRecord, flipped(small(99), 40)), BadRecord)
+	f("a record without magic", true, frame(typeRecord, make([]byte, 4096)), BadRecord)
+	f("a record of no kind", true, frame(typeRecord, unknown), BadRecord)
 }
 
 // What a peer announces costs nothing until its header is found good.

@@ -3,6 +3,7 @@ package wire
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"sync/atomic"
@@ -17,6 +18,9 @@ type link struct {
 	peer   Peer
 	test   bool // a data connection whose first frame was Test
 }
+
+// errTLS is a connection that did not get through TLS.
+var errTLS = errors.New("TLS")
 
 // open takes a new connection through TLS; the connection is closed if that fails
 // or ctx ends.
@@ -36,7 +40,7 @@ func open(ctx context.Context, conn net.Conn, client bool, config *tls.Config, s
 	}
 	if err != nil {
 		s.Close()
-		return nil, fmt.Errorf("TLS: %w", err)
+		return nil, fmt.Errorf("%w: %w", errTLS, err)
 	}
 	return l, nil
 }

@@ -115,7 +115,7 @@ func receiveBulk(data io.Reader, limit int64, tell func(measured)) (measured, er
 			return m, nil
 		case typeChunk:
 		default:
-			return m, protocolError("frame type %d within a bulk", t)
+			return m, badFrame(BadType, "type %d within a bulk", t)
 		}
 		for n > 0 {
 			got, err := data.Read(body[:n])

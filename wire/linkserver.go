@@ -37,6 +37,7 @@ func (s *Server) takeTest(ctx context.Context, session *Session) {
 	s.c.Counters.LinkTests.Add(1)
 	began := time.Now()
 	err := e.serve(ctx)
+	s.c.Counters.broke(err)
 	s.c.Log.Info("link test", "peer", session.Peer().String(), "lasted", time.Since(began).Round(time.Millisecond),
 		"received", e.data.socket.received.Load(), "sent", e.data.socket.sent.Load(), "error", err)
 }

@@ -155,13 +155,13 @@ func decodeMessage(t frameType, p []byte) (Message, error) {
 	case typeEverywhere:
 		m = &Everywhere{Group: record.GroupID(d.u64()), Checkpoint: d.u64()}
 	default:
-		return nil, protocolError("frame type %d on the control connection", t)
+		return nil, badFrame(BadType, "type %d on the control connection", t)
 	}
 	if err := d.end(fmt.Sprintf("%T", m)); err != nil {
 		return nil, err
 	}
 	if err := m.check(); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrProtocol, err)
+		return nil, badFrame(BadBody, "%w", err)
 	}
 	return m, nil
 }

@@ -127,6 +127,7 @@ func (s *Session) run() error {
 	hangUp.Stop()
 	s.control.hangUp()
 	data.Wait()
+	s.counters.broke(reason)
 	s.handler.Closed(s, reason)
 	s.log.Info("session closed", "reason", reason, "lasted", time.Since(s.began).Round(time.Millisecond))
 	return reason

@@ -10,8 +10,10 @@ import (
 	"crypto/x509/pkix"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/big"
 	"net/url"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -110,6 +112,25 @@ type world struct {
 	server *Server
 	stop   func()
 	target *handler
+	log    *logged
+}
+
+// logged keeps what was logged.
+type logged struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *logged) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *logged) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }
 
 // newWorld starts a target; it ends with the test, and all its memory must be home.
@@ -119,6 +140,8 @@ func newWorld(t *testing.T, n *faultlink.Net, change func(*ServerConfig)) *world
 		ListenControl: "control", ListenData: "data", Listen: n.Listen,
 		Credentials: Credentials{Certificate: sites().target, Pins: []Pin{sites().east.pin()}},
 	}
+	log := new(logged)
+	c.Log = slog.New(slog.NewTextHandler(log, nil))
 	if change != nil {
 		change(&c)
 	}
@@ -126,7 +149,7 @@ func newWorld(t *testing.T, n *faultlink.Net, change func(*ServerConfig)) *world
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, net: n, server: s, target: newHandler(t)}
+	w := &world{t: t, net: n, server: s, target: newHandler(t), log: log}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(ctx, w.target) }()

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/url"
 	"os"
@@ -92,6 +93,9 @@ func refused(t *testing.T, w *world, want Reason) {
 	got := w.server.Counters().Refusals()
 	if got[want] == 0 || len(got) != 1 {
 		t.Errorf("refused for %v, want %v", got, want)
+	}
+	if line := "msg=\"connection refused\""; !strings.Contains(w.log.String(), line) || !strings.Contains(w.log.String(), "reason="+want.String()+" error=") {
+		t.Errorf("the log does not name %v:\n%s", want, w.log)
 	}
 	if said := w.target.said(); len(said) > 0 || w.server.Counters().Sessions.Load() > 0 {
 		t.Errorf("the handler saw %q", said)
@@ -245,16 +249,16 @@ func TestTokenIsForOnePeerOnce(t *testing.T) {
 
 // A source is as careful as a target.
 func TestSourceRefuses(t *testing.T) {
-	f := func(name string, cert tls.Certificate, want Peer) {
+	f := func(name string, cert tls.Certificate, want Peer, reason Reason) {
 		t.Helper()
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, &faultlink.Net{}, func(c *ServerConfig) { c.Credentials.Certificate = cert })
 				defer w.stop()
 				failed := make(chan error, 100)
-				source := newHandler(t)
+				source, log := newHandler(t), new(logged)
 				defer w.connect(source, func(c *ClientConfig) {
-					c.Target = want
+					c.Target, c.Log = want, slog.New(slog.NewTextHandler(log, nil))
 					c.Failed = func(err error, _ time.Duration) { failed <- err }
 				})()
 				if err := next(t, failed); !errors.Is(err, ErrUntrusted) {
@@ -263,19 +267,73 @@ func TestSourceRefuses(t *testing.T) {
 				if said := source.said(); len(said) > 0 {
 					t.Errorf("the source saw %q", said)
 				}
+				if !strings.Contains(log.String(), "reason="+reason.String()+" ") {
+					t.Errorf("the log does not name %v:\n%s", reason, log)
+				}
 			})
 		})
 	}
 	east, west, north := sites().east, sites().west, sites().north
 	t1 := Peer{"west", RoleVRA, "t1"}
-	f("another site's CA", north.leaf(t1.URI(), nil), t1)
-	f("a site nobody pinned", east.leaf("holdfast://east/vra/t1", nil), Peer{})
-	f("another role", west.leaf("holdfast://west/zvm/t1", nil), Peer{})
-	f("another id", west.leaf("holdfast://west/vra/t2", nil), t1)
-	f("expired", west.leaf(t1.URI(), func(c *x509.Certificate) { c.NotAfter = year1999.AddDate(0, 6, 0) }), t1)
+	f("another site's CA", north.leaf(t1.URI(), nil), t1, ReasonCA)
+	f("a site nobody pinned", east.leaf("holdfast://east/vra/t1", nil), Peer{}, ReasonSite)
+	f("another role", west.leaf("holdfast://west/zvm/t1", nil), Peer{}, ReasonRole)
+	f("another id", west.leaf("holdfast://west/vra/t2", nil), t1, ReasonName)
+	f("expired", west.leaf(t1.URI(), func(c *x509.Certificate) { c.NotAfter = year1999.AddDate(0, 6, 0) }), t1, ReasonExpired)
 	f("for clients only", west.leaf(t1.URI(), func(c *x509.Certificate) {
 		c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
-	}), t1)
+	}), t1, ReasonCA)
+}
+
+// What answers at the target's address without being a VRA of this protocol.
+func TestSourceRefusesStrangers(t *testing.T) {
+	f := func(name, log string, answer func(net.Conn)) {
+		t.Helper()
+		synctest.Test(t, func(t *testing.T) {
+			n := &faultlink.Net{}
+			port, err := n.Listen("tcp", "control")
+			if err != nil {
+				t.Fatal(err)
+			}
+			done := make(chan bool)
+			go func() {
+				defer close(done)
+				for {
+					conn, err := port.Accept()
+					if err != nil {
+						return
+					}
+					answer(conn)
+					conn.Close()
+				}
+			}()
+			w := &world{t: t, net: n}
+			failed, text, source := make(chan error, 100), new(logged), newHandler(t)
+			stop := w.connect(source, func(c *ClientConfig) {
+				c.Log = slog.New(slog.NewTextHandler(text, nil))
+				c.Failed = func(err error, _ time.Duration) { failed <- err }
+			})
+			next(t, failed)
+			stop()
+			port.Close()
+			<-done
+			if !strings.Contains(text.String(), log) || strings.Contains(text.String(), "reason=") != strings.Contains(log, "reason=") {
+				t.Errorf("%s: the log says\n%s", name, text)
+			}
+			if said := source.said(); len(said) > 0 {
+				t.Errorf("%s: the source saw %q", name, said)
+			}
+		})
+	}
+	f("plain text", "reason=plain", func(c net.Conn) { io.WriteString(c, "220 mail.example ESMTP\r\n"); io.ReadFull(c, make([]byte, 100)) })
+	f("TLS 1.2", "protocol version not supported", func(c net.Conn) {
+		config := (&ClientConfig{Credentials: Credentials{Certificate: sites().target}}).tls(Peer{})
+		config.MinVersion, config.MaxVersion, config.VerifyConnection = tls.VersionTLS12, tls.VersionTLS12, nil
+		l := tls.Server(c, config)
+		l.Handshake()
+	})
+	f("a hang-up", "EOF", func(net.Conn) {})
+	f("silence", "deadline exceeded", func(c net.Conn) { c.SetReadDeadline(time.Now().Add(time.Minute)); io.Copy(io.Discard, c) })
 }
 
 func TestVersions(t *testing.T) {

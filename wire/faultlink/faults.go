@@ -14,12 +14,15 @@ type Way struct {
 	CutAt   int64 // after so many bytes both ends see a reset; those bytes still arrive
 	StallAt int64 // after so many nothing arrives any more, and nobody is told
 	FlipAt  int64 // the byte of that number, counted from 1, has a bit flipped
-	Slice   int   // at most so many bytes are handed over at once
-	Delay   time.Duration
+	// RepeatAt is the byte whose piece, as it was written, arrives twice.
+	RepeatAt int64
+	Slice    int // at most so many bytes are handed over at once
+	Delay    time.Duration
 }
 
 // Random draws faults for a connection of about so many bytes each way: most often
-// a cut somewhere, at times a silence, short reads or some delay.
+// a cut somewhere, at times a silence, short reads or some delay, a flipped bit, or
+// bytes that come twice.
 func Random(rng *rand.Rand, bytes int64) Faults {
 	way := func() (w Way) {
 		if rng.IntN(3) > 0 {
@@ -33,6 +36,12 @@ func Random(rng *rand.Rand, bytes int64) Faults {
 		}
 		if rng.IntN(3) == 0 {
 			w.Delay = time.Duration(rng.IntN(200)) * time.Millisecond
+		}
+		if rng.IntN(8) == 0 {
+			w.FlipAt = 1 + rng.Int64N(bytes)
+		}
+		if rng.IntN(8) == 0 {
+			w.RepeatAt = 1 + rng.Int64N(bytes)
 		}
 		return w
 	}

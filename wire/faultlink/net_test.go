@@ -53,6 +53,7 @@ func TestNetFaults(t *testing.T) {
 	f(Way{CutAt: 13}, text[:13], syscall.ECONNRESET)
 	f(Way{CutAt: 13, Slice: 2}, text[:13], syscall.ECONNRESET)
 	f(Way{StallAt: 13}, text[:13], os.ErrDeadlineExceeded)
+	f(Way{RepeatAt: 1, Slice: 7}, (text[:7] + text)[:100], nil)
 	f(Way{FlipAt: 1}, " "+text[1:], nil)
 	f(Way{FlipAt: 11, Slice: 4}, text[:10]+" "+text[11:], nil)
 	f(Way{Delay: 2 * time.Minute}, "", os.ErrDeadlineExceeded)

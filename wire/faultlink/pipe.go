@@ -116,6 +116,10 @@ func (h *half) writeSome(p []byte) (n int, cut bool, err error) {
 	if n > 0 {
 		h.held += n
 		h.chunks = append(h.chunks, chunk{c[:n], h.due()})
+		if at := h.way.RepeatAt; at > h.passed-int64(n) && at <= h.passed {
+			h.held += n
+			h.chunks = append(h.chunks, chunk{append([]byte(nil), c[:n]...), h.due()})
+		}
 		h.changed.Broadcast()
 	}
 	h.stalled = h.stalled || stall
