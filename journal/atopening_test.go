@@ -32,26 +32,47 @@ func (rw rotWorld) fields() map[string]bool {
 	return map[string]bool{"parity": rw.parity, "killed": rw.killed, "no index": rw.noIndex, "listed": rw.listed}
 }
 
-// make returns the disk, how it is opened, and what was written.
-func (rw rotWorld) make(t *testing.T) (*faultdisk.Disk, func() (*target, error), *source) {
+// rotting is such a store, made once: each byte rots in a copy of it. How its rounds fell
+// is the same for all of them, and another in each run of the test.
+type rotting struct {
+	rotWorld
+	disk      *faultdisk.Disk
+	catalogue index.Map
+	s         *source
+}
+
+// copy returns the disk, how it is opened, and what was written.
+func (r rotting) copy(t *testing.T) (*faultdisk.Disk, func() (*target, error), *source) {
+	disk, catalogue := r.disk.Kill(), copied(t, r.catalogue)
+	return disk, func() (*target, error) { return r.open(disk, catalogue) }, r.s.clone()
+}
+
+func (rw rotWorld) protector(d *faultdisk.Disk) Protector {
+	if !rw.parity {
+		return nil
+	}
+	return &localParity{stripe.Local{FS: d}, make(chan error, 1)}
+}
+
+func (rw rotWorld) open(disk *faultdisk.Disk, catalogue index.Map) (*target, error) {
+	cfg := scrubConfig(disk, rw.protector(disk))
+	if rw.listed {
+		cfg.OpenCatalogue = func() (index.Map, error) { return catalogue, nil }
+	}
+	return openWith(cfg)
+}
+
+func (rw rotWorld) make(t *testing.T) (r rotting) {
 	t.Helper()
+	synctest.Test(t, func(t *testing.T) { r = rw.makeHere(t) })
+	return r
+}
+
+func (rw rotWorld) makeHere(t *testing.T) rotting {
 	disk := faultdisk.New(512)
-	with := func(d *faultdisk.Disk) Protector {
-		if !rw.parity {
-			return nil
-		}
-		return &localParity{stripe.Local{FS: d}, make(chan error, 1)}
-	}
-	s := scrubbed(t, disk, with(disk))
+	s := scrubbed(t, disk, rw.protector(disk))
 	catalogue := index.Map(new(index.Memory))
-	open := func() (*target, error) {
-		cfg := scrubConfig(disk, with(disk))
-		if rw.listed {
-			cfg.OpenCatalogue = func() (index.Map, error) { return catalogue, nil }
-		}
-		return openWith(cfg)
-	}
-	w, err := open()
+	w, err := rw.open(disk, catalogue)
 	ok(t, err)
 	if rw.killed {
 		for range 5 {
@@ -76,7 +97,7 @@ func (rw rotWorld) make(t *testing.T) (*faultdisk.Disk, func() (*target, error),
 			ok(t, disk.Remove(path.Join(dir, n)))
 		}
 	}
-	return disk, open, s
+	return rotting{rw, disk, catalogue, s}
 }
 
 func copied(t *testing.T, from index.Map) index.Map {
@@ -100,10 +121,11 @@ func TestDamageAtOpening(t *testing.T) {
 	healed, bads, cut := 0, 0, 0
 	for i, rw := range []rotWorld{{}, {parity: true}, {killed: true}, {killed: true, parity: true},
 		{killed: true, listed: true}, {noIndex: true}, {noIndex: true, parity: true}, {noIndex: true, listed: true, parity: true}} {
+		world := rw.make(t)
 		for seg := 1; seg <= 4; seg++ {
 			for at, done := int64(8+101*i), false; !done; at += 997 * int64(stride(3)) {
 				synctest.Test(t, func(t *testing.T) {
-					disk, open, s := rw.make(t)
+					disk, open, s := world.copy(t)
 					if size, err := sizeIfThere(disk, logFile(seg)); err != nil || at >= size {
 						if done = true; size == 0 {
 							return
@@ -229,9 +251,10 @@ func partly(t *testing.T, w *target, s *source, where string) (bad int) {
 // list, and that damage is stated. All else is listed, and goes on.
 func TestLostControlRecords(t *testing.T) {
 	kinds := map[record.Kind]int{}
+	world := rotWorld{}.make(t)
 	for n, done := 0, false; !done; n++ {
 		synctest.Test(t, func(t *testing.T) {
-			disk, open, s := rotWorld{}.make(t)
+			disk, open, s := world.copy(t)
 			w, err := open()
 			ok(t, err)
 			var at segment.Pos

@@ -105,16 +105,11 @@ func feedForEver(dir string, steps int) error {
 // before is there when there is space and the process starts again. The process does
 // not look for space here: one that does ends only if the disk is taken after its look.
 func TestDeathOnAFullDisk(t *testing.T) {
-	image, mount := filepath.Join(t.TempDir(), "image"), t.TempDir()
-	_, err := exec.Command("mkfs.ext4", "-q", "-F", image, "160M").Output()
-	if err == nil {
-		_, err = exec.Command("mount", "-o", "loop", image, mount).Output()
-	}
+	mount, err := smallDisk(t)
 	if err != nil {
 		t.Logf("no file system of its own (%v): nothing is filled", err)
 		return
 	}
-	t.Cleanup(func() { ok(t, syscall.Unmount(mount, syscall.MNT_DETACH)) })
 	ballast := filepath.Join(mount, "ballast")
 	rounds := 4
 	if testing.Short() {
@@ -142,7 +137,7 @@ func TestDeathOnAFullDisk(t *testing.T) {
 			break
 		}
 		filled := make(chan struct{})
-		full, lives := false, true
+		full, lives, since := false, true, 0 // steps since the disk is full
 		for i := 0; lives; i++ {
 			if i == 7+round {
 				go func() {
@@ -164,7 +159,12 @@ func TestDeathOnAFullDisk(t *testing.T) {
 			default:
 				acked, listed, full = max(acked, has), max(listed, last), full || !stored
 			}
-			if i > 500 {
+			select {
+			case <-filled:
+				since++
+			default: // whatever time that takes
+			}
+			if since > 500 {
 				t.Fatal("the process lives on a full disk")
 			}
 		}

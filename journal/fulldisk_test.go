@@ -12,20 +12,33 @@ import (
 	"github.com/holdfast-dr/holdfast/journal/retain"
 )
 
+// smallDisk is an ext4 of 160 MiB. Its image lies in memory if that can be: it is filled
+// again and again, and the disk below would be most of what a test waits for.
+func smallDisk(t *testing.T) (mount string, err error) {
+	folder, mount := t.TempDir(), t.TempDir()
+	if syscall.Mount("tmpfs", folder, "tmpfs", 0, "size=192m") == nil {
+		t.Cleanup(func() { ok(t, syscall.Unmount(folder, syscall.MNT_DETACH)) })
+	}
+	image := filepath.Join(folder, "image")
+	if _, err := exec.Command("mkfs.ext4", "-q", "-F", image, "160M").Output(); err != nil {
+		return "", err
+	}
+	if _, err := exec.Command("mount", "-o", "loop", image, mount).Output(); err != nil {
+		return "", err
+	}
+	t.Cleanup(func() { ok(t, syscall.Unmount(mount, syscall.MNT_DETACH)) })
+	return mount, nil
+}
+
 // On a small ext4 of its own: while the disk is almost full history gets shorter, when it
 // is full intake stops and says so, and with space again all goes on. Nothing that is
 // listed meanwhile is touched.
 func TestHistoryGivesWayOnAFullDisk(t *testing.T) {
-	image, mount := filepath.Join(t.TempDir(), "image"), t.TempDir()
-	_, err := exec.Command("mkfs.ext4", "-q", "-F", image, "160M").Output()
-	if err == nil {
-		_, err = exec.Command("mount", "-o", "loop", image, mount).Output()
-	}
+	mount, err := smallDisk(t)
 	if err != nil {
 		t.Logf("no file system of its own (%v): only what needs none", err)
 		return
 	}
-	t.Cleanup(func() { ok(t, syscall.Unmount(mount, syscall.MNT_DETACH)) })
 	ballast := filepath.Join(mount, "ballast")
 	fill := func(leave int64) {
 		t.Helper()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -134,6 +135,13 @@ func (s *source) image() map[record.VolumeID][]byte {
 		m[id] = slices.Clone(p)
 	}
 	return m
+}
+
+// clone is a source that goes on by itself from here.
+func (s *source) clone() *source {
+	c := *s
+	c.rng, c.volumes, c.records, c.images = seeded(int(s.id.Seq)), s.image(), slices.Clone(s.records), maps.Clone(s.images)
+	return &c
 }
 
 // newLife draws an incarnation; the next record must be an opening boundary.
