@@ -3,6 +3,7 @@
 # make check   everything that proves the tree, in under 12 minutes
 # make bench   capacity runs, and BENCHMARKS.md from their results
 # make bars-journal  what the journal is held to, measured against its peers (an hour; 60 GB of disk)
+# make bars-wire  what shaping is held to, measured over network namespaces (four minutes; root)
 # make planted every planted bug must be found by the test named for it
 # make wire-every-byte  a fault of each kind at each byte of a 64 KiB exchange (an hour)
 # make fuzz    each decoder's fuzz target for FUZZTIME
@@ -14,7 +15,7 @@ FUZZTIME ?= 15s
 # A released toolchain of the right age is fetched by go itself when this one is older.
 export GOTOOLCHAIN ?= auto
 
-.PHONY: all build demo check bench bars-journal planted wire-every-byte fuzz generate clean
+.PHONY: all build demo check bench bars-journal bars-wire planted wire-every-byte fuzz generate clean
 
 all: build
 
@@ -40,6 +41,14 @@ bars-journal:
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build -buildvcs=auto -o bin/bars-journal ./bench/bars/journal
 	bin/bars-journal $(if $(BARS_DIR),-dir '$(BARS_DIR)') $(if $(BARS),-only '$(BARS)')
+	$(GO) run ./bench/report
+
+# BARS is a regular expression of row keys.
+bars-wire:
+	@tools/setup/packages.sh iproute2
+	@mkdir -p bin
+	CGO_ENABLED=0 $(GO) build -buildvcs=auto -o bin/bars-wire ./bench/bars/wire
+	bin/bars-wire $(if $(BARS),-only '$(BARS)')
 	$(GO) run ./bench/report
 
 planted:

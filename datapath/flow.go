@@ -10,12 +10,12 @@ import (
 
 	"github.com/holdfast-dr/holdfast/datapath/capture"
 	"github.com/holdfast-dr/holdfast/datapath/dirty"
+	"github.com/holdfast-dr/holdfast/datapath/gate"
 	"github.com/holdfast-dr/holdfast/datapath/group"
 	"github.com/holdfast-dr/holdfast/datapath/pack"
 	"github.com/holdfast-dr/holdfast/datapath/spill"
 	"github.com/holdfast-dr/holdfast/wire"
 	"github.com/holdfast-dr/holdfast/wire/record"
-	"github.com/holdfast-dr/holdfast/wire/shape"
 )
 
 // epoch is every group's until there is failover.
@@ -28,8 +28,8 @@ type flow struct {
 	log          *slog.Logger
 	tap          *capture.Tap
 	window       *spill.Window
-	gate         *gate
-	turn         *turn
+	gate         *gate.Gate
+	turn         *gate.Turn
 	ledger       ledgerFile
 	incarnations incarnations
 	began        time.Time
@@ -334,8 +334,8 @@ func (f *flow) batchLimit(poolBytes int) int {
 	if poolBytes > 0 {
 		limit = min(limit, poolBytes/poolShare)
 	}
-	if c := f.gate.capNow.Load(); c > 0 {
-		limit = min(limit, int(shape.Rate(c).BytesPerSecond()*batchLink.Seconds()))
+	if c := f.gate.Cap(); c > 0 {
+		limit = min(limit, int(c.BytesPerSecond()*batchLink.Seconds()))
 	}
 	if f.window.Stats().Unsent > 1 {
 		f.mu.Lock()

@@ -147,13 +147,13 @@ func (m metrics) collectShaping(gauge, count func(*prometheus.Desc, float64, ...
 	if m.h.source == nil {
 		return
 	}
-	s := m.h.source.gate.state(time.Now())
-	if s.cap > 0 {
-		gauge(descCap, s.cap.BytesPerSecond())
+	s := m.h.source.gate.State(time.Now())
+	if s.Cap > 0 {
+		gauge(descCap, s.Cap.BytesPerSecond())
 	}
-	count(descShaped, float64(s.spent))
-	for _, g := range s.groups {
-		count(descHeld, g.total.Seconds(), g.name)
+	count(descShaped, float64(s.Spent))
+	for _, g := range s.Groups {
+		count(descHeld, g.Total.Seconds(), g.Name)
 	}
 }
 

@@ -36,7 +36,7 @@ func (f *flow) send(ctx context.Context) {
 
 // carry sends until that is over, and says why it is: its error is never nil.
 func (f *flow) carry(o sendOrder) error {
-	defer f.turn.withdraw()
+	defer f.turn.Withdraw()
 	r, err := f.window.Lend(o.ctx, o.from)
 	for err == nil {
 		r, err = f.sendOne(o, r)
@@ -48,8 +48,8 @@ func (f *flow) carry(o sendOrder) error {
 // If that stands ready, it is offered before the turn ends, or another group would have
 // the wire after each record.
 func (f *flow) sendOne(o sendOrder, r *spill.Record) (next *spill.Record, err error) {
-	f.turn.offer(o.session, len(r.Buffer.Bytes()))
-	if err = f.turn.wait(o.ctx); err == nil {
+	f.turn.Offer(o.session, len(r.Buffer.Bytes()))
+	if err = f.turn.Wait(o.ctx); err == nil {
 		err = o.session.SendPaced(o.ctx, r.Buffer.Bytes(), f.turn)
 	}
 	if err == nil && o.ctx.Err() == nil {
@@ -61,10 +61,10 @@ func (f *flow) sendOne(o sendOrder, r *spill.Record) (next *spill.Record, err er
 		return nil, fmt.Errorf("send seq %d: %w", seq, err)
 	}
 	if next != nil && !invariant.Planted("datapath/turn-lost") {
-		f.turn.done(0, len(next.Buffer.Bytes()))
+		f.turn.Done(0, len(next.Buffer.Bytes()))
 		return next, nil
 	}
-	f.turn.done(0, 0)
+	f.turn.Done(0, 0)
 	if next != nil {
 		return next, nil
 	}

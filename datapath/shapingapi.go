@@ -9,6 +9,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
+	"github.com/holdfast-dr/holdfast/datapath/gate"
 	"github.com/holdfast-dr/holdfast/wire/shape"
 )
 
@@ -35,7 +36,7 @@ func (h shapingHandler) Set(_ context.Context, r *holdfastv1.ShapingServiceSetRe
 	if nothing && !r.Defaults {
 		return nil, api.Errorf(api.InvalidArgument, "say what", "there is nothing to change")
 	}
-	err := g.change(r.Defaults, nothing, func(p *shape.Policy) error { return h.changeShaping(p, r) })
+	err := g.Change(r.Defaults, nothing, func(p *shape.Policy) error { return h.changeShaping(p, r) })
 	if errors.Is(err, shape.ErrPolicy) {
 		return nil, api.Errorf(api.InvalidArgument, "choose another", "%s", strings.ReplaceAll(err.Error(), ": "+shape.ErrPolicy.Error(), ""))
 	}
@@ -79,70 +80,19 @@ func (h shapingHandler) changeShaping(p *shape.Policy, r *holdfastv1.ShapingServ
 	return nil
 }
 
-func shapingMessage(g *gate) *holdfastv1.Shaping {
-	s := g.state(time.Now())
+func shapingMessage(g *gate.Gate) *holdfastv1.Shaping {
+	s := g.State(time.Now())
 	m := &holdfastv1.Shaping{
-		Policy: &holdfastv1.ShapingPolicy{Cap: int64(s.policy.Cap), Zone: s.policy.Zone},
-		Own:    s.own, CapNow: int64(s.cap), Window: s.window, Since: api.Timestamp(s.since), WireBytesTotal: s.spent,
+		Policy: &holdfastv1.ShapingPolicy{Cap: int64(s.Policy.Cap), Zone: s.Policy.Zone},
+		Own:    s.Own, CapNow: int64(s.Cap), Window: s.Window, Since: api.Timestamp(s.Since), WireBytesTotal: s.Spent,
 	}
-	for _, w := range s.policy.Windows {
+	for _, w := range s.Policy.Windows {
 		m.Policy.Windows = append(m.Policy.Windows, w.String())
 	}
-	for _, t := range s.groups {
+	for _, t := range s.Groups {
 		m.Groups = append(m.Groups, &holdfastv1.ShapedGroup{
-			Name: t.name, Priority: s.policy.Of(t.name).String(), Held: t.held, HeldSecondsTotal: t.total.Seconds(),
+			Name: t.Name, Priority: s.Policy.Of(t.Name).String(), Held: t.Held, HeldSecondsTotal: t.Total.Seconds(),
 		})
 	}
 	return m
-}
-
-// gateState is how the gate stands.
-type gateState struct {
-	policy shape.Policy
-	own    bool
-	cap    shape.Rate
-	window string
-	since  time.Time
-	spent  int64
-	groups []groupHeld // by name
-}
-
-// groupHeld says for how long only the cap held a group: a part of the last second, and all in all.
-type groupHeld struct {
-	name  string
-	held  float64
-	total time.Duration
-}
-
-func (g *gate) state(now time.Time) gateState {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	s := gateState{policy: g.mu.shaper.Policy(), own: g.mu.own, since: g.mu.since, spent: g.spent.Load()}
-	var w *shape.Window
-	if s.cap, w = g.mu.shaper.Cap(now); w != nil {
-		s.window = w.String()
-	}
-	for name, t := range g.mu.turns {
-		s.groups = append(s.groups, groupHeld{name, t.held, g.mu.shaper.Held(now, name)})
-	}
-	slices.SortFunc(s.groups, func(a, b groupHeld) int { return strings.Compare(a.name, b.name) })
-	return s
-}
-
-// change puts into force what f makes of the present policy, or, after defaults, of the
-// configuration's; with nothing to change that itself.
-func (g *gate) change(defaults, nothing bool, f func(*shape.Policy) error) error {
-	g.changing.Lock()
-	defer g.changing.Unlock()
-	if nothing {
-		return g.reset()
-	}
-	p := g.policy()
-	if defaults {
-		p = g.file.configured.Clone()
-	}
-	if err := f(&p); err != nil {
-		return err
-	}
-	return g.set(p, true)
 }

@@ -9,14 +9,14 @@ import (
 	"github.com/holdfast-dr/holdfast/wire/shape"
 )
 
-// shapingFile keeps the policy that a user set; until one is set, the configuration's holds.
+// shapingFile is a gate.Keeper: it keeps the policy that a user set; until one is set, the configuration's holds.
 type shapingFile struct {
 	name       string
 	configured shape.Policy
 }
 
-// get says too whether the policy was set.
-func (f shapingFile) get() (p shape.Policy, own bool, err error) {
+// Get says too whether the policy was set.
+func (f shapingFile) Get() (p shape.Policy, own bool, err error) {
 	b, err := os.ReadFile(f.name)
 	if errors.Is(err, os.ErrNotExist) {
 		return f.configured, false, nil
@@ -30,16 +30,19 @@ func (f shapingFile) get() (p shape.Policy, own bool, err error) {
 	return p, true, nil
 }
 
-// put makes p durable.
-func (f shapingFile) put(p shape.Policy) error { return writeDurably(f.name, p.AppendTo(nil)) }
+// Put makes p durable.
+func (f shapingFile) Put(p shape.Policy) error { return writeDurably(f.name, p.AppendTo(nil)) }
 
-// clear goes back to the configuration's. (A power cut may bring the file back.)
-func (f shapingFile) clear() error {
+// Clear goes back to the configuration's. (A power cut may bring the file back.)
+func (f shapingFile) Clear() error {
 	if err := os.Remove(f.name); !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	return nil
 }
+
+// Configured implements gate.Keeper.
+func (f shapingFile) Configured() shape.Policy { return f.configured }
 
 // LoadZone finds a time zone; the empty name is the machine's.
 func LoadZone(name string) (*time.Location, error) {

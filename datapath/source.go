@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dr/holdfast/datapath/capture"
+	"github.com/holdfast-dr/holdfast/datapath/gate"
 	"github.com/holdfast-dr/holdfast/datapath/group"
 	"github.com/holdfast-dr/holdfast/datapath/pack"
 	"github.com/holdfast-dr/holdfast/datapath/spill"
@@ -58,7 +59,7 @@ type Source struct {
 	cfg   SourceConfig
 	flows []*flow
 	peers []*peer
-	gate  *gate
+	gate  *gate.Gate
 	began time.Time
 }
 
@@ -66,7 +67,7 @@ type Source struct {
 type peer struct {
 	control, data string
 	flows         []*flow
-	gate          *gate
+	gate          *gate.Gate
 	counters      wire.Counters
 	lost          atomic.Uint64 // sessions that ended, or could not be had
 	testing       atomic.Bool   // a link test is under way
@@ -88,7 +89,7 @@ func OpenSource(cfg SourceConfig) (s *Source, err error) {
 	if err := os.MkdirAll(cfg.RunDir, 0o700); err != nil {
 		return s, err
 	}
-	if s.gate, err = newGate(shapingFile{filepath.Join(cfg.DataDir, "shaping"), cfg.Shaping}, LoadZone, cfg.Log); err != nil {
+	if s.gate, err = gate.Open(shapingFile{filepath.Join(cfg.DataDir, "shaping"), cfg.Shaping}, LoadZone, cfg.Log); err != nil {
 		return s, fmt.Errorf("shaping: %w", err)
 	}
 	for _, g := range cfg.Groups {
@@ -117,7 +118,7 @@ func (s *Source) peerOf(g GroupConfig) *peer {
 // memory is gone.
 func (s *Source) openFlow(g GroupConfig) (*flow, error) {
 	f := &flow{cfg: g, began: time.Now(), log: s.cfg.Log.With("group", g.Name), window: spill.New(g.Window, 1)}
-	f.gate, f.turn = s.gate, s.gate.turnOf(g.Name)
+	f.gate, f.turn = s.gate, s.gate.Turn(g.Name)
 	var err error
 	f.tap, err = capture.OpenTap(capture.TapConfig{RunDir: s.cfg.RunDir, Group: g.ID, Filters: g.Filters, Log: f.log})
 	if err != nil {
@@ -159,7 +160,7 @@ func (s *Source) Run(ctx context.Context) error {
 	for _, f := range s.flows {
 		wg.Go(func() { f.run(run) })
 	}
-	wg.Go(func() { s.gate.run(run) })
+	wg.Go(func() { s.gate.Run(run) })
 	for _, p := range s.peers {
 		wg.Go(func() {
 			if err := p.run(run, s.cfg); err != nil {
@@ -232,7 +233,7 @@ func (p *peer) Opened(s *wire.Session) error {
 	p.mu.Lock()
 	p.mu.session = s
 	p.mu.Unlock()
-	p.gate.enter(s)
+	p.gate.Enter(s)
 	for _, f := range p.flows {
 		f.sessionUp(s)
 	}
@@ -273,7 +274,7 @@ func (p *peer) Record(_ *wire.Session, r *wire.Received) error {
 
 // Closed implements wire.Handler.
 func (p *peer) Closed(s *wire.Session, err error) {
-	p.gate.leave(s)
+	p.gate.Leave(s)
 	p.mu.Lock()
 	p.mu.session = nil
 	p.mu.Unlock()

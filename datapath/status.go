@@ -34,8 +34,8 @@ func (s *Source) status(ctx context.Context, f *flow) *holdfastv1.Group {
 		PackRawBytesTotal: int64(f.count.raw.Load()), PackStoredBytesTotal: int64(f.count.stored.Load()),
 		WindowBytes: window.Bytes, WindowLimit: f.window.Limit(),
 	}
-	g.Priority = f.gate.policy().Of(f.cfg.Name).String()
-	if c, held := f.gate.heldByCap(f.turn); held {
+	g.Priority = f.gate.Policy().Of(f.cfg.Name).String()
+	if c, held := f.gate.HeldByCap(f.turn); held {
 		g.HeldByCap = true
 		if st.State != group.Protected {
 			g.Reason = strings.TrimPrefix(g.Reason+"; the cap of "+c.String()+" holds it back", "; ")

@@ -1,7 +1,7 @@
 package bars
 
 // Areas are the groups of bars, by the name of their program.
-var Areas = map[string][]Row{"journal": Journal}
+var Areas = map[string][]Row{"journal": Journal, "wire": Wire}
 
 // Journal is what the journal is held to.
 var Journal = []Row{
@@ -24,4 +24,17 @@ var Journal = []Row{
 	{"memory", "resident memory at 100 M extents, beyond the configured cache", "MiB", 256, false},
 	{"promote-keeps-up", "bytes promoted per byte taken, at an intake of a quarter of the disk", "x", 1, true},
 	{"promote-ack", "ack p99 beside promotion, over that without", "x", 2, false},
+}
+
+// Wire is what shaping is held to, behind tbf at twice the cap and with a backlog of three
+// groups, as the interface counts.
+var Wire = []Row{
+	{"cap-5", "fullest second at a cap of 5 Mbit, beyond it", "%", 3, false},
+	{"use-5", "use of that cap", "%", 97, true},
+	{"cap-20", "fullest second at 20 Mbit", "%", 3, false},
+	{"use-20", "use of that cap", "%", 97, true},
+	{"cap-100", "fullest second at 100 Mbit", "%", 3, false},
+	{"use-100", "use of that cap", "%", 97, true},
+	{"share-high", "share of high priority beside medium and low, at each of these caps", "%", 60, true},
+	{"share-low", "share of low priority", "%", 5, true},
 }

@@ -1,4 +1,15 @@
-package datapath
+// Package gate lets the groups of a source onto the wire one after the other, and no
+// faster than the cap: clocks, locks and channels around wire/shape, which decides.
+//
+// A Gate knows the sessions (Enter, Leave) and has a Turn for each group. A sender
+// offers a record, waits, sends it with its Turn as the pace, and says at Done whether
+// another stands ready. What the kernel says was put on the interface beside that is
+// charged when a turn is done, and every 0.1 s (Run).
+//
+// A Gate's methods may be called concurrently; those of a Turn by its group's sender
+// alone. In steady state a record costs two calls of the kernel a piece under a cap,
+// and none without one.
+package gate
 
 import (
 	"context"
@@ -13,11 +24,19 @@ import (
 	"github.com/holdfast-dr/holdfast/wire/shape"
 )
 
-// gate lets the groups of a source onto the wire one after the other, and no faster than
-// the cap: a clock, a lock and channels around shape.Shaper, which decides.
-type gate struct {
+// Keeper remembers the policy that a user set; until one is set, the configuration's holds.
+type Keeper interface {
+	// Get says too whether the policy was set.
+	Get() (p shape.Policy, own bool, err error)
+	Put(shape.Policy) error // durably
+	Clear() error
+	Configured() shape.Policy
+}
+
+// Gate is one source's. Open makes one.
+type Gate struct {
 	log  *slog.Logger
-	file shapingFile
+	file Keeper
 	zone func(name string) (*time.Location, error)
 
 	capNow atomic.Int64 // shape.Rate in force, for those who only want to know
@@ -32,7 +51,7 @@ type gate struct {
 		since   time.Time
 		lanes   map[*wire.Session]*lane
 		nextID  uint64
-		turns   map[string]*turn
+		turns   map[string]*Turn
 		timer   *time.Timer
 		stopped bool
 	}
@@ -47,10 +66,10 @@ type lane struct {
 	framing shape.Framing
 }
 
-// turn is a group's place at the gate. Its methods but those of the gate's lock are for
-// the group's sender alone. It is a wire.Pace.
-type turn struct {
-	g       *gate
+// Turn is a group's place at the gate, and the Pace of its records. Its methods are for
+// the group's sender alone.
+type Turn struct {
+	g       *Gate
 	group   string
 	session *wire.Session
 	framing shape.Framing
@@ -73,9 +92,9 @@ const (
 	heldLimit = 0.5
 )
 
-// newGate opens the gate with what was set and kept, or else with the configuration's policy.
-func newGate(file shapingFile, zone func(string) (*time.Location, error), log *slog.Logger) (*gate, error) {
-	p, own, err := file.get()
+// Open opens the gate with what was set and kept, or else with the configuration's policy.
+func Open(file Keeper, zone func(string) (*time.Location, error), log *slog.Logger) (*Gate, error) {
+	p, own, err := file.Get()
 	if err != nil {
 		return nil, err
 	}
@@ -83,27 +102,27 @@ func newGate(file shapingFile, zone func(string) (*time.Location, error), log *s
 	if err != nil {
 		return nil, err
 	}
-	g := &gate{log: log, file: file, zone: zone}
+	g := &Gate{log: log, file: file, zone: zone}
 	now := time.Now()
 	g.mu.shaper, g.mu.own, g.mu.since = shape.New(now, p, loc), own, now
-	g.mu.lanes, g.mu.turns = make(map[*wire.Session]*lane), make(map[string]*turn)
+	g.mu.lanes, g.mu.turns = make(map[*wire.Session]*lane), make(map[string]*Turn)
 	g.mu.timer = time.AfterFunc(time.Hour, g.pump)
 	g.mu.timer.Stop()
 	g.capLocked(now)
 	return g, nil
 }
 
-// turnOf makes a group's turn.
-func (g *gate) turnOf(group string) *turn {
-	t := &turn{g: g, group: group, grants: make(chan int64, 1), framing: shape.Usual}
+// Turn makes a group's turn.
+func (g *Gate) Turn(group string) *Turn {
+	t := &Turn{g: g, group: group, grants: make(chan int64, 1), framing: shape.Usual}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.mu.turns[group] = t
 	return t
 }
 
-// run keeps the books until ctx ends.
-func (g *gate) run(ctx context.Context) {
+// Run keeps the books until ctx ends.
+func (g *Gate) Run(ctx context.Context) {
 	tick := time.NewTicker(settleEvery)
 	defer tick.Stop()
 	for {
@@ -120,7 +139,7 @@ func (g *gate) run(ctx context.Context) {
 	}
 }
 
-func (g *gate) tick(now time.Time) {
+func (g *Gate) tick(now time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for s, l := range g.mu.lanes {
@@ -137,8 +156,8 @@ func (g *gate) tick(now time.Time) {
 	g.pumpLocked()
 }
 
-// enter makes a session known, whose handshake is charged like all else.
-func (g *gate) enter(s *wire.Session) {
+// Enter makes a session known, whose handshake is charged like all else.
+func (g *Gate) Enter(s *wire.Session) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.mu.nextID++
@@ -146,7 +165,7 @@ func (g *gate) enter(s *wire.Session) {
 	s.Bound(shape.Rate(g.capNow.Load()))
 }
 
-func (g *gate) leave(s *wire.Session) {
+func (g *Gate) Leave(s *wire.Session) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	delete(g.mu.lanes, s)
@@ -154,7 +173,7 @@ func (g *gate) leave(s *wire.Session) {
 
 // settleLocked charges what a session put on the interface and nobody granted, and
 // gives back what was granted and did not come to that.
-func (g *gate) settleLocked(now time.Time, s *wire.Session, l *lane) {
+func (g *Gate) settleLocked(now time.Time, s *wire.Session, l *lane) {
 	spent := s.Spent()
 	if s.Context().Err() != nil {
 		return // the kernel may not know any more
@@ -163,19 +182,19 @@ func (g *gate) settleLocked(now time.Time, s *wire.Session, l *lane) {
 	l.charged += extra
 	l.settled, l.framing = now, spent.Framing
 	g.spent.Add(extra)
-	if !invariant.Planted("datapath/never-settled") {
+	if !invariant.Planted("gate/never-settled") {
 		g.mu.shaper.Charge(now, extra)
 	}
 }
 
 // pump wakes whoever may go on now.
-func (g *gate) pump() {
+func (g *Gate) pump() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.pumpLocked()
 }
 
-func (g *gate) pumpLocked() {
+func (g *Gate) pumpLocked() {
 	if g.mu.stopped {
 		return
 	}
@@ -200,7 +219,7 @@ func (g *gate) pumpLocked() {
 }
 
 // capLocked notes the cap, and when it is another tells the kernel.
-func (g *gate) capLocked(now time.Time) {
+func (g *Gate) capLocked(now time.Time) {
 	c, old := g.mu.shaper.InForce(), shape.Rate(g.capNow.Load())
 	if c == old {
 		return
@@ -224,13 +243,13 @@ func (g *gate) capLocked(now time.Time) {
 	}
 }
 
-// offer asks for a turn with a record of bytes; when it stands in the row already, for
+// Offer asks for a turn with a record of bytes; when it stands in the row already, for
 // the same session, it stays there.
-func (t *turn) offer(s *wire.Session, bytes int) {
+func (t *Turn) Offer(s *wire.Session, bytes int) {
 	if t.offered && t.session == s {
 		return
 	}
-	t.withdraw()
+	t.Withdraw()
 	t.g.mu.Lock()
 	defer t.g.mu.Unlock()
 	l := t.g.mu.lanes[s]
@@ -242,10 +261,10 @@ func (t *turn) offer(s *wire.Session, bytes int) {
 	t.g.pumpLocked()
 }
 
-func (t *turn) wire(bytes int) int64 { return t.framing.Wire(shape.Sealed(int64(bytes))) }
+func (t *Turn) wire(bytes int) int64 { return t.framing.Wire(shape.Sealed(int64(bytes))) }
 
-// wait waits for the first grant of a record.
-func (t *turn) wait(ctx context.Context) error {
+// Wait waits for the first grant of a record.
+func (t *Turn) Wait(ctx context.Context) error {
 	select {
 	case t.have = <-t.grants:
 		return nil
@@ -255,10 +274,10 @@ func (t *turn) wait(ctx context.Context) error {
 }
 
 // Next implements wire.Pace.
-func (t *turn) Next(left int) (int, error) {
+func (t *Turn) Next(left int) (int, error) {
 	if t.have == 0 {
-		t.done(left, 0)
-		if err := t.wait(t.session.Context()); err != nil {
+		t.Done(left, 0)
+		if err := t.Wait(t.session.Context()); err != nil {
 			return 0, context.Cause(t.session.Context())
 		}
 	}
@@ -270,9 +289,9 @@ func (t *turn) Next(left int) (int, error) {
 	return int(min(t.framing.Fit(have), int64(left))), nil
 }
 
-// done says that what was granted is written: left bytes of the record are not, and
+// Done says that what was granted is written: left bytes of the record are not, and
 // after it the next of that many stands ready, 0 for none.
-func (t *turn) done(left, next int) {
+func (t *Turn) Done(left, next int) {
 	t.g.mu.Lock()
 	defer t.g.mu.Unlock()
 	now := time.Now()
@@ -290,8 +309,8 @@ func (t *turn) done(left, next int) {
 	t.g.pumpLocked()
 }
 
-// withdraw gives up the turn.
-func (t *turn) withdraw() {
+// Withdraw gives up the turn.
+func (t *Turn) Withdraw() {
 	t.g.mu.Lock()
 	defer t.g.mu.Unlock()
 	if !t.offered {
@@ -309,24 +328,24 @@ func (t *turn) withdraw() {
 	t.g.pumpLocked()
 }
 
-// heldByCap says whether it is the cap that holds the group back, and the cap.
-func (g *gate) heldByCap(t *turn) (shape.Rate, bool) {
+// HeldByCap says whether it is the cap that holds the group back, and the cap.
+func (g *Gate) HeldByCap(t *Turn) (shape.Rate, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	c := shape.Rate(g.capNow.Load())
 	return c, c > 0 && t.held > heldLimit
 }
 
-// policy is what is in force.
-func (g *gate) policy() shape.Policy {
+// Policy is what is in force.
+func (g *Gate) Policy() shape.Policy {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.mu.shaper.Policy()
 }
 
-// set puts p into force; keep says that it outlives the process, which is so before it
+// Set puts p into force; keep says that it outlives the process, which is so before it
 // begins. ErrPolicy is in the error when p cannot be.
-func (g *gate) set(p shape.Policy, keep bool) error {
+func (g *Gate) Set(p shape.Policy, keep bool) error {
 	if err := p.Validate(); err != nil {
 		return err
 	}
@@ -336,8 +355,8 @@ func (g *gate) set(p shape.Policy, keep bool) error {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if keep && !invariant.Planted("datapath/shaping-forgotten") {
-		if err := g.file.put(p); err != nil {
+	if keep && !invariant.Planted("gate/shaping-forgotten") {
+		if err := g.file.Put(p); err != nil {
 			return fmt.Errorf("keep the shaping: %w", err)
 		}
 	}
@@ -347,10 +366,13 @@ func (g *gate) set(p shape.Policy, keep bool) error {
 	return nil
 }
 
-// reset goes back to the configuration's policy.
-func (g *gate) reset() error {
-	if err := g.file.clear(); err != nil {
+// Reset goes back to the configuration's policy.
+func (g *Gate) Reset() error {
+	if err := g.file.Clear(); err != nil {
 		return err
 	}
-	return g.set(g.file.configured, false)
+	return g.Set(g.file.Configured(), false)
 }
+
+// Cap is the cap in force.
+func (g *Gate) Cap() shape.Rate { return shape.Rate(g.capNow.Load()) }
