@@ -50,7 +50,7 @@ func TestAPI(t *testing.T) {
 	tags := ""
 	for i, c := range all {
 		tags += c.Tag
-		if c.State == api.CheckpointBad || time.Since(api.Time(c.Time)) > time.Minute || i > 0 && number(t, c.Id) <= number(t, all[i-1].Id) {
+		if c.State == api.CheckpointBad || time.Since(api.Time(c.Time)) > time.Hour || i > 0 && number(t, c.Id) <= number(t, all[i-1].Id) {
 			t.Errorf("checkpoint %v", c)
 		}
 	}

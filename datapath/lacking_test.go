@@ -46,6 +46,7 @@ func TestDamageIsSentAgain(t *testing.T) {
 	if err := g.Verify(); err != nil {
 		t.Fatal(err)
 	}
+	w.await("all to be read", func() bool { return !g.Verification().Asked }) // what is found first may be mended before the last is
 	w.await("the damage", func() bool { return g.State().Damage != nil })
 	w.await("what is lost to be sent again", func() bool {
 		lacks, _ := g.Lacks()

@@ -265,7 +265,7 @@ func TestKilledDaemonIsBack(t *testing.T) {
 	if err := syscall.Kill(before.PID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	until(t, 20*time.Second, "the source is back", func() bool {
+	until(t, time.Minute, "the source is back", func() bool {
 		now, ok := pidOf(t, lab, daemonSource)
 		return ok && now.PID != before.PID && now.Restarts == 1 && isAlive(now.PID)
 	})
