@@ -1,9 +1,12 @@
 package scenario
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"time"
@@ -135,12 +138,14 @@ var (
 // keysOf is the folder of a site's certificates and keys.
 func keysOf(site string) string { return filepath.Join("etc", site) }
 
-// writeKeys makes a CA for each site and a leaf for each VRA.
+// writeKeys makes a CA for each site and a leaf for each VRA, and has the sites join each
+// other as real ones do.
 func (m *manifest) writeKeys(dir string) error {
 	now := time.Now()
+	var authorities []*pairing.CA
 	for _, site := range []struct{ name, vra string }{{sourceSite, sourceVRA}, {targetSite, targetVRA}} {
 		at := func(name string) string { return filepath.Join(keysOf(site.name), name) }
-		for _, name := range []string{"ca.pem", "ca-key.pem", "cert.pem", "key.pem"} {
+		for _, name := range []string{"ca.pem", "ca-key.pem", "cert.pem", "key.pem", "peer.pem"} {
 			if err := m.name(dir, at(name), kindFile); err != nil {
 				return err
 			}
@@ -152,6 +157,7 @@ func (m *manifest) writeKeys(dir string) error {
 		if err := ca.Save(filepath.Join(dir, at("ca.pem")), filepath.Join(dir, at("ca-key.pem"))); err != nil {
 			return err
 		}
+		authorities = append(authorities, ca)
 		leaf, err := ca.Issue(pairing.Identity{Role: roleVRA, ID: site.vra}, now, leafLife)
 		if err != nil {
 			return err
@@ -160,7 +166,35 @@ func (m *manifest) writeKeys(dir string) error {
 			return err
 		}
 	}
-	return nil
+	return joinSites(dir, authorities[1], authorities[0])
+}
+
+// joinSites has one site invite and the other join, and each keep the other's CA.
+func joinSites(dir string, inviting, joining *pairing.CA) error {
+	inviter := pairing.NewInviter(pairing.Site{CA: inviting})
+	token, err := inviter.Invite(pairing.DefaultTokenLife)
+	if err != nil {
+		return err
+	}
+	near, far := net.Pipe()
+	type accepted struct {
+		peer *pairing.Peer
+		err  error
+	}
+	came := make(chan accepted, 1)
+	go func() {
+		peer, err := inviter.Accept(context.Background(), far)
+		came <- accepted{peer, err}
+	}()
+	peer, err := pairing.Join(context.Background(), near, token, pairing.Site{CA: joining})
+	theirs := <-came
+	if err := errors.Join(err, theirs.err); err != nil {
+		return err
+	}
+	return errors.Join(
+		pairing.SavePEM(filepath.Join(dir, keysOf(joining.Site()), "peer.pem"), peer.CertPEM()),
+		pairing.SavePEM(filepath.Join(dir, keysOf(inviting.Site()), "peer.pem"), theirs.peer.CertPEM()),
+	)
 }
 
 // configs are the files of the three daemons.
@@ -202,7 +236,7 @@ func (m *manifest) vra(dir, site, id, peer, socket string) *config.VRA {
 		Site: site, ID: id, DataDir: filepath.Join(dir, site, "data"), RunDir: m.runPath(site), Socket: m.runPath(socket),
 		TLS: config.TLS{
 			CA: filepath.Join(at, "ca.pem"), Cert: filepath.Join(at, "cert.pem"), Key: filepath.Join(at, "key.pem"),
-			PeerCA: filepath.Join(dir, keysOf(peer), "ca.pem"), PeerSite: peer,
+			PeerCA: filepath.Join(at, "peer.pem"), PeerSite: peer,
 		},
 	}
 }

@@ -5,6 +5,8 @@
 // either end of a connection; a CA names its site by holdfast://site/ca and signs
 // leaves only. A site pins the CA of each other site for that site alone, so a CA
 // can vouch for nobody elsewhere. Site, role and id are [a-z0-9][a-z0-9._-]{0,62}.
+// Two sites come to pin each other by a join: a token that one of them made, good once
+// and for minutes, carries the fingerprint of its CA to the other (see join.go).
 // Keys are ECDSA P-256, files are PEM, and a key's file is readable by its owner
 // only. Nothing here is safe for concurrent use on one file.
 package pairing
