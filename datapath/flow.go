@@ -352,6 +352,9 @@ func (f *flow) batchLimit(poolBytes int) int {
 // while more than half of the pool is taken. It is asked of large batches only: the
 // answer takes a look at every slot.
 func (f *flow) hurry(b *record.Batch) bool {
+	if c := f.gate.Cap(); c > 0 && c < encoderRate {
+		return false // records that wait for their turn look like an idle line
+	}
 	if b.Raw() < batchRaw/4 || !f.window.Idle() {
 		return false
 	}

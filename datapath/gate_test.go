@@ -377,3 +377,18 @@ func TestShapingIsKept(t *testing.T) {
 		t.Error("a damaged file was taken")
 	}
 }
+
+// A record takes the link about 0.1 s at most, whatever the cap.
+func TestBatchesFollowTheCap(t *testing.T) {
+	f := &flow{window: spill.New(1<<20, 1)}
+	for r, want := range map[shape.Rate]int{0: batchRaw, 1e6: batchRawMin, 5e6: batchRawMin, 20e6: 250_000, 100e6: batchRaw} {
+		g, err := gate.Open(shapingFile{filepath.Join(t.TempDir(), "shaping"), shape.Policy{Cap: r}}, LoadZone, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.gate = g
+		if got := f.batchLimit(0); got != want {
+			t.Errorf("at %s a batch holds %d bytes, want %d", r, got, want)
+		}
+	}
+}

@@ -8,7 +8,7 @@
 //   - Over any time t no more than cap*t and one quantum is granted. A quantum is 20 ms of
 //     the cap, at least one Ethernet frame: 12.5 kB at 5 Mbit. So any second holds at most
 //     2 % too much, and nothing longer than a quantum leaves in one burst, not even after
-//     an hour of silence. (Below 600 kbit the quantum is one frame: MinCap keeps that below 3 %.)
+//     an hour of silence. (Below 606 kbit the quantum is one frame: MinCap keeps that below 3 %.)
 //   - One grant is a quarter of that, in whole frames: who comes 15 ms late for it still
 //     uses the whole cap.
 //   - What cannot wait (acknowledgements, heartbeats, what TCP sends again) is charged and
@@ -21,5 +21,5 @@
 //     best group that waits for it.
 //
 // A Shaper is not safe for concurrent use. Next looks at every group that has something
-// to send: 20 ns each.
+// to send, and allocates nothing.
 package shape
