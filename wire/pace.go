@@ -54,7 +54,7 @@ func (l *link) spent() (Spent, shape.Framing) {
 const (
 	// pacingOver is by how much the kernel may be faster than the cap: it only smooths
 	// what a shaper has counted already, and must not be what limits it.
-	pacingOver = 1.01
+	pacingOver = 1.02
 	// pacedUnsent is how much of the cap's time may wait in the kernel unsent.
 	pacedUnsent = 0.1
 )
