@@ -412,12 +412,12 @@ func (f fullFile) WriteAt(p []byte, off int64) (int, error) {
 	return f.File.WriteAt(p, off)
 }
 
-func (f fullFile) WriteStart(p []byte, off int64, done func(error)) {
+func (f fullFile) WriteStart(parts [][]byte, off int64, done func(error)) {
 	if f.fs.full.Load() {
 		go done(syscall.ENOSPC)
 		return
 	}
-	f.File.WriteStart(p, off, done)
+	f.File.WriteStart(parts, off, done)
 }
 
 func (f fullFile) Allocate(off, n int64) error {

@@ -63,15 +63,15 @@ func Engine(fsys FS) string {
 
 // WriteStart begins a write. The file is held open until it has ended, so that Close
 // waits and no write reaches a descriptor that was given out again.
-func (f *osFile) WriteStart(p []byte, off int64, done func(error)) {
+func (f *osFile) WriteStart(parts [][]byte, off int64, done func(error)) {
 	f.open.RLock()
 	if f.open.closed {
 		f.open.RUnlock()
 		go done(pathError("write", f.name, unix.EBADF))
 		return
 	}
-	w := newStartedWrite(f, p, off, done)
-	if r := f.usesRing(); r != nil && len(p) > 0 && off >= 0 { // to io_uring -1 is the file's position
+	w := newStartedWrite(f, parts, off, done)
+	if r := f.usesRing(); r != nil && w.bytes > 0 && off >= 0 { // to io_uring -1 is the file's position
 		r.start(&w.op)
 		return
 	}
@@ -86,21 +86,23 @@ func (f *osFile) usesRing() *ring {
 
 // startedWrite is a write on its way.
 type startedWrite struct {
-	op   ringOp
-	file *osFile
-	tell func(error)
+	op    ringOp
+	file  *osFile
+	bytes int
+	wrote int
+	tell  func(error)
 }
 
 var startedWrites sync.Pool
 
-func newStartedWrite(f *osFile, p []byte, off int64, tell func(error)) *startedWrite {
+func newStartedWrite(f *osFile, parts [][]byte, off int64, tell func(error)) *startedWrite {
 	w, _ := startedWrites.Get().(*startedWrite)
 	if w == nil {
 		w = new(startedWrite)
-		w.op.code, w.op.done = opWrite, w.ended
+		w.op.code, w.op.done = opWritev, w.ended
 	}
-	w.file, w.tell = f, tell
-	w.op.fd, w.op.p, w.op.off = f.fd, p, off
+	w.file, w.bytes, w.wrote, w.tell = f, Bytes(parts), 0, tell
+	w.op.fd, w.op.parts, w.op.off = f.fd, parts, off
 	return w
 }
 
@@ -109,14 +111,14 @@ func newStartedWrite(f *osFile, p []byte, off int64, tell func(error)) *startedW
 // thread of ours.
 func (w *startedWrite) ended(op *ringOp, res int32) {
 	switch {
-	case res == int32(len(op.p)):
+	case int(res) == w.bytes:
 		w.end(nil)
 		return
 	case res >= 0 && invariant.Planted("ioengine/short-is-whole"):
 		w.end(nil)
 		return
 	case res >= 0:
-		op.p, op.off = op.p[res:], op.off+int64(res)
+		w.wrote = int(res)
 	default:
 		switch err := unix.Errno(-res); err {
 		case unix.EAGAIN, unix.EINTR, unix.ECANCELED, unix.EBUSY, unix.ENOMEM:
@@ -130,13 +132,21 @@ func (w *startedWrite) ended(op *ringOp, res int32) {
 
 // finish writes what is left.
 func (w *startedWrite) finish() {
-	_, err := w.file.write(w.op.p, w.op.off)
-	w.end(err)
+	off, skip := w.op.off, w.wrote
+	for _, p := range w.op.parts {
+		from := min(skip, len(p))
+		if _, err := w.file.write(p[from:], off+int64(from)); err != nil {
+			w.end(err)
+			return
+		}
+		off, skip = off+int64(len(p)), skip-from
+	}
+	w.end(nil)
 }
 
 func (w *startedWrite) end(err error) {
 	f, tell := w.file, w.tell
-	w.file, w.tell, w.op.p = nil, nil, nil
+	w.file, w.tell, w.op.parts = nil, nil, nil
 	startedWrites.Put(w)
 	f.open.RUnlock()
 	tell(err)

@@ -32,7 +32,7 @@ func TestStartedWrites(t *testing.T) {
 					}
 					copy(want[i*n:], p)
 					wg.Add(1)
-					f.WriteStart(p, int64(i)*n, func(err error) {
+					f.WriteStart([][]byte{p}, int64(i)*n, func(err error) {
 						defer wg.Done()
 						mu.Lock()
 						defer mu.Unlock()
@@ -57,7 +57,7 @@ func TestStartedWriteFails(t *testing.T) {
 		f := open(t, fsys, name, ioengine.Create)
 		start := func(f ioengine.File, p []byte, off int64) error {
 			done := make(chan error, 1)
-			f.WriteStart(p, off, func(err error) { done <- err })
+			f.WriteStart([][]byte{p}, off, func(err error) { done <- err })
 			return <-done
 		}
 		ok(t, start(f, []byte("x"), 0))
@@ -92,7 +92,7 @@ func TestCloseWaitsForStartedWrites(t *testing.T) {
 			var mu sync.Mutex
 			var errs []error
 			for j := range 8 {
-				f.WriteStart(p[:64<<10], int64(j)*64<<10, func(err error) {
+				f.WriteStart([][]byte{p[:64<<10]}, int64(j)*64<<10, func(err error) {
 					mu.Lock()
 					defer mu.Unlock()
 					errs = append(errs, err)

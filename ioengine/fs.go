@@ -42,16 +42,28 @@ const (
 	Direct          // past the page cache where the file system can; see File.Align
 )
 
+// MaxParts is how many parts a WriteStart takes: what any kernel does.
+const MaxParts = 64
+
+// Bytes is how many bytes parts hold.
+func Bytes(parts [][]byte) (n int) {
+	for _, p := range parts {
+		n += len(p)
+	}
+	return n
+}
+
 // File is an open file. Calls may run concurrently; an error carries the file's name.
 type File interface {
 	io.ReaderAt // io.EOF at the end of the file, with the bytes before it
 	io.WriterAt // all of p, or an error
-	// WriteStart begins what WriteAt does and returns. It borrows p until it calls done,
-	// once, on another goroutine and perhaps before it returns: with nil when all of p
-	// is written, which makes nothing durable, else with the error of WriteAt. Writes
-	// that were started are in no order. A Sync covers those alone whose done was called
-	// before it; Close waits for all. done must not block.
-	WriteStart(p []byte, off int64, done func(error))
+	// WriteStart begins to write the parts, one behind the other from off on, and returns.
+	// Align holds for each part; there are at most MaxParts. It borrows parts and what they
+	// hold until it calls done, once, on another goroutine and perhaps before it returns:
+	// with nil when all is written, which makes nothing durable, else with the error of
+	// WriteAt. Writes that were started are in no order. A Sync covers those alone whose
+	// done was called before it; Close waits for all. done must not block.
+	WriteStart(parts [][]byte, off int64, done func(error))
 	// Align is what offsets, lengths and buffer addresses must be multiples of: 1,
 	// or more for a Direct file. The caller keeps to it.
 	Align() int

@@ -33,11 +33,12 @@ type ring struct {
 type ringOp struct {
 	code uint8
 	fd   int
-	p    []byte // of a write
 	off  int64
 	done func(op *ringOp, res int32)
 
-	pin runtime.Pinner
+	parts   [][]byte     // of a write, at most MaxParts
+	vectors []unix.Iovec // where they are, for the kernel
+	pin     runtime.Pinner
 }
 
 // ringEntries is how many operations are in the kernel at most: a few for each group
@@ -45,8 +46,8 @@ type ringOp struct {
 const ringEntries = 256
 
 const (
-	opFsync = 3
-	opWrite = 23
+	opWritev = 2
+	opFsync  = 3
 
 	ringEnterGetEvents = 1
 	ringFsyncData      = 1
@@ -156,7 +157,7 @@ func (r *ring) probe() error {
 	var p struct {
 		last, n uint8
 		zero    [14]byte
-		ops     [opWrite + 1]struct {
+		ops     [opFsync + 1]struct {
 			code, zero uint8
 			flags      uint16
 			zero2      uint32
@@ -166,7 +167,7 @@ func (r *ring) probe() error {
 	if errno != 0 {
 		return fmt.Errorf("io_uring: probe: %w", errno)
 	}
-	for _, code := range []uint8{opFsync, opWrite} {
+	for _, code := range []uint8{opFsync, opWritev} {
 		if p.last < code || p.ops[code].flags&1 == 0 {
 			return fmt.Errorf("io_uring: operation %d: %w", code, unix.ENOSYS)
 		}
@@ -263,9 +264,17 @@ func (r *ring) put(tail, slot uint32, op *ringOp) {
 	i := tail & r.sq.mask
 	s := sqe{code: op.code, fd: int32(op.fd), user: uint64(slot)}
 	switch op.code {
-	case opWrite:
-		op.pin.Pin(unsafe.SliceData(op.p))
-		s.addr, s.len, s.off = uint64(uintptr(unsafe.Pointer(unsafe.SliceData(op.p)))), uint32(len(op.p)), uint64(op.off)
+	case opWritev:
+		op.vectors = op.vectors[:0]
+		for _, p := range op.parts {
+			if len(p) > 0 {
+				op.pin.Pin(unsafe.SliceData(p))
+				op.vectors = append(op.vectors, unix.Iovec{Base: unsafe.SliceData(p), Len: uint64(len(p))})
+			}
+		}
+		first := unsafe.SliceData(op.vectors)
+		op.pin.Pin(first)
+		s.addr, s.len, s.off = uint64(uintptr(unsafe.Pointer(first))), uint32(len(op.vectors)), uint64(op.off)
 	case opFsync:
 		s.opArgs = ringFsyncData
 	}

@@ -26,7 +26,7 @@ func ringFile(t *testing.T) *osFile {
 
 func (f *osFile) writeStarted(p []byte, off int64) error {
 	done := make(chan error, 1)
-	f.WriteStart(p, off, func(err error) { done <- err })
+	f.WriteStart([][]byte{p}, off, func(err error) { done <- err })
 	return <-done
 }
 
@@ -47,7 +47,7 @@ func TestAnswersOfTheRing(t *testing.T) {
 			}
 		}
 		done := make(chan error, 1)
-		w := newStartedWrite(f, p, off, func(err error) { done <- err })
+		w := newStartedWrite(f, [][]byte{p}, off, func(err error) { done <- err })
 		f.open.RLock()
 		w.ended(&w.op, res)
 		err := <-done

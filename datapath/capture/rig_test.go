@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -147,9 +148,9 @@ func (f *modelFile) WriteAt(p []byte, off int64) (int, error) {
 	return len(p), f.change(off, len(p), func(at int64, from, to int) { copy(f.data[at:], p[from:to]) })
 }
 
-func (f *modelFile) WriteStart(p []byte, off int64, done func(error)) {
+func (f *modelFile) WriteStart(parts [][]byte, off int64, done func(error)) {
 	go func() {
-		_, err := f.WriteAt(p, off)
+		_, err := f.WriteAt(slices.Concat(parts...), off)
 		done(err)
 	}()
 }

@@ -54,6 +54,11 @@ const hugeBytes = 2 << 20
 // RoundUp returns n, raised to a multiple of Align.
 func RoundUp(n int) int { return (n + Align - 1) &^ (Align - 1) }
 
+// IsAligned says whether p begins at a multiple of align, a power of two.
+func IsAligned(p []byte, align int) bool {
+	return uintptr(unsafe.Pointer(unsafe.SliceData(p)))&uintptr(align-1) == 0
+}
+
 // Pool gives out buffers of one size. All methods may be called concurrently.
 type Pool struct {
 	bytes, count int

@@ -141,12 +141,12 @@ func (f *overFile) WriteAt(p []byte, off int64) (n int, err error) {
 	return n, err
 }
 
-func (f *overFile) WriteStart(p []byte, off int64, done func(error)) {
+func (f *overFile) WriteStart(parts [][]byte, off int64, done func(error)) {
 	if err := f.over.fail(OpWrite, "write", f.name); err != nil {
 		go done(err)
 		return
 	}
-	f.File.WriteStart(p, off, done)
+	f.File.WriteStart(parts, off, done)
 }
 
 func (f *overFile) Sync() error { return f.over.try(OpSync, "sync", f.name, f.File.Sync) }

@@ -3,6 +3,7 @@ package faultdisk
 import (
 	"bytes"
 	"errors"
+	"slices"
 
 	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
@@ -48,10 +49,10 @@ func (h *handle) writeLocked(fault Fault, p []byte, off int64) (change, error) {
 }
 
 // WriteStart counts as the write, with its hook called, when it starts; it ends on a
-// goroutine of its own, after the stall if the fault says so. What p holds at the end is
-// what was written: who changes it before spoils the file.
-func (h *handle) WriteStart(p []byte, off int64, done func(error)) {
-	d := h.disk
+// goroutine of its own, after the stall if the fault says so. What the parts hold at the end is
+// what was written: who changes them before spoils the file.
+func (h *handle) WriteStart(parts [][]byte, off int64, done func(error)) {
+	d, p := h.disk, slices.Concat(parts...)
 	fault := d.count(OpWrite, h.name)
 	d.mu.Lock()
 	c, err := h.writeLocked(fault, p, off)
@@ -71,7 +72,7 @@ func (h *handle) WriteStart(p []byte, off int64, done func(error)) {
 			<-fault.Stall
 		}
 		d.mu.Lock()
-		h.file.land(c.at, p)
+		h.file.land(c.at, slices.Concat(parts...))
 		d.mu.Unlock()
 		if counted {
 			h.flying.Done()

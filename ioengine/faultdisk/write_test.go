@@ -11,7 +11,7 @@ import (
 
 func start(f ioengine.File, p []byte, off int64) <-chan error {
 	done := make(chan error, 1)
-	f.WriteStart(p, off, func(err error) { done <- err })
+	f.WriteStart([][]byte{p}, off, func(err error) { done <- err })
 	return done
 }
 

@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/holdfast-dr/holdfast/ioengine"
+	"github.com/holdfast-dr/holdfast/ioengine/buf"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
@@ -58,6 +59,9 @@ func (o Options) withDefaults() Options {
 	if o.Stages == nil {
 		o.Stages = NewStages(o.StageBytes, maxFlying+1)
 	}
+	if o.LendBytes <= 0 {
+		o.LendBytes = 256 << 10
+	}
 	if o.OpenFiles <= 0 {
 		o.OpenFiles = 64
 	}
@@ -78,9 +82,10 @@ func drawLife() uint64 {
 	return binary.LittleEndian.Uint64(b[:])
 }
 
-// Append copies one whole record to the log's end and returns its place. It is
+// Append puts one whole record at the log's end and returns its place. It is
 // durable only after Commit. It may write, and begin a segment; after an error other
-// than a malformed record the log has failed.
+// than a malformed record the log has failed. A large record (Options.LendBytes) is borrowed until
+// Write has returned, or Recall, Abandon or Close; another one is copied.
 func (l *Log) Append(rec []byte) (Pos, error) {
 	h, err := record.ParseHeader(rec)
 	switch {
@@ -93,16 +98,30 @@ func (l *Log) Append(rec []byte) (Pos, error) {
 		return 0, err
 	}
 	if err := l.makeRoom(h.Size); err != nil {
+		l.w.drop()
 		return 0, l.fail(err)
 	}
-	pos := l.w.end
-	if err := l.w.append(h, rec); err != nil {
+	if l.lends(rec) {
+		err = l.w.appendLent(h, rec)
+	} else {
+		err = l.w.append(h, rec)
+	}
+	if err != nil {
 		l.w.drop()
 		return 0, l.fail(err)
 	}
 	l.setEnd(l.w.end)
-	return pos, nil
+	return l.w.entries[len(l.w.entries)-1].Pos, nil
 }
+
+// lends says whether a record is written from where it lies.
+func (l *Log) lends(rec []byte) bool {
+	return len(rec) >= l.opt.LendBytes && buf.IsAligned(rec, l.w.file.Align())
+}
+
+// Recall waits until nothing is borrowed of what was appended since the last Write; the log
+// is to be abandoned then.
+func (l *Log) Recall() { l.w.drop() }
 
 // makeRoom begins the next segment when this one is full, between rounds alone, and
 // sees that there is space for a record of n bytes and a commit.
@@ -115,7 +134,7 @@ func (l *Log) makeRoom(n int) error {
 			return err
 		}
 	}
-	need, whole := offset(l.w.first, l.w.end)+int64(n)+2*pageBytes, pageBytes+l.opt.SegmentBytes
+	need, whole := offset(l.w.first, l.w.end)+int64(n)+3*pageBytes, pageBytes+l.opt.SegmentBytes
 	if l.grows || need <= l.backed || l.backed >= whole { // the last round may go beyond: it grows the file
 		return nil
 	}

@@ -496,7 +496,7 @@ func TestCommitAllocatesNothing(t *testing.T) {
 type sink struct{ ioengine.File }
 
 func (sink) WriteAt(p []byte, _ int64) (int, error) { return len(p), nil }
-func (sink) WriteStart(_ []byte, _ int64, done func(error)) {
+func (sink) WriteStart(_ [][]byte, _ int64, done func(error)) {
 	go done(nil)
 }
 func (sink) Allocate(_, _ int64) error { return nil }

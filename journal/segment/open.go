@@ -276,6 +276,9 @@ func (l *Log) carry(sc *scanner, segs []*segment, final *round) error {
 				if err != nil {
 					return asCorrupt(err)
 				}
+				if err := w.padTo(e.Pos); err != nil {
+					return err
+				}
 				if err := w.append(rec.Header, rec.Bytes()); err != nil {
 					return err
 				}

@@ -56,11 +56,54 @@ func newWriter(file ioengine.File, h header, stages *Stages) *writer {
 // offset is where a place of a segment is in its file.
 func offset(first, pos Pos) int64 { return pageBytes + int64(pos-first) }
 
-// append stages one record, giving to the file what is full.
+// append stages a copy of one record, giving to the file what is full.
 func (w *writer) append(h record.Header, rec []byte) error {
+	w.add(h)
+	return w.put(rec)
+}
+
+// appendLent is append, but whole pages of the record are written from where they lie, on pages of
+// their own: rec, aligned for the file, is borrowed until land.
+func (w *writer) appendLent(h record.Header, rec []byte) error {
+	if err := w.padTo(pageUp(w.end)); err != nil {
+		return err
+	}
+	w.add(h)
+	whole := len(rec) &^ (pageBytes - 1)
+	if err := w.lend(rec[:whole]); err != nil {
+		return err
+	}
+	return w.put(rec[whole:])
+}
+
+func (w *writer) add(h record.Header) {
 	w.entries = append(w.entries, entryOf(w.end, h))
 	w.chain = chainNext(w.chain, h)
-	return w.put(rec)
+}
+
+// padTo puts zeros up to a place less than a page away.
+func (w *writer) padTo(to Pos) error {
+	pad := w.pad[:to-w.end]
+	clear(pad)
+	return w.put(pad)
+}
+
+// pageUp returns the place where the next page begins, or pos if one begins there.
+func pageUp(pos Pos) Pos { return (pos + pageBytes - 1) &^ (pageBytes - 1) }
+
+// lend stages whole pages without copying them, at the beginning of a page.
+func (w *writer) lend(p []byte) error {
+	if w.stage == nil {
+		if err := w.take(); err != nil {
+			return err
+		}
+	}
+	w.stage.lend(p)
+	w.end += Pos(len(p))
+	if w.stage.full() {
+		w.start()
+	}
+	return nil
 }
 
 func entryOf(pos Pos, h record.Header) entry {
@@ -128,7 +171,8 @@ func (w *writer) start() {
 	w.mu.Lock()
 	w.mu.flying++
 	w.mu.Unlock()
-	w.file.WriteStart(g.mem[:g.n], off, g.done)
+	g.close()
+	w.file.WriteStart(g.parts, off, g.done)
 }
 
 // ended is told that the write of a buffer has come to its end.
@@ -139,7 +183,7 @@ func (w *writer) ended(g *stage, err error) {
 		w.mu.failed = err
 	}
 	if w.mu.waiting && w.mu.landed == nil {
-		g.n = 0
+		g.clear()
 		w.mu.landed, g = g, nil
 	}
 	w.mu.Unlock()
@@ -163,7 +207,9 @@ func (w *writer) land() error {
 // buffer of a round is mostly the only one, and then cheapest to write from here.
 func (w *writer) flush() error {
 	var err error
-	if g := w.stage; g != nil {
+	if g := w.stage; g != nil && g.lent > 0 && w.failure() == nil {
+		w.start()
+	} else if g != nil {
 		if w.failure() == nil {
 			_, err = w.file.WriteAt(g.mem[:g.n], offset(w.first, w.out))
 		}

@@ -145,6 +145,14 @@ func (s *scanner) round(r *round, begin Pos, chain uint32) error {
 		}
 		h, err := record.ParseHeader(p)
 		if errors.Is(err, record.ErrMagic) || errors.Is(err, record.ErrShort) {
+			padded, err := s.padded(r, pos)
+			if err != nil {
+				return err
+			}
+			if padded {
+				pos = pageUp(pos)
+				continue
+			}
 			return s.commit(r, pos)
 		}
 		if err == nil {
@@ -155,6 +163,33 @@ func (s *scanner) round(r *round, begin Pos, chain uint32) error {
 		}
 		pos += Pos(h.Size)
 	}
+}
+
+// padded says whether a round goes on at the next page: its records end within this one,
+// zeros follow, and then a record. Of the zeros one word may be damaged; a commit, whatever
+// is damaged of it, has more that are not zero.
+func (s *scanner) padded(r *round, pos Pos) (bool, error) {
+	if len(r.entries) == 0 || pos%pageBytes == 0 {
+		return false, nil
+	}
+	n := int(pageUp(pos) - pos)
+	p, err := s.bytes(offset(s.First, pos), n+record.HeaderBytes)
+	if err != nil || len(p) <= n || !nearlyZero(p[:n]) {
+		return false, err
+	}
+	_, err = record.ParseHeader(p[n:])
+	return err == nil, nil
+}
+
+// nearlyZero says whether at most one word of 8 bytes is not zero.
+func nearlyZero(p []byte) bool {
+	other := 0
+	for ; len(p) > 0; p = p[min(8, len(p)):] {
+		if !allZero(p[:min(8, len(p))]) {
+			other++
+		}
+	}
+	return other <= 1
 }
 
 // amiss makes what a parser said the end of the whole rounds. The disk's errors stay

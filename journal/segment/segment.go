@@ -69,6 +69,9 @@ type Options struct {
 	SegmentBytes int64
 	// StageBytes is how much Append gathers before it writes. Default 1 MiB.
 	StageBytes int
+	// LendBytes is from what size on records are written from where they lie, if that is
+	// aligned as the file wants it: each then begins a page. Default 256 KiB.
+	LendBytes int
 	// Stages are the buffers for that, shared by the logs of a store. Default: four of
 	// StageBytes for this log alone.
 	Stages *Stages

@@ -3,6 +3,7 @@ package segment
 import (
 	"sync"
 
+	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/ioengine/buf"
 )
 
@@ -35,6 +36,37 @@ type stage struct {
 	n    int // filled
 	w    *writer
 	done func(error) // tells w that the write of this stage ended; made once
+
+	parts [][]byte // what is written: of mem up to cut, and what was lent between
+	cut   int
+	lent  int // bytes of parts that are not of mem
+}
+
+// close gives parts the rest of what is filled.
+func (g *stage) close() {
+	if g.n > g.cut {
+		g.parts = append(g.parts, g.mem[g.cut:g.n])
+		g.cut = g.n
+	}
+}
+
+// lend adds whole pages that are written from where they lie, behind what is filled, which ends
+// with a page.
+func (g *stage) lend(p []byte) {
+	g.close()
+	g.parts = append(g.parts, p)
+	g.lent += len(p)
+}
+
+// full says whether a stage that was just lent to is to be written.
+func (g *stage) full() bool {
+	return g.n == len(g.mem) || g.lent > 0 && (g.n+g.lent >= len(g.mem) || len(g.parts) > ioengine.MaxParts-3)
+}
+
+// clear makes it an empty stage of nobody.
+func (g *stage) clear() {
+	clear(g.parts)
+	g.n, g.cut, g.lent, g.parts, g.w = 0, 0, 0, g.parts[:0], nil
 }
 
 // tryGet gives a buffer; nil when all are out.
@@ -86,7 +118,7 @@ func (s *Stages) row() [][]byte {
 const rowBytes = 512 << 10
 
 func (s *Stages) put(g *stage) {
-	g.n, g.w = 0, nil
+	g.clear()
 	s.mu.Lock()
 	s.free = append(s.free, g)
 	s.mu.Unlock()

@@ -147,7 +147,7 @@ func (h *handle) WriteAt(p []byte, off int64) (int, error) {
 }
 
 // WriteStart begins the write on every copy.
-func (h *handle) WriteStart(p []byte, off int64, done func(error)) {
+func (h *handle) WriteStart(parts [][]byte, off int64, done func(error)) {
 	if err := h.begin(true); err != nil {
 		go done(err)
 		return
@@ -168,11 +168,16 @@ func (h *handle) WriteStart(p []byte, off int64, done func(error)) {
 			w.finish(id, err)
 			continue
 		}
-		f.WriteStart(p, off, func(err error) { w.finish(id, err) })
+		f.WriteStart(parts, off, func(err error) { w.finish(id, err) })
 	}
 	if o.fill != nil {
-		if _, err := o.fill.file.WriteAt(p, off); err != nil {
-			o.fill.fail(err)
+		at := off
+		for _, p := range parts {
+			if _, err := o.fill.file.WriteAt(p, at); err != nil {
+				o.fill.fail(err)
+				break
+			}
+			at += int64(len(p))
 		}
 	}
 	w.finish(0, nil)

@@ -190,8 +190,8 @@ func story(s *Set, p *promises) error {
 	p.may["/j/g/1.seg"] = nil // rounds that are under way: what of them is there is looked at by the next part
 	p.mu.Unlock()
 	done := newDone()
-	seg.WriteStart(whole[4096:8192], 4096, done.take)
-	seg.WriteStart(whole[8192:], 8192, done.take)
+	seg.WriteStart([][]byte{whole[4096:8192]}, 4096, done.take)
+	seg.WriteStart([][]byte{whole[8192:]}, 8192, done.take)
 	if err := done.wait(2); err != nil {
 		return err
 	}

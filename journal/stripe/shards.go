@@ -235,7 +235,7 @@ func (h *shardHandle) WriteAt([]byte, int64) (int, error)             { return 0
 func (h *shardHandle) Allocate(int64, int64) error                    { return ErrSealed }
 func (h *shardHandle) Zero(int64, int64) error                        { return ErrSealed }
 func (h *shardHandle) Truncate(int64) error                           { return ErrSealed }
-func (h *shardHandle) WriteStart(_ []byte, _ int64, done func(error)) { go done(ErrSealed) }
+func (h *shardHandle) WriteStart(_ [][]byte, _ int64, done func(error)) { go done(ErrSealed) }
 
 // Close gives the shard files up with the last handle, when nobody reads them: who opened the
 // file before it was sealed reads them without counting as a handle.

@@ -107,7 +107,7 @@ func upkeep(s *Set, p *promises) error {
 			wrote++
 			note("write", raw.change(p, 512*wrote, noise(wrote, 512), func(p []byte, off int64) error {
 				d := newDone()
-				raw.f.WriteStart(p, off, d.take)
+				raw.f.WriteStart([][]byte{p}, off, d.take)
 				return d.wait(1)
 			}))
 		}

@@ -217,8 +217,8 @@ func (f overlayFile) WriteAt(p []byte, off int64) (int, error) {
 	return len(p), nil
 }
 
-func (f overlayFile) WriteStart(p []byte, off int64, done func(error)) {
-	_, err := f.WriteAt(p, off)
+func (f overlayFile) WriteStart(parts [][]byte, off int64, done func(error)) {
+	_, err := f.WriteAt(slices.Concat(parts...), off)
 	go done(err)
 }
 

@@ -69,8 +69,14 @@ func (f hollowFile) WriteAt(p []byte, off int64) (int, error) {
 }
 
 // WriteStart writes at once.
-func (f hollowFile) WriteStart(p []byte, off int64, done func(error)) {
-	_, err := f.WriteAt(p, off)
+func (f hollowFile) WriteStart(parts [][]byte, off int64, done func(error)) {
+	var err error
+	for _, p := range parts {
+		if err == nil {
+			_, err = f.WriteAt(p, off)
+			off += int64(len(p))
+		}
+	}
 	go done(err)
 }
 
