@@ -32,7 +32,10 @@ func TestOver(t *testing.T) {
 		started := make(chan error, 1)
 		for _, do := range []func() error{
 			func() error { _, err := f.WriteAt([]byte("abc"), 0); return err },
-			func() error { f.WriteStart([][]byte{[]byte("d")}, 3, func(err error) { started <- err }); return <-started },
+			func() error {
+				f.WriteStart([][]byte{[]byte("d")}, 3, func(err error) { started <- err })
+				return <-started
+			},
 			func() error { return f.Allocate(0, 100) },
 			func() error { return f.Truncate(50) },
 			func() error { return f.Zero(10, 5) },

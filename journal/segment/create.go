@@ -43,7 +43,7 @@ func (l *Log) create(h header, fill func(*writer) error) (*writer, *segment, err
 	if err != nil {
 		return nil, nil, err
 	}
-	h.Recycled = recycled
+	h.Recycled, h.Padded = recycled, true
 	if recycled && invariant.Planted("journal/segment/old-life") {
 		if sc, err := openScanner(file); err == nil {
 			h.Life = sc.Life

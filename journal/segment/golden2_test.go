@@ -20,60 +20,25 @@ const golden2 = "testdata/v2"
 
 var golden2Files = []string{fileName(1), fileName(3), fileName(4)}
 
-func writeGolden2(t *testing.T) {
-	disk := faultdisk.New(512)
-	ok(t, errors.Join(disk.Mkdir("store"), disk.Mkdir(testSpare)))
-	o := testOptions()
-	life := uint64(0x2123456789abcdef)
-	o.SegmentBytes, o.Life = 3*pageBytes, func() uint64 { life++; return life }
-	seq := record.Seq(0)
-	fill := func(l *Log, segments int) {
-		for len(l.Segments()) < segments {
-			seq++
-			_, err := l.Append(sealed(seq, 2000, seeded(1)))
-			ok(t, errors.Join(err, l.Commit()))
-		}
-	}
-	l, err := Open(disk, testDir, testGroup, Watermark{}, o, nil)
-	ok(t, err)
-	fill(l, 2)
-	for i := range 2 { // files with the bytes of another use
-		p := bytes.Repeat([]byte{0xa5}, 4*pageBytes)
-		ok(t, writeFile(disk, path.Join(testSpare, fmt.Sprintf("%016d.spare", i)), p))
-	}
-	l.opt.Spare, err = OpenPool(disk, testSpare, 2)
-	ok(t, err)
-	fill(l, 4)
-	var kept []placed
-	ok(t, l.ReplaceRange(1, 2, l.keepHalf(Start, l.Segments()[1].To, &kept), nil))
-	ok(t, os.MkdirAll(golden2, 0o755))
-	for _, name := range golden2Files {
-		ok(t, os.WriteFile(filepath.Join(golden2, name), fileBytes(t, disk, path.Join(testDir, name)), 0o644))
-	}
-}
-
-func loadGolden2(t *testing.T) *faultdisk.Disk {
+// loadFiles puts golden segments onto a disk.
+func loadFiles(t *testing.T, dir string, names []string) *faultdisk.Disk {
 	disk := faultdisk.New(512)
 	ok(t, errors.Join(disk.Mkdir("store"), disk.Mkdir(testDir)))
-	for _, name := range golden2Files {
-		p, err := os.ReadFile(filepath.Join(golden2, name))
+	for _, name := range names {
+		p, err := os.ReadFile(filepath.Join(dir, name))
 		ok(t, errors.Join(err, writeFile(disk, path.Join(testDir, name), p)))
 	}
 	return disk
 }
 
-// Logs with headers of version 2 open for ever, and say what they always said.
-func TestGoldenV2(t *testing.T) {
-	if *update {
-		writeGolden2(t)
-	}
-	disk := loadGolden2(t)
+// saysAsEver opens the golden segments of a folder and holds what they say against its list.txt.
+func saysAsEver(t *testing.T, dir string, names []string, headers func(i int, h header) bool) {
+	t.Helper()
 	var list strings.Builder
 	var found []placed
-	l, err := Open(disk, testDir, testGroup, Watermark{}, testOptions(), func(pos Pos, r record.Record) error {
-		found = append(found, placed{pos, nil})
+	l, err := Open(loadFiles(t, dir, names), testDir, testGroup, Watermark{}, testOptions(), func(pos Pos, r record.Record) error {
+		found = append(found, placed{pos, make([]byte, r.Size)})
 		fmt.Fprintf(&list, "%s %s %s %d bytes %08x\n", pos, r.Kind, r.Identity, r.Size, r.Checksum)
-		found[len(found)-1].rec = make([]byte, r.Size)
 		return nil
 	})
 	ok(t, err)
@@ -86,8 +51,8 @@ func TestGoldenV2(t *testing.T) {
 		ok(t, err)
 		ok(t, r.VerifyPayload())
 	}
-	name := filepath.Join(golden2, "list.txt")
-	if *update {
+	name := filepath.Join(dir, "list.txt")
+	if *update && dir == golden3 {
 		ok(t, os.WriteFile(name, []byte(list.String()), 0o644))
 	}
 	want, err := os.ReadFile(name)
@@ -95,19 +60,26 @@ func TestGoldenV2(t *testing.T) {
 	if list.String() != string(want) {
 		t.Errorf("found\n%swant\n%s", &list, want)
 	}
-	for i, name := range golden2Files {
-		p, err := os.ReadFile(filepath.Join(golden2, name))
+	for i, name := range names {
+		p, err := os.ReadFile(filepath.Join(dir, name))
 		ok(t, err)
 		h, err := parseHeader(p)
 		ok(t, err)
-		if h.folded() != (i == 0) || h.Recycled != (i > 0) {
-			t.Errorf("%s: folded %v, recycled %v", name, h.folded(), h.Recycled)
+		if !headers(i, h) {
+			t.Errorf("%s: %+v", name, h)
 		}
 		page := make([]byte, pageBytes)
 		if h.put(page); !bytes.Equal(page, p[:pageBytes]) {
 			t.Errorf("%s: the header is written as other bytes", name)
 		}
 	}
+}
+
+// Logs with headers of version 2 open for ever, and say what they always said.
+func TestGoldenV2(t *testing.T) {
+	saysAsEver(t, golden2, golden2Files, func(i int, h header) bool {
+		return h.folded() == (i == 0) && h.Recycled == (i > 0) && !h.Padded
+	})
 }
 
 // One field of a version 2 header after the other is made senseless: it is refused.
@@ -124,7 +96,8 @@ func TestHeaderV2Refuses(t *testing.T) {
 		}
 	}
 	f("no flags", atFlags, 0, 4)
-	f("an unknown flag", atFlags, 4|flagFolded, 4)
+	f("a flag of version 3", atFlags, flagPadded|flagFolded, 4)
+	f("an unknown flag", atFlags, 2*flagPadded|flagFolded, 4)
 	f("folded fields without the flag", atFlags, flagRecycled, 4)
 	f("version 1 with flags", atVersion, 1, 2)
 	f("it ends where it begins", atFoldTo, uint64(Start), 8)

@@ -20,7 +20,9 @@ type header struct {
 
 	// Recycled says that the file holds the bytes of an earlier use.
 	Recycled bool
-	Fold     fold // zero, but in a folded segment
+	// Padded says that zeros up to a page may stand before a record.
+	Padded bool
+	Fold   fold // zero, but in a folded segment
 }
 
 // fold says what a folded segment stands for: segments Number to Last of before, and
@@ -46,7 +48,7 @@ func (h header) last() (number, life uint64) {
 
 const (
 	headerMagic   = 0x31534648 // "HFS1"
-	headerVersion = 2          // what version 1 can say is written as version 1
+	headerVersion = 3          // what an older version can say is written as that
 
 	atMagic       = 0
 	atVersion     = 4
@@ -74,12 +76,25 @@ const (
 
 var _ [pageBytes]byte = [atHeaderCRC + 4]byte{}
 
-// The flags of a header of version 2, which has at least one.
+// The flags of a header: version 1 has none, version 2 at least one, version 3 the last.
 const (
 	flagRecycled = 1 << iota
 	flagFolded
-	flagsKnown = flagRecycled | flagFolded
+	flagPadded
 )
+
+// versionOf is the oldest version that has the flags; 0: there are others.
+func versionOf(flags uint32) uint16 {
+	switch {
+	case flags >= 2*flagPadded:
+		return 0
+	case flags&flagPadded != 0:
+		return 3
+	case flags != 0:
+		return 2
+	}
+	return 1
+}
 
 func (h header) flags() (f uint32) {
 	if h.Recycled {
@@ -87,6 +102,9 @@ func (h header) flags() (f uint32) {
 	}
 	if h.folded() {
 		f |= flagFolded
+	}
+	if h.Padded {
+		f |= flagPadded
 	}
 	return f
 }
@@ -96,17 +114,14 @@ func (h header) put(p []byte) {
 	p = p[:pageBytes]
 	clear(p)
 	le.PutUint32(p[atMagic:], headerMagic)
-	le.PutUint16(p[atVersion:], 1)
+	le.PutUint16(p[atVersion:], versionOf(h.flags()))
 	le.PutUint64(p[atHeaderGroup:], uint64(h.Group))
 	le.PutUint64(p[atNumber:], h.Number)
 	le.PutUint64(p[atHeaderLife:], h.Life)
 	le.PutUint64(p[atFirst:], uint64(h.First))
 	le.PutUint64(p[atPred:], h.Pred)
 	le.PutUint32(p[atHeaderChain:], h.Chain)
-	if f := h.flags(); f != 0 {
-		le.PutUint16(p[atVersion:], headerVersion)
-		le.PutUint32(p[atFlags:], f)
-	}
+	le.PutUint32(p[atFlags:], h.flags())
 	if h.folded() {
 		le.PutUint64(p[atFoldTo:], uint64(h.Fold.To))
 		le.PutUint64(p[atFoldEnd:], uint64(h.Fold.End))
@@ -146,13 +161,13 @@ func parseHeader(p []byte) (header, error) {
 	return h, h.parseFlags(p)
 }
 
-// parseFlags reads what version 2 added.
+// parseFlags reads what versions 2 and 3 added.
 func (h *header) parseFlags(p []byte) error {
 	flags := le.Uint32(p[atFlags:])
-	if v1 := le.Uint16(p[atVersion:]) == 1; v1 != (flags == 0) || flags&^flagsKnown != 0 {
+	if le.Uint16(p[atVersion:]) != versionOf(flags) {
 		return corrupt("header: flags")
 	}
-	h.Recycled = flags&flagRecycled != 0
+	h.Recycled, h.Padded = flags&flagRecycled != 0, flags&flagPadded != 0
 	if flags&flagFolded == 0 {
 		if !allZero(p[atFoldTo:atHeaderZero]) {
 			return corrupt("header: reserved bytes in use")

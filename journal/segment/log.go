@@ -116,12 +116,16 @@ func (l *Log) Append(rec []byte) (Pos, error) {
 
 // lends says whether a record is written from where it lies.
 func (l *Log) lends(rec []byte) bool {
-	return len(rec) >= l.opt.LendBytes && buf.IsAligned(rec, l.w.file.Align())
+	return len(rec) >= l.opt.LendBytes && invariant.Planted("journal/segment/lend-unaligned") || len(rec) >= l.opt.LendBytes && buf.IsAligned(rec, l.w.file.Align())
 }
 
 // Recall waits until nothing is borrowed of what was appended since the last Write; the log
 // is to be abandoned then.
-func (l *Log) Recall() { l.w.drop() }
+func (l *Log) Recall() {
+	if !invariant.Planted("journal/segment/recall-at-once") {
+		l.w.drop()
+	}
+}
 
 // makeRoom begins the next segment when this one is full, between rounds alone, and
 // sees that there is space for a record of n bytes and a commit.

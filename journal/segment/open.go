@@ -276,6 +276,9 @@ func (l *Log) carry(sc *scanner, segs []*segment, final *round) error {
 				if err != nil {
 					return asCorrupt(err)
 				}
+				if invariant.Planted("journal/segment/carry-unpadded") {
+					e.Pos = w.end
+				}
 				if err := w.padTo(e.Pos); err != nil {
 					return err
 				}

@@ -163,7 +163,7 @@ func restore(group record.GroupID, found []surveyed) {
 		if x.remains == nil || x.remains.unchained || invariant.Planted("journal/segment/header-is-all") {
 			continue
 		}
-		h := header{Group: group, Number: x.number, Life: x.remains.life, First: x.remains.first, Chain: x.remains.chain}
+		h := header{Group: group, Number: x.number, Life: x.remains.life, First: x.remains.first, Chain: x.remains.chain, Padded: true}
 		if x.number > 1 {
 			h.Pred = 1 // what was before is gone, and nobody asks for it
 			if i > 0 {

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/holdfast-dr/holdfast/ioengine"
+	"github.com/holdfast-dr/holdfast/ioengine/buf"
 	"github.com/holdfast-dr/holdfast/ioengine/faultdisk"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
@@ -19,10 +20,10 @@ const (
 )
 
 // testOptions make everything happen within a few records: rolls, writes before a
-// commit, closed files; sealing is done at once, so that a seed says it all.
+// commit, records that are lent, closed files; sealing is done at once, so that a seed says it all.
 func testOptions() Options {
 	return Options{
-		SegmentBytes: 24 << 10, StageBytes: 8 << 10, OpenFiles: 2,
+		SegmentBytes: 24 << 10, StageBytes: 8 << 10, LendBytes: 5000, OpenFiles: 2,
 		Go:   func(work func()) { work() },
 		Life: func() uint64 { return lives.Add(1) },
 	}
@@ -40,7 +41,7 @@ func ok(t *testing.T, err error) {
 
 func seeded(seed int) *rand.Rand { return rand.New(rand.NewPCG(uint64(seed), 0x5e6)) }
 
-// sealed returns record seq of the test's stream, of about n bytes.
+// sealed returns record seq of the test's stream, of about n bytes, in memory that can be lent.
 func sealed(seq record.Seq, n int, rng *rand.Rand) []byte {
 	b := record.NewBatch(record.Limits{})
 	for i := record.Ticket(0); n > 0; i++ {
@@ -52,7 +53,10 @@ func sealed(seq record.Seq, n int, rng *rand.Rand) []byte {
 		n -= len(data)
 	}
 	id := record.Identity{Stream: testStream, Epoch: 1, Incarnation: 1, Seq: seq}
-	return b.Seal(nil, id, record.Time(seq), record.NewCompressor())
+	p := b.Seal(nil, id, record.Time(seq), record.NewCompressor())
+	mem := buf.Aligned(len(p))
+	copy(mem, p)
+	return mem
 }
 
 // setKind makes the record at the start of p one of another kind, its header's checksum right.
