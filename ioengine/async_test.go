@@ -14,7 +14,7 @@ import (
 	"github.com/holdfast-dr/holdfast/ioengine/buf"
 )
 
-// Many writes in flight at once, direct and buffered, land where they belong.
+// Many writes in flight at once, direct and buffered, of one part or several, land where they belong.
 func TestStartedWrites(t *testing.T) {
 	for _, flags := range []ioengine.Flags{0, ioengine.Direct} {
 		t.Run(fmt.Sprintf("flags=%d", flags), func(t *testing.T) {
@@ -32,7 +32,7 @@ func TestStartedWrites(t *testing.T) {
 					}
 					copy(want[i*n:], p)
 					wg.Add(1)
-					f.WriteStart([][]byte{p}, int64(i)*n, func(err error) {
+					f.WriteStart(divided(p, i%4), int64(i)*n, func(err error) {
 						defer wg.Done()
 						mu.Lock()
 						defer mu.Unlock()
@@ -49,6 +49,23 @@ func TestStartedWrites(t *testing.T) {
 			})
 		})
 	}
+}
+
+// divided returns p in 1 to MaxParts parts of whole sectors, one of them empty.
+func divided(p []byte, how int) (parts [][]byte) {
+	switch how {
+	case 0:
+		return [][]byte{p}
+	case 1:
+		return [][]byte{p[:512], nil, p[512:]}
+	case 2:
+		return [][]byte{p[:4096], p[4096:8192], p[8192:]}
+	}
+	for n := len(p) / 512; n > 0; n-- {
+		parts = append(parts, p[:512])
+		p = p[512:]
+	}
+	return append(parts, make([][]byte, ioengine.MaxParts-len(parts))...)
 }
 
 func TestStartedWriteFails(t *testing.T) {

@@ -38,7 +38,7 @@ func TestAnswersOfTheRing(t *testing.T) {
 	}
 	f := file.(*osFile)
 	defer f.Close()
-	for i, res := range []int32{8192, 4096, 1, 0, -int32(unix.EAGAIN), -int32(unix.EINTR), -int32(unix.ECANCELED), -int32(unix.EIO), -int32(unix.ENOSPC)} {
+	for i, res := range []int32{8192, 4096, 3000, 1, 0, -int32(unix.EAGAIN), -int32(unix.EINTR), -int32(unix.ECANCELED), -int32(unix.EIO), -int32(unix.ENOSPC)} {
 		p := bytes.Repeat([]byte{byte(i + 1)}, 8192)
 		off := int64(i) * 8192
 		if res > 0 { // as the kernel says, so it did
@@ -47,7 +47,7 @@ func TestAnswersOfTheRing(t *testing.T) {
 			}
 		}
 		done := make(chan error, 1)
-		w := newStartedWrite(f, [][]byte{p}, off, func(err error) { done <- err })
+		w := newStartedWrite(f, [][]byte{p[:3000], p[3000:3001], nil, p[3001:]}, off, func(err error) { done <- err })
 		f.open.RLock()
 		w.ended(&w.op, res)
 		err := <-done

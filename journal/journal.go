@@ -51,6 +51,7 @@ type Config struct {
 	Scrub scrub.Policy
 
 	stageBytes int // what the logs write at once; 0: 1 MiB
+	lendBytes  int // segment.Options.LendBytes
 	// Retention counts for groups that have no policy of their own; the zero Policy is
 	// retain.Default.
 	Retention retain.Policy

@@ -67,7 +67,7 @@ func (g *Group) loadVolumes() error {
 // openFiles opens the log and the index, without reading any record.
 func (g *Group) openFiles() (err error) {
 	cfg := g.store.cfg
-	o := segment.Options{SegmentBytes: cfg.SegmentBytes, Stages: g.store.stages, Spare: g.store.spare, Log: g.log, Damaged: g.sealed,
+	o := segment.Options{SegmentBytes: cfg.SegmentBytes, LendBytes: cfg.lendBytes, Stages: g.store.stages, Spare: g.store.spare, Log: g.log, Damaged: g.sealed,
 		Go: g.store.readBacks.run, Pace: g.store.readBacks.pace}
 	o.Verified, o.ReadBack = g.verifiedNow, g.readBack
 	if p := cfg.Protector; p != nil {

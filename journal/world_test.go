@@ -11,6 +11,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/holdfast-dr/holdfast/ioengine/buf"
 	"github.com/holdfast-dr/holdfast/ioengine/faultdisk"
 	"github.com/holdfast-dr/holdfast/journal/index"
 	"github.com/holdfast-dr/holdfast/wire/record"
@@ -61,6 +62,9 @@ func (s *source) next() (record.Identity, record.Time) {
 }
 
 func (s *source) add(p []byte) {
+	mem := buf.Aligned(len(p)) // as the wire gives it
+	copy(mem, p)
+	p = mem
 	r, err := record.Parse(p)
 	if err != nil {
 		panic(err)
@@ -187,7 +191,7 @@ type target struct {
 // and no round of it is larger.
 func config(disk *faultdisk.Disk) Config {
 	catalogue := new(index.Memory)
-	return Config{FS: disk, Dir: "/store", SegmentBytes: 64 << 10, IndexMemory: 8 << 10, AckDelay: -1, stageBytes: 256 << 10, Log: slog.New(slog.DiscardHandler),
+	return Config{FS: disk, Dir: "/store", SegmentBytes: 64 << 10, IndexMemory: 8 << 10, AckDelay: -1, stageBytes: 256 << 10, lendBytes: 4 << 10, Log: slog.New(slog.DiscardHandler),
 		OpenCatalogue: func() (index.Map, error) { return catalogue, nil }}
 }
 
