@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/crc32"
 
+	"github.com/holdfast-dr/holdfast/ioengine/crc32c"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/journal/segment"
 	"github.com/holdfast-dr/holdfast/wire/record"
@@ -48,7 +49,7 @@ func (id runID) sum(page uint64, p []byte) uint32 {
 	le.PutUint64(b[8:], id.number)
 	le.PutUint64(b[16:], id.life)
 	le.PutUint64(b[24:], page)
-	return crc32.Update(crc32.Checksum(b[:], castagnoli), castagnoli, p[atPageKind:])
+	return crc32c.Update(crc32.Checksum(b[:], castagnoli), p[atPageKind:])
 }
 
 // seal makes p the run's page of that number.

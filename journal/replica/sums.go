@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/crc32"
 
+	"github.com/holdfast-dr/holdfast/ioengine/crc32c"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 )
 
@@ -80,7 +81,7 @@ func sumOf(p Place, block int64, data []byte) uint32 {
 	if invariant.Planted("journal/replica/no-place") {
 		key = [20]byte{}
 	}
-	sum := crc32.Update(crc32.Checksum(key[:], castagnoli), castagnoli, data)
+	sum := crc32c.Update(crc32.Checksum(key[:], castagnoli), data)
 	if sum == 0 {
 		sum = 1
 	}

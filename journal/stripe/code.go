@@ -8,6 +8,7 @@ import (
 
 	"github.com/klauspost/reedsolomon"
 
+	"github.com/holdfast-dr/holdfast/ioengine/crc32c"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 )
 
@@ -65,7 +66,7 @@ func (id Identity) sum(stripe, shard int, block []byte) uint32 {
 	if invariant.Planted("journal/stripe/placeless-sum") {
 		clear(place[:])
 	}
-	return crc32.Update(crc32.Checksum(place[:], castagnoli), castagnoli, block)
+	return crc32c.Update(crc32.Checksum(place[:], castagnoli), block)
 }
 
 // code computes parity and what is missing. It may be used concurrently.

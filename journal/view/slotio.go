@@ -6,6 +6,7 @@ import (
 	"hash/crc32"
 	"io"
 
+	"github.com/holdfast-dr/holdfast/ioengine/crc32c"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 )
 
@@ -20,7 +21,7 @@ func (s *scratch) sumOf(p []byte, block int64) uint32 {
 	if !invariant.Planted("journal/view/any-place") {
 		binary.LittleEndian.PutUint64(own[:], uint64(block))
 	}
-	return crc32.Update(crc32.Update(s.seed, castagnoli, own[:]), castagnoli, p[:blockBytes])
+	return crc32c.Update(crc32.Update(s.seed, castagnoli, own[:]), p[:blockBytes])
 }
 
 // put brings whole blocks, from first on, into free slots, and appends the entries that say

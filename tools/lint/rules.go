@@ -15,7 +15,7 @@ var mayImport = map[string][]string{
 	"bench":          {"datapath", "journal", "wire", "ioengine", "control/api", "control/config", "control/pairing"},
 	"datapath":       {"wire", "journal", "ioengine", "control/api"},
 	"journal":        {"wire/record", "ioengine"},
-	"wire":           {"ioengine/buf", "ioengine/invariant"},
+	"wire":           {"ioengine/buf", "ioengine/crc32c", "ioengine/invariant"},
 	"ioengine":       {},
 	"control":        {"control", "ioengine/invariant"},
 	"control/api":    {"ioengine/invariant"},

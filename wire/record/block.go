@@ -2,9 +2,9 @@ package record
 
 import (
 	"fmt"
-	"hash/crc32"
 	"slices"
 
+	"github.com/holdfast-dr/holdfast/ioengine/crc32c"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 )
 
@@ -77,7 +77,7 @@ func (b Block) sum(seed uint32, number int, stored []byte) uint32 {
 		number = 0
 	}
 	crc := feed(seed, uint64(uint32(number))|uint64(uint16(b.Raw))<<32|uint64(b.Codec)<<48)
-	return crc32.Update(^crc, castagnoli, stored)
+	return crc32c.Update(^crc, stored)
 }
 
 // feed takes the eight bytes of v, lowest first, into a CRC state.

@@ -1,0 +1,13 @@
+package crc32c
+
+import "golang.org/x/sys/cpu"
+
+// canFold says whether fold runs here. What may be lacking is the processor's or, since it
+// keeps the wide registers, the operating system's.
+var canFold = cpu.X86.HasAVX512F && cpu.X86.HasAVX512VPCLMULQDQ
+
+// fold takes the n bytes at p, a multiple of 256, into the state of a checksum, which is the
+// complement of what Update returns.
+//
+//go:noescape
+func fold(state uint32, p *byte, n int, factors *[4]uint64) uint32
