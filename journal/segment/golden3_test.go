@@ -12,7 +12,7 @@ import (
 )
 
 // golden3 is a log whose headers are of version 3: in a sealed segment and in an open one zeros
-// stand before records that begin a page.
+// stand before records that begin a sector.
 const golden3 = "testdata/v3"
 
 var golden3Files = []string{fileName(1), fileName(2)}

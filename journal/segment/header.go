@@ -20,7 +20,7 @@ type header struct {
 
 	// Recycled says that the file holds the bytes of an earlier use.
 	Recycled bool
-	// Padded says that zeros up to a page may stand before a record.
+	// Padded says that zeros may stand before a record, less than a page.
 	Padded bool
 	Fold   fold // zero, but in a folded segment
 }

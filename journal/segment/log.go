@@ -59,9 +59,6 @@ func (o Options) withDefaults() Options {
 	if o.Stages == nil {
 		o.Stages = NewStages(o.StageBytes, maxFlying+1)
 	}
-	if o.LendBytes <= 0 {
-		o.LendBytes = 256 << 10
-	}
 	if o.OpenFiles <= 0 {
 		o.OpenFiles = 64
 	}
@@ -116,8 +113,16 @@ func (l *Log) Append(rec []byte) (Pos, error) {
 
 // lends says whether a record is written from where it lies.
 func (l *Log) lends(rec []byte) bool {
-	return len(rec) >= l.opt.LendBytes && invariant.Planted("journal/segment/lend-unaligned") || len(rec) >= l.opt.LendBytes && buf.IsAligned(rec, l.w.file.Align())
+	align, least := l.w.file.Align(), l.opt.LendBytes
+	if least <= 0 {
+		least = lendUnits * int(l.w.unit())
+	}
+	return len(rec) >= least && (buf.IsAligned(rec, align) || invariant.Planted("journal/segment/lend-unaligned"))
 }
+
+// lendUnits is from how many units on a record is lent: the zeros before it, half a unit
+// as a rule, are then less than half a percent of it.
+const lendUnits = 128
 
 // Recall waits until nothing is borrowed of what was appended since the last Write; the log
 // is to be abandoned then.

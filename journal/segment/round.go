@@ -62,19 +62,23 @@ func (w *writer) append(h record.Header, rec []byte) error {
 	return w.put(rec)
 }
 
-// appendLent is append, but whole pages of the record are written from where they lie, on pages of
-// their own: rec, aligned for the file, is borrowed until land.
+// appendLent is append, but most of the record is written from where it lies: rec, aligned
+// for the file, is borrowed until land. It begins where the file can be written to directly, so
+// zeros may come before it; what lies beyond the last page that it fills is copied.
 func (w *writer) appendLent(h record.Header, rec []byte) error {
-	if err := w.padTo(pageUp(w.end)); err != nil {
+	if err := w.padTo(roundUp(w.end, w.unit())); err != nil {
 		return err
 	}
 	w.add(h)
-	whole := len(rec) &^ (pageBytes - 1)
-	if err := w.lend(rec[:whole]); err != nil {
+	n := max((w.end+Pos(len(rec)))&^(pageBytes-1)-w.end, 0)
+	if err := w.lend(rec[:n]); err != nil {
 		return err
 	}
-	return w.put(rec[whole:])
+	return w.put(rec[n:])
 }
+
+// unit is what the place of a record that is lent is a multiple of.
+func (w *writer) unit() Pos { return Pos(max(w.file.Align(), sectorBytes)) }
 
 func (w *writer) add(h record.Header) {
 	w.entries = append(w.entries, entryOf(w.end, h))
@@ -88,11 +92,17 @@ func (w *writer) padTo(to Pos) error {
 	return w.put(pad)
 }
 
-// pageUp returns the place where the next page begins, or pos if one begins there.
-func pageUp(pos Pos) Pos { return (pos + pageBytes - 1) &^ (pageBytes - 1) }
+// sectorBytes is the least that a disk is written by.
+const sectorBytes = 512
 
-// lend stages whole pages without copying them, at the beginning of a page.
+// roundUp returns pos, or the next multiple of unit, a power of two.
+func roundUp(pos, unit Pos) Pos { return (pos + unit - 1) &^ (unit - 1) }
+
+// lend stages bytes up to the end of a page without copying them.
 func (w *writer) lend(p []byte) error {
+	if len(p) == 0 {
+		return nil
+	}
 	if w.stage == nil {
 		if err := w.take(); err != nil {
 			return err

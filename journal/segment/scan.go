@@ -145,15 +145,15 @@ func (s *scanner) round(r *round, begin Pos, chain uint32) error {
 		}
 		h, err := record.ParseHeader(p)
 		if errors.Is(err, record.ErrMagic) || errors.Is(err, record.ErrShort) {
-			padded, err := s.padded(r, pos)
+			next, err := s.padded(r, pos)
 			if err != nil {
 				return err
 			}
-			if padded {
-				pos = pageUp(pos)
-				continue
+			if next == pos {
+				return s.commit(r, pos)
 			}
-			return s.commit(r, pos)
+			pos = next
+			continue
 		}
 		if err == nil {
 			err = s.record(r, pos, h)
@@ -165,20 +165,28 @@ func (s *scanner) round(r *round, begin Pos, chain uint32) error {
 	}
 }
 
-// padded says whether a round goes on at the next page: its records end within this one,
-// zeros follow, and then a record. Of the zeros one word may be damaged; a commit, whatever
-// is damaged of it, has more that are not zero.
-func (s *scanner) padded(r *round, pos Pos) (bool, error) {
-	if len(r.entries) == 0 || pos%pageBytes == 0 || invariant.Planted("journal/segment/pad-is-end") {
-		return false, nil
+// padded returns where a round goes on whose records end at pos: behind zeros, at the next
+// sector, or at a later one up to the end of the page; pos itself when they end the round. Of the
+// zeros one word may be damaged; a commit, whatever is damaged of it, has more that are not zero.
+func (s *scanner) padded(r *round, pos Pos) (Pos, error) {
+	if len(r.entries) == 0 || invariant.Planted("journal/segment/pad-is-end") {
+		return pos, nil
 	}
-	n := int(pageUp(pos) - pos)
-	p, err := s.bytes(offset(s.First, pos), n+record.HeaderBytes)
-	if err != nil || len(p) <= n || !nearlyZero(p[:n]) {
-		return false, err
+	to := roundUp(pos, pageBytes)
+	p, err := s.bytes(offset(s.First, pos), int(to-pos)+record.HeaderBytes)
+	if err != nil {
+		return pos, err
 	}
-	_, err = record.ParseHeader(p[n:])
-	return err == nil, nil
+	for next := roundUp(pos, sectorBytes); next <= to; next += sectorBytes {
+		n := int(next - pos)
+		if n >= len(p) || !nearlyZero(p[:n]) {
+			break
+		}
+		if _, err := record.ParseHeader(p[n:]); err == nil && n > 0 {
+			return next, nil
+		}
+	}
+	return pos, nil
 }
 
 // nearlyZero says whether at most one word of 8 bytes is not zero.

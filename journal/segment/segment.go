@@ -70,7 +70,7 @@ type Options struct {
 	// StageBytes is how much Append gathers before it writes. Default 1 MiB.
 	StageBytes int
 	// LendBytes is from what size on records are written from where they lie, if that is
-	// aligned as the file wants it: each then begins a page. Default 256 KiB.
+	// aligned as the file wants it. Default 128 of the file's sectors: 64 KiB, or 512.
 	LendBytes int
 	// Stages are the buffers for that, shared by the logs of a store. Default: four of
 	// StageBytes for this log alone.

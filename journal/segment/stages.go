@@ -50,12 +50,14 @@ func (g *stage) close() {
 	}
 }
 
-// lend adds whole pages that are written from where they lie, behind what is filled, which ends
-// with a page.
+// lend adds bytes that are written from where they lie, behind what is filled, up to the end
+// of a page: what is filled next begins one, here too.
 func (g *stage) lend(p []byte) {
 	g.close()
 	g.parts = append(g.parts, p)
 	g.lent += len(p)
+	g.n = buf.RoundUp(g.n)
+	g.cut = g.n
 }
 
 // full says whether a stage that was just lent to is to be written.
