@@ -24,6 +24,15 @@ func (h linksHandler) Test(ctx context.Context, r *holdfastv1.LinksServiceTestRe
 	if r.Duration.AsDuration() < 0 || r.Duration.AsDuration() > wire.MaxTestTime || r.Bytes < 0 || r.Bytes > wire.MaxTestBytes || r.Cap < 0 {
 		return api.Errorf(api.InvalidArgument, "choose less", "at most %v and 4 GiB each way", wire.MaxTestTime)
 	}
+	// Under a cap the test takes half of it, or what was asked for, and replication the rest.
+	site := int64(h.source.gate.Cap())
+	limit := site / 2
+	if r.Cap > 0 {
+		limit = 0
+	}
+	if site > 0 && r.Cap > site {
+		return api.Errorf(api.Precondition, "ask for at most that, or lift it with holdfast shaping set", "the site's cap of %d bit/s is in force, and a test keeps to it", site)
+	}
 	if !p.testing.CompareAndSwap(false, true) {
 		return api.Errorf(api.Unavailable, "wait for it to end", "another test of this link is running")
 	}
@@ -43,7 +52,7 @@ func (h linksHandler) Test(ctx context.Context, r *holdfastv1.LinksServiceTestRe
 	})
 	before := p.counters.DataSent.Load()
 	report, err := wire.RunLinkTest(ctx, p.client(h.source.cfg), wire.LinkTest{
-		Lasts: r.Duration.AsDuration(), Bytes: r.Bytes, Cap: r.Cap,
+		Lasts: r.Duration.AsDuration(), Bytes: r.Bytes, Cap: r.Cap, Limit: limit, Sent: h.source.gate.Charge,
 		Progress: func(n wire.LinkProgress) {
 			select {
 			case <-news:

@@ -50,6 +50,14 @@ func TestLinkTestBesideReplication(t *testing.T) {
 			t.Errorf("%s: %v, want %s and what to do", name, err, c.want)
 		}
 	}
+	policy := w.s.gate.Policy()
+	policy.Cap = 10_000_000
+	if err := w.s.gate.Set(policy, false); err != nil {
+		t.Fatal(err)
+	}
+	if f := api.AsFailure(source.Links.Test(t.Context(), &holdfastv1.LinksServiceTestRequest{Cap: 20_000_000}, keep)); f == nil || f.Code != api.Precondition || f.Next == "" {
+		t.Errorf("a test above the site's cap: %v", f)
+	}
 	w.s.peers[0].testing.Store(true)
 	if f := api.AsFailure(source.Links.Test(t.Context(), r, keep)); f == nil || f.Code != api.Unavailable {
 		t.Errorf("two tests of one link: %v", f)

@@ -21,8 +21,8 @@ const (
 )
 
 // sendBulk sends what k says on the data connection, and its End. It returns when the
-// kernel has all of it.
-func sendBulk(ctx context.Context, data *link, k bulk) error {
+// kernel has all of it. told, where there is one, is called for each write.
+func sendBulk(ctx context.Context, data *link, k bulk, told func(bytes int)) error {
 	size := testChunk
 	if k.rate > 0 {
 		size = int(min(testChunk, max(256, k.rate/8*int64(paceQuantum)/int64(time.Second))))
@@ -39,6 +39,9 @@ func sendBulk(ctx context.Context, data *link, k bulk) error {
 			return err
 		}
 		sent += int64(size)
+		if told != nil {
+			told(len(frame))
+		}
 		if k.rate == 0 || invariant.Planted("wire/test-ignores-cap") {
 			continue
 		}

@@ -22,6 +22,8 @@ type probe struct {
 	pongs         chan seen     // of the reader; nobody waits to give one
 	reports       chan measured // of the reader
 
+	told func(bytes int) // of what push writes; may be nil
+
 	number uint64 // of the last ping
 	asked  map[uint64]time.Time
 	seen   []seen // answers to pings
@@ -221,7 +223,7 @@ func (p *probe) push(k bulk, tell func(measured)) (*WayReport, error) {
 	var sender sync.WaitGroup
 	var tcp tcpState
 	sender.Go(func() {
-		err := sendBulk(sending, p.data, k)
+		err := sendBulk(sending, p.data, k, p.told)
 		if err != nil && !isStuck(err) {
 			p.end(fmt.Errorf("data connection: %w", err))
 		}

@@ -107,7 +107,7 @@ func (e *testEnd) begin(ctx context.Context, t frameType, body []byte, bulks *sy
 		if t == typePush {
 			m, err = receiveBulk(e.data, k.bytes, func(m measured) { e.say(typeMeasured, m.appendTo) })
 		} else {
-			err = sendBulk(ctx, e.data, k)
+			err = sendBulk(ctx, e.data, k, nil)
 			tcp, _ := tcpOf(e.data.socket.Conn)
 			m.tcp, m.last = tcp.TCPStats, true
 		}

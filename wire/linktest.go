@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 )
 
 // LinkTest says what a link test does. The zero value is a short one.
@@ -14,6 +16,11 @@ type LinkTest struct {
 	// Cap, in bits per second as the interface counts them, is what the test does not
 	// exceed, and what it tells whether it can be reached; 0 is none.
 	Cap int64
+	// Limit is not exceeded either, and nothing is said of it; 0 is none.
+	Limit int64
+	// Sent is told of what the test puts on the interface towards the target, as it does;
+	// nil is nobody.
+	Sent func(bytes int64)
 	// Progress is told now and then how far the test is; nil is nobody. It must not wait.
 	Progress func(LinkProgress)
 }
@@ -131,7 +138,7 @@ func (t *LinkTest) validate() error {
 	if t.Progress == nil {
 		t.Progress = func(LinkProgress) {}
 	}
-	if t.Lasts < 0 || t.Lasts > MaxTestTime || t.Bytes < 0 || t.Bytes > MaxTestBytes || t.Cap < 0 {
+	if t.Lasts < 0 || t.Lasts > MaxTestTime || t.Bytes < 0 || t.Bytes > MaxTestBytes || t.Cap < 0 || t.Limit < 0 {
 		return fmt.Errorf("%v and %d bytes each way, cap %d: at most %v and %d bytes", t.Lasts, t.Bytes, t.Cap, MaxTestTime, int64(MaxTestBytes))
 	}
 	return nil
@@ -158,8 +165,13 @@ func (t *LinkTest) measure(ctx context.Context, c *ClientConfig, r *LinkReport, 
 	k := bulk{t.Lasts, t.Bytes, 0}
 	before, _ := tcpOf(p.data.socket.Conn)
 	overhead := onInterface(before.MSS, p.ipv6())
-	if t.Cap > 0 {
-		k.rate = int64(float64(t.Cap) / overhead)
+	for _, limit := range []int64{t.Cap, t.Limit} {
+		if rate := int64(float64(limit) / overhead); limit > 0 && (k.rate == 0 || rate < k.rate) {
+			k.rate = rate
+		}
+	}
+	if t.Sent != nil && !invariant.Planted("wire/test-is-not-charged") {
+		p.told = func(bytes int) { t.Sent(int64(float64(bytes) * overhead)) }
 	}
 	for _, way := range []struct {
 		stage string

@@ -68,9 +68,17 @@ func TestLinkTestIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, &faultlink.Net{}, nil)
 		defer w.stop()
-		r, err := linkTest(w, LinkTest{Lasts: time.Minute, Bytes: 1 << 20}, nil)
+		charged := int64(0)
+		start := time.Now()
+		r, err := linkTest(w, LinkTest{Lasts: time.Minute, Bytes: 1 << 20, Limit: 1 << 20, Sent: func(n int64) { charged += n }}, nil)
 		if err != nil {
 			t.Fatal(err)
+		}
+		if charged < 1<<20 || charged > 1<<20*11/10 || r.Cap != 0 {
+			t.Errorf("%d bytes were charged: %+v", charged, r)
+		}
+		if took := time.Since(start); took < 15*time.Second { // twice 8 s at that rate
+			t.Errorf("%v: faster than the limit", took)
 		}
 		for _, way := range []*WayReport{r.Up, r.Down} {
 			if way.Bytes < 1<<20 || way.Bytes > 1<<20+1<<16 {

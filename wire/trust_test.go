@@ -332,7 +332,7 @@ func TestSourceRefusesStrangers(t *testing.T) {
 		l := tls.Server(c, config)
 		l.Handshake()
 	})
-	f("a hang-up", "EOF", func(net.Conn) {})
+	f("a hang-up", "no session with the target", func(net.Conn) {})
 	f("silence", "deadline exceeded", func(c net.Conn) { c.SetReadDeadline(time.Now().Add(time.Minute)); io.Copy(io.Discard, c) })
 }
 

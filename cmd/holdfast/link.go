@@ -59,7 +59,8 @@ says in plain words what that means.
 Replication goes on beside it. The test takes at most the given time and amount each
 way, over one connection; beside a busy replication it takes about half of the link
 for that long, and what it measures is what replication leaves. With --cap it sends
-no faster than that, and says whether the link carries it.`,
+no faster than that, and says whether the link carries it. Where shaping caps the
+site, the test is counted under the cap, and without --cap takes half of it.`,
 		Example: "  holdfast link test\n  holdfast link test --cap 20Mbit --duration 10s\n  holdfast link test -o json | jq .path_mtu",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -374,5 +374,12 @@ func (g *Gate) Reset() error {
 	return g.Set(g.file.Configured(), false)
 }
 
+// Charge takes in what was put on the interface beside the sessions: they get less.
+func (g *Gate) Charge(bytes int64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.mu.shaper.Charge(time.Now(), bytes)
+}
+
 // Cap is the cap in force.
 func (g *Gate) Cap() shape.Rate { return shape.Rate(g.capNow.Load()) }
