@@ -549,9 +549,11 @@ func runModel(t *testing.T, most int, ops map[string]func(*model)) {
 	rapid.Check(t, func(t *rapid.T) {
 		m := newModel(t)
 		for range rapid.IntRange(most/8, most).Draw(t, "steps") {
+			m.heed()
 			ops[rapid.SampledFrom(names).Draw(t, "op")](m)
 		}
 		m.deliver(1 << 20)
+		m.heed()
 		m.all()
 		m.restart("close", func() {})
 		m.all()

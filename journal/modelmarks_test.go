@@ -118,9 +118,16 @@ func (m *model) age() {
 	for gone := ^uint64(0); gone != m.w.group.manifest.now().gone; {
 		gone = m.w.group.manifest.now().gone
 		r.look(r.passed())
-		for r.isBusy(m.w.group) {
-			runtime.Gosched()
-		}
+		m.heed()
+	}
+	m.listed()
+}
+
+// heed lets go of what the store has: it looks by itself too, once a second has passed and
+// then every ten, and a cut that came since the last look may allow it more.
+func (m *model) heed() {
+	for r := &m.w.store.retainer; r.isBusy(m.w.group); {
+		runtime.Gosched()
 	}
 	gone := m.w.group.manifest.now().gone
 	for n, cp := range maps.Clone(m.cps) {
@@ -132,5 +139,4 @@ func (m *model) age() {
 		}
 		m.forget(n)
 	}
-	m.listed()
 }
