@@ -50,6 +50,7 @@ type Sample struct {
 	OursUnit string  `json:"unit,omitempty"`
 	Foreign  float64 `json:"foreign_cores,omitempty"` // cores that others used meanwhile
 	Note     string  `json:"note,omitempty"`
+	Commit   string  `json:"commit,omitempty"` // of the code that was measured
 }
 
 // Result is a row with all its samples.
@@ -113,10 +114,10 @@ func Collect(rows []Row, samples []Sample) ([]Result, error) {
 // Table draws the results as Markdown. A row without samples was not measured, and says so.
 func Table(results []Result) string {
 	var b strings.Builder
-	b.WriteString("| measure | bar | median | lowest to highest | ours | peer | n | |\n| --- | --- | --- | --- | --- | --- | --- | --- |\n")
+	b.WriteString("| measure | bar | median | lowest to highest | ours | peer | n | at commit | |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n")
 	for _, r := range results {
 		if len(r.Samples) == 0 {
-			fmt.Fprintf(&b, "| %s | %s | | | | | 0 | not measured |\n", r.Measure, r.Bar())
+			fmt.Fprintf(&b, "| %s | %s | | | | | 0 | | not measured |\n", r.Measure, r.Bar())
 			continue
 		}
 		lo, hi := r.Spread()
@@ -126,8 +127,8 @@ func Table(results []Result) string {
 		if !r.Passes() {
 			verdict = "**miss**"
 		}
-		fmt.Fprintf(&b, "| %s | %s | %s | %s to %s | %s | %s | %d | %s |\n", r.Measure, r.Bar(), figure(r.Median(), r.Unit),
-			figure(lo, ""), figure(hi, ""), optional(ours, r.Samples[0].OursUnit), optional(peer, r.Samples[0].OursUnit), len(r.Samples), verdict)
+		fmt.Fprintf(&b, "| %s | %s | %s | %s to %s | %s | %s | %d | %s | %s |\n", r.Measure, r.Bar(), figure(r.Median(), r.Unit),
+			figure(lo, ""), figure(hi, ""), optional(ours, r.Samples[0].OursUnit), optional(peer, r.Samples[0].OursUnit), len(r.Samples), r.Samples[0].Commit, verdict)
 	}
 	return b.String()
 }

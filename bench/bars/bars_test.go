@@ -2,7 +2,10 @@ package bars
 
 import (
 	"bytes"
+	"fmt"
 	"math"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -33,15 +36,15 @@ func TestMedianDecides(t *testing.T) {
 
 func TestTableSaysMissAndNotMeasured(t *testing.T) {
 	rows := []Row{{"a", "first", "x", 0.8, true}, {"b", "second", "ms", 50, false}, {"c", "third", "MiB", 256, false}}
-	results, err := Collect(rows, []Sample{{Row: "a", Value: 0.5, Ours: 1200, Peer: 2400, OursUnit: "MB/s"}, {Row: "a", Value: 0.7}, {Row: "b", Value: 12.345}, {Row: "a", Value: 0.6}})
+	results, err := Collect(rows, []Sample{{Row: "a", Value: 0.5, Ours: 1200, Peer: 2400, OursUnit: "MB/s", Commit: "abc1234"}, {Row: "a", Value: 0.7}, {Row: "b", Value: 12.345}, {Row: "a", Value: 0.6}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	table := Table(results)
 	for _, want := range []string{
-		"| first | >= 0.8x | 0.6x | 0.5 to 0.7 |", "| 3 | **miss** |",
-		"| second | <= 50 ms | 12.3 ms | 12.3 to 12.3 |  |  | 1 | pass |",
-		"| third | <= 256 MiB | | | | | 0 | not measured |",
+		"| first | >= 0.8x | 0.6x | 0.5 to 0.7 |", "| 3 | abc1234 | **miss** |",
+		"| second | <= 50 ms | 12.3 ms | 12.3 to 12.3 |  |  | 1 |  | pass |",
+		"| third | <= 256 MiB | | | | | 0 | | not measured |",
 	} {
 		if !strings.Contains(table, want) {
 			t.Errorf("no %q in\n%s", want, table)
@@ -77,5 +80,33 @@ func TestKeysAreUnique(t *testing.T) {
 			}
 			seen[r.Key] = true
 		}
+	}
+}
+
+// Rows that were measured again are new, the others stay; each says what was measured.
+func TestSaveKeepsOtherRows(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "bars.jsonl")
+	for _, samples := range [][]Sample{{{Row: "a", Value: 1}, {Row: "b", Value: 2}}, {{Row: "a", Value: 3}, {Row: "a", Value: 4}}} {
+		if err := Save(t.Context(), name, Head{Title: "T", Command: "c", Note: "n"}, samples); err != nil {
+			t.Fatal(err)
+		}
+	}
+	src, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, got, err := Read(string(src))
+	values := ""
+	for _, s := range got {
+		values += fmt.Sprint(s.Row, s.Value, s.Commit != "", " ")
+	}
+	if want := "b2 true a3 true a4 true "; err != nil || values != want {
+		t.Errorf("kept %q, want %q (%v)", values, want, err)
+	}
+	if err := os.WriteFile(name, []byte("nonsense"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := Save(t.Context(), name, Head{}, []Sample{{Row: "a"}}); err == nil {
+		t.Error("what could not be read was thrown away")
 	}
 }

@@ -11,16 +11,12 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"os"
-	"os/exec"
 	"os/signal"
 	"regexp"
-	"runtime"
 	"slices"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/holdfast-dr/holdfast/bench/bars"
 )
@@ -135,52 +131,9 @@ func (b *bench) sample(s bars.Sample) {
 	fmt.Println()
 }
 
-// write keeps the samples. Rows that were not measured this time keep those they had.
+// write keeps the samples.
 func (b *bench) write() error {
-	var kept []bars.Sample
-	if old, err := os.ReadFile(results); err == nil {
-		_, had, err := bars.Read(string(old))
-		if err != nil {
-			return err
-		}
-		fresh := map[string]bool{}
-		for _, s := range b.samples {
-			fresh[s.Row] = true
-		}
-		for _, s := range had {
-			if !fresh[s.Row] {
-				kept = append(kept, s)
-			}
-		}
-	}
-	f, err := os.Create(results)
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(f, "# title: The journal's bars\n# command: make bars-journal\n# date: %s\n# commit: %s\n# machine: %s\n",
-		time.Now().UTC().Format(time.DateOnly), commit(b.ctx), machine())
-	return errors.Join(writeAll(f, kept, b.samples), f.Close())
-}
-
-func writeAll(w io.Writer, parts ...[]bars.Sample) error {
-	for _, p := range parts {
-		if err := bars.Write(w, p...); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func commit(ctx context.Context) string {
-	out, err := exec.CommandContext(ctx, "git", "rev-parse", "--short", "HEAD").Output()
-	if err != nil {
-		return "unknown"
-	}
-	return strings.TrimSpace(string(out))
-}
-
-func machine() string {
-	kernel, _ := os.ReadFile("/proc/sys/kernel/osrelease") // a label
-	return fmt.Sprintf("%d cores, Linux %s, %s; %s", runtime.NumCPU(), strings.TrimSpace(string(kernel)), runtime.Version(),
-		"the data on one disk, which both sides of a pair use in turn")
+	return bars.Save(b.ctx, results, bars.Head{
+		Title: "The journal's bars", Command: "make bars-journal", Note: "the data on one disk, which both sides of a pair use in turn",
+	}, b.samples)
 }

@@ -10,16 +10,12 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"regexp"
-	"runtime"
 	"slices"
-	"strings"
 	"syscall"
 	"time"
 
@@ -83,27 +79,8 @@ func run(ctx context.Context, only string, times int, length time.Duration, keep
 		return err
 	}
 	fmt.Print("\n", bars.Table(slices.DeleteFunc(all, func(r bars.Result) bool { return len(r.Samples) == 0 })))
-	if !keep || only != "" || len(samples) == 0 {
+	if !keep || len(samples) == 0 {
 		return nil
 	}
-	f, err := os.Create(results)
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(f, "# title: The bars of shaping\n# command: make bars-wire\n# date: %s\n# commit: %s\n# machine: %s\n",
-		time.Now().UTC().Format(time.DateOnly), commit(ctx), machine())
-	return errors.Join(bars.Write(f, samples...), f.Close())
-}
-
-func commit(ctx context.Context) string {
-	out, err := exec.CommandContext(ctx, "git", "rev-parse", "--short", "HEAD").Output()
-	if err != nil {
-		return "unknown"
-	}
-	return strings.TrimSpace(string(out))
-}
-
-func machine() string {
-	kernel, _ := os.ReadFile("/proc/sys/kernel/osrelease") // a label
-	return fmt.Sprintf("%d cores, Linux %s, %s; two network namespaces on it", runtime.NumCPU(), strings.TrimSpace(string(kernel)), runtime.Version())
+	return bars.Save(ctx, results, bars.Head{Title: "The bars of shaping", Command: "make bars-wire", Note: "two network namespaces on it"}, samples)
 }
