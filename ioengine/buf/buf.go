@@ -5,7 +5,8 @@
 // the second time; under the tag invariants it also fills the memory with 0xCC, so
 // that a late reader sees rubbish and not the next owner's data.
 //
-// A pool's memory is bytes times count, allocated when first needed and kept.
+// A pool's memory is bytes times count, allocated when first needed and kept; that of large
+// buffers is in huge pages where the system gives them.
 package buf
 
 import (
@@ -67,6 +68,7 @@ type Pool struct {
 	home sync.Cond // a buffer came home
 	free []*Buf    // last in, first out: the warmest goes first
 	made int
+	row  [][]byte // memory of buffers that were not made yet
 }
 
 // NewPool returns a pool of at most count buffers of bytes each (raised to a
@@ -113,10 +115,33 @@ func (p *Pool) takeLocked() (*Buf, bool) {
 		return nil, false
 	}
 	p.made++
-	b := &Buf{pool: p, mem: Aligned(p.bytes), len: p.bytes}
+	b := &Buf{pool: p, mem: p.memoryLocked(), len: p.bytes}
 	b.out.Store(true)
 	return b, true
 }
+
+// memoryLocked returns the memory of one more buffer: of large ones out of a row.
+func (p *Pool) memoryLocked() []byte {
+	if p.bytes < rowFrom {
+		return Aligned(p.bytes)
+	}
+	if len(p.row) == 0 {
+		n := max(1, rowBytes/p.bytes)
+		if p.count > 0 {
+			n = min(n, p.count-p.made+1)
+		}
+		p.row = Row(p.bytes, n)
+	}
+	mem := p.row[0]
+	p.row = p.row[1:]
+	return mem
+}
+
+// Buffers of rowFrom bytes on are made in rows of about rowBytes.
+const (
+	rowFrom  = 64 << 10
+	rowBytes = 8 << 20
+)
 
 // Out returns how many buffers are not at home.
 func (p *Pool) Out() int {

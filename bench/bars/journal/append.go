@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dr/holdfast/bench/bars"
+	"github.com/holdfast-dr/holdfast/ioengine/buf"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
@@ -79,8 +80,9 @@ func appendChild(a appendArgs) (r appendResult, err error) {
 	runtime.LockOSThread() // whose CPU is counted
 	defer runtime.UnlockOSThread()
 	free := make(chan []byte, inFlight)
+	received := buf.NewPool(record.MaxRecordBytes, inFlight) // as the wire receives records
 	for range inFlight {
-		free <- nil
+		free <- received.Get().Bytes()
 	}
 	failed := make(chan error, inFlight)
 	if name := os.Getenv("HOLDFAST_CPUPROFILE"); name != "" {
