@@ -60,9 +60,13 @@ func (g *stage) lend(p []byte) {
 	g.cut = g.n
 }
 
+// lentStages is how many times its own size a stage that was lent to is written at once:
+// each write costs the kernel some wake-ups, whatever its size.
+const lentStages = 4
+
 // full says whether a stage that was just lent to is to be written.
 func (g *stage) full() bool {
-	return g.n == len(g.mem) || g.lent > 0 && (g.n+g.lent >= len(g.mem) || len(g.parts) > ioengine.MaxParts-3)
+	return g.n == len(g.mem) || g.lent > 0 && (g.n+g.lent >= lentStages*len(g.mem) || len(g.parts) > ioengine.MaxParts-3)
 }
 
 // clear makes it an empty stage of nobody.
