@@ -24,7 +24,7 @@ func TestRefusedWhileWritten(t *testing.T) {
 		s.close()
 		ok(t, w.feed(s, 2))
 		s.write(1)
-		b, data := record.NewBatch(record.Limits{}), make([]byte, 12<<10)
+		b, data := record.NewBatch(record.Limits{}), make([]byte, 28<<10)
 		for i := range data {
 			data[i] = byte(s.rng.Uint32())
 		}

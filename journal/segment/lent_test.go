@@ -127,7 +127,7 @@ func TestRecallWaits(t *testing.T) {
 				ok(t, err)
 				stall, done := make(chan struct{}), make(chan error, 1)
 				disk.Inject(faultdisk.Fault{Ops: faultdisk.OpWrite, Stall: stall})
-				rec := sealed(1, 12000, seeded(1))
+				rec := sealed(1, 40000, seeded(1)) // it is written at once
 				_, err = l.Append(rec)
 				ok(t, err)
 				go func() {
@@ -152,7 +152,7 @@ func TestRecallWaits(t *testing.T) {
 				spoil(rec)
 				if how != "close" {
 					ok(t, l.Abandon())
-					_, err = l.Append(sealed(1, 12000, seeded(1)))
+					_, err = l.Append(sealed(1, 40000, seeded(1)))
 					ok(t, err)
 					ok(t, l.Commit())
 					ok(t, l.Close())
