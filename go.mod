@@ -19,7 +19,7 @@ require (
 	go.uber.org/goleak v1.3.0
 	// Configuration files, with unknown keys refused. Door: control/config.
 	go.yaml.in/yaml/v3 v3.0.6
-	// System calls the standard library lacks: O_DIRECT, statx, memfd, eventfd. Doors: ioengine, datapath/capture.
+	// System calls the standard library lacks: O_DIRECT, statx, memfd, eventfd, what the processor can. Doors: ioengine, datapath/capture.
 	golang.org/x/sys v0.49.0
 	// The messages of control/api, generated. Door: control/api.
 	google.golang.org/protobuf v1.36.12
