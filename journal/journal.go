@@ -50,8 +50,10 @@ type Config struct {
 	// Scrub says how soon all that is kept is read back again, and how fast.
 	Scrub scrub.Policy
 
-	stageBytes int // what the logs write at once; 0: 1 MiB
-	lendBytes  int // segment.Options.LendBytes
+	stageBytes  int  // what the logs write at once; 0: 1 MiB
+	lendBytes   int  // segment.Options.LendBytes
+	lookedAfter bool // the retainer looks when it is told to, and not by itself
+
 	// Retention counts for groups that have no policy of their own; the zero Policy is
 	// retain.Default.
 	Retention retain.Policy

@@ -75,6 +75,7 @@ func newModel(t *rapid.T) *model {
 	m.cfg.IndexMemory = int64(rapid.IntRange(4<<10, 256<<10).Draw(t, "index memory"))
 	m.cfg.CacheBytes = 1 << 20
 	m.marks.born = map[uint64]time.Duration{}
+	m.cfg.lookedAfter = true // age does, when it knows what must come of it
 	m.cfg.Clock, m.cfg.Retention = m.storeClock, retain.Policy{History: retain.MinHistory, WarnPercent: 75}
 	for i := range rapid.IntRange(1, 3).Draw(t, "streams") {
 		s := &modelStream{id: record.Identity{Stream: record.StreamID(70 + i), Epoch: 1, Incarnation: 1}, now: image{}}

@@ -174,13 +174,19 @@ func (r *retainer) run() {
 		defer tick.Stop()
 		began := time.NewTimer(soon)
 		defer began.Stop()
+		wake := r.wake
+		if r.s.cfg.lookedAfter {
+			tick.Stop()
+			began.Stop()
+			wake = nil
+		}
 		var measured time.Duration
 		for first := true; ; {
 			save := false
 			select {
 			case <-r.ctx.Done():
 				return
-			case <-r.wake:
+			case <-wake:
 			case <-tick.C:
 			case <-began.C:
 				save = !invariant.Planted("journal/save-late")
