@@ -53,11 +53,15 @@ func Save(ctx context.Context, name string, h Head, samples []Sample) error {
 	return os.WriteFile(name, b.Bytes(), 0o644)
 }
 
-// commit is what is measured, with a + behind it when files differ from it.
+// commit is what is measured, with a + behind it when files differ from it, other than results.
 func commit(ctx context.Context) string {
-	out, err := exec.CommandContext(ctx, "git", "describe", "--always", "--dirty=+", "--exclude=*").Output()
+	at, err := exec.CommandContext(ctx, "git", "rev-parse", "--short", "HEAD").Output()
 	if err != nil {
 		return "unknown"
 	}
-	return strings.TrimSpace(string(out))
+	changed, err := exec.CommandContext(ctx, "git", "status", "--porcelain", "--", ":/", ":!/bench/results", ":!/BENCHMARKS.md").Output()
+	if err != nil || len(changed) > 0 {
+		return strings.TrimSpace(string(at)) + "+"
+	}
+	return strings.TrimSpace(string(at))
 }
