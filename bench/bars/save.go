@@ -30,7 +30,7 @@ func Save(ctx context.Context, name string, h Head, samples []Sample) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	at := commit(ctx)
+	at := commit(context.WithoutCancel(ctx)) // what was measured before an interrupt is kept too
 	fresh := map[string]bool{}
 	for i := range samples {
 		samples[i].Commit = at
