@@ -28,7 +28,7 @@ demo: build
 
 # What the checks use beside Go: a C compiler for the race detector, and real NBD clients.
 check:
-	@tools/setup/packages.sh gcc libc6-dev qemu-utils fio libnbd-bin nbdkit
+	@tools/setup/packages.sh gcc libc6-dev qemu-utils fio libnbd-bin nbdkit iproute2
 	$(GO) run ./tools/check
 
 bench: build

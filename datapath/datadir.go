@@ -62,6 +62,11 @@ func writeDurably(name string, p []byte) error {
 	if err = os.Rename(name+".new", name); err != nil {
 		return err
 	}
+	return syncFolderOf(name)
+}
+
+// syncFolderOf makes durable that the name is there, or is not.
+func syncFolderOf(name string) error {
 	dir, err := os.Open(filepath.Dir(name))
 	if err != nil {
 		return err

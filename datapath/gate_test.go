@@ -365,7 +365,7 @@ func TestShapingIsKept(t *testing.T) {
 		t.Errorf("a cap that is none: %v", err)
 	}
 	is(open(), 5e6)
-	if err := g.Reset(); err != nil {
+	if err := g.Change(true, true, nil); err != nil {
 		t.Fatal(err)
 	}
 	is(g, 50e6)

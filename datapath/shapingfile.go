@@ -33,12 +33,12 @@ func (f shapingFile) Get() (p shape.Policy, own bool, err error) {
 // Put makes p durable.
 func (f shapingFile) Put(p shape.Policy) error { return writeDurably(f.name, p.AppendTo(nil)) }
 
-// Clear goes back to the configuration's. (A power cut may bring the file back.)
+// Clear goes back to the configuration's, durably.
 func (f shapingFile) Clear() error {
-	if err := os.Remove(f.name); !errors.Is(err, os.ErrNotExist) {
+	if err := os.Remove(f.name); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	return nil
+	return syncFolderOf(f.name)
 }
 
 // Configured implements gate.Keeper.

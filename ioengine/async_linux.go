@@ -148,6 +148,7 @@ func (w *startedWrite) finish() {
 
 func (w *startedWrite) end(err error) {
 	f, tell := w.file, w.tell
+	clear(w.op.vectors)
 	w.file, w.tell, w.op.parts = nil, nil, nil
 	startedWrites.Put(w)
 	f.open.RUnlock()

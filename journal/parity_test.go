@@ -83,7 +83,7 @@ func (s *stores) open() (*target, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg := Config{FS: s.set, Dir: "/store", SegmentBytes: 16 << 10, AckDelay: -1, stageBytes: 256 << 10, Log: slog.New(slog.DiscardHandler), Protector: s,
+	cfg := Config{FS: s.set, Dir: "/store", SegmentBytes: 16 << 10, AckDelay: -1, stageBytes: 256 << 10, lendBytes: 4 << 10, Log: slog.New(slog.DiscardHandler), Protector: s,
 		OpenCatalogue: func() (index.Map, error) { return new(index.Memory), nil }}
 	return openWith(cfg)
 }

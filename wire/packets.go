@@ -58,6 +58,18 @@ func isMute(err error) bool {
 	return isStuck(err) && !(errors.As(err, &op) && op.Op == "dial")
 }
 
+// tcpState is what the kernel knows of a connection.
+type tcpState struct {
+	TCPStats
+	unacked  uint32 // segments
+	timeouts int    // in a row, with nothing acknowledged between
+	counted  bool   // what follows is known
+	sent     uint64 // bytes of payload, with what was sent again
+	segments uint64 // of any kind
+	unsent   uint64 // bytes the kernel has and has not sent
+	stamped  bool   // with timestamps
+}
+
 // holed says whether a connection shows what a black hole leaves: the same full-size
 // segment was sent again and again, each time after a timeout. That the target would
 // answer, the caller knows from the control connection.

@@ -27,18 +27,6 @@ const (
 	tcpInfoCounts  = 208
 )
 
-// tcpState is what the kernel knows of a connection.
-type tcpState struct {
-	TCPStats
-	unacked  uint32 // segments
-	timeouts int    // in a row, with nothing acknowledged between
-	counted  bool   // what follows is known
-	sent     uint64 // bytes of payload, with what was sent again
-	segments uint64 // of any kind
-	unsent   uint64 // bytes the kernel has and has not sent
-	stamped  bool   // with timestamps
-}
-
 // tcpOf asks the kernel; false when c is no TCP connection or is closed.
 func tcpOf(c net.Conn) (tcpState, bool) {
 	tcp, ok := c.(*net.TCPConn)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"strings"
 	"testing"
@@ -60,7 +61,7 @@ func TestJoin(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	token, err = ParseToken(" " + token.String() + "\n") // as it was carried
+	token, err = ParseToken(" " + token.Text() + "\n") // as it was carried
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -193,7 +194,15 @@ func TestTokens(t *testing.T) {
 	if _, err := i.Invite(time.Minute); err != nil {
 		t.Errorf("expired tokens are in the way: %v", err)
 	}
-	text := token.String()
+	text := token.Text()
+	secret := strings.TrimPrefix(text, tokenPrefix)
+	var log bytes.Buffer
+	slog.New(slog.NewTextHandler(&log, nil)).Info("invited", "token", token)
+	for _, printed := range []string{fmt.Sprint(token), fmt.Sprintf("%s %+v %#v %q", token, token, token, token), log.String()} {
+		if strings.Contains(printed, secret[:20]) {
+			t.Errorf("the secret is printed: %s", printed)
+		}
+	}
 	if back, err := ParseToken(text); err != nil || back != token {
 		t.Errorf("%s reads as %#v, %v", text, back, err)
 	}
@@ -209,11 +218,11 @@ func FuzzToken(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(newToken(ca, now).String())
+	f.Add(newToken(ca, now).Text())
 	f.Add("hfj1-aaaa")
 	f.Fuzz(func(t *testing.T, text string) {
 		token, err := ParseToken(text)
-		if err == nil && (token.String() != strings.TrimSpace(text) || !validName(token.Site)) {
+		if err == nil && (token.Text() != strings.TrimSpace(text) || !validName(token.Site)) {
 			t.Fatalf("%q reads as %v", text, token)
 		}
 	})
@@ -239,7 +248,7 @@ func TestGoldenJoin(t *testing.T) {
 	copy(token.secret[:], "0123456789abcdef")
 	copy(token.fingerprint[:], "ABCDEFGHIJKLMNOPQRSTUVWXYZ012345")
 	const text = "hfj1-ngscuqbqgezdgnbvgy3tqolbmjrwizlgifbegrcfizduqskkjnge2tspkbiveu2ukvlfowczliydcmrtgq2xozltoq"
-	if got := token.String(); got != text {
+	if got := token.Text(); got != text {
 		t.Errorf("%s, want %s", got, text)
 	}
 	m := joinMessage{kind: kindJoined, id: token.id(), proof: token.proof("joiner", []byte("a connection")), endpoint: Endpoint{"t:4007", "t:4008"}}

@@ -47,21 +47,24 @@ func newToken(ca *CA, expires time.Time) Token {
 
 func fingerprintOf(cert *x509.Certificate) [sha256.Size]byte { return sha256.Sum256(cert.Raw) }
 
-// String is the token as users carry it; it is a secret.
-func (t Token) String() string {
+// Text is the token as users carry it; it is a secret.
+func (t Token) Text() string {
 	p := binary.BigEndian.AppendUint32(nil, uint32(t.Expires.Unix()))
 	p = append(p, t.secret[:]...)
 	p = append(p, t.fingerprint[:]...)
 	return tokenPrefix + strings.ToLower(tokenText.EncodeToString(append(p, t.Site...)))
 }
 
-// GoString keeps the secret out of what is printed for debugging.
-func (t Token) GoString() string { return "pairing.Token of " + t.Site }
+// String keeps the secret out of logs and whatever else is printed.
+func (t Token) String() string { return "pairing token of " + t.Site }
+
+// GoString does the same.
+func (t Token) GoString() string { return t.String() }
 
 // ErrToken is a text that is no token.
 var ErrToken = errors.New("no pairing token: it begins with " + tokenPrefix + ", and was copied whole")
 
-// ParseToken reads what String wrote.
+// ParseToken reads what Text wrote.
 func ParseToken(text string) (Token, error) {
 	text, ok := strings.CutPrefix(strings.TrimSpace(text), tokenPrefix)
 	if !ok || len(text) > 256 {
@@ -74,7 +77,7 @@ func ParseToken(text string) (Token, error) {
 	t := Token{Expires: time.Unix(int64(binary.BigEndian.Uint32(p)), 0), Site: string(p[tokenBytes:])}
 	copy(t.secret[:], p[4:])
 	copy(t.fingerprint[:], p[4+secretBytes:])
-	if !validName(t.Site) || t.String() != tokenPrefix+text {
+	if !validName(t.Site) || t.Text() != tokenPrefix+text {
 		return Token{}, ErrToken
 	}
 	return t, nil

@@ -346,6 +346,13 @@ func (g *Gate) Policy() shape.Policy {
 // Set puts p into force; keep says that it outlives the process, which is so before it
 // begins. ErrPolicy is in the error when p cannot be.
 func (g *Gate) Set(p shape.Policy, keep bool) error {
+	g.changing.Lock()
+	defer g.changing.Unlock()
+	return g.set(p, keep)
+}
+
+// set is Set with changing held. The file is written while senders go on.
+func (g *Gate) set(p shape.Policy, keep bool) error {
 	if err := p.Validate(); err != nil {
 		return err
 	}
@@ -353,25 +360,17 @@ func (g *Gate) Set(p shape.Policy, keep bool) error {
 	if err != nil {
 		return err
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
 	if keep && !invariant.Planted("gate/shaping-forgotten") {
 		if err := g.file.Put(p); err != nil {
 			return fmt.Errorf("keep the shaping: %w", err)
 		}
 	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	g.mu.own = keep
 	g.mu.shaper.Change(time.Now(), p, loc)
 	g.pumpLocked()
 	return nil
-}
-
-// Reset goes back to the configuration's policy.
-func (g *Gate) Reset() error {
-	if err := g.file.Clear(); err != nil {
-		return err
-	}
-	return g.Set(g.file.Configured(), false)
 }
 
 // Charge takes in what was put on the interface beside the sessions: they get less.

@@ -47,7 +47,10 @@ func (g *Gate) Change(defaults, nothing bool, f func(*shape.Policy) error) error
 	g.changing.Lock()
 	defer g.changing.Unlock()
 	if nothing {
-		return g.Reset()
+		if err := g.file.Clear(); err != nil {
+			return err
+		}
+		return g.set(g.file.Configured(), false)
 	}
 	p := g.Policy()
 	if defaults {
@@ -56,5 +59,5 @@ func (g *Gate) Change(defaults, nothing bool, f func(*shape.Policy) error) error
 	if err := f(&p); err != nil {
 		return err
 	}
-	return g.Set(p, true)
+	return g.set(p, true)
 }

@@ -52,6 +52,9 @@ func (h *handle) writeLocked(fault Fault, p []byte, off int64) (change, error) {
 // goroutine of its own, after the stall if the fault says so. What the parts hold at the end is
 // what was written: who changes them before spoils the file.
 func (h *handle) WriteStart(parts [][]byte, off int64, done func(error)) {
+	if len(parts) > ioengine.MaxParts {
+		panic("BUG: a write of more parts than there may be")
+	}
 	d, p := h.disk, slices.Concat(parts...)
 	fault := d.count(OpWrite, h.name)
 	d.mu.Lock()

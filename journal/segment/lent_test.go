@@ -74,6 +74,32 @@ func lentRecords(t *testing.T, sector int) {
 	ok(t, f.finish(disk))
 }
 
+// However small the lent records of a large round are, no write has more parts than it may.
+func TestManyLentRecords(t *testing.T) {
+	disk := faultdisk.New(512) // ends the test when there are more
+	ok(t, disk.Mkdir("store"))
+	o := testOptions()
+	o.SegmentBytes, o.StageBytes = 4<<20, 1<<20
+	l, err := Open(disk, testDir, testGroup, Watermark{}, o, nil)
+	ok(t, err)
+	var all []placed
+	for seq := record.Seq(1); seq <= 150; seq++ {
+		rec := sealed(seq, 5200, seeded(int(seq)))
+		pos, err := l.Append(rec)
+		ok(t, err)
+		all = append(all, placed{pos, rec})
+	}
+	ok(t, l.Commit())
+	for _, p := range all {
+		got := make([]byte, len(p.rec))
+		ok(t, l.ReadAt(got, p.pos))
+		if !slices.Equal(got, p.rec) {
+			t.Fatalf("the record at %s reads back as other bytes", p.pos)
+		}
+	}
+	ok(t, l.Close())
+}
+
 // Of the zeros before a record one word rots: nothing is lost of it, in a segment that is open or
 // closed, and in the round that opening copies into the next one.
 func TestRotBeforeLentRecords(t *testing.T) {

@@ -95,7 +95,6 @@ func (l *Log) Append(rec []byte) (Pos, error) {
 		return 0, err
 	}
 	if err := l.makeRoom(h.Size); err != nil {
-		l.w.drop()
 		return 0, l.fail(err)
 	}
 	if l.lends(rec) {

@@ -421,7 +421,10 @@ func TestFillBesideWriters(t *testing.T) {
 				return err
 			}
 		}
-		return nil
+		p, d := noise(100+chunk, 1024), newDone() // and one in parts
+		copy(want[1024:], p)
+		f.WriteStart([][]byte{p[:512], p[512:]}, 1024, d.take)
+		return d.wait(1)
 	}))
 	if chunk < 3 {
 		t.Fatalf("%d chunks", chunk)
