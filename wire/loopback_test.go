@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -106,6 +107,7 @@ func TestLinkFlaps(t *testing.T) {
 		return s.Send(&Durable{testStream, record.Seq(durable.Add(1))})
 	}
 	done := make(chan struct{})
+	reached := sync.OnceFunc(func() { close(done) })
 	records := make([][]byte, last+1)
 	for seq := record.Seq(1); seq <= last; seq++ {
 		records[seq] = large(seq, 20_000)
@@ -115,6 +117,9 @@ func TestLinkFlaps(t *testing.T) {
 	source.onMessage = func(s *Session, m Message) error {
 		switch m := m.(type) {
 		case *Stand:
+			if m.Durable == last { // the acknowledgement itself was cut off
+				reached()
+			}
 			go func() {
 				for seq := m.Durable + 1; seq <= last; seq++ {
 					if s.SendRecord(context.Background(), records[seq]) != nil {
@@ -130,7 +135,7 @@ func TestLinkFlaps(t *testing.T) {
 				}
 			}
 			if m.Seq == last {
-				close(done)
+				reached()
 			}
 		}
 		return nil
