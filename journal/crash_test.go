@@ -183,6 +183,19 @@ func TestErrorAtEveryOperation(t *testing.T) {
 	}
 }
 
+// The same for each place that calls the disk, whatever the order its calls fall in.
+func TestErrorAtEveryCallSite(t *testing.T) {
+	s := newSource(3)
+	s.script()
+	once := faultdisk.OncePerSite{Folder: "journal"}
+	n := once.Each(faultdisk.Fault{Ops: faultdisk.OpAny, Err: syscall.EIO, At: 1}, func(fault faultdisk.Fault) {
+		if _, err := errorAt(s, fault); err != nil {
+			t.Fatalf("place %d: %v", once.Found(), err)
+		}
+	})
+	t.Logf("%d places", n)
+}
+
 // errorAt runs a story with one fault, sending again what was refused.
 func errorAt(s *source, fault faultdisk.Fault) (fired bool, err error) {
 	disk := faultdisk.New(512)

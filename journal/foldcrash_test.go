@@ -120,16 +120,14 @@ func TestFoldErrorAtEveryOperation(t *testing.T) {
 		{Ops: faultdisk.OpMutating, Err: syscall.ENOSPC, Short: true},
 		{Ops: faultdisk.OpMutating, Err: syscall.EIO, Ever: true},
 	} {
-		points := 0
-		for at := 1; ; at += stride(19) {
+		run := func(fault faultdisk.Fault) (failed error) {
 			disk := filled.Kill()
 			w, err := openSmall(disk)
 			ok(t, err)
 			ok(t, w.settled())
-			where := fmt.Sprintf("operations %#x, error at %d", fault.Ops, at)
-			fault.At = at
+			where := fmt.Sprintf("operations %#x, error at %d, once %v", fault.Ops, fault.At, fault.Once != nil)
 			disk.Inject(fault)
-			failed := w.keepOnly(foldKeeps...)
+			failed = w.keepOnly(foldKeeps...)
 			for did := true; failed == nil && did; {
 				did, failed = w.group.foldLog(noPace)
 			}
@@ -138,19 +136,29 @@ func TestFoldErrorAtEveryOperation(t *testing.T) {
 			if err != nil {
 				t.Fatalf("%s (%v): %v are listed: %v", where, failed, numbers, err)
 			}
-			if failed == nil && at > 100 {
+			if failed == nil && fault.At > 100 {
 				ok(t, w.store.Close())
-				break
+				return nil
 			}
-			points++
-			if err := foldSurvives(s, disk.Crash(seeded(at), keeps[at%len(keeps)])); err != nil {
+			if err := foldSurvives(s, disk.Crash(seeded(fault.At), keeps[fault.At%len(keeps)])); err != nil {
 				t.Fatalf("%s (%v), crash: %v", where, failed, err)
 			}
 			w.store.Close() // a manifest or an index may have failed for good
 			if err := foldSurvives(s, disk); err != nil {
 				t.Fatalf("%s (%v), again: %v", where, failed, err)
 			}
+			return failed
 		}
-		t.Logf("operations %#x: %d errors", fault.Ops, points)
+		points := 0
+		for fault.At = 1; ; fault.At += stride(19) {
+			if run(fault) == nil && fault.At > 100 {
+				break
+			}
+			points++
+		}
+		once := faultdisk.OncePerSite{Folder: "journal"}
+		fault.At = 1
+		once.Each(fault, func(fault faultdisk.Fault) { _ = run(fault) })
+		t.Logf("operations %#x: %d errors, and %d places", fault.Ops, points, once.Found())
 	}
 }

@@ -102,45 +102,15 @@ func TestErrorAtEveryOperationOfOpening(t *testing.T) {
 	l := newLived(t)
 	opened, points := 0, 0
 	for at := 1; ; at += stride(9) {
-		disk, seen, where := l.disk.Kill(), 0, ""
-		disk.Inject(faultdisk.Fault{Ops: faultdisk.OpAny, At: at, Err: syscall.EIO, Only: func(name string) bool {
+		seen, where := 0, ""
+		came, fired := l.openedWithFault(t, faultdisk.Fault{Ops: faultdisk.OpAny, At: at, Err: syscall.EIO, Only: func(name string) bool {
 			if seen++; seen == at {
 				where = name
 			}
 			return true
-		}})
-		w, err := l.opened(disk)
-		disk.Heal()
-		fired := seen >= at
-		if err != nil && (!fired || !errors.Is(err, syscall.EIO)) {
-			t.Fatalf("error at %d (%s): %v", at, where, err)
-		}
-		if err == nil {
+		}}, func() (string, bool) { return fmt.Sprintf("error at %d (%s)", at, where), seen >= at })
+		if came {
 			opened++
-			err := l.whole(w)
-			if !fired {
-				ok(t, err)
-			}
-			if errors.Is(err, errDiffers) {
-				t.Fatalf("error at %d (%s): %v", at, where, err)
-			}
-			// A view that comes takes nothing of those that there were.
-			if more, err := w.group.KeepView(l.newest, scratchOptions(0)); err == nil {
-				if more.Number <= 2 {
-					t.Fatalf("error at %d (%s): number %d is drawn again", at, where, more.Number)
-				}
-				d, _ := more.View.Device(1)
-				if err := d.WriteAt([]byte("another"), 5000); err != nil {
-					t.Fatalf("error at %d (%s), then a new view: %v", at, where, err)
-				}
-			}
-			w.store.Close() // may fail
-		}
-		if w, err = l.opened(disk.Kill()); err == nil {
-			err = errors.Join(l.whole(w), w.store.Close())
-		}
-		if err != nil {
-			t.Fatalf("error at %d (%s), then none: %v", at, where, err)
 		}
 		if !fired {
 			break
@@ -151,6 +121,59 @@ func TestErrorAtEveryOperationOfOpening(t *testing.T) {
 		t.Errorf("%d openings came to their end", opened)
 	}
 	t.Logf("%d errors, %d openings came to their end", points, opened)
+}
+
+// openedWithFault opens a store that has all there is with a fault in it, and again without;
+// told says where the fault fell once it did. It returns whether the first opening came to
+// its end, and whether there was a fault.
+func (l *lived) openedWithFault(t *testing.T, fault faultdisk.Fault, told func() (string, bool)) (came, fired bool) {
+	t.Helper()
+	disk := l.disk.Kill()
+	disk.Inject(fault)
+	w, err := l.opened(disk)
+	disk.Heal()
+	where, fired := told()
+	if err != nil && (!fired || !errors.Is(err, syscall.EIO)) {
+		t.Fatalf("%s: %v", where, err)
+	}
+	if came = err == nil; came {
+		err := l.whole(w)
+		if !fired {
+			ok(t, err)
+		}
+		if errors.Is(err, errDiffers) {
+			t.Fatalf("%s: %v", where, err)
+		}
+		// A view that comes takes nothing of those that there were.
+		if more, err := w.group.KeepView(l.newest, scratchOptions(0)); err == nil {
+			if more.Number <= 2 {
+				t.Fatalf("%s: number %d is drawn again", where, more.Number)
+			}
+			d, _ := more.View.Device(1)
+			if err := d.WriteAt([]byte("another"), 5000); err != nil {
+				t.Fatalf("%s, then a new view: %v", where, err)
+			}
+		}
+		w.store.Close() // may fail
+	}
+	if w, err = l.opened(disk.Kill()); err == nil {
+		err = errors.Join(l.whole(w), w.store.Close())
+	}
+	if err != nil {
+		t.Fatalf("%s, then none: %v", where, err)
+	}
+	return came, fired
+}
+
+// The same for each place that calls the disk.
+func TestErrorAtEveryCallSiteOfOpening(t *testing.T) {
+	l := newLived(t)
+	once := faultdisk.OncePerSite{Folder: "journal"}
+	n := once.Each(faultdisk.Fault{Ops: faultdisk.OpAny, Err: syscall.EIO}, func(fault faultdisk.Fault) {
+		found := once.Found()
+		l.openedWithFault(t, fault, func() (string, bool) { return fmt.Sprintf("place %d", found), once.Found() > found })
+	})
+	t.Logf("%d places", n)
 }
 
 // The same for each operation on views and ages alone, which are always in the same order.

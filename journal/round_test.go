@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -258,6 +259,38 @@ func TestErrorInSharedRounds(t *testing.T) {
 		}
 		t.Logf("operations %#x: errors up to the %d-th", fault.Ops, at-1)
 	}
+}
+
+// The sync of a round fails, and then each place that calls the disk to write its records
+// elsewhere. What was told durable is there.
+func TestErrorAfterAFailedRound(t *testing.T) {
+	sources := newSources(2)
+	nth := 0
+	once := faultdisk.OncePerSite{Folder: "journal"}
+	n := once.Each(faultdisk.Fault{Ops: faultdisk.OpMutating, Err: syscall.EIO}, func(fault faultdisk.Fault) {
+		disk := faultdisk.New(512)
+		w, err := openSeveral(disk, len(sources))
+		ok(t, err)
+		var down atomic.Bool
+		fault.Only = func(string) bool { return down.Load() }
+		disk.Inject(fault)
+		nth = nth%4 + 1
+		disk.Inject(faultdisk.Fault{Ops: faultdisk.OpSync, At: nth, Err: syscall.EIO, Only: func(name string) bool {
+			if strings.Contains(name, "/log/") {
+				down.Store(true)
+				return true
+			}
+			return false
+		}})
+		_ = w.streamAll(sources, 5) // a source is told when both fail
+		ps := w.promises()
+		disk.Heal()
+		ok(t, w.store.Close())
+		if err := keptBy(disk.Crash(seeded(once.Found()), faultdisk.KeepNone), sources, ps); err != nil {
+			t.Fatalf("place %d: %v", once.Found(), err)
+		}
+	})
+	t.Logf("%d places", n)
 }
 
 // Who waits for room in the queue can give up, and has then sent nothing.

@@ -29,6 +29,7 @@ const (
 type Fault struct {
 	Ops  Op                     // which operations count; 0: OpMutating
 	Only func(name string) bool // which files and folders count, by the name they were opened with; nil: all
+	Once *OncePerSite           // until it acts, only calls from places that were not found yet count; nil: from all
 	At   int                    // the At-th that counts from now on, from 1; 0 is 1
 	Ever bool                   // and all after it
 
@@ -109,7 +110,7 @@ func (d *Disk) count(op Op, name string) Fault {
 	}
 	var hit Fault
 	for _, a := range d.mu.faults {
-		if a.Ops&op == 0 || a.Only != nil && !a.Only(name) {
+		if a.Ops&op == 0 || a.Only != nil && !a.Only(name) || a.Once != nil && a.seen < a.At && !a.Once.first() {
 			continue
 		}
 		a.seen++

@@ -1,6 +1,7 @@
 package faultdisk
 
 import (
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -100,5 +101,45 @@ func TestExcuses(t *testing.T) {
 	m, err := excuses(name)
 	if err != nil || len(m) != 1 || !m["f w.file.Truncate"] {
 		t.Errorf("an excuse needs a reason: %v %v", m, err)
+	}
+}
+
+// Run again and again, a fault comes to each place that calls the disk, and then to none.
+func TestOncePerSite(t *testing.T) {
+	once := &OncePerSite{}
+	work := func(d *Disk) (failed string) {
+		f, err := d.Open("a", ioengine.Create)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := make([]byte, 1)
+		for range 3 {
+			if _, err := io.NewSectionReader(f, 0, 9).ReadAt(p, 0); errors.Is(err, syscall.EIO) {
+				failed += "r"
+			}
+			if _, err := io.NewOffsetWriter(f, 0).WriteAt(p, 0); errors.Is(err, syscall.EIO) {
+				failed += "w"
+			}
+		}
+		return failed
+	}
+	var all []string
+	for range 4 {
+		d := New(1)
+		d.Inject(Fault{Ops: OpAny, Once: once, Err: syscall.EIO})
+		all = append(all, work(d))
+	}
+	if got := strings.Join(all, ","); got != "r,w,," || once.Found() != 2 {
+		t.Errorf("failed %q, found %d", got, once.Found())
+	}
+	d := New(1)
+	d.Inject(Fault{Ops: OpAny, Once: &OncePerSite{Folder: "journal"}, Err: syscall.EIO})
+	if got := work(d); got != "" {
+		t.Errorf("%q failed in another folder", got)
+	}
+	d = New(1)
+	d.Inject(Fault{Ops: OpAny, Once: &OncePerSite{}, Ever: true, Err: syscall.EIO})
+	if got := work(d); got != "rwrwrw" {
+		t.Errorf("%q failed for good", got)
 	}
 }
