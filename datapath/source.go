@@ -21,6 +21,7 @@ import (
 	"github.com/holdfast-dr/holdfast/wire"
 	"github.com/holdfast-dr/holdfast/wire/record"
 	"github.com/holdfast-dr/holdfast/wire/shape"
+	"github.com/holdfast-dr/holdfast/wire/tape"
 )
 
 // SourceConfig says which groups a source carries.
@@ -31,6 +32,7 @@ type SourceConfig struct {
 	Groups      []GroupConfig
 	Shaping     shape.Policy // unless another was set since
 	Log         *slog.Logger
+	Tape        *tape.Tape // for debugging; nil is none
 	// Dial replaces the network's; nil is net.Dialer.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
@@ -213,7 +215,7 @@ func (p *peer) run(ctx context.Context, cfg SourceConfig) error {
 
 // client is how the target is reached.
 func (p *peer) client(cfg SourceConfig) wire.ClientConfig {
-	return wire.ClientConfig{Control: p.control, Data: p.data, Credentials: cfg.Credentials, Log: cfg.Log, Dial: cfg.Dial}
+	return wire.ClientConfig{Control: p.control, Data: p.data, Credentials: cfg.Credentials, Log: cfg.Log, Dial: cfg.Dial, Tape: cfg.Tape}
 }
 
 // failed is told why there is no session, and in how long another is tried for.

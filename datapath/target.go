@@ -17,6 +17,7 @@ import (
 	"github.com/holdfast-dr/holdfast/journal/index"
 	"github.com/holdfast-dr/holdfast/journal/retain"
 	"github.com/holdfast-dr/holdfast/wire"
+	"github.com/holdfast-dr/holdfast/wire/tape"
 )
 
 // TargetConfig says where a target listens and what it stores where.
@@ -33,6 +34,7 @@ type TargetConfig struct {
 	Retention     retain.Policy // of groups that have none of their own; the zero one is retain.Default
 	Parity        Parity
 	Log           *slog.Logger
+	Tape          *tape.Tape // for debugging; nil is none
 	// OpenCatalogue opens the journal's catalogue; nil is Badger, in the store's folder.
 	OpenCatalogue func() (index.Map, error)
 }
@@ -89,7 +91,7 @@ func OpenTarget(cfg TargetConfig) (t *Target, err error) {
 	}
 	t.deliver = deliver.New(t.store, cfg.Log)
 	t.server, err = wire.Listen(wire.ServerConfig{
-		ListenControl: cfg.ListenControl, ListenData: cfg.ListenData, Credentials: cfg.Credentials, Log: cfg.Log,
+		ListenControl: cfg.ListenControl, ListenData: cfg.ListenData, Credentials: cfg.Credentials, Log: cfg.Log, Tape: cfg.Tape,
 	})
 	return t, err
 }

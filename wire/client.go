@@ -10,6 +10,8 @@ import (
 	"math/rand/v2"
 	"net"
 	"time"
+
+	"github.com/holdfast-dr/holdfast/wire/tape"
 )
 
 // ClientConfig is a source's end towards one target VRA.
@@ -26,6 +28,8 @@ type ClientConfig struct {
 	Failed func(why error, next time.Duration)
 	// Dial replaces ours, which looks names up each time and tries all their addresses.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Tape, for debugging, is where the frames of all connections go; nil is nowhere.
+	Tape *tape.Tape
 
 	speaks Versions // tests only; zero is ours
 }
@@ -182,7 +186,12 @@ func (c *ClientConfig) controlLink(ctx context.Context, packet int) (*link, erro
 		return nil, err
 	}
 	tune(conn, true)
-	return open(ctx, conn, true, c.tls(c.Target), &c.Counters.ControlSent, &c.Counters.ControlReceived)
+	l, err := open(ctx, conn, true, c.tls(c.Target), &c.Counters.ControlSent, &c.Counters.ControlReceived)
+	if err != nil {
+		return nil, err
+	}
+	l.taped(c.Tape, tape.Dialled)
+	return l, nil
 }
 
 // dataLink does the same for the data connection that goes with control.
@@ -198,7 +207,11 @@ func (c *ClientConfig) dataLink(ctx context.Context, control *link, packet int) 
 	if err != nil && errors.Is(context.Cause(ctx), ErrBlackHole) {
 		err = ErrBlackHole
 	}
-	return l, err
+	if err != nil {
+		return nil, err
+	}
+	l.taped(c.Tape, tape.Dialled)
+	return l, nil
 }
 
 func (c *ClientConfig) dial(ctx context.Context, address string, packet int) (net.Conn, error) {

@@ -8,6 +8,8 @@ import (
 	"net"
 	"sync/atomic"
 	"time"
+
+	"github.com/holdfast-dr/holdfast/wire/tape"
 )
 
 // link is one of a session's two connections: TLS over a socket whose bytes are
@@ -17,6 +19,9 @@ type link struct {
 	socket *socket
 	peer   Peer
 	test   bool // a data connection whose first frame was Test
+
+	tape    *tape.Connection // nil but for debugging, and so are out and in
+	out, in *taping
 }
 
 // errTLS is a connection that did not get through TLS.
@@ -48,6 +53,7 @@ func open(ctx context.Context, conn net.Conn, client bool, config *tls.Config, s
 // cut closes the socket at once: what was not sent yet never is, and there is no
 // waiting for a peer that may be gone.
 func (l *link) cut() {
+	l.tape.Close()
 	if tcp, ok := l.socket.Conn.(*net.TCPConn); ok {
 		tcp.SetLinger(0)
 	}
@@ -55,7 +61,10 @@ func (l *link) cut() {
 }
 
 // hangUp closes the socket; what was written is still delivered if it can be.
-func (l *link) hangUp() { l.socket.Close() }
+func (l *link) hangUp() {
+	l.tape.Close()
+	l.socket.Close()
+}
 
 // guard closes the link when ctx ends or the time is over, until the returned
 // function is called; that says whether the link is still whole.

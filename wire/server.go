@@ -11,6 +11,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"github.com/holdfast-dr/holdfast/wire/tape"
 )
 
 // ServerConfig is a target's end.
@@ -26,6 +28,8 @@ type ServerConfig struct {
 	Log          *slog.Logger
 	// Listen replaces net.Listen.
 	Listen func(network, address string) (net.Listener, error)
+	// Tape, for debugging, is where the frames of all connections go; nil is nowhere.
+	Tape *tape.Tape
 
 	speaks Versions // tests only; zero is ours
 }
@@ -244,6 +248,7 @@ func (s *Server) take(ctx context.Context, conn net.Conn, h Handler, first []fra
 		s.refuse(conn, err)
 		return
 	}
+	l.taped(s.c.Tape, tape.Taken)
 	whole := l.guard(ctx, tlsTime)
 	t, body, err := readOneOf(l, first...)
 	if err != nil {

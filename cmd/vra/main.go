@@ -1,6 +1,6 @@
 // Command vra is the data plane: the source of some groups, a target, or both.
 //
-//	vra --config FILE [--check-config]
+//	vra --config FILE [--check-config] [--debug-tape FILE]
 //
 // It logs to stderr, answers status, checkpoints and views on its unix socket, and
 // ends in good order on SIGINT or SIGTERM. Being killed is as good: what was
@@ -34,6 +34,7 @@ import (
 	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/wire"
 	"github.com/holdfast-dr/holdfast/wire/record"
+	"github.com/holdfast-dr/holdfast/wire/tape"
 )
 
 func main() {
@@ -58,6 +59,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	file := flags.String("config", "", "the configuration, a YAML `file`")
 	check := flags.Bool("check-config", false, "check the configuration and the files it names, say what is wrong, and end")
 	printVersion := flags.Bool("version", false, "print the version and end")
+	var debug debugTape
+	debug.flags(flags)
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			fmt.Fprintln(stderr, "Usage of vra:")
@@ -74,6 +77,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if *file == "" || flags.NArg() > 0 {
 		return fmt.Errorf("--config is needed and nothing else: %w", errUsage)
 	}
+	if err := debug.check(); err != nil {
+		return fmt.Errorf("%w: %w", err, errUsage)
+	}
 	cfg, err := config.LoadVRA(*file)
 	if err != nil {
 		return err
@@ -87,7 +93,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	log := slog.New(slog.NewTextHandler(stderr, nil)).With("site", cfg.Site, "vra", cfg.ID)
-	return serve(ctx, cfg, log)
+	to, end, err := debug.open(log)
+	if err != nil {
+		return err
+	}
+	return errors.Join(serve(ctx, cfg, log, to), end())
 }
 
 // checkFiles tells what of the files would keep the VRA from running; it makes nothing.
@@ -137,7 +147,8 @@ func targetConfig(cfg *config.VRA, credentials wire.Credentials, log *slog.Logge
 }
 
 // serve runs all that the configuration asks for until ctx ends or a part fails.
-func serve(ctx context.Context, cfg *config.VRA, log *slog.Logger) (err error) {
+// A tape, unless it is nil, gets what passes on the wire.
+func serve(ctx context.Context, cfg *config.VRA, log *slog.Logger, to *tape.Tape) (err error) {
 	lock, err := datapath.OpenDataDir(cfg.DataDir)
 	if err != nil {
 		return err
@@ -162,6 +173,7 @@ func serve(ctx context.Context, cfg *config.VRA, log *slog.Logger) (err error) {
 		if err != nil {
 			return err
 		}
+		conf.Tape = to
 		target, err = datapath.OpenTarget(conf)
 		if err != nil {
 			return err
@@ -176,7 +188,7 @@ func serve(ctx context.Context, cfg *config.VRA, log *slog.Logger) (err error) {
 		}
 		source, err = datapath.OpenSource(datapath.SourceConfig{
 			Shaping: policy,
-			RunDir:  cfg.RunDir, DataDir: cfg.DataDir, Credentials: credentials, Groups: groups(s), Log: log,
+			RunDir:  cfg.RunDir, DataDir: cfg.DataDir, Credentials: credentials, Groups: groups(s), Log: log, Tape: to,
 		})
 		if err != nil {
 			return err
