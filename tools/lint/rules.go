@@ -30,7 +30,7 @@ var usesForTests = []string{"bench", "tools", "cmd/holdfast"}
 
 // doors names the folders through which each outside library comes in.
 var doors = map[string][]string{
-	"github.com/pierrec/lz4":              {"wire/record"},
+	"github.com/pierrec/lz4":              {"wire/record", "bench/bars"},
 	"github.com/dgraph-io/badger":         {"journal/index", "bench/bars"},
 	"github.com/klauspost/reedsolomon":    {"journal/stripe"},
 	"golang.org/x/sys":                    {"ioengine", "datapath/capture", "datapath/front", "control/api"},

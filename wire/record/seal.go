@@ -1,12 +1,6 @@
 package record
 
-import (
-	"slices"
-
-	"github.com/pierrec/lz4/v4"
-
-	"github.com/holdfast-dr/holdfast/ioengine/invariant"
-)
+import "slices"
 
 // Seal appends the record to dst and returns it; with Bound() free bytes in dst it
 // does not allocate. The pieces' data is read here, once: bytes that change while
@@ -30,9 +24,8 @@ func (b *Batch) Seal(dst []byte, id Identity, t Time, c *Compressor) []byte {
 	at, seed, parts := h.TablesEnd(), seedOf(id), b.parts
 	for i, s := range b.blocks {
 		block := Block{Codec: CodecRaw, Raw: s.raw, At: at}
-		gather(p[at:], parts[:s.parts])
+		block.Codec, block.Stored = c.pack(p[at:], parts[:s.parts], s.raw)
 		parts = parts[s.parts:]
-		block.Codec, block.Stored = c.store(p[at : at+s.raw])
 		at += block.Stored
 		block.CRC = block.sum(seed, i, p[block.At:at])
 		block.put(table[i*blockBytes:])
@@ -61,19 +54,34 @@ func gather(dst []byte, parts [][]byte) {
 }
 
 // Compressor decides each block's codec and compresses. One per goroutine: it
-// holds the encoder's tables (about 170 KiB).
+// holds the encoder's tables (about 80 KiB).
 type Compressor struct {
 	// StoreOnly makes every block raw, for links faster than the encoder.
 	StoreOnly bool
 
-	lz4     lz4.Compressor
-	scratch []byte
+	seen     positions
+	raw, out room
 }
 
 // NewCompressor returns a compressor that uses LZ4 where it pays.
-func NewCompressor() *Compressor {
-	// Room for the worst, so that the encoder never takes its out-of-room paths.
-	return &Compressor{scratch: make([]byte, lz4.CompressBlockBound(LineBytes))}
+func NewCompressor() *Compressor { return new(Compressor) }
+
+// pack puts a block, whose raw bytes are the parts, in its stored form at the start of dst, which
+// has room for the raw bytes at least. They are read once, into memory of the compressor's: what
+// is encoded does not change meanwhile. What is encoded goes straight to dst.
+func (c *Compressor) pack(dst []byte, parts [][]byte, raw int) (Codec, int) {
+	if c.StoreOnly || len(parts) == 1 && dense(parts[0]) {
+		gather(dst, parts)
+		return CodecRaw, raw
+	}
+	p := c.raw[:raw]
+	gather(p, parts)
+	if !dense(p) {
+		if n := c.encode(dst, raw); n > 0 {
+			return CodecLZ4, n
+		}
+	}
+	return CodecRaw, copy(dst, p)
 }
 
 // store turns the raw bytes p of a block into their stored form, at the start of p.
@@ -81,11 +89,19 @@ func (c *Compressor) store(p []byte) (Codec, int) {
 	if c.StoreOnly || dense(p) {
 		return CodecRaw, len(p)
 	}
-	n, err := c.lz4.CompressBlock(p, c.scratch)
-	if err != nil || n == 0 || n >= len(p) && !invariant.Planted("record/keep-grown") {
-		return CodecRaw, len(p)
+	copy(c.raw[:], p)
+	if n := c.encode(p, len(p)); n > 0 {
+		return CodecLZ4, n
 	}
-	return CodecLZ4, copy(p, c.scratch[:n])
+	return CodecRaw, copy(p, c.raw[:])
+}
+
+// encode makes dst, of at least n bytes, an LZ4 block of the first n bytes of c.raw; 0: they do not shrink.
+func (c *Compressor) encode(dst []byte, n int) int {
+	if len(dst) >= len(c.out) {
+		return c.seen.encode((*room)(dst), &c.raw, n)
+	}
+	return copy(dst, c.out[:c.seen.encode(&c.out, &c.raw, n)])
 }
 
 const (
