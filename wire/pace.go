@@ -53,8 +53,9 @@ func (l *link) spent() (Spent, shape.Framing) {
 
 const (
 	// pacingOver is by how much the kernel may be faster than the cap: it only smooths
-	// what a shaper has counted already, and must not be what limits it.
-	pacingOver = 1.02
+	// what a shaper has counted already, and must not be what limits it, not even when that
+	// makes up for lost time.
+	pacingOver = 1.02 * shape.CatchUp
 	// pacedUnsent is how much of the cap's time may wait in the kernel unsent.
 	pacedUnsent = 0.1
 )
@@ -68,6 +69,6 @@ func (s *Session) Bound(cap shape.Rate) {
 	_, f := s.data.spent()
 	rate := cap.BytesPerSecond() * pacingOver
 	payload := rate * float64(f.Segment) / float64(f.Segment+f.Headers)
-	unsent := int(min(max(rate*pacedUnsent, 16<<10), unsentBytes))
+	unsent := int(min(max(cap.BytesPerSecond()*pacedUnsent, 16<<10), unsentBytes))
 	pace(s.data.socket.Conn, max(uint64(payload), 1), unsent)
 }

@@ -5,12 +5,13 @@
 // What a user of a Shaper may rely on:
 //   - Bytes are those of the interface: TLS, and the headers of Ethernet, IP and TCP of
 //     every segment (Framing), acknowledgements and retransmissions too (Charge).
-//   - Over any time t no more than cap*t and one quantum is granted. A quantum is 20 ms of
+//   - In any second no more than the cap and one quantum is granted. A quantum is 20 ms of
 //     the cap, at least one Ethernet frame: 12.5 kB at 5 Mbit. So any second holds at most
 //     2 % too much, and nothing longer than a quantum leaves in one burst, not even after
 //     an hour of silence. (Below 606 kbit the quantum is one frame: MinCap keeps that below 3 %.)
-//   - One grant is a quarter of that, in whole frames: who comes 15 ms late for it still
-//     uses the whole cap.
+//   - Of the time in which a group had something to send and came late for it (a busy
+//     machine wakes a sender late), 250 ms are made up for, at no more than twice the
+//     cap and within the cap of each second. What silence did not use is gone.
 //   - What cannot wait (acknowledgements, heartbeats, what TCP sends again) is charged and
 //     never held up; groups pay for it afterwards.
 //   - While all three priorities have something to send, they share 12:4:1: high gets 70 %,

@@ -49,6 +49,9 @@ func newOrder() order {
 	return order{groups: make(map[string]*member), conns: make(map[uint64]*conn)}
 }
 
+// busy says whether anybody has something to send, or is sending.
+func (o *order) busy() bool { return len(o.conns) > 0 }
+
 func (o *order) offer(name string, p Priority, id uint64, bytes int64) {
 	o.withdraw(name)
 	g := o.groups[name]

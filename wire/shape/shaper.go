@@ -20,8 +20,10 @@ type Shaper struct {
 	cap    Rate
 	minute int64 // of the clock in which cap was looked up
 
-	level float64   // bytes that may leave now; below 0, charged and not yet earned
-	at    time.Time // when level was that
+	level float64   // bytes that are earned and did not leave; below 0, charged and not yet earned
+	burst float64   // bytes that may leave at once
+	at    time.Time // when they were that
+	past  second    // what left
 
 	order order
 	short bool // the last Next could not grant for want of level
@@ -32,7 +34,7 @@ type Shaper struct {
 func New(now time.Time, p Policy, zone *time.Location) *Shaper {
 	s := &Shaper{at: now, from: now, order: newOrder()}
 	s.Change(now, p, zone)
-	s.level = float64(s.cap.Quantum())
+	s.full()
 	return s
 }
 
@@ -66,31 +68,76 @@ func (s *Shaper) look(now time.Time) {
 		if c != s.cap {
 			s.earn(now) // at the old cap
 			if s.cap == 0 {
-				s.level = float64(c.Quantum())
+				s.cap = c
+				s.full()
 			}
 			s.cap = c
+			s.past.forget() // the new cap counts from now on
 			s.bound()
 		}
 	}
 }
 
+// full is how a shaper begins: a quantum may leave.
+func (s *Shaper) full() {
+	s.level = float64(s.cap.Quantum())
+	s.burst = s.level
+}
+
+const (
+	// CatchUp is how many times the cap is the rate at which is sent what somebody came too
+	// late for.
+	CatchUp = 2
+	// lateTime is how much of the cap's time can be made up for.
+	lateTime = 250 * time.Millisecond
+)
+
 // earn adds what the time since the last call brought.
 func (s *Shaper) earn(now time.Time) {
 	if d := now.Sub(s.at); d > 0 {
-		s.level += s.cap.BytesPerSecond() * d.Seconds()
+		earned := s.cap.BytesPerSecond() * d.Seconds()
+		s.level += earned
+		s.burst += earned * CatchUp
 		s.at = now
 	}
 	s.bound()
 }
 
-// bound keeps the level below a quantum, and no debt longer than a second: a cap that
-// falls far must not stop groups for minutes over what was charged before.
+// bound keeps what may leave at once below a quantum, and so what was earned while nobody
+// had anything to send. There is no debt longer than a second: a cap that falls far must
+// not stop groups for minutes over what was charged before.
 func (s *Shaper) bound() {
-	most := float64(s.cap.Quantum())
-	if invariant.Planted("shape/idle-saves") {
-		most = s.cap.BytesPerSecond()
+	quantum, second := float64(s.cap.Quantum()), s.cap.BytesPerSecond()
+	most := quantum
+	if s.order.busy() && !invariant.Planted("shape/late-is-lost") {
+		most += second * lateTime.Seconds()
 	}
-	s.level = max(min(s.level, most), -s.cap.BytesPerSecond())
+	if invariant.Planted("shape/idle-saves") {
+		most, quantum = second, second
+	}
+	s.level = max(min(s.level, most), -second)
+	s.burst = max(min(s.burst, quantum), -second)
+}
+
+// spend takes bytes that leave.
+func (s *Shaper) spend(now time.Time, bytes int64) {
+	s.level -= float64(bytes)
+	s.burst -= float64(bytes)
+	s.past.add(now, bytes)
+}
+
+// lacks is how long it will be until n bytes may leave.
+func (s *Shaper) lacks(now time.Time, n int64) time.Duration {
+	rate := s.cap.BytesPerSecond()
+	lack := max((float64(n)-s.level)/rate, (float64(n)-s.burst)/(rate*CatchUp))
+	d := time.Duration(max(lack, 0) * float64(time.Second))
+	if lack > 0 {
+		d += time.Microsecond
+	}
+	if most := int64(rate) + s.cap.Quantum() - n; !invariant.Planted("shape/seconds-uncounted") {
+		d = max(d, s.past.room(now, most).Sub(now))
+	}
+	return d
 }
 
 // Charge counts bytes that left without a grant; below zero, such as were granted and
@@ -100,7 +147,7 @@ func (s *Shaper) Charge(now time.Time, bytes int64) {
 		return
 	}
 	s.earn(now)
-	s.level -= float64(bytes)
+	s.spend(now, bytes)
 	s.bound()
 }
 
@@ -108,6 +155,7 @@ func (s *Shaper) Charge(now time.Time, bytes int64) {
 // connection. A group has one offer at a time.
 func (s *Shaper) Offer(now time.Time, group string, conn uint64, bytes int64) {
 	s.wait(now)
+	s.earn(now) // idle until now
 	s.order.offer(group, s.policy.of(group), conn, bytes)
 }
 
@@ -140,12 +188,11 @@ func (s *Shaper) Next(now time.Time) (g Grant, wake time.Time, ok bool) {
 	n := s.order.wants(c)
 	if s.cap > 0 {
 		n = min(n, s.cap.slice())
-		if lack := float64(n) - s.level; lack > 0 {
+		if d := s.lacks(now, n); d > 0 {
 			s.short = true
-			d := time.Duration(lack / s.cap.BytesPerSecond() * float64(time.Second))
-			return Grant{}, now.Add(d + time.Microsecond), false
+			return Grant{}, now.Add(d), false
 		}
-		s.level -= float64(n)
+		s.spend(now, n)
 	}
 	return Grant{Group: s.order.grant(c, n), Bytes: n}, time.Time{}, true
 }

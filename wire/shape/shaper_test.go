@@ -145,7 +145,7 @@ func TestCapHoldsWhateverHappens(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		r := Rate(rapid.Int64Range(1e6, 200e6).Draw(t, "cap"))
 		w := newWorld(Policy{Cap: r, Priorities: map[string]Priority{"g0": High, "g1": Low}})
-		lates := rapid.SliceOfN(rapid.Int64Range(0, int64(40*time.Millisecond)), 1, 8).Draw(t, "late")
+		lates := rapid.SliceOfN(rapid.Int64Range(0, int64(300*time.Millisecond)), 1, 8).Draw(t, "late")
 		n := 0
 		w.late = func() time.Duration { n++; return time.Duration(lates[n%len(lates)]) }
 		for i := range rapid.IntRange(1, 5).Draw(t, "groups") {
@@ -188,13 +188,58 @@ func TestNoBurstIsLongerThanAQuantum(t *testing.T) {
 	}
 }
 
+// Whoever wakes late sends later what it could not send in time, and no second is fuller
+// for it: neither the ones after one long pause nor those of a machine that pauses all the time.
 func TestLateComersUseTheCap(t *testing.T) {
-	w := newWorld(Policy{Cap: 20e6})
-	w.late = func() time.Duration { return 14 * time.Millisecond }
+	for _, c := range []struct {
+		every, pause time.Duration
+		least        float64
+	}{
+		{20 * time.Millisecond, 14 * time.Millisecond, 0.97},
+		{100 * time.Millisecond, 45 * time.Millisecond, 0.97},
+		{333 * time.Millisecond, 120 * time.Millisecond, 0.97},
+		{3 * time.Second, 250 * time.Millisecond, 0.97},
+		{8 * time.Second, time.Second, 0.87}, // 250 ms of that are made up for
+	} {
+		for _, r := range []Rate{5e6, 20e6, 100e6} {
+			w := newWorld(Policy{Cap: r})
+			w.late = func() time.Duration {
+				if into := w.now.Sub(begin) % c.every; into < c.pause {
+					return c.pause - into
+				}
+				return 0
+			}
+			w.load("a", 1, 250<<10)
+			const all = 24 * time.Second
+			w.run(all)
+			if over := w.worst(always(r)); over > 0.025 {
+				t.Errorf("%s away in %s, %s: a second holds %.2f %% too much", c.pause, c.every, r, 100*over)
+			}
+			if use := w.use(r, all); use < c.least {
+				t.Errorf("%s away in %s, %s: %.1f %% is used", c.pause, c.every, r, 100*use)
+			}
+		}
+	}
+}
+
+// What is made up for leaves little faster than the cap.
+func TestCatchingUpIsNoBurst(t *testing.T) {
+	const r = Rate(20e6)
+	w := newWorld(Policy{Cap: r})
 	w.load("a", 1, 250<<10)
-	w.run(10 * time.Second)
-	if use := w.use(20e6, 10*time.Second); use < 0.97 {
-		t.Errorf("%.2f %% is used", 100*use)
+	w.run(2 * time.Second)
+	w.sent = nil
+	w.now = w.now.Add(200 * time.Millisecond)
+	w.run(100 * time.Millisecond)
+	sum := int64(0)
+	for _, s := range w.sent {
+		sum += s.bytes
+	}
+	if most := r.BytesPerSecond()*0.1*CatchUp + float64(r.Quantum()); float64(sum) > most {
+		t.Errorf("%d bytes in 100 ms after a pause, want at most %.0f", sum, most)
+	}
+	if least := r.BytesPerSecond() * 0.19; float64(sum) < least {
+		t.Errorf("%d bytes in 100 ms after a pause, want at least %.0f", sum, least)
 	}
 }
 
@@ -349,8 +394,8 @@ func TestRetransmissionsArePaidFor(t *testing.T) {
 		t.Errorf("%.0f bytes granted in 10 s beside %.0f sent again, want %.0f", got, again, want)
 	}
 	w.Charge(w.now, -50e3)
-	if w.level > float64(Rate(5e6).Quantum()) {
-		t.Errorf("giving back makes a burst of %.0f", w.level)
+	if w.burst > float64(Rate(5e6).Quantum()) {
+		t.Errorf("giving back makes a burst of %.0f", w.burst)
 	}
 	w.Charge(w.now, 1<<40)
 	_, wake, _ := w.Next(w.now)
