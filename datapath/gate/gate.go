@@ -61,6 +61,7 @@ type Gate struct {
 type lane struct {
 	id      uint64
 	charged int64 // bytes, of those that the session says it spent
+	sent    int64 // of these, as it said last
 	settled time.Time
 	writing bool // what was granted may be written at this moment
 	framing shape.Framing
@@ -169,6 +170,7 @@ func (g *Gate) Leave(s *wire.Session) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	delete(g.mu.lanes, s)
+	g.leftLocked(time.Now())
 }
 
 // settleLocked charges what a session put on the interface and nobody granted, and
@@ -180,11 +182,22 @@ func (g *Gate) settleLocked(now time.Time, s *wire.Session, l *lane) {
 	}
 	extra := int64(spent.Sent+spent.Unsent) - l.charged
 	l.charged += extra
+	l.sent = int64(spent.Sent)
 	l.settled, l.framing = now, spent.Framing
 	g.spent.Add(extra)
 	if !invariant.Planted("gate/never-settled") {
 		g.mu.shaper.Charge(now, extra)
 	}
+	g.leftLocked(now)
+}
+
+// leftLocked tells the shaper what the kernel keeps.
+func (g *Gate) leftLocked(now time.Time) {
+	kept := int64(0)
+	for _, l := range g.mu.lanes {
+		kept += max(l.charged-l.sent, 0)
+	}
+	g.mu.shaper.Left(now, kept)
 }
 
 // pump wakes whoever may go on now.
@@ -237,8 +250,9 @@ func (g *Gate) capLocked(now time.Time) {
 		if c > 0 && (old == 0 || c < old) {
 			// What waits in the kernel was let go under another cap, and leaves under this one.
 			spent := s.Spent()
-			l.charged = int64(spent.Sent + spent.Unsent)
+			l.charged, l.sent = int64(spent.Sent+spent.Unsent), int64(spent.Sent)
 			g.mu.shaper.Charge(now, int64(spent.Unsent))
+			g.leftLocked(now)
 		}
 	}
 }
@@ -377,7 +391,9 @@ func (g *Gate) set(p shape.Policy, keep bool) error {
 func (g *Gate) Charge(bytes int64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.mu.shaper.Charge(time.Now(), bytes)
+	now := time.Now()
+	g.mu.shaper.Charge(now, bytes)
+	g.leftLocked(now)
 }
 
 // Cap is the cap in force.

@@ -24,6 +24,7 @@ type Shaper struct {
 	burst float64   // bytes that may leave at once
 	at    time.Time // when they were that
 	past  second    // what left
+	kept  int64     // bytes that were granted or charged, and wait in the kernel still
 
 	order order
 	short bool // the last Next could not grant for want of level
@@ -123,7 +124,19 @@ func (s *Shaper) bound() {
 func (s *Shaper) spend(now time.Time, bytes int64) {
 	s.level -= float64(bytes)
 	s.burst -= float64(bytes)
-	s.past.add(now, bytes)
+	if invariant.Planted("shape/left-when-granted") {
+		s.past.add(now, bytes)
+		return
+	}
+	s.kept += bytes
+}
+
+// Left says that kept bytes of all that was granted and charged wait in the kernel, or to
+// be written; what else there was has left since the last call. A second is held to the
+// cap by what leaves in it: what a stalled connection kept leaves when it goes on.
+func (s *Shaper) Left(now time.Time, kept int64) {
+	s.past.add(now, s.kept-kept)
+	s.kept = kept
 }
 
 // lacks is how long it will be until n bytes may leave.
@@ -134,13 +147,13 @@ func (s *Shaper) lacks(now time.Time, n int64) time.Duration {
 	if lack > 0 {
 		d += time.Microsecond
 	}
-	if most := int64(rate) + s.cap.Quantum() - n; !invariant.Planted("shape/seconds-uncounted") {
+	if most := int64(rate) + s.cap.Quantum() - s.kept - n; !invariant.Planted("shape/seconds-uncounted") {
 		d = max(d, s.past.room(now, most).Sub(now))
 	}
 	return d
 }
 
-// Charge counts bytes that left without a grant; below zero, such as were granted and
+// Charge counts bytes that left, or will, without a grant; below zero, such as were granted and
 // did not leave.
 func (s *Shaper) Charge(now time.Time, bytes int64) {
 	if s.cap == 0 || invariant.Planted("shape/uncharged") {

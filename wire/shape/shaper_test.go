@@ -85,6 +85,7 @@ func (w *world) run(d time.Duration) {
 			next = l.size()
 			l.left = next
 		}
+		w.Left(w.now, 0)
 		w.Done(w.now, g.Group, left, next)
 		if w.cap == 0 {
 			w.now = w.now.Add(time.Millisecond) // what the link takes
@@ -94,6 +95,7 @@ func (w *world) run(d time.Duration) {
 
 func (w *world) charge(bytes int64) {
 	w.Charge(w.now, bytes)
+	w.Left(w.now, 0)
 	w.sent = append(w.sent, sent{w.now, bytes})
 }
 
@@ -219,6 +221,38 @@ func TestLateComersUseTheCap(t *testing.T) {
 				t.Errorf("%s away in %s, %s: %.1f %% is used", c.pause, c.every, r, 100*use)
 			}
 		}
+	}
+}
+
+// What a stalled connection kept in the kernel leaves when it goes on, and what follows
+// makes room for it.
+func TestWhatTheKernelKeptCountsWhenItLeaves(t *testing.T) {
+	const r = Rate(5e6)
+	w := newWorld(Policy{Cap: r})
+	w.load("a", 1, 60<<10)
+	w.load("b", 2, 60<<10)
+	w.run(2 * time.Second)
+	kept, buffer := int64(0), int64(r.BytesPerSecond()/10)
+	for end := w.now.Add(600 * time.Millisecond); w.now.Before(end) && kept < buffer; {
+		g, wake, ok := w.Next(w.now)
+		if !ok {
+			w.now = wake
+			continue
+		}
+		l := w.of(g.Group)
+		l.left -= g.Bytes
+		kept += g.Bytes
+		if l.left == 0 {
+			l.left = l.size()
+		}
+		w.Done(w.now, g.Group, l.left, 0)
+	}
+	w.now = w.now.Add(600 * time.Millisecond)
+	w.sent = append(w.sent, sent{w.now, kept})
+	w.Left(w.now, 0)
+	w.run(3 * time.Second)
+	if over := w.worst(always(r)); over > 0.025 {
+		t.Errorf("a second holds %.2f %% too much", 100*over)
 	}
 }
 
