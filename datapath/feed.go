@@ -39,14 +39,15 @@ type life struct {
 // them to pack. It has lives one after the other; between them nothing is taken.
 type feed struct {
 	*flow
-	life  life
-	seq   record.Seq
-	time  record.Time
-	job   *pack.Job // being filled
-	began time.Time // of the first write in it
-	whole record.Ticket
-	limit int // of the batch, in bytes
-	pool  int // bytes of all slots when the life began
+	life   life
+	seq    record.Seq
+	time   record.Time
+	job    *pack.Job // being filled
+	began  time.Time // of the first write in it
+	whole  record.Ticket
+	limit  int // of the batch, in bytes
+	effort pack.Effort
+	pool   int // bytes of all slots when the life began
 }
 
 func (f *feed) run(ctx context.Context) {
@@ -187,7 +188,10 @@ func (f *feed) seal() {
 	l.through, l.raw = f.whole, int64(j.Batch.Raw())
 	l.out = f.slabs.get(j.Batch.Bound())
 	j.Out = l.out.p
-	j.StoreOnly = f.hurry(j.Batch)
+	j.StoreOnly = f.effort.Step(time.Now(), f.totals())
+	if was := f.count.storing.Swap(j.StoreOnly); j.StoreOnly && !was && f.compression == pack.Auto {
+		f.count.rawTurns.Add(1)
+	}
 	f.number(j)
 }
 
@@ -273,6 +277,10 @@ func (f *flow) stow() {
 	for j := range f.sealed {
 		l := j.Done.(*load)
 		l.out.p = j.Out
+		if j.Batch != nil {
+			f.count.batches.Add(1)
+			f.count.packing.Add(int64(j.Took))
+		}
 		f.stowOne(j.ID.Seq, l)
 		f.pipe.pop(l.raw)
 		f.tap.Free(l.writes)

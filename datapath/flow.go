@@ -34,6 +34,7 @@ type flow struct {
 	incarnations incarnations
 	began        time.Time
 	marksNew     bool // the order page was new when this process came
+	compression  pack.Compression
 
 	slabs    slabs
 	pipe     pipe
@@ -51,6 +52,11 @@ type flow struct {
 		refusals        atomic.Uint64 // by the target
 		silences        atomic.Uint64 // of filters that were asked
 		stops           atomic.Uint64 // of the group
+		batches         atomic.Int64  // sealed
+		packing         atomic.Int64  // ns that sealing took, all workers together
+		sent            atomic.Int64  // bytes of records that the link took
+		rawTurns        atomic.Uint64 // how often LZ4 was given up
+		storing         atomic.Bool   // batches go raw at present
 		asked           atomic.Uint64 // by the target to be sent again, in bytes
 		synced          atomic.Int64  // read again and given to pack in this life, in bytes
 	}
@@ -348,18 +354,12 @@ func (f *flow) batchLimit(poolBytes int) int {
 	return max(limit, batchRawMin)
 }
 
-// hurry says that the encoder is what holds up the slots: the link waits for records
-// while more than half of the pool is taken. It is asked of large batches only: the
-// answer takes a look at every slot.
-func (f *flow) hurry(b *record.Batch) bool {
-	if c := f.gate.Cap(); c > 0 && c < encoderRate {
-		return false // records that wait for their turn look like an idle line
+// totals are what packing and sending have come to.
+func (f *flow) totals() pack.Totals {
+	return pack.Totals{
+		Batches: int(f.count.batches.Load()), Raw: int64(f.count.raw.Load()), Stored: int64(f.count.stored.Load()),
+		Packing: time.Duration(f.count.packing.Load()), Sent: f.count.sent.Load(), Unsent: f.window.Stats().Unsent,
 	}
-	if b.Raw() < batchRaw/4 || !f.window.Idle() {
-		return false
-	}
-	s := f.tap.Stats()
-	return s.Free < s.Slots/2
 }
 
 func (f *flow) fail(err error) {

@@ -37,6 +37,9 @@ var (
 	descRefused     = desc("wire_refused_total", "Connections that were refused before they were part of a session, by why.", "reason")
 	descRaw         = desc("pack_raw_bytes_total", "Bytes of payload sealed, before compression.", "group")
 	descStored      = desc("pack_stored_bytes_total", "Bytes of sealed records.", "group")
+	descPackTime    = desc("pack_seconds_total", "Time that sealing batches took, all workers together.", "group")
+	descPackRaw     = desc("pack_stores_raw", "1 while batches are not compressed: as configured, or because the link is faster than compression.", "group")
+	descPackTurns   = desc("pack_given_up_total", "How often compression was given up because the link was faster.", "group")
 	descWindow      = desc("window_bytes", "Bytes of sealed records that are not acknowledged.", "group")
 	descDirty       = desc("dirty_bytes", "Bytes marked in the dirty maps.", "group")
 	descErrors      = desc("errors_total", "What went wrong and was handled: sessions that ended or could not be had, refusals of the target, filters that did not answer, groups that stopped.", "kind")
@@ -74,7 +77,7 @@ var states = []string{
 // Describe implements prometheus.Collector.
 func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descLag, descBehind, descState, descCheckpoints, descWrites, descBytes, descWire, descBad, descRefused, descRaw, descStored, descWindow,
+		descLag, descBehind, descState, descCheckpoints, descWrites, descBytes, descWire, descBad, descRefused, descRaw, descStored, descPackTime, descPackRaw, descPackTurns, descWindow,
 		descDirty, descErrors, descJournal, descScrub, descRepairs, descDamage, descLimit, descLevel, descPromoted, descFolded, descFreed, descThinned, descOldest, descStore,
 		descCap, descShaped, descHeld,
 	} {
@@ -130,6 +133,7 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 		count(descRaw, float64(g.PackRawBytesTotal), g.Name)
 		count(descStored, float64(g.PackStoredBytesTotal), g.Name)
 	}
+	m.collectPack(gauge, count)
 	m.collectShaping(gauge, count)
 	m.collectWire(count)
 	m.collectErrors(count)
@@ -139,6 +143,22 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 		count(descScrub, float64(read))
 		count(descRepairs, float64(repairs))
 		m.collectRetention(t, gauge, count)
+	}
+}
+
+// collectPack tells what sealing costs, and how it is done at present.
+func (m metrics) collectPack(gauge, count func(*prometheus.Desc, float64, ...string)) {
+	if m.h.source == nil {
+		return
+	}
+	for _, f := range m.h.source.flows {
+		raw := 0.0
+		if f.count.storing.Load() {
+			raw = 1
+		}
+		gauge(descPackRaw, raw, f.cfg.Name)
+		count(descPackTime, time.Duration(f.count.packing.Load()).Seconds(), f.cfg.Name)
+		count(descPackTurns, float64(f.count.rawTurns.Load()), f.cfg.Name)
 	}
 }
 

@@ -21,9 +21,6 @@ const (
 	// batchLink is how long a record may occupy the link: what waits behind it waits
 	// so long (design section 12).
 	batchLink = 100 * time.Millisecond
-	// encoderRate is a cap under which the encoder is never what holds up the slots: it
-	// makes several times as much, on one core.
-	encoderRate = 1e9
 	// busyPoll is how often feed looks whether a busy line has become idle.
 	busyPoll = 5 * time.Millisecond
 	// poolShare is the part of a pool that one batch may hold: several are being

@@ -52,6 +52,9 @@ func (f *flow) sendOne(o sendOrder, r *spill.Record) (next *spill.Record, err er
 	if err = f.turn.Wait(o.ctx); err == nil {
 		err = o.session.SendPaced(o.ctx, r.Buffer.Bytes(), f.turn)
 	}
+	if err == nil {
+		f.count.sent.Add(int64(len(r.Buffer.Bytes())))
+	}
 	if err == nil && o.ctx.Err() == nil {
 		next = f.window.TryLend(r.Seq + 1)
 	}

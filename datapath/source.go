@@ -31,6 +31,7 @@ type SourceConfig struct {
 	Credentials wire.Credentials
 	Groups      []GroupConfig
 	Shaping     shape.Policy // unless another was set since
+	Compression pack.Compression
 	Log         *slog.Logger
 	Tape        *tape.Tape // for debugging; nil is none
 	// Dial replaces the network's; nil is net.Dialer.
@@ -121,6 +122,7 @@ func (s *Source) peerOf(g GroupConfig) *peer {
 func (s *Source) openFlow(g GroupConfig) (*flow, error) {
 	f := &flow{cfg: g, began: time.Now(), log: s.cfg.Log.With("group", g.Name), window: spill.New(g.Window, 1)}
 	f.gate, f.turn = s.gate, s.gate.Turn(g.Name)
+	f.compression = s.cfg.Compression
 	var err error
 	f.tap, err = capture.OpenTap(capture.TapConfig{RunDir: s.cfg.RunDir, Group: g.ID, Filters: g.Filters, Log: f.log})
 	if err != nil {
@@ -196,9 +198,9 @@ func (f *flow) run(ctx context.Context) {
 	}()
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	wg.Go(func() { (&feed{flow: f}).run(ctx) })                                 // closes sealing
-	wg.Go(func() { pack.Run(context.WithoutCancel(ctx), f.sealing, f.sealed) }) // ends when sealing is drained; closes sealed
-	wg.Go(f.stow)                                                               // ends when sealed is drained
+	wg.Go(func() { (&feed{flow: f, effort: pack.Effort{Mode: f.compression, Workers: pack.Workers()}}).run(ctx) }) // closes sealing
+	wg.Go(func() { pack.Run(context.WithoutCancel(ctx), f.sealing, f.sealed) })                                    // ends when sealing is drained; closes sealed
+	wg.Go(f.stow)                                                                                                  // ends when sealed is drained
 	wg.Go(func() { f.send(ctx) })
 	wg.Go(func() { f.resync(ctx) })
 	wg.Go(func() { f.watch(ctx) })

@@ -34,6 +34,10 @@ func (s *Source) status(ctx context.Context, f *flow) *holdfastv1.Group {
 		PackRawBytesTotal: int64(f.count.raw.Load()), PackStoredBytesTotal: int64(f.count.stored.Load()),
 		WindowBytes: window.Bytes, WindowLimit: f.window.Limit(),
 	}
+	g.Compression, g.Codec = f.compression.String(), "lz4"
+	if f.count.storing.Load() {
+		g.Codec = "raw"
+	}
 	g.Priority = f.gate.Policy().Of(f.cfg.Name).String()
 	if c, held := f.gate.HeldByCap(f.turn); held {
 		g.HeldByCap = true

@@ -19,6 +19,8 @@ type Options struct {
 	Link    config.Rate
 	// Interval is the time between checkpoints.
 	Interval config.Duration
+	// Compression is auto (also when empty), lz4 or none.
+	Compression string
 	// Overcommit skips the check that full disks would fit.
 	Overcommit bool
 	// Binaries is the folder that holds holdfast, vra and vra-filter.
@@ -87,6 +89,9 @@ func (o *Options) Validate() error {
 	}
 	if o.Interval < config.MinInterval || o.Interval > config.MaxInterval {
 		add("--interval %s is not between %s and %s", o.Interval, config.MinInterval, config.MaxInterval)
+	}
+	if c := o.Compression; c != "" && c != "auto" && c != "lz4" && c != "none" {
+		add("--compression %s: want auto, lz4 or none", c)
 	}
 	if o.Link != 0 && o.Link < MinLink {
 		add("--link %s is less than %s; none is no limit", o.Link, MinLink)

@@ -221,7 +221,7 @@ func (m *manifest) configs(dir string, o *Options) (source, target *config.VRA, 
 			Name: v.Name, ID: v.ID, Path: filepath.Join(dir, v.Disk), NBD: m.runPath(diskSocket(v)),
 		})
 	}
-	source.Source = &config.Source{Groups: []config.SourceGroup{sg}}
+	source.Source = &config.Source{Groups: []config.SourceGroup{sg}, Compression: o.Compression}
 	return source, target, filter
 }
 

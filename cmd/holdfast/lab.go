@@ -85,6 +85,7 @@ If it fails or is interrupted, nothing stays behind.`,
 	f.StringVar(&size, "size", scenario.DefaultSize.String(), "`SIZE` of each empty disk")
 	f.StringVar(&link, "link", "none", "`RATE` of the link between the sites, or none")
 	f.StringVar(&interval, "interval", config.DefaultInterval.String(), "`DURATION` between checkpoints, 1s to 1m")
+	f.StringVar(&o.Compression, "compression", "auto", "auto (LZ4, and raw where the link is faster than compressing), lz4 or none")
 	f.StringArrayVar(&o.Images, "image", nil, "raw disk `FILE` to protect a copy of; may be repeated")
 	f.BoolVar(&o.Overcommit, "overcommit", false, "do not ask that full disks would fit")
 	cmd.MarkFlagDirname("dir")

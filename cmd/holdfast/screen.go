@@ -108,6 +108,9 @@ func describe(now, before reading, passed time.Duration) []item {
 		if stored := src.GetPackStoredBytesTotal(); stored > 0 {
 			ratio = fmt.Sprintf("%.2f:1", float64(src.GetPackRawBytesTotal())/float64(stored))
 		}
+		if c := src.GetCodec(); c != "" {
+			ratio = strings.TrimPrefix(ratio, "-") + " " + c
+		}
 		window = fmt.Sprintf("%s of %s", bytesText(src.GetWindowBytes()), bytesText(src.GetWindowLimit()))
 	}
 	checkpoints := "-"

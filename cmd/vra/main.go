@@ -31,6 +31,7 @@ import (
 	"github.com/holdfast-dr/holdfast/control/config"
 	"github.com/holdfast-dr/holdfast/control/version"
 	"github.com/holdfast-dr/holdfast/datapath"
+	"github.com/holdfast-dr/holdfast/datapath/pack"
 	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/wire"
 	"github.com/holdfast-dr/holdfast/wire/record"
@@ -186,9 +187,13 @@ func serve(ctx context.Context, cfg *config.VRA, log *slog.Logger, to *tape.Tape
 		if err != nil {
 			return err
 		}
+		compression, err := pack.ParseCompression(s.Compression)
+		if err != nil {
+			return err
+		}
 		source, err = datapath.OpenSource(datapath.SourceConfig{
-			Shaping: policy,
-			RunDir:  cfg.RunDir, DataDir: cfg.DataDir, Credentials: credentials, Groups: groups(s), Log: log, Tape: to,
+			Shaping: policy, Compression: compression,
+			RunDir: cfg.RunDir, DataDir: cfg.DataDir, Credentials: credentials, Groups: groups(s), Log: log, Tape: to,
 		})
 		if err != nil {
 			return err

@@ -59,6 +59,8 @@ type Target struct {
 type Source struct {
 	Groups  []SourceGroup `yaml:"groups"`
 	Shaping Shaping       `yaml:"shaping,omitempty"` // until another is set with holdfast shaping set
+	// Compression is auto (the default: LZ4, and raw where the link is faster than compressing), lz4 or none.
+	Compression string `yaml:"compression,omitempty"`
 }
 
 // Shaping says how much may leave a source, all groups and connections together.
@@ -236,6 +238,11 @@ func clash(a, b string) bool {
 func (s *Source) validate(m *mistakes) {
 	if len(s.Groups) == 0 {
 		m.add("source.groups", "is empty")
+	}
+	switch s.Compression = or(s.Compression, "auto"); s.Compression {
+	case "auto", "lz4", "none":
+	default:
+		m.add("source.compression", "%q: want auto, lz4 or none", s.Compression)
 	}
 	names, ids, streams := map[string]string{}, map[ID]string{}, map[ID]string{}
 	for i := range s.Groups {

@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"runtime/pprof"
 	"sync"
+	"time"
 
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/wire/record"
@@ -38,6 +39,9 @@ type Job struct {
 	// Done is the caller's: what to free once the record stands in window or spill.
 	Done any
 
+	// Took is how long sealing took.
+	Took time.Duration
+
 	sealed chan struct{} // capacity 1; kept when a Job is used again
 }
 
@@ -49,9 +53,10 @@ const orderPerWorker = 2
 // InFlight is how many jobs Run holds at most while nobody takes from out: those in
 // the row, one on its way in and one on its way out. A caller that has more of them
 // keeps all workers busy; one with fewer is never blocked by Run.
-func InFlight() int { return orderPerWorker*workers() + 2 }
+func InFlight() int { return orderPerWorker*Workers() + 2 }
 
-func workers() int { return runtime.GOMAXPROCS(0) }
+// Workers is how many batches Run seals at once.
+func Workers() int { return runtime.GOMAXPROCS(0) }
 
 // Run takes every job from in, seals it, and gives it to out in the order of in. It
 // returns when in is closed and drained, having closed out.
@@ -67,7 +72,7 @@ func Run(ctx context.Context, in <-chan *Job, out chan<- *Job) {
 
 func run(in <-chan *Job, out chan<- *Job) {
 	defer close(out)
-	n := workers()
+	n := Workers()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	work, order := make(chan *Job, n), make(chan *Job, orderPerWorker*n)
@@ -108,6 +113,8 @@ func run(in <-chan *Job, out chan<- *Job) {
 }
 
 func (j *Job) seal(c *record.Compressor) {
+	began := time.Now()
 	c.StoreOnly = j.StoreOnly && !invariant.Planted("pack/store-only-forgotten")
 	j.Out = j.Batch.Seal(j.Out[:0], j.ID, j.Time, c)
+	j.Took = time.Since(began)
 }

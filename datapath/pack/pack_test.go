@@ -160,7 +160,7 @@ func TestAllocations(t *testing.T) {
 			t.Error("another job")
 		}
 	}
-	for range 2 * workers() {
+	for range 2 * Workers() {
 		round()
 	}
 	if n := testing.AllocsPerRun(100, round); n != 0 {
@@ -177,7 +177,7 @@ func BenchmarkRun(b *testing.B) {
 		data      []byte
 		storeOnly bool
 	}{{"rows", rows(size, 1), false}, {"noise", noise(size, 1), false}, {"rows-stored", rows(size, 1), true}} {
-		b.Run(fmt.Sprintf("data=%s/workers=%d", shape.name, workers()), func(b *testing.B) {
+		b.Run(fmt.Sprintf("data=%s/workers=%d", shape.name, Workers()), func(b *testing.B) {
 			free, in, out := make(chan *Job, InFlight()), make(chan *Job), make(chan *Job)
 			for range cap(free) {
 				free <- &Job{Batch: batch(shape.data), ID: identity(1), Time: testTime, StoreOnly: shape.storeOnly}

@@ -194,8 +194,11 @@ type Group struct {
 	Sync    *Sync     `protobuf:"bytes,20,opt,name=sync,proto3" json:"sync,omitempty"`
 	Volumes []*Volume `protobuf:"bytes,21,rep,name=volumes,proto3" json:"volumes,omitempty"`
 	// At a source: high, medium or low, and whether it is the cap that holds the group back.
-	Priority      string `protobuf:"bytes,22,opt,name=priority,proto3" json:"priority,omitempty"`
-	HeldByCap     bool   `protobuf:"varint,23,opt,name=held_by_cap,json=heldByCap,proto3" json:"held_by_cap,omitempty"`
+	Priority  string `protobuf:"bytes,22,opt,name=priority,proto3" json:"priority,omitempty"`
+	HeldByCap bool   `protobuf:"varint,23,opt,name=held_by_cap,json=heldByCap,proto3" json:"held_by_cap,omitempty"`
+	// At a source: auto, lz4 or none, as configured, and which of lz4 and raw batches are sealed with now.
+	Compression   string `protobuf:"bytes,24,opt,name=compression,proto3" json:"compression,omitempty"`
+	Codec         string `protobuf:"bytes,25,opt,name=codec,proto3" json:"codec,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -389,6 +392,20 @@ func (x *Group) GetHeldByCap() bool {
 		return x.HeldByCap
 	}
 	return false
+}
+
+func (x *Group) GetCompression() string {
+	if x != nil {
+		return x.Compression
+	}
+	return ""
+}
+
+func (x *Group) GetCodec() string {
+	if x != nil {
+		return x.Codec
+	}
+	return ""
 }
 
 // Sync is the progress of an initial sync or a resync, in bytes of disk; holes count.
@@ -636,7 +653,7 @@ const file_holdfast_v1_status_proto_rawDesc = "" +
 	"\aversion\x18\x03 \x01(\tR\aversion\x12\x16\n" +
 	"\x06commit\x18\x04 \x01(\tR\x06commit\x124\n" +
 	"\astarted\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\astarted\x12*\n" +
-	"\x06groups\x18\x06 \x03(\v2\x12.holdfast.v1.GroupR\x06groups\"\xa1\a\n" +
+	"\x06groups\x18\x06 \x03(\v2\x12.holdfast.v1.GroupR\x06groups\"\xd9\a\n" +
 	"\x05Group\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
@@ -663,7 +680,9 @@ const file_holdfast_v1_status_proto_rawDesc = "" +
 	"\x04sync\x18\x14 \x01(\v2\x11.holdfast.v1.SyncR\x04sync\x12-\n" +
 	"\avolumes\x18\x15 \x03(\v2\x13.holdfast.v1.VolumeR\avolumes\x12\x1a\n" +
 	"\bpriority\x18\x16 \x01(\tR\bpriority\x12\x1e\n" +
-	"\vheld_by_cap\x18\x17 \x01(\bR\theldByCapB\x0e\n" +
+	"\vheld_by_cap\x18\x17 \x01(\bR\theldByCap\x12 \n" +
+	"\vcompression\x18\x18 \x01(\tR\vcompression\x12\x14\n" +
+	"\x05codec\x18\x19 \x01(\tR\x05codecB\x0e\n" +
 	"\f_lag_secondsB\x0f\n" +
 	"\r_bytes_behindB\x0e\n" +
 	"\f_eta_secondsB\x0e\n" +
