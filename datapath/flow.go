@@ -33,7 +33,7 @@ type flow struct {
 	ledger       ledgerFile
 	incarnations incarnations
 	began        time.Time
-	marksNew     bool // the order page was new when this process came
+	marksNew     bool // the order page was new when this process came, and nothing was marked since
 	compression  pack.Compression
 
 	slabs    slabs
@@ -57,6 +57,7 @@ type flow struct {
 		sent            atomic.Int64  // bytes of records that the link took
 		rawTurns        atomic.Uint64 // how often LZ4 was given up
 		storing         atomic.Bool   // batches go raw at present
+		gaveWay         atomic.Uint64 // times the window was given up for groups that go first
 		asked           atomic.Uint64 // by the target to be sent again, in bytes
 		synced          atomic.Int64  // read again and given to pack in this life, in bytes
 	}
@@ -196,6 +197,7 @@ func (f *flow) openStreamLocked(inc record.Incarnation) {
 // drawLocked gives up the life and draws the next incarnation.
 func (f *flow) drawLocked(a group.Draw) {
 	f.endLifeLocked(a.Life)
+	f.window.Reset(1) // what it held is in the marks
 	inc, err := f.raise(f.mu.inc)
 	if err != nil {
 		f.failLocked(err)

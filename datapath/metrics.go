@@ -41,6 +41,9 @@ var (
 	descPackRaw     = desc("pack_stores_raw", "1 while batches are not compressed: as configured, or because the link is faster than compression.", "group")
 	descPackTurns   = desc("pack_given_up_total", "How often compression was given up because the link was faster.", "group")
 	descWindow      = desc("window_bytes", "Bytes of sealed records that are not acknowledged.", "group")
+	descWindowMost  = desc("window_limit_bytes", "What a group's window may hold now: less than its own limit while the memory of all windows is short.", "group")
+	descBudget      = desc("window_budget_bytes", "What the windows of all groups may hold together.")
+	descGaveWay     = desc("group_gave_way_total", "Times a group gave up what its window held, for groups of higher priority.", "group")
 	descDirty       = desc("dirty_bytes", "Bytes marked in the dirty maps.", "group")
 	descErrors      = desc("errors_total", "What went wrong and was handled: sessions that ended or could not be had, refusals of the target, filters that did not answer, groups that stopped.", "kind")
 	descScrub       = desc("scrub_bytes_total", "Bytes of segments and replicas read back in the background, and held against their checksums.")
@@ -79,7 +82,7 @@ func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descLag, descBehind, descState, descCheckpoints, descWrites, descBytes, descWire, descBad, descRefused, descRaw, descStored, descPackTime, descPackRaw, descPackTurns, descWindow,
 		descDirty, descErrors, descJournal, descScrub, descRepairs, descDamage, descLimit, descLevel, descPromoted, descFolded, descFreed, descThinned, descOldest, descStore,
-		descCap, descShaped, descHeld,
+		descCap, descShaped, descHeld, descWindowMost, descBudget, descGaveWay,
 	} {
 		ch <- d
 	}
@@ -128,6 +131,7 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 			gauge(descDirty, dirty, g.Name)
 		}
 		gauge(descWindow, float64(g.WindowBytes), g.Name)
+		gauge(descWindowMost, float64(g.WindowLimit), g.Name)
 		count(descWrites, float64(g.GuestWritesTotal), g.Name)
 		count(descBytes, float64(g.GuestBytesTotal), g.Name)
 		count(descRaw, float64(g.PackRawBytesTotal), g.Name)
@@ -162,11 +166,15 @@ func (m metrics) collectPack(gauge, count func(*prometheus.Desc, float64, ...str
 	}
 }
 
-// collectShaping tells what the cap does.
+// collectShaping tells what the cap does, and the budget of the windows.
 func (m metrics) collectShaping(gauge, count func(*prometheus.Desc, float64, ...string)) {
 	if m.h.source == nil {
 		return
 	}
+	for _, f := range m.h.source.flows {
+		count(descGaveWay, float64(f.count.gaveWay.Load()), f.cfg.Name)
+	}
+	gauge(descBudget, float64(m.h.source.share.book.Total()))
 	s := m.h.source.gate.State(time.Now())
 	if s.Cap > 0 {
 		gauge(descCap, s.Cap.BytesPerSecond())

@@ -48,6 +48,7 @@ func (f *flow) begin(ctx context.Context, b group.Begin) {
 		return
 	}
 	f.mu.lacks.folded = true
+	f.marksNew = false // from here on they tell all that the target lacks
 	// Only now, when all is marked, may a lower seq count as acknowledged.
 	f.mu.ledger.Acked, f.mu.ledger.Unfinished = b.Next-1, b.Initial
 	f.keepLocked()

@@ -32,8 +32,10 @@ type SourceConfig struct {
 	Groups      []GroupConfig
 	Shaping     shape.Policy // unless another was set since
 	Compression pack.Compression
-	Log         *slog.Logger
-	Tape        *tape.Tape // for debugging; nil is none
+	// WindowBudget is what the windows of all groups hold together, in bytes; 0 is their sum.
+	WindowBudget int64
+	Log          *slog.Logger
+	Tape         *tape.Tape // for debugging; nil is none
 	// Dial replaces the network's; nil is net.Dialer.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
@@ -63,6 +65,7 @@ type Source struct {
 	flows []*flow
 	peers []*peer
 	gate  *gate.Gate
+	share *shares
 	began time.Time
 }
 
@@ -103,6 +106,7 @@ func OpenSource(cfg SourceConfig) (s *Source, err error) {
 		s.flows = append(s.flows, f)
 		s.peerOf(g).flows = append(s.peerOf(g).flows, f)
 	}
+	s.shareOut()
 	return s, nil
 }
 
@@ -165,6 +169,7 @@ func (s *Source) Run(ctx context.Context) error {
 		wg.Go(func() { f.run(run) })
 	}
 	wg.Go(func() { s.gate.Run(run) })
+	wg.Go(func() { s.watchShares(run) })
 	for _, p := range s.peers {
 		wg.Go(func() {
 			if err := p.run(run, s.cfg); err != nil {

@@ -33,6 +33,7 @@ type world struct {
 	t        *testing.T
 	dir      string
 	volumes  []string
+	asked    string // the group that is asked about, where there are several
 	size     int64
 	window   int64
 	pool     int64
@@ -309,7 +310,7 @@ func (w *world) checkpoint(tag string) string {
 	w.t.Helper()
 	ctx, stop := context.WithTimeout(context.Background(), time.Minute)
 	defer stop()
-	res, err := Handlers(Identity{}, w.s, nil).Checkpoints.Create(ctx, &holdfastv1.CheckpointsServiceCreateRequest{Tag: tag})
+	res, err := Handlers(Identity{}, w.s, nil).Checkpoints.Create(ctx, &holdfastv1.CheckpointsServiceCreateRequest{Group: w.asked, Tag: tag})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -334,7 +335,7 @@ func (w *world) image(volume string) []byte {
 func (w *world) compare(checkpoint string, want map[string][]byte) {
 	w.t.Helper()
 	views := Handlers(Identity{}, nil, w.tg).Views
-	res, err := views.Open(context.Background(), &holdfastv1.ViewsServiceOpenRequest{Checkpoint: checkpoint})
+	res, err := views.Open(context.Background(), &holdfastv1.ViewsServiceOpenRequest{Group: w.asked, Checkpoint: checkpoint})
 	if err != nil {
 		w.t.Fatal(err)
 	}

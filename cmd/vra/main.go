@@ -192,7 +192,7 @@ func serve(ctx context.Context, cfg *config.VRA, log *slog.Logger, to *tape.Tape
 			return err
 		}
 		source, err = datapath.OpenSource(datapath.SourceConfig{
-			Shaping: policy, Compression: compression,
+			Shaping: policy, Compression: compression, WindowBudget: int64(s.WindowBudget),
 			RunDir: cfg.RunDir, DataDir: cfg.DataDir, Credentials: credentials, Groups: groups(s), Log: log, Tape: to,
 		})
 		if err != nil {

@@ -2,6 +2,7 @@ package config
 
 import (
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -124,7 +125,7 @@ func sample() *VRA {
 		TLS:           TLS{CA: "/etc/hf/ca.pem", Cert: "/etc/hf/cert.pem", Key: "/etc/hf/key.pem", PeerCA: "/etc/hf/east.pem", PeerSite: "east"},
 		Target:        &Target{ListenControl: "127.0.0.1:4007", ListenData: "127.0.0.1:4008", Store: "/var/lib/holdfast/store", Cache: 128 << 20, IndexMemory: 32 << 20, Retention: Retention{History: Span(7 * 24 * time.Hour), Limit: 200 << 30, WarnPercent: 80, Minimum: Span(36 * time.Hour), Thin: "all for 1h, minute for 24h"}},
 		MetricsListen: "127.0.0.1:9100",
-		Source: &Source{Compression: "lz4", Groups: []SourceGroup{{
+		Source: &Source{Compression: "lz4", WindowBudget: 512 << 20, Groups: []SourceGroup{{
 			Name: "shop", ID: 0x1122334455667788, Stream: 7, Lineage: 0x0000000000000123, Interval: Duration(5e9), Window: 64 << 20,
 			Target:  Endpoint{Control: "10.0.0.1:4007", Data: "10.0.0.1:4008"},
 			Filters: []string{"/run/holdfast/pool.sock"},
@@ -168,15 +169,37 @@ func TestMarshalReadsBack(t *testing.T) {
 func TestDefaults(t *testing.T) {
 	c := sample()
 	c.Target.ListenControl, c.Target.ListenData, c.Target.Cache, c.Target.IndexMemory = "", "", 0, 0
-	c.Source.Compression = ""
+	c.Source.Compression, c.Source.WindowBudget = "", 0
 	c.Source.Groups[0].Interval, c.Source.Groups[0].Window = 0, 0
 	if err := c.Validate(); err != nil {
 		t.Fatal(err)
 	}
 	g := c.Source.Groups[0]
 	if c.Target.ListenControl != ":4007" || c.Target.ListenData != ":4008" || g.Interval != DefaultInterval || g.Window != DefaultWindow ||
-		c.Source.Compression != "auto" || c.Target.Cache != DefaultCache || c.Target.IndexMemory != DefaultIndex {
+		c.Source.Compression != "auto" || c.Target.Cache != DefaultCache || c.Target.IndexMemory != DefaultIndex ||
+		c.Source.WindowBudget != DefaultWindowBudget {
 		t.Errorf("defaults: %+v, %+v", c.Target, g)
+	}
+}
+
+// Many groups have enough by default, and too little is told with what would be enough.
+func TestWindowBudget(t *testing.T) {
+	c := sample()
+	one := c.Source.Groups[0]
+	for i := range 299 {
+		g := one
+		g.Name, g.ID, g.Stream = fmt.Sprint("g", i), ID(i+1000), ID(i+1000)
+		c.Source.Groups = append(c.Source.Groups, g)
+	}
+	c.Source.WindowBudget = 0
+	if err := c.Validate(); err != nil || c.Source.WindowBudget != 300*MinWindowShare {
+		t.Errorf("%v: %v", c.Source.WindowBudget, err)
+	}
+	for size, want := range map[Size]string{1 << 30: "at least 1200MiB, 4MiB each", 1 << 20: "source.window_budget", 2000 << 20: ""} {
+		c.Source.WindowBudget = size
+		if err := c.Validate(); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: %v, want %q", size, err, want)
+		}
 	}
 }
 

@@ -61,6 +61,9 @@ type Source struct {
 	Shaping Shaping       `yaml:"shaping,omitempty"` // until another is set with holdfast shaping set
 	// Compression is auto (the default: LZ4, and raw where the link is faster than compressing), lz4 or none.
 	Compression string `yaml:"compression,omitempty"`
+	// WindowBudget is the memory of all groups' windows together, by default 1GiB or, for many
+	// groups, 4MiB each. When it is short, groups of lower priority give way first.
+	WindowBudget Size `yaml:"window_budget,omitempty"`
 }
 
 // Shaping says how much may leave a source, all groups and connections together.
@@ -131,6 +134,10 @@ const (
 	DefaultWindow   = Size(256 << 20)
 	MinWindow       = Size(16 << 20)
 	MaxWindow       = Size(1 << 40)
+
+	DefaultWindowBudget = Size(1 << 30)
+	MinWindowBudget     = MinWindow
+	MinWindowShare      = Size(4 << 20) // of a group: half of it is its own, whatever the others do
 )
 
 // LoadVRA reads the file of a vra.
@@ -243,6 +250,14 @@ func (s *Source) validate(m *mistakes) {
 	case "auto", "lz4", "none":
 	default:
 		m.add("source.compression", "%q: want auto, lz4 or none", s.Compression)
+	}
+	least := max(MinWindowBudget, MinWindowShare*Size(len(s.Groups)))
+	if s.WindowBudget == 0 {
+		s.WindowBudget = max(DefaultWindowBudget, least)
+	}
+	within(m, "source.window_budget", s.WindowBudget, MinWindowBudget, MaxWindow)
+	if s.WindowBudget >= MinWindowBudget && s.WindowBudget < least {
+		m.add("source.window_budget", "%v is not enough for %d groups: at least %v, %v each", s.WindowBudget, len(s.Groups), least, MinWindowShare)
 	}
 	names, ids, streams := map[string]string{}, map[ID]string{}, map[ID]string{}
 	for i := range s.Groups {

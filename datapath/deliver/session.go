@@ -43,6 +43,7 @@ type stream struct {
 	state   streamState
 	turn    uint64     // counts openings: what was appended in an earlier one is not acknowledged
 	next    record.Seq // the first record to take, while reopened
+	inc     record.Incarnation
 }
 
 type streamState uint8
@@ -92,6 +93,7 @@ func (n *session) open(m *wire.OpenStream) error {
 	n.mu.Lock()
 	st.turn++
 	// A stream that was open in this session before may have records under way.
+	st.inc = m.Incarnation
 	if st.next = stand.Durable + 1; st.turn == 1 {
 		st.state = open
 	} else {
@@ -241,7 +243,7 @@ func (n *session) expects(h record.Header) (st *stream, turn uint64, ok bool) {
 	if st = n.mu.streams[h.Stream]; st == nil {
 		return nil, 0, false
 	}
-	if st.state == reopened && (h.Seq == st.next || invariant.Planted("deliver/take-stragglers")) {
+	if st.state == reopened && (h.Seq == st.next && h.Incarnation == st.inc || invariant.Planted("deliver/take-stragglers")) {
 		st.state = open
 	}
 	return st, st.turn, st.state == open

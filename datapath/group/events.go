@@ -70,6 +70,9 @@ type (
 	}
 	// CutDropped says that nobody waits for the wish any more.
 	CutDropped struct{ Ask uint64 }
+	// GiveWay says that groups which go first need the memory of this one's window: what
+	// stands there is given up, and sent again in a resync.
+	GiveWay struct{}
 	// Tick is time that passes, with how things stand. It comes at least every 100 ms.
 	Tick struct{ Sense }
 )
@@ -78,7 +81,7 @@ type (
 type Sense struct {
 	Lost    uint64
 	Lag     time.Duration // age of the oldest captured write that is not durable
-	Full    bool          // the window is at its limit
+	Full    bool          // the window is at its limit, or the memory of all windows is used up
 	Trouble string        // why the filters cannot be heard; empty if they can
 }
 
@@ -155,6 +158,7 @@ func (Placed) event()      {}
 func (Listed) event()      {}
 func (CutAsked) event()    {}
 func (CutDropped) event()  {}
+func (GiveWay) event()     {}
 func (Tick) event()        {}
 
 func (OpenStream) action() {}

@@ -30,6 +30,7 @@ type Machine struct {
 	covered uint64             // the count of lost that the last closed resync covered
 	initial bool
 	why     string // of the resync
+	gave    bool   // the life before gave way
 
 	link  link
 	sense Sense
@@ -137,10 +138,28 @@ func (m *Machine) step(now time.Time, e Event) []Action {
 		m.asked = append(m.asked, ask{e.Ask, e.Tag})
 	case CutDropped:
 		m.asked = slices.DeleteFunc(m.asked, func(a ask) bool { return a.id == e.Ask })
+	case GiveWay:
+		return m.giveWay()
 	case Tick:
 		m.sense = e.Sense
 	}
 	return nil
+}
+
+// giveWay ends the present life, as if the process had been restarted: the marks know all
+// that its records held. One that has nothing in its window has nothing to give; while the
+// target is asked where it stands, an answer for this life is under way.
+func (m *Machine) giveWay() []Action {
+	asking := m.link.session && !m.link.stood && !m.link.refused
+	if m.phase != syncing && m.phase != live || asking {
+		return nil
+	}
+	m.reborn()
+	m.gave = !invariant.Planted("group/gives-way-in-silence")
+	if m.link.stood {
+		m.link = link{session: true, reason: "the target is asked where it stands", doubt: m.link.doubt, lost: m.sense.Lost}
+	}
+	return []Action{Draw{Life: m.life}}
 }
 
 // unlink notes that the target cannot be sent to, and how lost stood then.
@@ -179,12 +198,15 @@ func (m *Machine) stood(now time.Time, e Stood) []Action {
 		b.Reason = "the target has lost records that it had acknowledged"
 	case e.MarksNew:
 		b.Reason = "the host restarted: which blocks changed is not known"
+	case m.gave:
+		b.MarkAll, b.Reason = false, "its memory was needed by groups of higher priority, so what had changed is read again"
 	case e.Unfinished:
 		b.MarkAll, b.Reason = false, "first synchronisation, gone on with after a restart"
 	default:
 		b.MarkAll, b.Reason = false, "the source restarted"
 	}
 	m.reborn()
+	m.gave = false
 	m.standing()
 	b.Life = m.life
 	m.phase, m.initial, m.why, m.opensAt = beginning, b.Initial, b.Reason, b.Next

@@ -47,6 +47,8 @@ func runWorld(t *testing.T, rng *rand.Rand) (checkpoints int) {
 			w.step(CutAsked{Ask: uint64(w.writes + 1), Tag: "t"})
 		case op < 197:
 			w.ack()
+		case op < 198 && rng.IntN(3) == 0:
+			w.step(GiveWay{})
 		case op < 198:
 			w.cut()
 		case op < 199:
@@ -227,4 +229,49 @@ func contains(s, part string) bool {
 		}
 	}
 	return false
+}
+
+// A group that gives way begins anew from its marks, nothing more, and says why, whether
+// there is a target or not. While it is asked where it stands, or has nothing, it does not.
+func TestGiveWay(t *testing.T) {
+	now := time.Unix(1e6, 0)
+	var m *Machine
+	f := func(want string, state State, reason string, events ...Event) {
+		t.Helper()
+		got := fmt.Sprint(script(m, &now, events...))
+		if s := m.Status(); got != want || s.State != state || reason != "" && !contains(s.Reason, reason) {
+			t.Errorf("did %s, want %s; %+v", got, want, s)
+		}
+	}
+	protected := func() {
+		t.Helper()
+		m = New(time.Second, 9, now)
+		script(m, &now, SessionUp{}, Stood{Durable: 10, Incarnation: 8, Acked: 10}, Acked{}, Begun{1}, Walked{Life: 1}, Taken{Life: 1, Kind: Close},
+			Placed{Life: 1, Kind: Close}, Taken{Life: 1, Kind: Cut}, Placed{Life: 1, Kind: Cut, Number: 12})
+		f("[]", Protected, "", Listed{12})
+	}
+	stood := Stood{Durable: 20, Incarnation: 9, Acked: 20, Sealed: 30}
+
+	protected()
+	f("[]", Disconnected, "cut", SessionDown{Reason: "cut"})
+	f("[Draw]", MarksOnly, "with: cut", GiveWay{})
+	f("[]", MarksOnly, "with: cut", GiveWay{})
+	f("[OpenStream]", MarksOnly, "", Drawn{2, 10})
+	f("[OpenStream]", MarksOnly, "higher priority: connected", SessionUp{})
+	f("[]", MarksOnly, "", GiveWay{})
+	for _, a := range m.Step(now, stood) {
+		if b, ok := a.(Begin); ok && (b.MarkAll || b.Initial || b.Next != 21 || b.Incarnation != 10 || b.Life != 3) {
+			t.Errorf("%+v", b)
+		}
+	}
+	f("[]", Resync, "higher priority")
+	f("[]", Resync, "", GiveWay{}) // nothing is in its window yet
+
+	protected()
+	f("[Draw]", MarksOnly, "higher priority", GiveWay{})
+	f("[OpenStream]", MarksOnly, "", Drawn{2, 10})
+	f("[Begin Resume]", Resync, "higher priority", stood)
+	f("[Walk]", Resync, "higher priority", Begun{3})
+	f("[Draw]", MarksOnly, "higher priority", GiveWay{})                         // a resync gives way too
+	f("[Void]", MarksOnly, "", Begun{3}, Walked{Life: 3}, Taken{Life: 1, Kind: Cut}) // of before
 }

@@ -48,6 +48,8 @@ func (m *Machine) state(now time.Time) (State, string) {
 		return Error, m.link.doubt
 	case !m.link.stood && m.phase != idle && m.sense.Lost != m.link.lost:
 		return MarksOnly, "changes are only marked, they are sent when the target is back: " + m.unlinked(now)
+	case m.gave && m.phase == idle:
+		return MarksOnly, "changes are only marked, its memory is needed by groups of higher priority: " + m.unlinked(now)
 	case !m.link.stood:
 		return Disconnected, m.unlinked(now)
 	case m.phase == idle || m.phase == beginning || m.phase == syncing:
@@ -57,7 +59,11 @@ func (m *Machine) state(now time.Time) (State, string) {
 	case m.sense.Lost != m.covered:
 		return Resync, "changes were marked and not captured: the buffers were full"
 	case m.behind():
-		return Behind, fmt.Sprintf("the oldest write not yet safe is %.1f s old, cuts are made every %s", m.sense.Lag.Seconds(), m.interval)
+		why := fmt.Sprintf("the oldest write not yet safe is %.1f s old, cuts are made every %s", m.sense.Lag.Seconds(), m.interval)
+		if m.sense.Full {
+			why += "; the memory it may use is full, soon changes are only marked"
+		}
+		return Behind, why
 	}
 	return Protected, ""
 }

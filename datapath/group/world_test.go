@@ -117,7 +117,7 @@ func (w *world) act(a Action) {
 	case Draw:
 		w.inc++
 		s.walk, s.begin, s.closing, s.reading, s.taking = nil, nil, nil, -1, false
-		s.window, s.sent = nil, 0
+		s.window, s.sent, s.stood = nil, 0, false
 		w.step(Drawn{a.Life, w.inc})
 	case Resume:
 		s.stood = true

@@ -10,6 +10,7 @@
 //   - Bytes is what the records hold in memory. Room waits until that is below the
 //     limit; Put itself never refuses, so the excess is what the pipeline in front
 //     holds (datapath/queues.go says how much).
+//   - A window that has a Share waits for that too, and tells it what it holds.
 //   - A seq that was given up by Reset is never handed out by a loan again: a loan
 //     of before a Reset ends with ErrReset.
 //
@@ -55,9 +56,20 @@ type Record struct {
 // ErrReset ends a loan or a wait over which the window was reset.
 var ErrReset = errors.New("window was reset")
 
+// Share is a window's part of a memory that several windows have together.
+type Share interface {
+	// Holds is told, in order, how many bytes the window holds now. It must not call the window.
+	Holds(bytes int64)
+	// Await waits until the window may hold more; an error is that of ctx.
+	Await(ctx context.Context) error
+	// Room is how many bytes it may hold beside what it holds; nothing or less: none.
+	Room() int64
+}
+
 // Window is the queue. New makes one.
 type Window struct {
 	limit int64
+	share Share // nil for none
 
 	mu struct {
 		sync.Mutex
@@ -79,8 +91,18 @@ func New(limit int64, next record.Seq) *Window {
 	return w
 }
 
-// Limit is the budget in bytes.
-func (w *Window) Limit() int64 { return w.limit }
+// Join gives the window a share, before anything is put.
+func (w *Window) Join(s Share) { w.share = s }
+
+// Limit is how much it may hold now, in bytes: its own limit, or less where its share is less.
+func (w *Window) Limit() int64 {
+	if w.share == nil {
+		return w.limit
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return min(w.limit, w.mu.bytes+max(0, w.share.Room()))
+}
 
 // Put takes r, the next record of the stream.
 func (w *Window) Put(r *Record) {
@@ -93,7 +115,15 @@ func (w *Window) Put(r *Record) {
 	w.mu.records = append(w.mu.records, r)
 	w.mu.bytes += r.stored
 	w.mu.raw += r.Raw
+	w.holdsLocked()
 	w.wakeLocked()
+}
+
+// holdsLocked tells the share what the window holds.
+func (w *Window) holdsLocked() {
+	if w.share != nil {
+		w.share.Holds(w.mu.bytes)
+	}
 }
 
 // Lend waits until the record of seq stands in the window and lends it: Return it.
@@ -179,6 +209,7 @@ func (w *Window) Ack(seq record.Seq) (Acked, error) {
 		w.mu.first++
 	}
 	if a.Records > 0 {
+		w.holdsLocked()
 		w.wakeLocked()
 	}
 	return a, nil
@@ -196,6 +227,7 @@ func (w *Window) Reset(next record.Seq) {
 	if !invariant.Planted("spill/loan-over-reset") {
 		w.mu.life++
 	}
+	w.holdsLocked()
 	w.wakeLocked()
 }
 
@@ -215,8 +247,15 @@ func (w *Window) dropLocked(r *Record) {
 	}
 }
 
-// Room waits until the window holds less than its limit.
+// Room waits until the window holds less than its limit, and its share lets it hold more.
 func (w *Window) Room(ctx context.Context) error {
+	if err := w.belowLimit(ctx); err != nil || w.share == nil {
+		return err
+	}
+	return w.share.Await(ctx)
+}
+
+func (w *Window) belowLimit(ctx context.Context) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for w.mu.bytes >= w.limit {

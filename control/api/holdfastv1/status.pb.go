@@ -187,7 +187,8 @@ type Group struct {
 	WireBytesTotal       int64 `protobuf:"varint,15,opt,name=wire_bytes_total,json=wireBytesTotal,proto3" json:"wire_bytes_total,omitempty"`
 	PackRawBytesTotal    int64 `protobuf:"varint,16,opt,name=pack_raw_bytes_total,json=packRawBytesTotal,proto3" json:"pack_raw_bytes_total,omitempty"`
 	PackStoredBytesTotal int64 `protobuf:"varint,17,opt,name=pack_stored_bytes_total,json=packStoredBytesTotal,proto3" json:"pack_stored_bytes_total,omitempty"`
-	// Sealed records sent or waiting and not yet acknowledged, and how much may stand there.
+	// Sealed records sent or waiting and not yet acknowledged, and how much may stand there now: less
+	// than the group's own limit while the memory of all groups' windows is short.
 	WindowBytes int64 `protobuf:"varint,18,opt,name=window_bytes,json=windowBytes,proto3" json:"window_bytes,omitempty"`
 	WindowLimit int64 `protobuf:"varint,19,opt,name=window_limit,json=windowLimit,proto3" json:"window_limit,omitempty"`
 	// Absent when no synchronisation runs.

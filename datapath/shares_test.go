@@ -1,0 +1,181 @@
+package datapath
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/control/api"
+	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
+	"github.com/holdfast-dr/holdfast/datapath/budget"
+	"github.com/holdfast-dr/holdfast/datapath/capture"
+	"github.com/holdfast-dr/holdfast/datapath/internal/testtrust"
+	"github.com/holdfast-dr/holdfast/datapath/spill"
+	"github.com/holdfast-dr/holdfast/ioengine"
+	"github.com/holdfast-dr/holdfast/wire/record"
+	"github.com/holdfast-dr/holdfast/wire/shape"
+)
+
+// TestLowestGivesWay keeps the link down while two groups write, and memory is short: the
+// low one is marked only and says why, the high one keeps every write and its order, and
+// afterwards both are whole.
+func TestLowestGivesWay(t *testing.T) {
+	t.Parallel()
+	const total = 32 << 20
+	w := newWorld(t, func(w *world) { w.window = 64 << 20; w.pool = 4 << 20; w.asked = "shop" })
+	w.startFilter()
+	w.startTarget()
+
+	// A second guest, with a filter and a group of its own.
+	image := filepath.Join(w.dir, "till.img")
+	if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, w.size)); err != nil {
+		t.Fatal(err)
+	}
+	till, err := capture.OpenFilter(capture.FilterConfig{
+		RunDir: w.dir + "/run", Group: testGroup + 1, PoolBytes: w.pool, PoolSocket: w.dir + "/pool2", FS: ioengine.OS(), Log: w.log.With("part", "till"),
+		Volumes: []capture.FilterVolume{{ID: 1, Name: "till", Path: image}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := run(func(ctx context.Context) error { return errors.Join(till.Run(ctx), till.Close()) })
+	defer func() { w.source.end(t); w.source = nil; second.end(t) }()
+
+	credentials, _ := testtrust.Sites()
+	g := GroupConfig{Name: "shop", ID: testGroup, Stream: testStream, Lineage: 7, Interval: w.interval, Window: w.window, Control: w.control, Data: w.data,
+		Filters: []string{w.dir + "/pool"}, Volumes: []VolumeName{{ID: volumeID(0), Name: w.volumes[0]}}}
+	h := g
+	h.Name, h.ID, h.Stream, h.Filters, h.Volumes = "till", testGroup+1, testStream+1, []string{w.dir + "/pool2"}, []VolumeName{{ID: 1, Name: "till"}}
+	w.mkdir("data")
+	w.s, err = OpenSource(SourceConfig{RunDir: w.dir + "/run", DataDir: w.dir + "/data", Credentials: credentials, Groups: []GroupConfig{g, h},
+		WindowBudget: total, Log: w.log.With("part", "source"),
+		Shaping: shape.Policy{Priorities: map[string]shape.Priority{"shop": shape.Low, "till": shape.High}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.source = run(func(ctx context.Context) error { return errors.Join(w.s.Run(ctx), w.s.Close()) })
+	status := func(i int) *holdfastv1.Group {
+		res, err := Handlers(Identity{}, w.s, nil).Status.Get(context.Background(), &holdfastv1.StatusServiceGetRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res.Groups[i]
+	}
+	low, high := w.s.flows[0], w.s.flows[1]
+	await := func(i int, state string) {
+		t.Helper()
+		w.await(state, func() bool { return status(i).State == state })
+	}
+	await(0, api.StateProtected)
+	await(1, api.StateProtected)
+	w.link.Down()
+	await(0, api.StateDisconnected)
+	await(1, api.StateDisconnected)
+
+	// write writes a MiB whenever there is room for it, until done or nothing is let in any more.
+	write := func(f *flow, d func(off, n int64), done func() bool) {
+		t.Helper()
+		for off := int64(0); !done(); off = (off + 1<<20) % w.size {
+			w.await("free slots", func() bool { s := f.tap.Stats(); return done() || s.Free > s.Slots/2 })
+			d(off, 1<<20)
+		}
+	}
+	inc, lost := high.mu.inc, high.tap.Lost()
+	write(low, func(off, n int64) { w.put(w.volumes[0], off, n) }, func() bool { return low.window.Stats().Bytes > total/4+10<<20 })
+	into := func(off, n int64) {
+		f := w.f
+		w.f = till
+		w.put("till", off, n)
+		w.f = f
+	}
+	write(high, into, func() bool { return low.count.gaveWay.Load() > 0 })
+	s := status(0)
+	if s.State != api.StateMarksOnly || !strings.Contains(s.Reason, "higher priority") || s.WindowBytes != 0 || s.WindowLimit > total/4 {
+		t.Errorf("the low group is %s: %s, its window %d of %d", s.State, s.Reason, s.WindowBytes, s.WindowLimit)
+	}
+	write(high, into, func() bool { return high.window.Stats().Bytes > total/4+12<<20 })
+	if s := status(1); s.State != api.StateDisconnected {
+		t.Errorf("the high group is %s: %s", s.State, s.Reason)
+	}
+	w.put(w.volumes[0], 0, 1<<20) // it still writes, and waits for nobody
+
+	w.link.Up()
+	await(0, api.StateProtected)
+	await(1, api.StateProtected)
+	if high.mu.inc != inc || high.tap.Lost() != lost || high.count.gaveWay.Load() > 0 || low.count.gaveWay.Load() != 1 {
+		t.Errorf("the high group has incarnation %d of %d, lost %d of %d, gave way %d times; the low %d times",
+			high.mu.inc, inc, high.tap.Lost(), lost, high.count.gaveWay.Load(), low.count.gaveWay.Load())
+	}
+	w.verify("shop after")
+	shop, volumes := w.f, w.volumes
+	w.f, w.volumes, w.asked = till, []string{"till"}, "till"
+	w.verify("till after")
+	w.f, w.volumes = shop, volumes
+}
+
+// held is a record's memory.
+type held int64
+
+func (h held) Bytes() []byte { return nil }
+func (h held) Held() int64   { return int64(h) }
+func (h held) Release()      {}
+
+// Who waits for the memory is let in when another frees some, when its turn for a rest is
+// over, and is let go when its life ends.
+func TestSharesWakeWhoWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const mib = 1 << 20
+		s := &shares{book: budget.New(40*mib, mib, []int64{100 * mib, 100 * mib}), changed: make(chan struct{})}
+		a, b := spill.New(100*mib, 1), spill.New(100*mib, 1)
+		a.Join(share{s, 0})
+		b.Join(share{s, 1})
+		put := func(w *spill.Window, n int) {
+			for range n {
+				w.Put(&spill.Record{Seq: w.Next(), Buffer: held(mib)})
+			}
+		}
+		put(a, 30)
+		put(b, 10)
+		if got := a.Limit(); got != 30*mib {
+			t.Errorf("a's limit is %d", got)
+		}
+		let := make(chan error, 1)
+		go func() { let <- a.Room(context.Background()) }()
+		synctest.Wait()
+		select {
+		case err := <-let:
+			t.Fatalf("let in: %v", err)
+		default:
+		}
+		if _, err := b.Ack(record.Seq(5)); err != nil { // of its floor: that is no room for others
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if len(let) > 0 {
+			t.Error("let in on another's floor")
+		}
+		if _, err := a.Ack(record.Seq(1)); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-let; err != nil {
+			t.Error(err)
+		}
+		put(a, 1)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		if err := a.Room(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("let in: %v", err)
+		}
+		go func() { let <- a.Room(context.Background()) }()
+		synctest.Wait()
+		a.Reset(1)
+		if err := <-let; err != nil {
+			t.Error(err)
+		}
+	})
+}
