@@ -272,6 +272,6 @@ func TestGiveWay(t *testing.T) {
 	f("[OpenStream]", MarksOnly, "", Drawn{2, 10})
 	f("[Begin Resume]", Resync, "higher priority", stood)
 	f("[Walk]", Resync, "higher priority", Begun{3})
-	f("[Draw]", MarksOnly, "higher priority", GiveWay{})                         // a resync gives way too
+	f("[Draw]", MarksOnly, "higher priority", GiveWay{})                             // a resync gives way too
 	f("[Void]", MarksOnly, "", Begun{3}, Walked{Life: 3}, Taken{Life: 1, Kind: Cut}) // of before
 }
