@@ -275,7 +275,7 @@ func TestFoldBesideMerge(t *testing.T) {
 	}
 	pace := l.t.cfg.Pace
 	l.t.cfg.Pace = nil
-	for range 4 {
+	for range mergeLeast {
 		for range 8 {
 			must(t, l.add())
 		}

@@ -209,13 +209,39 @@ func TestPlanMerge(t *testing.T) {
 		}
 	}
 	f(0, 0, 0)
-	f(0, 0, 0, 1, 1, 1)
-	f(0, 0, 4, 1, 1, 1, 1)
-	f(0, 0, 0, 1, 1, 1, 64)
-	f(0, 0, 4, 1, 1, 1, 1, 64)
-	f(0, 1, 5, 32, 1, 1, 1, 1)
-	f(0, 0, 0, 400, 400, 400, 400) // the result would be too large
-	f(400, 0, 0, 400)              // less than half dropped
-	f(600, 0, 1, 400)              // more than half
-	f(0, 0, 0, 512, 128, 32, 8, 2) // each at its size
+	f(0, 0, 0, 1, 1, 1, 1, 1)
+	f(0, 0, 6, 1, 1, 1, 1, 1, 1)
+	f(0, 0, 0, 1, 1, 1, 1, 1, 64)
+	f(0, 0, 6, 1, 1, 1, 1, 1, 1, 64)
+	f(0, 1, 7, 32, 1, 1, 1, 1, 1, 1)
+	f(0, 0, 0, 200, 200, 200, 200, 200, 200) // the result would be too large
+	f(400, 0, 0, 400)                        // less than half dropped
+	f(600, 0, 1, 400)                        // more than half
+	f(0, 0, 0, 512, 128, 32, 8, 2)           // each at its size
+}
+
+// Of flushes alike, each version is merged few times, and few runs stand side by side.
+func TestMergesAreFew(t *testing.T) {
+	const flushes, bytes = 400, int64(10 << 20)
+	var runs []runShape // newest first
+	written, most := int64(0), 0
+	for i := range segment.Pos(flushes) {
+		runs = append([]runShape{{bytes, 1000 * i, 1000 * (i + 1)}}, runs...)
+		for {
+			from, to := planMerge(runs, 0, 1<<50)
+			if to-from < 2 {
+				break
+			}
+			one := runShape{lo: runs[to-1].lo, hi: runs[from].hi}
+			for _, r := range runs[from:to] {
+				one.bytes += r.bytes
+			}
+			written += one.bytes
+			runs = append(append(runs[:from:from], one), runs[to:]...)
+		}
+		most = max(most, len(runs))
+	}
+	if times := float64(written) / flushes / float64(bytes); times > 3.3 || most > 12 {
+		t.Errorf("each version is merged %.2f times, %d runs at most", times, most)
+	}
 }
