@@ -3,7 +3,7 @@
 # make check   everything that proves the tree, in under 12 minutes
 # make bench   capacity runs, and BENCHMARKS.md from their results
 # make bars-journal  what the journal is held to, measured against its peers (an hour; 60 GB of disk)
-# make bars-wire  what shaping is held to, measured over network namespaces (four minutes; root)
+# make bars-wire  what the way of records is held to: rates and CPU against peers, and shaping over network namespaces (twenty minutes; root; 5 GB of memory, 3 GB of disk)
 # make planted every planted bug must be found by the test named for it
 # make wire-every-byte  a fault of each kind at each byte of a 64 KiB exchange (an hour)
 # make fuzz    each decoder's fuzz target for FUZZTIME
@@ -43,12 +43,12 @@ bars-journal:
 	bin/bars-journal $(if $(BARS_DIR),-dir '$(BARS_DIR)') $(if $(BARS),-only '$(BARS)')
 	$(GO) run ./bench/report
 
-# BARS is a regular expression of row keys.
+# BARS_DIR is a folder on the disk to measure; BARS a regular expression of row keys.
 bars-wire:
-	@tools/setup/packages.sh iproute2
+	@tools/setup/packages.sh iproute2 lz4 socat
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build -buildvcs=auto -o bin/bars-wire ./bench/bars/wire
-	bin/bars-wire $(if $(BARS),-only '$(BARS)')
+	bin/bars-wire $(if $(BARS_DIR),-dir '$(BARS_DIR)') $(if $(BARS),-only '$(BARS)')
 	$(GO) run ./bench/report
 
 planted:

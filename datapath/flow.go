@@ -35,6 +35,7 @@ type flow struct {
 	began        time.Time
 	marksNew     bool // the order page was new when this process came, and nothing was marked since
 	compression  pack.Compression
+	observeAck   func(time.Duration)
 
 	slabs    slabs
 	pipe     pipe

@@ -211,6 +211,9 @@ func (f *flow) ackLocked(seq record.Seq) {
 		return
 	}
 	f.count.acked.Add(uint64(a.Raw))
+	if a.Oldest != 0 {
+		f.observeAck(time.Duration(monotonic() - a.Oldest))
+	}
 	if f.mu.ledger.Acked = max(f.mu.ledger.Acked, seq); !invariant.Planted("datapath/forget-acked") {
 		f.keepLocked()
 	}

@@ -34,8 +34,10 @@ type SourceConfig struct {
 	Compression pack.Compression
 	// WindowBudget is what the windows of all groups hold together, in bytes; 0 is their sum.
 	WindowBudget int64
-	Log          *slog.Logger
-	Tape         *tape.Tape // for debugging; nil is none
+	// ObserveAck is told at each acknowledgement how long ago the oldest guest write in it was captured; nil is nobody.
+	ObserveAck func(time.Duration)
+	Log        *slog.Logger
+	Tape       *tape.Tape // for debugging; nil is none
 	// Dial replaces the network's; nil is net.Dialer.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
@@ -126,7 +128,10 @@ func (s *Source) peerOf(g GroupConfig) *peer {
 func (s *Source) openFlow(g GroupConfig) (*flow, error) {
 	f := &flow{cfg: g, began: time.Now(), log: s.cfg.Log.With("group", g.Name), window: spill.New(g.Window, 1)}
 	f.gate, f.turn = s.gate, s.gate.Turn(g.Name)
-	f.compression = s.cfg.Compression
+	f.compression, f.observeAck = s.cfg.Compression, s.cfg.ObserveAck
+	if f.observeAck == nil {
+		f.observeAck = func(time.Duration) {}
+	}
 	var err error
 	f.tap, err = capture.OpenTap(capture.TapConfig{RunDir: s.cfg.RunDir, Group: g.ID, Filters: g.Filters, Log: f.log})
 	if err != nil {

@@ -35,6 +35,8 @@ type TargetConfig struct {
 	Parity        Parity
 	Log           *slog.Logger
 	Tape          *tape.Tape // for debugging; nil is none
+	// ObserveSync is told how long each sync of the store took; nil is nobody.
+	ObserveSync func(time.Duration)
 	// OpenCatalogue opens the journal's catalogue; nil is Badger, in the store's folder.
 	OpenCatalogue func() (index.Map, error)
 }
@@ -81,8 +83,13 @@ func OpenTarget(cfg TargetConfig) (t *Target, err error) {
 	t.cfg = cfg
 	if t.store, err = journal.Open(journal.Config{
 		Protector: t.protection.protector(cfg.FS), FS: cfg.FS, Dir: cfg.Store, SegmentBytes: cfg.SegmentBytes, Log: cfg.Log, OpenCatalogue: cfg.OpenCatalogue, CacheBytes: cfg.CacheBytes, IndexMemory: cfg.IndexMemory, Boot: thisBoot(),
-		ObserveSync: func(took time.Duration) { t.syncs.Observe(took.Seconds()) },
-		Retention:   cfg.Retention, Clock: bootClock(),
+		ObserveSync: func(took time.Duration) {
+			t.syncs.Observe(took.Seconds())
+			if cfg.ObserveSync != nil {
+				cfg.ObserveSync(took)
+			}
+		},
+		Retention: cfg.Retention, Clock: bootClock(),
 	}); err != nil {
 		return t, err
 	}

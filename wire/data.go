@@ -117,7 +117,7 @@ func (s *Session) watchData() {
 
 // readData hands records to the handler until the session ends.
 func (s *Session) readData() {
-	r := taker{s}
+	r := &taker{s: s}
 	for {
 		rec, err := s.readRecord(r)
 		if err != nil {
@@ -141,8 +141,8 @@ func (s *Session) readData() {
 
 // readRecord reads one frame. The record's own header is checked before there is
 // memory for it.
-func (s *Session) readRecord(r io.Reader) (*Received, error) {
-	var head [frameBytes + record.HeaderBytes]byte
+func (s *Session) readRecord(r *taker) (*Received, error) {
+	head := &r.head
 	if _, err := io.ReadFull(r, head[:frameBytes]); err != nil {
 		return nil, &lostError{"data", err}
 	}
@@ -179,9 +179,12 @@ func (s *Session) readRecord(r io.Reader) (*Received, error) {
 }
 
 // taker reads the data connection and counts what it took.
-type taker struct{ s *Session }
+type taker struct {
+	s    *Session
+	head [frameBytes + record.HeaderBytes]byte // of the frame that is being read
+}
 
-func (t taker) Read(p []byte) (int, error) {
+func (t *taker) Read(p []byte) (int, error) {
 	n, err := t.s.data.Read(p)
 	t.s.taken.Add(uint64(n))
 	return n, err

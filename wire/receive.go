@@ -2,8 +2,10 @@ package wire
 
 import (
 	"context"
+	"sync"
 
 	"github.com/holdfast-dr/holdfast/ioengine/buf"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
@@ -26,6 +28,9 @@ func (r *Received) Release() {
 	b := r.buf
 	r.buf = nil
 	b.Release()
+	if !invariant.Planted("wire/received-thrown-away") {
+		r.class.spare.Put(r)
+	}
 	<-r.class.slots
 }
 
@@ -38,6 +43,7 @@ type memory [3]*class
 type class struct {
 	pool  *buf.Pool
 	slots chan struct{}
+	spare sync.Pool // of Received that were released
 }
 
 // DefaultReceiveBytes is seven of the largest records, and as much for the smaller ones twice.
@@ -65,7 +71,12 @@ func (m *memory) get(ctx context.Context, h record.Header) (*Received, error) {
 		}
 		b := c.pool.Get() // at once: a slot is a buffer
 		b.SetLen(h.Size)
-		return &Received{header: h, buf: b, class: c}, nil
+		r, _ := c.spare.Get().(*Received)
+		if r == nil {
+			r = new(Received)
+		}
+		r.header, r.buf, r.class = h, b, c
+		return r, nil
 	}
 	panic("BUG: a checked record larger than the largest")
 }

@@ -26,9 +26,19 @@ var Journal = []Row{
 	{"promote-ack", "ack p99 beside promotion, over that without", "x", 2, false},
 }
 
-// Wire is what shaping is held to, behind tbf at twice the cap and with a backlog of three
-// groups, as the interface counts.
+// Wire is what the way of records from site to site is held to. Shaping is measured behind tbf
+// at twice the cap and with a backlog of three groups, as the interface counts.
 var Wire = []Row{
+	{"tls-rate", "records over TLS loopback, incompressible, checksums verified, against a bare crypto/tls copy loop with 256 KiB writes", "x", 0.95, true},
+	{"tls-cpu", "CPU of the same", "x", 1.15, false},
+	{"pack", "pack of db on n cores against n times one core's lz4 CompressBlock of the library, blocks of 32 KiB", "x", 0.95, true},
+	{"durable-lz4", "batches of db to a durable target, encrypted, LZ4 forced, against lz4 -1 | socat | lz4 -d to a synced file", "x", 1.7, true},
+	{"durable-auto", "the same, level chosen by itself", "x", 2.5, true},
+	{"durable-cpu", "CPU of lz4 | socat | lz4, over ours with LZ4 forced", "x", 1.4, true},
+	{"ceiling", "incompressible batches to a durable target, encrypted, against the computed ceiling", "x", 0.85, true},
+	{"lone-write", "a lone 4 KiB write, capture to acknowledgement, beyond the target's sync, p50", "ms", 1, false},
+	{"allocations", "allocations per record from packing to receiving, steady state, beside crypto/tls's own when it reads a socket", "", 0, false},
+	{"lag-50", "lag p99 with load at 80 % of a 50 Mbit link", "s", 1, false},
 	{"cap-5", "fullest second at a cap of 5 Mbit, beyond it", "%", 3, false},
 	{"use-5", "use of that cap", "%", 97, true},
 	{"cap-20", "fullest second at 20 Mbit", "%", 3, false},

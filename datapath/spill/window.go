@@ -183,6 +183,7 @@ type Acked struct {
 	Synced  int64         // as well
 	Raw     int64
 	Stored  int64
+	Oldest  int64 // capture time of the oldest guest write among them, monotonic ns; 0 for none
 }
 
 // Ack frees every record up to seq. A seq below the oldest frees nothing; one that
@@ -203,6 +204,9 @@ func (w *Window) Ack(seq record.Seq) (Acked, error) {
 		a.Through, a.Synced = r.Through, r.Synced
 		a.Raw += r.Raw
 		a.Stored += r.stored
+		if a.Oldest == 0 {
+			a.Oldest = r.Oldest
+		}
 		w.dropLocked(r)
 		w.mu.records[0] = nil
 		w.mu.records = w.mu.records[1:]

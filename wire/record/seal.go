@@ -112,6 +112,9 @@ const (
 	minProbable = 2 * probeBytes
 )
 
+// Dense is the probe that spares the encoder blocks that will not shrink.
+func Dense(p []byte) bool { return dense(p) }
+
 // dense is the probe: it guesses that a block will not shrink because its bytes are
 // as evenly spread as random ones, by the sum of the squared counts in a sample. It
 // costs 1 to 2 % of what LZ4 does. It is wrong for repeats of random data, which are then stored raw.

@@ -1,7 +1,10 @@
-// Command wire measures what shaping is held to (the rows of bars.Wire) and keeps the
-// samples in bench/results/bars-wire.jsonl.
+// Command wire measures what the way of records from site to site is held to (the rows of
+// bars.Wire) and keeps the samples in bench/results/bars-wire.jsonl.
 //
-// A source and a target, each a process in a network namespace of its own, are joined
+// Rates and CPU: each measurement runs in processes of its own, which this program starts
+// from itself; ratios are taken over pairs in alternating order.
+//
+// Shaping: a source and a target, each a process in a network namespace of its own, are joined
 // by a pair of interfaces; tbf lets twice the cap through, and segments are not merged,
 // so that the interface counts each frame. The source has a backlog in three groups,
 // of high, medium and low priority. The interface's own counter is read every 10 ms;
@@ -10,6 +13,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -26,24 +30,34 @@ import (
 const results = "bench/results/bars-wire.jsonl"
 
 func main() {
-	child := flag.String("child", "", "be the source or the target (used by this program itself)")
-	dir := flag.String("dir", "", "folder of the certificates (the same)")
+	child := flag.String("child", "", "be a part of a measurement (used by this program itself)")
+	args := flag.String("args", "", "of the part (the same)")
+	certs := flag.String("certs", "", "folder of the certificates (the same)")
 	capText := flag.String("cap", "", "what the source is held to (the same)")
-	only := flag.String("only", "", "measure only the caps whose row matches this regular expression")
+	dir := flag.String("dir", os.TempDir(), "folder for the data, on the disk to measure")
+	memory := flag.String("memory", "/dev/shm", "folder in memory, for what both sides of a pair read")
+	only := flag.String("only", "", "measure only the rows whose key matches this regular expression")
+	pairs := flag.Int("pairs", 5, "pairs for each ratio")
+	mib := flag.Int64("mib", 2048, "MiB of data for each measurement of a rate")
 	times := flag.Int("times", 3, "measurements of each cap")
-	length := flag.Duration("length", 20*time.Second, "of a measurement")
+	length := flag.Duration("length", 20*time.Second, "of a measurement of a cap")
 	keep := flag.Bool("keep", true, "write "+results)
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	var err error
 	switch *child {
-	case "source":
-		err = runSource(ctx, *dir, *capText, *length)
-	case "target":
-		err = runTarget(ctx, *dir)
+	case "shaped-source":
+		err = runSource(ctx, *certs, *capText, *length)
+	case "shaped-target":
+		err = runTarget(ctx, *certs)
+	case "":
+		b := &bench{ctx: ctx, pairs: *pairs, bytes: *mib << 20, times: *times, length: *length}
+		err = measureAll(b, *dir, *memory, *only, *keep)
 	default:
-		err = run(ctx, *only, *times, *length, *keep)
+		if err = runPart(ctx, *child, *args, os.Stdout); err != nil {
+			err = fmt.Errorf("%s: %w", *child, err)
+		}
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bars:", err)
@@ -51,36 +65,47 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, only string, times int, length time.Duration, keep bool) error {
-	pattern, err := regexp.Compile(only)
-	if err != nil {
+func measureAll(b *bench, dir, memory, only string, keep bool) (err error) {
+	if b.wanted, err = regexp.Compile(only); err != nil {
 		return err
 	}
-	var samples []bars.Sample
-	for _, mbit := range []int{5, 20, 100} {
-		row := fmt.Sprintf("cap-%d", mbit)
-		if !pattern.MatchString(row) && !pattern.MatchString("share") {
-			continue
-		}
-		for range times {
-			m, err := measure(ctx, shape.Rate(mbit)*1e6, length)
-			if err != nil {
-				return err
-			}
-			fmt.Printf("%-8s fullest second %+.2f %% of the cap, use %.2f %%; high %.1f %%, medium %.1f %%, low %.1f %%; a reading came %s late\n", row,
-				100*m.Over, 100*m.Use, 100*m.High, 100*m.Medium, 100*m.Low, m.Late.Round(time.Millisecond))
-			note := fmt.Sprintf("%.1f s", length.Seconds())
-			samples = append(samples, bars.Sample{Row: row, Value: 100 * m.Over, Note: note}, bars.Sample{Row: fmt.Sprintf("use-%d", mbit), Value: 100 * m.Use, Note: note},
-				bars.Sample{Row: "share-high", Value: 100 * m.High, Note: row}, bars.Sample{Row: "share-low", Value: 100 * m.Low, Note: row})
-		}
-	}
-	all, err := bars.Collect(bars.Wire, samples)
-	if err != nil {
+	if b.dir, err = os.MkdirTemp(dir, "holdfast-bars-"); err != nil {
 		return err
+	}
+	defer os.RemoveAll(b.dir)
+	if b.memory, err = os.MkdirTemp(memory, "holdfast-bars-"); err != nil {
+		return err
+	}
+	defer os.RemoveAll(b.memory)
+	if err := certificates(b.memory); err != nil {
+		return err
+	}
+	failed := b.run()
+	all, err := bars.Collect(bars.Wire, b.samples)
+	if err != nil {
+		return errors.Join(failed, err)
 	}
 	fmt.Print("\n", bars.Table(slices.DeleteFunc(all, func(r bars.Result) bool { return len(r.Samples) == 0 })))
-	if !keep || len(samples) == 0 {
-		return nil
+	if keep && len(b.samples) > 0 {
+		head := bars.Head{Title: "The bars of the wire", Command: "make bars-wire", Note: "source and target on it, and in two network namespaces for shaping"}
+		failed = errors.Join(failed, bars.Save(b.ctx, results, head, b.samples))
 	}
-	return bars.Save(ctx, results, bars.Head{Title: "The bars of shaping", Command: "make bars-wire", Note: "two network namespaces on it"}, samples)
+	return errors.Join(failed, b.ctx.Err())
+}
+
+// shaping measures one cap.
+func (b *bench) shaping(mbit int) error {
+	row := fmt.Sprintf("cap-%d", mbit)
+	for range b.times {
+		m, err := measure(b.ctx, shape.Rate(mbit)*1e6, b.length)
+		if err != nil {
+			return err
+		}
+		fmt.Printf("%-8s fullest second %+.2f %% of the cap, use %.2f %%; high %.1f %%, medium %.1f %%, low %.1f %%; a reading came %s late\n", row,
+			100*m.Over, 100*m.Use, 100*m.High, 100*m.Medium, 100*m.Low, m.Late.Round(time.Millisecond))
+		note := fmt.Sprintf("%.1f s", b.length.Seconds())
+		b.samples = append(b.samples, bars.Sample{Row: row, Value: 100 * m.Over, Note: note}, bars.Sample{Row: fmt.Sprintf("use-%d", mbit), Value: 100 * m.Use, Note: note},
+			bars.Sample{Row: "share-high", Value: 100 * m.High, Note: row}, bars.Sample{Row: "share-low", Value: 100 * m.Low, Note: row})
+	}
+	return nil
 }

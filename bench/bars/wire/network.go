@@ -69,11 +69,11 @@ func measure(ctx context.Context, r shape.Rate, length time.Duration) (m measure
 	ctx, stop := context.WithTimeout(ctx, length+30*time.Second)
 	defer stop()
 	child := func(ns string, args ...string) *exec.Cmd {
-		c := exec.CommandContext(ctx, "ip", append([]string{"netns", "exec", ns, self, "-dir", dir, "-child"}, args...)...)
+		c := exec.CommandContext(ctx, "ip", append([]string{"netns", "exec", ns, self, "-certs", dir, "-child"}, args...)...)
 		c.Stderr = os.Stderr
 		return c
 	}
-	peer := child(target, "target")
+	peer := child(target, "shaped-target")
 	closed, err := peer.StdinPipe() // the target ends with it
 	if err != nil {
 		return m, err
@@ -81,7 +81,7 @@ func measure(ctx context.Context, r shape.Rate, length time.Duration) (m measure
 	if err := peer.Start(); err != nil {
 		return m, err
 	}
-	out, err := child(source, "source", "-cap", r.String(), "-length", length.String()).Output()
+	out, err := child(source, "shaped-source", "-cap", r.String(), "-length", length.String()).Output()
 	closed.Close()
 	err = errors.Join(err, peer.Wait())
 	if err == nil {
