@@ -321,6 +321,23 @@ func TestStragglers(t *testing.T) {
 	w.awaitDurable(7)
 }
 
+// A source that gives its window up begins a new life within the session; what was under
+// way of the one before may stand at the very seq that the new one begins at.
+func TestStragglersOfTheLifeBefore(t *testing.T) {
+	w := established(t)
+	before := [][]byte{w.data("one"), w.data("two")}
+	w.seq -= 2
+	w.inc++
+	w.openStream(nil)
+	if s := await[*wire.Stand](w); s.Durable != 4 {
+		t.Fatalf("stands at %+v", s)
+	}
+	w.wrong = func(m wire.Message) bool { _, refused := m.(*wire.Refused); return refused }
+	w.send(before...)
+	w.send(w.open(), w.data("one again"), w.closing())
+	w.awaitDurable(7)
+}
+
 func TestClosedStreamIsDropped(t *testing.T) {
 	w := established(t)
 	if err := w.w.Send(&wire.CloseStream{Stream: streamID}); err != nil {
