@@ -161,18 +161,38 @@ func TestAnnouncedLengthIsNotAllocated(t *testing.T) {
 	})
 }
 
-// A target that sends data breaks the protocol.
-func TestTargetSendsNoData(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, &faultlink.Net{}, nil)
-		defer w.stop()
-		source := newHandler(t)
-		defer w.connect(source, nil)()
-		far := <-w.target.opened
-		<-source.opened
-		far.data.Write(small(1))
-		if err := <-source.closed; !errors.Is(err, ErrProtocol) {
-			t.Errorf("closed for: %v", err)
-		}
-	})
+// A target that breaks the protocol ends its session, and the source counts how; the next
+// session stands.
+func TestTargetBreaksTheProtocol(t *testing.T) {
+	f := func(name string, kind Bad, onData bool, p []byte) {
+		t.Helper()
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, &faultlink.Net{}, nil)
+			defer w.stop()
+			source, counters := newHandler(t), new(Counters)
+			defer w.connect(source, func(c *ClientConfig) { c.Counters = counters })()
+			far := <-w.target.opened
+			<-source.opened
+			where := far.control
+			if onData {
+				where = far.data
+			}
+			where.Write(p)
+			if err := <-source.closed; !errors.Is(err, ErrProtocol) {
+				t.Errorf("%s: closed for: %v", name, err)
+			}
+			if got := counters.BadFrames(); len(got) == 0 || got[kind] != 1 {
+				t.Errorf("%s: counted %v, want one %v", name, got, kind)
+			}
+			if err := (<-source.opened).SendRecord(context.Background(), small(1)); err != nil {
+				t.Errorf("%s: the next session: %v", name, err)
+			}
+		})
+	}
+	f("data", BadSense, true, small(1))
+	f("no frame", BadHeader, false, make([]byte, 64))
+	f("an unknown type", BadType, false, appendFrame(nil, 99, nil))
+	f("a record on control", BadType, false, appendFrame(nil, typeRecord, func(p []byte) []byte { return append(p, small(1)...) }))
+	f("an ack of no stream", BadBody, false, appendFrame(nil, typeDurable, func(p []byte) []byte { return append(p, make([]byte, 16)...) }))
+	f("too long", BadLength, false, func() []byte { p := make([]byte, frameBytes); putFrame(p, typeListed, 1<<31); return p }())
 }
