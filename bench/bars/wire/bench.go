@@ -44,6 +44,7 @@ var measures = []struct {
 	{[]string{"durable-lz4", "durable-auto", "durable-cpu"}, (*bench).durable},
 	{[]string{"ceiling"}, (*bench).ceiling},
 	{[]string{"lone-write"}, (*bench).lone},
+	{[]string{"lag-50"}, func(b *bench) error { return b.lag(50) }},
 	{[]string{"cap-5", "use-5", "share-high", "share-low"}, func(b *bench) error { return b.shaping(5) }},
 	{[]string{"cap-20", "use-20", "share-high", "share-low"}, func(b *bench) error { return b.shaping(20) }},
 	{[]string{"cap-100", "use-100", "share-high", "share-low"}, func(b *bench) error { return b.shaping(100) }},
@@ -156,6 +157,9 @@ var parts = map[string]func(ctx context.Context, args []byte) (any, error){
 	"verify":  part(verifyPart),
 	"costs":   part(costsPart),
 	"lone":    part(lonePart),
+
+	"lag-target": part(lagTargetPart),
+	"lag-source": part(lagSourcePart),
 }
 
 func part[A, R any](f func(context.Context, A) (R, error)) func(context.Context, []byte) (any, error) {

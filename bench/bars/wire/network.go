@@ -41,27 +41,11 @@ func measure(ctx context.Context, r shape.Rate, length time.Duration) (m measure
 	if err := certificates(dir); err != nil {
 		return m, err
 	}
-	source, target := fmt.Sprintf("hfbar%ds", os.Getpid()), fmt.Sprintf("hfbar%dt", os.Getpid())
-	defer func() {
-		for _, ns := range []string{source, target} {
-			exec.Command("ip", "netns", "del", ns).Run()
-		}
-	}()
-	for _, line := range []string{
-		"ip netns add " + source,
-		"ip netns add " + target,
-		fmt.Sprintf("ip link add %s netns %s type veth peer name %s netns %s", device, source, device, target),
-		fmt.Sprintf("ip -n %s address add %s/24 dev %s", source, sourceAddress, device),
-		fmt.Sprintf("ip -n %s address add %s/24 dev %s", target, targetAddress, device),
-		fmt.Sprintf("ip -n %s link set %s gso_max_segs 1 up", source, device),
-		fmt.Sprintf("ip -n %s link set %s up", target, device),
-		fmt.Sprintf("ip netns exec %s tc qdisc add dev %s root tbf rate %dbit burst 64kb latency 100ms", source, device, 2*r),
-	} {
-		words := strings.Fields(line)
-		if out, err := exec.CommandContext(ctx, words[0], words[1:]...).CombinedOutput(); err != nil {
-			return m, fmt.Errorf("%s: %w: %s", line, err, bytes.TrimSpace(out))
-		}
+	source, target, down, err := network(ctx, 2*r)
+	if err != nil {
+		return m, err
 	}
+	defer down()
 	self, err := os.Executable()
 	if err != nil {
 		return m, err
@@ -88,6 +72,34 @@ func measure(ctx context.Context, r shape.Rate, length time.Duration) (m measure
 		err = json.Unmarshal(out, &m)
 	}
 	return m, err
+}
+
+// network joins two namespaces by a link of this rate, on which the source's interface counts
+// each frame.
+func network(ctx context.Context, rate shape.Rate) (source, target string, down func(), err error) {
+	source, target = fmt.Sprintf("hfbar%ds", os.Getpid()), fmt.Sprintf("hfbar%dt", os.Getpid())
+	down = func() {
+		for _, ns := range []string{source, target} {
+			exec.Command("ip", "netns", "del", ns).Run()
+		}
+	}
+	for _, line := range []string{
+		"ip netns add " + source,
+		"ip netns add " + target,
+		fmt.Sprintf("ip link add %s netns %s type veth peer name %s netns %s", device, source, device, target),
+		fmt.Sprintf("ip -n %s address add %s/24 dev %s", source, sourceAddress, device),
+		fmt.Sprintf("ip -n %s address add %s/24 dev %s", target, targetAddress, device),
+		fmt.Sprintf("ip -n %s link set %s gso_max_segs 1 up", source, device),
+		fmt.Sprintf("ip -n %s link set %s up", target, device),
+		fmt.Sprintf("ip netns exec %s tc qdisc add dev %s root tbf rate %dbit burst 64kb latency 100ms", source, device, rate),
+	} {
+		words := strings.Fields(line)
+		if out, err := exec.CommandContext(ctx, words[0], words[1:]...).CombinedOutput(); err != nil {
+			down()
+			return "", "", nil, fmt.Errorf("%s: %w: %s", line, err, bytes.TrimSpace(out))
+		}
+	}
+	return source, target, down, nil
 }
 
 // certificates makes both sites' in dir.
