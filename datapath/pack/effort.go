@@ -80,7 +80,7 @@ const (
 	// Windows in a row that it takes to give up LZ4, and to come back to it from where the link
 	// or the guests are slower.
 	giveUpAfter = 3
-	slowAfter   = 2
+	slowAfter   = 5
 	idleAfter   = 5
 	// busyShare of their time is what workers are busy when they are what holds up.
 	busyShare = 0.7
@@ -92,9 +92,11 @@ const (
 	gain = 1.1
 	// idleShare of what LZ4 carries is what it can carry for certain.
 	idleShare = 0.7
-	// lookAgain is how long raw batches go before LZ4 is measured again, and how long what a
-	// link took is believed.
+	// lookAgain is how long raw batches go before LZ4 is measured again.
 	lookAgain = time.Minute
+	// believed is how long what a link took is held against raw batches: where one machine packs and sends,
+	// sending is slow while packing is fast.
+	believed  = 2 * time.Second
 	putOffMin = 5 * time.Second
 	putOffMax = 5 * time.Minute
 )
@@ -169,7 +171,7 @@ func (e *Effort) whileLZ4(now time.Time, s seen) {
 		e.packs, e.ratio = s.carried, s.ratio
 	}
 	// A link that was slower than this lately would be slower still with raw records.
-	slow := !e.heard.IsZero() && now.Sub(e.heard) < lookAgain && e.drain < gain*s.carried
+	slow := !e.heard.IsZero() && now.Sub(e.heard) < believed && e.drain < gain*s.carried
 	if !s.packing || slow || now.Before(e.barred) && !invariant.Planted("pack/effort-never-barred") {
 		e.streak = 0
 		return

@@ -111,7 +111,7 @@ func TestEffortTurns(t *testing.T) {
 	want("two windows of a LAN", false)
 	r.lives(lan, time.Second)
 	want("a second of a LAN", true)
-	r.lives(wan, 3*time.Second)
+	r.lives(wan, 6*time.Second)
 	want("the link became slow", false)
 	r.lives(lan, 2*time.Second)
 	want("it was slow a moment ago", false)

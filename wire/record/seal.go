@@ -59,6 +59,7 @@ type Compressor struct {
 	// StoreOnly makes every block raw, for links faster than the encoder.
 	StoreOnly bool
 
+	hard     bool // the last block did not shrink: the probe is asked about the next; else it is dearer than trying
 	seen     positions
 	raw, out room
 }
@@ -70,14 +71,15 @@ func NewCompressor() *Compressor { return new(Compressor) }
 // has room for the raw bytes at least. They are read once, into memory of the compressor's: what
 // is encoded does not change meanwhile. What is encoded goes straight to dst.
 func (c *Compressor) pack(dst []byte, parts [][]byte, raw int) (Codec, int) {
-	if c.StoreOnly || len(parts) == 1 && dense(parts[0]) {
+	if c.StoreOnly || c.hard && len(parts) == 1 && dense(parts[0]) {
 		gather(dst, parts)
 		return CodecRaw, raw
 	}
 	p := c.raw[:raw]
 	gather(p, parts)
-	if !dense(p) {
-		if n := c.encode(dst, raw); n > 0 {
+	if !c.hard || !dense(p) {
+		n := c.encode(dst, raw)
+		if c.hard = n == 0; !c.hard {
 			return CodecLZ4, n
 		}
 	}

@@ -185,7 +185,7 @@ func (b *bench) piped(r *run, data string) (foreign float64, err error) {
 	all := []*exec.Cmd{listen, unpack, packs, dial}
 	began := look()
 	for _, c := range all {
-		c.Stderr = os.Stderr
+		c.Stderr = io.Discard // lz4 tells of its block size whatever it is told
 		if err := c.Start(); err != nil {
 			return 0, fmt.Errorf("%s: %w", c.Path, err)
 		}
