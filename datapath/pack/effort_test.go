@@ -117,6 +117,8 @@ func TestEffortTurns(t *testing.T) {
 	want("it was slow a moment ago", false)
 	r.lives(lan, 3*time.Minute)
 	want("it has been fast for long", true)
+	r = newRun()
+	r.lives(lan, 2*time.Second)
 	r.lives(calm, 5*time.Second)
 	want("the guests write little", false)
 	r.lives(lan, time.Second)
