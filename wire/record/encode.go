@@ -56,18 +56,26 @@ func hashOf(v uint64) int { return int(v << (64 - 8*hashBytes) * hashPrime >> (6
 // It is the common greedy search, for blocks of at most 32 KiB: places are 16 bits, and
 // what the search knows fits the first cache. So it takes two thirds of the time of the library's.
 func (t *positions) encode(dst, src *room, n int) int {
-	if n <= searchTail {
+	if n <= searchTail || n > LineBytes {
 		return 0
 	}
 	if !invariant.Planted("record/positions-kept") {
 		clear(t[:])
 	}
+	out, anchor := search(t, dst, src, n)
+	if out < 0 {
+		return 0
+	}
+	return dst.literals(out, src, anchor, n)
+}
+
+// searchInGo writes all sequences of a block of n bytes but the last, which begins at anchor in src and
+// at out in dst. An out of -1 says that the block does not shrink enough. t is empty.
+func searchInGo(t *positions, dst, src *room, n int) (out, anchor int) {
 	var (
-		at     = 1 // place looked at
-		from   = 0 // the match there, if it is one
-		anchor = 0 // what lies before it stands in dst
-		out    = 0 // bytes of dst
-		last   = n - searchTail
+		at   = 1 // place looked at
+		from = 0 // the match there, if it is one
+		last = n - searchTail
 	)
 	if invariant.Planted("record/late-match") {
 		last = n - minMatch - 4
@@ -75,7 +83,7 @@ func (t *positions) encode(dst, src *room, n int) int {
 	for {
 		for step := 1 << skipBits; ; step++ {
 			if at > last {
-				return dst.literals(out, src, anchor, n)
+				return out, anchor
 			}
 			v := src.u64(at)
 			h := hashOf(v)
@@ -97,11 +105,11 @@ func (t *positions) encode(dst, src *room, n int) int {
 			} else {
 				end = src.forwards(end+8, from+minMatch+8, n)
 			}
-			if out = dst.sequence(out, src, anchor, at, at-from, end-at, n); out == 0 {
-				return 0
+			if out = dst.sequence(out, src, anchor, at, at-from, end-at, n); out < 0 {
+				return -1, 0
 			}
 			if at, anchor = end, end; at > last {
-				return dst.literals(out, src, anchor, n)
+				return out, anchor
 			}
 			t[hashOf(src.u64(at-2))] = uint16(at - 2)
 			v := src.u64(at)
@@ -117,10 +125,10 @@ func (t *positions) encode(dst, src *room, n int) int {
 }
 
 // backwards is how many bytes before two places are the same, at most limit and, when limit is
-// larger, 8: then it is not worth a loop.
+// larger, 7: it is not worth a loop.
 func (p *room) backwards(a, b, limit int) int {
 	if b >= 8 { // and so is a
-		return min(limit, bits.LeadingZeros64(p.u64(a-8)^p.u64(b-8))>>3)
+		return min(limit, bits.LeadingZeros64(p.u64(a-8)^p.u64(b-8)|1)>>3)
 	}
 	n := 0
 	for n < limit && p[(a-1-n)&roomMask] == p[(b-1-n)&roomMask] {
@@ -144,11 +152,11 @@ func (p *room) forwards(a, b, n int) int {
 }
 
 // sequence writes the literals from anchor to at, and the match of the given length so far back. It
-// returns where it ends, or 0 when that would come near n.
+// returns where it ends, or -1 when that would come near n.
 func (p *room) sequence(out int, src *room, anchor, at, back, length, n int) int {
 	run, more := at-anchor, length-minMatch
-	if out+run+sequenceOver+(run+more)/255 > n && !invariant.Planted("record/no-room") {
-		return 0
+	if out+run+sequenceOver+(run+length)>>7 > n && !invariant.Planted("record/no-room") {
+		return -1
 	}
 	token := out
 	out++

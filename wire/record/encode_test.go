@@ -23,10 +23,27 @@ func encoded(t testing.TB, c *Compressor, raw []byte) []byte {
 			t.Fatalf("%d raw bytes: byte %d of the room was written", len(raw), i)
 		}
 	}
+	if len(raw) > searchTail && len(raw) <= LineBytes {
+		agree(t, &dst, &c.raw, len(raw), n)
+	}
 	if n < 0 || n > 0 && n >= len(raw) {
 		t.Fatalf("%d raw bytes became %d", len(raw), n)
 	}
 	return dst[:n]
+}
+
+// agree holds a block of n bytes that was encoded to what Go's search makes of the same bytes.
+func agree(t testing.TB, dst, src *room, raw, n int) {
+	t.Helper()
+	var other room
+	out, anchor := searchInGo(new(positions), &other, src, raw)
+	m := 0
+	if out >= 0 {
+		m = other.literals(out, src, anchor, raw)
+	}
+	if m != n || !bytes.Equal(other[:m], dst[:n]) {
+		t.Fatalf("%d raw bytes become %d, and %d by the search in Go", raw, n, m)
+	}
 }
 
 // lz4Ends walks a block and says how many bytes before its raw end the last match
