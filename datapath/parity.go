@@ -25,10 +25,9 @@ type Parity struct {
 	Stores []string // its folders
 	// DataDir is where the set's witness and the catalogue stand, outside of all stores.
 	DataDir string
+	// AcceptStale is an operator's word: see stripe.Options.
+	AcceptStale bool
 }
-
-// setRoot is the journal's folder within a set of stores.
-const setRoot = "/journal"
 
 // parityRate bounds what parity reads and writes beside live traffic, in bytes a second.
 const parityRate = 128 << 20
@@ -69,13 +68,13 @@ func openProtection(cfg *TargetConfig) (*protection, error) {
 	base := cfg.FS
 	var err error
 	p.set, err = stripe.OpenSet(stripe.Options{
-		Stores: cfg.Parity.Stores, Geometry: g, Witness: filepath.Join(cfg.Parity.DataDir, "stores.witness"),
+		Stores: cfg.Parity.Stores, Geometry: g, Witness: filepath.Join(cfg.Parity.DataDir, "stores.witness"), AcceptStale: cfg.Parity.AcceptStale,
 		FS: func(string) ioengine.FS { return base }, Log: cfg.Log,
 	})
 	if err != nil {
 		return p, err
 	}
-	cfg.FS, cfg.Store = p.set, setRoot
+	cfg.FS, cfg.Store = p.set, stripe.JournalRoot
 	if cfg.OpenCatalogue == nil { // it opens files itself, and is made anew when it is lost
 		cfg.OpenCatalogue = func() (index.Map, error) {
 			return index.OpenBadger(index.BadgerConfig{FS: base, Dir: filepath.Join(cfg.Parity.DataDir, "catalogue"), Boot: bootID(), Log: cfg.Log}), nil

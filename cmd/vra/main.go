@@ -60,6 +60,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	file := flags.String("config", "", "the configuration, a YAML `file`")
 	check := flags.Bool("check-config", false, "check the configuration and the files it names, say what is wrong, and end")
 	printVersion := flags.Bool("version", false, "print the version and end")
+	stale := flags.Bool("accept-stale-stores", false, "this once, go on from the stores that are there, though others that are missing may hold, or are known to hold, what came later: that is given up, and the source sends it again")
 	var debug debugTape
 	debug.flags(flags)
 	if err := flags.Parse(args); err != nil {
@@ -98,7 +99,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(serve(ctx, cfg, log, to), end())
+	return errors.Join(serve(ctx, cfg, log, to, *stale), end())
 }
 
 // checkFiles tells what of the files would keep the VRA from running; it makes nothing.
@@ -148,8 +149,8 @@ func targetConfig(cfg *config.VRA, credentials wire.Credentials, log *slog.Logge
 }
 
 // serve runs all that the configuration asks for until ctx ends or a part fails.
-// A tape, unless it is nil, gets what passes on the wire.
-func serve(ctx context.Context, cfg *config.VRA, log *slog.Logger, to *tape.Tape) (err error) {
+// A tape, unless it is nil, gets what passes on the wire. acceptStale: see datapath.Parity.
+func serve(ctx context.Context, cfg *config.VRA, log *slog.Logger, to *tape.Tape, acceptStale bool) (err error) {
 	lock, err := datapath.OpenDataDir(cfg.DataDir)
 	if err != nil {
 		return err
@@ -174,6 +175,7 @@ func serve(ctx context.Context, cfg *config.VRA, log *slog.Logger, to *tape.Tape
 		if err != nil {
 			return err
 		}
+		conf.Parity.AcceptStale = acceptStale
 		conf.Tape = to
 		target, err = datapath.OpenTarget(conf)
 		if err != nil {

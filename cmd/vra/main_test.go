@@ -153,7 +153,7 @@ func TestTargetIsAsConfigured(t *testing.T) {
 	if !reflect.DeepEqual(got.Parity, want) {
 		t.Errorf("parity %+v, want %+v", got.Parity, want)
 	}
-	notConfigured := []string{"Credentials", "SegmentBytes", "OpenCatalogue", "Tape"}
+	notConfigured := []string{"Credentials", "SegmentBytes", "OpenCatalogue", "ObserveSync", "Tape"}
 	v := reflect.ValueOf(got)
 	for i := range v.NumField() {
 		if name := v.Type().Field(i).Name; v.Field(i).IsZero() && !slices.Contains(notConfigured, name) {

@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 
 	"github.com/holdfast-dr/holdfast/ioengine"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 )
 
 // Set is a file system over several folders, the stores. Small files, files that are
@@ -78,7 +79,8 @@ type leaver struct {
 type Options struct {
 	// Stores are the folders. Those that the set knows from before are found without it.
 	Stores []string
-	// Geometry is how sealed files are kept from now on.
+	// Geometry is how sealed files are kept from now on; the zero one leaves it as it is, and
+	// makes no set.
 	Geometry Geometry
 	// FS opens a folder's file system. Default: this machine's.
 	FS func(dir string) ioengine.FS
@@ -86,11 +88,15 @@ type Options struct {
 	// keeps the set's generation. A set of 2m stores or fewer needs it to tell, after a
 	// start with some stores missing, whether the others went on without these. "": none.
 	Witness string
-	// AcceptStale is an operator's word that the stores which are there are the newest.
+	// AcceptStale is an operator's word that the stores which are there are to count as the
+	// newest, where nobody knows or others are. What others had beyond them is given up.
 	AcceptStale bool
 	// Log takes what an operator should know. Default: nothing is said.
 	Log *slog.Logger
 }
+
+// JournalRoot is the journal's folder within a set of stores.
+const JournalRoot = "/journal"
 
 // The names within a store.
 const (
@@ -100,14 +106,19 @@ const (
 	objectsName = "objects"
 )
 
+// IsStore says whether a folder with such files is, or was, a store of a set.
+func IsStore(names []string) bool { return slices.Contains(names, namesName) }
+
 // ErrStore says that a folder cannot be a store of the set.
 var ErrStore = errors.New("not a store of this set")
 
 // OpenSet locks and opens the stores, and makes the set when all of them are empty. A store
 // that is absent or whose files of names are damaged is marked out. ErrLost: more are missing than parity allows for.
 func OpenSet(o Options) (*Set, error) {
-	if err := o.Geometry.Validate(); err != nil {
-		return nil, err
+	if o.Geometry != (Geometry{}) {
+		if err := o.Geometry.Validate(); err != nil {
+			return nil, err
+		}
 	}
 	s := &Set{log: o.Log, open: o.FS, witness: o.Witness, stores: map[uint32]*store{}, objects: map[uint64]*object{}, making: map[string]*object{},
 		chosen: map[uint32]int{}, locks: map[string]bool{}, changed: make(chan struct{}, 1)}
@@ -157,7 +168,7 @@ func (s *Set) load(o Options) error {
 	for id, info := range s.names.objects {
 		s.objects[id] = &object{set: s, id: id, info: info, suspect: info.dirty}
 	}
-	if o.Geometry != s.names.geometry {
+	if o.Geometry != s.names.geometry && o.Geometry != (Geometry{}) {
 		if err := s.fits(o.Geometry); err != nil {
 			return err
 		}
@@ -279,6 +290,9 @@ func newest(found []*candidate) (best *candidate) {
 // make makes a new set out of empty folders.
 func (s *Set) make(found []*candidate, o Options) error {
 	var err error
+	if o.Geometry == (Geometry{}) {
+		err = fmt.Errorf("none of the folders says what set it is of: %w", ErrStore)
+	}
 	for _, c := range found {
 		switch {
 		case c.err != nil:
@@ -394,6 +408,10 @@ func (s *Set) gather(found []*candidate, best *candidate) error {
 	return nil
 }
 
+// staleLead is how many generations ahead a set goes on from stores that were accepted as
+// stale: others may have had many since, one for each start and each loss of a store.
+const staleLead = 1 << 20
+
 // trusted says whether the newest names that are there are the newest that there were. They
 // are when more than m stores have them or are known to be older; otherwise only a witness knows.
 func (s *Set) trusted(o Options, found []*candidate, best *candidate) error {
@@ -405,12 +423,18 @@ func (s *Set) trusted(o Options, found []*candidate, best *candidate) error {
 	}
 	w, err := s.readWitness(s.names.set)
 	if w > s.names.generation && !o.AcceptStale {
-		return fmt.Errorf("%s is at generation %d, and a later one, %d, is known: the stores that have it are missing: %w", best.dir, s.names.generation, w, ErrLost)
+		return fmt.Errorf("%s is at generation %d, and a later one, %d, is known: the stores that have it are missing (bring them back, or start vra with --accept-stale-stores and give up what only they hold): %w", best.dir, s.names.generation, w, ErrLost)
 	}
-	if known > s.names.geometry.M || o.AcceptStale || w != 0 {
+	if known > s.names.geometry.M && w <= s.names.generation || w != 0 && w <= s.names.generation {
 		return nil
 	}
-	return errors.Join(err, fmt.Errorf("only %d of %d stores are there and nobody knows whether the others went on without them: %w",
+	if o.AcceptStale { // whatever the others came to meanwhile, they are what is old when they come back
+		if !invariant.Planted("journal/stripe/stale-unled") {
+			s.names.generation = max(s.names.generation, w) + staleLead
+		}
+		return nil
+	}
+	return errors.Join(err, fmt.Errorf("only %d of %d stores are there and nobody knows whether the others went on without them (start vra with --accept-stale-stores to go on from what is there): %w",
 		known, len(s.names.members), ErrLost))
 }
 

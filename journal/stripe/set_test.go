@@ -286,6 +286,66 @@ func TestStaleStoreIsNotRead(t *testing.T) {
 	}
 }
 
+// What an operator accepted as stale is the newest from then on, also when the store that had
+// gone further comes back, and whether a witness remembers that one or not.
+func TestAcceptedIsTheNewest(t *testing.T) {
+	g := Geometry{1, 1}
+	for _, host := range []string{"/host", "/nothing"} { // the witness is lost, or is not
+		w := newWorld(t, 2)
+		s := mustOpen(t, w, g)
+		put(t, s, "/a", noise(1, 512))
+		ok(t, s.Close())
+		further := w.lose(t, "/s0")
+		for range 5 {
+			s := mustOpen(t, further, g)
+			put(t, s, "/further", noise(2, 512))
+			ok(t, s.Close())
+			further = further.kill()
+		}
+		left := w.lose(t, "/s1", host)
+		if d := further.disks["/host"]; host != "/host" {
+			left.disks["/host"] = d
+		}
+		if s, err := left.open(g); !errors.Is(err, ErrLost) {
+			t.Fatalf("the stale store opens: %v, %v", s, err)
+		}
+		s, err := OpenSet(Options{Stores: w.dirs, Geometry: g, Witness: witnessName, AcceptStale: true, FS: func(d string) ioengine.FS { return left.disks[d] }})
+		ok(t, err)
+		put(t, s, "/mine", noise(3, 512))
+		ok(t, s.Close())
+		left = left.kill()
+		s = mustOpen(t, left, g) // no word is needed twice, with a witness that is the set's
+		ok(t, s.Close())
+		left = left.kill()
+		left.disks["/s1"] = further.disks["/s1"]
+		s = mustOpen(t, left, g)
+		if p, err := get(s, "/mine"); err != nil || !bytes.Equal(p, noise(3, 512)) {
+			t.Errorf("what was written after the operator's word: %v", err)
+		}
+		if _, err := get(s, "/further"); err == nil {
+			t.Error("what was given up is there")
+		}
+		ok(t, s.Close())
+	}
+}
+
+// Without a geometry a set opens as it is, and none is made.
+func TestOpenedAsItIs(t *testing.T) {
+	w, p := newWorld(t, 3), newPromises()
+	if s, err := w.open(Geometry{}); !errors.Is(err, ErrStore) {
+		t.Fatalf("a set was made: %v, %v", s, err)
+	}
+	s := mustOpen(t, w, Geometry{2, 1})
+	ok(t, story(s, p))
+	ok(t, s.Close())
+	s = mustOpen(t, w.kill(), Geometry{})
+	if g := s.State().Geometry; g != (Geometry{2, 1}) {
+		t.Errorf("its geometry is %s now", g)
+	}
+	ok(t, p.check(s))
+	ok(t, s.Close())
+}
+
 // More than m: refused, named, and what is left goes on being read.
 func TestMoreThanM(t *testing.T) {
 	g := Geometry{2, 1}

@@ -17,6 +17,8 @@ import (
 
 	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/journal"
+	"github.com/holdfast-dr/holdfast/journal/index"
+	"github.com/holdfast-dr/holdfast/journal/stripe"
 	"github.com/holdfast-dr/holdfast/journal/view"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
@@ -32,8 +34,16 @@ type made struct {
 // makeStore writes a store with one volume and three checkpoints, and closes it.
 func makeStore(t *testing.T) made {
 	t.Helper()
-	m := made{dir: filepath.Join(t.TempDir(), "store"), images: map[uint64][]byte{}}
-	s, err := journal.Open(journal.Config{FS: ioengine.OS(), Dir: m.dir, SegmentBytes: 128 << 10})
+	m := made{dir: filepath.Join(t.TempDir(), "store")}
+	m.images = fill(t, ioengine.OS(), m.dir)
+	return m
+}
+
+// fill makes that store there.
+func fill(t *testing.T, fsys ioengine.FS, dir string) map[uint64][]byte {
+	t.Helper()
+	images := map[uint64][]byte{}
+	s, err := journal.Open(journal.Config{FS: fsys, Dir: dir, SegmentBytes: 128 << 10, OpenCatalogue: func() (index.Map, error) { return new(index.Memory), nil }})
 	ok(t, err)
 	g, err := s.OpenGroup(journal.GroupInfo{ID: 0xa1, Name: "shop", Lineage: 5})
 	ok(t, err)
@@ -81,11 +91,11 @@ func makeStore(t *testing.T) made {
 			write(20)
 		}
 		i, at, tick = next()
-		send(record.AppendCut(nil, i, at, tick, record.Cut{Checkpoint: uint64(i.Seq), Wall: int64(at), Tag: "tag " + strconv.Itoa(len(m.images)), Solo: true, Volumes: sizes}))
-		m.images[uint64(i.Seq)] = bytes.Clone(image)
+		send(record.AppendCut(nil, i, at, tick, record.Cut{Checkpoint: uint64(i.Seq), Wall: int64(at), Tag: "tag " + strconv.Itoa(len(images)), Solo: true, Volumes: sizes}))
+		images[uint64(i.Seq)] = bytes.Clone(image)
 	}
 	ok(t, s.Close())
-	return m
+	return images
 }
 
 func ok(t *testing.T, err error) {
@@ -158,6 +168,60 @@ func TestDumpNeedsNoCache(t *testing.T) {
 	}
 	if !maps.Equal(before, files(t, m.dir)) {
 		t.Error("the store was changed")
+	}
+}
+
+// Of a set of stores the dump shows all that as many of them hold as parity leaves, wherever
+// they lie now, and changes none.
+func TestDumpOfASet(t *testing.T) {
+	root := t.TempDir()
+	var dirs []string
+	for _, n := range []string{"a", "b", "c"} {
+		dir := filepath.Join(root, n)
+		ok(t, os.Mkdir(dir, 0o700))
+		dirs = append(dirs, dir)
+	}
+	set, err := stripe.OpenSet(stripe.Options{Stores: dirs, Geometry: stripe.Geometry{K: 2, M: 1}})
+	ok(t, err)
+	images := fill(t, set, stripe.JournalRoot)
+	if _, err := dumped(t, "list", dirs[0]); !errors.Is(err, ioengine.ErrLocked) || !strings.Contains(err.Error(), "stop the daemon") {
+		t.Errorf("beside a daemon: %v", err)
+	}
+	ok(t, set.Close())
+	shows := func(args string) {
+		t.Helper()
+		before := files(t, root)
+		out, err := dumped(t, "list", args)
+		ok(t, err)
+		if strings.Count(out, "tag ") != len(images) {
+			t.Errorf("list %s: %s", args, out)
+		}
+		if out, err = dumped(t, "verify", args); err != nil || !strings.Contains(out, "; 0 damaged") {
+			t.Errorf("verify %s: %s, %v", args, out, err)
+		}
+		for number, want := range images {
+			dir := t.TempDir()
+			_, err := dumped(t, "extract", args, "shop", strconv.FormatUint(number, 10), dir)
+			ok(t, err)
+			if got, err := os.ReadFile(filepath.Join(dir, "data")); err != nil || !bytes.Equal(got, want) {
+				t.Errorf("%s: checkpoint %d differs (%v)", args, number, err)
+			}
+		}
+		if !maps.Equal(before, files(t, root)) {
+			t.Errorf("%s: the stores were changed", args)
+		}
+	}
+	shows(dirs[1])
+	ok(t, os.Rename(dirs[1], filepath.Join(root, "moved")))
+	shows(dirs[0] + "," + filepath.Join(root, "moved"))
+	ok(t, os.RemoveAll(filepath.Join(root, "moved")))
+	shows(dirs[2])
+	ok(t, os.RemoveAll(dirs[0]))
+	if _, err := dumped(t, "list", dirs[2]); err == nil || !strings.Contains(err.Error(), "1 of 3 stores") {
+		t.Errorf("with more missing than parity makes up for: %v", err)
+	}
+	if _, err := dumped(t, "-accept-stale", "list", dirs[2]); !errors.Is(err, stripe.ErrLost) {
+		t.Errorf("and when it is asked for all the same: %v", err)
 	}
 }
 

@@ -31,7 +31,9 @@ const usage = `journaldump looks into a journal's folder from its files alone, a
   journaldump extract STORE GROUP NUMBER DIR           a checkpoint's disks, as raw sparse files
                                                        under the volumes' names
 
-STORE is the folder that the daemon calls its store (it holds a file named "format").
+STORE is the folder that the daemon calls its store (it holds a file named "format"). Of
+several stores (each holds a file named "set.names") it is one, when the others are where they
+were, or all that there are, with commas between: as many may be missing as parity makes up for.
 GROUP is a group's name or id. No daemon may have the store open: stop it, or look at a copy.
 verify exits with 1 when anything is damaged.
 
@@ -43,6 +45,7 @@ type options struct {
 	from  int64
 	count int
 	kind  string
+	stale bool
 }
 
 func main() {
@@ -71,6 +74,7 @@ func run(ctx context.Context, args []string, out, log io.Writer) error {
 	flags.Int64Var(&o.from, "from", 0, "print: the position to begin at")
 	flags.IntVar(&o.count, "n", 0, "print: at most so many records (0: all)")
 	flags.StringVar(&o.kind, "kind", "", "print: only records of this kind, as print names it")
+	flags.BoolVar(&o.stale, "accept-stale", false, "of several stores: show what is there though others that are missing may hold what came later")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return err

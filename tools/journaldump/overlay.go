@@ -16,10 +16,12 @@ import (
 // stays in memory, and is gone with it. So a store can be opened, which mends and
 // makes things, and nothing of it is touched.
 type overlay struct {
-	base ioengine.FS
+	base  ioengine.FS
+	locks bool // are taken beneath, where they can be
 
-	mu    sync.Mutex
-	nodes map[string]*node // by cleaned name; nil: removed
+	mu     sync.Mutex
+	nodes  map[string]*node // by cleaned name; nil: removed
+	locked []string         // names that somebody else has locked
 }
 
 // node is a file, or a folder that was made.
@@ -143,8 +145,33 @@ func (o *overlay) List(dir string) ([]string, error) {
 
 func (o *overlay) SyncDir(string) error               { return nil }
 func (o *overlay) SyncFiles([]ioengine.File) error    { return nil }
-func (o *overlay) Lock(string) (io.Closer, error)     { return io.NopCloser(strings.NewReader("")), nil }
 func (o *overlay) Free(string) (bytes int64, e error) { return 1 << 40, nil }
+
+// Lock takes the lock beneath if it can: not on a read-only disk. ErrLocked: somebody has it.
+func (o *overlay) Lock(name string) (io.Closer, error) {
+	none := io.NopCloser(strings.NewReader(""))
+	if !o.locks {
+		return none, nil
+	}
+	c, err := o.base.Lock(name)
+	if errors.Is(err, ioengine.ErrLocked) {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		o.locked = append(o.locked, path.Dir(name))
+		return nil, err
+	}
+	if err != nil {
+		return none, nil
+	}
+	return c, nil
+}
+
+// inUse are the folders that somebody else has locked.
+func (o *overlay) inUse() []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.locked
+}
 
 // hide makes a folder look empty, so that what it holds is made anew, in memory.
 func (o *overlay) hide(dir string) error {
