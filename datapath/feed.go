@@ -298,7 +298,10 @@ func (f *flow) stow() {
 func (f *flow) stowOne(seq record.Seq, l *load) {
 	f.count.stored.Add(uint64(len(l.out.p)))
 	f.count.raw.Add(uint64(l.raw))
-	b := f.slabs.fit(l.out)
+	b := l.out
+	if s := f.window.Stats(); s.Unsent > 0 || s.Bytes > f.window.Limit()/fitFrom {
+		b = f.slabs.fit(b) // it stays; one that is sent at once is not worth the copy
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if l.life != f.mu.life {

@@ -21,6 +21,9 @@ const (
 	// batchLink is how long a record may occupy the link: what waits behind it waits
 	// so long (design section 12).
 	batchLink = 100 * time.Millisecond
+	// fitFrom is the part of the window from which on records are moved to memory of their
+	// size: the rest may be taken by what compression left free.
+	fitFrom = 4
 	// busyPoll is how often feed looks whether a busy line has become idle.
 	busyPoll = 5 * time.Millisecond
 	// poolShare is the part of a pool that one batch may hold: several are being
