@@ -16,6 +16,7 @@ import (
 	"github.com/holdfast-dr/holdfast/datapath/spill"
 	"github.com/holdfast-dr/holdfast/wire"
 	"github.com/holdfast-dr/holdfast/wire/record"
+	"github.com/holdfast-dr/holdfast/wire/reorder"
 )
 
 // epoch is every group's until there is failover.
@@ -46,11 +47,13 @@ type flow struct {
 	orders   chan sendOrder // capacity 1: what send shall do; the latest wins
 	work     chan task      // capacity 1: what resync shall do; the machine asks for one at a time
 	lostCame chan struct{}  // capacity 1: mu.lost has something
+	acked    chan struct{}  // capacity 1: an acknowledgement came
 
 	count struct {
 		raw, stored     atomic.Uint64 // sealed, in bytes
 		acked, syncRead atomic.Uint64 // payload acknowledged, and disk read again, in bytes
 		refusals        atomic.Uint64 // by the target
+		again           atomic.Uint64 // records sent again after a data connection was cut
 		silences        atomic.Uint64 // of filters that were asked
 		stops           atomic.Uint64 // of the group
 		batches         atomic.Int64  // sealed
@@ -78,7 +81,10 @@ type flow struct {
 		session   *wire.Session // nil while there is none
 		announced bool          // the machine knows of the session
 		endSend   context.CancelFunc
-		heard     time.Time // the target, last
+		opening   uint32             // of the stream in the session, by its last Stand
+		under     *reorder.Source    // what is under way in it; nil where there is one connection only
+		endLeg    context.CancelFunc // has the sender begin with what is to be sent again
+		heard     time.Time          // the target, last
 
 		volumes []capture.VolumeInfo // once all filters have answered
 		lacks   lacks
@@ -343,15 +349,16 @@ func (f *flow) batchLimit(poolBytes int) int {
 	if poolBytes > 0 {
 		limit = min(limit, poolBytes/poolShare)
 	}
+	link := batchLink.Seconds() / float64(f.connections()) // a record travels on one of them
 	if c := f.gate.Cap(); c > 0 {
-		limit = min(limit, int(c.BytesPerSecond()*batchLink.Seconds()))
+		limit = min(limit, int(c.BytesPerSecond()*link))
 	}
 	if f.window.Stats().Unsent > 1 {
 		f.mu.Lock()
 		rate := f.mu.ackRate.Rate()
 		f.mu.Unlock()
 		if rate > 0 {
-			limit = min(limit, int(rate*batchLink.Seconds()))
+			limit = min(limit, int(rate*link))
 		}
 	}
 	return max(limit, batchRawMin)

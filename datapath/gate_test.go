@@ -139,7 +139,7 @@ func (w *gateWorld) backlog(name string, s *wire.Session, size int) (f *flow, st
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- f.carry(sendOrder{ctx, s, 1}) }()
+	go func() { done <- f.carry(sendOrder{ctx: ctx, session: s, from: 1}) }()
 	stop = sync.OnceValue(func() error { cancel(); return <-done })
 	w.stops = append(w.stops, func() { stop() })
 	return f, stop
@@ -182,6 +182,7 @@ type gateTarget gateWorld
 
 func (w *gateTarget) Opened(*wire.Session) error                { return nil }
 func (w *gateTarget) Message(*wire.Session, wire.Message) error { return nil }
+func (w *gateTarget) Lost(*wire.Session, uint32)                {}
 func (w *gateTarget) Closed(*wire.Session, error)               {}
 func (w *gateTarget) Record(_ *wire.Session, r *wire.Received) error {
 	n, _ := w.got.LoadOrStore(r.Header().Stream, new(atomic.Int64))
@@ -198,6 +199,7 @@ func (w *gateSource) Opened(s *wire.Session) error {
 	return nil
 }
 func (w *gateSource) Message(*wire.Session, wire.Message) error { return nil }
+func (w *gateSource) Lost(*wire.Session, uint32)                {}
 func (w *gateSource) Closed(s *wire.Session, _ error)           { w.gate.Leave(s) }
 func (w *gateSource) Record(_ *wire.Session, r *wire.Received) error {
 	r.Release()

@@ -11,6 +11,7 @@ import (
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/wire"
 	"github.com/holdfast-dr/holdfast/wire/record"
+	"github.com/holdfast-dr/holdfast/wire/reorder"
 )
 
 // sendOrder says what to send where; ctx ends when that is no longer so.
@@ -18,6 +19,8 @@ type sendOrder struct {
 	ctx     context.Context
 	session *wire.Session
 	from    record.Seq
+	opening uint32          // of the stream, where the target orders records
+	under   *reorder.Source // and what is under way; guarded by flow.mu
 }
 
 // send lends records from the window and puts them on the wire, as the latest order says.
@@ -27,7 +30,11 @@ func (f *flow) send(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case o := <-f.orders:
-			if err := f.carry(o); o.ctx.Err() == nil {
+			carry := f.carry
+			if o.under != nil {
+				carry = f.carryOrdered
+			}
+			if err := carry(o); o.ctx.Err() == nil {
 				f.log.Debug("sending pauses", "error", err)
 			}
 		}
@@ -88,7 +95,13 @@ func (f *flow) resumeLocked(from record.Seq) {
 	case <-f.orders: // superseded before it began
 	default:
 	}
-	f.orders <- sendOrder{ctx, f.mu.session, from}
+	o := sendOrder{ctx: ctx, session: f.mu.session, from: from, opening: f.mu.opening}
+	f.mu.under = nil
+	if o.session.Ordered() && o.opening > 0 {
+		f.mu.under = reorder.NewSource(from)
+		o.under = f.mu.under
+	}
+	f.orders <- o
 }
 
 func (f *flow) stopSendLocked() {
@@ -103,7 +116,7 @@ func (f *flow) stopSendLocked() {
 func (f *flow) sessionUp(s *wire.Session) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.mu.session, f.mu.announced = s, false
+	f.mu.session, f.mu.announced, f.mu.opening = s, false, 0
 	f.mu.heard = time.Now()
 	f.announceLocked()
 }
@@ -165,6 +178,9 @@ func (f *flow) everywhereLocked() {
 func (f *flow) stood(m *wire.Stand) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.mu.session != nil {
+		f.mu.opening = f.mu.session.Opening(m.Stream)
+	}
 	f.stepLocked(group.Stood{
 		Durable: m.Durable, Incarnation: m.Incarnation, Acked: f.mu.ledger.Acked, Sealed: f.window.Next() - 1,
 		MarksNew: f.marksNew, Unfinished: f.mu.ledger.Unfinished,
@@ -207,6 +223,9 @@ func (f *flow) durable(seq record.Seq) error {
 // the filters forget their marks of it.
 func (f *flow) ackLocked(seq record.Seq) {
 	a, err := f.window.Ack(seq)
+	if err == nil {
+		f.ackedLocked(seq)
+	}
 	if err != nil || a.Records == 0 || f.mu.fatal != nil {
 		return
 	}

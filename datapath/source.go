@@ -35,9 +35,10 @@ type SourceConfig struct {
 	// WindowBudget is what the windows of all groups hold together, in bytes; 0 is their sum.
 	WindowBudget int64
 	// ObserveAck is told at each acknowledgement how long ago the oldest guest write in it was captured; nil is nobody.
-	ObserveAck func(time.Duration)
-	Log        *slog.Logger
-	Tape       *tape.Tape // for debugging; nil is none
+	ObserveAck  func(time.Duration)
+	Connections int // data connections to each target, 1 to 8; 0 is as many as pay
+	Log         *slog.Logger
+	Tape        *tape.Tape // for debugging; nil is none
 	// Dial replaces the network's; nil is net.Dialer.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
@@ -156,7 +157,7 @@ func (s *Source) openFlow(g GroupConfig) (*flow, error) {
 		b := record.NewBatch(record.Limits{Raw: batchRaw, Extents: batchExtents})
 		f.free <- &pack.Job{Batch: b, Done: &load{}}
 	}
-	f.lostCame = make(chan struct{}, 1)
+	f.lostCame, f.acked = make(chan struct{}, 1), make(chan struct{}, 1)
 	f.lives, f.orders, f.work = make(chan life, 1), make(chan sendOrder, 1), make(chan task, 1)
 	return f, nil
 }
@@ -227,7 +228,7 @@ func (p *peer) run(ctx context.Context, cfg SourceConfig) error {
 
 // client is how the target is reached.
 func (p *peer) client(cfg SourceConfig) wire.ClientConfig {
-	return wire.ClientConfig{Control: p.control, Data: p.data, Credentials: cfg.Credentials, Log: cfg.Log, Dial: cfg.Dial, Tape: cfg.Tape}
+	return wire.ClientConfig{Control: p.control, Data: p.data, Credentials: cfg.Credentials, Log: cfg.Log, Dial: cfg.Dial, Tape: cfg.Tape, Connections: cfg.Connections}
 }
 
 // failed is told why there is no session, and in how long another is tried for.
@@ -284,6 +285,13 @@ func (f *flow) concerns(m wire.Message) bool {
 func (p *peer) Record(_ *wire.Session, r *wire.Received) error {
 	r.Release()
 	return wire.ErrDirection
+}
+
+// Lost implements wire.Handler.
+func (p *peer) Lost(_ *wire.Session, line uint32) {
+	for _, f := range p.flows {
+		f.lineLost(line)
+	}
 }
 
 // Closed implements wire.Handler.

@@ -31,6 +31,7 @@ type drain struct {
 
 func (d *drain) Opened(s *Session) error         { d.opened <- s; return nil }
 func (d *drain) Message(*Session, Message) error { return nil }
+func (d *drain) Lost(*Session, uint32)           {}
 func (d *drain) Closed(*Session, error)          {}
 func (d *drain) Record(_ *Session, r *Received) error {
 	r.Release()

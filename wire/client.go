@@ -11,6 +11,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/holdfast-dr/holdfast/wire/breadth"
 	"github.com/holdfast-dr/holdfast/wire/tape"
 )
 
@@ -23,6 +24,9 @@ type ClientConfig struct {
 	Target   Peer
 	Counters *Counters // nil makes one
 	Log      *slog.Logger
+	// Connections is how many data connections a session has, 1 to 8; 0 is as many as
+	// pay, by measurement. A target of a version before OrderedSince has one.
+	Connections int
 	// Failed is told why an attempt or a session ended, and in how long the next
 	// attempt begins. It is not called once ctx has ended.
 	Failed func(why error, next time.Duration)
@@ -44,6 +48,9 @@ func (c *ClientConfig) validate() error {
 	}
 	if err := c.Credentials.validate(); err != nil {
 		mistakes = append(mistakes, err)
+	}
+	if c.Connections < 0 || c.Connections > maxLines {
+		mistakes = append(mistakes, fmt.Errorf("%d connections: at most %d", c.Connections, maxLines))
 	}
 	if c.Counters == nil {
 		c.Counters = new(Counters)
@@ -117,6 +124,11 @@ func (c *ClientConfig) once(ctx context.Context, h Handler, packet int) (time.Du
 		return 0, err
 	}
 	opened := time.Now()
+	if s.version >= OrderedSince {
+		b := breadth.New(opened, c.Connections)
+		s.wanted.Store(int32(b.Want()))
+		s.work.Go(func() { s.spread(c, b, packet) })
+	}
 	err = s.run()
 	return time.Since(opened), err
 }
@@ -156,7 +168,9 @@ func (c *ClientConfig) dialSession(ctx context.Context, h Handler, packet int) (
 	}
 	data.socket.cork()
 	s = newSession(ctx, true, control, h, c.Counters, c.Log)
-	s.version, s.data = w.version, data
+	s.version, s.token = w.version, w.token
+	s.wanted.Store(1)
+	s.setData(data)
 	return s, nil
 }
 

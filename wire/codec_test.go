@@ -41,6 +41,14 @@ func frames() (all []struct {
 	for _, f := range testFrames() {
 		add(f.name, appendFrame(nil, f.kind, f.body))
 	}
+	add("attach", appendFrame(nil, typeAttach, attach{tok, 3}.appendTo))
+	add("taken", appendFrame(nil, typeTaken, taken{[]takenLine{{0, 1 << 30, 5, false}, {3, 1 << 20, 1_500_000_000, true}}}.appendTo))
+	add("gone", appendFrame(nil, typeGone, func(p []byte) []byte { return putU32(p, 3) }))
+	add("ordered", appendFrame(nil, typeOrdered, func(p []byte) []byte {
+		p = append(p, make([]byte, orderedBytes)...)
+		putOrdered(p[len(p)-orderedBytes:], 2)
+		return append(p, "a record of wire/record stands here"...)
+	}))
 	add("record", appendFrame(nil, typeRecord, func(p []byte) []byte { return append(p, "a record of wire/record stands here"...) }))
 	return all
 }
@@ -270,7 +278,7 @@ func FuzzFrame(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if n > record.MaxRecordBytes || n > bodyLimit(typ) {
+		if n > orderedBytes+record.MaxRecordBytes || n > bodyLimit(typ) {
 			t.Fatalf("a frame of %d bytes of type %d", n, typ)
 		}
 		again := make([]byte, frameBytes)
@@ -324,6 +332,21 @@ func FuzzHandshake(f *testing.F) {
 		check("bulk", err, k.appendTo(nil))
 		if err == nil && (k.lasts > MaxTestTime || k.bytes > MaxTestBytes) {
 			t.Fatalf("a bulk of %v and %d bytes", k.lasts, k.bytes)
+		}
+		a, err := parseAttach(p)
+		check("attach", err, a.appendTo(nil))
+		report, err := parseTaken(p)
+		check("taken", err, report.appendTo(nil))
+		if err == nil && len(report.lines) > maxLines {
+			t.Fatalf("a report of %d connections", len(report.lines))
+		}
+		number, err := parseGone(p)
+		check("gone", err, putU32(nil, number))
+		if len(p) == orderedBytes {
+			opening, err := parseOrdered(p)
+			again := make([]byte, orderedBytes)
+			putOrdered(again, opening)
+			check("ordered", err, again)
 		}
 		m, err := parseMeasured(p)
 		check("measured", err, m.appendTo(nil))

@@ -48,20 +48,32 @@ func (s *Session) Send(m Message) error {
 	if err := s.reason(); err != nil {
 		return err
 	}
-	q := &s.queue
-	q.mu.Lock()
-	q.out = appendFrame(q.out, m.kind(), m.appendTo)
-	full := len(q.out) > queueBytes
-	q.mu.Unlock()
-	if full {
+	if !s.source { // before it is out: records may come as soon as it is
+		switch m := m.(type) {
+		case *Stand:
+			s.opened(m)
+		case *Refused:
+			s.shut(m.Stream)
+		}
+	}
+	if s.queue.add(m.kind(), m.appendTo) {
 		s.end(ErrSlow)
 		return ErrSlow
 	}
+	return nil
+}
+
+// add queues a frame, and says whether too much waits.
+func (q *queue) add(t frameType, body func([]byte) []byte) (full bool) {
+	q.mu.Lock()
+	q.out = appendFrame(q.out, t, body)
+	full = len(q.out) > queueBytes
+	q.mu.Unlock()
 	select {
 	case q.wake <- struct{}{}:
 	default: // it is awake
 	}
-	return nil
+	return full
 }
 
 // writeControl sends heartbeats and what is queued until the session ends; then
@@ -74,6 +86,9 @@ func (s *Session) writeControl() {
 	for {
 		if due {
 			beat = appendFrame(beat[:0], typeHeartbeat, s.heartbeat().appendTo)
+			if !s.source && s.version >= OrderedSince {
+				beat = appendFrame(beat, typeTaken, s.takenNow().appendTo)
+			}
 			if !s.writePieces(beat) {
 				return
 			}
@@ -186,6 +201,22 @@ func (s *Session) hear(t frameType, body []byte) error {
 			return err
 		}
 		return &PeerError{b.code, b.text}
+	case typeTaken, typeGone:
+		if s.version < OrderedSince || s.source != (t == typeTaken) {
+			return badFrame(BadType, "type %d in version %d", t, s.version)
+		}
+		if t == typeGone {
+			n, err := parseGone(body)
+			if err == nil {
+				s.heardGone(n)
+			}
+			return err
+		}
+		r, err := parseTaken(body)
+		if err != nil {
+			return err
+		}
+		return s.heardTaken(r)
 	}
 	m, err := decodeMessage(t, body)
 	if err != nil {
@@ -194,12 +225,25 @@ func (s *Session) hear(t frameType, body []byte) error {
 	if !s.Speaks(m) {
 		return badFrame(BadType, "%T in version %d", m, s.version)
 	}
+	switch m := m.(type) {
+	case *Stand:
+		if s.source {
+			s.opened(m)
+		}
+	case *CloseStream:
+		if !s.source {
+			s.shut(m.Stream)
+		}
+	}
 	return s.handler.Message(s, m)
 }
 
 func (s *Session) heartbeat() heartbeat {
 	now := s.clock()
-	h := heartbeat{sent: now, taken: s.taken.Load(), busy: s.busy.Load()}
+	h := heartbeat{sent: now, taken: s.taken.Load()}
+	for _, l := range s.all() {
+		h.busy = h.busy || l.since.Load() != 0
+	}
 	s.echo.Lock()
 	defer s.echo.Unlock()
 	if s.echo.sent > 0 {
@@ -220,13 +264,17 @@ func (s *Session) heardHeartbeat(h heartbeat) error {
 	if h.taken > sent {
 		return protocolError("the peer took %d bytes of %d", h.taken, sent)
 	}
+	if !s.source {
+		return s.orderStuck()
+	}
+	if s.version >= OrderedSince {
+		return nil // Taken says it of each connection
+	}
 	if s.stall.beat(time.Now(), sent, h.taken, h.busy) && !invariant.Planted("wire/no-stall") {
 		return ErrStalled
 	}
-	if s.source {
-		if tcp, ok := tcpOf(s.data.socket.Conn); ok && s.hole.beat(tcp) {
-			return ErrBlackHole
-		}
+	if tcp, ok := tcpOf(s.data.socket.Conn); ok && s.hole.beat(tcp) {
+		return ErrBlackHole
 	}
 	return nil
 }

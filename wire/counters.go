@@ -17,7 +17,10 @@ type Counters struct {
 	ControlSent, ControlReceived atomic.Uint64 // bytes
 	DataSent, DataReceived       atomic.Uint64 // bytes
 	RecordsSent, RecordsReceived atomic.Uint64
+	RecordsEarly                 atomic.Uint64 // received before their turn, and held
+	RecordsAgain                 atomic.Uint64 // received again, or too late, and dropped
 	Sessions                     atomic.Uint64 // opened
+	ConnectionsLost              atomic.Uint64 // data connections of sessions that went on
 	LinkTests                    atomic.Uint64
 	refused                      [reasons]atomic.Uint64
 	bad                          [badKinds]atomic.Uint64

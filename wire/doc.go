@@ -1,5 +1,6 @@
 // Package wire carries records from a source VRA to a target VRA, and the words
-// the two exchange about them, over two TLS 1.3 connections that make one session.
+// the two exchange about them, over the TLS 1.3 connections that make one session: one
+// for control, and one to eight for data.
 // PROTOCOL.md has the bytes.
 //
 //	source                                target
@@ -9,7 +10,9 @@
 // What both ends may rely on:
 //   - Whom they talk to: certificates name site, role and id, and each peer
 //     site's CA is pinned for that site alone. Nothing is sent before that check.
-//   - A record arrives whole, once and in order within its session, or not at all.
+//   - A record arrives whole, once and in the order of its stream within its session, or
+//     not at all, whichever of the data connections it travels on (package reorder), and
+//     whichever of them is cut, while one is left. How many there are package breadth says.
 //     What was sent in a session that ended may or may not have arrived: OpenStream
 //     and Stand settle it in the next one.
 //   - Of one peer only the newest session lives, and the handler has seen the end

@@ -10,16 +10,21 @@ import (
 // FrameHeaderBytes is the size of the header of every frame.
 const FrameHeaderBytes = frameBytes
 
-// FrameRecord and FrameChunk are the names of the frames that a tape may hold in part.
+// FrameRecord, FrameOrdered and FrameChunk are the names of the frames that a tape may
+// hold in part. Before the record of an Ordered stand OrderedBytes.
 const (
-	FrameRecord = "Record"
-	FrameChunk  = "Chunk"
+	FrameRecord  = "Record"
+	FrameOrdered = "Ordered"
+	FrameChunk   = "Chunk"
+
+	OrderedBytes = orderedBytes
 )
 
 var frameNames = map[frameType]string{
 	typeHello: "Hello", typeWelcome: "Welcome", typeJoin: "Join", typeJoined: "Joined", typeBye: "Bye", typeHeartbeat: "Heartbeat",
 	typeRecord: FrameRecord, typeOpenStream: "OpenStream", typeStand: "Stand", typeRefused: "Refused", typeCloseStream: "CloseStream",
 	typeDurable: "Durable", typeListed: "Listed", typeLacking: "Lacking", typeEverywhere: "Everywhere", typeTest: "Test",
+	typeOrdered: FrameOrdered, typeAttach: "Attach", typeTaken: "Taken", typeGone: "Gone",
 	typePing: "Ping", typePong: "Pong", typePush: "Push", typePull: "Pull", typeMeasured: "Measured", typeChunk: FrameChunk, typeEnd: "End",
 }
 
@@ -51,7 +56,7 @@ type Explained struct {
 	Text   string          // the rest, in words
 }
 
-// Explain takes a whole frame apart that is neither a Record nor a Chunk. Nothing of p is
+// Explain takes a whole frame apart that is neither a Record, an Ordered nor a Chunk. Nothing of p is
 // kept. What only the other end may know, as tokens, is not told. Errors are of ErrProtocol.
 func Explain(p []byte) (e Explained, err error) {
 	if len(p) < frameBytes {
@@ -81,8 +86,26 @@ func Explain(p []byte) (e Explained, err error) {
 			return e, badFrame(BadBody, "a token of %d bytes", n)
 		}
 		return e, nil
-	case typeJoined, typeEnd, typeChunk, typeRecord:
+	case typeJoined, typeEnd, typeChunk, typeRecord, typeOrdered:
 		return e, nil
+	case typeAttach:
+		a, err := parseAttach(body)
+		return Explained{Text: fmt.Sprint("number ", a.number)}, err
+	case typeGone:
+		number, err := parseGone(body)
+		return Explained{Text: fmt.Sprint("number ", number)}, err
+	case typeTaken:
+		r, err := parseTaken(body)
+		for i, l := range r.lines {
+			if i > 0 {
+				e.Text += "; "
+			}
+			e.Text += fmt.Sprintf("%d: taken %d, held up %v", l.number, l.taken, time.Duration(l.held))
+			if l.busy {
+				e.Text += ", busy"
+			}
+		}
+		return e, err
 	case typeBye:
 		b, err := parseBye(body)
 		return Explained{Text: fmt.Sprintf("%v: %s", b.code, b.text)}, err

@@ -38,6 +38,7 @@ const (
 	typeBye         frameType = 5
 	typeHeartbeat   frameType = 6
 	typeRecord      frameType = 16
+	typeOrdered     frameType = 17
 	typeOpenStream  frameType = 32
 	typeStand       frameType = 33
 	typeRefused     frameType = 34
@@ -46,6 +47,11 @@ const (
 	typeListed      frameType = 37
 	typeLacking     frameType = 38
 	typeEverywhere  frameType = 39
+	typeTaken       frameType = 40
+	typeGone        frameType = 41
+
+	// First on a further data connection.
+	typeAttach frameType = 8
 
 	// Of link tests only.
 	typeTest     frameType = 7
@@ -75,6 +81,14 @@ func bodyLimit(t frameType) int {
 		return heartbeatBytes
 	case typeRecord:
 		return record.MaxRecordBytes
+	case typeOrdered:
+		return orderedBytes + record.MaxRecordBytes
+	case typeTaken:
+		return 1 + maxLines*takenLineBytes
+	case typeGone:
+		return 4
+	case typeAttach:
+		return attachBytes
 	case typeOpenStream:
 		return 128 + MaxVolumes*(volumeFixedBytes+MaxName)
 	case typeStand, typeCloseStream, typeDurable, typeEverywhere:

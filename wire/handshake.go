@@ -25,7 +25,12 @@ func (v Versions) String() string {
 //	2 adds Lacking
 //	3 adds Everywhere
 //	4 adds link tests
-var ours = Versions{1, 4}
+//	5 adds further data connections
+var ours = Versions{1, 5}
+
+// OrderedSince is the first version in which records are ordered by the target, and so
+// may travel over several data connections.
+const OrderedSince = 5
 
 // testsSince is the first version with link tests.
 const testsSince = 4
@@ -42,6 +47,7 @@ const (
 	helloBytes   = 2 + 2
 	tokenBytes   = 16
 	welcomeBytes = 2 + 2 + 2 + tokenBytes
+	attachBytes  = tokenBytes + 4
 )
 
 // token ties a data connection to the session its control connection opened. It is
@@ -84,6 +90,24 @@ func parseWelcome(p []byte) (welcome, error) {
 		d.fail("versions")
 	}
 	return w, d.end("welcome")
+}
+
+// attach makes a connection one more of the data connections of an open session.
+type attach struct {
+	token  token
+	number uint32 // above those of all before in the session; the first one's is 0
+}
+
+func (a attach) appendTo(p []byte) []byte { return putU32(append(p, a.token[:]...), a.number) }
+
+func parseAttach(p []byte) (attach, error) {
+	d := decoder{p: p}
+	var a attach
+	copy(a.token[:], d.take(tokenBytes))
+	if a.number = d.u32(); d.bad == "" && a.number == 0 {
+		d.fail("number")
+	}
+	return a, d.end("attach")
 }
 
 // bye ends a connection with a reason.

@@ -18,6 +18,13 @@ import (
 // rawSession is a session whose source end is the test's own hands.
 func rawSession(t *testing.T, w *world) (control, data *tls.Conn) {
 	t.Helper()
+	control, data, _ = rawSessionToken(t, w)
+	return control, data
+}
+
+// rawSessionToken tells its token too.
+func rawSessionToken(t *testing.T, w *world) (control, data *tls.Conn, tok token) {
+	t.Helper()
 	config := (&ClientConfig{Credentials: sourceCredentials()}).tls(Peer{})
 	dial := func(port string) *tls.Conn {
 		c, err := w.net.Dial(context.Background(), "tcp", port)
@@ -45,7 +52,7 @@ func rawSession(t *testing.T, w *world) (control, data *tls.Conn) {
 	if _, err := readHandshake(data, typeJoined); err != nil {
 		t.Fatal(err)
 	}
-	return control, data
+	return control, data, welcome.token
 }
 
 // A peer with a good certificate that sends what it may not ends its own session,
@@ -96,7 +103,7 @@ func TestBadFramesEndOnlyTheirSession(t *testing.T) {
 				}
 				var told error
 				for told == nil { // heartbeats come first
-					_, told = readHandshake(control, typeHeartbeat)
+					_, _, told = readOneOf(control, typeHeartbeat, typeTaken)
 				}
 				var peer *PeerError
 				if !errors.As(told, &peer) || peer.Code != CodeProtocol {
@@ -130,6 +137,14 @@ func TestBadFramesEndOnlyTheirSession(t *testing.T) {
 	f("a heartbeat without time", false, frame(typeHeartbeat, make([]byte, heartbeatBytes)), BadBody)
 	f("taken more than was sent", false, frame(typeHeartbeat, heartbeat{sent: 1, taken: 1}.appendTo(nil)), BadSense)
 	f("a bye without code", false, frame(typeBye, make([]byte, 4)), BadBody)
+	f("a report of connections", false, frame(typeTaken, taken{}.appendTo(nil)), BadType)
+	f("a connection that is gone for too long", false, frame(typeGone, make([]byte, 3)), BadBody)
+	f("a record of no opening", true, frame(typeOrdered, append(make([]byte, orderedBytes), rec...)), BadBody)
+	f("a record of an opening that was not", true, frame(typeOrdered, append([]byte{1, 7: 0}, rec...)), BadSense)
+	f("an ordered record of one byte", true, frame(typeOrdered, make([]byte, orderedBytes+1)), BadType)
+	f("an ordered record of no byte", true, frame(typeOrdered, nil), BadType)
+	f("an ordered record of 4 GiB", true, huge(typeOrdered, 1<<32-1), BadLength)
+	f("attach on an open connection", true, frame(typeAttach, make([]byte, attachBytes)), BadType)
 	f("a message on data", true, frame(typeCloseStream, make([]byte, 8)), BadType)
 	f("no magic on data", true, make([]byte, 64), BadHeader)
 	f("a record of 4 GiB", true, huge(typeRecord, 1<<32-1), BadLength)

@@ -30,8 +30,19 @@ type Spent struct {
 // Spent asks the kernel. Of a connection that is no TCP, or closed, it is an estimate.
 func (s *Session) Spent() Spent {
 	control, _ := s.control.spent()
-	data, framing := s.data.spent()
-	return Spent{Sent: control.Sent + data.Sent, Unsent: control.Unsent + data.Unsent, Framing: framing}
+	s.lines.Lock()
+	defer s.lines.Unlock()
+	all := Spent{Sent: control.Sent + s.lines.gone.Sent, Unsent: control.Unsent, Framing: shape.Usual}
+	for i, l := range s.lines.up {
+		one, framing := l.spent()
+		if i == 0 {
+			all.Framing = framing
+		}
+		all.Sent += one.Sent
+		// What its writer has is on its way too.
+		all.Unsent += one.Unsent + uint64(framing.Wire(shape.Sealed(l.queued.Load())))
+	}
+	return all
 }
 
 func (l *link) spent() (Spent, shape.Framing) {
@@ -60,15 +71,15 @@ const (
 	pacedUnsent = 0.1
 )
 
-// Bound has the kernel keep the data connection below the cap too; 0 is no cap.
-func (s *Session) Bound(cap shape.Rate) {
+// boundTo has the kernel keep the connection below its part of the cap, one of so many; 0 is no cap.
+func (l *line) boundTo(cap shape.Rate, parts int) {
 	if cap == 0 {
-		pace(s.data.socket.Conn, 0, unsentBytes)
+		pace(l.socket.Conn, 0, unsentBytes)
 		return
 	}
-	_, f := s.data.spent()
-	rate := cap.BytesPerSecond() * pacingOver
+	_, f := l.spent()
+	rate := cap.BytesPerSecond() * pacingOver / float64(parts)
 	payload := rate * float64(f.Segment) / float64(f.Segment+f.Headers)
-	unsent := int(min(max(cap.BytesPerSecond()*pacedUnsent, 16<<10), unsentBytes))
-	pace(s.data.socket.Conn, max(uint64(payload), 1), unsent)
+	unsent := int(min(max(cap.BytesPerSecond()*pacedUnsent/float64(parts), 16<<10), unsentBytes))
+	pace(l.socket.Conn, max(uint64(payload), 1), unsent)
 }

@@ -84,6 +84,7 @@ type Server struct {
 	mu struct {
 		sync.Mutex
 		joining map[token]*joining
+		running map[token]*Session // open ones, which further data connections may be attached to
 		peers   map[Peer]*seat
 		open    int // sessions
 	}
@@ -114,6 +115,7 @@ func Listen(c ServerConfig) (*Server, error) {
 		tests: make(chan struct{}, linkTests),
 	}
 	s.mu.joining, s.mu.peers = make(map[token]*joining), make(map[Peer]*seat)
+	s.mu.running = make(map[token]*Session)
 	var err error
 	if s.control, err = c.Listen("tcp", c.ListenControl); err != nil {
 		return nil, fmt.Errorf("control port: %w", err)
@@ -161,10 +163,10 @@ func (s *Server) Serve(ctx context.Context, h Handler) error {
 		wg.Go(func() { fail(s.accept(run, port, func(c net.Conn) { s.take(run, c, h, first) })) })
 	}
 	if s.data == nil {
-		listen(s.control, typeHello, typeJoin, typeTest)
+		listen(s.control, typeHello, typeJoin, typeTest, typeAttach)
 	} else {
 		listen(s.control, typeHello)
-		listen(s.data, typeJoin, typeTest)
+		listen(s.data, typeJoin, typeTest, typeAttach)
 	}
 	wg.Wait()
 	if ctx.Err() != nil {
@@ -261,6 +263,10 @@ func (s *Server) take(ctx context.Context, conn net.Conn, h Handler, first []fra
 	if t != typeHello {
 		l.test = t == typeTest
 		l.socket.belongs(&c.DataSent, &c.DataReceived)
+		if t == typeAttach {
+			s.takeAttach(l, body, whole)
+			return
+		}
 		s.takeData(l, token(body), whole)
 		return
 	}
@@ -306,6 +312,8 @@ func (s *Server) takeControl(ctx context.Context, l *link, first []byte, h Handl
 		s.reject(session, CodeOther, err.Error())
 		return
 	}
+	s.run(session, true)
+	defer s.run(session, false)
 	if err := writeHandshake(session.data, typeJoined, nil); err != nil || !whole() || session.data.SetDeadline(time.Time{}) != nil {
 		session.end(&lostError{"data", errors.Join(err, net.ErrClosed)})
 	}
@@ -327,6 +335,7 @@ func (s *Server) greet(session *Session, first []byte, deadline time.Time) error
 	}
 	session.version = w.version
 	rand.Read(w.token[:])
+	session.token = w.token
 	j := &joining{session.control.peer, make(chan *link, 1)}
 	s.mu.Lock()
 	s.mu.joining[w.token] = j
@@ -336,7 +345,8 @@ func (s *Server) greet(session *Session, first []byte, deadline time.Time) error
 	defer timeout.Stop()
 	if err == nil {
 		select {
-		case session.data = <-j.data:
+		case data := <-j.data:
+			session.setData(data)
 			return nil
 		case <-timeout.C:
 			err = &refusal{ReasonTimeout, errors.New("no data connection joined")}

@@ -22,6 +22,10 @@ type Handler interface {
 	// target that cannot keep up holds back its source; what blocks there must end
 	// with the session's Context. An error ends the session.
 	Record(*Session, *Received) error
+	// Lost says at a source that a data connection is no more while others are: what was
+	// sent on it and is not acknowledged must be sent again. It is called beside the
+	// others, and must not wait for the peer.
+	Lost(s *Session, line uint32)
 	// Closed is called last, once, when no other call is running; err is never nil.
 	Closed(s *Session, err error)
 }
@@ -30,7 +34,8 @@ type Handler interface {
 type Session struct {
 	source        bool // this end sends the records
 	version       uint16
-	control, data *link
+	control, data *link // data is the first of its data connections
+	token         token
 	handler       Handler
 	counters      *Counters
 	memory        *memory // a target's
@@ -42,15 +47,22 @@ type Session struct {
 	done chan struct{}
 
 	queue queue
-	turn  chan struct{} // held by the one who sends a record
-	first []byte        // a frame's header and the beginning of its record; of whoever has the turn
+	turn  chan struct{} // held by the one who hands over a record
+	lines lines
+	order order
+	work  sync.WaitGroup // goroutines of data connections; added to under lines, while that is not closed
 
-	sent  atomic.Uint64 // bytes of frames given to the data connection
-	taken atomic.Uint64 // bytes of frames taken off it
-	busy  atomic.Bool   // the handler or the memory holds up the taking
-	heard atomic.Int64  // ns since began of the last byte on the control connection
-	rtt   atomic.Int64  // ns
-	echo  struct {
+	sent   atomic.Uint64 // bytes of frames given to data connections
+	taken  atomic.Uint64 // bytes of frames taken off them
+	waited atomic.Int64  // ns in which records waited for data connections
+	// What the target reported, at a source: bytes of frames it took, and ns in which it
+	// held up connections, all together.
+	arrived     atomic.Uint64
+	heldUpThere atomic.Int64
+	wanted      atomic.Int32 // data connections, at a source
+	heard       atomic.Int64 // ns since began of the last byte on the control connection
+	rtt         atomic.Int64 // ns
+	echo        struct {
 		sync.Mutex
 		sent uint64 // of the peer's newest heartbeat
 		at   uint64 // when it came, by our clock of this session
@@ -78,6 +90,9 @@ func (s *Session) Peer() Peer { return s.control.peer }
 // it must never get it.
 func (s *Session) Speaks(m Message) bool { return m.since() <= s.version }
 
+// Ordered says whether the target puts the records of a stream in order: SendOrdered is for that.
+func (s *Session) Ordered() bool { return s.version >= OrderedSince }
+
 // Context ends when the session begins to end; its cause is the reason.
 func (s *Session) Context() context.Context { return s.ctx }
 
@@ -96,27 +111,32 @@ func (s *Session) Heard() time.Time { return s.began.Add(time.Duration(s.heard.L
 
 // Traffic is what the session has moved so far.
 func (s *Session) Traffic() Traffic {
-	return Traffic{
-		ControlSent: s.control.socket.sent.Load(), ControlReceived: s.control.socket.received.Load(),
-		DataSent: s.data.socket.sent.Load(), DataReceived: s.data.socket.received.Load(),
+	t := Traffic{ControlSent: s.control.socket.sent.Load(), ControlReceived: s.control.socket.received.Load()}
+	s.lines.Lock()
+	defer s.lines.Unlock()
+	t.DataSent, t.DataReceived = s.lines.sent, s.lines.recvd
+	for _, l := range s.lines.up {
+		t.DataSent += l.socket.sent.Load()
+		t.DataReceived += l.socket.received.Load()
 	}
+	return t
 }
 
 // run carries an opened session to its end.
 func (s *Session) run() error {
 	s.counters.Sessions.Add(1)
 	s.log.Info("session opened", "version", s.version)
-	var control, data sync.WaitGroup
+	var control sync.WaitGroup
+	s.lines.Lock()
+	for _, l := range s.lines.up {
+		s.startLocked(l)
+	}
+	s.lines.Unlock()
 	control.Go(s.writeControl)
 	control.Go(s.readControl)
-	if s.source {
-		data.Go(s.watchData)
-	} else {
-		data.Go(s.readData)
-	}
 
 	<-s.ctx.Done()
-	s.data.cut()
+	s.closeLines()
 	reason := s.reason()
 	// The writer says goodbye, and the reader waits for the peer to hang up in answer.
 	hangUp := time.AfterFunc(byeTime, s.control.hangUp)
@@ -126,7 +146,8 @@ func (s *Session) run() error {
 	control.Wait()
 	hangUp.Stop()
 	s.control.hangUp()
-	data.Wait()
+	s.work.Wait()
+	s.shutAll()
 	s.counters.broke(reason)
 	s.handler.Closed(s, reason)
 	s.log.Info("session closed", "reason", reason, "lasted", time.Since(s.began).Round(time.Millisecond))

@@ -9,7 +9,7 @@ import (
 )
 
 // taping puts what passes one way of a connection on a tape. It follows the frames, so
-// that it can leave out what guests wrote: of a Record the blocks, of a Chunk all that is
+// that it can leave out what guests wrote: of a Record or Ordered the blocks, of a Chunk all that is
 // in it. What is no frame ends the session, and the tape of this way with the header that failed.
 type taping struct {
 	mu      sync.Mutex // held over a write and the seeing of it, so that the tape has the order of the wire
@@ -21,6 +21,7 @@ type taping struct {
 	stage stage
 	left  int    // bytes of the stage
 	skip  int    // bytes of a frame that do not go on the tape, after those that do
+	lead  int    // bytes of the frame before the record in it
 	head  []byte // of the frame, and of the record in it
 }
 
@@ -68,13 +69,17 @@ func (t *taping) turn() {
 		case err != nil:
 			t.stage = astray
 		case t.payload:
-		case kind == typeRecord:
-			t.stage, t.left, t.skip = inRecord, min(n, record.HeaderBytes), n
+		case kind == typeRecord, kind == typeOrdered:
+			t.lead = 0
+			if kind == typeOrdered {
+				t.lead = min(n, orderedBytes)
+			}
+			t.stage, t.left, t.skip = inRecord, min(n, t.lead+record.HeaderBytes), n-t.lead
 		case kind == typeChunk:
 			t.stage = inSkip
 		}
 	case inRecord:
-		h, err := record.ParseHeader(t.head[frameBytes:])
+		h, err := record.ParseHeader(t.head[frameBytes+t.lead:])
 		if err != nil || h.Size != t.skip {
 			t.stage = astray
 			return

@@ -188,6 +188,7 @@ type handler struct {
 	onOpened  func(*Session) error
 	onMessage func(*Session, Message) error
 	onRecord  func(*Session, *Received) error
+	onLost    func(*Session, uint32)
 	opened    chan *Session
 	closed    chan error
 
@@ -261,6 +262,14 @@ func (h *handler) Record(s *Session, r *Received) error {
 	}
 	r.Release()
 	return nil
+}
+
+func (h *handler) Lost(s *Session, line uint32) {
+	h.check(s)
+	h.say("lost %d", line)
+	if h.onLost != nil {
+		h.onLost(s, line)
+	}
 }
 
 func (h *handler) Closed(s *Session, err error) {

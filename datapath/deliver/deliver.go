@@ -86,6 +86,9 @@ func (t *Target) Opened(s *wire.Session) error {
 	return nil
 }
 
+// Lost implements wire.Handler; it is for sources.
+func (t *Target) Lost(*wire.Session, uint32) {}
+
 // Closed implements wire.Handler. Records that are still on their way into the
 // journal become durable all the same; their acks go nowhere.
 func (t *Target) Closed(s *wire.Session, err error) {

@@ -35,6 +35,7 @@ func (s *source) Message(_ *wire.Session, m wire.Message) error {
 	return nil
 }
 func (s *source) Record(_ *wire.Session, r *wire.Received) error { r.Release(); return nil }
+func (s *source) Lost(*wire.Session, uint32)                     {}
 func (s *source) Closed(_ *wire.Session, err error)              { s.ended <- err }
 
 // world is a target on a disk in memory and a source on a network in memory.

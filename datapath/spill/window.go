@@ -48,6 +48,7 @@ type Record struct {
 	Synced int64 // bytes read for synchronisation, in this record and those before it in its life
 	Buffer Buffer
 
+	window *Window
 	loans  int
 	gone   bool // left the window; released when the last loan ends
 	stored int64
@@ -111,6 +112,7 @@ func (w *Window) Put(r *Record) {
 	if next := w.nextLocked(); r.Seq != next {
 		panic(fmt.Sprintf("BUG: spill: record %d put where %d is next", r.Seq, next))
 	}
+	r.window = w
 	r.stored = r.Buffer.Held()
 	w.mu.records = append(w.mu.records, r)
 	w.mu.bytes += r.stored
@@ -163,6 +165,12 @@ func (w *Window) lendLocked(seq record.Seq) *Record {
 	w.mu.sent = max(w.mu.sent, r.Seq)
 	return r
 }
+
+// Bytes are the sealed record.
+func (r *Record) Bytes() []byte { return r.Buffer.Bytes() }
+
+// Return ends a loan.
+func (r *Record) Return() { r.window.Return(r) }
 
 // Return ends a loan.
 func (w *Window) Return(r *Record) {

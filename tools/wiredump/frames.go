@@ -66,6 +66,7 @@ type frames struct {
 	need  int    // bytes of p that the next step needs
 	name  string // of it, once its header was read
 	size  int    // of its body
+	lead  int    // bytes from the frame's beginning to the record in it, 0: there is none
 	head  record.Header
 	lost  bool // until a frame begins
 }
@@ -118,13 +119,17 @@ func (f *frames) step(at time.Time) {
 		if f.name == wire.FrameChunk && !f.payload {
 			f.need = len(f.p)
 			f.done(at, f.size)
-		} else if f.name == wire.FrameRecord {
-			f.need = len(f.p) + record.HeaderBytes
+		} else if f.name == wire.FrameRecord || f.name == wire.FrameOrdered {
+			f.lead = wire.FrameHeaderBytes
+			if f.name == wire.FrameOrdered {
+				f.lead += wire.OrderedBytes
+			}
+			f.need = f.lead + record.HeaderBytes
 		} else if f.size == 0 {
 			f.done(at, 0)
 		}
-	case f.name == wire.FrameRecord && f.head.Size == 0:
-		if f.head, err = record.ParseHeader(f.p[wire.FrameHeaderBytes:]); err == nil && f.head.Size != f.size {
+	case f.lead > 0 && f.head.Size == 0:
+		if f.head, err = record.ParseHeader(f.p[f.lead:]); err == nil && f.lead-wire.FrameHeaderBytes+f.head.Size != f.size {
 			err = fmt.Errorf("a record of %d bytes in a frame of %d", f.head.Size, f.size)
 		}
 		if err != nil {
@@ -133,10 +138,10 @@ func (f *frames) step(at time.Time) {
 		}
 		f.need = wire.FrameHeaderBytes + f.size
 		if !f.payload {
-			f.need = wire.FrameHeaderBytes + f.head.TablesEnd()
+			f.need = f.lead + f.head.TablesEnd()
 		}
 		if len(f.p) == f.need { // never: tables or a body follow
-			f.done(at, f.size-f.head.TablesEnd())
+			f.done(at, f.head.Size-f.head.TablesEnd())
 		}
 	default:
 		f.done(at, wire.FrameHeaderBytes+f.size-len(f.p))
@@ -147,7 +152,7 @@ func (f *frames) step(at time.Time) {
 func (f *frames) done(at time.Time, left int) {
 	x := f.line
 	x.Time, x.At, x.Kind, x.Bytes = at, f.begin, f.name, f.size
-	if f.name == wire.FrameRecord {
+	if f.lead > 0 {
 		f.record(&x)
 	} else if left > 0 {
 		x.Text = "left out"
@@ -178,6 +183,7 @@ func (f *frames) damage(at time.Time, place uint64, format string, args ...any) 
 
 func (f *frames) reset() {
 	f.p, f.name, f.need, f.head = f.p[:0], "", wire.FrameHeaderBytes, record.Header{}
+	f.lead = 0
 }
 
 // end tells of a frame that the end of the connection, or of the tape, cut off.
@@ -199,7 +205,7 @@ func or(s, otherwise string) string {
 
 // record says what there is to say of a Record.
 func (f *frames) record(x *frame) {
-	p, h := f.p[wire.FrameHeaderBytes:], f.head
+	p, h := f.p[f.lead:], f.head
 	x.Stream, x.Seq = h.Stream.String(), h.Seq
 	x.Record = &recordOf{
 		Kind: h.Kind.String(), Epoch: uint32(h.Epoch), Incarnation: uint32(h.Incarnation), Time: time.Unix(0, int64(h.Time)).UTC(),

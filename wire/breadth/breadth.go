@@ -52,7 +52,7 @@ var steps = [...]int{1, 2, 3, 4, 6, Max}
 type Sample struct {
 	Bytes   uint64        // that arrived at the target, ever
 	Waited  time.Duration // in which records waited for connections, ever
-	Busy    bool          // the target could not have taken more
+	Held    time.Duration // in which the target held up connections, ever, all together
 	Up      int           // connections there are
 	Refused bool          // the target wants no more connections, or cannot be reached by more
 }
@@ -112,13 +112,14 @@ func (b *Breadth) Step(now time.Time, s Sample) int {
 	}
 	rate := float64(s.Bytes-b.last.Bytes) / d.Seconds()
 	waited := float64(s.Waited-b.last.Waited) / float64(d)
+	held := float64(s.Held-b.last.Held) / float64(d) / float64(max(s.Up, 1))
 	b.last, b.lastAt = s, now
 	switch {
 	case !b.complete(now, s):
 	case b.skip > 0:
 		b.skip--
 	default:
-		b.measure(now, rate, waited >= fullFrom && !s.Busy, waited < idleBelow)
+		b.measure(now, rate, waited >= fullFrom && held < fullFrom, waited < idleBelow)
 	}
 	return b.Want()
 }

@@ -52,7 +52,9 @@ func (l *link) run(seconds int) {
 		}
 		l.s.Bytes += uint64(rate)
 		l.s.Waited += time.Duration(waited * float64(time.Second))
-		l.s.Busy = l.busy
+		if l.busy {
+			l.s.Held += 900 * time.Millisecond
+		}
 		want := l.b.Step(l.now, l.s)
 		if want != l.lastWant {
 			l.changes++

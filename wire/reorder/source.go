@@ -13,6 +13,7 @@ type Source struct {
 	room  int64      // of all of out
 	lost  int        // of out
 	gone  map[uint32]bool
+	on    map[uint32]int // how many of out are on each connection
 }
 
 // sent is one record; of a connection only its number is known.
@@ -23,7 +24,9 @@ type sent struct {
 }
 
 // NewSource begins with from.
-func NewSource(from record.Seq) *Source { return &Source{first: from, gone: make(map[uint32]bool)} }
+func NewSource(from record.Seq) *Source {
+	return &Source{first: from, gone: make(map[uint32]bool), on: make(map[uint32]int)}
+}
 
 // Pick is the record to be sent next: the oldest that was lost, or else the one after
 // the newest that was sent. Again says which.
@@ -58,12 +61,7 @@ func (s *Source) May(seq record.Seq, bytes int) bool {
 // Only says whether all that is under way is on that one connection: then what follows
 // on it cannot overtake anything, and is not bound by the window.
 func (s *Source) Only(conn uint32) bool {
-	for _, o := range s.out {
-		if o.conn != conn || o.lost {
-			return false
-		}
-	}
-	return true
+	return s.lost == 0 && s.on[conn] == len(s.out)
 }
 
 // Sent notes that the picked record was given to a connection. It may have been
@@ -80,10 +78,12 @@ func (s *Source) Sent(seq record.Seq, conn uint32, bytes int) {
 		s.room += Room(bytes)
 	case at < len(s.out) && s.out[at].lost:
 		s.lost--
+		s.on[s.out[at].conn]--
 		s.out[at].conn, s.out[at].lost = conn, lost
 	default:
 		panic("BUG: reorder: sent what was not picked")
 	}
+	s.on[conn]++
 	if lost {
 		s.lost++
 	}
@@ -94,6 +94,7 @@ func (s *Source) Acked(seq record.Seq) {
 	for len(s.out) > 0 && s.first <= seq {
 		o := s.out[0]
 		s.room -= o.room
+		s.on[o.conn]--
 		if o.lost {
 			s.lost--
 		}

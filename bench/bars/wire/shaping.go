@@ -53,6 +53,7 @@ type sink struct{}
 
 func (sink) Opened(*wire.Session) error                { return nil }
 func (sink) Message(*wire.Session, wire.Message) error { return nil }
+func (sink) Lost(*wire.Session, uint32)                {}
 func (sink) Closed(*wire.Session, error)               {}
 func (sink) Record(s *wire.Session, r *wire.Received) error {
 	h := r.Header()
@@ -83,7 +84,7 @@ func runSource(ctx context.Context, dir, capText string, length time.Duration) e
 		o.groups[i].turn = g.Turn(o.groups[i].name)
 	}
 	go g.Run(ctx)
-	go wire.Connect(ctx, wire.ClientConfig{Control: net.JoinHostPort(targetAddress, controlPort), Data: net.JoinHostPort(targetAddress, dataPort), Credentials: c}, o)
+	go wire.Connect(ctx, wire.ClientConfig{Control: net.JoinHostPort(targetAddress, controlPort), Data: net.JoinHostPort(targetAddress, dataPort), Credentials: c, Connections: 1}, o)
 	if err := o.wait(warmUp); err != nil {
 		return err
 	}
@@ -185,6 +186,7 @@ func (o *origin) Opened(s *wire.Session) error {
 	return nil
 }
 func (o *origin) Message(*wire.Session, wire.Message) error { return nil }
+func (o *origin) Lost(*wire.Session, uint32)                {}
 func (o *origin) Closed(s *wire.Session, err error) {
 	o.gate.Leave(s)
 	o.failed <- err
