@@ -33,6 +33,7 @@ type line struct {
 	since atomic.Int64  // ns, by the session's clock, since when it is; 0 when it is not
 
 	// What follows is guarded by Session.lines.
+	started bool
 	gone    bool
 	leaving bool // gets no more records
 
@@ -142,8 +143,12 @@ func (ls *lines) mayAddLocked(number uint32) error {
 	return nil
 }
 
-// startLocked begins to use a connection.
+// startLocked begins to use a connection, once: one may be attached before the session runs.
 func (s *Session) startLocked(l *line) {
+	if l.started {
+		return
+	}
+	l.started = true
 	if s.source {
 		s.work.Go(func() { s.watchLine(l) })
 		s.work.Go(func() { s.writeLine(l) })
