@@ -301,6 +301,7 @@ func (c *carrier) Message(s *wire.Session, m wire.Message) error {
 func (c *carrier) Record(*wire.Session, *wire.Received) error {
 	return errors.New("a record at the source")
 }
+func (*carrier) Lost(*wire.Session, uint32)          {}
 func (c *carrier) Closed(_ *wire.Session, err error) { c.ended <- err }
 
 // until waits for a record to be durable.
@@ -353,7 +354,7 @@ func sourcePart(ctx context.Context, a durableArgs) (r carried, err error) {
 	}
 	ctx, stop := context.WithCancel(ctx)
 	over := make(chan error, 1)
-	go func() { over <- wire.Connect(ctx, wire.ClientConfig{Control: a.Address, Credentials: creds}, c) }()
+	go func() { over <- wire.Connect(ctx, wire.ClientConfig{Control: a.Address, Credentials: creds, Connections: 1}, c) }()
 	defer func() { stop(); <-over }()
 	var s *wire.Session
 	select {

@@ -101,6 +101,7 @@ type checker struct {
 
 func (c *checker) Opened(s *wire.Session) error              { c.opened <- s; return nil }
 func (c *checker) Message(*wire.Session, wire.Message) error { return nil }
+func (*checker) Lost(*wire.Session, uint32)                  {}
 func (c *checker) Closed(*wire.Session, error)               {}
 func (c *checker) Record(_ *wire.Session, r *wire.Received) error {
 	defer r.Release()
@@ -133,7 +134,7 @@ func joined(ctx context.Context, certs string, target, source wire.Handler, open
 	over := make(chan error, 2)
 	go func() { over <- server.Serve(ctx, target) }()
 	go func() {
-		over <- wire.Connect(ctx, wire.ClientConfig{Control: server.ControlAddr().String(), Data: server.DataAddr().String(), Credentials: s}, source)
+		over <- wire.Connect(ctx, wire.ClientConfig{Control: server.ControlAddr().String(), Data: server.DataAddr().String(), Credentials: s, Connections: 1}, source)
 	}()
 	select {
 	case session := <-opened:
