@@ -354,7 +354,9 @@ func sourcePart(ctx context.Context, a durableArgs) (r carried, err error) {
 	}
 	ctx, stop := context.WithCancel(ctx)
 	over := make(chan error, 1)
-	go func() { over <- wire.Connect(ctx, wire.ClientConfig{Control: a.Address, Credentials: creds, Connections: 1}, c) }()
+	go func() {
+		over <- wire.Connect(ctx, wire.ClientConfig{Control: a.Address, Credentials: creds, Connections: 1}, c)
+	}()
 	defer func() { stop(); <-over }()
 	var s *wire.Session
 	select {
