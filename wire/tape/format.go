@@ -121,7 +121,7 @@ const (
 	atEntryCRC   = 36
 
 	// MaxBytes is the longest body of an entry.
-	MaxBytes = 1 << 20
+	MaxBytes = 64 << 10
 	maxText  = 255
 )
 
