@@ -280,6 +280,7 @@ func (f *flow) stow() {
 		if j.Batch != nil {
 			f.count.batches.Add(1)
 			f.count.packing.Add(int64(j.Took))
+			f.packedWrong(j.Wrong)
 		}
 		f.stowOne(j.ID.Seq, l)
 		f.pipe.pop(l.raw)
@@ -292,6 +293,15 @@ func (f *flow) stow() {
 		j.Batch.Reset()
 		j.Out, l.out = nil, nil
 		f.free <- j
+	}
+}
+
+// packedWrong notes blocks that did not open as what they were made of. They went raw, so
+// nothing is lost; but what made them is not to be trusted.
+func (f *flow) packedWrong(blocks int) {
+	if blocks > 0 {
+		f.count.wrong.Add(uint64(blocks))
+		f.log.Error("compressed blocks did not open as what they were made of, and were sent uncompressed: look for faults of this machine's memory or processor, and report it", "blocks", blocks)
 	}
 }
 

@@ -58,6 +58,7 @@ type flow struct {
 		stops           atomic.Uint64 // of the group
 		batches         atomic.Int64  // sealed
 		packing         atomic.Int64  // ns that sealing took, all workers together
+		wrong           atomic.Uint64 // blocks that sealing made other ones of
 		sent            atomic.Int64  // bytes of records that the link took
 		rawTurns        atomic.Uint64 // how often LZ4 was given up
 		storing         atomic.Bool   // batches go raw at present

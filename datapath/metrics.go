@@ -38,6 +38,7 @@ var (
 	descRaw         = desc("pack_raw_bytes_total", "Bytes of payload sealed, before compression.", "group")
 	descStored      = desc("pack_stored_bytes_total", "Bytes of sealed records.", "group")
 	descPackTime    = desc("pack_seconds_total", "Time that sealing batches took, all workers together.", "group")
+	descPackWrong   = desc("pack_wrong_blocks_total", "Blocks whose compressed form did not open as what it was made of: sent raw. Faulty memory, a faulty processor, or a fault of the encoder.", "group")
 	descPackRaw     = desc("pack_stores_raw", "1 while batches are not compressed: as configured, or because the link is faster than compression.", "group")
 	descPackTurns   = desc("pack_given_up_total", "How often compression was given up because the link was faster.", "group")
 	descWindow      = desc("window_bytes", "Bytes of sealed records that are not acknowledged.", "group")
@@ -80,7 +81,7 @@ var states = []string{
 // Describe implements prometheus.Collector.
 func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descLag, descBehind, descState, descCheckpoints, descWrites, descBytes, descWire, descBad, descRefused, descRaw, descStored, descPackTime, descPackRaw, descPackTurns, descWindow,
+		descLag, descBehind, descState, descCheckpoints, descWrites, descBytes, descWire, descBad, descRefused, descRaw, descStored, descPackTime, descPackWrong, descPackRaw, descPackTurns, descWindow,
 		descDirty, descErrors, descJournal, descScrub, descRepairs, descDamage, descLimit, descLevel, descPromoted, descFolded, descFreed, descThinned, descOldest, descStore,
 		descCap, descShaped, descHeld, descWindowMost, descBudget, descGaveWay,
 	} {
@@ -162,6 +163,7 @@ func (m metrics) collectPack(gauge, count func(*prometheus.Desc, float64, ...str
 		}
 		gauge(descPackRaw, raw, f.cfg.Name)
 		count(descPackTime, time.Duration(f.count.packing.Load()).Seconds(), f.cfg.Name)
+		count(descPackWrong, float64(f.count.wrong.Load()), f.cfg.Name)
 		count(descPackTurns, float64(f.count.rawTurns.Load()), f.cfg.Name)
 	}
 }

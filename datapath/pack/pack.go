@@ -42,6 +42,9 @@ type Job struct {
 	// Took is how long sealing took.
 	Took time.Duration
 
+	// Wrong is how many blocks are raw because the encoder, or the machine, made others of them.
+	Wrong int
+
 	sealed chan struct{} // capacity 1; kept when a Job is used again
 }
 
@@ -115,6 +118,7 @@ func run(in <-chan *Job, out chan<- *Job) {
 func (j *Job) seal(c *record.Compressor) {
 	began := time.Now()
 	c.StoreOnly = j.StoreOnly && !invariant.Planted("pack/store-only-forgotten")
+	c.Wrong = 0
 	j.Out = j.Batch.Seal(j.Out[:0], j.ID, j.Time, c)
-	j.Took = time.Since(began)
+	j.Took, j.Wrong = time.Since(began), c.Wrong
 }

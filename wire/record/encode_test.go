@@ -130,6 +130,35 @@ func TestEncoderFindsAsMuch(t *testing.T) {
 	}
 }
 
+// TestWrongBlocksAreSeen: of a block that is spoiled somewhere, or is one of other bytes, nobody says that it
+// opens as it should.
+func TestWrongBlocksAreSeen(t *testing.T) {
+	c := NewCompressor()
+	for name, raw := range compressible() {
+		packed := encoded(t, c, raw)
+		if len(packed) == 0 {
+			continue
+		}
+		if !c.opens(packed, len(raw)) {
+			t.Fatalf("%s: a good block is called wrong", name)
+		}
+		out := make([]byte, len(raw))
+		for at := 0; at < len(packed); at += 1 + len(packed)/500 {
+			packed[at] ^= 0x41
+			n, err := lz4.UncompressBlock(packed, out)
+			same := err == nil && n == len(raw) && bytes.Equal(out, raw) // another way to say the same
+			if c.opens(packed, len(raw)) != same {
+				t.Fatalf("%s: byte %d of %d is another, and nobody sees it", name, at, len(packed))
+			}
+			packed[at] ^= 0x41
+		}
+		c.raw[len(raw)/2] ^= 1
+		if c.opens(packed, len(raw)) {
+			t.Fatalf("%s: a block of other bytes opens as it should", name)
+		}
+	}
+}
+
 // TestEncoderIsFresh: what was encoded before shows in nothing that is encoded after.
 func TestEncoderIsFresh(t *testing.T) {
 	used := NewCompressor()

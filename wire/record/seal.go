@@ -1,6 +1,13 @@
 package record
 
-import "slices"
+import (
+	"bytes"
+	"slices"
+
+	"github.com/pierrec/lz4/v4"
+
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+)
 
 // Seal appends the record to dst and returns it; with Bound() free bytes in dst it
 // does not allocate. The pieces' data is read here, once: bytes that change while
@@ -54,14 +61,22 @@ func gather(dst []byte, parts [][]byte) {
 }
 
 // Compressor decides each block's codec and compresses. One per goroutine: it
-// holds the encoder's tables (about 80 KiB).
+// holds the encoder's tables (about 110 KiB).
+//
+// What the encoder made is opened again, by a decoder that is not ours, and held against what
+// it was made of: checksums of records are of what is stored, so nobody behind it would
+// notice a wrong block. One that is not the same is stored raw.
 type Compressor struct {
 	// StoreOnly makes every block raw, for links faster than the encoder.
 	StoreOnly bool
+	// Wrong is how many blocks did not open as what they were made of: a fault of the
+	// encoder, or of the machine.
+	Wrong int
 
 	hard     bool // the last block did not shrink: the probe is asked about the next; else it is dearer than trying
 	seen     positions
 	raw, out room
+	opened   [LineBytes]byte
 }
 
 // NewCompressor returns a compressor that uses LZ4 where it pays.
@@ -78,7 +93,7 @@ func (c *Compressor) pack(dst []byte, parts [][]byte, raw int) (Codec, int) {
 	p := c.raw[:raw]
 	gather(p, parts)
 	if !c.hard || !dense(p) {
-		n := c.encode(dst, raw)
+		n := c.encodeWell(dst, raw)
 		if c.hard = n == 0; !c.hard {
 			return CodecLZ4, n
 		}
@@ -92,10 +107,26 @@ func (c *Compressor) store(p []byte) (Codec, int) {
 		return CodecRaw, len(p)
 	}
 	copy(c.raw[:], p)
-	if n := c.encode(p, len(p)); n > 0 {
+	if n := c.encodeWell(p, len(p)); n > 0 {
 		return CodecLZ4, n
 	}
 	return CodecRaw, copy(p, c.raw[:])
+}
+
+// encodeWell is encode, with 0 too for what does not open as what it was.
+func (c *Compressor) encodeWell(dst []byte, n int) int {
+	m := c.encode(dst, n)
+	if m > 0 && !c.opens(dst[:m], n) {
+		c.Wrong++
+		return 0
+	}
+	return m
+}
+
+// opens says whether a block is one of the first n bytes of c.raw.
+func (c *Compressor) opens(block []byte, n int) bool {
+	got, err := lz4.UncompressBlock(block, c.opened[:n])
+	return err == nil && got == n && bytes.Equal(c.opened[:n], c.raw[:n]) || invariant.Planted("record/unopened")
 }
 
 // encode makes dst, of at least n bytes, an LZ4 block of the first n bytes of c.raw; 0: they do not shrink.
