@@ -63,6 +63,8 @@ func TestTapingFollowsTheFrames(t *testing.T) {
 		frame(typeRecord, tables(rec), rec)
 		rec = small(record.Seq(i + 1))
 		frame(typeRecord, len(rec), rec)
+		rec = large(record.Seq(i+1), 1+rng.IntN(100_000))
+		frame(typeOrdered, orderedBytes+tables(rec), append(make([]byte, orderedBytes), rec...))
 		frame(typeDurable, 16, (&Durable{testStream, 5}).appendTo(nil))
 		frame(typeJoined, 0, nil)
 		frame(typeChunk, 0, make([]byte, rng.IntN(testChunk)))

@@ -9,12 +9,17 @@ import (
 	"io"
 	"time"
 
+	"github.com/holdfast-dr/holdfast/wire"
 	"github.com/holdfast-dr/holdfast/wire/tape"
 )
 
 // maxConnections bounds what a damaged tape can make of our memory: connections that are
 // open at once.
 const maxConnections = 4096
+
+// lateConnections is how many connections that were closed are still listened to: bytes
+// that passed in the same moment come after.
+const lateConnections = 64
 
 // connection is one on the tape.
 type connection struct {
@@ -63,6 +68,7 @@ var errEnough = errors.New("enough")
 // list reads the tape to its end, or as far as it is to be shown.
 func list(ctx context.Context, r *tape.Reader, p *printer) error {
 	open := make(map[uint32]*connection)
+	var closed []uint32 // of open, the last ones
 	last := r.Header().Began
 	note := func(kind, format string, args ...any) {
 		p.print(frame{Time: last, Kind: kind, Text: fmt.Sprintf(format, args...)})
@@ -110,9 +116,14 @@ func list(ctx context.Context, r *tape.Reader, p *printer) error {
 				c.ways[e.Way].take(e)
 				continue
 			}
-			c.end(last)
-			delete(open, e.Connection)
 			p.print(frame{Time: last, Connection: e.Connection, Link: c.link, Kind: kindClosed})
+			if closed = append(closed, e.Connection); len(closed) > lateConnections {
+				if c := open[closed[0]]; c != nil {
+					c.end(last)
+					delete(open, closed[0])
+				}
+				closed = closed[1:]
+			}
 		}
 	}
 	if errors.Is(p.err, errEnough) {
@@ -163,7 +174,8 @@ func (p *printer) print(x frame) {
 	if x.Kind == kindDamage {
 		p.damaged++
 	}
-	if p.kind != "" && x.Kind != p.kind || p.stream != "" && x.Stream != p.stream {
+	record := p.kind == wire.FrameRecord && x.Record != nil // an Ordered is one too
+	if p.kind != "" && x.Kind != p.kind && !record || p.stream != "" && x.Stream != p.stream {
 		return
 	}
 	x.Time = x.Time.UTC()

@@ -72,7 +72,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, log io.Writer) (
 	flags.SetOutput(io.Discard) // an error is told once, by main
 	var o options
 	format := flags.String("o", "table", "output: table, or json: one document a line")
-	flags.StringVar(&o.kind, "kind", "", "only frames of this name, as in Record or Durable, or only: damage")
+	flags.StringVar(&o.kind, "kind", "", "only frames of this name, as in Durable, or: Record (Ordered too), or: damage")
 	flags.StringVar(&o.stream, "stream", "", "only frames about this stream, as the list writes it")
 	flags.IntVar(&o.count, "n", 0, "at most so many frames (0: all)")
 	if err := flags.Parse(args); err != nil {

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -154,7 +157,7 @@ func decoded(t *testing.T, p []byte) (fs []frame) {
 	t.Helper()
 	var out bytes.Buffer
 	if err := dump(context.Background(), bytes.NewReader(p), &out, io.Discard, options{json: true}); err != nil {
-		t.Fatal(err)
+		t.Fatalf("%v\n%s", err, out.String())
 	}
 	for d := json.NewDecoder(&out); ; {
 		var f frame
@@ -376,6 +379,44 @@ func TestArguments(t *testing.T) {
 	cancel()
 	if err := run(ctx, []string{name}, nil, io.Discard, io.Discard); !errors.Is(err, context.Canceled) {
 		t.Errorf("interrupted: %v", err)
+	}
+}
+
+// A record that the target puts in order is read as one, with its blocks and without.
+func TestOrdered(t *testing.T) {
+	rec := sealed(7, 9000)
+	h, err := record.ParseHeader(rec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	head := make([]byte, wire.FrameHeaderBytes+wire.OrderedBytes)
+	binary.LittleEndian.PutUint32(head, 0x31574648) // the header of PROTOCOL.md
+	head[4] = 17
+	binary.LittleEndian.PutUint32(head[8:], uint32(wire.OrderedBytes+len(rec)))
+	binary.LittleEndian.PutUint32(head[12:], crc32.Checksum(head[:12], crc32.MakeTable(crc32.Castagnoli)))
+	p := append(head, rec...)
+	for _, payload := range []bool{false, true} {
+		var got []frame
+		fs := newFrames(frame{}, payload, func(x frame) { got = append(got, x) })
+		for i := range uint64(2) {
+			at, q := i*uint64(len(p)), p
+			if !payload {
+				q = p[:len(head)+h.TablesEnd()]
+			}
+			fs.take(tape.Entry{Type: tape.Bytes, Way: tape.Sent, Begins: true, Offset: at, Data: q})
+		}
+		want := map[bool]string{false: "left out", true: "verified"}[payload]
+		if len(got) != 2 || got[0].Kind != wire.FrameOrdered || got[0].Seq != 7 || got[0].Record == nil || got[0].Record.Payload != want || got[1].At != uint64(len(p)) {
+			t.Errorf("payload %v: %+v", payload, got)
+			continue
+		}
+		out := new(bytes.Buffer)
+		pr := &printer{options: options{kind: wire.FrameRecord}, out: bufio.NewWriter(out)}
+		pr.print(got[0])
+		pr.out.Flush()
+		if !strings.Contains(out.String(), "3/4/7 data") {
+			t.Errorf("asked for records it prints %q", out.String())
+		}
 	}
 }
 

@@ -95,10 +95,15 @@ func (t *Tape) write(w io.Writer) {
 func (t *Tape) now() time.Time { return t.began.Add(time.Since(t.began)) }
 
 // add takes an entry, or counts it as lost. It never waits for the file.
-func (t *Tape) add(e Entry) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.addLocked(e)
+func (c *Connection) add(e Entry) {
+	c.t.mu.Lock()
+	defer c.t.mu.Unlock()
+	if e.Type == Close && c.closed {
+		return
+	}
+	c.closed = c.closed || e.Type == Close
+	e.Connection = c.number
+	c.t.addLocked(e)
 }
 
 func (t *Tape) addLocked(e Entry) {
@@ -134,7 +139,7 @@ func (t *Tape) sayLostLocked() {
 type Connection struct {
 	t      *Tape
 	number uint32
-	once   sync.Once
+	closed bool // guarded by t.mu
 }
 
 // Open begins a connection's part of the tape; that of a nil tape is nil.
@@ -155,14 +160,15 @@ func (t *Tape) Open(o Opened) *Connection {
 func (c *Connection) Bytes(way Way, offset uint64, begins bool, p []byte) {
 	for c != nil && len(p) > 0 {
 		n := min(len(p), MaxBytes)
-		c.t.add(Entry{Type: Bytes, Way: way, Begins: begins, Connection: c.number, Offset: offset, Data: p[:n]})
+		c.add(Entry{Type: Bytes, Way: way, Begins: begins, Offset: offset, Data: p[:n]})
 		p, offset, begins = p[n:], offset+uint64(n), false
 	}
 }
 
-// Close ends the connection's part; again is no matter.
+// Close says that the connection is closed; again is no matter. What was read or written
+// beside that may follow.
 func (c *Connection) Close() {
 	if c != nil {
-		c.once.Do(func() { c.t.add(Entry{Type: Close, Connection: c.number}) })
+		c.add(Entry{Type: Close})
 	}
 }
