@@ -42,6 +42,10 @@ var (
 	descPackRaw     = desc("pack_stores_raw", "1 while batches are not compressed: as configured, or because the link is faster than compression.", "group")
 	descPackTurns   = desc("pack_given_up_total", "How often compression was given up because the link was faster.", "group")
 	descWindow      = desc("window_bytes", "Bytes of sealed records that are not acknowledged.", "group")
+	descConns       = desc("wire_connections", "Data connections to a target: up, and wanted at the moment.", "target", "state")
+	descConnsLost   = desc("wire_connections_lost_total", "Data connections that broke while others of their session went on.")
+	descAgain       = desc("wire_records_again_total", "Records sent again because their data connection broke.", "group")
+	descReordered   = desc("wire_records_early_total", "Records received before their turn and held: they came over another connection than what was before them.")
 	descWindowMost  = desc("window_limit_bytes", "What a group's window may hold now: less than its own limit while the memory of all windows is short.", "group")
 	descBudget      = desc("window_budget_bytes", "What the windows of all groups may hold together.")
 	descGaveWay     = desc("group_gave_way_total", "Times a group gave up what its window held, for groups of higher priority.", "group")
@@ -83,7 +87,7 @@ func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descLag, descBehind, descState, descCheckpoints, descWrites, descBytes, descWire, descBad, descRefused, descRaw, descStored, descPackTime, descPackWrong, descPackRaw, descPackTurns, descWindow,
 		descDirty, descErrors, descJournal, descScrub, descRepairs, descDamage, descLimit, descLevel, descPromoted, descFolded, descFreed, descThinned, descOldest, descStore,
-		descCap, descShaped, descHeld, descWindowMost, descBudget, descGaveWay,
+		descConns, descConnsLost, descAgain, descReordered, descCap, descShaped, descHeld, descWindowMost, descBudget, descGaveWay,
 	} {
 		ch <- d
 	}
@@ -141,6 +145,7 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 	m.collectPack(gauge, count)
 	m.collectShaping(gauge, count)
 	m.collectWire(count)
+	m.collectConnections(gauge, count)
 	m.collectErrors(count)
 	if t := m.h.target; t != nil {
 		t.syncs.Collect(ch)
@@ -235,6 +240,27 @@ func (m metrics) collectErrors(count func(*prometheus.Desc, float64, ...string))
 	count(descErrors, float64(stop), "stop")
 }
 
+// collectConnections tells how many data connections a source has to each target.
+func (m metrics) collectConnections(gauge, count func(*prometheus.Desc, float64, ...string)) {
+	if m.h.source == nil {
+		return
+	}
+	for _, p := range m.h.source.peers {
+		p.mu.Lock()
+		session := p.mu.session
+		p.mu.Unlock()
+		up, wanted := 0, 0
+		if session != nil {
+			up, wanted = session.Connections(), session.Wanted()
+		}
+		gauge(descConns, float64(up), p.data, "up")
+		gauge(descConns, float64(wanted), p.data, "wanted")
+	}
+	for _, f := range m.h.source.flows {
+		count(descAgain, float64(f.count.again.Load()), f.cfg.Name)
+	}
+}
+
 func (m metrics) collectWire(count func(*prometheus.Desc, float64, ...string)) {
 	var all []*wire.Counters
 	if m.h.source != nil {
@@ -245,7 +271,7 @@ func (m metrics) collectWire(count func(*prometheus.Desc, float64, ...string)) {
 	if m.h.target != nil {
 		all = append(all, m.h.target.server.Counters())
 	}
-	var sent, received uint64
+	var sent, received, lost, early uint64
 	bad, refused := make(map[wire.Bad]uint64), make(map[wire.Reason]uint64)
 	for _, c := range all {
 		for k, n := range c.BadFrames() {
@@ -254,9 +280,13 @@ func (m metrics) collectWire(count func(*prometheus.Desc, float64, ...string)) {
 		for k, n := range c.Refusals() {
 			refused[k] += n
 		}
+		lost += c.ConnectionsLost.Load()
+		early += c.RecordsEarly.Load()
 		sent += c.DataSent.Load() + c.ControlSent.Load()
 		received += c.DataReceived.Load() + c.ControlReceived.Load()
 	}
+	count(descConnsLost, float64(lost))
+	count(descReordered, float64(early))
 	count(descWire, float64(sent), "sent")
 	count(descWire, float64(received), "received")
 	for k, n := range bad {

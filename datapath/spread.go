@@ -132,11 +132,15 @@ func (f *flow) sendOrdered(o sendOrder, leg context.Context, r *spill.Record) (n
 func (f *flow) lineLost(line uint32) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.mu.under == nil || !f.mu.under.Lost(line) {
+	if f.mu.under == nil {
 		return
 	}
-	_, again := f.mu.under.Under()
-	f.count.again.Add(uint64(again))
+	_, before := f.mu.under.Under()
+	if !f.mu.under.Lost(line) {
+		return
+	}
+	_, after := f.mu.under.Under()
+	f.count.again.Add(uint64(after - before))
 	if f.mu.endLeg != nil {
 		f.mu.endLeg()
 	}

@@ -38,6 +38,9 @@ func (s *Source) status(ctx context.Context, f *flow) *holdfastv1.Group {
 	if f.count.storing.Load() {
 		g.Codec = "raw"
 	}
+	if session := f.mu.session; session != nil {
+		g.Connections, g.ConnectionsWanted = int32(session.Connections()), int32(session.Wanted())
+	}
 	g.Priority = f.gate.Policy().Of(f.cfg.Name).String()
 	if c, held := f.gate.HeldByCap(f.turn); held {
 		g.HeldByCap = true

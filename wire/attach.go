@@ -53,20 +53,19 @@ func (s *Server) takeAttach(l *link, body []byte, whole func() bool) {
 	}
 }
 
-// spread keeps as many data connections as pay, until the session ends.
+// spread keeps as many data connections as pay, until the session ends. It looks at each
+// report of the target's, about one a second: between them nothing is known of what arrived.
 func (s *Session) spread(c *ClientConfig, b *breadth.Breadth, packet int) {
-	tick := time.NewTicker(heartbeatEvery)
-	defer tick.Stop()
 	var wait backoff
 	var next time.Time // no attempt before
 	refused := false
 	for {
+		var now time.Time
 		select {
-		case <-tick.C:
+		case now = <-s.reported:
 		case <-s.ctx.Done():
 			return
 		}
-		now := time.Now()
 		up := s.Connections()
 		want := b.Step(now, breadth.Sample{
 			Bytes: s.arrived.Load(), Waited: time.Duration(s.waited.Load()), Held: time.Duration(s.heldUpThere.Load()),

@@ -59,9 +59,10 @@ type Session struct {
 	// held up connections, all together.
 	arrived     atomic.Uint64
 	heldUpThere atomic.Int64
-	wanted      atomic.Int32 // data connections, at a source
-	heard       atomic.Int64 // ns since began of the last byte on the control connection
-	rtt         atomic.Int64 // ns
+	wanted      atomic.Int32   // data connections, at a source
+	reported    chan time.Time // capacity 1: when a report came
+	heard       atomic.Int64   // ns since began of the last byte on the control connection
+	rtt         atomic.Int64   // ns
 	echo        struct {
 		sync.Mutex
 		sent uint64 // of the peer's newest heartbeat
@@ -76,7 +77,7 @@ func newSession(ctx context.Context, source bool, control *link, h Handler, c *C
 	s := &Session{
 		source: source, control: control, handler: h, counters: c,
 		log: log.With("peer", control.peer.String()), began: time.Now(),
-		done: make(chan struct{}), turn: make(chan struct{}, 1),
+		done: make(chan struct{}), turn: make(chan struct{}, 1), reported: make(chan time.Time, 1),
 	}
 	s.ctx, s.end = context.WithCancelCause(ctx)
 	s.queue.wake = make(chan struct{}, 1)

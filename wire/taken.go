@@ -91,5 +91,9 @@ func (s *Session) heardTaken(t taken) error {
 			return ErrBlackHole
 		}
 	}
+	select {
+	case s.reported <- time.Now():
+	default: // the one before is not looked at yet
+	}
 	return nil
 }

@@ -105,6 +105,9 @@ func describe(now, before reading, passed time.Duration) []item {
 		if before.source != nil && src.GetWireBytesTotal() >= before.source.GetWireBytesTotal() {
 			wire = fmt.Sprintf("%.1f", float64(src.GetWireBytesTotal()-before.source.GetWireBytesTotal())*8/1e6/seconds)
 		}
+		if n := src.GetConnections(); n > 1 {
+			wire += fmt.Sprintf(" over %d connections", n)
+		}
 		if stored := src.GetPackStoredBytesTotal(); stored > 0 {
 			ratio = fmt.Sprintf("%.2f:1", float64(src.GetPackRawBytesTotal())/float64(stored))
 		}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -29,6 +30,7 @@ type groupStatus struct {
 	Checkpoints *int64   `json:"checkpoints"`
 	Oldest      *string  `json:"oldest"`
 	Newest      *string  `json:"newest"`
+	Connections *int32   `json:"connections"` // data connections to the target that are up
 }
 
 func (a *app) statusCommand() *cobra.Command {
@@ -38,7 +40,8 @@ func (a *app) statusCommand() *cobra.Command {
 		Long: `Status says for each group in which state it is, why, and since when; how old the
 oldest write is that the target has not made durable (lag), how much it lacks
 (behind) and how long that will take (eta); how many checkpoints can be opened, and
-the times of the oldest and the newest.
+the times of the oldest and the newest. Where the source has found that several data
+connections to the target carry more than one, it says how many there are (links).
 
 What is not known is null (in the table: -), never zero. The table shows since and eta
 only while a group is not protected.
@@ -124,6 +127,13 @@ func statusTable(groups []groupStatus) (head string, rows [][]string) {
 	if !well {
 		head = "GROUP STATE SINCE LAG BEHIND ETA CHECKPOINTS OLDEST NEWEST REASON"
 	}
+	several := false
+	for _, g := range groups {
+		several = several || g.Connections != nil && *g.Connections > 1
+	}
+	if several {
+		head = strings.Replace(head, "CHECKPOINTS", "LINKS CHECKPOINTS", 1)
+	}
 	for _, g := range groups {
 		row := []string{g.Name, g.State}
 		if !well {
@@ -132,6 +142,13 @@ func statusTable(groups []groupStatus) (head string, rows [][]string) {
 		row = append(row, secondsOrHyphen(g.Lag), bytesOrHyphen(g.Behind))
 		if !well {
 			row = append(row, secondsOrHyphen(g.ETA))
+		}
+		if several {
+			links := "-"
+			if g.Connections != nil {
+				links = fmt.Sprint(*g.Connections)
+			}
+			row = append(row, links)
 		}
 		rows = append(rows, append(row, intOrHyphen(g.Checkpoints), shortTime(g.Oldest), shortTime(g.Newest), orHyphen(g.Reason)))
 	}
@@ -189,6 +206,9 @@ func mergeGroups(source, target []*holdfastv1.Group, sourceErr, targetErr error)
 		s := groupStatus{
 			Name: g.GetName(), State: g.GetState(), Reason: textOrNull(g.GetReason()), Since: timeText(api.Time(g.GetSince())),
 			Lag: rounded(g.LagSeconds), Behind: g.BytesBehind, ETA: rounded(g.EtaSeconds),
+		}
+		if n := g.GetConnections(); n > 0 {
+			s.Connections = &n
 		}
 		if targetErr != nil {
 			s.Reason = textOrNull(joined(g.GetReason(), "the target vra does not answer: "+api.AsFailure(targetErr).Message))

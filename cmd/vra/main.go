@@ -194,7 +194,7 @@ func serve(ctx context.Context, cfg *config.VRA, log *slog.Logger, to *tape.Tape
 			return err
 		}
 		source, err = datapath.OpenSource(datapath.SourceConfig{
-			Shaping: policy, Compression: compression, WindowBudget: int64(s.WindowBudget),
+			Shaping: policy, Compression: compression, Connections: s.DataConnections(), WindowBudget: int64(s.WindowBudget),
 			RunDir: cfg.RunDir, DataDir: cfg.DataDir, Credentials: credentials, Groups: groups(s), Log: log, Tape: to,
 		})
 		if err != nil {

@@ -125,7 +125,7 @@ func sample() *VRA {
 		TLS:           TLS{CA: "/etc/hf/ca.pem", Cert: "/etc/hf/cert.pem", Key: "/etc/hf/key.pem", PeerCA: "/etc/hf/east.pem", PeerSite: "east"},
 		Target:        &Target{ListenControl: "127.0.0.1:4007", ListenData: "127.0.0.1:4008", Store: "/var/lib/holdfast/store", Cache: 128 << 20, IndexMemory: 32 << 20, Retention: Retention{History: Span(7 * 24 * time.Hour), Limit: 200 << 30, WarnPercent: 80, Minimum: Span(36 * time.Hour), Thin: "all for 1h, minute for 24h"}},
 		MetricsListen: "127.0.0.1:9100",
-		Source: &Source{Compression: "lz4", WindowBudget: 512 << 20, Groups: []SourceGroup{{
+		Source: &Source{Compression: "lz4", Connections: "4", WindowBudget: 512 << 20, Groups: []SourceGroup{{
 			Name: "shop", ID: 0x1122334455667788, Stream: 7, Lineage: 0x0000000000000123, Interval: Duration(5e9), Window: 64 << 20,
 			Target:  Endpoint{Control: "10.0.0.1:4007", Data: "10.0.0.1:4008"},
 			Filters: []string{"/run/holdfast/pool.sock"},
@@ -166,17 +166,36 @@ func TestMarshalReadsBack(t *testing.T) {
 	}
 }
 
+func TestConnections(t *testing.T) {
+	f := func(word string, want int, ok bool) {
+		t.Helper()
+		c := sample()
+		c.Source.Connections = word
+		if err := c.Validate(); (err == nil) != ok || c.Source.DataConnections() != want {
+			t.Errorf("connections: %s: %d, %v", word, c.Source.DataConnections(), err)
+		}
+	}
+	f("auto", 0, true)
+	f("", 0, true)
+	f("1", 1, true)
+	f("8", 8, true)
+	f("9", 0, false)
+	f("0", 0, false)
+	f("-1", 0, false)
+	f("many", 0, false)
+}
+
 func TestDefaults(t *testing.T) {
 	c := sample()
 	c.Target.ListenControl, c.Target.ListenData, c.Target.Cache, c.Target.IndexMemory = "", "", 0, 0
-	c.Source.Compression, c.Source.WindowBudget = "", 0
+	c.Source.Compression, c.Source.Connections, c.Source.WindowBudget = "", "", 0
 	c.Source.Groups[0].Interval, c.Source.Groups[0].Window = 0, 0
 	if err := c.Validate(); err != nil {
 		t.Fatal(err)
 	}
 	g := c.Source.Groups[0]
 	if c.Target.ListenControl != ":4007" || c.Target.ListenData != ":4008" || g.Interval != DefaultInterval || g.Window != DefaultWindow ||
-		c.Source.Compression != "auto" || c.Target.Cache != DefaultCache || c.Target.IndexMemory != DefaultIndex ||
+		c.Source.Compression != "auto" || c.Source.Connections != "auto" || c.Source.DataConnections() != 0 || c.Target.Cache != DefaultCache || c.Target.IndexMemory != DefaultIndex ||
 		c.Source.WindowBudget != DefaultWindowBudget {
 		t.Errorf("defaults: %+v, %+v", c.Target, g)
 	}

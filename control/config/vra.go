@@ -61,6 +61,9 @@ type Source struct {
 	Shaping Shaping       `yaml:"shaping,omitempty"` // until another is set with holdfast shaping set
 	// Compression is auto (the default: LZ4, and raw where the link is faster than compressing), lz4 or none.
 	Compression string `yaml:"compression,omitempty"`
+	// Connections is how many data connections there are to each target: auto (the default: as
+	// many as pay, by measurement), or 1 to 8.
+	Connections string `yaml:"connections,omitempty"`
 	// WindowBudget is the memory of all groups' windows together, by default 1GiB or, for many
 	// groups, 4MiB each. When it is short, groups of lower priority give way first.
 	WindowBudget Size `yaml:"window_budget,omitempty"`
@@ -242,6 +245,20 @@ func clash(a, b string) bool {
 	return hostA == hostB || all(hostA) || all(hostB)
 }
 
+// Auto is the word for what is found by measurement, and MaxConnections the most there may be.
+const (
+	Auto           = "auto"
+	MaxConnections = 8
+)
+
+// DataConnections is how many data connections there are to each target; 0 is by measurement.
+func (s *Source) DataConnections() int {
+	if n, err := strconv.Atoi(s.Connections); err == nil && n >= 1 && n <= MaxConnections {
+		return n
+	}
+	return 0
+}
+
 func (s *Source) validate(m *mistakes) {
 	if len(s.Groups) == 0 {
 		m.add("source.groups", "is empty")
@@ -250,6 +267,9 @@ func (s *Source) validate(m *mistakes) {
 	case "auto", "lz4", "none":
 	default:
 		m.add("source.compression", "%q: want auto, lz4 or none", s.Compression)
+	}
+	if s.Connections = or(s.Connections, Auto); s.Connections != Auto && s.DataConnections() == 0 {
+		m.add("source.connections", "%q: want auto, or 1 to %d", s.Connections, MaxConnections)
 	}
 	least := max(MinWindowBudget, MinWindowShare*Size(len(s.Groups)))
 	if s.WindowBudget == 0 {

@@ -198,10 +198,13 @@ type Group struct {
 	Priority  string `protobuf:"bytes,22,opt,name=priority,proto3" json:"priority,omitempty"`
 	HeldByCap bool   `protobuf:"varint,23,opt,name=held_by_cap,json=heldByCap,proto3" json:"held_by_cap,omitempty"`
 	// At a source: auto, lz4 or none, as configured, and which of lz4 and raw batches are sealed with now.
-	Compression   string `protobuf:"bytes,24,opt,name=compression,proto3" json:"compression,omitempty"`
-	Codec         string `protobuf:"bytes,25,opt,name=codec,proto3" json:"codec,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Compression string `protobuf:"bytes,24,opt,name=compression,proto3" json:"compression,omitempty"`
+	Codec       string `protobuf:"bytes,25,opt,name=codec,proto3" json:"codec,omitempty"`
+	// At a source: data connections to the target that are up, and that are wanted at the moment.
+	Connections       int32 `protobuf:"varint,26,opt,name=connections,proto3" json:"connections,omitempty"`
+	ConnectionsWanted int32 `protobuf:"varint,27,opt,name=connections_wanted,json=connectionsWanted,proto3" json:"connections_wanted,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Group) Reset() {
@@ -407,6 +410,20 @@ func (x *Group) GetCodec() string {
 		return x.Codec
 	}
 	return ""
+}
+
+func (x *Group) GetConnections() int32 {
+	if x != nil {
+		return x.Connections
+	}
+	return 0
+}
+
+func (x *Group) GetConnectionsWanted() int32 {
+	if x != nil {
+		return x.ConnectionsWanted
+	}
+	return 0
 }
 
 // Sync is the progress of an initial sync or a resync, in bytes of disk; holes count.
@@ -654,7 +671,7 @@ const file_holdfast_v1_status_proto_rawDesc = "" +
 	"\aversion\x18\x03 \x01(\tR\aversion\x12\x16\n" +
 	"\x06commit\x18\x04 \x01(\tR\x06commit\x124\n" +
 	"\astarted\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\astarted\x12*\n" +
-	"\x06groups\x18\x06 \x03(\v2\x12.holdfast.v1.GroupR\x06groups\"\xd9\a\n" +
+	"\x06groups\x18\x06 \x03(\v2\x12.holdfast.v1.GroupR\x06groups\"\xaa\b\n" +
 	"\x05Group\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
@@ -683,7 +700,9 @@ const file_holdfast_v1_status_proto_rawDesc = "" +
 	"\bpriority\x18\x16 \x01(\tR\bpriority\x12\x1e\n" +
 	"\vheld_by_cap\x18\x17 \x01(\bR\theldByCap\x12 \n" +
 	"\vcompression\x18\x18 \x01(\tR\vcompression\x12\x14\n" +
-	"\x05codec\x18\x19 \x01(\tR\x05codecB\x0e\n" +
+	"\x05codec\x18\x19 \x01(\tR\x05codec\x12 \n" +
+	"\vconnections\x18\x1a \x01(\x05R\vconnections\x12-\n" +
+	"\x12connections_wanted\x18\x1b \x01(\x05R\x11connectionsWantedB\x0e\n" +
 	"\f_lag_secondsB\x0f\n" +
 	"\r_bytes_behindB\x0e\n" +
 	"\f_eta_secondsB\x0e\n" +
