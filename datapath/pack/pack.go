@@ -2,7 +2,7 @@
 //
 // It stands between the one goroutine that fills batches and numbers them, and the
 // one that puts records into the window. What it costs is the LZ4 encoder, which is
-// nearly all the CPU of the data path (3 s a GiB of database pages), so it uses every
+// nearly all the CPU of the data path, so it uses every
 // processor that Go may use.
 //
 // Jobs and their buffers belong to the caller, which has as many as it wants under

@@ -97,7 +97,7 @@ func TestEncoderKeepsTheFormat(t *testing.T) {
 	r := randomData(100, 3)
 	sorts["ends"] = append(append(make([]byte, 200), r...), r[5:15]...) // whose last bytes were there before
 	for name, whole := range sorts {
-		for i := range 60 {
+		for i := range 20 {
 			n := len(whole)
 			if i > 0 {
 				n = 1 + rng.IntN(n)
