@@ -227,6 +227,9 @@ func TestGrownBlocks(t *testing.T) {
 	c := NewCompressor()
 	for n := 1; n < minProbable; n++ {
 		raw := randomData(n, uint64(n))
+		if packed := encoded(t, c, raw); len(packed) > 0 { // what would be kept only if it opened
+			t.Fatalf("%d random bytes: encoded as %d", n, len(packed))
+		}
 		p := bytes.Clone(raw)
 		if codec, stored := c.store(p); codec != CodecRaw || stored != n || !bytes.Equal(p, raw) {
 			t.Fatalf("%d random bytes: codec %d, %d stored", n, codec, stored)
