@@ -11,7 +11,7 @@ import (
 // would never know that of its newest one, and at its limit no cut comes.
 func TestNewestIsKnownToBeListedEverywhere(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, func(w *world) { w.interval = time.Hour }) // no later cut tells of it
+	w := newWorld(t, func(w *world) { w.interval, w.connections = time.Hour, 3 }) // no later cut tells of it
 	w.start()
 	w.awaitState(api.StateProtected)
 	w.checkpoint("one")

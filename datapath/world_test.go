@@ -30,15 +30,18 @@ import (
 type world struct {
 	interval time.Duration // between cuts
 	parity   Parity        // of the target; zero: one folder
-	t        *testing.T
-	dir      string
-	volumes  []string
-	asked    string // the group that is asked about, where there are several
-	size     int64
-	window   int64
-	pool     int64
-	fs       ioengine.FS // the target's
-	store    string      // there
+	// connections of data to the target, 0 as many as pay, and what happens to those through the link.
+	connections int
+	script      func(route, number int) faultlink.Faults
+	t           *testing.T
+	dir         string
+	volumes     []string
+	asked       string // the group that is asked about, where there are several
+	size        int64
+	window      int64
+	pool        int64
+	fs          ioengine.FS // the target's
+	store       string      // there
 	// catalogue opens the journal's; nil is Badger.
 	catalogue func() (index.Map, error)
 	log       *slog.Logger
@@ -216,7 +219,7 @@ func (w *world) startTarget() {
 	if w.control != "" {
 		listenControl, listenData = w.control, w.data
 	}
-	link, err := faultlink.OpenRelay(faultlink.RelayConfig{Routes: []faultlink.Route{{Listen: listenControl, Target: control}, {Listen: listenData, Target: data}}})
+	link, err := faultlink.OpenRelay(faultlink.RelayConfig{Script: w.script, Routes: []faultlink.Route{{Listen: listenControl, Target: control}, {Listen: listenData, Target: data}}})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -243,7 +246,7 @@ func (w *world) startSource() {
 	}
 	w.mkdir("data")
 	s, err := OpenSource(SourceConfig{
-		RunDir: w.dir + "/run", DataDir: w.dir + "/data", Credentials: credentials, Groups: []GroupConfig{g}, Log: w.log.With("part", "source"),
+		RunDir: w.dir + "/run", DataDir: w.dir + "/data", Credentials: credentials, Groups: []GroupConfig{g}, Connections: w.connections, Log: w.log.With("part", "source"),
 	})
 	if err != nil {
 		w.t.Fatal(err)
