@@ -312,17 +312,21 @@ func TestPromoteDamage(t *testing.T) {
 	rotten := 0
 	cp, err := w.group.Checkpoint(4)
 	ok(t, err)
-	first := w.group.segments.Segments()[0]
-	ok(t, w.group.index.Walk(1, 0, volumeBytes, w.group.index.Vector(cp), 0, func(p index.Piece) error {
-		if p.In == index.InLog && p.Pos < first.End && rotten < 3 {
-			at := int64(p.Pos-first.First) + 4096 + int64(p.Block.At) + 3
-			ok(t, disk.Rot(fmt.Sprintf("/store/groups/%s/log/%016d.seg", testGroup, first.Number), at, 1))
-			rotten++
+	for _, seg := range w.group.segments.Segments() { // the first may hold nothing that stays: it depends on the rounds
+		ok(t, w.group.index.Walk(1, 0, volumeBytes, w.group.index.Vector(cp), 0, func(p index.Piece) error {
+			if p.In == index.InLog && p.Pos >= seg.First && p.Pos < seg.End && rotten < 3 {
+				at := int64(p.Pos-seg.First) + 4096 + int64(p.Block.At) + 3
+				ok(t, disk.Rot(fmt.Sprintf("/store/groups/%s/log/%016d.seg", testGroup, seg.Number), at, 1))
+				rotten++
+			}
+			return nil
+		}))
+		if rotten > 0 {
+			break
 		}
-		return nil
-	}))
+	}
 	if rotten == 0 {
-		t.Fatal("the checkpoint needs nothing of the first segment")
+		t.Fatal("the checkpoint needs nothing of the log")
 	}
 	ok(t, w.group.promote(4, noPace))
 	for round := range 2 {
