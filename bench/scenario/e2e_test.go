@@ -176,6 +176,8 @@ func TestEndToEnd(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	done := make(chan error, 1)
+	away := hostStalls(t)
+	defer away()
 	go func() { done <- s.Run(ctx) }()
 
 	step := int64(12 << 20)
@@ -203,9 +205,10 @@ func TestEndToEnd(t *testing.T) {
 		t.Fatalf("the guest saw an error: %v", err)
 	}
 	stats := s.Stats()
-	t.Logf("guest: %d operations, %d MiB, longest %v", stats.Ops, stats.Bytes>>20, stats.Slowest)
-	if stats.Redials != 0 || stats.Slowest > 2*time.Second {
-		t.Errorf("the guest was disturbed: %d connections lost, longest operation %v", stats.Redials, stats.Slowest)
+	t.Logf("guest: %d operations, %d MiB, longest %v; this machine was away for %v", stats.Ops, stats.Bytes>>20, stats.Slowest, away())
+	// An operation waits for processor and disk several times.
+	if stats.Redials != 0 || stats.Slowest > 2*time.Second+4*away() {
+		t.Errorf("the guest was disturbed: %d connections lost, longest operation %v, and this machine was away for %v at most", stats.Redials, stats.Slowest, away())
 	}
 
 	last := l.checkpoint("end")
