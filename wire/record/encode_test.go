@@ -159,6 +159,29 @@ func TestWrongBlocksAreSeen(t *testing.T) {
 	}
 }
 
+// TestOneInSixteenIsOpened: and all are once one was wrong.
+func TestOneInSixteenIsOpened(t *testing.T) {
+	c := NewCompressor()
+	looked := func(blocks int) (n int) {
+		for range blocks {
+			if c.looks() {
+				n++
+			}
+		}
+		return n
+	}
+	if !c.looks() {
+		t.Error("the first is not opened")
+	}
+	if n := looked(16 * 10); n != 10 {
+		t.Errorf("%d of 160 are opened", n)
+	}
+	c.doubted = true
+	if n := looked(100); n != 100 {
+		t.Errorf("%d of 100 are opened after a wrong one", n)
+	}
+}
+
 // TestEncoderIsFresh: what was encoded before shows in nothing that is encoded after.
 func TestEncoderIsFresh(t *testing.T) {
 	used := NewCompressor()
