@@ -27,14 +27,14 @@ func (r *Received) Bytes() []byte { return r.buf.Bytes() }
 
 // Release gives the buffer back; a second call panics.
 func (r *Received) Release() {
-	b := r.buf
+	b, c := r.buf, r.class
 	r.buf = nil
 	r.inOrder()
 	b.Release()
 	if !invariant.Planted("wire/received-thrown-away") {
-		r.class.spare.Put(r)
+		c.spare.Put(r) // from here on it is somebody else's
 	}
-	<-r.class.slots
+	<-c.slots
 }
 
 // inOrder says that its turn has come.
