@@ -158,7 +158,7 @@ func linkOf(name string) string {
 	switch name {
 	case "Hello", "Welcome":
 		return "control"
-	case "Join", "Joined":
+	case "Join", "Joined", "Attach":
 		return "data"
 	case "Test":
 		return "test"

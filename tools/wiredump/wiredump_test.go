@@ -252,6 +252,16 @@ func TestDecodesARealSession(t *testing.T) {
 	}
 }
 
+// The first frame of a connection tells what it is, whichever end wrote the tape. A further data
+// connection begins with an Attach, which Joined answers.
+func TestFirstFrameTellsTheLink(t *testing.T) {
+	for name, want := range map[string]string{"Hello": "control", "Welcome": "control", "Join": "data", "Joined": "data", "Attach": "data", "Test": "test", "Record": ""} {
+		if got := linkOf(name); got != want || !slices.Contains(wire.FrameNames(), name) {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+}
+
 // Damage on a tape is named with its place, costs the frames it hits, and makes the exit 1.
 func TestNamesDamage(t *testing.T) {
 	near, _ := session(t, true)
