@@ -13,6 +13,9 @@ import (
 	"time"
 )
 
+// Results is the file in which the samples of an area are kept, from the root of the tree.
+func Results(area string) string { return "bench/results/bars-" + area + ".jsonl" }
+
 // Head says what a file of samples is about.
 type Head struct {
 	Title, Command string

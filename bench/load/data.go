@@ -56,6 +56,15 @@ func Corpus(kind Kind, seed uint64) []byte {
 	return p
 }
 
+// Noise returns n bytes that do not compress, of any number; the same seed gives the same bytes.
+func Noise(n int, seed uint64) []byte {
+	p := make([]byte, n)
+	var key [32]byte
+	binary.LittleEndian.PutUint64(key[:], seed)
+	_, _ = rand.NewChaCha8(key).Read(p) // never fails
+	return p
+}
+
 func fillRandom(p []byte, rng *rand.Rand) {
 	for i := 0; i+8 <= len(p); i += 8 {
 		binary.LittleEndian.PutUint64(p[i:], rng.Uint64())

@@ -1,17 +1,17 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"runtime/pprof"
 	"strings"
-	"time"
 
 	"github.com/holdfast-dr/holdfast/bench/bars"
+	"github.com/holdfast-dr/holdfast/bench/load"
 	"github.com/holdfast-dr/holdfast/ioengine/buf"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
@@ -40,7 +40,7 @@ type appendResult struct {
 // inFlight is how many records are not acknowledged at any time.
 const inFlight = 32
 
-func appendChild(a appendArgs) (r appendResult, err error) {
+func appendPart(_ context.Context, a appendArgs) (r appendResult, err error) {
 	s, err := openStore(a.Dir)
 	if err != nil {
 		return r, err
@@ -54,7 +54,7 @@ func appendChild(a appendArgs) (r appendResult, err error) {
 			return r, err
 		}
 	}
-	data := noise(16*mib, 1)
+	data := load.Noise(16*mib, 1)
 	count := int(a.Bytes / int64(a.Writes*a.Size))
 	turn, made := 0, 0.0
 	writes := make([]write, a.Writes)
@@ -85,17 +85,7 @@ func appendChild(a appendArgs) (r appendResult, err error) {
 		free <- received.Get().Bytes()
 	}
 	failed := make(chan error, inFlight)
-	if name := os.Getenv("HOLDFAST_CPUPROFILE"); name != "" {
-		f, err := os.Create(name)
-		if err != nil {
-			return r, err
-		}
-		defer f.Close()
-		if err := pprof.StartCPUProfile(f); err != nil {
-			return r, err
-		}
-		defer pprof.StopCPUProfile()
-	}
+	defer bars.Profile()()
 	from, mem := now(), watchMemory()
 	for i := range count {
 		p := <-free
@@ -154,19 +144,20 @@ type fioResult struct{ BytesPerSecond, CPUPerGiB float64 }
 
 // fio writes 4 GiB in order, 1 MiB at a time, past the page cache, into space set aside.
 func (b *bench) fio(bytes int64) (r fioResult, foreign float64, err error) {
-	dir, err := b.fresh("fio")
+	dir, err := b.Fresh("fio")
 	if err != nil {
 		return r, 0, err
 	}
 	defer os.RemoveAll(dir)
-	cmd := exec.CommandContext(b.ctx, "fio", "--name=w", "--filename="+filepath.Join(dir, "f"), fmt.Sprint("--size=", bytes),
+	cmd := exec.CommandContext(b.Context, "fio", "--name=w", "--filename="+filepath.Join(dir, "f"), fmt.Sprint("--size=", bytes),
 		"--rw=write", "--bs=1M", "--direct=1", "--ioengine=psync", "--iodepth=1", "--end_fsync=1", "--fallocate=native", "--output-format=json")
 	var out strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, os.Stderr
-	foreign, err = b.beside(cmd)
-	if err != nil {
-		return r, foreign, err
+	began := bars.Look()
+	if err := cmd.Run(); err != nil {
+		return r, 0, fmt.Errorf("fio: %w", err)
 	}
+	foreign = began.Foreign(bars.CPUOf(cmd))
 	var report struct {
 		Jobs []struct {
 			Write struct {
@@ -204,61 +195,26 @@ func (b *bench) appendMany() error {
 }
 
 func (b *bench) appendAgainstFio(row string, a appendArgs) error {
-	for i := range b.pairs {
-		var ours appendResult
-		var peer fioResult
-		var foreign [2]float64
-		run := []func() error{
-			func() (err error) { ours, foreign[0], err = b.append(a); return },
-			func() (err error) { peer, foreign[1], err = b.fio(a.Bytes); return },
-		}
-		if err := b.pair(i, run[0], run[1], func() float64 { return max(foreign[0], foreign[1]) }); err != nil {
-			return err
-		}
+	return b.besideFio(a, func(ours appendResult, peer fioResult, foreign float64) {
 		rate := float64(ours.Stored) / ours.Seconds
-		b.sample(bars.Sample{Row: row, Value: rate / peer.BytesPerSecond, Ours: rate / 1e6, Peer: peer.BytesPerSecond / 1e6, OursUnit: "MB/s", Foreign: max(foreign[0], foreign[1])})
-	}
-	return nil
+		b.Sample(bars.Sample{Row: row, Value: rate / peer.BytesPerSecond, Ours: rate / 1e6, Peer: peer.BytesPerSecond / 1e6, OursUnit: "MB/s", Foreign: foreign})
+	})
 }
 
-// pair runs the two, in an order that alternates with i, again while others disturb it.
-func (b *bench) pair(i int, ours, peer func() error, foreign func() float64) error {
-	first, second := ours, peer
-	if i%2 == 1 {
-		first, second = peer, ours
-	}
-	for try := 0; ; try++ {
-		if err := dropCaches(); err != nil {
-			return err
-		}
-		if err := first(); err != nil {
-			return err
-		}
-		if err := dropCaches(); err != nil {
-			return err
-		}
-		if err := second(); err != nil {
-			return err
-		}
-		if foreign() <= foreignLimit || try == 2 {
-			return nil
-		}
-		fmt.Printf("again: others used %.2f cores\n", foreign())
-		select {
-		case <-time.After(5 * time.Second):
-		case <-b.ctx.Done():
-			return b.ctx.Err()
-		}
-	}
+// besideFio appends, and has fio write as much, in pairs.
+func (b *bench) besideFio(a appendArgs, keep func(appendResult, fioResult, float64)) error {
+	return bars.Pairs(b.Run,
+		func() (appendResult, float64, error) { return b.append(a) },
+		func() (fioResult, float64, error) { return b.fio(a.Bytes) }, keep)
 }
 
 // append runs one append in a folder of its own.
 func (b *bench) append(a appendArgs) (r appendResult, foreign float64, err error) {
-	if a.Dir, err = b.fresh("append"); err != nil {
+	if a.Dir, err = b.Fresh("append"); err != nil {
 		return r, 0, err
 	}
 	defer os.RemoveAll(a.Dir)
-	return in[appendResult](b, "append", a)
+	return bars.Alone[appendResult](b.Run, "append", a)
 }
 
 // appendCPU is the CPU of appending alone; fio's, writing as much, stands beside it.
@@ -271,20 +227,10 @@ func (b *bench) appendSmall() error {
 }
 
 func (b *bench) cpu(row string, a appendArgs) error {
-	for i := range b.pairs {
-		var ours appendResult
-		var peer fioResult
-		var foreign [2]float64
-		err := b.pair(i, func() (err error) { ours, foreign[0], err = b.append(a); return },
-			func() (err error) { peer, foreign[1], err = b.fio(a.Bytes); return },
-			func() float64 { return max(foreign[0], foreign[1]) })
-		if err != nil {
-			return err
-		}
+	return b.besideFio(a, func(ours appendResult, peer fioResult, foreign float64) {
 		cpu := ours.CPU / (float64(ours.Stored) / gib)
-		b.sample(bars.Sample{Row: row, Value: cpu, Ours: cpu, Peer: peer.CPUPerGiB, OursUnit: "CPU-s/GiB", Foreign: max(foreign[0], foreign[1])})
-	}
-	return nil
+		b.Sample(bars.Sample{Row: row, Value: cpu, Ours: cpu, Peer: peer.CPUPerGiB, OursUnit: "CPU-s/GiB", Foreign: foreign})
+	})
 }
 
 func (b *bench) bytesLarge() error {
@@ -300,6 +246,6 @@ func (b *bench) bytes(row string, a appendArgs) error {
 	if err != nil {
 		return err
 	}
-	b.sample(bars.Sample{Row: row, Value: float64(r.Written) / float64(r.Stored), Ours: float64(r.Written) / gib, OursUnit: "GiB", Foreign: foreign})
+	b.Sample(bars.Sample{Row: row, Value: float64(r.Written) / float64(r.Stored), Ours: float64(r.Written) / gib, OursUnit: "GiB", Foreign: foreign})
 	return nil
 }

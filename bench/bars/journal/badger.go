@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/binary"
 	"os"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"github.com/dgraph-io/badger/v4/options"
 
 	"github.com/holdfast-dr/holdfast/bench/bars"
+	"github.com/holdfast-dr/holdfast/bench/load"
 )
 
 // badgerArgs say what the peer holds: payload of 64 KiB as values, which is what a
@@ -19,13 +21,13 @@ type badgerArgs struct {
 	Bytes int64
 }
 
-func badgerChild(a badgerArgs) (r appendResult, err error) {
+func badgerPart(_ context.Context, a badgerArgs) (r appendResult, err error) {
 	o := badger.DefaultOptions(a.Dir).WithLogger(nil).WithCompression(options.None).WithBlockCacheSize(0).WithValueThreshold(kib)
 	db, err := badger.Open(o)
 	if err != nil {
 		return r, err
 	}
-	data := noise(16*mib, 1)
+	data := load.Noise(16*mib, 1)
 	ahead := make([]byte, a.Bytes) // as ours: made before the clock starts
 	for n := 0; n < len(ahead); n += copy(ahead[n:], data) {
 	}
@@ -62,28 +64,20 @@ func badgerChild(a badgerArgs) (r appendResult, err error) {
 
 func (b *bench) badger() error {
 	bytes := b.size(2 * gib)
-	for i := range b.pairs {
-		var ours, peer appendResult
-		var foreign [2]float64
-		err := b.pair(i, func() (err error) {
-			ours, foreign[0], err = b.append(appendArgs{Groups: 1, Writes: 1, Size: 64 * kib, Bytes: bytes, Volume: 100 * gib, Ahead: true})
-			return err
-		}, func() (err error) {
-			dir, err := b.fresh("badger")
-			if err != nil {
-				return err
-			}
-			defer os.RemoveAll(dir)
-			peer, foreign[1], err = in[appendResult](b, "badger", badgerArgs{dir, 64 * kib, bytes})
-			return err
-		}, func() float64 { return max(foreign[0], foreign[1]) })
-		if err != nil {
-			return err
-		}
-		perGiB := func(r appendResult) float64 { return r.CPU / (float64(r.Stored) / gib) }
-		f := max(foreign[0], foreign[1])
-		b.sample(bars.Sample{Row: "badger-cpu", Value: perGiB(peer) / perGiB(ours), Ours: perGiB(ours), Peer: perGiB(peer), OursUnit: "CPU-s/GiB", Foreign: f})
-		b.sample(bars.Sample{Row: "badger-memory", Value: float64(peer.Memory) / float64(max(ours.Memory, mib)), Ours: float64(ours.Memory) / mib, Peer: float64(peer.Memory) / mib, OursUnit: "MiB", Foreign: f})
+	ours := func() (appendResult, float64, error) {
+		return b.append(appendArgs{Groups: 1, Writes: 1, Size: 64 * kib, Bytes: bytes, Volume: 100 * gib, Ahead: true})
 	}
-	return nil
+	peer := func() (r appendResult, foreign float64, err error) {
+		dir, err := b.Fresh("badger")
+		if err != nil {
+			return r, 0, err
+		}
+		defer os.RemoveAll(dir)
+		return bars.Alone[appendResult](b.Run, "badger", badgerArgs{dir, 64 * kib, bytes})
+	}
+	return bars.Pairs(b.Run, ours, peer, func(ours, peer appendResult, foreign float64) {
+		perGiB := func(r appendResult) float64 { return r.CPU / (float64(r.Stored) / gib) }
+		b.Sample(bars.Sample{Row: "badger-cpu", Value: perGiB(peer) / perGiB(ours), Ours: perGiB(ours), Peer: perGiB(peer), OursUnit: "CPU-s/GiB", Foreign: foreign})
+		b.Sample(bars.Sample{Row: "badger-memory", Value: float64(peer.Memory) / float64(max(ours.Memory, mib)), Ours: float64(ours.Memory) / mib, Peer: float64(peer.Memory) / mib, OursUnit: "MiB", Foreign: foreign})
+	})
 }

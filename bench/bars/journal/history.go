@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
@@ -35,7 +36,7 @@ type historyArgs struct {
 
 type historyResult struct{ Checkpoint uint64 }
 
-func historyChild(a historyArgs) (r historyResult, err error) {
+func historyPart(_ context.Context, a historyArgs) (r historyResult, err error) {
 	cfg := journal.Config{FS: ioengine.OS(), Dir: a.Dir}
 	if a.Hollow {
 		cfg.FS = hollow{cfg.FS}
@@ -133,9 +134,7 @@ func stamped(p []byte, off int64, version uint64) bool {
 
 // base is the initial sync.
 func (w *writer) base(st *stream) error {
-	size := []record.VolumeSize{{ID: volumeID, Bytes: w.args.Volume}}
-	id, at, ticket := st.next()
-	if err := st.send(record.AppendResyncOpen(nil, id, at, ticket, record.Resync{Initial: true, Reason: "bars", Volumes: size})); err != nil {
+	if err := st.syncing(); err != nil {
 		return err
 	}
 	const perRecord = 32
@@ -184,20 +183,15 @@ func (w *writer) history(streams []*stream) error {
 // append seals a record and sends it; 32 are in flight.
 func (w *writer) append(st *stream, writes []write) error {
 	p := <-w.bufs
-	st.batch.Reset()
-	for _, x := range writes {
-		st.ticket++
-		if !st.batch.Add(record.Piece{Volume: volumeID, Off: x.off, Len: int64(len(x.data)), Ticket: st.ticket, Data: x.data}) {
-			return fmt.Errorf("a batch does not take %d writes", len(writes))
-		}
+	if err := st.fill(writes); err != nil {
+		return err
 	}
 	if w.args.Hollow { // the batch reads the bytes when it is sealed: then they are zeros
 		for _, x := range writes {
 			clear(x.data)
 		}
 	}
-	id, at, _ := st.next()
-	p = st.batch.Seal(p[:0], id, at, st.compressor)
+	p = st.sealFilled(p[:0])
 	rec, err := record.Parse(p)
 	if err != nil {
 		return err

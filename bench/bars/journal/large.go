@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -29,7 +30,7 @@ type openResult struct {
 	RSS   int64     // after all of it
 }
 
-func openChild(a openArgs) (r openResult, err error) {
+func openPart(_ context.Context, a openArgs) (r openResult, err error) {
 	from := time.Now()
 	s, err := openStore(a.Dir)
 	if err != nil {
@@ -44,7 +45,7 @@ func openChild(a openArgs) (r openResult, err error) {
 	place := places(a.Volume, a.Blocks)
 	p := make([]byte, blockBytes)
 	for range a.Times {
-		if err := dropCaches(); err != nil {
+		if err := bars.DropCaches(); err != nil {
 			return r, err
 		}
 		from := time.Now()
@@ -87,26 +88,26 @@ func ms(from time.Time) float64 { return time.Since(from).Seconds() * 1000 }
 const cacheBytes = 64 * mib
 
 func (b *bench) large() error {
-	dir, err := b.fresh("large")
+	dir, err := b.Fresh("large")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
 	h := historyArgs{Dir: filepath.Join(dir, "store"), Groups: 1, Volume: 512 * gib, Blocks: int(100e6 * b.scale), Writes: 64, Small: true}
 	from := time.Now()
-	made, _, err := in[historyResult](b, "history", h)
+	made, _, err := bars.Alone[historyResult](b.Run, "history", h)
 	if err != nil {
 		return err
 	}
 	note := fmt.Sprintf("made in %.0f s", time.Since(from).Seconds())
-	r, foreign, err := in[openResult](b, "open", openArgs{h.Dir, made.Checkpoint, h.Volume, h.Blocks, max(5, b.pairs)})
+	r, foreign, err := bars.Alone[openResult](b.Run, "open", openArgs{h.Dir, made.Checkpoint, h.Volume, h.Blocks, max(5, b.Pairs)})
 	if err != nil {
 		return err
 	}
 	for i := range r.Open {
-		b.sample(bars.Sample{Row: "open-view", Value: r.Open[i], Foreign: foreign, Note: note})
-		b.sample(bars.Sample{Row: "first-read", Value: r.First[i], Foreign: foreign})
+		b.Sample(bars.Sample{Row: "open-view", Value: r.Open[i], Foreign: foreign, Note: note})
+		b.Sample(bars.Sample{Row: "first-read", Value: r.First[i], Foreign: foreign})
 	}
-	b.sample(bars.Sample{Row: "memory", Value: float64(r.RSS-cacheBytes) / mib, Foreign: foreign, Note: fmt.Sprintf("store opened in %.2f s", r.Store)})
+	b.Sample(bars.Sample{Row: "memory", Value: float64(r.RSS-cacheBytes) / mib, Foreign: foreign, Note: fmt.Sprintf("store opened in %.2f s", r.Store)})
 	return nil
 }

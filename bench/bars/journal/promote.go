@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"slices"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dr/holdfast/bench/bars"
+	"github.com/holdfast-dr/holdfast/bench/load"
 	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/journal"
 	"github.com/holdfast-dr/holdfast/journal/retain"
@@ -32,9 +34,9 @@ type promoteResult struct {
 	Late     float64 // seconds that the intake was behind its rate, at the end
 }
 
-// promoteChild takes writes of 64 KiB at random places, sixteen a record, a checkpoint
+// promotePart takes writes of 64 KiB at random places, sixteen a record, a checkpoint
 // every 5 seconds.
-func promoteChild(a promoteArgs) (r promoteResult, err error) {
+func promotePart(_ context.Context, a promoteArgs) (r promoteResult, err error) {
 	s, err := journal.Open(journal.Config{FS: ioengine.OS(), Dir: a.Dir, Still: a.Limit == 0})
 	if err != nil {
 		return r, err
@@ -54,7 +56,7 @@ func promoteChild(a promoteArgs) (r promoteResult, err error) {
 			return r, err
 		}
 	}
-	in := &intake{st: st, data: noise(16*mib, 1), rate: a.Rate, free: make(chan []byte, inFlight)}
+	in := &intake{st: st, data: load.Noise(16*mib, 1), rate: a.Rate, free: make(chan []byte, inFlight)}
 	for range inFlight {
 		in.free <- nil
 	}
@@ -176,15 +178,15 @@ func (b *bench) promote() error {
 		return err
 	}
 	a := promoteArgs{Rate: peer.BytesPerSecond / 4, Volume: b.size(16 * gib)}
-	for range min(b.pairs, 3) {
+	for range min(b.Pairs, 3) {
 		run := func(limit int64, seconds float64) (r promoteResult, foreign float64, err error) {
 			a := a
 			a.Limit, a.Seconds = limit, max(3, seconds*b.scale)
-			if a.Dir, err = b.fresh("promote"); err != nil {
+			if a.Dir, err = b.Fresh("promote"); err != nil {
 				return r, 0, err
 			}
 			defer os.RemoveAll(a.Dir)
-			return in[promoteResult](b, "promote", a)
+			return bars.Alone[promoteResult](b.Run, "promote", a)
 		}
 		alone, _, err := run(0, 30)
 		if err != nil {
@@ -194,9 +196,9 @@ func (b *bench) promote() error {
 		if err != nil {
 			return err
 		}
-		b.sample(bars.Sample{Row: "promote-keeps-up", Value: float64(both.Promoted) / float64(both.Taken), Ours: float64(both.Promoted) / mib, Peer: float64(both.Taken) / mib, OursUnit: "MiB", Foreign: foreign,
+		b.Sample(bars.Sample{Row: "promote-keeps-up", Value: float64(both.Promoted) / float64(both.Taken), Ours: float64(both.Promoted) / mib, Peer: float64(both.Taken) / mib, OursUnit: "MiB", Foreign: foreign,
 			Note: fmt.Sprintf("intake %.0f MB/s, %.1f s late, level %s, %d MiB written", a.Rate/1e6, both.Late, both.Level, both.Written/mib)})
-		b.sample(bars.Sample{Row: "promote-ack", Value: both.AckP99 / alone.AckP99, Ours: both.AckP99, Peer: alone.AckP99, OursUnit: "ms", Foreign: foreign})
+		b.Sample(bars.Sample{Row: "promote-ack", Value: both.AckP99 / alone.AckP99, Ours: both.AckP99, Peer: alone.AckP99, OursUnit: "ms", Foreign: foreign})
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -32,8 +33,8 @@ type readResult struct {
 	Seconds float64
 }
 
-// readChild reads a view in this process, and checks every block.
-func readChild(a readArgs) (r readResult, err error) {
+// readPart reads a view in this process, and checks every block.
+func readPart(_ context.Context, a readArgs) (r readResult, err error) {
 	s, err := openStore(a.Path)
 	if err != nil {
 		return r, err
@@ -60,7 +61,7 @@ func readChild(a readArgs) (r readResult, err error) {
 		written[off] = true
 		list = append(list, off)
 	}
-	if err := dropCaches(); err != nil {
+	if err := bars.DropCaches(); err != nil {
 		return r, err
 	}
 	return a.run(func(p []byte, rng *rand.Rand) error {
@@ -82,8 +83,8 @@ func readChild(a readArgs) (r readResult, err error) {
 	})
 }
 
-// rawChild reads a file past the page cache.
-func rawChild(a readArgs) (r readResult, err error) {
+// rawPart reads a file past the page cache.
+func rawPart(_ context.Context, a readArgs) (r readResult, err error) {
 	f, err := ioengine.OS().Open(a.Path, ioengine.ReadOnly|ioengine.Direct)
 	if err != nil {
 		return r, err
@@ -127,14 +128,14 @@ func (a readArgs) run(read func(p []byte, rng *rand.Rand) error) (r readResult, 
 }
 
 func (b *bench) reads() error {
-	dir, err := b.fresh("history")
+	dir, err := b.Fresh("history")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
 	a := historyArgs{Dir: filepath.Join(dir, "store"), Groups: 1, Volume: b.size(8*gib) / (64 * mib) * (64 * mib), Base: true, Writes: 16}
 	a.Blocks = int(a.Volume / blockBytes / 5)
-	made, _, err := in[historyResult](b, "history", a)
+	made, _, err := bars.Alone[historyResult](b.Run, "history", a)
 	if err != nil {
 		return err
 	}
@@ -148,23 +149,21 @@ func (b *bench) reads() error {
 			if logOnly {
 				row += "-log"
 			}
-			if !b.wanted.MatchString(row) {
+			if !b.Wanted(row) {
 				continue
 			}
-			for i := range b.pairs {
-				ra := readArgs{Path: a.Dir, Checkpoint: made.Checkpoint, Volume: a.Volume, Blocks: a.Blocks, LogOnly: logOnly, Depth: depth, Seconds: 6 * min(1, max(b.scale, 0.2))}
-				rb := ra
-				rb.Path = raw
-				var ours, peer readResult
-				var foreign [2]float64
-				err := b.pair(i, func() (err error) { ours, foreign[0], err = in[readResult](b, "read", ra); return },
-					func() (err error) { peer, foreign[1], err = in[readResult](b, "raw", rb); return },
-					func() float64 { return max(foreign[0], foreign[1]) })
-				if err != nil {
-					return err
-				}
-				o, p := float64(ours.Reads)/ours.Seconds, float64(peer.Reads)/peer.Seconds
-				b.sample(bars.Sample{Row: row, Value: o / p, Ours: o, Peer: p, OursUnit: "reads/s", Foreign: max(foreign[0], foreign[1])})
+			ra := readArgs{Path: a.Dir, Checkpoint: made.Checkpoint, Volume: a.Volume, Blocks: a.Blocks, LogOnly: logOnly, Depth: depth, Seconds: 6 * min(1, max(b.scale, 0.2))}
+			rb := ra
+			rb.Path = raw
+			err := bars.Pairs(b.Run,
+				func() (readResult, float64, error) { return bars.Alone[readResult](b.Run, "read", ra) },
+				func() (readResult, float64, error) { return bars.Alone[readResult](b.Run, "raw", rb) },
+				func(ours, peer readResult, foreign float64) {
+					o, p := float64(ours.Reads)/ours.Seconds, float64(peer.Reads)/peer.Seconds
+					b.Sample(bars.Sample{Row: row, Value: o / p, Ours: o, Peer: p, OursUnit: "reads/s", Foreign: foreign})
+				})
+			if err != nil {
+				return err
 			}
 		}
 	}

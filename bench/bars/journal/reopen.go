@@ -1,13 +1,13 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -30,8 +30,8 @@ type reopenResult struct {
 	Checkpoints int
 }
 
-// reopenChild opens a store that a kill left, and waits until each group takes data.
-func reopenChild(a reopenArgs) (r reopenResult, err error) {
+// reopenPart opens a store that a kill left, and waits until each group takes data.
+func reopenPart(_ context.Context, a reopenArgs) (r reopenResult, err error) {
 	from := time.Now()
 	s, err := journal.Open(journal.Config{FS: hollow{ioengine.OS()}, Dir: a.Dir}) // no space is set aside for what stays a hole
 	if err != nil {
@@ -79,7 +79,7 @@ func (b *bench) reopenOne() error  { return b.reopen("reopen-one", 1) }
 func (b *bench) reopenMany() error { return b.reopen("reopen-300", 300) }
 
 func (b *bench) reopen(row string, groups int) error {
-	dir, err := b.fresh("reopen")
+	dir, err := b.Fresh("reopen")
 	if err != nil {
 		return err
 	}
@@ -89,8 +89,8 @@ func (b *bench) reopen(row string, groups int) error {
 	if _, err := b.killed("history", h); err != nil {
 		return err
 	}
-	for i := range b.pairs {
-		if err := dropCaches(); err != nil {
+	for i := range b.Pairs {
+		if err := bars.DropCaches(); err != nil {
 			return err
 		}
 		out, err := b.killed("reopen", reopenArgs{h.Dir, groups, h.Volume, record.Incarnation(i + 2)})
@@ -101,28 +101,21 @@ func (b *bench) reopen(row string, groups int) error {
 		if err := json.Unmarshal([]byte(out), &r); err != nil {
 			return err
 		}
-		b.sample(bars.Sample{Row: row, Value: r.Seconds, Note: fmt.Sprintf("%d checkpoints", r.Checkpoints)})
+		b.Sample(bars.Sample{Row: row, Value: r.Seconds, Note: fmt.Sprintf("%d checkpoints", r.Checkpoints)})
 	}
 	return nil
 }
 
 // killed runs a measurement that ends by SIGKILL, and returns what it printed before.
 func (b *bench) killed(name string, args any) (string, error) {
-	p, err := json.Marshal(args)
+	cmd, err := b.Command(name, args)
 	if err != nil {
 		return "", err
 	}
-	self, err := os.Executable()
-	if err != nil {
-		return "", err
-	}
-	var out strings.Builder
-	cmd := exec.CommandContext(b.ctx, self, "-child", name)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(string(p)), &out, os.Stderr
-	err = cmd.Run()
+	out, err := cmd.Output()
 	var exit *exec.ExitError
-	if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL || b.ctx.Err() != nil {
+	if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL || b.Context.Err() != nil {
 		return "", fmt.Errorf("%s: %w", name, errors.Join(errors.New("it did not end by its own kill"), err))
 	}
-	return out.String(), nil
+	return string(out), nil
 }

@@ -3,8 +3,6 @@ package main
 import (
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/ioengine"
@@ -58,12 +56,17 @@ func openGroups(s *journal.Store, n int, volume int64) ([]*stream, error) {
 
 // begin is the initial sync, of nothing.
 func (s *stream) begin() error {
-	size := []record.VolumeSize{{ID: volumeID, Bytes: s.volume}}
-	id, at, ticket := s.next()
-	if err := s.send(record.AppendResyncOpen(nil, id, at, ticket, record.Resync{Initial: true, Reason: "bars", Volumes: size})); err != nil {
+	if err := s.syncing(); err != nil {
 		return err
 	}
 	return s.synced()
+}
+
+// syncing opens the initial sync.
+func (s *stream) syncing() error {
+	size := []record.VolumeSize{{ID: volumeID, Bytes: s.volume}}
+	id, at, ticket := s.next()
+	return s.send(record.AppendResyncOpen(nil, id, at, ticket, record.Resync{Initial: true, Reason: "bars", Volumes: size}))
 }
 
 // synced closes the initial sync.
@@ -100,15 +103,28 @@ type write struct {
 
 // seal makes the record of the writes, in dst.
 func (s *stream) seal(dst []byte, writes ...write) ([]byte, error) {
+	if err := s.fill(writes); err != nil {
+		return nil, err
+	}
+	return s.sealFilled(dst), nil
+}
+
+// fill puts the writes into the batch, which reads their bytes when it is sealed.
+func (s *stream) fill(writes []write) error {
 	s.batch.Reset()
 	for _, w := range writes {
 		s.ticket++
 		if !s.batch.Add(record.Piece{Volume: volumeID, Off: w.off, Len: int64(len(w.data)), Ticket: s.ticket, Data: w.data}) {
-			return nil, fmt.Errorf("a batch does not take %d writes of %d bytes", len(writes), len(w.data))
+			return fmt.Errorf("a batch does not take %d writes of %d bytes", len(writes), len(w.data))
 		}
 	}
+	return nil
+}
+
+// sealFilled makes the record of what fill put there.
+func (s *stream) sealFilled(dst []byte) []byte {
 	id, at, _ := s.next()
-	return s.batch.Seal(dst, id, at, s.compressor), nil
+	return s.batch.Seal(dst, id, at, s.compressor)
 }
 
 // cut makes a checkpoint of what was sent, and waits until it is listed.
@@ -127,22 +143,4 @@ func (s *stream) cut() (uint64, error) {
 // openStore opens the store in a folder, making it.
 func openStore(dir string) (*journal.Store, error) {
 	return journal.Open(journal.Config{FS: ioengine.OS(), Dir: dir})
-}
-
-// noise returns n bytes that do not compress.
-func noise(n int, seed uint64) []byte {
-	p := make([]byte, n)
-	var key [32]byte
-	key[0] = byte(seed)
-	_, _ = rand.NewChaCha8(key).Read(p) // never fails
-	return p
-}
-
-// fresh returns an empty folder of the run.
-func (b *bench) fresh(name string) (string, error) {
-	dir := filepath.Join(b.dir, name)
-	if err := os.RemoveAll(dir); err != nil {
-		return "", err
-	}
-	return dir, os.MkdirAll(dir, 0o700)
 }

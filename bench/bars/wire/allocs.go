@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/holdfast-dr/holdfast/bench/bars"
+	"github.com/holdfast-dr/holdfast/bench/load"
 	"github.com/holdfast-dr/holdfast/datapath/pack"
 	"github.com/holdfast-dr/holdfast/wire"
 	"github.com/holdfast-dr/holdfast/wire/record"
@@ -16,12 +17,12 @@ import (
 // allocations counts what a record costs from its packing until it was received and verified.
 func (b *bench) allocations() error {
 	for range 3 {
-		n, _, foreign, err := alone[allocs](b, "allocs", tlsArgs{Certs: b.memory})
+		n, foreign, err := bars.Alone[allocs](b.Run, "allocs", tlsArgs{Certs: b.memory})
 		if err != nil {
 			return err
 		}
 		// Whole ones, as testing.AllocsPerRun counts: what timers and heartbeats take is no record's.
-		b.sample(bars.Sample{Row: "allocations", Value: math.Floor(n.Ours), Ours: n.Ours, Peer: n.TLS, Foreign: foreign, Note: "records of 64 KiB; peer: those of crypto/tls"})
+		b.Sample(bars.Sample{Row: "allocations", Value: math.Floor(n.Ours), Ours: n.Ours, Peer: n.TLS, Foreign: foreign, Note: "records of 64 KiB; peer: those of crypto/tls"})
 	}
 	return nil
 }
@@ -33,7 +34,7 @@ type allocs struct{ Ours, TLS float64 }
 func allocsPart(ctx context.Context, a tlsArgs) (r allocs, err error) {
 	runtime.MemProfileRate = 1 // each is counted
 	const size, warm, count = 64 << 10, 2000, 20000
-	data := noise(size, 1)
+	data := load.Noise(size, 1)
 	source := &checker{opened: make(chan *wire.Session, 1)}
 	target := &checker{opened: make(chan *wire.Session, 1), left: math.MaxInt64, done: make(chan error, 1)}
 	session, stop, err := joined(ctx, a.Certs, target, source, source.opened)
@@ -41,33 +42,19 @@ func allocsPart(ctx context.Context, a tlsArgs) (r allocs, err error) {
 		return r, err
 	}
 	defer stop()
-	free, in, out := make(chan *pack.Job, pack.InFlight()+2), make(chan *pack.Job), make(chan *pack.Job)
-	for range cap(free) {
-		free <- &pack.Job{Batch: record.NewBatch(record.Limits{}), Out: make([]byte, 0, 2*size)}
-	}
-	go pack.Run(ctx, in, out)
-	go func() {
-		defer close(in)
-		for seq := range record.Seq(warm + count) {
-			j := <-free
-			j.Batch.Reset()
-			j.Batch.Add(record.Piece{Volume: 1, Len: size, Ticket: 1, Data: data})
-			j.ID, j.Time = record.Identity{Stream: 1, Epoch: 1, Incarnation: 1, Seq: seq + 1}, 1
-			in <- j
-		}
-	}()
-	var before, after made
+	var before made
 	n := 0
-	for j := range out {
+	packed(ctx, warm+count, size, func(b *record.Batch, _ int) {
+		b.Add(record.Piece{Volume: 1, Len: size, Ticket: 1, Data: data})
+	}, func(j *pack.Job) {
 		if n++; n == warm {
 			before = madeSoFar()
 		}
 		if err == nil {
 			err = session.SendRecord(ctx, j.Out)
 		}
-		free <- j
-	}
-	after = madeSoFar()
+	})
+	after := madeSoFar()
 	if err != nil {
 		return r, fmt.Errorf("record %d: %w", n, err)
 	}

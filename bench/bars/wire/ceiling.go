@@ -27,18 +27,18 @@ func (b *bench) ceiling() error {
 	if err != nil {
 		return err
 	}
-	for i := range b.pairs {
+	for i := range b.Pairs {
 		var r run
 		var bare moved
 		var c costs
-		foreign, err := b.pair(i,
+		foreign, err := b.Pair(i,
 			func() (float64, error) { return b.ours(&r, data, "auto") },
 			func() (f float64, err error) {
-				bare, _, f, err = alone[moved](b, "bare", tlsArgs{b.memory, b.bytes / 2})
+				bare, f, err = bars.Alone[moved](b.Run, "bare", tlsArgs{b.memory, b.bytes / 2})
 				return
 			},
 			func() (f float64, err error) {
-				c, _, f, err = alone[costs](b, "costs", costsArgs{b.dir, b.bytes})
+				c, f, err = bars.Alone[costs](b.Run, "costs", costsArgs{b.Dir, b.bytes})
 				return
 			})
 		if err != nil {
@@ -48,7 +48,7 @@ func (b *bench) ceiling() error {
 		cpu := float64(runtime.NumCPU()) / sum * gib
 		top := min(c.Disk, cpu)
 		note := fmt.Sprintf("disk %.0f MB/s, CPU %.0f MB/s: probe %.3f, TLS %.2f, checksums 2 x %.3f, write %.2f CPU-s/GiB", c.Disk/1e6, cpu/1e6, c.Probe, bare.perGiB(), c.Checksum, c.Write)
-		b.sample(bars.Sample{Row: "ceiling", Value: r.rate() / top, Ours: r.rate() / 1e6, Peer: top / 1e6, OursUnit: "MB/s", Foreign: foreign, Note: note})
+		b.Sample(bars.Sample{Row: "ceiling", Value: r.rate() / top, Ours: r.rate() / 1e6, Peer: top / 1e6, OursUnit: "MB/s", Foreign: foreign, Note: note})
 	}
 	return nil
 }
@@ -61,16 +61,16 @@ type costsArgs struct {
 // costsPart takes the parts one after the other, over memory that no cache holds.
 func costsPart(_ context.Context, a costsArgs) (c costs, err error) {
 	data := buf.Row(128<<20, 1)[0]
-	copy(data, noise(len(data), 1))
+	copy(data, load.Noise(len(data), 1))
 	each := func(size int, do func([]byte)) float64 {
-		at := ownCPU()
+		at := bars.OwnCPU()
 		const rounds = 8
 		for range rounds {
 			for off := 0; off+size <= len(data); off += size {
 				do(data[off : off+size])
 			}
 		}
-		return (ownCPU() - at) / (rounds * float64(len(data)) / gib)
+		return (bars.OwnCPU() - at) / (rounds * float64(len(data)) / gib)
 	}
 	c.Probe = each(record.LineBytes, func(p []byte) { record.Dense(p) })
 	c.Checksum = each(record.LineBytes, func(p []byte) { crc32c.Checksum(p) })

@@ -1,36 +1,29 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
 	"math/rand/v2"
 	"net"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/bench/bars"
+	"github.com/holdfast-dr/holdfast/bench/load"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
 	"github.com/holdfast-dr/holdfast/datapath"
-	"github.com/holdfast-dr/holdfast/datapath/capture"
-	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/wire/shape"
 )
 
-// lagArgs say where a side keeps its files, and what the guest does.
+// lagArgs say what the guest does.
 type lagArgs struct {
-	Certs, Dir, RunDir string
-	Rate               float64       // of the guest's writes, bytes a second
-	Link               float64       // bits a second
-	Length             time.Duration // measured
+	siteArgs
+	Rate   float64       // of the guest's writes, bytes a second
+	Link   float64       // bits a second
+	Length time.Duration // measured
 }
 
 // lagged is what a source tells.
@@ -41,8 +34,9 @@ type lagged struct {
 }
 
 const (
-	lagBlock = 8 << 10 // bytes of a write
-	lagLoad  = 0.8     // of the link
+	lagDisk  = 256 << 20 // bytes
+	lagBlock = 8 << 10   // bytes of a write
+	lagLoad  = 0.8       // of the link
 	// lagPayload is what of a byte on the link is a guest's: TLS, headers of packets, tables
 	// of records, and the acknowledgements and heartbeats beside them take the rest.
 	lagPayload = 0.945
@@ -54,158 +48,63 @@ const (
 func (b *bench) lag(mbit int) error {
 	for i := range b.times {
 		var r lagged
-		foreign, err := b.pair(i, func() (float64, error) {
-			dir, err := b.fresh("lag")
+		foreign, err := b.Pair(i, func() (foreign float64, err error) {
+			dir, err := b.Fresh("lag")
 			if err != nil {
 				return 0, err
 			}
 			rate := shape.Rate(mbit) * 1e6
-			a := lagArgs{b.memory, dir, filepath.Join(b.memory, "lag"), lagLoad * lagPayload * rate.BytesPerSecond(), float64(rate), b.length}
-			began := look()
-			var cpu float64
-			r, cpu, err = b.lagOnce(a, rate)
-			return began.foreign(cpu), err
+			a := lagArgs{siteArgs{b.memory, dir, filepath.Join(b.memory, "lag")}, lagLoad * lagPayload * rate.BytesPerSecond(), float64(rate), b.length}
+			r, foreign, err = linked[lagged](b, rate, "lag-target", "lag-source", a, b.length+2*time.Minute)
+			return foreign, err
 		})
 		if err != nil {
 			return err
 		}
-		b.sample(bars.Sample{Row: fmt.Sprintf("lag-%d", mbit), Value: r.P99, Ours: r.P99, OursUnit: "s", Foreign: foreign,
+		b.Sample(bars.Sample{Row: fmt.Sprintf("lag-%d", mbit), Value: r.P99, Ours: r.P99, OursUnit: "s", Foreign: foreign,
 			Note: fmt.Sprintf("median %.3f s, most %.3f s; the link %.1f %% in use, %d writes in %s", r.Middle, r.Most, 100*r.Use, r.Writes, b.length)})
 	}
 	return nil
 }
 
-func (b *bench) lagOnce(a lagArgs, rate shape.Rate) (r lagged, cpu float64, err error) {
-	source, target, down, err := network(b.ctx, rate)
-	if err != nil {
-		return r, 0, err
-	}
-	defer down()
-	inside := func(ns, part string) (*exec.Cmd, error) {
-		c, err := b.child(part, a)
-		if err != nil {
-			return nil, err
-		}
-		in := exec.CommandContext(b.ctx, "ip", append([]string{"netns", "exec", ns}, c.Args...)...)
-		in.Stderr = os.Stderr
-		return in, nil
-	}
-	peer, err := inside(target, "lag-target")
-	if err != nil {
-		return r, 0, err
-	}
-	closed, err := peer.StdinPipe() // the target ends with it
-	if err != nil {
-		return r, 0, err
-	}
-	if err := peer.Start(); err != nil {
-		return r, 0, err
-	}
-	own, err := inside(source, "lag-source")
-	if err == nil {
-		var out bytes.Buffer
-		own.Stdout = &out
-		if err = own.Run(); err == nil {
-			err = json.Unmarshal(out.Bytes(), &r)
-		}
-	}
-	closed.Close()
-	err = errors.Join(err, peer.Wait())
-	if err == nil {
-		cpu = cpuOf(own) + cpuOf(peer)
-	}
-	return r, cpu, err
-}
-
 // lagTargetPart is a whole target until its input ends.
 func lagTargetPart(ctx context.Context, a lagArgs) (done bool, err error) {
-	c, err := credentials(a.Certs, "target", "source")
+	target, err := openTarget(a.siteArgs, ":"+controlPort, ":"+dataPort, nil)
 	if err != nil {
 		return false, err
 	}
-	store := filepath.Join(a.Dir, "store")
-	if err := os.MkdirAll(store, 0o700); err != nil {
-		return false, err
-	}
-	target, err := datapath.OpenTarget(datapath.TargetConfig{
-		FS: ioengine.OS(), Store: store, RunDir: filepath.Join(a.RunDir, "views"), ListenControl: ":" + controlPort, ListenData: ":" + dataPort,
-		Credentials: c, Log: quiet(),
-	})
-	if err != nil {
-		return false, err
-	}
-	ctx, stop := context.WithCancel(ctx)
+	control, _ := target.Addrs()
+	fmt.Println(control)
+	ctx, stop := untilInputEnds(ctx)
 	defer stop()
-	go func() { io.Copy(io.Discard, os.Stdin); stop() }()
 	return true, errors.Join(target.Run(ctx), target.Close())
 }
 
-func quiet() *slog.Logger {
-	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
-}
-
-// lagSourcePart is a filter, a source, and a guest that loads the link.
+// lagSourcePart is a guest that loads the link.
 func lagSourcePart(ctx context.Context, a lagArgs) (r lagged, err error) {
-	const size = 256 << 20
-	run, disk := filepath.Join(a.RunDir, "source"), filepath.Join(a.Dir, "disk")
-	for _, dir := range []string{run, filepath.Join(a.Dir, "source")} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return r, err
-		}
-	}
-	defer os.RemoveAll(a.RunDir)
-	if err := errors.Join(os.WriteFile(disk, nil, 0o600), os.Truncate(disk, size)); err != nil {
-		return r, err
-	}
-	c, err := credentials(a.Certs, "source", "target")
-	if err != nil {
-		return r, err
-	}
-	filter, err := capture.OpenFilter(capture.FilterConfig{
-		RunDir: run, Group: groupID, PoolBytes: 64 << 20, PoolSocket: filepath.Join(run, "pool"), FS: ioengine.OS(), Log: quiet(),
-		Volumes: []capture.FilterVolume{{ID: volumeID, Name: "disk", Path: disk}},
+	g, err := openGuest(ctx, a.siteArgs, guestArgs{
+		Disk: lagDisk, Pool: 64 << 20, Window: 256 << 20, Interval: 5 * time.Second,
+		Control: net.JoinHostPort(targetAddress, controlPort), Data: net.JoinHostPort(targetAddress, dataPort),
 	})
 	if err != nil {
 		return r, err
 	}
-	defer func() { err = errors.Join(err, filter.Close()) }()
-	source, err := datapath.OpenSource(datapath.SourceConfig{
-		RunDir: run, DataDir: filepath.Join(a.Dir, "source"), Credentials: c, Log: quiet(),
-		Groups: []datapath.GroupConfig{{
-			Name: "bars", ID: groupID, Stream: streamID, Lineage: 1, Interval: 5 * time.Second, Window: 256 << 20,
-			Control: net.JoinHostPort(targetAddress, controlPort), Data: net.JoinHostPort(targetAddress, dataPort),
-			Filters: []string{filepath.Join(run, "pool")}, Volumes: []datapath.VolumeName{{ID: volumeID, Name: "disk"}},
-		}},
-	})
-	if err != nil {
-		return r, err
-	}
-	defer func() { err = errors.Join(err, source.Close()) }()
-	ctx, stop := context.WithCancel(ctx)
-	var parts sync.WaitGroup
-	defer parts.Wait()
-	defer stop()
-	parts.Go(func() { filter.Run(ctx) })
-	parts.Go(func() { source.Run(ctx) })
-	if err := protected(ctx, source); err != nil {
-		return r, err
-	}
-
-	guest, end := context.WithCancel(ctx)
+	defer func() { err = errors.Join(err, g.Close()) }()
+	loading, end := context.WithCancel(ctx)
 	var wrote int
 	var failed error
-	var g sync.WaitGroup
-	g.Go(func() { wrote, failed = loadLink(guest, filter, size, a.Rate) })
-	r, err = readLag(ctx, source, a)
+	var load sync.WaitGroup
+	load.Go(func() { wrote, failed = g.loadLink(loading, a.Rate) })
+	r, err = readLag(ctx, g.source, a)
 	end()
-	g.Wait()
+	load.Wait()
 	r.Writes = wrote
 	return r, errors.Join(err, failed)
 }
 
 // loadLink writes blocks of noise at random places and moments, so many bytes a second.
-func loadLink(ctx context.Context, f *capture.Filter, size int64, rate float64) (writes int, err error) {
-	d, rng, data := f.Device("disk"), rand.New(rand.NewPCG(5, 5)), noise(32<<20, 2)
+func (g *guest) loadLink(ctx context.Context, rate float64) (writes int, err error) {
+	rng, data := rand.New(rand.NewPCG(5, 5)), load.Noise(32<<20, 2)
 	for due := time.Now(); ; writes++ {
 		due = due.Add(time.Duration(rng.ExpFloat64() * lagBlock / rate * float64(time.Second)))
 		if wait := time.Until(due); wait > 0 {
@@ -217,15 +116,7 @@ func loadLink(ctx context.Context, f *capture.Filter, size int64, rate float64) 
 				return writes, nil
 			}
 		}
-		w, err := d.BeginWrite(rng.Int64N(size/lagBlock)*lagBlock, lagBlock)
-		if err != nil {
-			return writes, err
-		}
-		from := data[rng.IntN(len(data)-lagBlock):]
-		for _, p := range w.Buffers() {
-			from = from[copy(p, from):]
-		}
-		if err := w.Commit(false); err != nil {
+		if err := g.write(rng.Int64N(lagDisk/lagBlock)*lagBlock, data[rng.IntN(len(data)-lagBlock):][:lagBlock]); err != nil {
 			return writes, err
 		}
 	}

@@ -12,100 +12,76 @@
 package main
 
 import (
-	"context"
-	"errors"
 	"flag"
-	"fmt"
 	"os"
-	"os/signal"
-	"regexp"
-	"slices"
-	"syscall"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/bench/bars"
-	"github.com/holdfast-dr/holdfast/wire/shape"
 )
 
-const results = "bench/results/bars-wire.jsonl"
-
 func main() {
-	child := flag.String("child", "", "be a part of a measurement (used by this program itself)")
-	args := flag.String("args", "", "of the part (the same)")
-	certs := flag.String("certs", "", "folder of the certificates (the same)")
-	capText := flag.String("cap", "", "what the source is held to (the same)")
-	dir := flag.String("dir", os.TempDir(), "folder for the data, on the disk to measure")
+	var o bars.Options
+	o.Register(flag.CommandLine, "")
 	memory := flag.String("memory", "/dev/shm", "folder in memory, for what both sides of a pair read")
-	only := flag.String("only", "", "measure only the rows whose key matches this regular expression")
-	pairs := flag.Int("pairs", 5, "pairs for each ratio")
 	mib := flag.Int64("mib", 2048, "MiB of data for each measurement of a rate")
 	times := flag.Int("times", 3, "measurements of each cap")
 	length := flag.Duration("length", 20*time.Second, "of a measurement of a cap")
-	keep := flag.Bool("keep", true, "write "+results)
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	var err error
-	switch *child {
-	case "shaped-source":
-		err = runSource(ctx, *certs, *capText, *length)
-	case "shaped-target":
-		err = runTarget(ctx, *certs)
-	case "":
-		b := &bench{ctx: ctx, pairs: *pairs, bytes: *mib << 20, times: *times, length: *length}
-		err = measureAll(b, *dir, *memory, *only, *keep)
-	default:
-		if err = runPart(ctx, *child, *args, os.Stdout); err != nil {
-			err = fmt.Errorf("%s: %w", *child, err)
-		}
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "bars:", err)
-		os.Exit(1)
-	}
-}
-
-func measureAll(b *bench, dir, memory, only string, keep bool) (err error) {
-	if b.wanted, err = regexp.Compile(only); err != nil {
-		return err
-	}
-	if b.dir, err = os.MkdirTemp(dir, "holdfast-bars-"); err != nil {
-		return err
-	}
-	defer os.RemoveAll(b.dir)
-	if b.memory, err = os.MkdirTemp(memory, "holdfast-bars-"); err != nil {
-		return err
-	}
-	defer os.RemoveAll(b.memory)
-	if err := certificates(b.memory); err != nil {
-		return err
-	}
-	failed := b.run()
-	all, err := bars.Collect(bars.Wire, b.samples)
-	if err != nil {
-		return errors.Join(failed, err)
-	}
-	fmt.Print("\n", bars.Table(slices.DeleteFunc(all, func(r bars.Result) bool { return len(r.Samples) == 0 })))
-	if keep && len(b.samples) > 0 {
-		head := bars.Head{Title: "The bars of the wire", Command: "make bars-wire", Note: "source and target on it, and in two network namespaces for shaping"}
-		failed = errors.Join(failed, bars.Save(b.ctx, results, head, b.samples))
-	}
-	return errors.Join(failed, b.ctx.Err())
-}
-
-// shaping measures one cap.
-func (b *bench) shaping(mbit int) error {
-	row := fmt.Sprintf("cap-%d", mbit)
-	for range b.times {
-		m, err := measure(b.ctx, shape.Rate(mbit)*1e6, b.length)
-		if err != nil {
+	o.Main(parts, func(r *bars.Run) (err error) {
+		b := &bench{Run: r, bytes: *mib << 20, times: *times, length: *length}
+		if b.memory, err = os.MkdirTemp(*memory, "holdfast-bars-"); err != nil {
 			return err
 		}
-		fmt.Printf("%-8s fullest second %+.2f %% of the cap, use %.2f %%; high %.1f %%, medium %.1f %%, low %.1f %%; a reading came %s late\n", row,
-			100*m.Over, 100*m.Use, 100*m.High, 100*m.Medium, 100*m.Low, m.Late.Round(time.Millisecond))
-		note := fmt.Sprintf("%.1f s", b.length.Seconds())
-		b.samples = append(b.samples, bars.Sample{Row: row, Value: 100 * m.Over, Note: note}, bars.Sample{Row: fmt.Sprintf("use-%d", mbit), Value: 100 * m.Use, Note: note},
-			bars.Sample{Row: "share-high", Value: 100 * m.High, Note: row}, bars.Sample{Row: "share-low", Value: 100 * m.Low, Note: row})
+		defer os.RemoveAll(b.memory)
+		if err := certificates(b.memory); err != nil {
+			return err
+		}
+		return r.Measure("wire", bars.Head{
+			Title: "The bars of the wire", Command: "make bars-wire", Note: "source and target on it, and in two network namespaces for shaping",
+		}, o.Keep, b.measures())
+	})
+}
+
+// bench is one run of the bars.
+type bench struct {
+	*bars.Run
+	memory string // a folder as Dir is, in memory, with the certificates of both sites
+	bytes  int64  // of data that one measurement moves
+	times  int    // measurements of each cap
+	length time.Duration
+}
+
+// measures are in the order in which they run.
+func (b *bench) measures() []bars.Measure {
+	return []bars.Measure{
+		{Rows: []string{"allocations"}, Do: b.allocations},
+		{Rows: []string{"pack"}, Do: b.pack},
+		{Rows: []string{"tls-rate", "tls-cpu"}, Do: b.tls},
+		{Rows: []string{"durable-lz4", "durable-auto", "durable-cpu"}, Do: b.durable},
+		{Rows: []string{"ceiling"}, Do: b.ceiling},
+		{Rows: []string{"lone-write"}, Do: b.lone},
+		{Rows: []string{"lag-50"}, Do: func() error { return b.lag(50) }},
+		{Rows: []string{"cap-5", "use-5", "share-high", "share-low"}, Do: func() error { return b.shaping(5) }},
+		{Rows: []string{"cap-20", "use-20", "share-high", "share-low"}, Do: func() error { return b.shaping(20) }},
+		{Rows: []string{"cap-100", "use-100", "share-high", "share-low"}, Do: func() error { return b.shaping(100) }},
 	}
-	return nil
+}
+
+// parts run in processes of their own.
+var parts = bars.Parts{
+	"records": bars.Part(recordsPart),
+	"bare":    bars.Part(barePart),
+	"pack":    bars.Part(packPart),
+	"library": bars.Part(libraryPart),
+	"allocs":  bars.Part(allocsPart),
+	"target":  bars.Part(targetPart),
+	"source":  bars.Part(sourcePart),
+	"verify":  bars.Part(verifyPart),
+	"costs":   bars.Part(costsPart),
+	"lone":    bars.Part(lonePart),
+
+	"lag-target":    bars.Part(lagTargetPart),
+	"lag-source":    bars.Part(lagSourcePart),
+	"shaped-target": bars.Part(shapedTargetPart),
+	"shaped-source": bars.Part(shapedSourcePart),
 }

@@ -3,76 +3,28 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/control/pairing"
+	"github.com/holdfast-dr/holdfast/wire"
 	"github.com/holdfast-dr/holdfast/wire/shape"
 )
 
-// Addresses in the namespaces, and the interface in each.
+// Addresses and ports in the namespaces, and the interface in each.
 const (
+	controlPort   = "4007"
+	dataPort      = "4008"
 	sourceAddress = "10.98.0.1"
 	targetAddress = "10.98.0.2"
 	device        = "eth"
 )
-
-// measured is what a source tells of one measurement; parts are of 1.
-type measured struct {
-	Over              float64       // by how much the fullest second exceeds the cap
-	Use               float64       // of the cap
-	High, Medium, Low float64       // of what was sent
-	Late              time.Duration // the longest time between two readings, beyond 10 ms
-}
-
-// measure sets up a network, has a source send through it under a cap, and takes it down.
-func measure(ctx context.Context, r shape.Rate, length time.Duration) (m measured, err error) {
-	dir, err := os.MkdirTemp("", "holdfast-bars-")
-	if err != nil {
-		return m, err
-	}
-	defer os.RemoveAll(dir)
-	if err := certificates(dir); err != nil {
-		return m, err
-	}
-	source, target, down, err := network(ctx, 2*r)
-	if err != nil {
-		return m, err
-	}
-	defer down()
-	self, err := os.Executable()
-	if err != nil {
-		return m, err
-	}
-	ctx, stop := context.WithTimeout(ctx, length+30*time.Second)
-	defer stop()
-	child := func(ns string, args ...string) *exec.Cmd {
-		c := exec.CommandContext(ctx, "ip", append([]string{"netns", "exec", ns, self, "-certs", dir, "-child"}, args...)...)
-		c.Stderr = os.Stderr
-		return c
-	}
-	peer := child(target, "shaped-target")
-	closed, err := peer.StdinPipe() // the target ends with it
-	if err != nil {
-		return m, err
-	}
-	if err := peer.Start(); err != nil {
-		return m, err
-	}
-	out, err := child(source, "shaped-source", "-cap", r.String(), "-length", length.String()).Output()
-	closed.Close()
-	err = errors.Join(err, peer.Wait())
-	if err == nil {
-		err = json.Unmarshal(out, &m)
-	}
-	return m, err
-}
 
 // network joins two namespaces by a link of this rate, on which the source's interface counts
 // each frame.
@@ -109,7 +61,7 @@ func certificates(dir string) error {
 		if err != nil {
 			return err
 		}
-		leaf, err := ca.Issue(pairing.Identity{Role: "vra", ID: "bars"}, time.Now(), time.Hour)
+		leaf, err := ca.Issue(pairing.Identity{Role: "vra", ID: "bars"}, time.Now(), 24*time.Hour)
 		if err != nil {
 			return err
 		}
@@ -119,4 +71,19 @@ func certificates(dir string) error {
 		}
 	}
 	return nil
+}
+
+// credentials are those of one site in dir, which knows the other.
+func credentials(dir, site, peer string) (wire.Credentials, error) {
+	at := func(name string) string { return filepath.Join(dir, name) }
+	return wire.LoadCredentials(at(site+"-cert"), at(site+"-key"), at(peer+"-ca"))
+}
+
+// transmitted is what this namespace's interface has sent, in bytes.
+func transmitted() (int64, error) {
+	b, err := os.ReadFile("/sys/class/net/" + device + "/statistics/tx_bytes")
+	if err != nil {
+		return 0, err
+	}
+	return strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"runtime"
-	"time"
 
 	"github.com/pierrec/lz4/v4"
 
@@ -18,51 +17,49 @@ type packArgs struct{ Bytes int64 }
 
 // pack is held against the library's encoder, as many times as there are cores.
 func (b *bench) pack() error {
-	a := packArgs{b.bytes / 2}
-	for i := range b.pairs {
-		var ours, library moved
-		foreign, err := b.pair(i,
-			func() (f float64, err error) { ours, _, f, err = alone[moved](b, "pack", a); return },
-			func() (f float64, err error) { library, _, f, err = alone[moved](b, "library", a); return })
-		if err != nil {
-			return err
-		}
+	return b.contrast("pack", "library", packArgs{b.bytes / 2}, func(ours, library moved, foreign float64) {
 		peer := library.rate() * float64(runtime.NumCPU())
-		b.sample(bars.Sample{Row: "pack", Value: ours.rate() / peer, Ours: ours.rate() / 1e6, Peer: peer / 1e6, OursUnit: "MB/s", Foreign: foreign})
-	}
-	return nil
+		b.Sample(bars.Sample{Row: "pack", Value: ours.rate() / peer, Ours: ours.rate() / 1e6, Peer: peer / 1e6, OursUnit: "MB/s", Foreign: foreign})
+	})
 }
 
 // packPart seals batches of 1 MiB on all cores, in order.
 func packPart(ctx context.Context, a packArgs) (moved, error) {
 	data := load.Corpus(load.DB, 1)
+	stop := clock()
+	var raw int64
+	packed(ctx, int((a.Bytes+recordBytes-1)/recordBytes), recordBytes, func(b *record.Batch, i int) {
+		at := int64(i) * recordBytes
+		from := int(at % int64(len(data)))
+		for off := 0; off < recordBytes; off += record.LineBytes {
+			b.Add(record.Piece{Volume: 1, Off: at + int64(off), Len: record.LineBytes, Ticket: 1, Data: data[from+off:][:record.LineBytes]})
+		}
+	}, func(j *pack.Job) { raw += int64(j.Batch.Raw()) })
+	return stop(raw), nil
+}
+
+// packed has so many records go through the packer, which fill puts together, of so many bytes
+// at most. They come to use in order.
+func packed(ctx context.Context, count, bytes int, fill func(b *record.Batch, i int), use func(*pack.Job)) {
 	free, in, out := make(chan *pack.Job, pack.InFlight()+2), make(chan *pack.Job), make(chan *pack.Job)
 	for range cap(free) {
-		free <- &pack.Job{Batch: record.NewBatch(record.Limits{Raw: recordBytes}), Out: make([]byte, 0, 2*recordBytes)}
+		free <- &pack.Job{Batch: record.NewBatch(record.Limits{Raw: bytes}), Out: make([]byte, 0, 2*bytes)}
 	}
 	go pack.Run(ctx, in, out)
-	stop := clock()
 	go func() {
 		defer close(in)
-		seq := record.Seq(0)
-		for at := int64(0); at < a.Bytes; at += recordBytes {
+		for i := range count {
 			j := <-free
 			j.Batch.Reset()
-			from := int(at % int64(len(data)))
-			for off := 0; off < recordBytes; off += record.LineBytes {
-				j.Batch.Add(record.Piece{Volume: 1, Off: at + int64(off), Len: record.LineBytes, Ticket: 1, Data: data[from+off:][:record.LineBytes]})
-			}
-			seq++
-			j.ID, j.Time = record.Identity{Stream: 1, Epoch: 1, Incarnation: 1, Seq: seq}, record.Time(time.Now().UnixNano())
+			fill(j.Batch, i)
+			j.ID, j.Time = record.Identity{Stream: 1, Epoch: 1, Incarnation: 1, Seq: record.Seq(i + 1)}, 1
 			in <- j
 		}
 	}()
-	var raw int64
 	for j := range out {
-		raw += int64(j.Batch.Raw())
+		use(j)
 		free <- j
 	}
-	return stop(raw), nil
 }
 
 // libraryPart compresses blocks of as many bytes as ours have, on one core.

@@ -2,20 +2,16 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"io"
+	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net"
-	"os"
-	"path/filepath"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/holdfast-dr/holdfast/bench/bars"
+	"github.com/holdfast-dr/holdfast/bench/load"
 	"github.com/holdfast-dr/holdfast/datapath/gate"
 	"github.com/holdfast-dr/holdfast/wire"
 	"github.com/holdfast-dr/holdfast/wire/record"
@@ -23,29 +19,58 @@ import (
 )
 
 const (
-	controlPort, dataPort = "4007", "4008"
-	readEvery             = 10 * time.Millisecond
-	warmUp                = 3 * time.Second
+	readEvery = 10 * time.Millisecond
+	warmUp    = 3 * time.Second
 )
 
-func credentials(dir, site, peer string) (wire.Credentials, error) {
-	at := func(name string) string { return filepath.Join(dir, name) }
-	return wire.LoadCredentials(at(site+"-cert"), at(site+"-key"), at(peer+"-ca"))
+// measured is what a source tells of one measurement; parts are of 1.
+type measured struct {
+	Over              float64       // by how much the fullest second exceeds the cap
+	Use               float64       // of the cap
+	High, Medium, Low float64       // of what was sent
+	Late              time.Duration // the longest time between two readings, beyond 10 ms
 }
 
-// runTarget throws records away until its standard input ends.
-func runTarget(ctx context.Context, dir string) error {
-	c, err := credentials(dir, "target", "source")
+// shapedArgs say what the source is held to, and for how long.
+type shapedArgs struct {
+	Certs  string
+	Cap    shape.Rate
+	Length time.Duration
+}
+
+// shaping measures one cap.
+func (b *bench) shaping(mbit int) error {
+	row := fmt.Sprintf("cap-%d", mbit)
+	a := shapedArgs{b.memory, shape.Rate(mbit) * 1e6, b.length}
+	for range b.times {
+		m, _, err := linked[measured](b, 2*a.Cap, "shaped-target", "shaped-source", a, b.length+time.Minute)
+		if err != nil {
+			return err
+		}
+		fmt.Printf("a reading came %s late; medium %.1f %%\n", m.Late.Round(time.Millisecond), 100*m.Medium)
+		note := fmt.Sprintf("%.1f s", b.length.Seconds())
+		b.Sample(bars.Sample{Row: row, Value: 100 * m.Over, Note: note})
+		b.Sample(bars.Sample{Row: fmt.Sprintf("use-%d", mbit), Value: 100 * m.Use, Note: note})
+		b.Sample(bars.Sample{Row: "share-high", Value: 100 * m.High, Note: row})
+		b.Sample(bars.Sample{Row: "share-low", Value: 100 * m.Low, Note: row})
+	}
+	return nil
+}
+
+// shapedTargetPart throws records away until its input ends.
+func shapedTargetPart(ctx context.Context, a shapedArgs) (done bool, err error) {
+	c, err := credentials(a.Certs, "target", "source")
 	if err != nil {
-		return err
+		return false, err
 	}
 	s, err := wire.Listen(wire.ServerConfig{ListenControl: ":" + controlPort, ListenData: ":" + dataPort, Credentials: c})
 	if err != nil {
-		return err
+		return false, err
 	}
-	ctx, stop := context.WithCancel(ctx)
-	go func() { io.Copy(io.Discard, os.Stdin); stop() }()
-	return s.Serve(ctx, sink{})
+	fmt.Println(s.ControlAddr())
+	ctx, stop := untilInputEnds(ctx)
+	defer stop()
+	return true, s.Serve(ctx, sink{})
 }
 
 // sink acknowledges each record, as a target does.
@@ -61,20 +86,17 @@ func (sink) Record(s *wire.Session, r *wire.Received) error {
 	return s.Send(&wire.Durable{Stream: h.Stream, Seq: h.Seq})
 }
 
-// runSource sends under a cap, reads the interface's counter, and prints what it measured.
-func runSource(ctx context.Context, dir, capText string, length time.Duration) error {
-	c, err := credentials(dir, "source", "target")
+// shapedSourcePart sends under a cap, and reads the interface's counter.
+func shapedSourcePart(ctx context.Context, a shapedArgs) (m measured, err error) {
+	c, err := credentials(a.Certs, "source", "target")
 	if err != nil {
-		return err
+		return m, err
 	}
-	r, err := shape.ParseRate(capText)
-	if err != nil {
-		return err
-	}
+	r := a.Cap
 	g, err := gate.Open(fixed{Cap: r, Priorities: map[string]shape.Priority{"high": shape.High, "low": shape.Low}},
 		func(string) (*time.Location, error) { return time.UTC, nil }, slog.New(slog.DiscardHandler))
 	if err != nil {
-		return err
+		return m, err
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -86,12 +108,12 @@ func runSource(ctx context.Context, dir, capText string, length time.Duration) e
 	go g.Run(ctx)
 	go wire.Connect(ctx, wire.ClientConfig{Control: net.JoinHostPort(targetAddress, controlPort), Data: net.JoinHostPort(targetAddress, dataPort), Credentials: c, Connections: 1}, o)
 	if err := o.wait(warmUp); err != nil {
-		return err
+		return m, err
 	}
 	before := o.sent()
-	m, err := watch(o, r, length)
+	m, err = watch(o, r, a.Length)
 	if err != nil {
-		return err
+		return m, err
 	}
 	after := o.sent()
 	sum := 0.0
@@ -100,7 +122,7 @@ func runSource(ctx context.Context, dir, capText string, length time.Duration) e
 		sum += after[i]
 	}
 	m.High, m.Medium, m.Low = after[0]/sum, after[1]/sum, after[2]/sum
-	return json.NewEncoder(os.Stdout).Encode(m)
+	return m, nil
 }
 
 // watch reads the counter of the interface for the given time.
@@ -136,14 +158,6 @@ func watch(o *origin, r shape.Rate, length time.Duration) (m measured, err error
 	}
 	m.Over = float64(most)/r.BytesPerSecond() - 1
 	return m, nil
-}
-
-func transmitted() (int64, error) {
-	b, err := os.ReadFile("/sys/class/net/" + device + "/statistics/tx_bytes")
-	if err != nil {
-		return 0, err
-	}
-	return strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
 }
 
 // origin has three groups with a backlog, which it sends in the first session.
@@ -198,14 +212,10 @@ func (o *origin) Record(*wire.Session, *wire.Received) error {
 // send sends records of one group without end.
 func (o *origin) send(s *wire.Session, i int) error {
 	g := &o.groups[i]
-	noise := make([]byte, o.size/512*512)
-	rng := rand.New(rand.NewPCG(1, uint64(i)))
-	for j := range noise {
-		noise[j] = byte(rng.Uint32())
-	}
+	data := load.Noise(o.size/512*512, uint64(i))
 	b := record.NewBatch(record.Limits{})
-	for off := 0; off < len(noise); off += 32 << 10 {
-		p := noise[off:min(off+32<<10, len(noise))]
+	for off := 0; off < len(data); off += 32 << 10 {
+		p := data[off:min(off+32<<10, len(data))]
 		b.Add(record.Piece{Volume: 1, Off: int64(off), Len: int64(len(p)), Ticket: 1, Data: p})
 	}
 	rec := b.Seal(nil, record.Identity{Stream: record.StreamID(i + 1), Epoch: 1, Incarnation: 1, Seq: 1}, 1, record.NewCompressor())

@@ -6,31 +6,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
-	"os"
-	"runtime/pprof"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/bench/bars"
+	"github.com/holdfast-dr/holdfast/bench/load"
 	"github.com/holdfast-dr/holdfast/wire"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
-const (
-	gib         = 1 << 30
-	recordBytes = 1 << 20   // of payload, as datapath makes them at most
-	copyBytes   = 256 << 10 // that the bare loop writes
-)
-
-// moved is what a part moved, and what that took.
-type moved struct {
-	Bytes        int64
-	Seconds, CPU float64
-}
-
-func (m moved) rate() float64   { return float64(m.Bytes) / m.Seconds }
-func (m moved) perGiB() float64 { return m.CPU / (float64(m.Bytes) / gib) }
+// copyBytes are what the bare loop writes at a time.
+const copyBytes = 256 << 10
 
 // tlsArgs say where certificates stand and how much to move.
 type tlsArgs struct {
@@ -41,43 +27,10 @@ type tlsArgs struct {
 // tls sends records through a session, and as many bytes through crypto/tls alone; both ends
 // are in one process, of one connection.
 func (b *bench) tls() error {
-	a := tlsArgs{b.memory, b.bytes}
-	for i := range b.pairs {
-		var ours, bare moved
-		foreign, err := b.pair(i,
-			func() (f float64, err error) { ours, _, f, err = alone[moved](b, "records", a); return },
-			func() (f float64, err error) { bare, _, f, err = alone[moved](b, "bare", a); return })
-		if err != nil {
-			return err
-		}
-		b.sample(bars.Sample{Row: "tls-rate", Value: ours.rate() / bare.rate(), Ours: ours.rate() / 1e6, Peer: bare.rate() / 1e6, OursUnit: "MB/s", Foreign: foreign})
-		b.sample(bars.Sample{Row: "tls-cpu", Value: ours.perGiB() / bare.perGiB(), Ours: ours.perGiB(), Peer: bare.perGiB(), OursUnit: "CPU-s/GiB", Foreign: foreign})
-	}
-	return nil
-}
-
-// clock measures what happens until stop.
-func clock() (stop func(bytes int64) moved) {
-	if name := os.Getenv("HOLDFAST_CPUPROFILE"); name != "" {
-		if f, err := os.Create(fmt.Sprintf("%s.%d", name, os.Getpid())); err == nil {
-			pprof.StartCPUProfile(f)
-		}
-	}
-	at, cpu := time.Now(), ownCPU()
-	return func(bytes int64) moved {
-		m := moved{bytes, time.Since(at).Seconds(), ownCPU() - cpu}
-		pprof.StopCPUProfile()
-		return m
-	}
-}
-
-// noise returns n bytes that do not compress.
-func noise(n int, seed uint64) []byte {
-	p := make([]byte, n)
-	var key [32]byte
-	key[0] = byte(seed)
-	_, _ = rand.NewChaCha8(key).Read(p) // never fails
-	return p
+	return b.contrast("records", "bare", tlsArgs{b.memory, b.bytes}, func(ours, bare moved, foreign float64) {
+		b.Sample(bars.Sample{Row: "tls-rate", Value: ours.rate() / bare.rate(), Ours: ours.rate() / 1e6, Peer: bare.rate() / 1e6, OursUnit: "MB/s", Foreign: foreign})
+		b.Sample(bars.Sample{Row: "tls-cpu", Value: ours.perGiB() / bare.perGiB(), Ours: ours.perGiB(), Peer: bare.perGiB(), OursUnit: "CPU-s/GiB", Foreign: foreign})
+	})
 }
 
 // sealed is a record of the data, as writes of 32 KiB.
@@ -153,7 +106,7 @@ func recordsPart(ctx context.Context, a tlsArgs) (m moved, err error) {
 	var records [16][]byte
 	c := record.NewCompressor()
 	for i := range records {
-		records[i] = sealed(noise(recordBytes, uint64(i)), record.Seq(i+1), c)
+		records[i] = sealed(load.Noise(recordBytes, uint64(i)), record.Seq(i+1), c)
 	}
 	count := max(a.Bytes/recordBytes, int64(len(records)))
 	size := int64(len(records[0]))
@@ -223,7 +176,7 @@ func barePart(_ context.Context, a tlsArgs) (m moved, err error) {
 	if suite := c.ConnectionState().CipherSuite; suite != tls.TLS_AES_128_GCM_SHA256 {
 		return m, fmt.Errorf("the connection has cipher suite %#x", suite)
 	}
-	data := noise(16*recordBytes, 1)
+	data := load.Noise(16*recordBytes, 1)
 	write := func(n int64) error {
 		for at := int64(0); at < n; at += copyBytes {
 			p := data[at%int64(len(data)):]
