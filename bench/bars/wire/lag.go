@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"path/filepath"
 	"slices"
@@ -12,7 +11,6 @@ import (
 	"time"
 
 	"github.com/holdfast-dr/holdfast/bench/bars"
-	"github.com/holdfast-dr/holdfast/bench/load"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
 	"github.com/holdfast-dr/holdfast/datapath"
 	"github.com/holdfast-dr/holdfast/wire/shape"
@@ -22,30 +20,31 @@ import (
 type lagArgs struct {
 	siteArgs
 	Rate   float64       // of the guest's writes, bytes a second
-	Link   float64       // bits a second
 	Length time.Duration // measured
 }
 
 // lagged is what a source tells.
 type lagged struct {
-	P99, Middle, Most float64 // of the lag, read every 20 ms, in seconds
-	Use               float64 // of the link, as its interface counts, a part of 1
+	P99, Middle, Most float64 // of the lag, in seconds
+	Stored, Sent      float64 // records made, and bytes as the interface counts, a second
+	Guest             float64 // bytes of the guest's writes a second
 	Writes            int
 }
 
 const (
-	lagDisk  = 256 << 20 // bytes
-	lagBlock = 8 << 10   // bytes of a write
-	lagLoad  = 0.8       // of the link
-	// lagPayload is what of a byte on the link is a guest's: TLS, headers of packets, tables
-	// of records, and the acknowledgements and heartbeats beside them take the rest.
-	lagPayload = 0.945
-	lagEvery   = 20 * time.Millisecond
+	lagDisk   = 256 << 20 // bytes
+	lagLoad   = 0.8       // of the link: what the records have that the guest's writes become
+	lagLength = 5 * time.Minute
+	lagEvery  = 50 * time.Millisecond
 )
 
-// lag measures how old the oldest write is that the target has not acknowledged, while a
-// guest loads a link to four fifths: writes of 8 KiB of noise, at random moments.
+// lag measures how old the oldest write is that the target has not acknowledged, while a guest
+// writes db at a constant rate: so much that its records take four fifths of the link.
+// What goes on the wire beside them (TLS, headers of packets, heartbeats) comes on top.
 func (b *bench) lag(mbit int) error {
+	rate := shape.Rate(mbit) * 1e6
+	ratio := packs(lagDisk)
+	length, note := b.lasts(lagLength)
 	for i := range b.times {
 		var r lagged
 		foreign, err := b.Pair(i, func() (foreign float64, err error) {
@@ -53,16 +52,17 @@ func (b *bench) lag(mbit int) error {
 			if err != nil {
 				return 0, err
 			}
-			rate := shape.Rate(mbit) * 1e6
-			a := lagArgs{siteArgs{b.memory, dir, filepath.Join(b.memory, "lag")}, lagLoad * lagPayload * rate.BytesPerSecond(), float64(rate), b.length}
-			r, foreign, err = linked[lagged](b, rate, "lag-target", "lag-source", a, b.length+2*time.Minute)
+			a := lagArgs{siteArgs{b.memory, dir, filepath.Join(b.memory, "lag")}, lagLoad * rate.BytesPerSecond() / ratio, length}
+			r, foreign, err = linked[lagged](b, rate, "lag-target", "lag-source", a, length+2*time.Minute)
 			return foreign, err
 		})
 		if err != nil {
 			return err
 		}
+		part := func(bytes float64) float64 { return 100 * bytes / rate.BytesPerSecond() }
 		b.Sample(bars.Sample{Row: fmt.Sprintf("lag-%d", mbit), Value: r.P99, Ours: r.P99, OursUnit: "s", Foreign: foreign,
-			Note: fmt.Sprintf("median %.3f s, most %.3f s; the link %.1f %% in use, %d writes in %s", r.Middle, r.Most, 100*r.Use, r.Writes, b.length)})
+			Note: fmt.Sprintf("%s; median %.3f s, most %.3f s; %d writes of db, %.1f MB/s; records %.1f %% of the link, all on it %.1f %%",
+				note, r.Middle, r.Most, r.Writes, r.Guest/1e6, part(r.Stored), part(r.Sent))})
 	}
 	return nil
 }
@@ -93,32 +93,35 @@ func lagSourcePart(ctx context.Context, a lagArgs) (r lagged, err error) {
 	loading, end := context.WithCancel(ctx)
 	var wrote int
 	var failed error
-	var load sync.WaitGroup
-	load.Go(func() { wrote, failed = g.loadLink(loading, a.Rate) })
+	var writing sync.WaitGroup
+	writing.Go(func() { wrote, failed = g.loadLink(loading, a.Rate) })
 	r, err = readLag(ctx, g.source, a)
 	end()
-	load.Wait()
+	writing.Wait()
 	r.Writes = wrote
 	return r, errors.Join(err, failed)
 }
 
-// loadLink writes blocks of noise at random places and moments, so many bytes a second.
+// loadLink writes at a constant rate, so many bytes a second.
 func (g *guest) loadLink(ctx context.Context, rate float64) (writes int, err error) {
-	rng, data := rand.New(rand.NewPCG(5, 5)), load.Noise(32<<20, 2)
+	w := newWorkload(lagDisk)
 	for due := time.Now(); ; writes++ {
-		due = due.Add(time.Duration(rng.ExpFloat64() * lagBlock / rate * float64(time.Second)))
+		off, data := w.next()
 		if wait := time.Until(due); wait > 0 {
 			t := time.NewTimer(wait)
 			select {
 			case <-t.C:
 			case <-ctx.Done():
 				t.Stop()
-				return writes, nil
 			}
 		}
-		if err := g.write(rng.Int64N(lagDisk/lagBlock)*lagBlock, data[rng.IntN(len(data)-lagBlock):][:lagBlock]); err != nil {
+		if ctx.Err() != nil {
+			return writes, nil
+		}
+		if err := g.write(off, data); err != nil {
 			return writes, err
 		}
+		due = due.Add(time.Duration(float64(len(data)) / rate * float64(time.Second)))
 	}
 }
 
@@ -126,31 +129,36 @@ func (g *guest) loadLink(ctx context.Context, rate float64) (writes int, err err
 func readLag(ctx context.Context, s *datapath.Source, a lagArgs) (r lagged, err error) {
 	time.Sleep(warmUp)
 	h := datapath.Handlers(datapath.Identity{}, s, nil)
-	before, err := transmitted()
-	if err != nil {
+	var sent [2]int64 // at the beginning and at the end
+	if sent[0], err = transmitted(); err != nil {
 		return r, err
 	}
 	began := time.Now()
+	var first, last *holdfastv1.Group
 	var all []float64
 	for time.Since(began) < a.Length {
 		res, err := h.Status.Get(ctx, &holdfastv1.StatusServiceGetRequest{})
 		if err != nil {
 			return r, err
 		}
-		g := res.Groups[0]
-		if g.LagSeconds == nil {
-			return r, fmt.Errorf("the lag is not known: the group is %s: %s", g.State, g.Reason)
+		last = res.Groups[0]
+		if first == nil {
+			first = last
 		}
-		all = append(all, *g.LagSeconds)
+		if last.LagSeconds == nil {
+			return r, fmt.Errorf("the lag is not known: the group is %s: %s", last.State, last.Reason)
+		}
+		all = append(all, *last.LagSeconds)
 		time.Sleep(lagEvery)
 	}
-	took := time.Since(began)
-	after, err := transmitted()
-	if err != nil {
+	took := time.Since(began).Seconds()
+	if sent[1], err = transmitted(); err != nil {
 		return r, err
 	}
 	slices.Sort(all)
 	r.P99, r.Middle, r.Most = all[len(all)*99/100], all[len(all)/2], all[len(all)-1]
-	r.Use = 8 * float64(after-before) / took.Seconds() / a.Link
+	r.Sent = float64(sent[1]-sent[0]) / took
+	r.Stored = float64(last.PackStoredBytesTotal-first.PackStoredBytesTotal) / took
+	r.Guest = float64(last.GuestBytesTotal-first.GuestBytesTotal) / took
 	return r, nil
 }

@@ -24,8 +24,8 @@ func main() {
 	o.Register(flag.CommandLine, "")
 	memory := flag.String("memory", "/dev/shm", "folder in memory, for what both sides of a pair read")
 	mib := flag.Int64("mib", 2048, "MiB of data for each measurement of a rate")
-	times := flag.Int("times", 3, "measurements of each cap")
-	length := flag.Duration("length", 20*time.Second, "of a measurement of a cap")
+	times := flag.Int("times", 3, "measurements of the lag and of each cap")
+	length := flag.Duration("length", 0, "of each measurement of the lag or of a cap; 0 is as the bars define it, 5m and 1m")
 	flag.Parse()
 	o.Main(parts, func(r *bars.Run) (err error) {
 		b := &bench{Run: r, bytes: *mib << 20, times: *times, length: *length}
@@ -45,10 +45,19 @@ func main() {
 // bench is one run of the bars.
 type bench struct {
 	*bars.Run
-	memory string // a folder as Dir is, in memory, with the certificates of both sites
-	bytes  int64  // of data that one measurement moves
-	times  int    // measurements of each cap
-	length time.Duration
+	memory string        // a folder as Dir is, in memory, with the certificates of both sites
+	bytes  int64         // of data that one measurement moves
+	times  int           // measurements of the lag and of each cap
+	length time.Duration // of each measurement that has one; 0 is as long as the bar says
+}
+
+// lasts is how long a measurement takes that is defined to take so long, and what is noted of it.
+func (b *bench) lasts(defined time.Duration) (time.Duration, string) {
+	if b.length == 0 || b.length >= defined {
+		defined = max(defined, b.length)
+		return defined, defined.String()
+	}
+	return b.length, b.length.String() + ", shortened"
 }
 
 // measures are in the order in which they run.

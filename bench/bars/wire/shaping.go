@@ -38,21 +38,30 @@ type shapedArgs struct {
 	Length time.Duration
 }
 
+// shapedLength is how long a cap is watched.
+const shapedLength = time.Minute
+
 // shaping measures one cap.
 func (b *bench) shaping(mbit int) error {
 	row := fmt.Sprintf("cap-%d", mbit)
-	a := shapedArgs{b.memory, shape.Rate(mbit) * 1e6, b.length}
-	for range b.times {
-		m, _, err := linked[measured](b, 2*a.Cap, "shaped-target", "shaped-source", a, b.length+time.Minute)
+	length, note := b.lasts(shapedLength)
+	a := shapedArgs{b.memory, shape.Rate(mbit) * 1e6, length}
+	for i := range b.times {
+		var m measured
+		foreign, err := b.Pair(i, func() (foreign float64, err error) {
+			m, foreign, err = linked[measured](b, 2*a.Cap, "shaped-target", "shaped-source", a, length+time.Minute)
+			return foreign, err
+		})
 		if err != nil {
 			return err
 		}
-		fmt.Printf("a reading came %s late; medium %.1f %%\n", m.Late.Round(time.Millisecond), 100*m.Medium)
-		note := fmt.Sprintf("%.1f s", b.length.Seconds())
-		b.Sample(bars.Sample{Row: row, Value: 100 * m.Over, Note: note})
-		b.Sample(bars.Sample{Row: fmt.Sprintf("use-%d", mbit), Value: 100 * m.Use, Note: note})
-		b.Sample(bars.Sample{Row: "share-high", Value: 100 * m.High, Note: row})
-		b.Sample(bars.Sample{Row: "share-low", Value: 100 * m.Low, Note: row})
+		sample := func(row string, part float64, note string) {
+			b.Sample(bars.Sample{Row: row, Value: 100 * part, Foreign: foreign, Note: note})
+		}
+		sample(row, m.Over, fmt.Sprintf("%s; a reading came %s late", note, m.Late.Round(time.Millisecond)))
+		sample(fmt.Sprintf("use-%d", mbit), m.Use, note)
+		sample("share-high", m.High, fmt.Sprintf("%s, %s; medium %.1f %%", row, note, 100*m.Medium))
+		sample("share-low", m.Low, row+", "+note)
 	}
 	return nil
 }
