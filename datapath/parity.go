@@ -191,6 +191,9 @@ func (p setProtector) Sealed(f segment.FileInfo) error {
 	return err
 }
 
+// Verify has nothing to do: the set reads all its shards back.
+func (p setProtector) Verify(segment.FileInfo, func(int) error) (bool, error) { return false, nil }
+
 func (p setProtector) Repair(f segment.FileInfo, bad []journal.Extent, w io.Writer) error {
 	parts := make([]stripe.Part, len(bad))
 	for i, b := range bad {
@@ -213,6 +216,10 @@ func (p localProtector) Protects(f segment.FileInfo) (bool, error) {
 }
 
 func (p localProtector) Sealed(f segment.FileInfo) error { return p.Seal(f.Name, identity(f)) }
+
+func (p localProtector) Verify(f segment.FileInfo, pace func(int) error) (bool, error) {
+	return p.Local.Verify(f.Name, identity(f), pace)
+}
 
 func (p localProtector) Repair(f segment.FileInfo, _ []journal.Extent, w io.Writer) error {
 	return p.Local.Repair(f.Name, identity(f), w)

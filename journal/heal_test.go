@@ -35,6 +35,10 @@ func (p *localParity) Sealed(f segment.FileInfo) error {
 	return err
 }
 
+func (p *localParity) Verify(f segment.FileInfo, pace func(int) error) (bool, error) {
+	return p.Local.Verify(f.Name, p.id(f), pace)
+}
+
 func (p *localParity) Dropped(f segment.FileInfo) { p.Local.Dropped(f.Name) }
 
 func (p *localParity) Repair(f segment.FileInfo, _ []Extent, w io.Writer) error {

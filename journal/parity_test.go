@@ -54,7 +54,7 @@ func (s *stores) without(t *testing.T, seed int, gone ...string) *stores {
 	return c
 }
 
-// Protects, Sealed, Repair and Dropped make a Protector of the set.
+// Protects, Sealed, Verify, Repair and Dropped make a Protector of the set.
 func (s *stores) Protects(f segment.FileInfo) (bool, error) { return s.set.Protects(f.Name) }
 
 func (s *stores) Sealed(f segment.FileInfo) error {
@@ -65,6 +65,8 @@ func (s *stores) Sealed(f segment.FileInfo) error {
 	}
 	return err
 }
+
+func (s *stores) Verify(segment.FileInfo, func(int) error) (bool, error) { return false, nil }
 
 func (s *stores) Dropped(segment.FileInfo) {}
 

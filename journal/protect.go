@@ -17,6 +17,9 @@ type Protector interface {
 	// Sealed protects a file that was just verified and will not change any more. What it
 	// finds in it is what Repair gives back: the file must not have been at rest since.
 	Sealed(f segment.FileInfo) error
+	// Verify reads what protects a file back, where nobody else does, and makes what is damaged
+	// of it anew; the file was just verified. It calls pace with all that it reads and writes.
+	Verify(f segment.FileInfo, pace func(bytes int) error) (anew bool, err error)
 	// Repair writes the file to w as it was, the damaged places, in bytes of the file,
 	// taken from elsewhere. The bytes are verified by whoever takes them.
 	Repair(f segment.FileInfo, bad []Extent, w io.Writer) error

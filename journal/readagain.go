@@ -3,6 +3,7 @@ package journal
 import (
 	"errors"
 
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/journal/replica"
 	"github.com/holdfast-dr/holdfast/journal/segment"
 	"github.com/holdfast-dr/holdfast/wire/record"
@@ -19,7 +20,7 @@ func (g *Group) readSegment(number uint64, pace func(int) error) (whole bool, er
 	case errors.Is(err, segment.ErrClosed):
 		return false, err
 	case err == nil:
-		return true, errors.Join(g.reads(number), g.protectAgain(number))
+		return true, errors.Join(g.reads(number), g.verifyParity(number, pace))
 	case len(found) > 0:
 		g.sealed(found)
 		return g.segmentWhole(number), nil
@@ -36,19 +37,30 @@ func (g *Group) readSegment(number uint64, pace func(int) error) (whole bool, er
 	return false, err
 }
 
-// protectAgain has a segment protected that was just verified, if it is not.
-func (g *Group) protectAgain(number uint64) error {
-	if g.store.cfg.Protector == nil {
+// verifyParity reads what protects a segment back, which was just verified; one that is not
+// protected, is now.
+func (g *Group) verifyParity(number uint64, pace func(int) error) error {
+	p := g.store.cfg.Protector
+	if p == nil {
 		return nil
 	}
 	err := g.segments.Hold(number, func(f segment.FileInfo, verified bool) error {
-		if verified {
-			g.protected(f)
+		if !verified {
+			return nil
 		}
-		return nil
+		if is, err := p.Protects(f); !is || err != nil || invariant.Planted("journal/parity-not-read-back") {
+			g.protected(f)
+			return nil
+		}
+		anew, err := p.Verify(f, pace)
+		if anew {
+			g.store.scrubber.repairs.Add(1)
+			g.log.Warn("the parity of a segment was damaged and is made anew", "segment", number)
+		}
+		return err
 	})
 	if errors.Is(err, segment.ErrRange) {
-		return nil
+		return nil // it is gone
 	}
 	return err
 }

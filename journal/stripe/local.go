@@ -20,13 +20,14 @@ func ParityName(name string) string { return strings.TrimSuffix(name, path.Ext(n
 // returns when it is durable. What protected it before is replaced. The file must have
 // been verified: parity keeps what it finds.
 func Protect(fsys ioengine.FS, name string, id Identity, pace Pace) error {
-	if err := protect(fsys, name, id, pace); err != nil {
+	if err := protect(fsys, name, id, nil, pace); err != nil {
 		return fmt.Errorf("protect %s: %w", name, err)
 	}
 	return nil
 }
 
-func protect(fsys ioengine.FS, name string, id Identity, pace Pace) error {
+// protect makes parity; when it is known what the file was, of that and nothing else.
+func protect(fsys ioengine.FS, name string, id Identity, known *table, pace Pace) error {
 	src, length, err := openWhole(fsys, name)
 	if err != nil {
 		return err
@@ -41,7 +42,7 @@ func protect(fsys ioengine.FS, name string, id Identity, pace Pace) error {
 	if err != nil {
 		return err
 	}
-	err = writeParity(dst, src, id, length, pace)
+	err = writeParity(dst, src, id, length, known, pace)
 	if err == nil && !invariant.Planted("journal/stripe/parity-unsynced") {
 		err = dst.Sync()
 	}
@@ -80,8 +81,8 @@ func removeIfThere(fsys ioengine.FS, name string) error {
 func RemoveParity(fsys ioengine.FS, name string) error { return removeIfThere(fsys, ParityName(name)) }
 
 // writeParity reads the file once, front to back, and adds each block to the parity of its
-// stripe, a zone at a time.
-func writeParity(dst, src ioengine.File, id Identity, length int64, pace Pace) error {
+// stripe, a zone at a time. A file that is not what known says is ErrCorrupt.
+func writeParity(dst, src ioengine.File, id Identity, length int64, known *table, pace Pace) error {
 	c, err := newCode(local)
 	if err != nil {
 		return err
@@ -98,6 +99,9 @@ func writeParity(dst, src ioengine.File, id Identity, length int64, pace Pace) e
 		clear(parity)
 		if err := c.zone(t, z, r, parity, pace); err != nil {
 			return err
+		}
+		if known != nil && !t.sameData(known, z) && !invariant.Planted("journal/stripe/parity-of-rot") {
+			return corrupt("the file is not what its parity says: neither is to be trusted alone")
 		}
 		size := z.stripes * local.M * BlockBytes
 		if _, err := dst.WriteAt(parity[:size], front+int64(z.stripe*local.M)*BlockBytes); err != nil {

@@ -153,13 +153,21 @@ func (p *protected) check(pace Pace) error {
 				return err
 			}
 		}
-		for i := range z.stripes * p.M {
-			if !p.readBlock(b, z, i/p.M, p.K+i%p.M) {
-				p.found.Parity = append(p.found.Parity, z.stripe*p.M+i)
-			}
-			if err := pace.spend(len(b)); err != nil {
-				return err
-			}
+		if err := p.checkParity(b, z, pace); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkParity reads the parity of a zone, a block at a time into b.
+func (p *protected) checkParity(b []byte, z zone, pace Pace) error {
+	for i := range z.stripes * p.M {
+		if !p.readBlock(b, z, i/p.M, p.K+i%p.M) {
+			p.found.Parity = append(p.found.Parity, z.stripe*p.M+i)
+		}
+		if err := pace.spend(len(b)); err != nil {
+			return err
 		}
 	}
 	return nil
