@@ -1,6 +1,7 @@
 package crc32c
 
 import (
+	"bytes"
 	"fmt"
 	"hash/crc32"
 	"math/rand/v2"
@@ -35,6 +36,37 @@ func TestLikeTheStandardLibrary(t *testing.T) {
 	}
 	if got := Checksum([]byte("123456789")); got != 0xe3069283 { // RFC 3720's check value
 		t.Errorf("check value %08x", got)
+	}
+}
+
+// CopyFar copies all, no more, and sums what it copied, wherever the two lie.
+func TestCopyFar(t *testing.T) {
+	rng := rand.New(rand.NewPCG(2, 0xc3c))
+	src, dst := make([]byte, 9000), make([]byte, 9200)
+	for i := range src {
+		src[i] = byte(rng.Uint32())
+	}
+	for n := range 3000 {
+		if n > 1400 && n%7 != 0 {
+			continue
+		}
+		from, to := rng.IntN(130), rng.IntN(130)
+		for i := range dst {
+			dst[i] = 0xEE
+		}
+		p := src[from:][:n]
+		crc := rng.Uint32()
+		if got, want := CopyFar(crc, dst[to:], p), crc32.Update(crc, table, p); got != want {
+			t.Fatalf("%d bytes from %d to %d: %08x, want %08x", n, from, to, got, want)
+		}
+		if !bytes.Equal(dst[to:to+n], p) {
+			t.Fatalf("%d bytes from %d to %d: another copy", n, from, to)
+		}
+		for i, b := range dst {
+			if (i < to || i >= to+n) && b != 0xEE {
+				t.Fatalf("%d bytes from %d to %d: byte %d was written too", n, from, to, i)
+			}
+		}
 	}
 }
 
@@ -74,6 +106,28 @@ func FuzzUpdate(f *testing.F) {
 	})
 }
 
+// Memory that no cache holds, as slots and windows are.
+func BenchmarkCopyFar(b *testing.B) {
+	const block = 32 << 10
+	src, dst := make([]byte, 128<<20), make([]byte, 128<<20)
+	for i := range src {
+		src[i], dst[i] = byte(i), 1
+	}
+	for name, do := range map[string]func(dst, src []byte){
+		"far":  func(dst, src []byte) { CopyFar(0, dst, src) },
+		"near": func(dst, src []byte) { near(0, dst, src) },
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(block)
+			at := 0
+			for b.Loop() {
+				do(dst[at:at+block], src[at:at+block])
+				at = (at + block) % len(src)
+			}
+		})
+	}
+}
+
 func BenchmarkChecksum(b *testing.B) {
 	for _, n := range []int{1 << 10, 4 << 10, 32 << 10, 1 << 20} {
 		p := make([]byte, n)
@@ -91,8 +145,8 @@ func BenchmarkChecksum(b *testing.B) {
 }
 
 func TestAllocatesNothing(t *testing.T) {
-	p := make([]byte, 4096)
-	if n := testing.AllocsPerRun(100, func() { Checksum(p) }); n != 0 {
+	p, q := make([]byte, 4096), make([]byte, 4096)
+	if n := testing.AllocsPerRun(100, func() { Checksum(p); CopyFar(0, q, p) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
 }

@@ -11,3 +11,9 @@ var canFold = cpu.X86.HasAVX512F && cpu.X86.HasAVX512VPCLMULQDQ
 //
 //go:noescape
 func fold(state uint32, p *byte, n int, factors *[4]uint64) uint32
+
+// foldFar is fold that copies what it takes to dst, whose address is a multiple of 64, past
+// the caches. Each byte is read once. It ends when all who are told of it afterwards see the copy.
+//
+//go:noescape
+func foldFar(state uint32, dst, p *byte, n int, factors *[4]uint64) uint32

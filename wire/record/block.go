@@ -73,11 +73,15 @@ func seedOf(id Identity) uint32 {
 // sum is the checksum of a block: identity (by its seed), number, raw length,
 // codec, and the bytes as stored.
 func (b Block) sum(seed uint32, number int, stored []byte) uint32 {
+	return crc32c.Update(b.seed(seed, number), stored)
+}
+
+// seed is the checksum of all of that but the bytes.
+func (b Block) seed(seed uint32, number int) uint32 {
 	if invariant.Planted("record/sum-without-number") {
 		number = 0
 	}
-	crc := feed(seed, uint64(uint32(number))|uint64(uint16(b.Raw))<<32|uint64(b.Codec)<<48)
-	return crc32c.Update(^crc, stored)
+	return ^feed(seed, uint64(uint32(number))|uint64(uint16(b.Raw))<<32|uint64(b.Codec)<<48)
 }
 
 // feed takes the eight bytes of v, lowest first, into a CRC state.

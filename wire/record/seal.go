@@ -6,6 +6,7 @@ import (
 
 	"github.com/pierrec/lz4/v4"
 
+	"github.com/holdfast-dr/holdfast/ioengine/crc32c"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 )
 
@@ -29,12 +30,16 @@ func (b *Batch) Seal(dst []byte, id Identity, t Time, c *Compressor) []byte {
 	table, extents := p[HeaderBytes:], p[HeaderBytes+len(b.blocks)*blockBytes:]
 	copy(extents, b.table)
 	at, seed, parts := h.TablesEnd(), seedOf(id), b.parts
+	far := b.raw >= farFrom
 	for i, s := range b.blocks {
-		block := Block{Codec: CodecRaw, Raw: s.raw, At: at}
-		block.Codec, block.Stored = c.pack(p[at:], parts[:s.parts], s.raw)
+		block := Block{Codec: CodecRaw, Raw: s.raw, Stored: s.raw, At: at}
+		var stored bool
+		if block.CRC, stored = c.storeHard(p[at:], parts[:s.parts], s.raw, block.seed(seed, i), far); !stored {
+			block.Codec, block.Stored = c.pack(p[at:], parts[:s.parts], s.raw)
+			block.CRC = block.sum(seed, i, p[at:at+block.Stored])
+		}
 		parts = parts[s.parts:]
 		at += block.Stored
-		block.CRC = block.sum(seed, i, p[block.At:at])
 		block.put(table[i*blockBytes:])
 	}
 	h.Stored = int64(at - h.TablesEnd())
@@ -85,21 +90,37 @@ type Compressor struct {
 // NewCompressor returns a compressor that uses LZ4 where it pays.
 func NewCompressor() *Compressor { return new(Compressor) }
 
+// farFrom is from how many bytes on a record is too large to be in the caches still when it is sent.
+const farFrom = 256 << 10
+
+// storeHard puts a block in raw form at the start of dst, when that is all that is to be done with it,
+// and returns its checksum, of which crc is the beginning. The probe is asked once the
+// bytes are in the caches, behind copying them, which costs a quarter of asking it before. When it
+// says that they may shrink they are not stored, and dst holds garbage.
+func (c *Compressor) storeHard(dst []byte, parts [][]byte, raw int, crc uint32, far bool) (sum uint32, stored bool) {
+	if !c.StoreOnly && !c.hard {
+		return 0, false
+	}
+	for _, part := range parts {
+		if far {
+			crc = crc32c.CopyFar(crc, dst, part)
+		} else {
+			crc = crc32c.Update(crc, dst[:copy(dst, part)])
+		}
+		dst = dst[len(part):]
+	}
+	return crc, c.StoreOnly || denseParts(parts, raw)
+}
+
 // pack puts a block, whose raw bytes are the parts, in its stored form at the start of dst, which
 // has room for the raw bytes at least. They are read once, into memory of the compressor's: what
 // is encoded does not change meanwhile. What is encoded goes straight to dst.
 func (c *Compressor) pack(dst []byte, parts [][]byte, raw int) (Codec, int) {
-	if c.StoreOnly || c.hard && len(parts) == 1 && dense(parts[0]) {
-		gather(dst, parts)
-		return CodecRaw, raw
-	}
 	p := c.raw[:raw]
 	gather(p, parts)
-	if !c.hard || !dense(p) {
-		n := c.encodeWell(dst, raw)
-		if c.hard = n == 0; !c.hard {
-			return CodecLZ4, n
-		}
+	n := c.encodeWell(dst, raw)
+	if c.hard = n == 0; !c.hard {
+		return CodecLZ4, n
 	}
 	return CodecRaw, copy(dst, p)
 }
@@ -175,6 +196,38 @@ func dense(p []byte) bool {
 			counts[c]++
 		}
 	}
+	return even(&counts)
+}
+
+// denseParts is dense of a block of so many bytes in parts.
+func denseParts(parts [][]byte, raw int) bool {
+	if len(parts) == 1 {
+		return dense(parts[0])
+	}
+	if raw < minProbable {
+		return false
+	}
+	var counts [256]uint16
+	first := 0 // where parts[0] begins
+	for i := range probeRuns {
+		at := i * (raw - probeRun) / (probeRuns - 1)
+		for left := probeRun; left > 0; {
+			for at-first >= len(parts[0]) {
+				first, parts = first+len(parts[0]), parts[1:]
+			}
+			run := parts[0][at-first:]
+			run = run[:min(left, len(run))]
+			for _, c := range run {
+				counts[c]++
+			}
+			at, left = at+len(run), left-len(run)
+		}
+	}
+	return even(&counts)
+}
+
+// even says whether a sample's counts are those of random bytes.
+func even(counts *[256]uint16) bool {
 	sum := 0
 	for _, n := range counts {
 		sum += int(n) * int(n)
