@@ -16,9 +16,10 @@ func main() {
 	var o bars.Options
 	o.Register(flag.CommandLine, "; up to 60 GB are used and given back")
 	scale := flag.Float64("scale", 1, "size of the data, 1 as the bars are defined; smaller ones only try the program, and are not kept")
+	kept := flag.String("history", "", "folder for the journal of 100 M extents: made there if it is absent, used again if it is there, and left; else it is made anew, which takes twenty minutes")
 	flag.Parse()
 	o.Main(parts, func(r *bars.Run) error {
-		b := &bench{Run: r, scale: *scale}
+		b := &bench{Run: r, scale: *scale, kept: *kept}
 		return r.Measure("journal", bars.Head{
 			Title: "The journal's bars", Command: "make bars-journal", Note: "the data on one disk, which both sides of a pair use in turn",
 		}, o.Keep && *scale == 1, b.measures())
@@ -29,6 +30,7 @@ func main() {
 type bench struct {
 	*bars.Run
 	scale float64
+	kept  string // folder of the large history; empty: none stays
 }
 
 // measures are in the order in which they run.
