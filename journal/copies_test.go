@@ -48,9 +48,10 @@ func TestReplicaIsRepairedFromItsCopies(t *testing.T) {
 						t.Fatalf("%s: %d files of %d bytes on %s", what, n, c.bytes, dir)
 					}
 				}
-				if victims == 4 { // a view meets it first
-					_, err := w.unread(src.cut)
-					ok(t, err)
+				if victims == 4 { // a view meets it first, and its reader does not notice
+					if lost, err := w.unread(src.cut); err != nil || len(lost) > 0 {
+						t.Fatalf("%s: a view does not read %v: %v", what, lost, err)
+					}
 				}
 				ok(t, w.verify())
 				_, n := w.store.ScrubStats()

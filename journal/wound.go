@@ -36,9 +36,6 @@ func (g *Group) sealed(found []segment.Damage) {
 
 // viewed takes what a view could not read, and what was not repaired for it.
 func (g *Group) viewed(v view.Damage) {
-	if v.Piece.In == index.InReplica && g.replicaRepaired(&v) {
-		return
-	}
 	d := damage{volume: v.Volume, from: v.Piece.Off, to: v.Piece.Off + v.Piece.Len, reason: cut(v.Err.Error())}
 	if v.Piece.In == index.InLog {
 		from, to := placeOf(&v.Piece)
@@ -73,6 +70,9 @@ func placeOf(p *index.Piece) (from, to segment.Pos) {
 func (g *Group) repairsFor(v view.Damage) bool {
 	g.healing.Lock()
 	defer g.healing.Unlock()
+	if v.Piece.In == index.InReplica {
+		return g.replicaRepaired(&v)
+	}
 	from, to := placeOf(&v.Piece)
 	stored := make([]byte, to-from)
 	if err := g.segments.ReadAt(stored, from); err == nil {

@@ -39,9 +39,9 @@ func (d *Device) readBase(p []byte, off int64) error {
 			how.steady = true
 			continue
 		case damage(err) && !how.tell && !invariant.Planted("journal/view/repair-unread"):
-			// A segment is repaired whole: who reads many may meet damage in several.
+			// A segment is repaired whole, and a piece of the replica: who reads many may meet damage in several.
 			repairs++
-			how.tell = bad.In != index.InLog || repairs > len(*found) || !cfg.Repair(Damage{d.disk.ID, bad, err})
+			how.tell = bad.Len == 0 || repairs > len(*found) || !cfg.Repair(Damage{d.disk.ID, bad, err})
 			continue
 		}
 		return fmt.Errorf("checkpoint %d: volume %d: %w", cfg.Checkpoint, d.disk.ID, err)

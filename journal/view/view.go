@@ -68,7 +68,7 @@ type Config struct {
 	Steady *sync.RWMutex
 	// Damaged is called with what did not verify, before the reader is told; nil: nobody is.
 	Damaged func(Damage)
-	// Repair is called with a piece of the log that did not verify, before Damaged is, and
+	// Repair is called with a piece that did not verify, before Damaged is, and
 	// says whether it is worth to read it again; it may wait. nil: nothing is repaired.
 	Repair func(Damage) bool
 	// Failed is called once, when a sync of scratch has failed; nil: nobody is told.
