@@ -11,7 +11,7 @@ import (
 
 const (
 	// portionBytes is how much is read from the log before it is written into a replica.
-	portionBytes = 8 << 20
+	portionBytes = 16 << 20
 	// pieceBytes is the most that is read or checked at once.
 	pieceBytes = 1 << 20
 	// portionPieces bounds the pieces of a portion, however small they are.

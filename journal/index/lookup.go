@@ -30,6 +30,7 @@ type sourceRef struct {
 type lookup struct {
 	at     Vector
 	from   segment.Pos // records below are not looked for
+	most   int64       // bytes of a volume that are searched at once
 	found  []found     // not settled yet
 	cursor cursor
 	probes []uint64
@@ -54,14 +55,19 @@ func (l *lookup) take(v *version) {
 	l.found = append(l.found, found{p, v.ext})
 }
 
-// chunkBytes is how much of a volume is searched at once.
-const chunkBytes = 256 << 10
+const (
+	// chunkBytes is how much of a volume is searched at once.
+	chunkBytes = 256 << 10
+	// walkBytes is the same for a walk, which wants all of it: each search begins at the top
+	// of every run.
+	walkBytes = 2 << 20
+)
 
 // step appends to dst the pieces of the next part of [off, end), and returns where that
 // ends. Zeros carry their record's place.
 func (l *lookup) step(dst []Piece, sources []sourceRef, vol record.VolumeID, off, end int64) ([]Piece, int64, error) {
-	to := min((off/chunkBytes+1)*chunkBytes, end)
-	if end-off > chunkBytes {
+	to := min((off/l.most+1)*l.most, end)
+	if end-off > l.most {
 		fine, coarse := end, end
 		for i := range sources {
 			if sources[i].hi <= l.from {

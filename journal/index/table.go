@@ -367,7 +367,7 @@ func (t *Table) Lookup(dst []Piece, vol record.VolumeID, off, n int64, at Vector
 	defer v.release()
 	l := lookups.Get().(*lookup)
 	defer lookups.Put(l)
-	l.at, l.from = at, segment.Pos(t.first.Load())
+	l.at, l.from, l.most = at, segment.Pos(t.first.Load()), chunkBytes
 	start := len(dst)
 	for end := off + n; off < end; {
 		if dst, off, err = l.step(dst, v.sources, vol, off, end); err != nil {
@@ -413,7 +413,7 @@ func (t *Table) walkStep(dst []Piece, vol record.VolumeID, off, end int64, at Ve
 	defer v.release()
 	l := lookups.Get().(*lookup)
 	defer lookups.Put(l)
-	l.at, l.from = at, max(from, segment.Pos(t.first.Load()))
+	l.at, l.from, l.most = at, max(from, segment.Pos(t.first.Load())), walkBytes
 	return l.step(dst, v.sources, vol, off, end)
 }
 

@@ -17,5 +17,5 @@
 // A Volume takes writes from one goroutine, and reads from many beside it: a lock by
 // range keeps them from seeing a block between its bytes and its sum. It costs 4 bytes
 // on disk for each 4 KiB, and no memory beyond a buffer of 256 KiB for each volume being
-// written and each read.
+// written and each read, and 32 of them while a promotion writes.
 package replica

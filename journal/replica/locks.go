@@ -3,8 +3,9 @@ package replica
 import "sync"
 
 // rangeLocks keep readers away from blocks that stand between their bytes and their
-// sum. A lock is for every 64th chunk, so that they cost the same for any volume.
-type rangeLocks [64]sync.RWMutex
+// sum. A lock is for every 256th chunk, so that they cost the same for any volume,
+// 6 KiB, and the writes of a promotion, at random places, seldom meet.
+type rangeLocks [256]sync.RWMutex
 
 // stripes returns the one or two locks of a range of at most chunkBytes, in the order in
 // which they are taken.

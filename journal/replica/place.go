@@ -9,8 +9,9 @@ import (
 )
 
 const (
-	// placers is how many writes of a cycle are under way at once.
-	placers = 8
+	// placers is how many writes of a cycle are under way at once. Disks give small writes at
+	// random their rate only when they have many to choose from.
+	placers = 32
 	// alone is how many bytes are written one after the other: so few gain nothing.
 	alone = 1 << 20
 )
@@ -59,11 +60,13 @@ func (p *Promoter) place(v *Volume, ops []op) error {
 			p.rows.add(o.first, o.data[:o.count*BlockBytes])
 		}
 	}
+	p.behind += len(p.rows.runs)
 	if err := v.write(&p.rows); err != nil {
 		return err
 	}
 	for i := range ops {
 		if o := &ops[i]; o.kind == opZero || o.kind == opLost {
+			p.behind++
 			if err := p.clear(v, o); err != nil {
 				return err
 			}
@@ -142,12 +145,26 @@ func (v *Volume) writeRuns(file ioengine.File, r *rows, next func(done int) int)
 			n += copy(b.data[n:], p)
 		}
 		unlock := v.locks.write(one.first*BlockBytes, int64(n))
-		err := v.putIn(file, b.data[:n], b.sums, one.first)
+		err := v.putIn(waited{file}, b.data[:n], b.sums, one.first)
 		unlock()
 		if err != nil {
 			return err
 		}
 	}
+}
+
+// waited is a file whose writes are started, and waited for: a goroutine that waits holds no
+// thread, and none of the processors that those who take records in need.
+type waited struct{ ioengine.File }
+
+// WriteAt is io.WriterAt's.
+func (w waited) WriteAt(p []byte, off int64) (int, error) {
+	done := make(chan error, 1)
+	w.WriteStart([][]byte{p}, off, func(err error) { done <- err })
+	if err := <-done; err != nil {
+		return 0, err
+	}
+	return len(p), nil
 }
 
 // pastCache is the image as promotion writes it: past the page cache, so that what it

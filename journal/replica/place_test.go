@@ -105,29 +105,31 @@ func TestLargePass(t *testing.T) {
 	}
 }
 
-// What Finish was not called for is durable at the latest after so many bytes.
+// What Finish was not called for is durable at the latest after so many writes.
 func TestPassesAreSynced(t *testing.T) {
 	disk := newDisk(t)
-	const size = syncBytes + BlockBytes
+	const size = 1 << 20
 	v, err := Create(disk, "/r", placeOf(0), size)
 	must(t, err)
 	p, err := OpenPromoter(disk, "/r", 7, func(record.VolumeID) *Volume { return v })
 	must(t, err)
-	some := bytes.Repeat([]byte{9}, 1<<20)
+	some := bytes.Repeat([]byte{9}, BlockBytes)
+	p.behind = syncWrites - 20
 	syncs := 0
 	disk.OnOp(func(op faultdisk.Op, _ string) {
 		if op == faultdisk.OpSync {
 			syncs++
 		}
 	})
-	for off := int64(0); off < syncBytes; off += int64(len(some)) {
+	for i := range int64(10) { // two writes each: blocks that are apart, and what is neither
 		if syncs > 0 {
-			t.Fatalf("synced before %d bytes", off)
+			t.Fatalf("synced after %d of 10", i)
 		}
-		_, err := p.Apply(v, []Change{{Off: off, Len: int64(len(some)), Data: some}})
+		at := 8 * i * BlockBytes
+		_, err := p.Apply(v, []Change{{Off: at, Len: BlockBytes, Data: some}, {Off: at + 2*BlockBytes, Len: BlockBytes}})
 		must(t, err)
 	}
-	if syncs != 2 { // the image and its sums
-		t.Errorf("%d syncs after %d bytes", syncs, syncBytes)
+	if syncs != 2 || p.behind != 0 { // the image and its sums
+		t.Errorf("%d syncs, %d behind", syncs, p.behind)
 	}
 }

@@ -21,10 +21,11 @@ import (
 // there again by the next Recover; what an error tears, by the next Apply, and is read
 // from memory until then.
 //
-// It works in cycles of at most 8 MiB. Blocks are written past the page cache, several
-// at once, and their sums through it; a sync comes after every 32 MiB, so that no mass of
-// unwritten pages is ever in the way of other syncs of that disk, and at the end of each
-// cycle that has images, whose file is then used again. A Promoter is for one goroutine.
+// It works in cycles of at most 16 MiB. Blocks are written past the page cache, many
+// at once, and their sums through it: a page of them for nearly every write at random, so the
+// later they are synced, the more of them are one write. A sync comes after every 16 Ki
+// writes, so that no more than 64 MiB of unwritten pages are ever in the way of other syncs
+// of that disk, and at the end of each cycle that has images, whose file is then used again. A Promoter is for one goroutine.
 type Promoter struct {
 	double   doubleWrite
 	owed     []owedImage // of a cycle that failed: in the file, and not surely in place
@@ -33,7 +34,7 @@ type Promoter struct {
 	planner  planner
 	rows     rows
 	unsynced []*Volume // written since their last sync
-	behind   int64     // bytes written into them since then
+	behind   int       // writes of sums since then
 	// Pace is called before each cycle with the bytes that it writes, and may wait; its
 	// error ends Apply. Nil: no wait.
 	Pace func(bytes int64) error
@@ -46,9 +47,9 @@ type owedImage struct {
 
 const (
 	// cycleBytes is how much is planned at once.
-	cycleBytes = 8 << 20
-	// syncBytes is how much is written between two syncs.
-	syncBytes = 32 << 20
+	cycleBytes = 16 << 20
+	// syncWrites is how often sums are written between two syncs.
+	syncWrites = 16 << 10
 )
 
 // Damage is a block that was found not to be what was written, or that became so
@@ -131,7 +132,7 @@ func (p *Promoter) Apply(v *Volume, changes []Change) (found []Damage, err error
 	if found, err = p.apply(v, changes); err != nil {
 		return found, err
 	}
-	if p.behind >= syncBytes {
+	if p.behind >= syncWrites {
 		return found, p.sync()
 	}
 	return found, nil
@@ -225,7 +226,6 @@ func (p *Promoter) cycle(v *Volume, ops []op, bytes int64) (found []Damage, err 
 	if !slices.Contains(p.unsynced, v) {
 		p.unsynced = append(p.unsynced, v)
 	}
-	p.behind += bytes
 	if err := p.place(v, ops); err != nil {
 		return found, err
 	}

@@ -226,7 +226,7 @@ func (v *Volume) put(c, sums []byte, first int64) error {
 }
 
 // putIn writes them in raw, which is the image.
-func (v *Volume) putIn(raw ioengine.File, c, sums []byte, first int64) error {
+func (v *Volume) putIn(raw io.WriterAt, c, sums []byte, first int64) error {
 	sums = sums[:len(c)/BlockBytes*sumBytes]
 	for i := range len(c) / BlockBytes {
 		putSum(sums, i, sumOf(v.place, first+int64(i), c[i*BlockBytes:(i+1)*BlockBytes]))
