@@ -214,7 +214,7 @@ func twoSites() (source, target *site) {
 	lag, eta, behind, count := 0.12345, 1.5, int64(65536), int64(2)
 	source = &site{groups: []*holdfastv1.Group{{
 		Name: "lab", Id: "1", Role: api.RoleSource, State: api.StateBehind, Reason: "the link is slower than the change rate", Since: api.Timestamp(moment),
-		LagSeconds: &lag, BytesBehind: &behind, EtaSeconds: &eta,
+		LagSeconds: &lag, BytesBehind: &behind, EtaSeconds: &eta, Codec: "raw", Connections: 1,
 	}}}
 	later := moment.AddDate(100, 0, 0) // has no age
 	checkpoints := []*holdfastv1.Checkpoint{

@@ -31,6 +31,7 @@ type groupStatus struct {
 	Oldest      *string  `json:"oldest"`
 	Newest      *string  `json:"newest"`
 	Connections *int32   `json:"connections"` // data connections to the target that are up
+	Codec       *string  `json:"codec"`       // lz4 or raw: what batches are sealed with now
 }
 
 func (a *app) statusCommand() *cobra.Command {
@@ -42,6 +43,7 @@ oldest write is that the target has not made durable (lag), how much it lacks
 (behind) and how long that will take (eta); how many checkpoints can be opened, and
 the times of the oldest and the newest. Where the source has found that several data
 connections to the target carry more than one, it says how many there are (links).
+With -o json it also says whether batches are compressed now (codec: lz4 or raw).
 
 What is not known is null (in the table: -), never zero. The table shows since and eta
 only while a group is not protected.
@@ -205,7 +207,7 @@ func mergeGroups(source, target []*holdfastv1.Group, sourceErr, targetErr error)
 		at[g.GetId()] = len(merged)
 		s := groupStatus{
 			Name: g.GetName(), State: g.GetState(), Reason: textOrNull(g.GetReason()), Since: timeText(api.Time(g.GetSince())),
-			Lag: rounded(g.LagSeconds), Behind: g.BytesBehind, ETA: rounded(g.EtaSeconds),
+			Lag: rounded(g.LagSeconds), Behind: g.BytesBehind, ETA: rounded(g.EtaSeconds), Codec: textOrNull(g.GetCodec()),
 		}
 		if n := g.GetConnections(); n > 0 {
 			s.Connections = &n
