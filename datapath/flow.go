@@ -98,6 +98,7 @@ type flow struct {
 		sync              dirty.Progress // of the present resync, or the last
 		ackRate, syncRate dirty.Meter    // what is acknowledged; what the resync has done
 		ackSeen           uint64
+		carried           carried // what has arrived
 		syncSeen          int64
 		syncBase          int64 // of spill.Record.Synced, when it began
 		lag               time.Duration

@@ -2,6 +2,7 @@ package datapath
 
 import (
 	"bytes"
+	"fmt"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -129,7 +130,16 @@ func TestProgressIsTrue(t *testing.T) {
 // is now, and is not told before that is known.
 func TestBacklogIsToldTrue(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, nil)
+	for _, connections := range []int{1, 3} {
+		t.Run(fmt.Sprintf("connections=%d", connections), func(t *testing.T) {
+			t.Parallel()
+			backlogIsToldTrue(t, connections)
+		})
+	}
+}
+
+func backlogIsToldTrue(t *testing.T, connections int) {
+	w := newWorld(t, func(w *world) { w.connections = connections })
 	w.start()
 	w.awaitState(api.StateProtected)
 	g := w.write(1<<20, 10*time.Millisecond) // a quiet guest: what flows is not what could

@@ -90,6 +90,7 @@ func (f *flow) resumeLocked(from record.Seq) {
 	ctx, end := context.WithCancel(f.mu.session.Context())
 	f.mu.endSend = end
 	f.mu.ackRate.Reset() // the link may be another one
+	f.mu.carried.reset()
 	f.window.Rewind()
 	select {
 	case <-f.orders: // superseded before it began

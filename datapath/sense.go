@@ -84,12 +84,15 @@ func (f *flow) mismatch(vs []capture.VolumeInfo) string {
 // nothing about what the link can do.
 func (f *flow) metersLocked(now time.Time) {
 	acked := f.count.acked.Load()
-	if n := acked - f.mu.ackSeen; n > 0 || f.window.Stats().Records > 0 {
+	waiting := f.window.Stats().Records > 0
+	if n := acked - f.mu.ackSeen; n > 0 || waiting {
 		f.mu.ackRate.Add(now, int64(n))
 	} else {
 		f.mu.ackRate.Skip(now)
 	}
 	f.mu.ackSeen = acked
+	arrived, reports := f.arrivedLocked()
+	f.mu.carried.look(now, int64(acked)+arrived, reports, waiting)
 	f.syncMeterLocked(now)
 	if f.mu.session != nil {
 		f.mu.heard = f.mu.session.Heard()

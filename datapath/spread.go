@@ -106,6 +106,12 @@ func (f *flow) sendOrdered(o sendOrder, leg context.Context, r *spill.Record) (n
 	if err != nil {
 		return nil, err
 	}
+	if !invariant.Planted("datapath/ordered-uncounted") {
+		f.count.sent.Add(int64(bytes))
+	}
+	if invariant.Planted("datapath/wrong-line") {
+		line = 0
+	}
 	f.mu.Lock()
 	o.under.Sent(seq, line, bytes)
 	after, _ := o.under.Pick()
@@ -141,7 +147,7 @@ func (f *flow) lineLost(line uint32) {
 	}
 	_, after := f.mu.under.Under()
 	f.count.again.Add(uint64(after - before))
-	if f.mu.endLeg != nil {
+	if f.mu.endLeg != nil && !invariant.Planted("datapath/leg-goes-on") {
 		f.mu.endLeg()
 	}
 }

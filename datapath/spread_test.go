@@ -37,8 +37,37 @@ func TestDataConnectionsAreCut(t *testing.T) {
 	if now := f.incarnationNow(); now != life || p.counters.Sessions.Load() > 3 {
 		t.Errorf("incarnation %d after %d, %d sessions", now, life, p.counters.Sessions.Load())
 	}
+	if n := f.totals(); n.Sent < n.Stored {
+		t.Errorf("%d bytes of records were sent, it counts, and %d made", n.Sent, n.Stored)
+	}
 	if r := w.tg.server.Counters(); r.RecordsReceived.Load() == 0 {
 		t.Error("no records were counted")
+	}
+}
+
+// What a connection had that was cut goes again though nothing new comes, neither writes nor
+// checkpoints.
+func TestCutRecordNeedsNoOtherToGoAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(w *world) {
+		w.interval, w.connections = time.Hour, 2
+		w.script = func(route, number int) (f faultlink.Faults) {
+			if route == 1 && number == 0 {
+				f.Up.CutAt = 9 << 20 // after the first synchronisation
+			}
+			return f
+		}
+	})
+	w.start()
+	w.awaitState(api.StateProtected)
+	f, p := w.s.flows[0], w.s.peers[0]
+	w.await("two data connections", func() bool { return f.connections() == 2 })
+	for off := int64(0); p.counters.ConnectionsLost.Load() == 0; off = (off + 1<<20) % w.size {
+		w.put("vol1", off, 1<<20)
+		w.await("all of it to be durable", func() bool { b := w.status().BytesBehind; return b != nil && *b == 0 })
+	}
+	if n := p.counters.Sessions.Load(); n > 1 {
+		t.Errorf("%d sessions", n)
 	}
 }
 

@@ -79,17 +79,19 @@ func (s *Source) status(ctx context.Context, f *flow) *holdfastv1.Group {
 }
 
 // etaLocked is how many seconds it takes at the present rates; nil when it cannot be
-// said. What stands in the window goes first, at the rate of the acks. What is dirty
-// goes at the rate of the resync, which has holes in it that take no time, and shares
-// the link with guests; at that of the acks as long as nothing of it has arrived.
+// said. What stands in the window and has not arrived goes first, at the rate at which
+// such things arrive. What is dirty goes at the rate of the resync, which has holes in it
+// that take no time, and shares the link with guests; at that of the window as long as
+// nothing of it has arrived.
 func (f *flow) etaLocked(window, dirty int64) *float64 {
 	if f.mu.endSend == nil {
 		return nil
 	}
-	a, ok1 := f.mu.ackRate.Left(window)
+	arrived, _ := f.arrivedLocked()
+	a, ok1 := f.mu.carried.rate.Left(max(0, window-arrived))
 	b, ok2 := f.mu.syncRate.Left(dirty)
 	if !ok2 {
-		b, ok2 = f.mu.ackRate.Left(dirty)
+		b, ok2 = f.mu.carried.rate.Left(dirty)
 	}
 	if !ok1 || !ok2 {
 		return nil

@@ -32,6 +32,8 @@ type line struct {
 	held  atomic.Int64  // ns in which its reader was held up, but for the present time
 	since atomic.Int64  // ns, by the session's clock, since when it is; 0 when it is not
 
+	arrived atomic.Uint64 // of those sent, as the target said
+
 	// What follows is guarded by Session.lines.
 	started bool
 	gone    bool

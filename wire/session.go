@@ -58,6 +58,7 @@ type Session struct {
 	// What the target reported, at a source: bytes of frames it took, and ns in which it
 	// held up connections, all together.
 	arrived     atomic.Uint64
+	reports     atomic.Uint64 // of what arrived
 	heldUpThere atomic.Int64
 	wanted      atomic.Int32   // data connections, at a source
 	reported    chan time.Time // capacity 1: when a report came

@@ -55,6 +55,17 @@ func (s *Session) takenNow() (t taken) {
 	return t
 }
 
+// InTransit is how many bytes were given to the data connections that stand and have not arrived,
+// as far as the target said, in so many reports: they come about once a second.
+func (s *Session) InTransit() (n int64, reports uint64) {
+	reports = s.reports.Load()
+	for _, l := range s.all() {
+		arrived := l.arrived.Load() // before: what arrived was sent
+		n += int64(l.sent.Load() - arrived)
+	}
+	return n, reports
+}
+
 // missedReports is in how many reports in a row a connection must be missing to be gone
 // at the target: one may have been on its way when the connection was made.
 const missedReports = 3
@@ -83,6 +94,7 @@ func (s *Session) heardTaken(t taken) error {
 		s.arrived.Add(r.taken - l.told.taken)
 		s.heldUpThere.Add(int64(r.held - l.told.held))
 		l.told.taken, l.told.held = r.taken, r.held
+		l.arrived.Store(r.taken)
 		if l.told.stall.beat(time.Now(), sent, r.taken, r.busy) && !invariant.Planted("wire/no-stall") {
 			s.lostLine(l, ErrStalled)
 			continue
@@ -91,6 +103,7 @@ func (s *Session) heardTaken(t taken) error {
 			return ErrBlackHole
 		}
 	}
+	s.reports.Add(1)
 	select {
 	case s.reported <- time.Now():
 	default: // the one before is not looked at yet

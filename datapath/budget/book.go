@@ -56,12 +56,8 @@ func (b *Book) Total() int64 { return b.total }
 // Floor is what each group may always hold, in bytes, if its own limit lets it.
 func (b *Book) Floor() int64 { return b.total / 2 / int64(max(1, len(b.groups))) }
 
-// Prioritise sets a group's priority, and says whether it was another.
-func (b *Book) Prioritise(i int, p shape.Priority) bool {
-	was := b.groups[i].priority
-	b.groups[i].priority = p
-	return was != p
-}
+// Prioritise sets a group's priority.
+func (b *Book) Prioritise(i int, p shape.Priority) { b.groups[i].priority = p }
 
 // Hold notes what a group holds now, in bytes.
 func (b *Book) Hold(i int, held int64) { b.groups[i].held = held }

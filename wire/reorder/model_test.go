@@ -194,6 +194,9 @@ func TestSourcePicks(t *testing.T) {
 	if records, lost := s.Under(); records != 1 || lost != 0 || !s.Only(2) || s.Only(1) {
 		t.Errorf("%d under way, %d lost", records, lost)
 	}
+	if n := s.Bytes(); n != 100 {
+		t.Errorf("%d bytes are under way", n)
+	}
 	if s.Lost(1) {
 		t.Error("something was lost with a connection that had nothing left")
 	}

@@ -21,6 +21,7 @@ type sent struct {
 	conn uint32
 	lost bool // to be sent again
 	room int64
+	size int // bytes
 }
 
 // NewSource begins with from.
@@ -74,7 +75,7 @@ func (s *Source) Sent(seq record.Seq, conn uint32, bytes int) {
 	at := int(seq - s.first)
 	switch {
 	case at == len(s.out):
-		s.out = append(s.out, sent{conn, lost, Room(bytes)})
+		s.out = append(s.out, sent{conn, lost, Room(bytes), bytes})
 		s.room += Room(bytes)
 	case at < len(s.out) && s.out[at].lost:
 		s.lost--
@@ -121,3 +122,13 @@ func (s *Source) Lost(conn uint32) bool {
 
 // Under is how many records are under way, and how many of those are to be sent again.
 func (s *Source) Under() (records, lost int) { return len(s.out), s.lost }
+
+// Bytes are how many are under way, without those that are to be sent again.
+func (s *Source) Bytes() (n int64) {
+	for _, o := range s.out {
+		if !o.lost {
+			n += int64(o.size)
+		}
+	}
+	return n
+}
