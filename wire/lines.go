@@ -207,19 +207,34 @@ func (ls *lines) take(l *line) (first, last bool) {
 // lostLine takes a connection out that broke. What was sent on it and not acknowledged
 // goes over the others; where there is no other the session ends.
 func (s *Session) lostLine(l *line, err error) {
+	if s.without(l, err) {
+		s.lostData(err)
+	}
+}
+
+// heardLost is lostLine for the reader of the control connection: it does not wait for a
+// better reason, which it would have to read itself.
+func (s *Session) heardLost(l *line, err error) {
+	if s.without(l, err) {
+		s.end(err)
+	}
+}
+
+// without goes on without a connection, and says whether the session must end because that was
+// the last.
+func (s *Session) without(l *line, err error) (over bool) {
 	if s.ctx.Err() != nil {
-		return
+		return false
 	}
 	first, last := s.lines.take(l)
 	switch {
 	case !first:
-		return
+		return false
 	case last && errors.Is(err, ErrStalled):
 		s.end(err)
-		return
+		return false
 	case last:
-		s.lostData(err)
-		return
+		return true
 	}
 	l.cut()
 	s.counters.ConnectionsLost.Add(1)
@@ -232,6 +247,7 @@ func (s *Session) lostLine(l *line, err error) {
 		}
 	}
 	s.rebound()
+	return false
 }
 
 // leftLine is the end of a connection that its source gave up: all that was sent on it came.

@@ -285,7 +285,7 @@ func parseGone(p []byte) (uint32, error) {
 func (s *Session) heardGone(number uint32) {
 	for _, l := range s.all() {
 		if l.number == number {
-			s.lostLine(l, &lostError{"data", fmt.Errorf("given up by the source")})
+			s.heardLost(l, &lostError{"data", fmt.Errorf("given up by the source")})
 		}
 	}
 }

@@ -82,7 +82,7 @@ func (s *Session) heardTaken(t taken) error {
 		}
 		if at < 0 {
 			if l.told.missed++; l.told.missed >= missedReports {
-				s.lostLine(l, &lostError{"data", errHungUp})
+				s.heardLost(l, &lostError{"data", errHungUp})
 			}
 			continue
 		}
@@ -96,7 +96,7 @@ func (s *Session) heardTaken(t taken) error {
 		l.told.taken, l.told.held = r.taken, r.held
 		l.arrived.Store(r.taken)
 		if l.told.stall.beat(time.Now(), sent, r.taken, r.busy) && !invariant.Planted("wire/no-stall") {
-			s.lostLine(l, ErrStalled)
+			s.heardLost(l, ErrStalled)
 			continue
 		}
 		if tcp, ok := tcpOf(l.socket.Conn); ok && l.told.hole.beat(tcp) {
