@@ -399,14 +399,14 @@ func (s *Session) readRecord(l *line, r *taker) error {
 }
 
 // takePlain takes a record that is delivered as it comes.
-func (s *Session) takePlain(l *line, r io.Reader, h record.Header, head []byte) error {
+func (s *Session) takePlain(l *line, r *taker, h record.Header, head []byte) error {
 	s.holdUp(l)
 	rec, err := s.memory.get(s.ctx, h)
 	s.goOn(l)
 	if err != nil {
 		return err
 	}
-	if err := readRest(r, rec, head); err != nil {
+	if err := r.rest(rec, head); err != nil {
 		return err
 	}
 	s.counters.RecordsReceived.Add(1)
@@ -417,14 +417,45 @@ func (s *Session) takePlain(l *line, r io.Reader, h record.Header, head []byte) 
 	return s.handler.Record(s, rec)
 }
 
-// readRest fills in a record whose header was read.
-func readRest(r io.Reader, rec *Received, head []byte) error {
-	p := rec.Bytes()
-	copy(p, head)
-	if _, err := io.ReadFull(r, p[record.HeaderBytes:]); err != nil && !invariant.Planted("wire/half-record") {
+// rest fills in a record whose header was read.
+func (t *taker) rest(rec *Received, head []byte) error {
+	copy(rec.Bytes(), head)
+	err := t.fill(rec)
+	if err != nil && !invariant.Planted("wire/half-record") {
 		rec.Release()
 		return &lostError{"data", err}
 	}
+	return nil
+}
+
+// fill reads what follows the header. The checksums are taken on the way; who finds them wrong,
+// or tables that are, is whoever parses the record and verifies it.
+func (t *taker) fill(rec *Received) error {
+	p, tables := rec.Bytes(), rec.header.TablesEnd()
+	if _, err := io.ReadFull(t, p[record.HeaderBytes:tables]); err != nil {
+		return err
+	}
+	a, err := record.Arrive(rec.header, p)
+	if err != nil {
+		_, err := io.ReadFull(t, p[tables:])
+		return err
+	}
+	for far := rec.far(); len(a.Left()) > 0; {
+		to := a.Left()
+		if far {
+			to = t.chunk[:]
+		}
+		n, err := t.Read(to[:min(len(a.Left()), len(t.chunk))])
+		if far {
+			a.Far(t.chunk[:n])
+		} else {
+			a.Stand(n)
+		}
+		if err != nil && len(a.Left()) > 0 {
+			return err
+		}
+	}
+	rec.rec, rec.arrived = a.Record(), true
 	return nil
 }
 
@@ -433,6 +464,8 @@ type taker struct {
 	s    *Session
 	l    *line
 	head [frameBytes + orderedBytes + record.HeaderBytes]byte // of the frame that is being read
+	// chunk is what TLS gives at once: where it goes past the caches it is read into these first.
+	chunk [16 << 10]byte
 }
 
 func (t *taker) Read(p []byte) (int, error) {

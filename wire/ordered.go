@@ -110,7 +110,7 @@ func (o *order) turnedLocked() {
 }
 
 // takeOrdered takes a record whose headers were read off l, and delivers what is next.
-func (s *Session) takeOrdered(l *line, r io.Reader, m reorder.Mark, h record.Header, head []byte) error {
+func (s *Session) takeOrdered(l *line, r *taker, m reorder.Mark, h record.Header, head []byte) error {
 	rec, err := s.makeRoom(l, m, h)
 	if err != nil {
 		return err
@@ -122,7 +122,7 @@ func (s *Session) takeOrdered(l *line, r io.Reader, m reorder.Mark, h record.Hea
 		}
 		return nil
 	}
-	if err := readRest(r, rec, head); err != nil {
+	if err := r.rest(rec, head); err != nil {
 		return err
 	}
 	s.counters.RecordsReceived.Add(1)

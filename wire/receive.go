@@ -17,6 +17,9 @@ type Received struct {
 	buf    *buf.Buf
 	class  *class
 	early  bool // it came before its turn, and stands in class.early
+
+	arrived bool // rec is what came
+	rec     record.Record
 }
 
 // Header is the record's header: checked, and of the size that came.
@@ -25,10 +28,19 @@ func (r *Received) Header() record.Header { return r.header }
 // Bytes is the whole record, valid until Release. Only its header is checked.
 func (r *Received) Bytes() []byte { return r.buf.Bytes() }
 
+// Record is the record, parsed, valid until Release. Its blocks' checksums were taken as it came: if
+// they were right its VerifyPayload has no more to do.
+func (r *Received) Record() (record.Record, error) {
+	if r.arrived {
+		return r.rec, nil
+	}
+	return record.Parse(r.Bytes())
+}
+
 // Release gives the buffer back; a second call panics.
 func (r *Received) Release() {
 	b, c := r.buf, r.class
-	r.buf = nil
+	r.buf, r.arrived, r.rec = nil, false, record.Record{}
 	r.inOrder()
 	b.Release()
 	if !invariant.Planted("wire/received-thrown-away") {
@@ -98,6 +110,12 @@ func (m *memory) class(h record.Header) *class {
 	}
 	panic("BUG: a checked record larger than the largest")
 }
+
+// farFrom is how many bytes of records that are not released yet leave no room in the caches.
+const farFrom = 2 << 20
+
+// far says whether the caches will have lost the record when it is looked at again.
+func (r *Received) far() bool { return len(r.class.slots)*r.header.Size >= farFrom }
 
 // out is how many buffers are not home.
 func (m *memory) out() (n int) {

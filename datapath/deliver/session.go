@@ -181,7 +181,7 @@ func (n *session) record(r *wire.Received) error {
 		r.Release()
 		return nil
 	}
-	rec, err := record.Parse(r.Bytes())
+	rec, err := r.Record()
 	if err != nil {
 		r.Release()
 		n.refuse(st, turn, fmt.Errorf("record %s: %w", h.Identity, err))

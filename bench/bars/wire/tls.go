@@ -58,7 +58,7 @@ func (*checker) Lost(*wire.Session, uint32)                  {}
 func (c *checker) Closed(*wire.Session, error)               {}
 func (c *checker) Record(_ *wire.Session, r *wire.Received) error {
 	defer r.Release()
-	rec, err := record.Parse(r.Bytes())
+	rec, err := r.Record()
 	if err == nil {
 		err = rec.VerifyPayload()
 	}
