@@ -36,6 +36,7 @@ type room struct {
 	left  atomic.Int64 // bytes to the limit; below zero intake stops
 	soft  atomic.Int64 // bytes to where something has to give way
 	taken atomic.Int64 // bytes appended since the group was opened
+	steps atomic.Int64 // of the work that makes room: rises while it gets on
 	full  atomic.Pointer[shortage]
 }
 
@@ -69,9 +70,14 @@ type shortage struct {
 	ended chan struct{} // closed when it is over, or another takes its place
 }
 
-// hopeFor is how long who brings a record waits for room that is being made. A source is
-// held up by it as by a slow disk; refused, it would begin its session anew.
-const hopeFor = 10 * time.Second
+const (
+	// hopeFor is how long who brings a record waits for room that is being made, while that
+	// does not get on. A source is held up by it as by a slow disk; refused, it would begin its
+	// session anew.
+	hopeFor = 10 * time.Second
+	// hopeMost is how long it waits where that does: a session's other groups wait with it.
+	hopeMost = time.Minute
+)
 
 // ErrLimit says that a group takes no data because it has no room for it.
 var ErrLimit = errors.New("the journal's limit is reached")
@@ -107,6 +113,9 @@ func (r *room) stop(why error, hope bool) {
 	}
 }
 
+// step says that the work that makes room gets on.
+func (r *room) step() { r.steps.Add(1) }
+
 // wait returns nil once there is room, and else why there is none: at once where nothing
 // is being done about it.
 func (r *room) wait(ctx context.Context) error {
@@ -115,6 +124,7 @@ func (r *room) wait(ctx context.Context) error {
 	}
 	patience := time.NewTimer(hopeFor)
 	defer patience.Stop()
+	seen, began := r.steps.Load(), time.Now()
 	for {
 		s := r.full.Load()
 		if s == nil {
@@ -126,7 +136,12 @@ func (r *room) wait(ctx context.Context) error {
 		select {
 		case <-s.ended:
 		case <-patience.C:
-			return s.why
+			now := r.steps.Load()
+			if now == seen || time.Since(began) >= hopeMost || invariant.Planted("journal/hope-ends") {
+				return s.why
+			}
+			seen = now
+			patience.Reset(hopeFor)
 		case <-ctx.Done():
 			return fmt.Errorf("%w: %w", s.why, ctx.Err())
 		}

@@ -113,6 +113,7 @@ func (p *promotion) write(r *replica.Volume, b *portion) error {
 	g := p.g
 	g.retention.promoter.Pace = func(n int64) error {
 		g.retention.promoted.Add(n)
+		g.retention.room.step()
 		return p.pace(n)
 	}
 	found, err := g.retention.promoter.Apply(r, changes)

@@ -29,6 +29,20 @@ func TestRoomIsWaitedFor(t *testing.T) {
 		if took, err := wait(r, t.Context()); took != hopeFor || !errors.Is(err, ErrLimit) {
 			t.Errorf("with hope in vain: %s, %v", took, err)
 		}
+		for _, c := range []struct{ steps, want time.Duration }{{1, 2 * hopeFor}, {3, 2 * hopeFor}, {15, 3 * hopeFor}, {hopeMost, hopeMost}} {
+			ctx, stop := context.WithCancel(t.Context())
+			go func() { // a pass gets on each second, for so long
+				for n := time.Duration(0); n < c.steps && ctx.Err() == nil; n++ {
+					time.Sleep(time.Second)
+					r.step()
+				}
+			}()
+			if took, err := wait(r, t.Context()); took != c.want || !errors.Is(err, ErrLimit) {
+				t.Errorf("with hope that ends after %d steps: %s, %v", c.steps, took, err)
+			}
+			stop()
+			time.Sleep(2 * time.Second)
+		}
 		go func() {
 			time.Sleep(time.Second)
 			r.stop(ErrLimit, true) // a plan says it again

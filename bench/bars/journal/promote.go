@@ -168,8 +168,10 @@ func (in *intake) cut() error {
 	listed := in.st.cuts
 	id, at, ticket := in.st.next()
 	in.st.cuts = uint64(id.Seq)
-	return in.st.send(record.AppendCut(nil, id, at, ticket, record.Cut{Checkpoint: in.st.cuts, Wall: time.Now().UnixNano(), Listed: listed, Solo: true,
+	err := in.st.send(record.AppendCut(nil, id, at, ticket, record.Cut{Checkpoint: in.st.cuts, Wall: time.Now().UnixNano(), Listed: listed, Solo: true,
 		Volumes: []record.VolumeSize{{ID: volumeID, Bytes: in.st.volume}}}))
+	in.st.group.ListedEverywhere(in.st.cuts) // as a source does, which no record has to carry
+	return err
 }
 
 func (b *bench) promote() error {
