@@ -110,7 +110,7 @@ func (f *flow) sendOrdered(o sendOrder, leg context.Context, r *spill.Record) (n
 		f.count.sent.Add(int64(bytes))
 	}
 	if invariant.Planted("datapath/wrong-line") {
-		line = 0
+		line = 1 << 20
 	}
 	f.mu.Lock()
 	o.under.Sent(seq, line, bytes)

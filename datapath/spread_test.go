@@ -53,7 +53,7 @@ func TestCutRecordNeedsNoOtherToGoAgain(t *testing.T) {
 		w.interval, w.connections = time.Hour, 2
 		w.script = func(route, number int) (f faultlink.Faults) {
 			if route == 1 && number == 0 {
-				f.Up.CutAt = 9 << 20 // after the first synchronisation
+				f.Up.CutAt = 6 << 20 // after the first synchronisation
 			}
 			return f
 		}
@@ -62,6 +62,9 @@ func TestCutRecordNeedsNoOtherToGoAgain(t *testing.T) {
 	w.awaitState(api.StateProtected)
 	f, p := w.s.flows[0], w.s.peers[0]
 	w.await("two data connections", func() bool { return f.connections() == 2 })
+	if err := w.link.SetRate(16 << 20); err != nil { // what is on its way was sent long ago when it is cut
+		t.Fatal(err)
+	}
 	for off := int64(0); p.counters.ConnectionsLost.Load() == 0; off = (off + 1<<20) % w.size {
 		w.put("vol1", off, 1<<20)
 		w.await("all of it to be durable", func() bool { b := w.status().BytesBehind; return b != nil && *b == 0 })
