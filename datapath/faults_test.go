@@ -420,6 +420,13 @@ func (f fullFile) WriteStart(parts [][]byte, off int64, done func(error)) {
 	f.File.WriteStart(parts, off, done)
 }
 
+func (f fullFile) WriteParts(parts [][]byte, off int64) error {
+	if f.fs.full.Load() {
+		return syscall.ENOSPC
+	}
+	return f.File.WriteParts(parts, off)
+}
+
 func (f fullFile) Allocate(off, n int64) error {
 	if f.fs.full.Load() {
 		return syscall.ENOSPC

@@ -132,18 +132,7 @@ func (w *startedWrite) ended(op *ringOp, res int32) {
 
 // finish writes what is left.
 func (w *startedWrite) finish() {
-	off, skip := w.op.off, w.wrote
-	for _, p := range w.op.parts {
-		from := min(skip, len(p))
-		if _, err := w.file.write(p[from:], off+int64(from)); err != nil {
-			w.end(err)
-			return
-		}
-		if off, skip = off+int64(len(p)), skip-from; invariant.Planted("ioengine/part-forgotten") {
-			break
-		}
-	}
-	w.end(nil)
+	w.end(w.file.writeRest(w.op.parts, w.op.off, w.wrote))
 }
 
 func (w *startedWrite) end(err error) {

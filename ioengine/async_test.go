@@ -68,6 +68,40 @@ func divided(p []byte, how int) (parts [][]byte) {
 	return append(parts, make([][]byte, ioengine.MaxParts-len(parts))...)
 }
 
+// A write of several parts is all of them, in order, and fails whole.
+func TestWriteParts(t *testing.T) {
+	for _, flags := range []ioengine.Flags{0, ioengine.Direct} {
+		t.Run(fmt.Sprintf("flags=%d", flags), func(t *testing.T) {
+			dir := t.TempDir()
+			f := open(t, ioengine.OS(), filepath.Join(dir, "f"), ioengine.Create|flags)
+			const n, count = 16 << 10, 8
+			want := make([]byte, n*count)
+			for i := range count {
+				p := buf.Aligned(n)
+				for j := 0; j < n; j += 512 {
+					copy(p[j:], bytes.Repeat([]byte{byte(i + j/512)}, 512))
+				}
+				copy(want[i*n:], p)
+				ok(t, f.WriteParts(divided(p, i%4), int64(i)*n))
+			}
+			got := buf.Aligned(n * count)
+			if _, err := f.ReadAt(got, 0); err != nil || !bytes.Equal(got, want) {
+				t.Errorf("reads back other bytes (%v)", err)
+			}
+			readOnly := open(t, ioengine.OS(), filepath.Join(dir, "f"), ioengine.ReadOnly)
+			for how := range 2 {
+				if err := readOnly.WriteParts(divided(got[:n], how), 0); !errors.Is(err, unix.EBADF) {
+					t.Errorf("to a file that is only read: %v", err)
+				}
+			}
+			ok(t, f.Close())
+			if err := f.WriteParts(divided(got[:n], 1), 0); !errors.Is(err, unix.EBADF) {
+				t.Errorf("to a closed file: %v", err)
+			}
+		})
+	}
+}
+
 func TestStartedWriteFails(t *testing.T) {
 	onBoth(t, func(t *testing.T, fsys ioengine.FS, dir string) {
 		name := filepath.Join(dir, "f")

@@ -131,6 +131,40 @@ func (f *osFile) write(p []byte, off int64) (int, error) {
 	return done, nil
 }
 
+func (f *osFile) WriteParts(parts [][]byte, off int64) error {
+	f.open.RLock()
+	defer f.open.RUnlock()
+	if f.open.closed {
+		return pathError("write", f.name, unix.EBADF)
+	}
+	if len(parts) == 1 {
+		_, err := f.write(parts[0], off)
+		return err
+	}
+	n, err := unix.Pwritev(f.fd, parts, off)
+	for err == unix.EINTR {
+		n, err = unix.Pwritev(f.fd, parts, off)
+	}
+	if err != nil {
+		return pathError("write", f.name, err)
+	}
+	return f.writeRest(parts, off, n)
+}
+
+// writeRest writes what is left of the parts, whose first wrote bytes were written at off.
+func (f *osFile) writeRest(parts [][]byte, off int64, wrote int) error {
+	for _, p := range parts {
+		from := min(wrote, len(p))
+		if _, err := f.write(p[from:], off+int64(from)); err != nil {
+			return err
+		}
+		if off, wrote = off+int64(len(p)), wrote-from; invariant.Planted("ioengine/part-forgotten") {
+			break
+		}
+	}
+	return nil
+}
+
 func (f *osFile) Align() int { return f.align }
 
 // Sync is fdatasync: bytes, and the size and places needed to find them. Once it

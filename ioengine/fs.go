@@ -42,8 +42,8 @@ const (
 	Direct          // past the page cache where the file system can; see File.Align
 )
 
-// MaxParts is how many parts a WriteStart takes: what any kernel does.
-const MaxParts = 64
+// MaxParts is how many parts a WriteStart or WriteParts takes: what any kernel does.
+const MaxParts = 256
 
 // Bytes is how many bytes parts hold.
 func Bytes(parts [][]byte) (n int) {
@@ -64,6 +64,10 @@ type File interface {
 	// WriteAt. Writes that were started are in no order. A Sync covers those alone whose
 	// done was called before it; Close waits for all. done must not block.
 	WriteStart(parts [][]byte, off int64, done func(error))
+	// WriteParts writes the parts, one behind the other from off on, as one write: all of
+	// them, or an error. Align holds for each part; there are at most MaxParts. Who waits for
+	// the end anyway has it cheaper so than from WriteStart.
+	WriteParts(parts [][]byte, off int64) error
 	// Align is what offsets, lengths and buffer addresses must be multiples of: 1,
 	// or more for a Direct file. The caller keeps to it.
 	Align() int

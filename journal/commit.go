@@ -8,9 +8,9 @@ import (
 	"github.com/holdfast-dr/holdfast/journal/segment"
 )
 
-// take takes from the queue what fits into a round of so many bytes that holds some
+// take appends to items what fits from the queue into a round of so many bytes that holds some
 // already; of an empty round one item at least. more: there is more.
-func (g *Group) take(share int) (items []item, more bool) {
+func (g *Group) take(items []item, share int) (all []item, more bool) {
 	if invariant.Planted("journal/long-round") {
 		share = 1 << 40
 	}
@@ -25,11 +25,31 @@ func (g *Group) take(share int) (items []item, more bool) {
 		}
 		g.tallyLocked(&g.queue[n], -1)
 	}
-	items, g.queue = g.queue[:n:n], g.queue[n:]
-	if len(g.queue) == 0 {
+	if items == nil {
+		items, g.spare = g.spare, nil
+	}
+	items = append(items, g.queue[:n]...)
+	clear(g.queue[:n])
+	if n < len(g.queue) {
+		g.queue = g.queue[n:]
+		return items, true
+	}
+	g.queue = g.queue[:0]
+	return items, false
+}
+
+// maxSpare is how many items the memory of a round has at most that is kept for the next.
+const maxSpare = 1024
+
+// doneWithLocked takes back the memory of a round's items.
+func (g *Group) doneWithLocked(items []item) {
+	clear(items)
+	if g.spare == nil && cap(items) <= maxSpare {
+		g.spare = items[:0]
+	}
+	if len(g.queue) == 0 && cap(g.queue) > maxSpare {
 		g.queue = nil
 	}
-	return items, len(g.queue) > 0
 }
 
 func (it *item) logBytes() int {
@@ -96,10 +116,10 @@ func (g *Group) stageLocked() {
 			}
 		}()
 	}
-	items, _ := g.take(g.store.share(int(g.store.staged.Load())))
-	g.staged = append(g.staged, items...)
-	for i := range items {
-		g.stagedBytes += items[i].logBytes()
+	had := len(g.staged)
+	g.staged, _ = g.take(g.staged, g.store.share(int(g.store.staged.Load())))
+	for i := had; i < len(g.staged); i++ {
+		g.stagedBytes += g.staged[i].logBytes()
 	}
 	var err error
 	if g.places, err = g.appendItems(g.staged, g.places); err != nil {
@@ -167,9 +187,8 @@ func (g *Group) write(share int) (p part, more bool) {
 	if g.abandoned {
 		g.unstageLocked()
 	}
-	taken, more := g.take(share)
-	items, places := g.unstagedLocked()
-	items = append(items, taken...)
+	items, more := g.take(g.staged, share)
+	_, places := g.unstagedLocked()
 	err := g.fatalError()
 	if err == nil {
 		err = g.commitReplica(items)
@@ -278,7 +297,8 @@ func (p part) end() {
 	if p.file != nil {
 		_ = g.segments.Synced(nil) // says the error it is given
 	}
-	for i, it := range p.items {
+	for i := range p.items {
+		it := &p.items[i]
 		if it.verdict != toLog {
 			continue
 		}
@@ -297,7 +317,8 @@ func (g *Group) took(items []item) {
 	}
 	logged := int64(0)
 	g.mu.Lock()
-	for _, it := range items {
+	for i := range items {
+		it := &items[i]
 		g.bytes -= it.rec.Size
 		if it.verdict != toLog && it.verdict != toReplica {
 			continue
@@ -318,9 +339,12 @@ func (g *Group) took(items []item) {
 	g.room.Broadcast()
 	g.mu.Unlock()
 	g.store.retainer.took(g, logged)
-	for _, it := range items {
-		it.done(nil)
+	for i := range items {
+		items[i].done(nil)
 	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.doneWithLocked(items)
 }
 
 // refuse puts every stream back to where it stands durably and gives back all that is

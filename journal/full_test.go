@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -119,12 +120,12 @@ func TestRoundsAreBounded(t *testing.T) {
 		for _, n := range sizes {
 			items = append(items, item{verdict: verdict, rec: record.Record{Header: record.Header{Size: n}}})
 		}
-		g := &Group{queue: items}
-		if taken, more := g.take(maxRound); len(taken) != want || more != (want < len(items)) {
+		g := &Group{queue: slices.Clone(items)}
+		if taken, more := g.take(nil, maxRound); len(taken) != want || more != (want < len(items)) {
 			t.Errorf("of %v are taken %d, want %d; more: %v", sizes, len(taken), want, more)
 		}
 		if g := (&Group{queue: items, staged: make([]item, 1), stagedBytes: maxRound}); verdict == toLog {
-			if taken, _ := g.take(maxRound); len(taken) != 0 {
+			if taken, _ := g.take(nil, maxRound); len(taken) != 0 {
 				t.Errorf("a round that is full takes %d more", len(taken))
 			}
 		}

@@ -58,6 +58,7 @@ type Group struct {
 	standings   map[record.StreamID]mark
 	volumes     map[record.VolumeID]*volume
 	queue       []item
+	spare       []item    // memory for the items of a round
 	queuedBytes int       // of the records in queue that go into the log
 	direct      int       // items in queue that go into the replica
 	bytes       int       // of the records in queue and in the rounds

@@ -45,6 +45,18 @@ type waiting struct {
 	records, bytes int
 	since          time.Time // of the first
 	urgent         bool
+	enough         int // records of the last round: as many begin the next
+}
+
+// add counts what was queued, of that size, and says whether the rounds are to hear of it:
+// of what no record should wait for, of the first, of as many as begin a round, and each time
+// that another buffer is full. To wake them costs as much as to take in a record.
+func (w *waiting) add(bytes int) (wake bool) {
+	buffers := w.bytes / stageBytes
+	w.records++
+	w.bytes += max(bytes, 0)
+	w.urgent = w.urgent || bytes == urgent
+	return w.urgent || w.records == 1 || w.records == w.enough && !invariant.Planted("journal/enough-unheard") || w.bytes/stageBytes > buffers
 }
 
 // urgent is the size of what no record should wait for: it begins a round at once.
@@ -66,11 +78,11 @@ func (s *Store) queued(g *Group, bytes int) {
 	if w.records == 0 {
 		w.since = time.Now()
 	}
-	w.records++
-	w.bytes += max(bytes, 0)
-	w.urgent = w.urgent || bytes == urgent
+	wake := w.add(bytes)
 	s.mu.Unlock()
-	s.kick()
+	if wake {
+		s.kick()
+	}
 }
 
 // pace decides when a round begins.
@@ -100,6 +112,15 @@ func (p pace) wait(w waiting, now time.Time) time.Duration {
 func (s *Store) run() {
 	defer close(s.stopped)
 	var last *flight
+	flights := make(chan *flight) // to one goroutine: a new one for each has a small stack
+	var landing sync.WaitGroup
+	defer landing.Wait()
+	defer close(flights)
+	landing.Go(func() {
+		for f := range flights {
+			f.land()
+		}
+	})
 	for {
 		groups, closed := s.gather(last)
 		if closed && len(groups) == 0 {
@@ -107,7 +128,7 @@ func (s *Store) run() {
 			return
 		}
 		last = s.write(groups)
-		go last.land()
+		flights <- last
 	}
 }
 
@@ -214,7 +235,7 @@ func (s *Store) write(groups map[*Group]struct{}) *flight {
 	f := &flight{store: s, began: time.Now(), landed: make(chan struct{})}
 	var mu sync.Mutex
 	share := s.share(len(groups))
-	inParallel(writers, maps.Keys(groups), func(g *Group) {
+	writeOne := func(g *Group) {
 		p, more := g.write(share)
 		if more {
 			s.queued(g, urgent)
@@ -223,7 +244,21 @@ func (s *Store) write(groups map[*Group]struct{}) *flight {
 		defer mu.Unlock()
 		f.parts = append(f.parts, p)
 		f.records += len(p.items)
-	})
+	}
+	if len(groups) == 1 {
+		for g := range groups {
+			writeOne(g)
+		}
+	} else {
+		inParallel(writers, maps.Keys(groups), writeOne)
+	}
+	s.mu.Lock()
+	s.waiting.enough = f.records
+	wake := s.waiting.records >= f.records
+	s.mu.Unlock()
+	if wake {
+		s.kick() // they came while it was written
+	}
 	return f
 }
 
@@ -265,10 +300,10 @@ func (f *flight) land() {
 	}
 	bytes := 0
 	for _, p := range f.parts {
-		p.end()
 		for i := range p.items {
 			bytes += p.items[i].logBytes()
 		}
+		p.end()
 	}
 	s.readBacks.took(bytes)
 	f.list()

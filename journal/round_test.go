@@ -40,6 +40,29 @@ func TestPace(t *testing.T) {
 	f("no delay", -1, 1*ms, 10, one, 0, 0)
 }
 
+// The rounds are woken by the first that is queued, by as many as the last round had, by each
+// buffer that is full, and by what is urgent; by nothing in between.
+func TestWaking(t *testing.T) {
+	f := func(what string, w waiting, sizes []int, want string) {
+		t.Helper()
+		got := ""
+		for _, bytes := range sizes {
+			if w.add(bytes) {
+				got += "!"
+			} else {
+				got += "."
+			}
+		}
+		if got != want {
+			t.Errorf("%s: woken at %s, want %s", what, got, want)
+		}
+	}
+	f("after a round of three", waiting{enough: 3}, []int{1, 1, 1, 1, 1}, "!.!..")
+	f("at the first round", waiting{}, []int{1, 1, 1}, "!..")
+	f("full buffers", waiting{enough: 100}, []int{1, stageBytes, 1, stageBytes - 2, 1, 3 * stageBytes}, "!!.!.!")
+	f("urgent", waiting{enough: 100}, []int{1, 1, urgent, 1}, "!.!!")
+}
+
 // several is one store with several groups, and what each was promised.
 type several struct {
 	store   *Store

@@ -155,6 +155,11 @@ func (f *modelFile) WriteStart(parts [][]byte, off int64, done func(error)) {
 	}()
 }
 
+func (f *modelFile) WriteParts(parts [][]byte, off int64) error {
+	_, err := f.WriteAt(slices.Concat(parts...), off)
+	return err
+}
+
 func (f *modelFile) Zero(off, n int64) error {
 	return f.change(off, int(n), func(at int64, from, to int) { clear(f.data[at : at+int64(to-from)]) })
 }

@@ -149,6 +149,10 @@ func (f *overFile) WriteStart(parts [][]byte, off int64, done func(error)) {
 	f.File.WriteStart(parts, off, done)
 }
 
+func (f *overFile) WriteParts(parts [][]byte, off int64) error {
+	return f.over.try(OpWrite, "write", f.name, func() error { return f.File.WriteParts(parts, off) })
+}
+
 func (f *overFile) Sync() error { return f.over.try(OpSync, "sync", f.name, f.File.Sync) }
 
 func (f *overFile) Allocate(off, n int64) error {

@@ -129,7 +129,7 @@ func callerOf(pcs []uintptr) (at siteKey, function string, found bool) {
 
 // operations are the methods of ioengine.FS and ioengine.File that count as such.
 var operations = []string{"Open", "Rename", "Remove", "Mkdir", "List", "SyncDir", "SyncFiles", "Lock", "Free",
-	"ReadAt", "WriteAt", "WriteStart", "Sync", "Allocate", "Zero", "NextData", "Truncate", "Size"}
+	"ReadAt", "WriteAt", "WriteStart", "WriteParts", "Sync", "Allocate", "Zero", "NextData", "Truncate", "Size"}
 
 // excusesFile names the calls that the package's tests need not come to or fail, a line
 // each: the function, the call, and why.

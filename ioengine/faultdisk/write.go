@@ -29,6 +29,15 @@ func (h *handle) WriteAt(p []byte, off int64) (n int, err error) {
 	return n, h.wrap("write", err)
 }
 
+// WriteParts is WriteAt of what the parts hold.
+func (h *handle) WriteParts(parts [][]byte, off int64) error {
+	if len(parts) > ioengine.MaxParts {
+		panic("BUG: a write of more parts than there may be")
+	}
+	_, err := h.WriteAt(slices.Concat(parts...), off)
+	return err
+}
+
 // writeLocked returns what a write of p changes; nothing when n is 0.
 func (h *handle) writeLocked(fault Fault, p []byte, off int64) (change, error) {
 	err := h.checkLocked(OpWrite, p, off)

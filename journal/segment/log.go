@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/holdfast-dr/holdfast/ioengine"
@@ -36,12 +37,13 @@ type Log struct {
 	// once, and for reading by who looks one up to open the other. It comes before mu.
 	names sync.RWMutex
 
+	end atomic.Int64 // Pos: where the next record goes
+
 	mu struct {
 		sync.RWMutex
 		segs    []*segment // by number, each with the places after the one before
 		dropped []*segment // whose files are still to be got rid of
-		end     Pos
-		failed  error // why, since the last Abandon
+		failed  error      // why, since the last Abandon
 
 		written writtenRound // the round that waits for Synced
 		spare   []entry      // memory of the one before
@@ -106,7 +108,7 @@ func (l *Log) Append(rec []byte) (Pos, error) {
 		l.w.drop()
 		return 0, l.fail(err)
 	}
-	l.setEnd(l.w.end)
+	l.end.Store(int64(l.w.end))
 	return l.w.entries[len(l.w.entries)-1].Pos, nil
 }
 
@@ -197,6 +199,7 @@ func (l *Log) Write() (ioengine.File, error) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.end.Store(int64(l.w.end))
 	l.mu.written = l.w.next(l.mu.spare)
 	return l.mu.written.file, nil
 }
@@ -217,7 +220,6 @@ func (l *Log) Synced(err error) error {
 		l.cur.entries = append(l.cur.entries, done.entries...)
 		l.cur.records += len(done.entries)
 		l.cur.end, l.cur.chain = done.end, done.chain
-		l.mu.end = max(l.mu.end, done.end)
 	}
 	l.mu.Unlock()
 	if err != nil {
@@ -318,7 +320,7 @@ func (l *Log) take(w *writer, s *segment) {
 		}
 	}
 	l.mu.segs = append(l.mu.segs, s)
-	l.mu.end = w.end
+	l.end.Store(int64(w.end))
 }
 
 func (l *Log) usable() error {
@@ -338,14 +340,8 @@ func (l *Log) fail(err error) error {
 	if l.mu.failed == nil {
 		l.mu.failed = err
 	}
-	l.mu.end = l.cur.end
+	l.end.Store(int64(l.cur.end))
 	return err
-}
-
-func (l *Log) setEnd(end Pos) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.mu.end = end
 }
 
 // Durable returns how far the log is durable.
@@ -358,11 +354,7 @@ func (l *Log) Durable() Pos {
 func (l *Log) durableLocked() Pos { return l.mu.segs[len(l.mu.segs)-1].end }
 
 // End returns where the next record goes, if no Commit comes before it.
-func (l *Log) End() Pos {
-	l.mu.RLock()
-	defer l.mu.RUnlock()
-	return l.mu.end
-}
+func (l *Log) End() Pos { return Pos(l.end.Load()) }
 
 // Close ends the log without committing. It waits for what runs beside the appends to end.
 func (l *Log) Close() error {

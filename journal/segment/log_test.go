@@ -499,8 +499,9 @@ func (sink) WriteAt(p []byte, _ int64) (int, error) { return len(p), nil }
 func (sink) WriteStart(_ [][]byte, _ int64, done func(error)) {
 	go done(nil)
 }
-func (sink) Allocate(_, _ int64) error { return nil }
-func (sink) Sync() error               { return nil }
+func (sink) WriteParts(_ [][]byte, _ int64) error { return nil }
+func (sink) Allocate(_, _ int64) error            { return nil }
+func (sink) Sync() error                          { return nil }
 
 // A log whose oldest segments were dropped opens if the watermark says so, and keeps
 // its places.

@@ -217,11 +217,10 @@ func (w *writer) land() error {
 // buffer of a round is mostly the only one, and then cheapest to write from here.
 func (w *writer) flush() error {
 	var err error
-	if g := w.stage; g != nil && g.lent > 0 && w.failure() == nil {
-		w.start()
-	} else if g != nil {
+	if g := w.stage; g != nil {
 		if w.failure() == nil {
-			_, err = w.file.WriteAt(g.mem[:g.n], offset(w.first, w.out))
+			g.close()
+			err = w.file.WriteParts(g.parts, offset(w.first, w.out))
 		}
 		w.out, w.stage = w.end, nil
 		w.stages.put(g)

@@ -146,6 +146,10 @@ func (h *handle) WriteAt(p []byte, off int64) (int, error) {
 	return len(p), nil
 }
 
+func (h *handle) WriteParts(parts [][]byte, off int64) error {
+	return h.change(func(f ioengine.File) error { return f.WriteParts(parts, off) })
+}
+
 // WriteStart begins the write on every copy.
 func (h *handle) WriteStart(parts [][]byte, off int64, done func(error)) {
 	if err := h.begin(true); err != nil {

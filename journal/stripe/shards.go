@@ -232,6 +232,7 @@ func (h *shardHandle) NextData(off int64) (at, n int64, err error) {
 func (h *shardHandle) Align() int                                       { return 1 }
 func (h *shardHandle) Sync() error                                      { return nil } // it is durable
 func (h *shardHandle) WriteAt([]byte, int64) (int, error)               { return 0, ErrSealed }
+func (h *shardHandle) WriteParts([][]byte, int64) error                 { return ErrSealed }
 func (h *shardHandle) Allocate(int64, int64) error                      { return ErrSealed }
 func (h *shardHandle) Zero(int64, int64) error                          { return ErrSealed }
 func (h *shardHandle) Truncate(int64) error                             { return ErrSealed }

@@ -249,6 +249,11 @@ func (f overlayFile) WriteStart(parts [][]byte, off int64, done func(error)) {
 	go done(err)
 }
 
+func (f overlayFile) WriteParts(parts [][]byte, off int64) error {
+	_, err := f.WriteAt(slices.Concat(parts...), off)
+	return err
+}
+
 func (f overlayFile) Align() int  { return 1 }
 func (f overlayFile) Sync() error { return nil }
 

@@ -70,14 +70,18 @@ func (f hollowFile) WriteAt(p []byte, off int64) (int, error) {
 
 // WriteStart writes at once.
 func (f hollowFile) WriteStart(parts [][]byte, off int64, done func(error)) {
-	var err error
+	err := f.WriteParts(parts, off)
+	go done(err)
+}
+
+func (f hollowFile) WriteParts(parts [][]byte, off int64) (err error) {
 	for _, p := range parts {
 		if err == nil {
 			_, err = f.WriteAt(p, off)
 			off += int64(len(p))
 		}
 	}
-	go done(err)
+	return err
 }
 
 var zeroPage [page]byte
