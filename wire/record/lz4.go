@@ -29,6 +29,9 @@ func decodePrefix(dst, src []byte, want int) bool {
 		if d >= want && want < len(dst) {
 			return true
 		}
+		if d, s = decodeShort(dst, src, d, s, want); d >= want && want < len(dst) {
+			return true
+		}
 		token := src[s]
 		s++
 
@@ -81,6 +84,63 @@ func decodePrefix(dst, src []byte, want int) bool {
 	}
 	return false // it ended on a match, or was empty
 }
+
+// decodeShort is the part of decodePrefix that most of a block goes through: sequences with
+// few literals and a match of up to 272 bytes, far from the ends of src and dst, so that
+// copies of fixed size stay inside. It ends in front of the first that is not such, or not
+// well formed, which is the caller's, and once want bytes stand.
+func decodeShort(dst, src []byte, d, s, want int) (int, int) {
+	for d < want && s < len(src)-(1+wide+3) && d < len(dst)-wide {
+		token := src[s]
+		run, match := int(token>>4), int(token&15)+minMatch
+		if run == longRun {
+			break
+		}
+		*(*[wide]byte)(dst[d:]) = *(*[wide]byte)(src[s+1:])
+		from, to := s+1+run, d+run
+		back := int(le.Uint16(src[from:]))
+		from += 2
+		if match == longRun+minMatch {
+			more := int(src[from])
+			if more == 255 {
+				break
+			}
+			match += more
+			from++
+		}
+		if back == 0 || back > to || to+match > len(dst)-2*wide {
+			break
+		}
+		out := dst[to : to+match+2*wide]
+		if at := to - back; back >= wide || invariant.Planted("record/wide-overlap") {
+			*(*[wide]byte)(out) = *(*[wide]byte)(dst[at:])
+			for n := wide; n < match; n += wide {
+				*(*[wide]byte)(out[n:]) = *(*[wide]byte)(dst[at+n:])
+			}
+		} else {
+			if back < 8 { // the first 8 bytes, of bytes that each stand before: from then on they lie 8 apart or more
+				for n := range 4 {
+					out[n] = dst[at+n]
+				}
+				at += apart[back].first
+				*(*[4]byte)(out[4:]) = *(*[4]byte)(dst[at:])
+				at -= apart[back].then
+			} else {
+				*(*[8]byte)(out) = *(*[8]byte)(dst[at:])
+			}
+			for n := 8; n < match; n += 8 {
+				*(*[8]byte)(out[n:]) = *(*[8]byte)(dst[at+n:])
+			}
+		}
+		d, s = to+match, from
+	}
+	return d, s
+}
+
+// apart says, of a match that begins less than 8 bytes back, how far behind its beginning the
+// bytes 4 to 7 are had, and how far before that all that follow are: both a multiple of
+// the distance away from where it would be, so that the bytes are the same.
+var apart = [8]struct{ first, then int }{1: {1, 8}, {2, 8}, {1, 7}, {4, 8}, {4, 9}, {4, 10}, {4, 11}}
 
 // moreLength adds up the bytes of a long length, to at most what limit leaves sensible.
 func moreLength(src []byte, s, limit int) (n, next int, ok bool) {
