@@ -80,3 +80,36 @@ func TestDenseParts(t *testing.T) {
 		t.Errorf("it said one thing only: %v", said)
 	}
 }
+
+// In a long row of dense blocks one in three is probed, in a short one each is: no more than two
+// blocks that shrink go raw behind it.
+func TestDenseRowEnds(t *testing.T) {
+	random, db := randomData(LineBytes, 8), dbData(LineBytes, 8)
+	most := 0
+	for _, row := range []int{1, 2, 5, 15, 40, 41, 42, 43} {
+		c := NewCompressor()
+		codec := func(data []byte) Codec {
+			b := NewBatch(Limits{})
+			b.Add(Piece{Volume: 1, Len: LineBytes, Ticket: 1, Data: data})
+			return mustParse(t, b.Seal(nil, testID, testTime, c)).Block(0).Codec
+		}
+		for i := range row {
+			if codec(random) != CodecRaw {
+				t.Errorf("random block %d of %d was compressed", i, row)
+			}
+		}
+		late := 0
+		for codec(db) == CodecRaw && late < 10 {
+			late++
+		}
+		if late > 2 || row < probeAll && late > 0 {
+			t.Errorf("behind %d dense blocks %d that shrink went raw", row, late)
+		}
+		if most = max(most, late); codec(db) != CodecLZ4 {
+			t.Errorf("behind %d dense blocks the second that shrinks is raw", row)
+		}
+	}
+	if most == 0 {
+		t.Error("each block of a long row is probed")
+	}
+}
