@@ -484,7 +484,9 @@ func TestFillBesideWriters(t *testing.T) {
 		p, d := noise(100+chunk, 1024), newDone() // and one in parts
 		copy(want[1024:], p)
 		f.WriteStart([][]byte{p[:512], p[512:]}, 1024, d.take)
-		return d.wait(1)
+		copy(want[2048:], noise(200+chunk, 1024))
+		p = noise(200+chunk, 1024)
+		return errors.Join(f.WriteParts([][]byte{p[:512], p[512:]}, 2048), d.wait(1))
 	}))
 	if chunk < 3 {
 		t.Fatalf("%d chunks", chunk)

@@ -191,8 +191,7 @@ func story(s *Set, p *promises) error {
 	p.mu.Unlock()
 	done := newDone()
 	seg.WriteStart([][]byte{whole[4096:8192]}, 4096, done.take)
-	seg.WriteStart([][]byte{whole[8192:]}, 8192, done.take)
-	if err := done.wait(2); err != nil {
+	if err := errors.Join(seg.WriteParts([][]byte{whole[8192:12288], whole[12288:]}, 8192), done.wait(1)); err != nil {
 		return err
 	}
 	if err := raw.Truncate(2 * BlockBytes); err != nil {
