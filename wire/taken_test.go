@@ -51,6 +51,7 @@ func TestMissedLastConnectionEndsAtOnce(t *testing.T) {
 		h := newHandler(t)
 		defer w.connect(h, func(c *ClientConfig) { c.Connections = 1 })()
 		s, heard := <-h.opened, time.Now()
+		synctest.Wait() // the reader, whose place this takes, has nothing to read
 		for range missedReports {
 			if err := s.heardTaken(taken{}); err != nil {
 				t.Fatal(err)
