@@ -14,8 +14,8 @@ type CacheKey struct {
 
 // Cache keeps byte slices that were read and verified, of all indexes and views of a
 // store, within a number of bytes. What is asked for once and never again (a scan) goes
-// through a tenth of it and drives out nothing that was asked for twice. It may be used
-// by many goroutines.
+// through a tenth of it and drives out nothing that was asked for twice; or it is only
+// noted, and put when it is asked for again. It may be used by many goroutines.
 //
 // Values are shared: nobody writes to one that was put or got.
 type Cache struct {
@@ -26,6 +26,7 @@ type Cache struct {
 const (
 	cacheShards   = 16
 	cacheOverhead = 160 // bytes an entry costs beside its value
+	notedBytes    = 16 << 10
 )
 
 // NewCache returns a cache of at most that many bytes.
@@ -54,6 +55,27 @@ func (c *Cache) Get(k CacheKey) ([]byte, bool) { return c.shard(k).get(k) }
 
 // Put keeps v, or not. It takes v: nobody may write to it again.
 func (c *Cache) Put(k CacheKey, v []byte) { c.shard(k).put(k, v) }
+
+// Again says whether the key was noted not long ago, or left the cache unasked for, and has
+// not been put since: what is put now was asked for twice.
+func (c *Cache) Again(k CacheKey) bool {
+	s := c.shard(k)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.ghosts.keys[k]
+	return ok
+}
+
+// Note remembers for a while that the key was asked for: it costs no copy, and some bytes
+// for each notedBytes of the cache at most.
+func (c *Cache) Note(k CacheKey) {
+	s := c.shard(k)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.ghosts.keys[k]; !ok && s.entries[k] == nil {
+		s.remember(k)
+	}
+}
 
 // Bytes is what the cache holds, with what an entry costs beside its value.
 func (c *Cache) Bytes() (n int64) {
@@ -154,7 +176,7 @@ func (s *cacheShard) evict() {
 			return
 		}
 		delete(s.entries, e.key)
-		s.ghosts.add(e.key, len(s.entries)+1)
+		s.remember(e.key)
 		return
 	}
 	e := s.protected.pop()
@@ -166,7 +188,12 @@ func (s *cacheShard) evict() {
 	delete(s.entries, e.key)
 }
 
-// ghosts are the keys that left probation last.
+// remember makes a ghost of a key: there are about as many as entries would have room.
+func (s *cacheShard) remember(k CacheKey) {
+	s.ghosts.add(k, max(len(s.entries)+1, int(s.limit/notedBytes)))
+}
+
+// ghosts are the keys that left probation last, or were noted.
 type ghosts struct {
 	keys map[CacheKey]uint64 // when it left
 	line []ghost

@@ -105,6 +105,7 @@ func (c *cursor) descend(t *target, probes []uint64) (bool, error) {
 				return false, err
 			}
 		}
+		c.dr.skip(t, &c.v)
 		for c.dr.next(&c.v) {
 			if !t.before(&c.v.sortKey) {
 				c.key = c.v.sortKey

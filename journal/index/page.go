@@ -204,10 +204,12 @@ type dataReader struct {
 	origin  int
 	baseSeq uint64
 	basePos uint64
+
+	page, hops []byte // the hops are those of a page that came through the cache
 }
 
 func (r *dataReader) reset(p []byte, origins []streamLife) {
-	*r = dataReader{d: decoder{p: p[dataHeader:]}, origins: origins, left: int(le.Uint16(p[atCount:])), origin: -1,
+	*r = dataReader{d: decoder{p: p[dataHeader:pageBytes]}, page: p[:pageBytes], hops: p[pageBytes:], origins: origins, left: int(le.Uint16(p[atCount:])), origin: -1,
 		baseSeq: le.Uint64(p[atBaseSeq:]), basePos: le.Uint64(p[atBasePos:])}
 }
 

@@ -129,17 +129,25 @@ func (r *run) read(page uint64, p []byte, kind byte) error {
 	return r.id.verify(page, kind, p)
 }
 
-// get returns a page through the cache; it is shared. An error tells Damaged.
+// get returns a page through the cache, one of data with its hops; it is shared. An error tells Damaged.
 func (r *run) get(page uint64, kind byte) ([]byte, error) {
 	k := CacheKey{Owner: r.owner, At: page}
 	if p, ok := r.cache.Get(k); ok && p[atPageKind] == kind {
 		return p, nil
 	}
-	p := make([]byte, pageBytes)
+	return r.bring(page, kind)
+}
+
+// bring is get of a page that is not in the cache.
+func (r *run) bring(page uint64, kind byte) ([]byte, error) {
+	p := make([]byte, pageBytes, pageBytes+hopRoom)
 	if err := r.read(page, p, kind); err != nil {
 		return nil, r.fail(err)
 	}
-	r.cache.Put(k, p)
+	if kind == pageData {
+		p = appendHops(p, r.origins)
+	}
+	r.cache.Put(CacheKey{Owner: r.owner, At: page}, p)
 	return p, nil
 }
 

@@ -79,6 +79,9 @@ type Snapshot struct {
 // lookups that need it and never a wrong answer; an absent, damaged or old index is
 // made good by adding the records again.
 //
+// Pages are kept in the cache as they were read, those of versions with an eighth more that
+// leads a search into them (see appendHops).
+//
 // On disk a version of 4 KiB takes about 27 bytes, each flush and merge writes it once; in
 // memory a table at rest takes some kilobytes, and 60 bytes for 3500 versions.
 type Table struct {

@@ -14,6 +14,7 @@
 // Opening a view reads no history. It costs 8 bytes in memory for each 64 MiB of its
 // volumes, 2 KiB for each of those that were written to, 512 bytes for each 256 KiB in
 // them, and for each volume that was written to two open files. Blocks of the log that
-// were opened stay in a cache that all views share. At most one goroutine for each volume
+// were read ahead, or asked for again not long after the first time, stay in a cache that
+// all views share. At most one goroutine for each volume
 // reads ahead, while somebody reads in order.
 package view

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/journal/index"
 	"github.com/holdfast-dr/holdfast/journal/segment"
 	"github.com/holdfast-dr/holdfast/wire/record"
@@ -98,8 +99,7 @@ func (v *View) readSpan(p []byte, off int64, pieces []index.Piece, stored int) e
 			if err != nil {
 				return fmt.Errorf("record %s: block %d: %w", piece.ID, piece.Number, err)
 			}
-			block = bytes.Clone(opened)
-			v.cfg.Cache.Put(v.key(piece), block)
+			block = v.keep(p, piece, opened)
 		}
 		if err := give(p, off, piece, block); err != nil {
 			return err
@@ -108,12 +108,30 @@ func (v *View) readSpan(p []byte, off int64, pieces []index.Piece, stored int) e
 	return nil
 }
 
+// keep puts the piece's block, as far as it was opened, into the cache once it is whole:
+// read ahead, or asked for again. Else the cache is only told that it was asked for: of what is
+// read at random most is never asked for again, and a copy of it would cost as much as
+// the rest of the read, and drive out what is.
+func (v *View) keep(p []byte, piece *index.Piece, opened []byte) []byte {
+	key := v.key(piece)
+	if p != nil && (len(opened) < piece.Block.Raw || !v.cfg.Cache.Again(key)) {
+		v.cfg.Cache.Note(key)
+		return opened
+	}
+	block := opened
+	if !invariant.Planted("journal/view/keep-borrowed") {
+		block = bytes.Clone(opened)
+	}
+	v.cfg.Cache.Put(key, block)
+	return block
+}
+
 // wanted is how much of the first piece's block is opened: what the pieces in it reach to,
 // when they are read at random. Decompressing is most of what a small read costs. A
-// block of which some is in the cache is wanted again, and then whole.
+// block that was asked for not long ago is wanted again, and then whole.
 func (v *View) wanted(p []byte, pieces []index.Piece) int {
 	first := &pieces[0]
-	if _, again := v.cfg.Cache.Get(v.key(first)); p == nil || again {
+	if p == nil || v.cfg.Cache.Again(v.key(first)) {
 		return first.Block.Raw
 	}
 	most := 0
