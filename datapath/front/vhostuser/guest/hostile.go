@@ -1,0 +1,18 @@
+package guest
+
+// Leap says that n requests more are in a queue than there are, and kicks.
+func (g *Guest) Leap(queue int, n uint16) error {
+	q := g.queues[queue]
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.avail += n - 1
+	return q.submitLocked(0)
+}
+
+// Head puts a request there that begins at any descriptor, and kicks.
+func (g *Guest) Head(queue int, head uint16) error {
+	q := g.queues[queue]
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.submitLocked(head)
+}

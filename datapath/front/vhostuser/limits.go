@@ -1,0 +1,42 @@
+package vhostuser
+
+import "time"
+
+// What one server can be made to hold, as a sum: MaxQueues queues, of each maxWorkers
+// requests under way, each with the device's buffers of one write, or one buffer of a
+// read:
+//
+//	16 x (16 x 32 MiB) = 8 GiB at the very worst,
+//
+// by a guest that asks for nothing but the longest requests; a driver of today sends
+// at most 1.25 MiB at a time. Read buffers above pooledBytes go back to the heap at once.
+const (
+	// MaxQueues is the most queues a front end may set up.
+	MaxQueues = 16
+	// maxQueueSize is the most entries of one queue: more than QEMU sets up.
+	maxQueueSize = 1024
+	// maxChain is the most descriptors one request may have, indirect ones included.
+	maxChain = 1024
+	// segmentsMax is told to drivers: descriptors of payload in one request.
+	segmentsMax = 254
+	// maxWorkers bounds the requests of one queue that are carried out at a time.
+	maxWorkers = 16
+	// maxRegions is the most pieces the guest's memory comes in: what the protocol has
+	// room for.
+	maxRegions = 8
+	// maxMessage bounds a message's payload, in bytes.
+	maxMessage = 4096
+	// maxRanges bounds the ranges of one discard or write-zeroes.
+	maxRanges = 16
+
+	// maxZeroSectors is the longest range of a discard or write-zeroes that drivers are
+	// told of: 1 GiB.
+	maxZeroSectors = 1 << 21
+
+	// pooledBytes is the longest buffer of a read that is kept for the next.
+	pooledBytes = 1 << 20
+	// replyTime is how long a front end may take to read an answer.
+	replyTime = 5 * time.Second
+	// acceptPause follows an accept that failed.
+	acceptPause = 50 * time.Millisecond
+)

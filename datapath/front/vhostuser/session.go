@@ -1,0 +1,438 @@
+package vhostuser
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"runtime/debug"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-dr/holdfast/datapath/front"
+)
+
+// session is one front end's, from its first message to its last. Its methods are for one
+// goroutine; queues run beside it.
+type session struct {
+	dev  front.Device
+	name string
+	log  *slog.Logger
+	conn *net.UnixConn
+
+	features, protocol uint64
+	mem                *memory
+	flight             *flightFile
+	queues             [MaxQueues]queue
+}
+
+// queue is what a front end has said of one.
+type queue struct {
+	size     uint32
+	addr     vringAddr
+	hasAddr  bool
+	base     uint16
+	disabled bool // by the front end, which has said that it will say
+	kick     *os.File
+	call     *bell
+	run      *running // nil while it is not served
+}
+
+// serve answers a front end until it leaves, or misbehaves. Nothing of it is in use when it returns:
+// what was under way was answered.
+func (s *session) serve() error {
+	debug.SetPanicOnFault(true) // queues are looked at as they are set up
+	for i := range s.queues {
+		s.queues[i].call = newBell()
+	}
+	err := s.answerAll()
+	for i := range s.queues {
+		q := &s.queues[i]
+		s.stop(q)
+		if q.kick != nil {
+			err = errors.Join(err, q.kick.Close())
+		}
+		err = errors.Join(err, q.call.set(-1))
+	}
+	if s.flight != nil {
+		err = errors.Join(err, s.flight.close())
+	}
+	if s.mem != nil {
+		err = errors.Join(err, s.mem.unmap())
+	}
+	return err
+}
+
+// answerAll answers messages; nil: the front end left in good order.
+func (s *session) answerAll() error {
+	for {
+		m, err := readMessage(s.conn)
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		var body []byte
+		var fd = -1
+		err = guard(func() (err error) {
+			body, fd, err = s.answer(&m)
+			return err
+		})
+		closeAll(m.fds)
+		if err == nil && body == nil && m.ack && s.protocol&protoReplyAck != 0 {
+			body = make([]byte, 8)
+		}
+		if body != nil {
+			err = s.send(m.ask, body, fd)
+		}
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// readMessage reads one message; io.EOF: there is none to come.
+func readMessage(conn *net.UnixConn) (m message, err error) {
+	var head [headerBytes]byte
+	oob := make([]byte, unix.CmsgSpace(4*maxRegions))
+	n, oobn, flags, _, err := conn.ReadMsgUnix(head[:], oob)
+	if err == nil && n == 0 {
+		err = io.EOF
+	}
+	if err != nil {
+		return m, err
+	}
+	fds, err := descriptors(oob[:oobn])
+	defer func() {
+		if err != nil {
+			closeAll(fds)
+		}
+	}()
+	if err == nil && flags&unix.MSG_CTRUNC != 0 {
+		err = fmt.Errorf("%w: more than %d descriptors", ErrProtocol, maxRegions)
+	}
+	if err == nil {
+		_, err = io.ReadFull(conn, head[n:])
+	}
+	if err != nil {
+		return m, err
+	}
+	m, bytes, err := parseHeader(head[:])
+	if err != nil {
+		return m, err
+	}
+	m.fds, m.body = fds, make([]byte, bytes)
+	if _, err = io.ReadFull(conn, m.body); err != nil {
+		return m, fmt.Errorf("message %d: %w", m.ask, err)
+	}
+	return m, nil
+}
+
+// descriptors returns what came along with a message.
+func descriptors(oob []byte) (fds []int, err error) {
+	if len(oob) == 0 {
+		return nil, nil
+	}
+	msgs, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return nil, err
+	}
+	for i := range msgs {
+		if list, err := unix.ParseUnixRights(&msgs[i]); err == nil {
+			fds = append(fds, list...)
+		}
+	}
+	for _, fd := range fds {
+		unix.CloseOnExec(fd)
+	}
+	return fds, nil
+}
+
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		unix.Close(fd)
+	}
+}
+
+// send answers; a front end that does not read it loses its session.
+func (s *session) send(ask uint32, body []byte, fd int) error {
+	if err := s.conn.SetWriteDeadline(time.Now().Add(replyTime)); err != nil {
+		return err
+	}
+	var rights []byte
+	if fd >= 0 {
+		rights = unix.UnixRights(fd)
+	}
+	_, _, err := s.conn.WriteMsgUnix(appendReply(nil, ask, body), rights, nil)
+	return err
+}
+
+// offered is what our device can do.
+func (s *session) offered() uint64 {
+	f := uint64(featSegMax | featBlockSize | featFlush | featTopology | featMultiQueue | featIndirect | featEventIdx | featProtocol | featVersion1)
+	if s.dev.ReadOnly() {
+		return f | featReadOnly
+	}
+	return f | featDiscard | featWriteZeroes
+}
+
+// answer does what a message asks. A body is the answer, with a descriptor beside it
+// if that is not -1; no body: there is none to this question.
+func (s *session) answer(m *message) (body []byte, fd int, err error) {
+	fd = -1
+	switch m.ask {
+	case askGetFeatures:
+		body = le.AppendUint64(nil, s.offered())
+	case askSetFeatures:
+		err = s.setFeatures(m)
+	case askGetProtocolFeatures:
+		body = le.AppendUint64(nil, protoFeatures)
+	case askSetProtocolFeatures:
+		s.protocol, err = m.u64()
+		if err == nil && s.protocol&^protoFeatures != 0 {
+			err = fmt.Errorf("%w: protocol features %#x, offered %#x", ErrProtocol, s.protocol, uint64(protoFeatures))
+		}
+	case askGetQueueNum:
+		body = le.AppendUint64(nil, MaxQueues)
+	case askSetOwner, askResetOwner: // nobody else can be; and the deprecated way to end a session
+	case askSetMemTable:
+		err = s.setMemory(m)
+	case askGetConfig:
+		body, err = s.config(m)
+	case askSetConfig:
+		err = fmt.Errorf("%w: the configuration is ours", ErrProtocol)
+	case askGetInflight:
+		return s.makeFlight(m)
+	case askSetInflight:
+		err = s.setFlight(m)
+	case askSetVringNum, askSetVringBase, askGetVringBase, askSetVringEnable, askSetVringAddr, askSetVringKick, askSetVringCall, askSetVringErr:
+		body, err = s.vring(m)
+	default:
+		err = fmt.Errorf("%w: message %d is not known here", ErrProtocol, m.ask)
+	}
+	return body, fd, err
+}
+
+func (s *session) setFeatures(m *message) error {
+	f, err := m.u64()
+	if err != nil {
+		return err
+	}
+	if f&^s.offered() != 0 {
+		return fmt.Errorf("%w: features %#x, offered %#x", ErrProtocol, f, s.offered())
+	}
+	s.features = f
+	return nil
+}
+
+// setMemory maps the guest's memory. Queues that run are stopped first, and start again with
+// the new.
+func (s *session) setMemory(m *message) error {
+	list, err := m.regions()
+	if err != nil {
+		return err
+	}
+	mem, err := mapMemory(list, m.fds)
+	if err != nil {
+		return err
+	}
+	for i := range s.queues {
+		s.stop(&s.queues[i])
+	}
+	was := s.mem
+	if s.mem = mem; was != nil {
+		if err := was.unmap(); err != nil {
+			return err
+		}
+	}
+	return s.settle()
+}
+
+func (s *session) config(m *message) ([]byte, error) {
+	r, err := m.configRange()
+	if err != nil {
+		return nil, err
+	}
+	all := make([]byte, maxConfig)
+	copy(all, configuration(s.dev.Size()))
+	body := slices.Clone(m.body[:configHead])
+	return append(body, all[r.off:r.off+r.bytes]...), nil
+}
+
+// makeFlight makes a table in flight, for the front end to keep.
+func (s *session) makeFlight(m *message) ([]byte, int, error) {
+	info, err := m.inflight()
+	if err != nil {
+		return nil, -1, err
+	}
+	f, fd, err := newFlightFile(info.queues, info.size)
+	if err != nil {
+		return nil, -1, err
+	}
+	body := f.info.appendTo(nil)
+	return body, fd, f.close() // it is given to us again, as one that was kept is
+}
+
+func (s *session) setFlight(m *message) error {
+	info, err := m.inflight()
+	if err != nil {
+		return err
+	}
+	if len(m.fds) != 1 {
+		return fmt.Errorf("%w: table in flight with %d descriptors", ErrProtocol, len(m.fds))
+	}
+	for i := range s.queues {
+		if s.queues[i].run != nil {
+			return fmt.Errorf("%w: table in flight while queues run", ErrProtocol)
+		}
+	}
+	f, err := openFlightFile(info, m.fds[0])
+	if err != nil {
+		return err
+	}
+	if s.flight != nil {
+		err = s.flight.close()
+	}
+	s.flight = f
+	return err
+}
+
+// vring takes what is said of one queue.
+func (s *session) vring(m *message) (body []byte, err error) {
+	var i, fd int
+	var v uint32
+	var addr vringAddr
+	switch m.ask {
+	case askSetVringAddr:
+		i, addr, err = m.vringAddr()
+	case askSetVringKick, askSetVringCall, askSetVringErr:
+		i, fd, err = m.descriptor()
+	default:
+		i, v, err = m.state()
+	}
+	if err != nil {
+		return nil, err
+	}
+	q := &s.queues[i]
+	switch m.ask {
+	case askSetVringNum:
+		s.stop(q)
+		q.size = v
+	case askSetVringAddr:
+		s.stop(q)
+		q.addr, q.hasAddr = addr, true
+	case askSetVringBase:
+		s.stop(q)
+		q.base = uint16(v)
+	case askGetVringBase:
+		s.stop(q)
+		err = q.unkick()
+		return le.AppendUint32(le.AppendUint32(nil, uint32(i)), uint32(q.base)), err
+	case askSetVringEnable:
+		if q.disabled = v == 0; q.disabled {
+			s.stop(q)
+		}
+	case askSetVringCall:
+		if err := q.call.set(fd); err != nil {
+			return nil, err
+		}
+		q.call.ring() // one that was due may have been lost with a predecessor
+	case askSetVringErr:
+		if fd >= 0 {
+			err = unix.Close(fd) // what is wrong with a queue is in the log
+		}
+		return nil, err
+	case askSetVringKick:
+		s.stop(q)
+		if err := q.unkick(); err != nil {
+			return nil, errors.Join(err, closeFD(fd))
+		}
+		if fd < 0 {
+			return nil, fmt.Errorf("%w: a queue that must be polled", ErrProtocol)
+		}
+		if q.kick, err = openKick(fd); err != nil {
+			return nil, err
+		}
+	}
+	return nil, s.settle()
+}
+
+func closeFD(fd int) error {
+	if fd < 0 {
+		return nil
+	}
+	return unix.Close(fd)
+}
+
+func (q *queue) unkick() (err error) {
+	if q.kick != nil {
+		err, q.kick = q.kick.Close(), nil
+	}
+	return err
+}
+
+// stop ends the queue, if it runs.
+func (s *session) stop(q *queue) {
+	if q.run != nil {
+		q.base = q.run.stop()
+		q.run = nil
+	}
+}
+
+// settle starts the queues of which all is known.
+func (s *session) settle() error {
+	for i := range s.queues {
+		q := &s.queues[i]
+		if q.run != nil || q.kick == nil || !q.hasAddr || q.size == 0 || q.disabled || s.mem == nil {
+			continue
+		}
+		if err := s.start(i, q); err != nil {
+			return fmt.Errorf("queue %d: %w", i, err)
+		}
+	}
+	return nil
+}
+
+func (s *session) start(i int, q *queue) error {
+	ring, err := newVring(s.mem, q.size, q.addr, s.features&featEventIdx != 0)
+	if err != nil {
+		return err
+	}
+	r := &running{
+		dev:  s.dev,
+		name: s.name,
+		log:  s.log.With("queue", i),
+		mem:  s.mem,
+		fua:  s.features&featFlush == 0,
+		kick: q.kick,
+		call: q.call,
+		ring: ring,
+		fail: func(error) { s.conn.Close() },
+	}
+	ring.lastAvail = q.base
+	var redo []uint16
+	if s.flight != nil {
+		if r.table, err = s.flight.queue(i, q.size); err != nil {
+			return err
+		}
+		redo = r.table.recover(ring.usedIdx)
+		ring.lastAvail = ring.usedIdx + uint16(len(redo))
+	}
+	if err := q.kick.SetReadDeadline(time.Time{}); err != nil {
+		return err
+	}
+	if len(redo) > 0 {
+		r.log.Info("vhost-user queue goes on", "repeated", len(redo))
+	}
+	r.start(redo)
+	q.run = r
+	return nil
+}
