@@ -45,6 +45,8 @@ type Volume struct {
 	Name string `json:"name"`
 	Size int64  `json:"size"`
 	NBD  string `json:"nbd"`
+	// VhostUser is the socket of its vhost-user-blk device; views have none.
+	VhostUser string `json:"vhost_user"`
 }
 
 // Up starts a lab in dir with the binaries in bin; env is added to its environment.

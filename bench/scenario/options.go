@@ -60,6 +60,9 @@ type Volume struct {
 	Size int64  `json:"size"` // bytes
 	NBD  string `json:"nbd"`  // where the guest attaches it, a URI
 	Disk string `json:"disk"` // the disk itself, relative to the lab's folder
+	// VhostUser is the socket where a virtual machine attaches it through shared memory; "" in a lab
+	// of before there were any.
+	VhostUser string `json:"vhost_user,omitempty"`
 }
 
 // Validate fills the defaults and tells every mistake that the options alone show;

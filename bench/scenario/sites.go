@@ -53,7 +53,8 @@ const (
 	poolSocket       = "pool.sock"
 )
 
-func diskSocket(v Volume) string { return fmt.Sprintf("disk%d.sock", v.ID) }
+func diskSocket(v Volume) string  { return fmt.Sprintf("disk%d.sock", v.ID) }
+func vhostSocket(v Volume) string { return fmt.Sprintf("vhost%d.sock", v.ID) }
 
 // nbdURI is the URI of an export on a unix socket. Neither part needs escaping: names
 // are checked, and the socket lies in a runtime folder.
@@ -218,7 +219,7 @@ func (m *manifest) configs(dir string, o *Options) (source, target *config.VRA, 
 	for _, v := range m.Volumes {
 		sg.Volumes = append(sg.Volumes, config.SourceVolume{Name: v.Name, ID: v.ID})
 		filter.Volumes = append(filter.Volumes, config.FilterVolume{
-			Name: v.Name, ID: v.ID, Path: filepath.Join(dir, v.Disk), NBD: m.runPath(diskSocket(v)),
+			Name: v.Name, ID: v.ID, Path: filepath.Join(dir, v.Disk), NBD: m.runPath(diskSocket(v)), VhostUser: v.VhostUser,
 		})
 	}
 	source.Source = &config.Source{Groups: []config.SourceGroup{sg}, Compression: o.Compression}

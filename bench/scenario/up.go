@@ -121,7 +121,7 @@ func (m *manifest) makeDisks(ctx context.Context, dir string, disks []planned, p
 		return err
 	}
 	for _, d := range disks {
-		d.NBD = nbdURI(d.Name, m.runPath(diskSocket(d.Volume)))
+		d.NBD, d.VhostUser = nbdURI(d.Name, m.runPath(diskSocket(d.Volume))), m.runPath(vhostSocket(d.Volume))
 		m.Volumes = append(m.Volumes, d.Volume)
 		if err := m.name(dir, d.Disk, kindFile); err != nil {
 			return err

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -18,7 +19,7 @@ import (
 func (a *app) labCommand() *cobra.Command {
 	return parent("lab", "Run two sites on this machine",
 		`A lab is two sites as real processes on this machine: a filter that serves the
-protected disks over NBD, a VRA that sends their writes, and a VRA that takes them
+protected disks, a VRA that sends their writes, and a VRA that takes them
 into its journal, joined by a link that can be slowed and cut. A supervisor starts
 a daemon that dies again within a second. Nothing needs root, and several labs can
 run side by side.`,
@@ -36,7 +37,7 @@ type labVolume struct {
 	Name      string  `json:"name"`
 	Size      int64   `json:"size"`
 	NBD       string  `json:"nbd"`
-	VhostUser *string `json:"vhost_user"` // null until there is one
+	VhostUser *string `json:"vhost_user"` // null in a lab of before there were any
 }
 
 func (a *app) labUp() *cobra.Command {
@@ -47,7 +48,8 @@ func (a *app) labUp() *cobra.Command {
 		Short: "Start a lab and wait for its first checkpoint",
 		Long: `Up makes a lab in DIR, which must be empty or not exist, starts it in the background,
 and returns when the initial sync is complete and the first checkpoint is listed.
-Attach to the disks over NBD and write: what you write is protected.
+Attach to the disks and write: what you write is protected. A virtual machine that shares
+its memory uses the vhost-user socket (vhost-user-blk), which is faster; others, and tools, NBD.
 
 With --image it protects copies of existing raw disks, named by their file names,
 and makes no empty ones unless --volumes asks for them. Names are
@@ -104,20 +106,31 @@ func (a *app) bringUp(ctx context.Context, up func(context.Context, scenario.Opt
 		return err
 	}
 	result := newLabUpResult(lab)
-	rows := make([][]string, len(result.Volumes))
-	for i, v := range result.Volumes {
-		rows[i] = []string{v.Name, config.Size(v.Size).Text(), v.NBD}
-	}
+	rows := diskRows(lab.Volumes())
 	if a.output == "table" {
 		fmt.Fprintf(a.stderr, "The lab runs. Next: export %s=%s; %s\n", contextVariable, scenario.Quote(result.Context), scenario.Command("status"))
 	}
-	return a.print(result, "VOLUME SIZE NBD", rows)
+	return a.print(result, "VOLUME "+diskHead, rows)
+}
+
+const diskHead = "SIZE NBD VHOST-USER"
+
+func diskRows(volumes []scenario.Volume) [][]string {
+	rows := make([][]string, len(volumes))
+	for i, v := range volumes {
+		rows[i] = []string{v.Name, config.Size(v.Size).Text(), v.NBD, cmp.Or(v.VhostUser, "-")}
+	}
+	return rows
 }
 
 func newLabUpResult(lab *scenario.Lab) labUpResult {
 	r := labUpResult{Context: lab.Context(), Group: lab.Group(), Volumes: []labVolume{}}
 	for _, v := range lab.Volumes() {
-		r.Volumes = append(r.Volumes, labVolume{Name: v.Name, Size: v.Size, NBD: v.NBD})
+		volume := labVolume{Name: v.Name, Size: v.Size, NBD: v.NBD}
+		if v.VhostUser != "" {
+			volume.VhostUser = &v.VhostUser
+		}
+		r.Volumes = append(r.Volumes, volume)
 	}
 	return r
 }
@@ -188,15 +201,12 @@ func (a *app) labStatus() *cobra.Command {
 				fmt.Fprintf(a.stderr, "The lab does not run. Start it with: %s\nRemove it with: %s\n",
 					scenario.Command("lab", "start", "--dir", lab.Dir()), scenario.Command("lab", "down", "--purge", "--dir", lab.Dir()))
 			}
-			disks := make([][]string, len(st.Volumes))
-			for i, v := range st.Volumes {
-				disks[i] = []string{v.Name, config.Size(v.Size).Text(), v.NBD}
-			}
+			disks := diskRows(st.Volumes)
 			if err := a.print(nil, "PART STATE PID RESTARTS NOTE", partRows(st)); err != nil {
 				return err
 			}
 			fmt.Fprintln(a.stdout)
-			return a.print(nil, "DISK SIZE NBD", disks)
+			return a.print(nil, "DISK "+diskHead, disks)
 		},
 	}, &dir)
 }

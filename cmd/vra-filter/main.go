@@ -1,5 +1,6 @@
 // Command vra-filter stands in the write path of a group's guests: it serves their
-// disks over NBD and splits each write to the VRA of this host.
+// disks over NBD, or to virtual machines that share their memory with it (vhost-user-blk), and
+// splits each write to the VRA of this host.
 //
 //	vra-filter --config FILE [--check-config]
 //
@@ -26,6 +27,7 @@ import (
 	"github.com/holdfast-dr/holdfast/control/version"
 	"github.com/holdfast-dr/holdfast/datapath/capture"
 	"github.com/holdfast-dr/holdfast/datapath/front/nbd"
+	"github.com/holdfast-dr/holdfast/datapath/front/vhostuser"
 	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
@@ -114,7 +116,7 @@ func serve(ctx context.Context, cfg *config.Filter, log *slog.Logger) (err error
 	}
 	part("pool", filter.Run)
 	for _, f := range fronts {
-		part("nbd "+f.socket, func(ctx context.Context) error { return f.server.Serve(ctx, f.listener) })
+		part(f.name, func(ctx context.Context) error { return f.serve(ctx, f.listener) })
 	}
 	log.Info("vra-filter runs", "volumes", len(cfg.Volumes), "pool", cfg.Pool)
 	wg.Wait()
@@ -140,15 +142,15 @@ func filterConfig(cfg *config.Filter, log *slog.Logger) capture.FilterConfig {
 	return c
 }
 
-// front is one socket and the volumes behind it.
-type front struct {
-	socket   string
-	server   *nbd.Server
-	listener net.Listener
+// served is one socket and what answers there.
+type served struct {
+	name     string
+	listener *net.UnixListener
+	serve    func(context.Context, *net.UnixListener) error
 }
 
-// openFronts listens on every socket; volumes that name the same one share it.
-func openFronts(cfg *config.Filter, filter *capture.Filter, log *slog.Logger) (fronts []front, err error) {
+// openFronts listens on every socket.
+func openFronts(cfg *config.Filter, filter *capture.Filter, log *slog.Logger) (fronts []served, err error) {
 	defer func() {
 		if err != nil {
 			for _, f := range fronts {
@@ -156,20 +158,29 @@ func openFronts(cfg *config.Filter, filter *capture.Filter, log *slog.Logger) (f
 			}
 		}
 	}()
-	bySocket := map[string]*nbd.Server{}
+	add := func(name, socket string, serve func(context.Context, *net.UnixListener) error) error {
+		listener, err := listen(socket)
+		if err == nil {
+			fronts = append(fronts, served{name + " " + socket, listener, serve})
+		}
+		return err
+	}
 	for _, v := range cfg.Volumes {
-		server := bySocket[v.NBD]
-		if server == nil {
-			listener, err := listen(v.NBD)
-			if err != nil {
+		device := filter.Device(v.Name)
+		if v.NBD != "" {
+			server := &nbd.Server{Log: log}
+			if err := server.Add(nbd.Export{Name: v.Name, Device: device}); err != nil {
 				return fronts, err
 			}
-			server = &nbd.Server{Log: log}
-			bySocket[v.NBD] = server
-			fronts = append(fronts, front{v.NBD, server, listener})
+			if err := add("nbd", v.NBD, func(ctx context.Context, l *net.UnixListener) error { return server.Serve(ctx, l) }); err != nil {
+				return fronts, err
+			}
 		}
-		if err := server.Add(nbd.Export{Name: v.Name, Device: filter.Device(v.Name)}); err != nil {
-			return fronts, err
+		if v.VhostUser != "" {
+			server := &vhostuser.Server{Device: device, Name: v.Name, Log: log.With("volume", v.Name)}
+			if err := add("vhost-user", v.VhostUser, server.Serve); err != nil {
+				return fronts, err
+			}
 		}
 	}
 	return fronts, nil
@@ -177,7 +188,7 @@ func openFronts(cfg *config.Filter, filter *capture.Filter, log *slog.Logger) (f
 
 // listen opens the unix socket for its owner alone. We hold the disks by now: a socket
 // that stands there is a dead filter's, unless somebody answers on it.
-func listen(path string) (net.Listener, error) {
+func listen(path string) (*net.UnixListener, error) {
 	if c, err := net.Dial("unix", path); err == nil {
 		c.Close()
 		return nil, fmt.Errorf("%s: another process serves there; stop it, or name another socket", path)
@@ -185,7 +196,7 @@ func listen(path string) (net.Listener, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	l, err := net.Listen("unix", path)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		return nil, err
 	}

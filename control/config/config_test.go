@@ -145,7 +145,11 @@ func TestMarshalReadsBack(t *testing.T) {
 	}
 	filter := &Filter{
 		RunDir: "/run/hf", Group: FilterGroup{"shop", 9}, Pool: 64 << 20, PoolSocket: "/run/hf/pool.sock",
-		Volumes: []FilterVolume{{"vol1", 1, "/disks/1", "/run/hf/vol1.sock"}},
+		Volumes: []FilterVolume{
+			{Name: "vol1", ID: 1, Path: "/disks/1", NBD: "/run/hf/vol1.sock"},
+			{Name: "vol2", ID: 2, Path: "/disks/2", NBD: "/run/hf/vol2.sock", VhostUser: "/run/hf/vhost2.sock"},
+			{Name: "vol3", ID: 3, Path: "/disks/3", VhostUser: "/run/hf/vhost3.sock"},
+		},
 	}
 	if text, err = Marshal(filter); err != nil {
 		t.Fatal(err)

@@ -42,7 +42,9 @@ func (c *Filter) CheckFiles() error {
 	for i, v := range c.Volumes {
 		at := fmt.Sprintf("volumes[%d]", i)
 		m.file(at+".path", checkDisk(v.Path))
-		m.file(at+".nbd", checkFolderOf(v.NBD, c.RunDir))
+		for _, s := range v.sockets(at) {
+			m.file(s.key, checkFolderOf(s.path, c.RunDir))
+		}
 	}
 	return m.err()
 }

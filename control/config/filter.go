@@ -22,7 +22,23 @@ type FilterVolume struct {
 	Name string `yaml:"name"`
 	ID   uint32 `yaml:"id"`
 	Path string `yaml:"path"` // the disk: a raw file or a block device
-	NBD  string `yaml:"nbd"`  // the unix socket where the guest finds it, under the volume's name
+	// The unix sockets where the guest finds it; one is needed.
+	NBD       string `yaml:"nbd,omitempty"`        // over NBD, under the volume's name
+	VhostUser string `yaml:"vhost_user,omitempty"` // as a vhost-user-blk device: through memory shared with the virtual machine
+}
+
+// socketKey is a socket, and the key that names it.
+type socketKey struct{ key, path string }
+
+// sockets are those that the volume has.
+func (v *FilterVolume) sockets(at string) (list []socketKey) {
+	if v.NBD != "" {
+		list = append(list, socketKey{at + ".nbd", v.NBD})
+	}
+	if v.VhostUser != "" {
+		list = append(list, socketKey{at + ".vhost_user", v.VhostUser})
+	}
+	return list
 }
 
 // Defaults and bounds of a filter.
@@ -71,8 +87,13 @@ func (c *Filter) Validate() error {
 		m.volume(at, v.Name, v.ID, names, ids)
 		m.path(at+".path", v.Path)
 		unique(&m, paths, at+".path", v.Path, "")
-		m.socket(at+".nbd", v.NBD)
-		unique(&m, sockets, at+".nbd", v.NBD, "")
+		if v.NBD == "" && v.VhostUser == "" {
+			m.add(at, "has neither nbd nor vhost_user: a guest needs one of these sockets")
+		}
+		for _, s := range v.sockets(at) {
+			m.socket(s.key, s.path)
+			unique(&m, sockets, s.key, s.path, "")
+		}
 	}
 	return m.err()
 }
