@@ -26,9 +26,9 @@ build:
 demo: build
 	bin/holdfast demo $(if $(filter-out 0 no false,$(KEEP)),--keep)
 
-# What the checks use beside Go: a C compiler for the race detector, and real NBD clients.
+# What the checks use beside Go: a C compiler for the race detector, real NBD clients, and what a guest is made of.
 check:
-	@tools/setup/packages.sh gcc libc6-dev qemu-utils fio libnbd-bin nbdkit iproute2
+	@tools/setup/packages.sh gcc libc6-dev qemu-utils fio libnbd-bin nbdkit iproute2 qemu-system-x86 busybox-static e2fsprogs
 	$(GO) run ./tools/check
 
 bench: build

@@ -64,6 +64,7 @@ var all = []part{
 	{"race", 120 * time.Second, race},
 	{"planted bugs, three a package", 60 * time.Second, command("CGO_ENABLED=0", "go", "run", "./tools/planted", "-each", "3")},
 	{"end to end", 180 * time.Second, command("CGO_ENABLED=0", "go", "test", "-tags", "e2e", "-count", "1", "-timeout", "8m", "-run", "EndToEnd", "-v", "./bench/scenario")},
+	{"guest", 60 * time.Second, command("CGO_ENABLED=0", "go", "test", "-tags", "e2e", "-count", "1", "-timeout", "8m", "-run", "^TestGuest", "-v", "./bench/scenario")},
 }
 
 func runAll(ctx context.Context, parts []part, only *regexp.Regexp) bool {
