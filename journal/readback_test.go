@@ -70,6 +70,26 @@ func TestReadBackPace(t *testing.T) {
 	})
 }
 
+// A round that does not let anything be read wakes nobody; one that does, does.
+func TestReadBackWakes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newReadBacks()
+		r.took(readBackShare)
+		<-r.woken
+		r.budget.credit = -(8 << 20)
+		for range 100 {
+			r.took(1 << 10)
+		}
+		if len(r.woken) > 0 {
+			t.Error("who may read nothing is woken")
+		}
+		r.took(9 << 20 * readBackShare)
+		if len(r.woken) == 0 {
+			t.Error("who may read is not woken")
+		}
+	})
+}
+
 // One segment is read back at a time, in order.
 func TestReadBackOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
