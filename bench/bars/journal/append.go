@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/holdfast-dr/holdfast/bench/bars"
 	"github.com/holdfast-dr/holdfast/bench/load"
@@ -28,6 +30,9 @@ type appendArgs struct {
 	// Else each is made just before it is appended, as it comes from a connection: the CPU
 	// that making it took is not counted, but its time is.
 	Ahead bool
+	// Every is how often the caller waits until all that it appended is acknowledged, for
+	// records made ahead; 0: it waits all the time, while inFlight are not acknowledged.
+	Every time.Duration
 }
 
 type appendResult struct {
@@ -69,12 +74,13 @@ func appendPart(_ context.Context, a appendArgs) (r appendResult, err error) {
 		return p, st, err
 	}
 	var ahead [][]byte
-	for i := 0; a.Ahead && i < count; i++ {
-		p, _, err := seal(nil)
-		if err != nil {
+	if a.Ahead {
+		if ahead, err = sealAhead(count, func(dst []byte) ([]byte, error) {
+			p, _, err := seal(dst)
+			return p, err
+		}); err != nil {
 			return r, err
 		}
-		ahead = append(ahead, p)
 	}
 	turn = 0
 	runtime.LockOSThread() // whose CPU is counted
@@ -85,11 +91,20 @@ func appendPart(_ context.Context, a appendArgs) (r appendResult, err error) {
 		free <- received.Get().Bytes()
 	}
 	failed := make(chan error, inFlight)
+	var unacked sync.WaitGroup
 	defer bars.Profile()()
 	from, mem := now(), watchMemory()
+	waited := from.at
 	for i := range count {
-		p := <-free
+		var p []byte
 		var st *stream
+		switch {
+		case a.Every == 0:
+			p = <-free
+		case time.Since(waited) >= a.Every:
+			unacked.Wait()
+			waited = time.Now()
+		}
 		if a.Ahead {
 			p, st = ahead[i], streams[i%len(streams)]
 		} else {
@@ -111,6 +126,7 @@ func appendPart(_ context.Context, a appendArgs) (r appendResult, err error) {
 			return r, err
 		}
 		r.Stored += int64(len(p))
+		unacked.Add(1)
 		err = st.group.Append(rec, func(err error) {
 			if err != nil {
 				select {
@@ -118,15 +134,16 @@ func appendPart(_ context.Context, a appendArgs) (r appendResult, err error) {
 				default:
 				}
 			}
-			free <- p
+			if a.Every == 0 {
+				free <- p
+			}
+			unacked.Done()
 		})
 		if err != nil {
 			return r, err
 		}
 	}
-	for range inFlight {
-		<-free
-	}
+	unacked.Wait()
 	to := now()
 	select {
 	case err := <-failed:
@@ -137,6 +154,22 @@ func appendPart(_ context.Context, a appendArgs) (r appendResult, err error) {
 	err = s.Close()
 	r.Written = now().written - from.written
 	return r, err
+}
+
+// sealAhead makes records, each in memory such as the wire receives into.
+func sealAhead(count int, seal func(dst []byte) ([]byte, error)) ([][]byte, error) {
+	first, err := seal(nil)
+	if err != nil {
+		return nil, err
+	}
+	ahead := buf.Row(len(first), count) // all are of one size
+	ahead[0] = append(ahead[0][:0], first...)
+	for i := 1; i < count; i++ {
+		if ahead[i], err = seal(ahead[i][:0]); err != nil {
+			return nil, err
+		}
+	}
+	return ahead, nil
 }
 
 // fioResult is the peer's rate.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/bench/bars"
 	"github.com/holdfast-dr/holdfast/bench/load"
+	"github.com/holdfast-dr/holdfast/ioengine/buf"
 )
 
 // badgerArgs say what the peer holds: payload of 64 KiB as values, which is what a
@@ -21,6 +22,9 @@ type badgerArgs struct {
 	Bytes int64
 }
 
+// syncEvery is how often both sides wait until all that they were given is durable.
+const syncEvery = 100 * time.Millisecond
+
 func badgerPart(_ context.Context, a badgerArgs) (r appendResult, err error) {
 	o := badger.DefaultOptions(a.Dir).WithLogger(nil).WithCompression(options.None).WithBlockCacheSize(0).WithValueThreshold(kib)
 	db, err := badger.Open(o)
@@ -28,7 +32,7 @@ func badgerPart(_ context.Context, a badgerArgs) (r appendResult, err error) {
 		return r, err
 	}
 	data := load.Noise(16*mib, 1)
-	ahead := make([]byte, a.Bytes) // as ours: made before the clock starts
+	ahead := buf.Row(int(a.Bytes), 1)[0] // as ours: made before the clock starts, in huge pages
 	for n := 0; n < len(ahead); n += copy(ahead[n:], data) {
 	}
 	from, mem := now(), watchMemory()
@@ -39,7 +43,7 @@ func badgerPart(_ context.Context, a badgerArgs) (r appendResult, err error) {
 			return r, err
 		}
 		r.Stored += int64(a.Size)
-		if time.Since(last) >= 100*time.Millisecond {
+		if time.Since(last) >= syncEvery {
 			if err := batch.Flush(); err != nil {
 				return r, err
 			}
@@ -65,7 +69,7 @@ func badgerPart(_ context.Context, a badgerArgs) (r appendResult, err error) {
 func (b *bench) badger() error {
 	bytes := b.size(2 * gib)
 	ours := func() (appendResult, float64, error) {
-		return b.append(appendArgs{Groups: 1, Writes: 1, Size: 64 * kib, Bytes: bytes, Volume: 100 * gib, Ahead: true})
+		return b.append(appendArgs{Groups: 1, Writes: 1, Size: 64 * kib, Bytes: bytes, Volume: 100 * gib, Ahead: true, Every: syncEvery})
 	}
 	peer := func() (r appendResult, foreign float64, err error) {
 		dir, err := b.Fresh("badger")
