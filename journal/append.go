@@ -67,6 +67,9 @@ func (g *Group) enqueue(ctx context.Context, it item) error {
 	if err := g.retention.room.wait(ctx); err != nil {
 		return fmt.Errorf("journal: group %s: %w", g.info.ID, err)
 	}
+	if err := g.retention.brake(ctx, it.rec.Size); err != nil {
+		return fmt.Errorf("journal: group %s: %w", g.info.ID, err)
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.bytes > maxQueued {

@@ -25,6 +25,8 @@ type folding struct {
 	again atomic.Bool   // there may be more to fold
 	next  time.Duration // of the store's clock, when thinning is due; of the retainer's goroutine
 
+	pace bucket
+
 	seen map[uint64]*seenSegment // by number; guarded by retention.passing
 }
 

@@ -39,6 +39,8 @@ type promotion struct {
 	done  passDone
 	found damages
 
+	planned int64 // bytes of the log in the stretches so far
+
 	stretch  stretch
 	portions [2]portion // one is read while the other is written
 }
@@ -65,6 +67,7 @@ func (g *Group) promote(number uint64, pace func(bytes int64) error) error {
 	}
 	p := &promotion{g: g, to: cp, pace: pace, done: g.retention.done}
 	p.from = max(g.logFirst(), g.retention.from)
+	defer g.retention.passage.end()
 	if err := p.run(); err != nil {
 		g.retention.done = p.done
 		return fmt.Errorf("promotion to checkpoint %d: %w", number, err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/journal/index"
@@ -72,6 +73,7 @@ func (p *promotion) bring(r *replica.Volume) error {
 		return nil
 	}
 	s.order()
+	p.plan()
 	now, next := &p.portions[0], &p.portions[1]
 	s.take(now)
 	err := p.read(now)
@@ -97,6 +99,25 @@ func (p *promotion) bring(r *replica.Volume) error {
 	return nil
 }
 
+// plan says how much the pass has to write: the stretch, and of what was not looked at yet
+// as much as of what was.
+func (p *promotion) plan() {
+	s := &p.stretch
+	here, last := int64(0), &s.pieces[len(s.pieces)-1]
+	for i := range s.units {
+		here += int64(s.units[i].bytes)
+	}
+	p.planned += here
+	looked, all := last.Off+last.Len, int64(0)
+	for _, v := range p.g.Volumes() {
+		if all += v.Bytes; v.ID < p.done.volume {
+			looked += v.Bytes
+		}
+	}
+	rest := float64(p.planned) / float64(max(looked, 1)) * float64(max(all-looked, 0))
+	p.g.retention.passage.plan(time.Now(), here+int64(rest))
+}
+
 // write puts a portion into the replica.
 func (p *promotion) write(r *replica.Volume, b *portion) error {
 	changes := b.changes[:0]
@@ -114,6 +135,7 @@ func (p *promotion) write(r *replica.Volume, b *portion) error {
 	g.retention.promoter.Pace = func(n int64) error {
 		g.retention.promoted.Add(n)
 		g.retention.room.step()
+		g.retention.passage.step(time.Now(), n)
 		return p.pace(n)
 	}
 	found, err := g.retention.promoter.Apply(r, changes)

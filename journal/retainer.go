@@ -265,7 +265,7 @@ func (r *retainer) look(now time.Duration) {
 			}
 			r.kick()
 		case d.Promote != 0:
-			r.pass(g, d.Promote, d.Level >= retain.Shortened)
+			r.pass(g, d.Promote)
 		default:
 			r.thin(g, now)
 		}
@@ -317,7 +317,7 @@ func (r *retainer) thin(g *Group, now time.Duration) {
 		did := false
 		if err == nil {
 			f.thinned.Add(int64(thinned))
-			did, err = g.foldLog(func(n int64) error { return r.pacer.wait(r.ctx, n, g.retention.room.none() != nil) })
+			did, err = g.foldLog(r.folds(g))
 		}
 		if r.ctx.Err() != nil {
 			return false
@@ -333,10 +333,38 @@ func (r *retainer) thin(g *Group, now time.Duration) {
 	})
 }
 
-// pass has a pass made beside everything else.
-func (r *retainer) pass(g *Group, number uint64, urgent bool) {
+// folds is the pace of folding a group's log.
+func (r *retainer) folds(g *Group) func(int64) error {
+	return func(n int64) error {
+		if g.retention.room.none() != nil {
+			return r.live()
+		}
+		return r.pacer.wait(r.ctx, &g.folding.pace, n, 0, paceAhead)
+	}
+}
+
+// live is ErrClosed once the store closes.
+func (r *retainer) live() error {
+	if r.ctx.Err() != nil {
+		return ErrClosed
+	}
+	return nil
+}
+
+// pass has a pass made beside everything else. It is paced by what comes in, and by the
+// room that is left until it must be through; where there is none, nothing comes in to be
+// in the way of.
+func (r *retainer) pass(g *Group, number uint64) {
 	r.beside(g, func() (more bool) {
-		err := g.promote(number, func(n int64) error { return r.pacer.wait(r.ctx, n, urgent || g.retention.room.none() != nil) })
+		x := &g.retention
+		err := g.promote(number, func(n int64) error {
+			if x.room.none() != nil {
+				return r.live()
+			}
+			// what is written was read before: both are paced alike
+			need := 2 * x.passage.need(x.room.left.Load(), r.pacer.rate(time.Now()))
+			return r.pacer.wait(r.ctx, &x.pace, n, need, paceEven)
+		})
 		if r.ctx.Err() != nil {
 			return false
 		}
@@ -393,73 +421,5 @@ func (r *retainer) save() {
 	}
 	if err := writeWhole(r.s.cfg.FS, r.s.cfg.Dir, agesNew, agesName, book.AppendTo(nil)); err != nil {
 		r.s.log.Warn("ages of checkpoints are not written", "error", err)
-	}
-}
-
-// pacer keeps promotion below live traffic: what it may read and write is a multiple of
-// what comes in, and not less than a floor, so that it keeps up and ends. Without
-// intake there is nobody to be in the way of.
-type pacer struct {
-	mu    sync.Mutex
-	taken int64     // bytes taken in since at
-	rate  float64   // bytes a second, smoothed
-	at    time.Time // of the last reckoning
-	next  time.Time // when what was granted is used up
-}
-
-const (
-	paceFloor  = 32 << 20 // bytes a second
-	paceTimes  = 4        // of the intake: a promotion reads what it frees, and writes some of it
-	paceWindow = time.Second
-	paceAhead  = 20 * time.Millisecond // how much may be granted at once
-)
-
-func (p *pacer) init() { p.at = time.Now(); p.next = p.at }
-
-// took counts what came in.
-func (p *pacer) took(bytes int64) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.taken += bytes
-}
-
-// step grants bytes and says how long to wait for them. It is pure but for its state.
-func (p *pacer) step(now time.Time, bytes int64) time.Duration {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if d := now.Sub(p.at); d >= paceWindow {
-		p.rate = (p.rate + float64(p.taken)/d.Seconds()) / 2
-		p.taken, p.at = 0, now
-	}
-	if p.rate == 0 && p.taken == 0 {
-		p.next = now
-		return 0
-	}
-	if p.next.Before(now) {
-		p.next = now
-	}
-	p.next = p.next.Add(time.Duration(float64(bytes) / max(paceFloor, paceTimes*p.rate) * float64(time.Second)))
-	return max(0, p.next.Sub(now)-paceAhead)
-}
-
-// wait waits until bytes may be read or written. What is urgent waits for nothing.
-func (p *pacer) wait(ctx context.Context, bytes int64, urgent bool) error {
-	if err := ctx.Err(); err != nil {
-		return ErrClosed
-	}
-	if urgent {
-		return nil
-	}
-	d := p.step(time.Now(), bytes)
-	if d == 0 {
-		return nil
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ErrClosed
 	}
 }

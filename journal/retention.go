@@ -27,6 +27,8 @@ type retention struct {
 	stretchPieces int // of a pass; 0: the constant of that name. Small ones make tests small
 
 	room         room
+	passage      passage
+	pace         bucket       // of passes
 	promoted     atomic.Int64 // bytes written into replicas by promotion, since Open
 	replicaBytes atomic.Int64
 

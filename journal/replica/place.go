@@ -61,7 +61,7 @@ func (p *Promoter) place(v *Volume, ops []op) error {
 		}
 	}
 	p.behind += len(p.rows.runs)
-	if err := v.write(&p.rows); err != nil {
+	if err := v.write(&p.rows, p.Pace); err != nil {
 		return err
 	}
 	for i := range ops {
@@ -75,8 +75,9 @@ func (p *Promoter) place(v *Volume, ops []op) error {
 	return nil
 }
 
-// write puts rows in place, each with its sums, past the page cache. The caller has v.mu.
-func (v *Volume) write(r *rows) error {
+// write puts rows in place, each with its sums, past the page cache, at a pace. The caller
+// has v.mu.
+func (v *Volume) write(r *rows, pace func(int64) error) error {
 	if len(r.runs) == 0 {
 		return nil
 	}
@@ -86,7 +87,7 @@ func (v *Volume) write(r *rows) error {
 	}
 	v.dirty = true
 	if r.blocks*BlockBytes <= alone {
-		return v.writeRuns(file, r, func(i int) int { return i })
+		return v.writeRuns(file, r, pace, func(i int) int { return i })
 	}
 	r.allocate(file)
 	var (
@@ -96,7 +97,7 @@ func (v *Volume) write(r *rows) error {
 	)
 	for range placers {
 		wg.Go(func() {
-			err := v.writeRuns(file, r, func(int) int {
+			err := v.writeRuns(file, r, pace, func(int) int {
 				if failed.Load() != nil {
 					return len(r.runs)
 				}
@@ -131,7 +132,7 @@ func (r *rows) allocate(file ioengine.File) {
 
 // writeRuns writes the runs that next names, one after the other: it is given how many
 // were written so far.
-func (v *Volume) writeRuns(file ioengine.File, r *rows, next func(done int) int) error {
+func (v *Volume) writeRuns(file ioengine.File, r *rows, pace func(int64) error, next func(done int) int) error {
 	b := readBufs.Get().(*readBuf)
 	defer readBufs.Put(b)
 	for done := 0; ; done++ {
@@ -140,6 +141,11 @@ func (v *Volume) writeRuns(file ioengine.File, r *rows, next func(done int) int)
 			return nil
 		}
 		one := &r.runs[i]
+		if pace != nil {
+			if err := pace(one.count * BlockBytes); err != nil {
+				return err
+			}
+		}
 		n := 0
 		for _, p := range r.pieces[one.from:one.to] {
 			n += copy(b.data[n:], p)

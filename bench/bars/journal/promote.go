@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/bench/bars"
@@ -22,6 +23,7 @@ type promoteArgs struct {
 	Rate    float64 // bytes of guest writes a second
 	Seconds float64 // measured
 	Limit   int64   // of the history; it is filled first. 0: none, nothing is promoted
+	Cut     float64 // seconds from one checkpoint to the next
 	Volume  int64
 }
 
@@ -29,13 +31,15 @@ type promoteResult struct {
 	Taken    int64   // bytes of records, while it was measured
 	Promoted int64   // of them, or of those before: what the log did not grow by
 	Written  int64   // bytes that promotion wrote into the replica
+	AckP50   float64 // ms
 	AckP99   float64 // ms
+	AckMax   float64 // ms
+	CPU      float64 // seconds, of user and system, of this process with what makes the records
 	Level    string  // of the history, at the end
 	Late     float64 // seconds that the intake was behind its rate, at the end
 }
 
-// promotePart takes writes of 64 KiB at random places, sixteen a record, a checkpoint
-// every 5 seconds.
+// promotePart takes writes of 64 KiB at random places, sixteen a record.
 func promotePart(_ context.Context, a promoteArgs) (r promoteResult, err error) {
 	s, err := journal.Open(journal.Config{FS: ioengine.OS(), Dir: a.Dir, Still: a.Limit == 0})
 	if err != nil {
@@ -56,7 +60,7 @@ func promotePart(_ context.Context, a promoteArgs) (r promoteResult, err error) 
 			return r, err
 		}
 	}
-	in := &intake{st: st, data: load.Noise(16*mib, 1), rate: a.Rate, free: make(chan []byte, inFlight)}
+	in := &intake{st: st, data: load.Noise(16*mib, 1), rate: a.Rate, cutEvery: time.Duration(a.Cut * 1e9), free: make(chan []byte, inFlight)}
 	for range inFlight {
 		in.free <- nil
 	}
@@ -68,17 +72,33 @@ func promotePart(_ context.Context, a promoteArgs) (r promoteResult, err error) 
 	from := st.group.Usage().Log
 	wrote := st.group.Retention().Promoted
 	in.taken, in.acks = 0, nil
+	stop := bars.Profile()
+	cpu := cpuNow()
 	if r.Late, err = in.run(a.Seconds); err != nil {
 		return r, err
 	}
+	r.CPU = cpuNow() - cpu
+	stop()
 	state := st.group.Retention()
 	r.Taken = in.taken
 	r.Promoted = in.taken - (st.group.Usage().Log - from)
 	r.Written = state.Promoted - wrote
 	r.Level = fmt.Sprint(state.Level)
 	slices.Sort(in.acks)
-	r.AckP99 = float64(in.acks[len(in.acks)*99/100].Microseconds()) / 1000
+	part := func(of float64) float64 {
+		return float64(in.acks[min(int(float64(len(in.acks))*of), len(in.acks)-1)].Microseconds()) / 1000
+	}
+	r.AckP50, r.AckP99, r.AckMax = part(0.5), part(0.99), part(1)
 	return r, s.Close()
+}
+
+// cpuNow is what this process has used so far, in seconds.
+func cpuNow() float64 {
+	var u syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano()).Seconds()
 }
 
 // intake is a source that writes at a rate.
@@ -87,6 +107,8 @@ type intake struct {
 	data []byte
 	rate float64
 	free chan []byte
+
+	cutEvery time.Duration
 
 	taken int64
 	mu    sync.Mutex
@@ -97,7 +119,6 @@ type intake struct {
 const (
 	promoteWrites = 16
 	promoteWrite  = 64 * kib
-	cutEvery      = 5 * time.Second
 )
 
 // run takes writes for so many seconds, and returns how far behind its rate it was at the end.
@@ -111,7 +132,7 @@ func (in *intake) run(seconds float64) (late float64, err error) {
 			break
 		}
 		time.Sleep(time.Until(due))
-		if time.Since(cut) >= cutEvery {
+		if time.Since(cut) >= in.cutEvery {
 			cut = time.Now()
 			if err := in.cut(); err != nil {
 				return 0, err
@@ -174,33 +195,57 @@ func (in *intake) cut() error {
 	return err
 }
 
+// promoteScale says what is tried in place of what the bar says; zero values: as the bar says.
+type promoteScale struct {
+	seconds float64 // of a sample
+	rate    float64 // MB/s of intake
+}
+
+// promote takes each pair with promotion and without, in turn the one and the other first.
+// At a smaller scale checkpoints are the nearer to each other: a history at its limit holds
+// as many of them.
 func (b *bench) promote() error {
-	peer, _, err := b.fio(b.size(4 * gib))
-	if err != nil {
-		return err
+	rate := b.try.rate * 1e6
+	if rate == 0 {
+		peer, _, err := b.fio(b.size(4 * gib))
+		if err != nil {
+			return err
+		}
+		rate = peer.BytesPerSecond / 4
 	}
-	a := promoteArgs{Rate: peer.BytesPerSecond / 4, Volume: b.size(16 * gib)}
-	for range min(b.Pairs, 3) {
-		run := func(limit int64, seconds float64) (r promoteResult, foreign float64, err error) {
-			a := a
-			a.Limit, a.Seconds = limit, max(3, seconds*b.scale)
-			if a.Dir, err = b.Fresh("promote"); err != nil {
-				return r, 0, err
+	seconds := max(3, 120*b.scale)
+	if b.try.seconds > 0 {
+		seconds = b.try.seconds
+	}
+	run := func(limit int64, seconds float64) (r promoteResult, foreign float64, err error) {
+		a := promoteArgs{Rate: rate, Seconds: seconds, Limit: limit, Cut: 5 * min(1, b.scale), Volume: b.size(16 * gib)}
+		if a.Dir, err = b.Fresh("promote"); err != nil {
+			return r, 0, err
+		}
+		defer os.RemoveAll(a.Dir)
+		return bars.Alone[promoteResult](b.Run, "promote", a)
+	}
+	for i := range b.Pairs {
+		var alone, both promoteResult
+		var foreign float64
+		for turn := range 2 {
+			var err error
+			if i%2 == turn {
+				alone, _, err = run(0, seconds/4)
+			} else {
+				both, foreign, err = run(b.size(6*gib), seconds)
 			}
-			defer os.RemoveAll(a.Dir)
-			return bars.Alone[promoteResult](b.Run, "promote", a)
-		}
-		alone, _, err := run(0, 30)
-		if err != nil {
-			return err
-		}
-		both, foreign, err := run(b.size(6*gib), 120)
-		if err != nil {
-			return err
+			if err != nil {
+				return err
+			}
 		}
 		b.Sample(bars.Sample{Row: "promote-keeps-up", Value: float64(both.Promoted) / float64(both.Taken), Ours: float64(both.Promoted) / mib, Peer: float64(both.Taken) / mib, OursUnit: "MiB", Foreign: foreign,
-			Note: fmt.Sprintf("intake %.0f MB/s, %.1f s late, level %s, %d MiB written", a.Rate/1e6, both.Late, both.Level, both.Written/mib)})
-		b.Sample(bars.Sample{Row: "promote-ack", Value: both.AckP99 / alone.AckP99, Ours: both.AckP99, Peer: alone.AckP99, OursUnit: "ms", Foreign: foreign})
+			Note: fmt.Sprintf("intake %.0f MB/s, %.1f s late, level %s, %d MiB written, %.2f CPU-s/GiB, %.2f without", rate/1e6, both.Late, both.Level, both.Written/mib, both.perGiB(), alone.perGiB())})
+		b.Sample(bars.Sample{Row: "promote-ack", Value: both.AckP99 / alone.AckP99, Ours: both.AckP99, Peer: alone.AckP99, OursUnit: "ms", Foreign: foreign,
+			Note: fmt.Sprintf("half of them in %.1f ms, and %.1f without; all in %.0f and %.0f", both.AckP50, alone.AckP50, both.AckMax, alone.AckMax)})
 	}
 	return nil
 }
+
+// perGiB is the CPU-seconds for each GiB taken.
+func (r promoteResult) perGiB() float64 { return r.CPU * gib / float64(r.Taken) }

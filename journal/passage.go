@@ -1,0 +1,106 @@
+package journal
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"sync"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+)
+
+// passage is how far a group's pass has come, and what follows for the pace of both sides:
+// space is given back at the end of a pass at once, so what is left of a group's room has
+// to last until then. The pass goes as fast as that takes; and where it cannot, the intake
+// goes as slow, evenly from there on. Without that it would stop at the limit until the
+// pass is through.
+//
+// All of it is pure but for its state; room is the bytes to the limit.
+type passage struct {
+	mu    sync.Mutex
+	left  int64     // bytes that the pass has still to write, as far as it is known; 0: none is made
+	wrote int64     // since at
+	at    time.Time // of the last reckoning
+	speed float64   // bytes a second, smoothed; 0: not known
+
+	intake bucket
+}
+
+const (
+	// passWindow is how often a pass' speed is reckoned.
+	passWindow = 250 * time.Millisecond
+	// passPart is the part of the room that is left at which a pass means to be through.
+	passPart = 0.8
+	// brakeMost is how long a record waits at most for those before it: a source is held up
+	// by it as by a slow disk.
+	brakeMost = time.Second
+)
+
+// plan says how much the pass has still to write.
+func (p *passage) plan(now time.Time, left int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.left = left; p.at.IsZero() {
+		p.at = now
+	}
+}
+
+// end says that no pass is made.
+func (p *passage) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.left, p.wrote, p.at = 0, 0, time.Time{}
+}
+
+// step counts what the pass wrote.
+func (p *passage) step(now time.Time, bytes int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.left, p.wrote = max(0, p.left-bytes), p.wrote+bytes
+	d := now.Sub(p.at)
+	if d < passWindow || p.at.IsZero() {
+		return
+	}
+	speed := float64(p.wrote) / d.Seconds()
+	if p.speed == 0 {
+		p.speed = speed
+	}
+	p.speed, p.wrote, p.at = (3*p.speed+speed)/4, 0, now
+}
+
+// need is how fast the pass has to write beside that intake, in bytes a second.
+func (p *passage) need(room int64, intake float64) float64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.left == 0 {
+		return 0
+	}
+	return float64(p.left) * intake / (passPart * float64(max(room, 1)))
+}
+
+// allows is how fast the group may take in, in bytes a second, and its room lasts until the
+// pass is through. It is never less than half of what the pass writes: no less than that is
+// given back.
+func (p *passage) allows(room, slack int64) float64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.left == 0 || p.speed == 0 || room >= slack || invariant.Planted("journal/no-brake") {
+		return math.Inf(1)
+	}
+	return max(p.speed/2, p.speed*float64(room)/float64(p.left))
+}
+
+// brake has a record of so many bytes wait as long as the group has to go slower.
+func (r *retention) brake(ctx context.Context, bytes int) error {
+	room := r.room.left.Load()
+	rate := r.passage.allows(room, room-r.room.soft.Load())
+	if math.IsInf(rate, 1) {
+		return nil
+	}
+	d := r.passage.intake.grant(time.Now(), int64(bytes), rate, paceAhead)
+	if err := sleep(ctx, min(d, brakeMost)); err != nil {
+		return fmt.Errorf("%w: history is being shortened: %w", ErrLimit, err)
+	}
+	return nil
+}
