@@ -141,3 +141,28 @@ func TestThinAndFold(t *testing.T) {
 		ok(t, w.store.Close())
 	}
 }
+
+// A pass after folding knows that what follows stands elsewhere in the log now.
+func TestPromoteAfterFold(t *testing.T) {
+	for seed := range 8 {
+		s := story(seed, 12)
+		cfg := smallSegments(faultdisk.New(512))
+		cfg.SegmentBytes = 32 << 10 // several checkpoints in each
+		w, err := openWith(cfg)
+		ok(t, err)
+		ok(t, w.feed(s, 3))
+		ok(t, w.group.promote(4, noPace))
+		ok(t, w.keepOnly(4, 10, 11))
+		ok(t, w.foldAll())
+		ok(t, w.group.promote(10, noPace))
+		ok(t, w.shows(s, 10, 11, 12))
+		for first := w.group.logFirst(); w.group.logFirst() == first; { // until what was folded is gone
+			s.write(1)
+			s.limit = s.checkpoint()
+			ok(t, w.feed(s, 3))
+			ok(t, w.group.promote(s.limit-1, noPace))
+			ok(t, w.holds(s, s.limit-1))
+		}
+		ok(t, w.store.Close())
+	}
+}

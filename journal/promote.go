@@ -98,11 +98,11 @@ func (p *promotion) run() error {
 	if err := g.retention.promoter.Finish(); err != nil {
 		return err
 	}
-	before, err := p.dropBefore()
+	before, cut, err := p.dropBefore()
 	if err != nil {
 		return err
 	}
-	return p.conclude(before)
+	return p.conclude(before, cut)
 }
 
 // goneBelow states that the checkpoints below are gone, unless one of them is in use,
@@ -157,8 +157,8 @@ func (p *promotion) state() error {
 
 // dropBefore is where the log may begin once the pass is done: with the segment in
 // which the first cut of the checkpoint stands. All records before a checkpoint's first
-// cut are held by it.
-func (p *promotion) dropBefore() (segment.Pos, error) {
+// cut are held by it, so what lies below cut is in the replicas then.
+func (p *promotion) dropBefore() (first, cut segment.Pos, err error) {
 	g := p.g
 	var cutAt segment.Pos
 	errFound := errors.New("found")
@@ -176,22 +176,26 @@ func (p *promotion) dropBefore() (segment.Pos, error) {
 		})
 		if cutAt != 0 {
 			if invariant.Planted("journal/drop-the-cut") {
-				return s.End, nil
+				return s.End, s.End, nil
 			}
-			return s.First, nil
+			if invariant.Planted("journal/beyond-the-cut") {
+				cutAt = s.End
+			}
+			return s.First, cutAt, nil
 		}
 		if err != nil && !isDamage(err) {
-			return 0, err
+			return 0, 0, err
 		}
 		if err != nil { // what cannot be read may hold the cut
-			return s.First, nil
+			return s.First, s.First, nil
 		}
 	}
-	return 0, fmt.Errorf("its cut is not in the log: %w", ErrCorrupt)
+	return 0, 0, fmt.Errorf("its cut is not in the log: %w", ErrCorrupt)
 }
 
-// conclude states that the replicas hold the checkpoint, and lets go of what they hold.
-func (p *promotion) conclude(before segment.Pos) error {
+// conclude states that the replicas hold the checkpoint, and lets go of what they hold:
+// of the log below before, and below held nothing is promoted again.
+func (p *promotion) conclude(before, held segment.Pos) error {
 	g := p.g
 	if err := p.state(); err != nil {
 		return err
@@ -206,7 +210,9 @@ func (p *promotion) conclude(before segment.Pos) error {
 	if err := g.drop(before); err != nil {
 		return err
 	}
-	g.retention.from = before
+	if g.retention.from = held; invariant.Planted("journal/promote-again") {
+		g.retention.from = before
+	}
 	g.retention.note(func(r *retention) { r.ages.Forget(p.to.Number) })
 	if len(p.found) > 0 {
 		g.wounded(p.found, nil)

@@ -101,6 +101,35 @@ func TestPromote(t *testing.T) {
 	}
 }
 
+// Passes of one process follow each other: none writes again what the one before wrote,
+// though the log begins before that, and none misses anything.
+func TestPromoteFollows(t *testing.T) {
+	for seed := range 4 {
+		s := story(seed, 8)
+		pass := func(w *target, to uint64) int64 {
+			before := w.group.Retention().Promoted
+			ok(t, w.group.promote(to, noPace))
+			ok(t, w.holds(s, to))
+			return w.group.Retention().Promoted - before
+		}
+		disk := faultdisk.New(512)
+		w, err := openSmall(disk)
+		ok(t, err)
+		ok(t, w.feed(s, 3))
+		pass(w, 2)
+		again, err := openSmall(disk.Kill()) // which does not know how far the pass was
+		ok(t, err)
+		if all, rest := pass(again, 3), pass(w, 3); rest >= all {
+			t.Errorf("seed %d: a pass after another wrote %d bytes, and by itself %d", seed, rest, all)
+		}
+		ok(t, again.store.Close())
+		for _, to := range []uint64{4, 7, 8} {
+			pass(w, to)
+		}
+		ok(t, w.store.Close())
+	}
+}
+
 // promoteSurvives opens a disk on which a pass to a checkpoint was under way, and makes
 // it again.
 func promoteSurvives(s *source, disk *faultdisk.Disk, to uint64) error {

@@ -396,35 +396,3 @@ func TestRoom(t *testing.T) {
 	r.stop(nil, false)
 	f(1, false, false)
 }
-
-// Promotion is paced by what comes in, and by nothing while nothing does.
-func TestPacer(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var p pacer
-		p.init()
-		if d := p.step(time.Now(), 1<<30); d != 0 {
-			t.Errorf("an idle store waits %s", d)
-		}
-		for range 20 {
-			time.Sleep(time.Second)
-			p.took(100 << 20)
-			p.step(time.Now(), 0)
-		}
-		began := time.Now()
-		for range 1000 {
-			d := p.step(time.Now(), 1<<20)
-			time.Sleep(d)
-			p.took(int64(d.Seconds() * 100 * (1 << 20)))
-		}
-		if rate := 1000 / time.Since(began).Seconds(); rate < 300 || rate > 450 {
-			t.Errorf("%.0f MiB/s beside an intake of 100", rate)
-		}
-		for range 20 {
-			time.Sleep(time.Second)
-			p.step(time.Now(), 0)
-		}
-		if d := p.step(time.Now(), 10<<20); d > time.Second/2 {
-			t.Errorf("after the intake ended it waits %s", d)
-		}
-	})
-}
