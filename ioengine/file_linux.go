@@ -254,6 +254,18 @@ func alignedZeros(n int) []byte {
 	return b[skip : skip+n : skip+n]
 }
 
+// WillRead does nothing for a direct file: that is read past what would be brought.
+func (f *osFile) WillRead(off, n int64) {
+	if f.align > 1 {
+		return
+	}
+	f.fs.engine.workers.run(func() { // to find where the bytes lie the kernel may have to read, and wait
+		_ = f.use("read ahead", func(fd int) error { // it is a hint; the file may be closed
+			return unix.Fadvise(fd, off, n, unix.FADV_WILLNEED)
+		})
+	})
+}
+
 func (f *osFile) NextData(off int64) (at, n int64, err error) {
 	err = f.use("seek", func(fd int) error {
 		at, err = unix.Seek(fd, off, unix.SEEK_DATA)

@@ -83,5 +83,9 @@ type File interface {
 	NextData(off int64) (at, n int64, err error)
 	Truncate(size int64) error
 	Size() (int64, error)
+	// WillRead says that [off, off+n) is read soon: of a file that is read through the page
+	// cache it may begin to come, and who says so of several places waits for them at
+	// once. It waits for none; what does not read is told to who reads it.
+	WillRead(off, n int64)
 	Close() error
 }

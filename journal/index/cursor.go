@@ -34,18 +34,22 @@ const (
 // cursor finds versions of a run; targets only rise. It reads a page of fences and
 // at most one of data a seek, the same again none.
 type cursor struct {
-	r    *run
-	key  sortKey // where it stands
-	data uint64
-	read bool // key is version's; else it is the first of page data
-	dr   dataReader
-	v    version
+	r     *run
+	l     *lookup // that is told of pages that are not in the cache; or nil
+	key   sortKey // where it stands
+	data  uint64
+	under int  // of unknownPage: the page of fences that says which it is
+	read  bool // key is version's; else it is the first of page data
+	dr    dataReader
+	v     version
 
 	fences int // which page of fences is in fp; -1: none
 	fp     []byte
 }
 
-func (c *cursor) reset(r *run) { *c = cursor{r: r, fences: -1} }
+const unknownPage = ^uint64(0)
+
+func (c *cursor) reset(r *run, l *lookup) { *c = cursor{r: r, l: l, fences: -1} }
 
 // seek moves to the first version that is not before t, and says whether there is one.
 // Given probes, it may leave out versions that touch none of what they ask for: then it
@@ -71,35 +75,18 @@ func (c *cursor) seek(t *target, probes []uint64) (bool, error) {
 // descend goes from the top: to the last page whose first version is before t, or to the
 // next, whose first then is the one looked for.
 func (c *cursor) descend(t *target, probes []uint64) (bool, error) {
-	top := c.r.fences
-	n := sort.Search(len(top), func(i int) bool { return !t.before(&top[i].sortKey) })
+	n := c.r.fencesOf(t)
 	if n == 0 {
 		return c.first(0)
 	}
-	ok, err := c.loadFences(n - 1)
-	if !ok || err != nil {
+	if err := c.loadFences(n - 1); err != nil {
 		return false, err
 	}
-	// The last fence of this page that is before t, and the one behind it.
-	d := decoder{p: c.fp[pageHeader+8:]}
-	page, count := le.Uint64(c.fp[pageHeader:]), int(le.Uint16(c.fp[atCount:]))
-	var filter []byte
-	var next sortKey
-	i := 0
-	for ; i < count; i++ {
-		d.key(&next)
-		if !t.before(&next) {
-			break
-		}
-		filter = d.take(int(min(d.uvarint(), pageBytes)))
-		if d.bad {
-			break
-		}
+	f, ok := fenced(c.fp, t)
+	if !ok {
+		return false, c.bad(c.r.fences[n-1].page)
 	}
-	if d.bad || i == 0 {
-		return false, c.bad(top[n-1].page)
-	}
-	if at := page + uint64(i) - 1; probes == nil || mayHold(filter, probes) {
+	if at := f.page; probes == nil || mayHold(f.filter, probes) {
 		if c.data != at || !c.read {
 			if err := c.load(at); err != nil {
 				return false, err
@@ -116,40 +103,67 @@ func (c *cursor) descend(t *target, probes []uint64) (bool, error) {
 			return false, c.bad(at)
 		}
 	}
-	if i == count {
+	if f.last {
 		return c.first(n)
 	}
-	c.key, c.data, c.read = next, page+uint64(i), false
+	c.key, c.data, c.read = f.next, f.page+1, false
 	return true, nil
 }
 
-// first moves to the first version under page i of fences.
+// fencesOf is how many pages of fences begin before t.
+func (r *run) fencesOf(t *target) int {
+	return sort.Search(len(r.fences), func(i int) bool { return !t.before(&r.fences[i].sortKey) })
+}
+
+// fencedPage is what a page of fences says of the last data page that begins before a target.
+type fencedPage struct {
+	page   uint64
+	filter []byte
+	next   sortKey // where the data page behind it begins
+	last   bool    // the page of fences leads to none behind it
+}
+
+// fenced looks into a page of fences that begins before t; false: it does not hold what it should.
+func fenced(fences []byte, t *target) (f fencedPage, ok bool) {
+	d := decoder{p: fences[pageHeader+8 : pageBytes]}
+	count, i := int(le.Uint16(fences[atCount:])), 0
+	for ; i < count; i++ {
+		d.key(&f.next)
+		if !t.before(&f.next) {
+			break
+		}
+		f.filter = d.take(int(min(d.uvarint(), pageBytes)))
+		if d.bad {
+			break
+		}
+	}
+	f.page, f.last = le.Uint64(fences[pageHeader:])+uint64(i)-1, i == count
+	return f, !d.bad && i > 0
+}
+
+// first moves to the first version under page i of fences. Its key is in memory: the page is
+// read only if somebody wants the version.
 func (c *cursor) first(i int) (bool, error) {
 	if i == len(c.r.fences) {
 		return false, nil
 	}
-	ok, err := c.loadFences(i)
-	if !ok || err != nil {
-		return false, err
-	}
-	c.key, c.data, c.read = c.r.fences[i].sortKey, le.Uint64(c.fp[pageHeader:]), false
+	c.key, c.data, c.under, c.read = c.r.fences[i].sortKey, unknownPage, i, false
 	return true, nil
 }
 
-func (c *cursor) loadFences(i int) (bool, error) {
+func (c *cursor) loadFences(i int) error {
 	if c.fences == i {
-		return true, nil
+		return nil
 	}
-	p, err := c.r.get(c.r.fences[i].page, pageFences)
-	if err != nil {
-		return false, err
+	p, err := c.r.get(c.r.fences[i].page, pageFences, c.l)
+	if err == nil {
+		c.fp, c.fences = p, i
 	}
-	c.fp, c.fences = p, i
-	return true, nil
+	return err
 }
 
 func (c *cursor) load(page uint64) error {
-	p, err := c.r.get(page, pageData)
+	p, err := c.r.get(page, pageData, c.l)
 	if err != nil {
 		return err
 	}
@@ -162,6 +176,12 @@ func (c *cursor) load(page uint64) error {
 // version is where the cursor stands.
 func (c *cursor) version() (*version, error) {
 	if !c.read {
+		if c.data == unknownPage {
+			if err := c.loadFences(c.under); err != nil {
+				return nil, err
+			}
+			c.data = le.Uint64(c.fp[pageHeader:])
+		}
 		if err := c.load(c.data); err != nil {
 			return nil, err
 		}
@@ -186,7 +206,7 @@ func (r *run) collect(l *lookup, vol record.VolumeID, from, to int64, masks []Sp
 		if mask&(1<<level) == 0 {
 			continue
 		}
-		l.cursor.reset(r) // it may stand behind versions that the filters kept from the last level
+		l.cursor.reset(r, l) // it may stand behind versions that the filters kept from the last level
 		if err := r.collectLevel(l, areaOf(vol, level), from, to, masks); err != nil {
 			return err
 		}
@@ -209,18 +229,8 @@ const filteredCells = 4
 
 func (r *run) collectLevel(l *lookup, a area, from, to int64, masks []Span) error {
 	c := &l.cursor
-	shift := cellShift(a.level())
-	first, last := uint64(from)>>shift, uint64(to-1)>>shift
-	probes := l.probes[:0]
-	if last-first < filteredCells {
-		for cell := first; cell <= last; cell++ {
-			base := int64(cell << shift)
-			probes = appendProbes(probes, a, cell, max(from-base, 0), min(to-base, 1<<shift))
-		}
-		l.probes = probes
-	} else {
-		probes = nil
-	}
+	first, last := cellsOf(a, from, to)
+	probes := probesOf(&l.probes, a, from, to)
 	t := r.reaching(a, first, from)
 	for {
 		ok, err := c.seek(&t, probes)
@@ -244,6 +254,26 @@ func (r *run) collectLevel(l *lookup, a area, from, to int64, masks []Span) erro
 		}
 		t = behind(g)
 	}
+}
+
+func cellsOf(a area, from, to int64) (first, last uint64) {
+	shift := cellShift(a.level())
+	return uint64(from) >> shift, uint64(to-1) >> shift
+}
+
+// probesOf is what filters are asked when [from, to) is looked for, in mem; nil: nothing, it is too much.
+func probesOf(mem *[]uint64, a area, from, to int64) []uint64 {
+	first, last := cellsOf(a, from, to)
+	if last-first >= filteredCells {
+		return nil
+	}
+	probes, shift := (*mem)[:0], cellShift(a.level())
+	for cell := first; cell <= last; cell++ {
+		base := int64(cell << shift)
+		probes = appendProbes(probes, a, cell, max(from-base, 0), min(to-base, 1<<shift))
+	}
+	*mem = probes
+	return probes
 }
 
 // reaching is the first group of the cell that can reach beyond from.
@@ -311,7 +341,7 @@ func (r *run) next(l *lookup, vol record.VolumeID, off int64, fine, coarse *int6
 		if mask&(1<<level) == 0 || *limit <= off {
 			continue
 		}
-		l.cursor.reset(r)
+		l.cursor.reset(r, nil)
 		a := areaOf(vol, level)
 		t := target{group: group{area: a, cell: uint64(off) >> cellShift(level)}, seq: anySeq, pos: anyPos}
 		ok, err := l.cursor.seek(&t, nil)

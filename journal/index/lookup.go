@@ -35,6 +35,7 @@ type lookup struct {
 	cursor cursor
 	probes []uint64
 	steps  int // along chains of memtables
+	coming coming
 }
 
 // found is a version as a piece, with what tells which is newer.
@@ -90,11 +91,13 @@ func (l *lookup) step(dst []Piece, sources []sourceRef, vol record.VolumeID, off
 func (l *lookup) chunk(dst []Piece, sources []sourceRef, vol record.VolumeID, from, to int64) ([]Piece, error) {
 	begin, missing := len(dst), to-from
 	l.found = l.found[:0]
+	l.coming = coming{wanted: l.coming.wanted, vol: vol, from: from, to: to, probes: l.coming.probes}
 	for i := range sources {
 		s := &sources[i]
 		if s.hi <= l.from || missing == 0 {
 			break
 		}
+		l.coming.rest = sources[i+1:]
 		if err := s.collect(l, vol, from, to, s.masks); err != nil {
 			return dst, err
 		}

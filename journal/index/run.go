@@ -130,19 +130,31 @@ func (r *run) read(page uint64, p []byte, kind byte) error {
 }
 
 // get returns a page through the cache, one of data with its hops; it is shared. An error tells Damaged.
-func (r *run) get(page uint64, kind byte) ([]byte, error) {
-	k := CacheKey{Owner: r.owner, At: page}
-	if p, ok := r.cache.Get(k); ok && p[atPageKind] == kind {
+// The lookup, which may be nil, is told when it was not there.
+func (r *run) get(page uint64, kind byte, l *lookup) ([]byte, error) {
+	if p, ok := r.cached(page, kind); ok {
 		return p, nil
 	}
-	return r.bring(page, kind)
+	if l != nil {
+		l.missed(kind)
+	}
+	p, err := r.bring(page, kind)
+	if err != nil {
+		return nil, r.fail(err)
+	}
+	return p, nil
 }
 
-// bring is get of a page that is not in the cache.
+func (r *run) cached(page uint64, kind byte) ([]byte, bool) {
+	p, ok := r.cache.Get(CacheKey{Owner: r.owner, At: page})
+	return p, ok && p[atPageKind] == kind
+}
+
+// bring reads a page into the cache.
 func (r *run) bring(page uint64, kind byte) ([]byte, error) {
 	p := make([]byte, pageBytes, pageBytes+hopRoom)
 	if err := r.read(page, p, kind); err != nil {
-		return nil, r.fail(err)
+		return nil, err
 	}
 	if kind == pageData {
 		p = appendHops(p, r.origins)

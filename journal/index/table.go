@@ -79,6 +79,9 @@ type Snapshot struct {
 // lookups that need it and never a wrong answer; an absent, damaged or old index is
 // made good by adding the records again.
 //
+// A lookup that misses the cache tells the disk of all pages that it is going to need (see
+// coming), so that a first read waits a few times for the disk and not twice a run.
+//
 // Pages are kept in the cache as they were read, those of versions with an eighth more that
 // leads a search into them (see appendHops).
 //
@@ -370,7 +373,8 @@ func (t *Table) Lookup(dst []Piece, vol record.VolumeID, off, n int64, at Vector
 	defer v.release()
 	l := lookups.Get().(*lookup)
 	defer lookups.Put(l)
-	l.at, l.from, l.most = at, segment.Pos(t.first.Load()), chunkBytes
+	l.at, l.from, l.most, l.coming.wanted = at, segment.Pos(t.first.Load()), chunkBytes, true
+	defer func() { l.coming = coming{probes: l.coming.probes} }()
 	start := len(dst)
 	for end := off + n; off < end; {
 		if dst, off, err = l.step(dst, v.sources, vol, off, end); err != nil {

@@ -134,6 +134,7 @@ func readWhole(s *Set, name string, size int) error {
 		err = fmt.Errorf("it has %d bytes, not %d", n, size)
 	}
 	if err == nil {
+		f.WillRead(0, int64(size))
 		_, _, err = f.NextData(int64(size) - 1)
 	}
 	p := make([]byte, 700)

@@ -284,6 +284,14 @@ func (h *handle) NextData(off int64) (at, n int64, err error) {
 	return at, n, err
 }
 
+// WillRead tells the copy that would be read.
+func (h *handle) WillRead(off, n int64) {
+	_ = h.read(func(f ioengine.File) error { // it is a hint
+		f.WillRead(off, n)
+		return nil
+	})
+}
+
 // Sync makes every copy durable.
 func (h *handle) Sync() error { return h.object.set.syncHandles([]*handle{h}) }
 

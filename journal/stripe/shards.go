@@ -229,6 +229,7 @@ func (h *shardHandle) NextData(off int64) (at, n int64, err error) {
 	return off, n, nil
 }
 
+func (h *shardHandle) WillRead(int64, int64)                            {}
 func (h *shardHandle) Align() int                                       { return 1 }
 func (h *shardHandle) Sync() error                                      { return nil } // it is durable
 func (h *shardHandle) WriteAt([]byte, int64) (int, error)               { return 0, ErrSealed }
