@@ -6,7 +6,7 @@
 # make bars-wire  what the way of records is held to: rates and CPU against peers, and shaping over network namespaces (45 minutes, more while others disturb it; root; 5 GB of memory, 3 GB of disk)
 # make guest   real guests whose host dies, over vhost-user and NBD (two minutes; check has the first)
 # make planted every planted bug must be found by the test named for it
-# make wire-every-byte  a fault of each kind at each byte of a 64 KiB exchange (an hour)
+# make wire-every-byte  a fault of each kind at each byte of a 64 KiB exchange (a quarter of an hour of CPU)
 # make fuzz    each decoder's fuzz target for FUZZTIME
 # make generate  the code of control/api from its .proto files
 # make clean
@@ -59,8 +59,9 @@ guest:
 planted:
 	$(GO) run ./tools/planted
 
+# Nearly all of it goes into handshakes, whose bytes are not what is tried: the dearest part of them is left out.
 wire-every-byte:
-	HOLDFAST_EVERY_BYTE=1 $(GO) test -run 'TestFaultsWithin64KiB' -timeout 5h -v ./wire
+	GODEBUG=tlsmlkem=0 HOLDFAST_EVERY_BYTE=1 $(GO) test -run 'TestFaultsWithin64KiB' -timeout 5h -v ./wire
 
 fuzz:
 	$(GO) run ./tools/check -fuzz $(FUZZTIME)

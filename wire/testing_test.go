@@ -2,9 +2,12 @@ package wire
 
 import (
 	"context"
+	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -13,6 +16,7 @@ import (
 	"log/slog"
 	"math/big"
 	"net/url"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -31,7 +35,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type authority struct {
 	site string
 	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
+	key  crypto.Signer
 }
 
 var (
@@ -46,15 +50,33 @@ func newAuthority(site string) *authority {
 		KeyUsage: x509.KeyUsageCertSign,
 	}
 	a := &authority{site: site}
-	a.cert, a.key = signed(template, template, nil)
+	a.cert, a.key = signed(template, template, nil, newKey(true))
 	return a
 }
 
-func signed(template, parent *x509.Certificate, by *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+// newKey makes a key of the kind that sites have; where every byte is tried, and nearly all
+// time goes into handshakes, of the kinds that cost least: RSA to check what an authority
+// signed, Ed25519 to sign.
+func newKey(authority bool) (key crypto.Signer) {
+	var err error
+	switch {
+	case !everyByte():
+		key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	case authority:
+		key, err = rsa.GenerateKey(rand.Reader, 2048)
+	default:
+		_, key, err = ed25519.GenerateKey(rand.Reader)
+	}
 	if err != nil {
 		panic(err)
 	}
+	return key
+}
+
+// everyByte says that TestFaultsWithin64KiB is to try all bytes.
+func everyByte() bool { return os.Getenv("HOLDFAST_EVERY_BYTE") != "" }
+
+func signed(template, parent *x509.Certificate, by, key crypto.Signer) (*x509.Certificate, crypto.Signer) {
 	if by == nil {
 		by = key
 	}
@@ -83,7 +105,7 @@ func (a *authority) leaf(uri string, change func(*x509.Certificate)) tls.Certifi
 	if change != nil {
 		change(template)
 	}
-	cert, key := signed(template, a.cert, a.key)
+	cert, key := signed(template, a.cert, a.key, newKey(false))
 	return tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: key, Leaf: cert}
 }
 

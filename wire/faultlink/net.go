@@ -21,6 +21,7 @@ type Net struct {
 	mu      sync.Mutex
 	ports   map[string]*port
 	dialled map[string]int
+	newest  map[string]*pair
 	pairs   map[*pair]bool
 	down    bool
 }
@@ -30,7 +31,8 @@ func (n *Net) Listen(_, address string) (net.Listener, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.ports == nil {
-		n.ports, n.dialled, n.pairs = make(map[string]*port), make(map[string]int), make(map[*pair]bool)
+		n.ports, n.dialled = make(map[string]*port), make(map[string]int)
+		n.newest, n.pairs = make(map[string]*pair), make(map[*pair]bool)
 	}
 	if n.ports[address] != nil {
 		return nil, &net.OpError{Op: "listen", Net: "mem", Addr: addr(address), Err: syscall.EADDRINUSE}
@@ -59,7 +61,7 @@ func (n *Net) Dial(ctx context.Context, _, address string) (net.Conn, error) {
 		window = 64 << 10
 	}
 	p := newPair(f, window)
-	n.pairs[p] = true
+	n.pairs[p], n.newest[address] = true, p
 	p.gone = func() {
 		n.mu.Lock()
 		defer n.mu.Unlock()
@@ -95,6 +97,16 @@ func (n *Net) Freeze() {
 		p.up.freeze()
 		p.down.freeze()
 	}, false)
+}
+
+// From has the newest connection to an address suffer faults from now on, in place of those that
+// it had: the counts begin at what was written up to now.
+func (n *Net) From(address string, f Faults) {
+	n.mu.Lock()
+	p := n.newest[address]
+	n.mu.Unlock()
+	p.up.from(f.Up)
+	p.down.from(f.Down)
 }
 
 func (n *Net) each(do func(*pair), down bool) {

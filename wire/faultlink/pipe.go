@@ -70,6 +70,18 @@ func (h *half) freeze() {
 	h.chunks = nil // in flight, and lost
 }
 
+// from gives the way other faults, of what follows.
+func (h *half) from(w Way) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, at := range []*int64{&w.CutAt, &w.StallAt, &w.FlipAt, &w.RepeatAt} {
+		if *at > 0 {
+			*at += h.passed
+		}
+	}
+	h.way = w
+}
+
 // write passes on p, or as much of it as the faults let.
 func (h *half) write(p []byte) (int, error) {
 	written := 0
