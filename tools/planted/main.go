@@ -3,14 +3,15 @@
 //
 // A package lists its bugs in testdata/planted.txt, a line each: the bug's name
 // and a regular expression of the tests that must find it. All packages are built
-// with the tag planted at once; their tests must pass with no bug switched on. As many
-// packages are tried at once as there are processors, as go test does it: a test that
-// waits leaves most of the machine idle.
+// with the tag planted, some at a time; their tests must pass with no bug switched on. As many
+// packages are tried at once as there are processors, as go test does it, and the next ones
+// built meanwhile: a test that waits leaves most of the machine idle.
 package main
 
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -21,6 +22,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -52,6 +54,7 @@ func run(ctx context.Context, each int, only []string) error {
 	}
 	defer os.RemoveAll(bin)
 	var hunts []*hunt
+	named := map[string]string{} // by the name of its tests' program, the package
 	for _, list := range lists {
 		pkg := filepath.Dir(filepath.Dir(list))
 		if len(only) > 0 && !contains(only, pkg) {
@@ -64,15 +67,20 @@ func run(ctx context.Context, each int, only []string) error {
 		if each > 0 && len(bugs) > each {
 			bugs = bugs[:each]
 		}
-		hunts = append(hunts, &hunt{pkg: pkg, bin: filepath.Join(bin, filepath.Base(pkg)+".test"), bugs: bugs})
+		name := filepath.Base(pkg)
+		if other, ok := named[name]; ok {
+			return fmt.Errorf("%s and %s have tests of one name", other, pkg)
+		}
+		named[name] = pkg
+		hunts = append(hunts, &hunt{pkg: pkg, bin: filepath.Join(bin, name+".test"), bugs: bugs})
 	}
 	if len(hunts) == 0 {
 		return fmt.Errorf("no package of %s has a testdata/planted.txt", strings.Join(only, ", "))
 	}
-	if err := build(ctx, hunts, bin); err != nil {
+	first(hunts)
+	if err := huntAll(ctx, hunts, bin); err != nil {
 		return err
 	}
-	huntAll(ctx, hunts)
 	found, missed, failed := 0, []string{}, []error{}
 	for _, h := range hunts {
 		found, missed = found+h.found, append(missed, h.missed...)
@@ -117,9 +125,22 @@ func build(ctx context.Context, hunts []*hunt, dir string) error {
 	return nil
 }
 
-// huntAll runs the hunts, a worker for each processor.
-func huntAll(ctx context.Context, hunts []*hunt) {
-	next := make(chan *hunt)
+// longest are the packages whose hunts take longest.
+var longest = []string{"journal/stripe", "datapath/capture", "datapath"} // the longest is last
+
+// first puts the longest hunts before the others.
+func first(hunts []*hunt) {
+	slices.SortStableFunc(hunts, func(a, b *hunt) int {
+		return cmp.Compare(slices.Index(longest, b.pkg), slices.Index(longest, a.pkg))
+	})
+}
+
+// batch is how many packages are built at once: what is built is hunted in while the next ones are.
+const batch = 6
+
+// huntAll builds and runs the hunts, a worker for each processor.
+func huntAll(ctx context.Context, hunts []*hunt, dir string) error {
+	next := make(chan *hunt, len(hunts))
 	var workers sync.WaitGroup
 	var out sync.Mutex
 	for range runtime.GOMAXPROCS(0) {
@@ -132,30 +153,36 @@ func huntAll(ctx context.Context, hunts []*hunt) {
 			}
 		})
 	}
-	for _, h := range hunts {
-		next <- h
+	defer workers.Wait()
+	defer close(next)
+	for some := range slices.Chunk(hunts, batch) {
+		if err := build(ctx, some, dir); err != nil {
+			return err
+		}
+		for _, h := range some {
+			next <- h
+		}
 	}
-	close(next)
-	workers.Wait()
+	return nil
 }
 
 // run runs the tests named for each bug. Its error says that something could not be
 // tried; a bug that no test found is only counted.
 func (h *hunt) run(ctx context.Context) error {
-	passed := map[string]bool{} // tests seen to pass with no bug switched on
+	passed := map[string]time.Duration{} // tests seen to pass with no bug switched on, and how long that took
 	for _, b := range h.bugs {
-		if !passed[b.tests] {
+		if _, ok := passed[b.tests]; !ok {
 			start := time.Now()
-			if out, err := tests(ctx, h.pkg, h.bin, "", b.tests); err != nil {
+			if out, err := tests(ctx, h.pkg, h.bin, "", b.tests, mostTime); err != nil {
 				return fmt.Errorf("%s fails with no bug switched on: %w\n%s", b.tests, err, out)
 			} else if !bytes.Contains(out, []byte("--- PASS")) {
 				return fmt.Errorf("%s: no test has that name", b.tests)
 			}
-			passed[b.tests] = true
+			passed[b.tests] = time.Since(start)
 			h.say("passed", h.pkg, start, b.tests)
 		}
 		start := time.Now()
-		out, err := tests(ctx, h.pkg, h.bin, b.name, b.tests)
+		out, err := tests(ctx, h.pkg, h.bin, b.name, b.tests, patience(passed[b.tests]))
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -180,8 +207,17 @@ func failedByTest(out []byte) bool {
 	return bytes.Contains(out, []byte("--- FAIL")) || bytes.Contains(out, []byte("panic:")) || bytes.Contains(out, []byte("DATA RACE"))
 }
 
-func tests(ctx context.Context, pkg, bin, name, pattern string) ([]byte, error) {
-	cmd := exec.CommandContext(ctx, bin, "-test.run", "^("+pattern+")$", "-test.short", "-test.v", "-test.timeout", "60s")
+// mostTime is how long the tests of a line may take.
+const mostTime = time.Minute
+
+// patience is how long the tests may take with a bug switched on that took so long without it, just
+// before: one that never gets what it waits for has found the bug.
+func patience(without time.Duration) time.Duration {
+	return min(mostTime, max(5*time.Second, 5*without))
+}
+
+func tests(ctx context.Context, pkg, bin, name, pattern string, limit time.Duration) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, bin, "-test.run", "^("+pattern+")$", "-test.short", "-test.v", "-test.timeout", limit.String())
 	cmd.Dir = pkg
 	cmd.Env = append(os.Environ(), "HOLDFAST_PLANTED="+name)
 	return cmd.CombinedOutput()
