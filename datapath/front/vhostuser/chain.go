@@ -116,10 +116,15 @@ func take(parts [][]byte, p []byte) ([][]byte, bool) {
 	return parts, true
 }
 
-// scatter copies p over parts, which are at least as long.
-func scatter(parts [][]byte, p []byte) {
+// scatter copies p over parts, which are at least as long, and returns what is left of them.
+func scatter(parts [][]byte, p []byte) [][]byte {
 	for len(p) > 0 {
 		n := copy(parts[0], p)
-		p, parts = p[n:], parts[1:]
+		if p = p[n:]; n < len(parts[0]) {
+			parts[0] = parts[0][n:]
+			break
+		}
+		parts = parts[1:]
 	}
+	return parts
 }

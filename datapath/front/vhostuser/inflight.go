@@ -59,7 +59,7 @@ func newFlightFile(queues, size uint16) (f *flightFile, fd int, err error) {
 
 // openFlightFile maps what the front end has kept.
 func openFlightFile(info inflightInfo, fd int) (*flightFile, error) {
-	if info.bytes < uint64(int(info.queues)*flightBytes(info.size)) || info.bytes > MaxQueues*uint64(flightBytes(maxQueueSize)) || info.offset > maxRegionBytes {
+	if info.bytes < uint64(int(info.queues)*flightBytes(info.size)) || info.bytes > MaxQueues*uint64(flightBytes(maxQueueSize)) || info.offset > maxRegionBytes || info.offset%flightAlign != 0 {
 		return nil, fmt.Errorf("%w: table in flight %+v", ErrProtocol, info)
 	}
 	mem, err := mapShared(fd, info.offset+info.bytes)

@@ -3,13 +3,13 @@ package vhostuser
 import "time"
 
 // What one server can be made to hold, as a sum: MaxQueues queues, of each maxWorkers
-// requests under way, each with the device's buffers of one write, or one buffer of a
-// read:
+// requests under way, each with a piece of a read or with the device's buffers of one write,
+// of which few are longer than pooledBytes at a time:
 //
-//	16 x (16 x 32 MiB) = 8 GiB at the very worst,
+//	16 x (16 x 1 MiB) + 4 x 32 MiB = 384 MiB at the very worst,
 //
 // by a guest that asks for nothing but the longest requests; a driver of today sends
-// at most 1.25 MiB at a time. Read buffers above pooledBytes go back to the heap at once.
+// at most 1.25 MiB at a time.
 const (
 	// MaxQueues is the most queues a front end may set up.
 	MaxQueues = 16
@@ -33,8 +33,10 @@ const (
 	// told of: 1 GiB.
 	maxZeroSectors = 1 << 21
 
-	// pooledBytes is the longest buffer of a read that is kept for the next.
+	// pooledBytes is the longest buffer of a read: a longer one is read in pieces.
 	pooledBytes = 1 << 20
+	// maxBigWrites bounds the writes of more than pooledBytes that are under way at a time.
+	maxBigWrites = 4
 	// replyTime is how long a front end may take to read an answer.
 	replyTime = 5 * time.Second
 	// acceptPause follows an accept that failed.

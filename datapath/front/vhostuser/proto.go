@@ -184,19 +184,28 @@ func (m *message) regions() ([]regionInfo, error) {
 		return nil, err
 	}
 	list := make([]regionInfo, n)
+	var all uint64
 	for i := range list {
 		p := m.body[8+32*i:]
 		r := regionInfo{le.Uint64(p), le.Uint64(p[8:]), le.Uint64(p[16:]), le.Uint64(p[24:])}
 		if r.bytes == 0 || r.bytes > maxRegionBytes || r.offset > maxRegionBytes || r.guest+r.bytes < r.guest || r.user+r.bytes < r.user {
 			return nil, fmt.Errorf("%w: region of memory %+v", ErrProtocol, r)
 		}
+		if all += r.offset + r.bytes; all > maxMemoryBytes {
+			return nil, fmt.Errorf("%w: more than %d TiB of memory", ErrProtocol, maxMemoryBytes>>40)
+		}
 		list[i] = r
 	}
 	return list, nil
 }
 
-// maxRegionBytes is far above any machine's memory, and far below what makes sums wrap.
-const maxRegionBytes = 1 << 46
+const (
+	// maxRegionBytes is far below what makes sums wrap.
+	maxRegionBytes = 1 << 46
+	// maxMemoryBytes is above any machine's memory, and far below what a process has of
+	// addresses: none are left for a process of which a front end takes them all.
+	maxMemoryBytes = 8 << 40
+)
 
 // configRange is a part of the device's configuration.
 type configRange struct {

@@ -21,7 +21,8 @@ type running struct {
 	name string
 	log  *slog.Logger
 	mem  *memory
-	fua  bool // the guest does not flush: writes are answered when they are durable
+	fua  bool          // the guest does not flush: writes are answered when they are durable
+	big  chan struct{} // holds a token for each write of more than pooledBytes under way
 	kick *os.File
 	fail func(error) // ends the session
 
@@ -221,6 +222,10 @@ func (q *running) zero(kind uint32, r zeroRange) error {
 
 // write copies the payload once, into the device's buffers.
 func (q *running) write(t *task) error {
+	if t.n > pooledBytes && !invariant.Planted("vhostuser/all-big") {
+		q.big <- struct{}{}
+		defer func() { <-q.big }()
+	}
 	w, err := q.dev.BeginWrite(t.off, int(t.n))
 	if err != nil {
 		return err
@@ -245,19 +250,18 @@ var readBuffers = sync.Pool{New: func() any { p := make([]byte, 0); return &p }}
 
 func (q *running) read(t *task) error {
 	mem := readBuffers.Get().(*[]byte)
-	if int64(cap(*mem)) < t.n {
-		*mem = buf.Aligned(int(t.n))
+	defer readBuffers.Put(mem)
+	if n := min(t.n, pooledBytes); int64(cap(*mem)) < n {
+		*mem = buf.Aligned(int(n))
 	}
-	defer func() {
-		if cap(*mem) <= pooledBytes {
-			readBuffers.Put(mem)
+	for done := int64(0); done < t.n; {
+		p := (*mem)[:min(t.n-done, pooledBytes)]
+		if err := q.dev.ReadAt(p, t.off+done); err != nil {
+			return err
 		}
-	}()
-	p := (*mem)[:t.n]
-	if err := q.dev.ReadAt(p, t.off); err != nil {
-		return err
+		t.in = scatter(t.in, p)
+		done += int64(len(p))
 	}
-	scatter(t.in, p)
 	return nil
 }
 

@@ -28,6 +28,7 @@ type session struct {
 	mem                *memory
 	flight             *flightFile
 	queues             [MaxQueues]queue
+	big                chan struct{} // a token for each long write under way
 }
 
 // queue is what a front end has said of one.
@@ -46,6 +47,7 @@ type queue struct {
 // what was under way was answered.
 func (s *session) serve() error {
 	debug.SetPanicOnFault(true) // queues are looked at as they are set up
+	s.big = make(chan struct{}, maxBigWrites)
 	for i := range s.queues {
 		s.queues[i].call = newBell()
 	}
@@ -104,8 +106,8 @@ func readMessage(conn *net.UnixConn) (m message, err error) {
 	var head [headerBytes]byte
 	oob := make([]byte, unix.CmsgSpace(4*maxRegions))
 	n, oobn, flags, _, err := conn.ReadMsgUnix(head[:], oob)
-	if err == nil && n == 0 {
-		err = io.EOF
+	if errors.Is(err, io.EOF) || err == nil && n == 0 {
+		err = io.EOF // and not what says where
 	}
 	if err != nil {
 		return m, err
@@ -412,6 +414,7 @@ func (s *session) start(i int, q *queue) error {
 		log:  s.log.With("queue", i),
 		mem:  s.mem,
 		fua:  s.features&featFlush == 0,
+		big:  s.big,
 		kick: q.kick,
 		call: q.call,
 		ring: ring,

@@ -16,3 +16,6 @@ func (g *Guest) Head(queue int, head uint16) error {
 	defer q.mu.Unlock()
 	return q.submitLocked(head)
 }
+
+// UserAddress is the front end's own address of where the memory begins.
+func (g *Guest) UserAddress() uint64 { return g.user(0) }
