@@ -16,7 +16,8 @@ type engine struct {
 
 	mu       sync.Mutex
 	ring     *ring
-	users    int   // files with started writes, and SyncFiles
+	users    int   // files with started writes, and SyncFiles; or with reads
+	polled   bool  // see ring.polled
 	portable error // why there is no ring, for good
 }
 
@@ -33,6 +34,9 @@ func (e *engine) acquire() *ring {
 		if e.ring, e.portable = newRing(); e.portable != nil {
 			e.ring = nil
 			return nil
+		}
+		if e.polled {
+			e.ring.poll()
 		}
 	}
 	e.users++

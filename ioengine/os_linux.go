@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"math"
 	"os"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,24 +18,27 @@ var ErrLocked = errors.New("in use by another process")
 // folders with 0700. Errors are *fs.PathError: errors.Is finds fs.ErrNotExist,
 // fs.ErrExist, syscall.ENOSPC and the like.
 //
-// Started writes and SyncFiles go through io_uring where the system has it, else
-// through threads; HOLDFAST_IO=threads chooses those everywhere. Engine tells.
+// Started writes, SyncFiles, and short reads of direct files while others are under way go
+// through io_uring where the system has it, else through threads; HOLDFAST_IO=threads
+// chooses those everywhere. Engine tells.
 func OS() FS {
 	if os.Getenv("HOLDFAST_IO") == "threads" {
 		return Threads()
 	}
-	return &osFS{}
+	return &osFS{readers: engine{polled: true}}
 }
 
 // Threads is OS without io_uring, as on a system that has none.
 func Threads() FS {
 	s := &osFS{}
-	s.engine.portable = errForced
+	s.engine.portable, s.readers.portable = errForced, errForced
 	return s
 }
 
 type osFS struct {
-	engine engine
+	engine  engine
+	readers engine       // of reads of direct files
+	reading atomic.Int64 // short reads of direct files that are under way
 }
 
 // Open opens the file. A Direct one is opened past the page cache where statx says
