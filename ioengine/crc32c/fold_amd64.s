@@ -6,6 +6,19 @@
 	VPCLMULQDQ $0x00, Z16, z, tmp \
 	VPCLMULQDQ $0x11, Z16, z, z
 
+// STEP takes the next 256 bytes.
+#define STEP \
+	MOVE(Z0, Z5); \
+	MOVE(Z1, Z6); \
+	MOVE(Z2, Z7); \
+	MOVE(Z3, Z8); \
+	VPTERNLOGQ $0x96, 0(SI), Z5, Z0; \
+	VPTERNLOGQ $0x96, 64(SI), Z6, Z1; \
+	VPTERNLOGQ $0x96, 128(SI), Z7, Z2; \
+	VPTERNLOGQ $0x96, 192(SI), Z8, Z3; \
+	ADDQ $256, SI; \
+	SUBQ $256, CX
+
 // func fold(state uint32, p *byte, n int, factors *[4]uint64) uint32
 TEXT ·fold(SB), NOSPLIT, $64-36
 	MOVL state+0(FP), AX
@@ -25,18 +38,23 @@ TEXT ·fold(SB), NOSPLIT, $64-36
 
 	VBROADCASTI32X4 0(DX), Z16
 
+	CMPQ CX, $(16384 - 256)
+	JAE ahead
+
 loop:
-	MOVE(Z0, Z5)
-	MOVE(Z1, Z6)
-	MOVE(Z2, Z7)
-	MOVE(Z3, Z8)
-	VPTERNLOGQ $0x96, 0(SI), Z5, Z0
-	VPTERNLOGQ $0x96, 64(SI), Z6, Z1
-	VPTERNLOGQ $0x96, 128(SI), Z7, Z2
-	VPTERNLOGQ $0x96, 192(SI), Z8, Z3
-	ADDQ $256, SI
-	SUBQ $256, CX
+	STEP
 	JNZ loop
+	JMP last
+
+	// The processor looks ahead by itself, but not beyond the 4 KiB of a page. Of what comes from
+	// memory this saves a seventh; of what is short and has nothing of ours behind it, it would cost a third.
+ahead:
+	PREFETCHT0 4096(SI)
+	PREFETCHT0 4160(SI)
+	PREFETCHT0 4224(SI)
+	PREFETCHT0 4288(SI)
+	STEP
+	JNZ ahead
 
 last:
 	VBROADCASTI32X4 16(DX), Z16
