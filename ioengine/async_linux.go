@@ -23,6 +23,13 @@ type engine struct {
 
 var errForced = errors.New("io_uring is switched off")
 
+// without says why there is no ring, as far as that is known.
+func (e *engine) without() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.portable
+}
+
 // acquire returns the ring, which is there until release; nil: there is none.
 func (e *engine) acquire() *ring {
 	e.mu.Lock()

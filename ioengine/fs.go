@@ -31,6 +31,13 @@ type FS interface {
 	Lock(name string) (io.Closer, error)
 }
 
+// Holder is a File that can be had alone.
+type Holder interface {
+	// Hold takes the file for this opening of it: until Close, and until every write that was
+	// begun through it has ended, also those of a process that was killed. ErrLocked: another has it.
+	Hold() error
+}
+
 // Flags say how a file is opened; without ReadOnly it is for reading and writing.
 type Flags uint8
 

@@ -140,20 +140,26 @@ func (*osFS) Lock(name string) (io.Closer, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := flock(int(f.Fd())); err != nil {
+		return nil, errors.Join(pathError("lock", name, err), f.Close())
+	}
+	return f, nil
+}
+
+func flock(fd int) error {
 	for {
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err != unix.EINTR {
-			break
+		switch err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err {
+		case unix.EINTR:
+		case unix.EWOULDBLOCK:
+			return ErrLocked
+		default:
+			return err
 		}
 	}
-	if err == nil {
-		return f, nil
-	}
-	if err == unix.EWOULDBLOCK {
-		err = ErrLocked
-	}
-	return nil, errors.Join(pathError("lock", name, err), f.Close())
 }
+
+// Hold is a Holder's: the lock belongs to the open file, which writes under way keep open.
+func (f *osFile) Hold() error { return f.use("lock", flock) }
 
 func pathError(op, name string, err error) error {
 	if err == nil {

@@ -55,6 +55,17 @@ func (d *disk) direct(p []byte, off int64) bool {
 	return off%d.align == 0 && int64(len(p))%d.align == 0 && int64(uintptr(unsafe.Pointer(unsafe.SliceData(p))))%d.align == 0
 }
 
+// directRuns says whether the runs may go to the disk, from off on, as they are.
+func (d *disk) directRuns(runs [][]byte, off int64) bool {
+	for _, p := range runs {
+		if len(p) == 0 || !d.direct(p, off) {
+			return false
+		}
+		off += int64(len(p))
+	}
+	return true
+}
+
 // readAt fills p.
 func (d *disk) readAt(p []byte, off int64) error {
 	if d.direct(p, off) {

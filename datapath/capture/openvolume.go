@@ -2,6 +2,7 @@ package capture
 
 import (
 	"fmt"
+	"io"
 	"os"
 
 	"github.com/holdfast-dr/holdfast/ioengine"
@@ -19,7 +20,7 @@ func openVolume(cfg FilterConfig, fv FilterVolume, boot bootID, page *orderPage)
 			v.closeFiles()
 		}
 	}()
-	v.owned, err = waitLock(succeedWait, func() (interface{ Close() error }, error) { return cfg.FS.Lock(fv.Path) }, ioengine.ErrLocked)
+	v.owned, err = waitLock(succeedWait, func() (io.Closer, error) { return own(cfg.FS, v.disk.file, fv.Path) }, ioengine.ErrLocked)
 	if err != nil {
 		return nil, fmt.Errorf("lock disk: %w", err)
 	}
@@ -44,6 +45,15 @@ func openVolume(cfg FilterConfig, fv FilterVolume, boot bootID, page *orderPage)
 		page.lost.Add(1)
 	}
 	return v, nil
+}
+
+// own takes the disk for this filter alone: the very file that it writes through, so that the
+// last write of a predecessor that was killed lands before it is had.
+func own(fs ioengine.FS, file ioengine.File, path string) (io.Closer, error) {
+	if h, ok := file.(ioengine.Holder); ok {
+		return io.NopCloser(nil), h.Hold()
+	}
+	return fs.Lock(path)
 }
 
 // mtimeOf is when a plain file was last written, in ns; 0 for what is none.

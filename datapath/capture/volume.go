@@ -164,31 +164,51 @@ func (v *volume) Trim(off, n int64, fua bool) error {
 // ticket and publish, or drop; then the guest may be answered.
 func (v *volume) carryOut(w *guestWrite, fua bool, write func() error) error {
 	v.active.Add(1)
-	defer v.active.Done()
-	v.enter(w)
+	if !v.tryEnter(w) {
+		<-w.ready
+		v.enterReady(w)
+	}
 	err := write()
 	if err == nil && fua {
 		err = v.sync()
 	}
+	v.end(w, err, func(e error) { err = e })
+	return err
+}
+
+// end ends w, whose disk write ended with err, and then calls done: the guest may be answered.
+func (v *volume) end(w *guestWrite, err error, done func(error)) {
+	defer v.active.Done()
 	v.leave(w, err)
 	v.pool.guestWrites.Add(1)
 	v.pool.guestBytes.Add(uint64(w.end - w.off))
 	v.waitHold()
 	v.wake()
 	w.recycle()
-	return told(err)
+	done(told(err))
 }
 
-// enter waits for the flights that w overlaps, and marks its blocks. A write whose
-// blocks are all dirty is not captured: they will be read.
-func (v *volume) enter(w *guestWrite) {
+// tryEnter registers w and marks its blocks, unless it overlaps flights: then, once w.ready is
+// closed, enterReady does.
+func (v *volume) tryEnter(w *guestWrite) bool {
 	v.mu.Lock()
-	if !v.mu.flights.add(&w.flight) && !invariant.Planted("capture/no-overlap-wait") {
-		v.mu.Unlock()
-		<-w.ready
-		v.mu.Lock()
-	}
 	defer v.mu.Unlock()
+	if !v.mu.flights.add(&w.flight) && !invariant.Planted("capture/no-overlap-wait") {
+		return false
+	}
+	v.enterLocked(w)
+	return true
+}
+
+func (v *volume) enterReady(w *guestWrite) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.enterLocked(w)
+}
+
+// enterLocked marks the blocks of w, which overlaps no flight any more. A write whose blocks are
+// all dirty is not captured: they will be read.
+func (v *volume) enterLocked(w *guestWrite) {
 	from, to := blocksOf(w.off, w.end)
 	v.mu.flights.start(&w.flight, !v.mu.marks.allDirty(from, to))
 	w.gen = v.mu.marks.begin(from, to)

@@ -53,13 +53,18 @@ func (b *bell) ring() {
 	_, _ = unix.Write(b.fd, []byte{1, 0, 0, 0, 0, 0, 0, 0})
 }
 
-// openKick takes fd, the eventfd by which a queue's guest says that there are requests.
+// openKick opens fd, the eventfd by which a queue's guest says that there are requests, to wait for
+// it among goroutines.
 func openKick(fd int) (*os.File, error) {
-	// Only we read it, and whoever writes an eventfd never has to wait.
-	if err := unix.SetNonblock(fd, true); err != nil {
-		return nil, errors.Join(err, unix.Close(fd))
+	own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
 	}
-	f := os.NewFile(uintptr(fd), "kick")
+	// Only we read it, and whoever writes an eventfd never has to wait.
+	if err := unix.SetNonblock(own, true); err != nil {
+		return nil, errors.Join(err, unix.Close(own))
+	}
+	f := os.NewFile(uintptr(own), "kick")
 	if err := f.SetReadDeadline(time.Time{}); err != nil {
 		return nil, errors.Join(fmt.Errorf("%w: a kick that cannot be waited for: %w", ErrProtocol, err), f.Close())
 	}

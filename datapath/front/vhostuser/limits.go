@@ -21,6 +21,8 @@ const (
 	segmentsMax = 254
 	// maxWorkers bounds the requests of one queue that are carried out at a time.
 	maxWorkers = 16
+	// laneRequests bounds those of one queue that a device's lane carries out at a time; more wait.
+	laneRequests = 256
 	// maxRegions is the most pieces the guest's memory comes in: what the protocol has
 	// room for.
 	maxRegions = 8

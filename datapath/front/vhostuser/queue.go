@@ -11,8 +11,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dr/holdfast/datapath/front"
-	"github.com/holdfast-dr/holdfast/ioengine/buf"
-	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+	"github.com/holdfast-dr/holdfast/ioengine"
 )
 
 // running is a queue at work, from when the front end has set it up until it stops it.
@@ -23,29 +22,24 @@ type running struct {
 	mem  *memory
 	fua  bool          // the guest does not flush: writes are answered when they are durable
 	big  chan struct{} // holds a token for each write of more than pooledBytes under way
-	kick *os.File
-	fail func(error) // ends the session
+	kick int           // stays open until stop has returned
+	fail func(error)   // ends the session
 
 	stopping atomic.Bool
-	loop     chan struct{} // closed when the loop has ended
+	wake     func()         // makes the goroutine look at stopping
+	ended    chan struct{}  // closed when it has ended
+	lane     front.Lane     // nil: the device has none
+	begun    sync.WaitGroup // requests in the lane
 	work     chan *task
 	workers  sync.WaitGroup
-	started  int // workers; the loop's
+	started  int // workers; the goroutine's
 	tasks    sync.Pool
-	errors   atomic.Int64
 
 	ring  *vring
 	mu    sync.Mutex   // the used side of ring, and what table holds of answers
 	table *flightTable // may be nil
-
-	call *bell
-}
-
-// task is a request under way.
-type task struct {
-	request
-	head uint16
-	err  error
+	later bool         // the goroutine tells the guest of several answers at once
+	call  *bell
 }
 
 // errGone says that memory of the guest was taken away under us.
@@ -67,18 +61,55 @@ func guard(f func() error) (err error) {
 }
 
 // start begins to serve; redo are requests that were begun before.
-func (q *running) start(redo []uint16) {
-	q.loop = make(chan struct{})
-	q.work = make(chan *task)
-	q.tasks.New = func() any { return new(task) }
+func (q *running) start(redo []uint16) error {
+	q.ended, q.work = make(chan struct{}), make(chan *task)
+	q.tasks.New = func() any {
+		t := new(task)
+		t.done = func(err error) { q.end(t, err) }
+		return t
+	}
+	up := make(chan error)
 	go func() {
-		defer close(q.loop)
+		defer close(q.ended)
 		debug.SetPanicOnFault(true)
-		if err := guard(func() error { return q.run(redo) }); err != nil {
+		run, err := q.prepare()
+		up <- err
+		if err != nil {
+			return
+		}
+		if err := run(redo); err != nil {
 			q.broken(err)
 		}
 		close(q.work)
 	}()
+	return <-up
+}
+
+// prepare chooses how the queue is served: by the device's lane, or by workers.
+func (q *running) prepare() (run func(redo []uint16) error, err error) {
+	if laned, ok := q.dev.(front.Laned); ok {
+		lane, err := laned.Lane(int(min(q.ring.size, laneRequests)))
+		if err == nil {
+			q.lane, q.wake = lane, lane.Loop().Wake
+			if err = lane.Loop().Watch(q.kick); err != nil {
+				lane.Close()
+			}
+			return q.runLane, err
+		}
+		if !errors.Is(err, ioengine.ErrNoLoop) {
+			return nil, err
+		}
+		q.log.Info("vhost-user queue goes by threads", "why", err)
+	}
+	kick, err := openKick(q.kick)
+	if err != nil {
+		return nil, err
+	}
+	q.wake = func() { kick.SetReadDeadline(time.Unix(1, 0)) }
+	return func(redo []uint16) error {
+		defer kick.Close()
+		return guard(func() error { return q.run(kick, redo) })
+	}, nil
 }
 
 // broken says why the queue is not served any more. A queue of nonsense is the guest's own
@@ -94,45 +125,109 @@ func (q *running) broken(err error) {
 // far it came.
 func (q *running) stop() uint16 {
 	q.stopping.Store(true)
-	q.kick.SetReadDeadline(time.Unix(1, 0))
-	<-q.loop
+	q.wake()
+	<-q.ended
 	q.workers.Wait()
 	return q.ring.lastAvail
 }
 
 // run takes requests until the queue is stopped.
-func (q *running) run(redo []uint16) error {
+func (q *running) run(kick *os.File, redo []uint16) error {
 	for _, head := range redo {
 		q.take(head)
 	}
 	var count [8]byte
 	for !q.stopping.Load() {
-		n, err := q.ring.waiting()
+		n, err := q.takeAll()
 		if err != nil {
 			return err
 		}
-		if n == 0 {
-			if !q.ring.arm() {
-				continue
-			}
-			if _, err := q.kick.Read(count[:]); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-				return fmt.Errorf("kick: %w", err)
-			}
+		if n > 0 || !q.ring.arm() {
 			continue
 		}
-		for ; n > 0 && !q.stopping.Load(); n-- {
-			head, err := q.ring.pop()
-			if err != nil {
-				return err
-			}
-			q.table.enter(head)
-			q.take(head)
+		if _, err := kick.Read(count[:]); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			return fmt.Errorf("kick: %w", err)
 		}
 	}
 	return nil
 }
 
-// take reads a request and gives it to a worker: a disk that hangs over one holds up no other.
+// runLane is run with a lane: requests are started here, and their ends taken here.
+func (q *running) runLane(redo []uint16) error {
+	defer q.lane.Close()
+	err := guard(func() error {
+		for _, head := range redo {
+			q.take(head)
+		}
+		for !q.stopping.Load() {
+			n, err := q.takeAll()
+			if err != nil {
+				return err
+			}
+			some, err := q.step()
+			if err != nil {
+				return err
+			}
+			if n > 0 || some || !q.ring.arm() {
+				continue
+			}
+			if err := q.lane.Loop().Wait(); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	// What the disk has is taken from it whatever became of the queue.
+	for q.lane.Loop().Flying() > 0 {
+		waitErr := q.lane.Loop().Wait()
+		if _, stepErr := q.step(); waitErr != nil || stepErr != nil {
+			return errors.Join(err, waitErr, stepErr)
+		}
+	}
+	q.begun.Wait()
+	return err
+}
+
+// step lets requests end, and tells the guest of all of them at once.
+func (q *running) step() (some bool, err error) {
+	q.setLater(true)
+	some, err = q.lane.Loop().Step()
+	return some, errors.Join(err, guard(func() error {
+		if q.setLater(false) {
+			q.call.ring()
+		}
+		return nil
+	}))
+}
+
+// setLater says whether answers wait to be told; when they no longer do, whether the guest wants
+// to hear of some.
+func (q *running) setLater(later bool) (tell bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.later = later
+	return !later && q.ring.interrupts()
+}
+
+// takeAll takes the requests that are there now.
+func (q *running) takeAll() (n int, err error) {
+	waiting, err := q.ring.waiting()
+	if err != nil {
+		return 0, err
+	}
+	for ; n < int(waiting) && !q.stopping.Load(); n++ {
+		head, err := q.ring.pop()
+		if err != nil {
+			return n, err
+		}
+		q.table.enter(head)
+		q.take(head)
+	}
+	return n, nil
+}
+
+// take reads a request and gives it to the lane or to a worker: a disk that hangs over one holds up
+// no other.
 func (q *running) take(head uint16) {
 	t := q.tasks.Get().(*task)
 	t.head = head
@@ -140,6 +235,9 @@ func (q *running) take(head uint16) {
 		t.err = t.parse(q.dev.Size())
 	} else {
 		t.status, t.kind, t.n = nil, 0, 0
+	}
+	if q.lane != nil && q.begin(t) {
+		return
 	}
 	select {
 	case q.work <- t:
@@ -156,129 +254,9 @@ func (q *running) take(head uint16) {
 func (q *running) worker() {
 	debug.SetPanicOnFault(true)
 	for t := range q.work {
-		q.carryOut(t)
-	}
-}
-
-// carryOut does what the task asks and answers it.
-func (q *running) carryOut(t *task) {
-	err := guard(func() error {
 		if t.err == nil {
-			t.err = q.do(t)
+			t.err = guard(func() error { return q.do(t) })
 		}
-		if errors.Is(t.err, errGone) {
-			return t.err
-		}
-		q.answer(t)
-		return nil
-	})
-	if err != nil {
-		q.broken(err)
-		return // the task is not used again: its memory is gone
-	}
-	if t.err != nil {
-		q.errors.Add(1)
-	}
-	t.plain.reset()
-	t.request.out, t.request.in, t.status = nil, nil, nil
-	q.tasks.Put(t)
-}
-
-// do carries a request out.
-func (q *running) do(t *task) error {
-	if q.dev.ReadOnly() && t.kind != blkRead && t.kind != blkFlush && t.kind != blkID {
-		return front.ErrReadOnly
-	}
-	switch t.kind {
-	case blkRead:
-		return q.read(t)
-	case blkWrite:
-		return q.write(t)
-	case blkFlush:
-		return q.dev.Flush()
-	case blkID:
-		name := make([]byte, t.n)
-		copy(name[:min(t.n, idBytes)], q.name)
-		scatter(t.in, name)
-		return nil
-	}
-	for _, r := range t.ranges { // parse lets no other pass
-		if err := q.zero(t.kind, r); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (q *running) zero(kind uint32, r zeroRange) error {
-	switch {
-	case r.n == 0:
-		return nil
-	case kind == blkDiscard:
-		return q.dev.Trim(r.off, r.n, q.fua)
-	}
-	return q.dev.Zero(r.off, r.n, r.unmap, q.fua)
-}
-
-// write copies the payload once, into the device's buffers.
-func (q *running) write(t *task) error {
-	if t.n > pooledBytes && !invariant.Planted("vhostuser/all-big") {
-		q.big <- struct{}{}
-		defer func() { <-q.big }()
-	}
-	w, err := q.dev.BeginWrite(t.off, int(t.n))
-	if err != nil {
-		return err
-	}
-	err = guard(func() error {
-		for _, p := range w.Buffers() {
-			t.out, _ = take(t.out, p)
-		}
-		return nil
-	})
-	if err != nil {
-		if !invariant.Planted("vhostuser/leaked-write") {
-			w.Abort()
-		}
-		return err
-	}
-	return w.Commit(q.fua && !invariant.Planted("vhostuser/lost-fua"))
-}
-
-// readBuffers are what devices read into: memory of ours, which no guest changes meanwhile.
-var readBuffers = sync.Pool{New: func() any { p := make([]byte, 0); return &p }}
-
-func (q *running) read(t *task) error {
-	mem := readBuffers.Get().(*[]byte)
-	defer readBuffers.Put(mem)
-	if n := min(t.n, pooledBytes); int64(cap(*mem)) < n {
-		*mem = buf.Aligned(int(n))
-	}
-	for done := int64(0); done < t.n; {
-		p := (*mem)[:min(t.n-done, pooledBytes)]
-		if err := q.dev.ReadAt(p, t.off+done); err != nil {
-			return err
-		}
-		t.in = scatter(t.in, p)
-		done += int64(len(p))
-	}
-	return nil
-}
-
-// answer tells the guest what became of its request.
-func (q *running) answer(t *task) {
-	status, written := t.request.answer(t.err)
-	if t.status == nil {
-		written = 0
-	} else {
-		t.status[0] = status
-	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.table.answering(t.head, q.ring.usedIdx)
-	q.ring.push(t.head, written)
-	q.table.answered(t.head, q.ring.usedIdx)
-	if q.ring.interrupts() {
-		q.call.ring()
+		q.finish(t)
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"os"
 	"runtime/debug"
 	"slices"
 	"time"
@@ -38,7 +37,7 @@ type queue struct {
 	hasAddr  bool
 	base     uint16
 	disabled bool // by the front end, which has said that it will say
-	kick     *os.File
+	kick     int  // -1: none
 	call     *bell
 	run      *running // nil while it is not served
 }
@@ -49,16 +48,13 @@ func (s *session) serve() error {
 	debug.SetPanicOnFault(true) // queues are looked at as they are set up
 	s.big = make(chan struct{}, maxBigWrites)
 	for i := range s.queues {
-		s.queues[i].call = newBell()
+		s.queues[i].call, s.queues[i].kick = newBell(), -1
 	}
 	err := s.answerAll()
 	for i := range s.queues {
 		q := &s.queues[i]
 		s.stop(q)
-		if q.kick != nil {
-			err = errors.Join(err, q.kick.Close())
-		}
-		err = errors.Join(err, q.call.set(-1))
+		err = errors.Join(err, q.unkick(), q.call.set(-1))
 	}
 	if s.flight != nil {
 		err = errors.Join(err, s.flight.close())
@@ -354,30 +350,31 @@ func (s *session) vring(m *message) (body []byte, err error) {
 		return nil, err
 	case askSetVringKick:
 		s.stop(q)
-		if err := q.unkick(); err != nil {
-			return nil, errors.Join(err, closeFD(fd))
-		}
-		if fd < 0 {
-			return nil, fmt.Errorf("%w: a queue that must be polled", ErrProtocol)
-		}
-		if q.kick, err = openKick(fd); err != nil {
+		if err := q.setKick(fd); err != nil {
 			return nil, err
 		}
 	}
 	return nil, s.settle()
 }
 
-func closeFD(fd int) error {
-	if fd < 0 {
-		return nil
+// setKick takes fd, if it can be waited for.
+func (q *queue) setKick(fd int) error {
+	err := q.unkick()
+	if q.kick = fd; fd < 0 {
+		return errors.Join(err, fmt.Errorf("%w: a queue that must be polled", ErrProtocol))
 	}
-	return unix.Close(fd)
+	f, openErr := openKick(fd)
+	if openErr != nil {
+		return errors.Join(err, openErr)
+	}
+	return errors.Join(err, f.Close())
 }
 
 func (q *queue) unkick() (err error) {
-	if q.kick != nil {
-		err, q.kick = q.kick.Close(), nil
+	if q.kick >= 0 {
+		err = unix.Close(q.kick)
 	}
+	q.kick = -1
 	return err
 }
 
@@ -393,7 +390,7 @@ func (s *session) stop(q *queue) {
 func (s *session) settle() error {
 	for i := range s.queues {
 		q := &s.queues[i]
-		if q.run != nil || q.kick == nil || !q.hasAddr || q.size == 0 || q.disabled || s.mem == nil {
+		if q.run != nil || q.kick < 0 || !q.hasAddr || q.size == 0 || q.disabled || s.mem == nil {
 			continue
 		}
 		if err := s.start(i, q); err != nil {
@@ -429,13 +426,12 @@ func (s *session) start(i int, q *queue) error {
 		redo = r.table.recover(ring.usedIdx)
 		ring.lastAvail = ring.usedIdx + uint16(len(redo))
 	}
-	if err := q.kick.SetReadDeadline(time.Time{}); err != nil {
-		return err
-	}
 	if len(redo) > 0 {
 		r.log.Info("vhost-user queue goes on", "repeated", len(redo))
 	}
-	r.start(redo)
+	if err := r.start(redo); err != nil {
+		return err
+	}
 	q.run = r
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/bits"
 	"os"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"unsafe"
@@ -79,8 +80,17 @@ func newQueue(g *Guest, mem []byte, at uint64) (q *queue, err error) {
 }
 
 func (q *queue) close() error {
-	err := errors.Join(q.rang.Close(), unix.Close(q.kick), unix.Close(q.call))
-	q.reader.Wait()
+	err := errors.Join(q.endReader(), unix.Close(q.kick), unix.Close(q.call))
+	return err
+}
+
+// endReader ends who hands out answers.
+func (q *queue) endReader() (err error) {
+	if q.rang != nil {
+		err = q.rang.Close()
+		q.reader.Wait()
+		q.rang = nil
+	}
 	return err
 }
 
@@ -161,8 +171,17 @@ func (q *queue) submitLocked(head uint16) error {
 	return err
 }
 
-// read hands answers to who waits for them, until the queue is closed.
+// read hands answers to who waits for them, until the queue is closed, or who made the machine has cut
+// its memory.
 func (q *queue) read() {
+	debug.SetPanicOnFault(true)
+	defer func() {
+		if p := recover(); p != nil {
+			if _, fault := p.(interface{ Addr() uintptr }); !fault {
+				panic(p)
+			}
+		}
+	}()
 	var count [8]byte
 	for {
 		for q.reap() {

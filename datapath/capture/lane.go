@@ -1,0 +1,95 @@
+package capture
+
+import (
+	"errors"
+	"io"
+	"sync"
+	"syscall"
+
+	"github.com/holdfast-dr/holdfast/datapath/front"
+	"github.com/holdfast-dr/holdfast/ioengine"
+)
+
+var _ front.Laned = (*volume)(nil)
+
+// lane carries out a queue's requests by the queue's own loop: what volume does in the calls
+// of front.Device, in steps. What a step would have to wait for, a goroutine waits for.
+type lane struct {
+	v    *volume
+	loop *ioengine.Loop
+	ops  sync.Pool
+}
+
+// laneOp is a request under way.
+type laneOp struct {
+	lane  *lane
+	w     *guestWrite
+	done  func(error)
+	ended func(int, error)
+}
+
+func (v *volume) Lane(requests int) (front.Lane, error) {
+	loop, err := ioengine.NewLoop(v.disk.file, requests)
+	if err != nil {
+		return nil, err
+	}
+	a := &lane{v: v, loop: loop}
+	a.ops.New = func() any {
+		op := &laneOp{lane: a}
+		op.ended = op.end
+		return op
+	}
+	return a, nil
+}
+
+func (a *lane) Loop() *ioengine.Loop { return a.loop }
+func (a *lane) Close()               { a.loop.Close() }
+
+func (a *lane) Write(fw front.Write, done func(error)) {
+	w, v := fw.(*guestWrite), a.v
+	v.active.Add(1)
+	if !v.tryEnter(w) {
+		go func() {
+			<-w.ready
+			v.enterReady(w)
+			v.end(w, v.disk.writeRuns(w.runs, w.off), done)
+		}()
+		return
+	}
+	op := a.ops.Get().(*laneOp)
+	op.w, op.done = w, done
+	if !v.disk.directRuns(w.runs, w.off) || !a.loop.Write(v.disk.file, w.runs, w.off, op.ended) {
+		go op.again()
+	}
+}
+
+// end is what the loop says of a write.
+func (op *laneOp) end(_ int, err error) {
+	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.EINTR) {
+		go op.again() // a part of it, or nothing, for no reason of the disk's
+		return
+	}
+	op.finish(err)
+}
+
+// again writes all of it, and waits.
+func (op *laneOp) again() {
+	v := op.lane.v
+	op.finish(v.disk.writeRuns(op.w.runs, op.w.off))
+}
+
+func (op *laneOp) finish(err error) {
+	a, w, done := op.lane, op.w, op.done
+	op.w, op.done = nil, nil
+	a.ops.Put(op)
+	a.v.end(w, err, done)
+}
+
+// Read reads past any memory of ours: nobody checks what the guest's own disk holds.
+func (a *lane) Read(parts [][]byte, off int64, done func(error)) bool {
+	v := a.v
+	if v.inside(off, int64(ioengine.Bytes(parts))) != nil || !v.disk.directRuns(parts, off) {
+		return false
+	}
+	return a.loop.Read(v.disk.file, parts, off, func(_ int, err error) { done(told(err)) })
+}

@@ -1,0 +1,28 @@
+package front
+
+import "github.com/holdfast-dr/holdfast/ioengine"
+
+// Laned is a Device that carries out the requests of a queue without a goroutine for each.
+type Laned interface {
+	Device
+	// Lane makes a lane for that many requests at a time, for the calling goroutine alone, which
+	// stays on its thread until the lane is closed. An error wraps ioengine.ErrNoLoop: then the
+	// device is used as any other.
+	Lane(requests int) (Lane, error)
+}
+
+// Lane starts requests, and tells of their ends while its goroutine is in Loop().Step: there, or
+// on a goroutine of its own for a request that had to wait for something else than the disk. All
+// methods belong to the goroutine that made it.
+type Lane interface {
+	// Loop is what the goroutine waits by.
+	Loop() *ioengine.Loop
+	// Write carries w out, as its Commit without fua does, and calls done when the guest may be
+	// answered. It ends w.
+	Write(w Write, done func(error))
+	// Read begins to fill the parts and calls done when they are filled. False: it is not begun, and
+	// the Device is to be asked.
+	Read(parts [][]byte, off int64, done func(error)) bool
+	// Close ends the lane, once every request has ended.
+	Close()
+}

@@ -1,0 +1,158 @@
+package vhostuser
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-dr/holdfast/datapath/capture"
+	"github.com/holdfast-dr/holdfast/datapath/front"
+	"github.com/holdfast-dr/holdfast/datapath/front/vhostuser/guest"
+	"github.com/holdfast-dr/holdfast/ioengine"
+)
+
+// newVolume is a filter's volume: a device with lanes, where the system has io_uring.
+func newVolume(t testing.TB, size int64) front.Device {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "hf") // short: it holds sockets
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	disk := filepath.Join(dir, "disk")
+	if err := os.WriteFile(disk, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(disk, size); err != nil {
+		t.Fatal(err)
+	}
+	f, err := capture.OpenFilter(capture.FilterConfig{
+		RunDir: dir, Group: 1, PoolBytes: 8 << 20, PoolSocket: filepath.Join(dir, "pool"),
+		FS: ioengine.OS(), Log: slog.New(slog.DiscardHandler),
+		Volumes: []capture.FilterVolume{{ID: 1, Name: "vol1", Path: disk}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	ran := make(chan error)
+	go func() { ran <- f.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-ran; err != nil {
+			t.Error(err)
+		}
+		if err := f.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return f.Device("vol1")
+}
+
+// TestLaneReadsWhatWasWritten is TestReadsWhatWasWritten on a disk with lanes.
+func TestLaneReadsWhatWasWritten(t *testing.T) {
+	for name, o := range map[string]guest.Options{
+		"plain":     {Queues: 2},
+		"scattered": {Queues: 2, Scatter: 1536},
+		"no events": {NoEvents: true, Scatter: 4096},
+		"no table":  {NoTable: true, Slots: 1},
+		"no flush":  {NoFlush: true, Slots: 8},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := newGuest(t, o)
+			connect(t, g, serve(t, newVolume(t, 32*mib)))
+			var wg sync.WaitGroup
+			for w := range 4 {
+				wg.Go(func() {
+					if err := exercise(g, w%max(1, o.Queues), int64(w)*8*mib, uint64(w)); err != nil {
+						t.Errorf("%d: %v", w, err)
+					}
+				})
+			}
+			wg.Wait()
+		})
+	}
+}
+
+// TestLaneQueueGoesOn: a queue that is stopped with requests in the lane answers them first.
+func TestLaneQueueGoesOn(t *testing.T) {
+	g := newGuest(t, guest.Options{Queues: 2})
+	connect(t, g, serve(t, newVolume(t, mib)))
+	p := noise(4096, 3)
+	for i := range 40 {
+		var calls []*guest.Call
+		for k := range 4 {
+			c, err := g.BeginWrite(i%2, p, int64(4*i+k)*4096)
+			if err != nil {
+				t.Fatal(err)
+			}
+			calls = append(calls, c)
+		}
+		switch i % 5 {
+		case 1:
+			if _, err := g.StopQueue(i % 2); err != nil {
+				t.Fatal(err)
+			}
+			if err := g.StartQueue(i % 2); err != nil {
+				t.Fatal(err)
+			}
+		case 3:
+			if err := g.ShareMemory(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, c := range calls {
+			if err := c.Wait(); err != nil {
+				t.Errorf("%d: %v", i, err)
+			}
+		}
+	}
+	if base, err := g.StopQueue(0); base != 80 || err != nil {
+		t.Errorf("base %d, %v", base, err)
+	}
+}
+
+// TestLaneMemoryTakenAway: the lane is left in good order by who loses the guest's memory.
+func TestLaneMemoryTakenAway(t *testing.T) {
+	d := newVolume(t, 32*mib)
+	socket := serve(t, d)
+	for range 8 {
+		g := newGuest(t, guest.Options{Slots: 8})
+		connect(t, g, socket)
+		for k := range 8 {
+			if _, err := g.BeginWrite(0, noise(64<<10, 1), int64(k)*mib); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := unix.Ftruncate(g.File(), 0); err != nil {
+			t.Fatal(err)
+		}
+		g.Kick(0)
+		if err := g.Gone(); err != nil {
+			t.Error(err)
+		}
+	}
+	other := newGuest(t, guest.Options{})
+	connect(t, other, socket)
+	if err := exercise(other, 0, 8*mib, 1); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestLoad: the loop that measurements use gets every answer, and no error.
+func TestLoad(t *testing.T) {
+	for _, write := range []bool{true, false} {
+		g := newGuest(t, guest.Options{Slots: 16})
+		connect(t, g, serve(t, newVolume(t, 8*mib)))
+		m, err := g.Run(guest.Load{Write: write, Bytes: 4096, Depth: 16, Size: 8 * mib, Duration: 20 * time.Millisecond})
+		if err != nil || m.Errors > 0 || m.Requests < 16 || m.P99 < m.P50 || m.P50 <= 0 {
+			t.Errorf("%+v, %v", m, err)
+		}
+	}
+}

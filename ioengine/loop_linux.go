@@ -1,0 +1,307 @@
+package ioengine
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Loop carries out reads and writes for one goroutine that starts many of them and takes
+// their ends itself: an io_uring without a goroutine or a lock between. It costs the least there is for
+// a queue of a guest's disk, where requests come in bursts.
+//
+// All methods but Wake belong to the goroutine that made it, which the Loop holds to its
+// thread until Close.
+type Loop struct {
+	fd        int
+	mem, sqes []byte
+	sq, cq    ringQueue
+	vectors   []byte // LoopParts for each operation, where the kernel may look at any time
+
+	ops    []loopOp
+	free   []uint32
+	queued uint32 // not given to the kernel yet
+	flying int
+
+	wake   int // eventfd; -1 once closed
+	waking sync.Mutex
+}
+
+// loopOp is one operation in flight.
+type loopOp struct {
+	file *osFile
+	done func(n int, err error)
+	want int
+	code uint8
+}
+
+// LoopParts is how many parts one operation takes.
+const LoopParts = MaxParts
+
+// ErrNoLoop says that this system has no io_uring that will do, or that a file is not one
+// that a Loop can use.
+var ErrNoLoop = errors.New("no io_uring loop")
+
+const (
+	opPollAdd = 6
+
+	setupSingleIssuer = 1 << 12
+	setupDeferTaskrun = 1 << 13
+
+	pollMultishot  = 1 << 0
+	cqeMore        = 1 << 1
+	watchUser      = 1 << 32 // and the descriptor
+	maxLoopEntries = 1024
+)
+
+// NewLoop makes a loop for that many operations in flight, at most 1024, on files like f. The
+// calling goroutine keeps its thread to itself until Close. ErrNoLoop: it must do without.
+func NewLoop(f File, entries int) (*Loop, error) {
+	file, ok := f.(*osFile)
+	if !ok || entries < 1 || entries > maxLoopEntries {
+		return nil, fmt.Errorf("%w: %d entries on a %T", ErrNoLoop, entries, f)
+	}
+	if why := file.fs.engine.without(); why != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNoLoop, why)
+	}
+	runtime.LockOSThread()
+	l, err := newLoop(entries)
+	if err != nil {
+		runtime.UnlockOSThread()
+		return nil, fmt.Errorf("%w: %w", ErrNoLoop, err)
+	}
+	return l, nil
+}
+
+func newLoop(entries int) (_ *Loop, err error) {
+	var p ringParams
+	var fd uintptr
+	var errno unix.Errno
+	// Who alone submits and waits needs no interrupt to hear of an end; older kernels do not know it.
+	for _, flags := range []uint32{setupSingleIssuer | setupDeferTaskrun, 0} {
+		p = ringParams{flags: flags}
+		fd, _, errno = unix.Syscall(unix.SYS_IO_URING_SETUP, uintptr(entries+1), uintptr(unsafe.Pointer(&p)), 0)
+		if errno != unix.EINVAL {
+			break
+		}
+	}
+	if errno != 0 {
+		return nil, fmt.Errorf("io_uring_setup: %w", errno)
+	}
+	l := &Loop{fd: int(fd), wake: -1}
+	defer func() {
+		if err != nil {
+			l.unmap()
+		}
+	}()
+	unix.CloseOnExec(l.fd)
+	if p.features&(featSingleMmap|featNoDrop) != featSingleMmap|featNoDrop {
+		return nil, fmt.Errorf("io_uring: features %#x: %w", p.features, unix.ENOSYS)
+	}
+	size := max(p.sq.array+4*p.sqEntries, p.cq.cqes+16*p.cqEntries)
+	const prot, flags = unix.PROT_READ | unix.PROT_WRITE, unix.MAP_SHARED | unix.MAP_POPULATE
+	if l.mem, err = unix.Mmap(l.fd, offSQRing, int(size), prot, flags); err != nil {
+		return nil, fmt.Errorf("io_uring: map: %w", err)
+	}
+	if l.sqes, err = unix.Mmap(l.fd, offSQEs, int(p.sqEntries)*64, prot, flags); err != nil {
+		return nil, fmt.Errorf("io_uring: map: %w", err)
+	}
+	if l.vectors, err = unix.Mmap(-1, 0, entries*LoopParts*16, prot, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS); err != nil {
+		return nil, fmt.Errorf("io_uring: map: %w", err)
+	}
+	at := func(off uint32) unsafe.Pointer { return unsafe.Pointer(&l.mem[off]) }
+	l.sq = ringQueue{(*uint32)(at(p.sq.head)), (*uint32)(at(p.sq.tail)), *(*uint32)(at(p.sq.mask)), at(p.sq.array)}
+	l.cq = ringQueue{(*uint32)(at(p.cq.head)), (*uint32)(at(p.cq.tail)), *(*uint32)(at(p.cq.mask)), at(p.cq.cqes)}
+	l.ops = make([]loopOp, entries)
+	for i := range l.ops {
+		l.free = append(l.free, uint32(len(l.ops)-1-i))
+	}
+	if l.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		return nil, err
+	}
+	return l, l.Watch(l.wake)
+}
+
+func (l *Loop) unmap() {
+	for _, m := range [][]byte{l.mem, l.sqes, l.vectors} {
+		if m != nil {
+			_ = unix.Munmap(m) // it is a mapping
+		}
+	}
+	_ = unix.Close(l.fd)
+	if l.wake >= 0 {
+		_ = unix.Close(l.wake)
+	}
+	l.wake = -1
+}
+
+// Close ends the loop; nothing may be in flight. The goroutine is free of its thread.
+func (l *Loop) Close() {
+	if l.flying > 0 {
+		panic("BUG: a loop is closed under its operations")
+	}
+	l.waking.Lock()
+	defer l.waking.Unlock()
+	l.unmap()
+	runtime.UnlockOSThread()
+}
+
+// Flying is how many operations have not ended.
+func (l *Loop) Flying() int { return l.flying }
+
+// Wake makes a Wait return. Any goroutine may call it, also after Close.
+func (l *Loop) Wake() {
+	l.waking.Lock()
+	defer l.waking.Unlock()
+	if l.wake >= 0 {
+		_, _ = unix.Write(l.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0}) // full has woken it
+	}
+}
+
+// Watch has Wait return whenever fd, an eventfd, is written to. It is not read. It must stay
+// open until Close.
+func (l *Loop) Watch(fd int) error {
+	l.put(sqe{code: opPollAdd, fd: int32(fd), len: pollMultishot, opArgs: unix.POLLIN, user: watchUser | uint64(uint32(fd))})
+	return l.enter(0)
+}
+
+// Read begins to fill the parts from off on, and calls done from Step when that has ended: with
+// how many bytes were read, or an error. False: it is not begun, since there are too many parts or no
+// room, or the file is none of OS or is being closed. Align of the file holds for off and each part.
+// What the parts hold must be reachable until then; the parts themselves are not kept.
+func (l *Loop) Read(f File, parts [][]byte, off int64, done func(n int, err error)) bool {
+	return l.start(opReadv, f, parts, off, done)
+}
+
+// Write begins to write the parts, as Read.
+func (l *Loop) Write(f File, parts [][]byte, off int64, done func(n int, err error)) bool {
+	return l.start(opWritev, f, parts, off, done)
+}
+
+func (l *Loop) start(code uint8, f File, parts [][]byte, off int64, done func(int, error)) bool {
+	file, ok := f.(*osFile)
+	if !ok || len(parts) > LoopParts || len(l.free) == 0 || !file.open.TryRLock() { // until its end: Close waits
+		return false
+	}
+	if file.open.closed {
+		file.open.RUnlock()
+		return false
+	}
+	i := l.free[len(l.free)-1]
+	l.free = l.free[:len(l.free)-1]
+	vectors := unsafe.Slice((*unix.Iovec)(unsafe.Pointer(&l.vectors[int(i)*LoopParts*16])), LoopParts)
+	for k, p := range parts {
+		vectors[k] = unix.Iovec{Base: unsafe.SliceData(p), Len: uint64(len(p))}
+	}
+	l.ops[i] = loopOp{file, done, Bytes(parts), code}
+	l.flying++
+	l.put(sqe{code: code, fd: int32(file.fd), off: uint64(off), addr: uint64(uintptr(unsafe.Pointer(&vectors[0]))), len: uint32(len(parts)), user: uint64(i)})
+	return true
+}
+
+// put queues a submission; there is one place more than operations, and Watch gives its at once.
+func (l *Loop) put(s sqe) {
+	tail := *l.sq.tail + l.queued
+	i := tail & l.sq.mask
+	*(*sqe)(unsafe.Pointer(&l.sqes[64*i])) = s
+	*(*uint32)(unsafe.Add(l.sq.array, 4*i)) = i
+	l.queued++
+}
+
+// enter gives the kernel what is queued, and waits for so many ends, but returns early when it is
+// interrupted.
+func (l *Loop) enter(wait int) error {
+	n := l.queued
+	atomic.StoreUint32(l.sq.tail, *l.sq.tail+n)
+	l.queued = 0
+	for {
+		taken, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(l.fd), uintptr(n), uintptr(wait), ringEnterGetEvents, 0, 0)
+		switch {
+		case errno == 0 && uint32(taken) < n: // the rest, again
+			n -= uint32(taken)
+		case errno == 0:
+			return nil
+		case errno == unix.EINTR && n == 0:
+			return nil
+		case errno == unix.EINTR:
+		case errno == unix.EAGAIN || errno == unix.EBUSY: // the kernel is short of memory for a while
+			runtime.Gosched()
+			if n == 0 {
+				return nil
+			}
+		default:
+			return fmt.Errorf("io_uring_enter: %w", errno)
+		}
+	}
+}
+
+// Wait gives the kernel what was begun, and returns when something has ended, a watched descriptor
+// was written to, or Wake was called; sometimes earlier.
+func (l *Loop) Wait() error {
+	if l.ended() {
+		return nil
+	}
+	return l.enter(1)
+}
+
+// ended says that there are ends to be taken.
+func (l *Loop) ended() bool { return atomic.LoadUint32(l.cq.tail) != *l.cq.head }
+
+// Step gives the kernel what was begun, and calls done of all that has ended. It says whether there
+// was anything, or a watched descriptor was written to.
+func (l *Loop) Step() (bool, error) {
+	if l.queued > 0 || l.flying > 0 && !l.ended() {
+		if err := l.enter(0); err != nil {
+			return false, err
+		}
+	}
+	some := false
+	for head := *l.cq.head; head != atomic.LoadUint32(l.cq.tail); some = true {
+		c := *(*cqe)(unsafe.Add(l.cq.array, 16*(head&l.cq.mask)))
+		head++
+		atomic.StoreUint32(l.cq.head, head)
+		if c.user&watchUser != 0 {
+			if err := l.watched(c); err != nil {
+				return true, err
+			}
+			continue
+		}
+		l.end(c)
+	}
+	return some, nil
+}
+
+// watched takes what is said of a watched descriptor. The kernel may stop watching, for want of
+// memory; it is asked again.
+func (l *Loop) watched(c cqe) error {
+	fd := int(uint32(c.user))
+	switch {
+	case c.flags&cqeMore != 0:
+		return nil
+	case c.res < 0 && c.res != -int32(unix.ECANCELED) && c.res != -int32(unix.ENOMEM):
+		return fmt.Errorf("watch descriptor %d: %w", fd, unix.Errno(-c.res))
+	}
+	return l.Watch(fd)
+}
+
+func (l *Loop) end(c cqe) {
+	i := uint32(c.user)
+	op := l.ops[i]
+	l.ops[i] = loopOp{}
+	l.free = append(l.free, i)
+	l.flying--
+	op.file.open.RUnlock()
+	n, err := int(c.res), error(nil)
+	if n < 0 {
+		n, err = 0, pathError(map[uint8]string{opReadv: "read", opWritev: "write"}[op.code], op.file.name, unix.Errno(-c.res))
+	} else if n < op.want {
+		err = pathError(map[uint8]string{opReadv: "read", opWritev: "write"}[op.code], op.file.name, io.ErrUnexpectedEOF)
+	}
+	op.done(n, err)
+}

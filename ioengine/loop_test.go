@@ -1,0 +1,194 @@
+package ioengine
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-dr/holdfast/ioengine/buf"
+)
+
+func newLoopFile(t *testing.T, entries int) (*Loop, File) {
+	t.Helper()
+	f, err := OS().Open(filepath.Join(t.TempDir(), "f"), Create|Direct)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := NewLoop(f, entries)
+	if errors.Is(err, ErrNoLoop) {
+		f.Close()
+		t.Skip("this system offers no io_uring: ", err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return l, f
+}
+
+// drain steps until nothing is in flight.
+func drain(t *testing.T, l *Loop) {
+	t.Helper()
+	for l.Flying() > 0 {
+		if err := l.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := l.Step(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestLoopWritesAndReads(t *testing.T) {
+	const entries, size = 8, 64 << 10
+	l, f := newLoopFile(t, entries)
+	defer l.Close()
+	p := buf.Aligned(size)
+	for i := range p {
+		p[i] = byte(i / 4096 * 7)
+	}
+	ends := 0
+	wrote := func(n int, err error) {
+		if ends++; n != size/entries || err != nil {
+			t.Errorf("%d bytes, %v", n, err)
+		}
+	}
+	for i := range entries {
+		part := p[i*size/entries : (i+1)*size/entries]
+		if !l.Write(f, [][]byte{part[:4096], part[4096:]}, int64(i*size/entries), wrote) {
+			t.Fatal("no room")
+		}
+	}
+	if l.Write(f, [][]byte{p[:4096]}, 0, wrote) {
+		t.Error("more than there is room for")
+	}
+	drain(t, l)
+	got := buf.Aligned(size)
+	ends = 0
+	for i := range entries {
+		l.Read(f, [][]byte{got[i*size/entries : (i+1)*size/entries]}, int64(i*size/entries), wrote)
+	}
+	drain(t, l)
+	if ends != entries || !bytes.Equal(got, p) {
+		t.Errorf("%d ends; read back: %t", ends, bytes.Equal(got, p))
+	}
+}
+
+func TestLoopErrors(t *testing.T) {
+	l, f := newLoopFile(t, 4)
+	defer l.Close()
+	p := buf.Aligned(8192)
+	if _, err := f.WriteAt(p[:4096], 0); err != nil {
+		t.Fatal(err)
+	}
+	ask := func(name string, want error, wantN int, begin func(done func(int, error)) bool) {
+		t.Helper()
+		done := false
+		if !begin(func(n int, err error) {
+			if done = true; !errors.Is(err, want) || n != wantN {
+				t.Errorf("%s: %d bytes, %v; want %d, %v", name, n, err, wantN, want)
+			}
+		}) {
+			t.Errorf("%s: not begun", name)
+			return
+		}
+		drain(t, l)
+		if !done {
+			t.Errorf("%s: not ended", name)
+		}
+	}
+	ask("beyond the end", io.ErrUnexpectedEOF, 4096, func(done func(int, error)) bool { return l.Read(f, [][]byte{p}, 0, done) })
+	ask("negative", unix.EINVAL, 0, func(done func(int, error)) bool { return l.Write(f, [][]byte{p}, -4096, done) })
+	reader, err := OS().Open(f.(*osFile).name, ReadOnly)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask("read-only", unix.EBADF, 0, func(done func(int, error)) bool { return l.Write(reader, [][]byte{p}, 0, done) })
+	if err := reader.Close(); err != nil {
+		t.Error(err)
+	}
+	never := func(int, error) { t.Error("ended") }
+	if l.Read(reader, [][]byte{p}, 0, never) {
+		t.Error("a closed file is read")
+	}
+	if l.Write(f, make([][]byte, LoopParts+1), 0, never) {
+		t.Error("too many parts are begun")
+	}
+	if _, err := NewLoop(f, maxLoopEntries+1); !errors.Is(err, ErrNoLoop) {
+		t.Error(err)
+	}
+	forced, err := Threads().Open(f.(*osFile).name, ReadOnly)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer forced.Close()
+	if _, err := NewLoop(forced, 1); !errors.Is(err, ErrNoLoop) {
+		t.Error(err)
+	}
+}
+
+// TestHold: a file is one opening's, until that is closed.
+func TestHold(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "f")
+	open := func() File {
+		t.Helper()
+		f, err := OS().Open(name, Create)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	a, b := open(), open()
+	defer b.Close()
+	if err := a.(Holder).Hold(); err != nil {
+		t.Error(err)
+	}
+	if err := b.(Holder).Hold(); !errors.Is(err, ErrLocked) {
+		t.Error(err)
+	}
+	if _, err := OS().Lock(name); !errors.Is(err, ErrLocked) {
+		t.Error(err)
+	}
+	if err := a.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := b.(Holder).Hold(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestLoopHears of eventfds, its own among them, again and again.
+func TestLoopHears(t *testing.T) {
+	l, _ := newLoopFile(t, 1)
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := l.Watch(fd); err != nil {
+		t.Fatal(err)
+	}
+	hears := func() {
+		t.Helper()
+		for some := false; !some; {
+			if err := l.Wait(); err != nil {
+				t.Fatal(err)
+			}
+			if some, err = l.Step(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for range 100 {
+		go l.Wake()
+		hears()
+		go unix.Write(fd, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+		hears()
+	}
+	l.Close()
+	l.Wake() // nobody hears it
+}
