@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/holdfast-dr/holdfast/datapath/front"
 	"github.com/holdfast-dr/holdfast/datapath/front/vhostuser/guest"
 )
 
@@ -132,6 +133,20 @@ func openFiles(t *testing.T) int {
 // outside it, and leave nothing behind.
 func TestScribble(t *testing.T) {
 	d := newSpy(mib)
+	scribbled(t, d)
+	if open, mistakes := d.state(); open != 0 || len(mistakes) > 0 {
+		t.Errorf("%d writes not ended; asked %q", open, mistakes)
+	}
+	if len(d.taken()) == 0 {
+		t.Error("nothing that was asked came as far as the device")
+	}
+}
+
+// TestLaneScribble is TestScribble on a disk with lanes.
+func TestLaneScribble(t *testing.T) { scribbled(t, newVolume(t, mib)) }
+
+func scribbled(t *testing.T, d front.Device) {
+	t.Helper()
 	socket, end := serveUntil(t, d)
 	scribbleOnce(t, socket, 0)
 	before := openFiles(t)
@@ -152,12 +167,6 @@ func TestScribble(t *testing.T) {
 	end()
 	if after := openFiles(t); after > before {
 		t.Errorf("%d open files, %d before", after, before)
-	}
-	if open, mistakes := d.state(); open != 0 || len(mistakes) > 0 {
-		t.Errorf("%d writes not ended; asked %q", open, mistakes)
-	}
-	if len(d.taken()) == 0 {
-		t.Error("nothing that was asked came as far as the device")
 	}
 }
 
