@@ -177,7 +177,7 @@ func TestExportSaysWhy(t *testing.T) {
 		}
 	}
 	f(func(s *site) { s.view.State, s.view.Reason = "closed", "1 GiB of 1 GiB are taken" },
-		"gave way because 1 GiB of 1 GiB are taken: set a higher limit (holdfast group retention set lab --limit SIZE) or unpin")
+		"gave way because 1 GiB of 1 GiB are taken: make room on the target's disk or, where it is the group's limit, set a higher one (holdfast group retention set lab --limit SIZE), or unpin")
 	f(func(s *site) {
 		s.view.State, s.view.Reason = "damaged", ""
 		s.checkpoints[1].State, s.checkpoints[1].Reason = "bad", "volume 1 is damaged at 77"

@@ -39,7 +39,7 @@ func why(ctx context.Context, client *api.Client, group string, v *holdfastv1.Vi
 	case now == nil:
 		return fmt.Errorf("view %s of the export was closed by someone else meanwhile: export again (%w)", v.GetId(), err)
 	case now.GetState() == api.ViewClosed:
-		return fmt.Errorf("the view of the export gave way because %s: set a higher limit (holdfast group retention set %s --limit SIZE) or unpin checkpoints (holdfast checkpoint list --pinned), and export again (%w)",
+		return fmt.Errorf("the view of the export gave way because %s: make room on the target's disk or, where it is the group's limit, set a higher one (holdfast group retention set %s --limit SIZE), or unpin checkpoints (holdfast checkpoint list --pinned), and export again; holdfast view open --live opens one that does not give way (%w)",
 			orUnknown(now.GetReason()), group, err)
 	}
 	c, cerr := client.Checkpoints.Get(ctx, &holdfastv1.CheckpointsServiceGetRequest{Group: group, Id: id})
