@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/holdfast-dr/holdfast/ioengine"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 )
 
 // Verify reads a closed segment from the device, past the page cache where that can
@@ -14,7 +15,8 @@ import (
 // and why the segment is not whole; ErrCorrupt without damage is damage between the
 // records, which no checkpoint needs and Replace mends. It calls pace, when not nil,
 // with the bytes of each read before it, and ends with pace's error. It may be
-// called beside anything else; a segment that goes meanwhile is ErrRange.
+// called beside anything else; a segment that goes meanwhile is ErrRange, at once: while its
+// file is open its space is not free.
 func (l *Log) Verify(number uint64, pace func(bytes int) error) ([]Damage, error) {
 	s, err := l.closed(number)
 	if err != nil {
@@ -31,7 +33,17 @@ func (l *Log) Verify(number uint64, pace func(bytes int) error) ([]Damage, error
 		return nil, err
 	}
 	defer file.Close() // only read
-	damage, err, final := l.verifyFile(file, k, pace)
+	damage, err, final := l.verifyFile(file, k, func(bytes int) error {
+		if pace != nil {
+			if err := pace(bytes); err != nil {
+				return err
+			}
+		}
+		if l.left(s) && !invariant.Planted("journal/segment/verify-what-is-gone") {
+			return fmt.Errorf("%w: it was dropped meanwhile", ErrRange)
+		}
+		return nil
+	})
 	if final {
 		l.verdict(s, k, err)
 	}

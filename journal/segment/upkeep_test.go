@@ -124,6 +124,23 @@ func TestVerifyPace(t *testing.T) {
 	}
 }
 
+// A segment that is dropped while it is read back is not read to its end: that may take long,
+// and until then its space is taken.
+func TestVerifyEndsWithTheSegment(t *testing.T) {
+	l, _ := sealedLog(t, faultdisk.New(512), 3)
+	reads := 0
+	damage, err := l.Verify(1, func(int) error {
+		if reads++; reads == 1 {
+			ok(t, l.Drop(l.Segments()[1].First))
+		}
+		return nil
+	})
+	if !errors.Is(err, ErrRange) || len(damage) > 0 || reads != 1 {
+		t.Errorf("%d reads, damage %v, %v", reads, damage, err)
+	}
+	ok(t, l.Close())
+}
+
 // writeAll is a build that writes p.
 func writeAll(p []byte) func(io.Writer) error {
 	return func(w io.Writer) error {
