@@ -8,6 +8,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/datapath/front"
 	"github.com/holdfast-dr/holdfast/ioengine"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 )
 
 var _ front.Laned = (*volume)(nil)
@@ -68,6 +69,9 @@ func (op *laneOp) end(_ int, err error) {
 	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.EINTR) {
 		go op.again() // a part of it, or nothing, for no reason of the disk's
 		return
+	}
+	if invariant.Planted("capture/lane-error-untold") {
+		err = nil
 	}
 	op.finish(err)
 }
