@@ -107,6 +107,33 @@ func TestPromoteStretches(t *testing.T) {
 	}
 }
 
+// TestPromoteReadsAhead: a portion that does not read while the one before is written ends the pass; a pass that does not say so has brought everything.
+func TestPromoteReadsAhead(t *testing.T) {
+	const volume, total, size = 96 << 20, 80 << 20, 64 << 10 // two portions and more are stored
+	const fail = 6
+	for _, at := range []int{130, 160, 190} {
+		disk, store, g, image := filledAtRandom(t, volume, size, total)
+		seen := 0
+		disk.Inject(faultdisk.Fault{Ops: faultdisk.OpRead, Err: syscall.EIO, Ever: true, Only: func(name string) bool {
+			if !strings.Contains(name, "/log/") {
+				return false
+			}
+			seen++
+			return seen >= at && seen < at+fail
+		}})
+		err := g.promote(2, noPace)
+		if err != nil {
+			if !errors.Is(err, syscall.EIO) {
+				t.Errorf("reads %d to %d fail: %v", at, at+fail, err)
+			}
+			disk.Heal()
+			ok(t, g.promote(2, noPace))
+		}
+		holdsImage(t, g, image, fmt.Sprintf("reads %d to %d fail", at, at+fail))
+		ok(t, store.Close())
+	}
+}
+
 // portions takes a stretch whole.
 func portions(s *stretch) (all [][]index.Piece) {
 	s.order()
