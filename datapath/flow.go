@@ -101,6 +101,7 @@ type flow struct {
 		carried           carried // what has arrived
 		syncSeen          int64
 		syncBase          int64 // of spill.Record.Synced, when it began
+		syncAcked         int64 // of spill.Record.Synced: durable at the target, in this life
 		lag               time.Duration
 		lagKnown          bool
 	}
@@ -249,6 +250,7 @@ func (f *flow) endLifeLocked(next uint64) {
 func (f *flow) beginLocked(b group.Begin) {
 	f.endLifeLocked(b.Life)
 	f.window.Reset(b.Next)
+	f.mu.syncAcked = 0
 	f.syncBeginsLocked(0)
 	ctx, end := context.WithCancel(f.ctx)
 	f.mu.ctx, f.mu.end = ctx, end

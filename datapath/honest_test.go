@@ -79,6 +79,45 @@ func TestBehindIsNeverTooLittle(t *testing.T) {
 	w.verify("after")
 }
 
+// TestLagOfAResync: what was read again and is on its way counts in the lag, until the target has
+// it: nothing is written meanwhile, so that all that is behind is older than the cut.
+func TestLagOfAResync(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(w *world) { w.size = 16 << 20 })
+	w.start()
+	w.awaitState(api.StateProtected)
+	w.link.Down()
+	w.awaitState(api.StateDisconnected)
+	w.put("vol1", 0, 6<<20)
+	written := time.Now()
+	w.killSource()
+	if err := w.link.SetRate(16 << 20); err != nil {
+		t.Fatal(err)
+	}
+	w.link.Up()
+	w.startSource()
+	var lag, least float64 // seconds, of the status before
+	seen := 0
+	w.await("everything sent", func() bool {
+		before := time.Since(written).Seconds()
+		g := w.status()
+		if b := g.BytesBehind; b == nil || *b == 0 {
+			return b != nil && g.State == api.StateProtected
+		}
+		if seen > 0 && lag < least { // what is behind now was so then
+			t.Fatalf("the lag was %f s with writes behind that are %f s old: %v", lag, least, g)
+		}
+		if lag, least = before, before; g.LagSeconds != nil { // else it says that it does not know
+			lag = *g.LagSeconds
+		}
+		seen++
+		return false
+	})
+	if seen < 2 {
+		t.Errorf("the source was behind at %d looks", seen)
+	}
+}
+
 // TestProgressIsTrue follows an initial sync over a slow link: the total stays, what is
 // done rises to it, and neither that nor the rate is more than the link can have carried.
 func TestProgressIsTrue(t *testing.T) {

@@ -241,6 +241,7 @@ func (f *flow) ackLocked(seq record.Seq) {
 		return
 	}
 	f.tap.PublishDurable(a.Through)
+	f.mu.syncAcked = a.Synced
 	f.mu.sync.Acked(a.Synced - f.mu.syncBase)
 	f.mu.sync.Durable(a.Through)
 	f.stepLocked(group.Acked{})

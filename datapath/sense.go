@@ -7,6 +7,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/datapath/capture"
 	"github.com/holdfast-dr/holdfast/datapath/group"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 )
 
 // watch tells the machine, again and again, how things stand.
@@ -100,11 +101,12 @@ func (f *flow) metersLocked(now time.Time) {
 }
 
 // lagLocked works out how old the oldest captured write is that is not durable. While
-// something was dropped and not sent again, nothing younger than the last time that
+// something was dropped and not sent again, or read again and not acknowledged, nothing younger than the last time that
 // all was well counts as durable: that may be too much, never too little.
 func (f *flow) lagLocked(lost uint64) {
 	now := monotonic()
-	if f.mu.machine.Whole() && lost == f.tap.LostCovered() {
+	read := f.count.synced.Load() == f.mu.syncAcked || invariant.Planted("datapath/lag-of-a-resync")
+	if f.mu.machine.Whole() && lost == f.tap.LostCovered() && read {
 		whole := now
 		oldest := f.window.Stats().Oldest
 		if oldest == 0 {
