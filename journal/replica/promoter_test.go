@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -423,19 +424,19 @@ func TestPromotePace(t *testing.T) {
 	must(t, err)
 	p, err := OpenPromoter(disk, "/r", 7, func(record.VolumeID) *Volume { return v })
 	must(t, err)
-	cycles := 0
-	p.Pace = func(n int64) error {
+	var cycles atomic.Int64
+	p.Pace = func(n int64) error { // by several writers at once
 		if n > cycleBytes+BlockBytes {
 			t.Errorf("a cycle of %d bytes", n)
 		}
-		cycles++
+		cycles.Add(1)
 		return nil
 	}
 	data := make([]byte, bytes)
 	_, err = p.Apply(v, []Change{{Len: bytes, Data: data}})
 	must(t, err)
-	if cycles < 3 {
-		t.Errorf("%d cycles", cycles)
+	if n := cycles.Load(); n < 3 {
+		t.Errorf("%d cycles", n)
 	}
 	p.Pace = func(int64) error { return errPace }
 	if _, err := p.Apply(v, []Change{{Len: 10, Data: data[:10]}}); !errors.Is(err, errPace) {
