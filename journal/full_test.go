@@ -227,3 +227,49 @@ func TestFullFileSystem(t *testing.T) {
 	}
 	ok(t, w.store.Close())
 }
+
+// On a disk without any space a pass borrows from what is set aside for the next opening, and what it
+// drops makes that whole again. Meanwhile no source is let in.
+func TestReserveIsLent(t *testing.T) {
+	s := newSource(23)
+	s.script()
+	disk := told(t, s)
+	w, err := openTarget(disk)
+	ok(t, err)
+	whole := w.store.reserve.held()
+	var tried int
+	disk.Inject(faultdisk.Fault{Ops: faultdisk.OpWrite, Ever: true, Err: syscall.ENOSPC, Only: func(name string) bool {
+		if !strings.Contains(name, "manifest") || w.store.reserve.held() < whole {
+			return false
+		}
+		tried++
+		return true
+	}})
+	numbers, err := w.check(s)
+	ok(t, err)
+	var lent error
+	ok(t, w.group.promote(numbers[len(numbers)-1], func(int64) error {
+		lent = errors.Join(lent, w.store.reserve.missing())
+		return nil
+	}))
+	if tried < 1 || !errors.Is(lent, errReserve) {
+		t.Errorf("%d tries failed; while it was lent: %v", tried, lent)
+	}
+	if err := w.group.State().Err; err != nil || w.store.reserve.held() != whole {
+		t.Errorf("then: %v, %d of %d bytes", err, w.store.reserve.held(), whole)
+	}
+	// Where that does not help the error is the disk's, and what was lent is set aside again.
+	disk.Inject(faultdisk.Fault{Ops: faultdisk.OpWrite, Ever: true, Err: syscall.ENOSPC, Only: func(name string) bool { return strings.Contains(name, "manifest") }})
+	if err := w.group.promote(numbers[len(numbers)-1], noPace); !errors.Is(err, syscall.ENOSPC) || w.store.reserve.held() != whole {
+		t.Errorf("on a disk that stays full: %v, %d bytes set aside", err, w.store.reserve.held())
+	}
+	// Nor is anything lost where it cannot be lent.
+	for _, op := range []faultdisk.Op{faultdisk.OpTruncate, faultdisk.OpOpen} {
+		disk.Inject(faultdisk.Fault{Ops: op, Ever: true, Err: syscall.EIO, Only: func(name string) bool { return strings.HasSuffix(name, reserveName) }})
+		if err := w.group.promote(numbers[len(numbers)-1], noPace); !errors.Is(err, syscall.ENOSPC) || w.store.reserve.missing() != nil {
+			t.Errorf("%v fails: %v, %v", op, err, w.store.reserve.missing())
+		}
+	}
+	disk.Heal()
+	ok(t, w.store.Close())
+}

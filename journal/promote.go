@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"syscall"
 
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/journal/segment"
@@ -59,6 +60,15 @@ var errBelow = errors.New("checkpoints below are still in use")
 // promote makes the pass to the checkpoint, which the group's plan has chosen, and
 // returns when it is durable and the log is shorter. One pass of a group runs at a time.
 func (g *Group) promote(number uint64, pace func(bytes int64) error) error {
+	err := g.promoteOnce(number, pace)
+	if errors.Is(err, syscall.ENOSPC) && g.store.reserve.lend() {
+		err = g.promoteOnce(number, pace)
+		_ = g.store.mayTake() // made whole again, now or when a source asks
+	}
+	return err
+}
+
+func (g *Group) promoteOnce(number uint64, pace func(bytes int64) error) error {
 	g.retention.passing.Lock()
 	defer g.retention.passing.Unlock()
 	cp, err := g.Checkpoint(number)

@@ -21,6 +21,9 @@ import (
 // open. While it is not whole no source is let in: else each restart would
 // begin with less. The file needs no sync: after a crash that lost it the space is
 // as free as without it, and the next opening comes before any intake.
+//
+// A pass of promotion that finds no space at all borrows a little of it, for what it must note
+// before it may drop anything.
 type reserve struct {
 	fs   ioengine.FS
 	name string
@@ -91,6 +94,32 @@ func (r *reserve) grow(want int64) error {
 		r.bytes = want
 	}
 	return err
+}
+
+// reserveLent is how much is lent at a time: a manifest, and more.
+const reserveLent = 4 << 20
+
+// lend gives some of it back to the disk for what frees more: without any space a pass can
+// note nothing, and so drop nothing. Until it is whole again no source is let in. False: there
+// is nothing to lend.
+func (r *reserve) lend() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.bytes < reserveLent || invariant.Planted("journal/reserve-unlent") {
+		return false
+	}
+	f, err := r.fs.Open(r.name, 0)
+	if err == nil {
+		err = errors.Join(f.Truncate(r.bytes-reserveLent), f.Close())
+	}
+	if err != nil {
+		r.log.Warn("space for the next opening is not lent to promotion", "error", err)
+		return false
+	}
+	r.bytes -= reserveLent
+	r.short = fmt.Errorf("%w: %d MiB of what is set aside are lent to promotion", errReserve, reserveLent>>20)
+	r.log.Warn("the disk is full: space for the next opening is lent to promotion", "lent", reserveLent, "left", r.bytes)
+	return true
 }
 
 // held is how many bytes are set aside.
