@@ -49,7 +49,7 @@ func TestKilledServerIsSucceeded(t *testing.T) {
 	var calls []*guest.Call
 	for round := range 3 {
 		socket := filepath.Join(t.TempDir(), "s")
-		child := exec.Command(os.Args[0], "-test.run=^TestServerThatIsKilled$")
+		child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestServerThatIsKilled$")
 		child.Env = append(os.Environ(), childSocket+"="+socket)
 		out, err := child.StdoutPipe()
 		if err != nil {
