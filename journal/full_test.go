@@ -2,6 +2,7 @@ package journal
 
 import (
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -228,48 +229,76 @@ func TestFullFileSystem(t *testing.T) {
 	ok(t, w.store.Close())
 }
 
-// On a disk without any space a pass borrows from what is set aside for the next opening, and what it
-// drops makes that whole again. Meanwhile no source is let in.
+// On a disk without any space a pass borrows for its notes from what is set aside for the next
+// opening, and what it drops makes that whole again. Meanwhile no source is let in.
 func TestReserveIsLent(t *testing.T) {
 	s := newSource(23)
 	s.script()
 	disk := told(t, s)
 	w, err := openTarget(disk)
 	ok(t, err)
-	whole := w.store.reserve.held()
-	var tried int
-	disk.Inject(faultdisk.Fault{Ops: faultdisk.OpWrite, Ever: true, Err: syscall.ENOSPC, Only: func(name string) bool {
-		if !strings.Contains(name, "manifest") || w.store.reserve.held() < whole {
-			return false
-		}
-		tried++
-		return true
-	}})
+	r := &w.store.reserve
+	whole := r.held()
 	numbers, err := w.check(s)
 	ok(t, err)
-	var lent error
-	ok(t, w.group.promote(numbers[len(numbers)-1], func(int64) error {
-		lent = errors.Join(lent, w.store.reserve.missing())
-		return nil
-	}))
-	if tried < 1 || !errors.Is(lent, errReserve) {
-		t.Errorf("%d tries failed; while it was lent: %v", tried, lent)
+	newest := numbers[len(numbers)-1]
+	full := func(only func(name string) bool) {
+		disk.Heal()
+		disk.Inject(faultdisk.Fault{Ops: faultdisk.OpWrite, Ever: true, Err: syscall.ENOSPC, Only: only})
 	}
-	if err := w.group.State().Err; err != nil || w.store.reserve.held() != whole {
-		t.Errorf("then: %v, %d of %d bytes", err, w.store.reserve.held(), whole)
+	manifest := func(name string) bool { return strings.Contains(name, "manifest") }
+
+	// For what a pass writes beside its notes nothing is lent.
+	full(func(name string) bool { return strings.Contains(name, "/replica/") })
+	if err := w.group.promote(newest, noPace); !errors.Is(err, syscall.ENOSPC) || r.held() != whole || r.missing() != nil {
+		t.Errorf("a replica without space: %v; %d of %d bytes are set aside, %v", err, r.held(), whole, r.missing())
 	}
-	// Where that does not help the error is the disk's, and what was lent is set aside again.
-	disk.Inject(faultdisk.Fault{Ops: faultdisk.OpWrite, Ever: true, Err: syscall.ENOSPC, Only: func(name string) bool { return strings.Contains(name, "manifest") }})
-	if err := w.group.promote(numbers[len(numbers)-1], noPace); !errors.Is(err, syscall.ENOSPC) || w.store.reserve.held() != whole {
-		t.Errorf("on a disk that stays full: %v, %d bytes set aside", err, w.store.reserve.held())
+
+	// Where a loan does not help the error is the disk's, and what was lent is set aside again.
+	full(manifest)
+	if err := w.group.promote(newest, noPace); !errors.Is(err, syscall.ENOSPC) || r.held() != whole {
+		t.Errorf("on a disk that stays full: %v, %d bytes set aside", err, r.held())
 	}
 	// Nor is anything lost where it cannot be lent.
 	for _, op := range []faultdisk.Op{faultdisk.OpTruncate, faultdisk.OpOpen} {
+		full(manifest)
 		disk.Inject(faultdisk.Fault{Ops: op, Ever: true, Err: syscall.EIO, Only: func(name string) bool { return strings.HasSuffix(name, reserveName) }})
-		if err := w.group.promote(numbers[len(numbers)-1], noPace); !errors.Is(err, syscall.ENOSPC) || w.store.reserve.missing() != nil {
-			t.Errorf("%v fails: %v, %v", op, err, w.store.reserve.missing())
+		if err := w.group.promote(newest, noPace); !errors.Is(err, syscall.ENOSPC) || r.missing() != nil {
+			t.Errorf("%v fails: %v, %v", op, err, r.missing())
 		}
+	}
+	// What others took of it meanwhile is lent once, and not again with each try.
+	full(manifest)
+	disk.Inject(faultdisk.Fault{Ops: faultdisk.OpAllocate, Ever: true, Err: syscall.ENOSPC, Only: func(name string) bool { return strings.HasSuffix(name, reserveName) }})
+	for range 3 {
+		if err := w.group.promote(newest, noPace); !errors.Is(err, syscall.ENOSPC) || r.held() != whole-reserveLent {
+			t.Errorf("on a disk that stays full, %d of %d bytes set aside: %v", r.held(), whole, err)
+		}
+	}
+	if err := w.group.State().Err; !errors.Is(err, errReserve) {
+		t.Errorf("state while it is lent: %v", err)
+	}
+	disk.Heal()
+	ok(t, w.store.mayTake())
+
+	full(func(name string) bool { return manifest(name) && r.held() == whole })
+	ok(t, w.group.promote(newest, noPace))
+	if err := w.group.State().Err; err != nil || r.held() != whole {
+		t.Errorf("then: %v, %d of %d bytes", err, r.held(), whole)
 	}
 	disk.Heal()
 	ok(t, w.store.Close())
+}
+
+// What is enough for fewer groups than were asked for before is whole.
+func TestReserveForFewer(t *testing.T) {
+	r := &reserve{fs: faultdisk.New(512), name: "/" + reserveName, log: slog.New(slog.DiscardHandler)}
+	ok(t, r.hold(2))
+	if !r.lend() {
+		t.Fatal("nothing is lent")
+	}
+	ok(t, r.hold(1))
+	if err := r.missing(); err != nil {
+		t.Error(err)
+	}
 }

@@ -60,15 +60,6 @@ var errBelow = errors.New("checkpoints below are still in use")
 // promote makes the pass to the checkpoint, which the group's plan has chosen, and
 // returns when it is durable and the log is shorter. One pass of a group runs at a time.
 func (g *Group) promote(number uint64, pace func(bytes int64) error) error {
-	err := g.promoteOnce(number, pace)
-	if errors.Is(err, syscall.ENOSPC) && g.store.reserve.lend() {
-		err = g.promoteOnce(number, pace)
-		_ = g.store.mayTake() // made whole again, now or when a source asks
-	}
-	return err
-}
-
-func (g *Group) promoteOnce(number uint64, pace func(bytes int64) error) error {
 	g.retention.passing.Lock()
 	defer g.retention.passing.Unlock()
 	cp, err := g.Checkpoint(number)
@@ -88,7 +79,7 @@ func (g *Group) promoteOnce(number uint64, pace func(bytes int64) error) error {
 
 func (p *promotion) run() error {
 	g := p.g
-	if err := g.goneBelow(p.to.Number); err != nil {
+	if err := g.onReserve(func() error { return g.goneBelow(p.to.Number) }); err != nil {
 		return err
 	}
 	if p.done.number != p.to.Number || p.done.from != p.from {
@@ -112,7 +103,18 @@ func (p *promotion) run() error {
 	if err != nil {
 		return err
 	}
-	return p.conclude(before, cut)
+	return g.onReserve(func() error { return p.conclude(before, cut) })
+}
+
+// onReserve notes something, on a disk without any space with a little of what is set aside. What
+// a pass writes beside its notes may be more than that: for it nothing is lent.
+func (g *Group) onReserve(note func() error) error {
+	err := note()
+	if errors.Is(err, syscall.ENOSPC) && g.store.reserve.lend() {
+		err = note()
+		_ = g.store.mayTake() // made whole again, now or when a source asks
+	}
+	return err
 }
 
 // goneBelow states that the checkpoints below are gone, unless one of them is in use,

@@ -22,14 +22,15 @@ import (
 // begin with less. The file needs no sync: after a crash that lost it the space is
 // as free as without it, and the next opening comes before any intake.
 //
-// A pass of promotion that finds no space at all borrows a little of it, for what it must note
-// before it may drop anything.
+// A pass of promotion that finds no space at all borrows a little of it, once, for what it must
+// note before it may drop anything.
 type reserve struct {
 	fs   ioengine.FS
 	name string
 	log  *slog.Logger
 
 	mu    sync.Mutex
+	want  int64 // as was last asked for
 	bytes int64 // set aside now
 	short error // why it is not whole; nil: it is
 }
@@ -64,7 +65,8 @@ func (r *reserve) hold(groups int) error {
 	want := int64(reserveStore + groups*reserveGroup)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.bytes >= want {
+	if r.want = want; r.bytes >= want {
+		r.short = nil
 		return nil
 	}
 	err := r.grow(want)
@@ -96,29 +98,33 @@ func (r *reserve) grow(want int64) error {
 	return err
 }
 
-// reserveLent is how much is lent at a time: a manifest, and more.
+// reserveLent is how much of it may be lent: a manifest, and more.
 const reserveLent = 4 << 20
 
 // lend gives some of it back to the disk for what frees more: without any space a pass can
-// note nothing, and so drop nothing. Until it is whole again no source is let in. False: there
-// is nothing to lend.
+// note nothing, and so drop nothing. Until it is whole again no source is let in. False: all
+// that may be lent is, whoever has it now.
 func (r *reserve) lend() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.bytes < reserveLent || invariant.Planted("journal/reserve-unlent") {
+	left := r.want - reserveLent
+	if invariant.Planted("journal/reserve-lent-again") {
+		left = r.bytes - reserveLent
+	}
+	if r.bytes <= left || invariant.Planted("journal/reserve-unlent") {
 		return false
 	}
 	f, err := r.fs.Open(r.name, 0)
 	if err == nil {
-		err = errors.Join(f.Truncate(r.bytes-reserveLent), f.Close())
+		err = errors.Join(f.Truncate(left), f.Close())
 	}
 	if err != nil {
 		r.log.Warn("space for the next opening is not lent to promotion", "error", err)
 		return false
 	}
-	r.bytes -= reserveLent
+	r.bytes = left
 	r.short = fmt.Errorf("%w: %d MiB of what is set aside are lent to promotion", errReserve, reserveLent>>20)
-	r.log.Warn("the disk is full: space for the next opening is lent to promotion", "lent", reserveLent, "left", r.bytes)
+	r.log.Warn("the disk is full: space for the next opening is lent to promotion", "left", r.bytes)
 	return true
 }
 
