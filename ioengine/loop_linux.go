@@ -21,10 +21,9 @@ import (
 // All methods but Wake belong to the goroutine that made it, which the Loop holds to its
 // thread until Close.
 type Loop struct {
-	fd        int
-	mem, sqes []byte
-	sq, cq    ringQueue
-	vectors   []byte // LoopParts for each operation, where the kernel may look at any time
+	fd int
+	ringMemory
+	vectors []byte // LoopParts for each operation, where the kernel may look at any time
 
 	ops    []loopOp
 	free   []uint32
@@ -103,23 +102,12 @@ func newLoop(entries int) (_ *Loop, err error) {
 		}
 	}()
 	unix.CloseOnExec(l.fd)
-	if p.features&(featSingleMmap|featNoDrop) != featSingleMmap|featNoDrop {
-		return nil, fmt.Errorf("io_uring: features %#x: %w", p.features, unix.ENOSYS)
+	if err := l.ringMemory.open(l.fd, &p); err != nil {
+		return nil, err
 	}
-	size := max(p.sq.array+4*p.sqEntries, p.cq.cqes+16*p.cqEntries)
-	const prot, flags = unix.PROT_READ | unix.PROT_WRITE, unix.MAP_SHARED | unix.MAP_POPULATE
-	if l.mem, err = unix.Mmap(l.fd, offSQRing, int(size), prot, flags); err != nil {
+	if l.vectors, err = unix.Mmap(-1, 0, entries*LoopParts*16, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS); err != nil {
 		return nil, fmt.Errorf("io_uring: map: %w", err)
 	}
-	if l.sqes, err = unix.Mmap(l.fd, offSQEs, int(p.sqEntries)*64, prot, flags); err != nil {
-		return nil, fmt.Errorf("io_uring: map: %w", err)
-	}
-	if l.vectors, err = unix.Mmap(-1, 0, entries*LoopParts*16, prot, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS); err != nil {
-		return nil, fmt.Errorf("io_uring: map: %w", err)
-	}
-	at := func(off uint32) unsafe.Pointer { return unsafe.Pointer(&l.mem[off]) }
-	l.sq = ringQueue{(*uint32)(at(p.sq.head)), (*uint32)(at(p.sq.tail)), *(*uint32)(at(p.sq.mask)), at(p.sq.array)}
-	l.cq = ringQueue{(*uint32)(at(p.cq.head)), (*uint32)(at(p.cq.tail)), *(*uint32)(at(p.cq.mask)), at(p.cq.cqes)}
 	l.ops = make([]loopOp, entries)
 	for i := range l.ops {
 		l.free = append(l.free, uint32(len(l.ops)-1-i))
@@ -131,10 +119,9 @@ func newLoop(entries int) (_ *Loop, err error) {
 }
 
 func (l *Loop) unmap() {
-	for _, m := range [][]byte{l.mem, l.sqes, l.vectors} {
-		if m != nil {
-			_ = unix.Munmap(m) // it is a mapping
-		}
+	l.ringMemory.unmap()
+	if l.vectors != nil {
+		_ = unix.Munmap(l.vectors)
 	}
 	_ = unix.Close(l.fd)
 	if l.wake >= 0 {
@@ -209,10 +196,7 @@ func (l *Loop) start(code uint8, f File, parts [][]byte, off int64, done func(in
 
 // put queues a submission; there is one place more than operations, and Watch gives its at once.
 func (l *Loop) put(s sqe) {
-	tail := *l.sq.tail + l.queued
-	i := tail & l.sq.mask
-	*(*sqe)(unsafe.Pointer(&l.sqes[64*i])) = s
-	*(*uint32)(unsafe.Add(l.sq.array, 4*i)) = i
+	l.putAt(*l.sq.tail+l.queued, s)
 	l.queued++
 }
 
@@ -265,7 +249,7 @@ func (l *Loop) Step() (bool, error) {
 	}
 	some := false
 	for head := *l.cq.head; head != atomic.LoadUint32(l.cq.tail); some = true {
-		c := *(*cqe)(unsafe.Add(l.cq.array, 16*(head&l.cq.mask)))
+		c := l.completion(head)
 		head++
 		atomic.StoreUint32(l.cq.head, head)
 		if c.user&watchUser != 0 {

@@ -18,11 +18,10 @@ import (
 // ringEntries are in the kernel, so that no completion is ever without a place; what is
 // more waits here, in order.
 type ring struct {
-	fd        int
-	polled    syscall.RawConn // waits for completions in the runtime's poller; nil: in the kernel
-	file      *os.File        // that polled is of, and owns fd
-	mem, sqes []byte          // mapped
-	sq, cq    ringQueue
+	fd     int
+	polled syscall.RawConn // waits for completions in the runtime's poller; nil: in the kernel
+	file   *os.File        // that polled is of, and owns fd
+	ringMemory
 
 	mu      sync.Mutex
 	closed  bool
@@ -70,6 +69,51 @@ const (
 	// of a round that wait for each other.
 	ringSyncers = 32
 )
+
+// ringMemory is what a ring shares with the kernel.
+type ringMemory struct {
+	mem, sqes []byte // mapped
+	sq, cq    ringQueue
+}
+
+// open maps the ring of fd, which was made with p. After an error unmap is still due.
+func (m *ringMemory) open(fd int, p *ringParams) (err error) {
+	if p.features&(featSingleMmap|featNoDrop) != featSingleMmap|featNoDrop {
+		return fmt.Errorf("io_uring: features %#x: %w", p.features, unix.ENOSYS)
+	}
+	size := max(p.sq.array+4*p.sqEntries, p.cq.cqes+16*p.cqEntries)
+	const prot, flags = unix.PROT_READ | unix.PROT_WRITE, unix.MAP_SHARED | unix.MAP_POPULATE
+	if m.mem, err = unix.Mmap(fd, offSQRing, int(size), prot, flags); err != nil {
+		return fmt.Errorf("io_uring: map: %w", err)
+	}
+	if m.sqes, err = unix.Mmap(fd, offSQEs, int(p.sqEntries)*64, prot, flags); err != nil {
+		return fmt.Errorf("io_uring: map: %w", err)
+	}
+	at := func(off uint32) unsafe.Pointer { return unsafe.Pointer(&m.mem[off]) }
+	m.sq = ringQueue{(*uint32)(at(p.sq.head)), (*uint32)(at(p.sq.tail)), *(*uint32)(at(p.sq.mask)), at(p.sq.array)}
+	m.cq = ringQueue{(*uint32)(at(p.cq.head)), (*uint32)(at(p.cq.tail)), *(*uint32)(at(p.cq.mask)), at(p.cq.cqes)}
+	return nil
+}
+
+func (m *ringMemory) unmap() {
+	for _, mem := range [][]byte{m.mem, m.sqes} {
+		if mem != nil {
+			_ = unix.Munmap(mem) // it is a mapping
+		}
+	}
+}
+
+// putAt makes s submission i, which the kernel sees once the tail is beyond it.
+func (m *ringMemory) putAt(i uint32, s sqe) {
+	i &= m.sq.mask
+	*(*sqe)(unsafe.Pointer(&m.sqes[64*i])) = s
+	*(*uint32)(unsafe.Add(m.sq.array, 4*i)) = i
+}
+
+// completion is number i of those that the kernel gave.
+func (m *ringMemory) completion(i uint32) cqe {
+	return *(*cqe)(unsafe.Add(m.cq.array, 16*(i&m.cq.mask)))
+}
 
 // ringQueue is one of the two queues, in memory shared with the kernel.
 type ringQueue struct {
@@ -132,23 +176,15 @@ func newRing() (*ring, error) {
 
 func (r *ring) open(p *ringParams) (err error) {
 	unix.CloseOnExec(r.fd)
-	if p.features&(featSingleMmap|featNoDrop) != featSingleMmap|featNoDrop || p.sqEntries < ringEntries || p.cqEntries < ringEntries {
-		return fmt.Errorf("io_uring: features %#x: %w", p.features, unix.ENOSYS)
+	if p.sqEntries < ringEntries || p.cqEntries < ringEntries {
+		return fmt.Errorf("io_uring: %d and %d entries: %w", p.sqEntries, p.cqEntries, unix.ENOSYS)
 	}
 	if err := r.probe(); err != nil {
 		return err
 	}
-	size := max(p.sq.array+4*p.sqEntries, p.cq.cqes+16*p.cqEntries)
-	const prot, flags = unix.PROT_READ | unix.PROT_WRITE, unix.MAP_SHARED | unix.MAP_POPULATE
-	if r.mem, err = unix.Mmap(r.fd, offSQRing, int(size), prot, flags); err != nil {
-		return fmt.Errorf("io_uring: map: %w", err)
+	if err := r.ringMemory.open(r.fd, p); err != nil {
+		return err
 	}
-	if r.sqes, err = unix.Mmap(r.fd, offSQEs, int(p.sqEntries)*64, prot, flags); err != nil {
-		return fmt.Errorf("io_uring: map: %w", err)
-	}
-	at := func(off uint32) unsafe.Pointer { return unsafe.Pointer(&r.mem[off]) }
-	r.sq = ringQueue{(*uint32)(at(p.sq.head)), (*uint32)(at(p.sq.tail)), *(*uint32)(at(p.sq.mask)), at(p.sq.array)}
-	r.cq = ringQueue{(*uint32)(at(p.cq.head)), (*uint32)(at(p.cq.tail)), *(*uint32)(at(p.cq.mask)), at(p.cq.cqes)}
 	for i := range uint32(ringEntries) {
 		r.free = append(r.free, i)
 	}
@@ -193,11 +229,7 @@ func (r *ring) close() {
 }
 
 func (r *ring) unmap() {
-	for _, m := range [][]byte{r.mem, r.sqes} {
-		if m != nil {
-			_ = unix.Munmap(m) // it is a mapping
-		}
-	}
+	r.ringMemory.unmap()
 	if r.file != nil {
 		_ = r.file.Close()
 		return
@@ -286,7 +318,6 @@ func (r *ring) takeBackLocked(n int) (refused []*ringOp) {
 }
 
 func (r *ring) put(tail, slot uint32, op *ringOp) {
-	i := tail & r.sq.mask
 	s := sqe{code: op.code, fd: int32(op.fd), user: uint64(slot)}
 	switch op.code {
 	case opReadv, opWritev:
@@ -303,8 +334,7 @@ func (r *ring) put(tail, slot uint32, op *ringOp) {
 	case opFsync:
 		s.opArgs = ringFsyncData
 	}
-	*(*sqe)(unsafe.Pointer(&r.sqes[64*i])) = s
-	*(*uint32)(unsafe.Add(r.sq.array, 4*i)) = i
+	r.putAt(tail, s)
 }
 
 func (r *ring) releaseLocked(slot uint32) *ringOp {
@@ -327,7 +357,7 @@ func (r *ring) reap() {
 		r.mu.Lock()
 		head, tail := *r.cq.head, atomic.LoadUint32(r.cq.tail)
 		for ; head != tail; head++ {
-			c := (*cqe)(unsafe.Add(r.cq.array, 16*(head&r.cq.mask)))
+			c := r.completion(head)
 			ops = append(ops, r.releaseLocked(uint32(c.user)))
 			results = append(results, c.res)
 		}
