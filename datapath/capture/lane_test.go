@@ -183,3 +183,80 @@ func TestLaneWriteFails(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestLaneWaitsForWhatItOverlaps: a write goes to the disk once what it overlaps has ended, also of
+// the same lane.
+func TestLaneWaitsForWhatItOverlaps(t *testing.T) {
+	r := laneRig(t, 1<<20, 8<<20)
+	v := r.vol(0)
+	lane, err := v.Lane(4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lane.Close()
+	answered := make(chan byte, 3)
+	begin := func(off int64, n int, b byte) {
+		t.Helper()
+		w, err := v.BeginWrite(off, n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range w.Buffers() {
+			copy(p, fill(len(p), b))
+		}
+		lane.Write(w, func(err error) {
+			if err != nil {
+				t.Error(err)
+			}
+			answered <- b
+			lane.Loop().Wake()
+		})
+	}
+	begin(0, 8192, 1)
+	begin(4096, 8192, 2) // waits
+	begin(65536, 4096, 3)
+	if n := lane.Loop().Flying(); n != 2 {
+		t.Errorf("%d writes go to the disk, want 2", n)
+	}
+	var order []byte
+	for len(order) < 3 {
+		if err := lane.Loop().Wait(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := lane.Loop().Step(); err != nil {
+			t.Fatal(err)
+		}
+		for len(answered) > 0 {
+			order = append(order, <-answered)
+		}
+	}
+	if bytes.IndexByte(order, 1) > bytes.IndexByte(order, 2) {
+		t.Errorf("answered in the order %v", order)
+	}
+	got := make([]byte, 12288)
+	if err := v.ReadAt(got, 0); err != nil || !bytes.Equal(got, append(fill(4096, 1), fill(8192, 2)...)) {
+		t.Errorf("the disk holds %d %d %d, %v", got[0], got[4096], got[8192], err)
+	}
+}
+
+// TestDiskIsHeld: nobody else has the disk of a filter while that is open.
+func TestDiskIsHeld(t *testing.T) {
+	r := laneRig(t, 1<<20, 8<<20)
+	hold := func() error {
+		t.Helper()
+		f, err := r.cfg.FS.Open(r.cfg.Volumes[0].Path, ioengine.Direct)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		return f.(ioengine.Holder).Hold()
+	}
+	if err := hold(); !errors.Is(err, ioengine.ErrLocked) {
+		t.Errorf("another has it: %v", err)
+	}
+	r.kill()
+	if err := hold(); err != nil {
+		t.Errorf("after the filter: %v", err)
+	}
+	r.open()
+}

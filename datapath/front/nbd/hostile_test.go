@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dr/holdfast/datapath/front"
+	"github.com/holdfast-dr/holdfast/datapath/front/memdisk"
 )
 
 // TestHostileHandshake: each of these ends the connection, and nothing else.
@@ -97,7 +98,7 @@ func TestRefusedOptions(t *testing.T) {
 
 // TestHostileRequests: what the device must never see, and which of it a connection survives.
 func TestHostileRequests(t *testing.T) {
-	d := newSpy(1 << 20)
+	d := memdisk.NewSpy(1 << 20)
 	s := serve(t, Export{Name: "v", Device: d})
 	dies := func(name string, p []byte) {
 		t.Helper()
@@ -133,17 +134,17 @@ func TestHostileRequests(t *testing.T) {
 	f(request{cmd: cmdRead, n: 1<<32 - 1}, 0, wireInvalid)
 	f(request{cmd: 77}, 0, wireInvalid)
 	f(request{cmd: cmdWrite, off: 512, n: 512}, 512, wireOK)
-	if calls, want := d.taken(), "write 512 512 fua=false"; len(calls) != 1 || calls[0] != want {
+	if calls, want := d.Taken(), "write 512 512 fua=false"; len(calls) != 1 || calls[0] != want {
 		t.Errorf("the device was asked %q, want %q", calls, want)
 	}
-	if _, mistakes := d.state(); mistakes != nil {
+	if _, mistakes := d.State(); mistakes != nil {
 		t.Errorf("the device saw %q", mistakes)
 	}
 }
 
 // TestHalfWrite: a client that dies in the middle of a payload leaves nothing behind.
 func TestHalfWrite(t *testing.T) {
-	d := newSpy(4 << 20)
+	d := memdisk.NewSpy(4 << 20)
 	s := serve(t, Export{Name: "v", Device: d})
 	for _, sent := range []int{0, 1, 100, 70_000, 1<<20 - 1} {
 		r := s.raw(t)
@@ -152,10 +153,10 @@ func TestHalfWrite(t *testing.T) {
 		r.Close()
 	}
 	s.stop()
-	if open, mistakes := d.state(); open != 0 || mistakes != nil {
+	if open, mistakes := d.State(); open != 0 || mistakes != nil {
 		t.Errorf("%d writes are left open, %q", open, mistakes)
 	}
-	for _, call := range d.taken() {
+	for _, call := range d.Taken() {
 		if call != "abort 0 1048576" {
 			t.Errorf("the device was asked %q", call)
 		}
@@ -214,7 +215,7 @@ func bubble(t *testing.T, d front.Device, f func(t *testing.T, l *pipes, stop fu
 }
 
 func TestSlowHandshakeIsEnded(t *testing.T) {
-	d := newSpy(1 << 20)
+	d := memdisk.NewSpy(1 << 20)
 	bubble(t, d, func(t *testing.T, l *pipes, _ func()) {
 		start := time.Now()
 		r := &raw{t, l.dial()}
@@ -228,7 +229,7 @@ func TestSlowHandshakeIsEnded(t *testing.T) {
 		// Once it has begun, a client may be silent for long.
 		r = &raw{t, l.dial()}
 		r.begin("v", false)
-		pause(t.Context(), 100*handshakeTime)
+		<-time.After(100 * handshakeTime)
 		if code := r.simple(request{cmd: cmdFlush}, nil); code != wireOK {
 			t.Errorf("flush after a long silence: %d", code)
 		}
@@ -240,7 +241,7 @@ func TestSlowHandshakeIsEnded(t *testing.T) {
 // asking the device, and a stop does not wait for it longer than partingTime.
 func TestNeverReads(t *testing.T) {
 	for _, structured := range []bool{false, true} {
-		d := newSpy(64 << 20)
+		d := memdisk.NewSpy(64 << 20)
 		var asked atomic.Int64
 		d.Before = func(_ string, _, n int64) error { asked.Add(n); return nil }
 		bubble(t, d, func(t *testing.T, l *pipes, stop func()) {
@@ -321,7 +322,7 @@ func FuzzServer(f *testing.F) {
 	add(appendOption(bytes.Clone(hello), optExportName, []byte("v")), request{cmd: cmdRead, off: 100, n: 512}, request{cmd: cmdWrite, n: 512})
 	add(appendOption(appendOption(appendOption(bytes.Clone(hello), optList, nil), optInfo, info), optAbort, nil))
 	f.Fuzz(func(t *testing.T, p []byte) {
-		d := newSpy(1 << 20)
+		d := memdisk.NewSpy(1 << 20)
 		s := &Server{}
 		if err := s.Add(Export{Name: "v", Device: d}); err != nil {
 			t.Fatal(err)
@@ -340,7 +341,7 @@ func FuzzServer(f *testing.F) {
 		case <-time.After(time.Minute):
 			t.Fatal("the connection does not end")
 		}
-		if open, mistakes := d.state(); open != 0 || mistakes != nil {
+		if open, mistakes := d.State(); open != 0 || mistakes != nil {
 			t.Errorf("%d writes are left open, %q", open, mistakes)
 		}
 	})

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"github.com/holdfast-dr/holdfast/datapath/front/memdisk"
 )
 
 func TestAddRemove(t *testing.T) {
@@ -45,7 +47,7 @@ func TestAddRemove(t *testing.T) {
 
 // gate is a device whose operations wait until they are let go.
 type gate struct {
-	*spy
+	*memdisk.Spy
 	inside atomic.Int64
 	most   atomic.Int64
 	enter  chan string   // told of each operation that begins
@@ -53,7 +55,7 @@ type gate struct {
 }
 
 func newGate(size int64) *gate {
-	g := &gate{spy: newSpy(size), enter: make(chan string, 1000), pass: make(chan struct{})}
+	g := &gate{Spy: memdisk.NewSpy(size), enter: make(chan string, 1000), pass: make(chan struct{})}
 	g.Before = func(op string, _, _ int64) error {
 		n := g.inside.Add(1)
 		for most := g.most.Load(); n > most && !g.most.CompareAndSwap(most, n); most = g.most.Load() {
@@ -144,7 +146,7 @@ func TestFlushHoldsNobodyUp(t *testing.T) {
 
 // TestMultiConn: what one connection was told is written, another reads and flushes.
 func TestMultiConn(t *testing.T) {
-	d := newSpy(8 << 20)
+	d := memdisk.NewSpy(8 << 20)
 	s := serve(t, Export{Device: d})
 	const conns = 4
 	var clients [conns]*Client
@@ -176,7 +178,7 @@ func TestMultiConn(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if open, mistakes := d.state(); open != 0 || mistakes != nil {
+	if open, mistakes := d.State(); open != 0 || mistakes != nil {
 		t.Errorf("%d writes are left open, %q", open, mistakes)
 	}
 }
@@ -185,7 +187,7 @@ func TestMultiConn(t *testing.T) {
 // open write; each client is told either that its request was done or that it was not.
 func TestStopUnderLoad(t *testing.T) {
 	for round := range 5 {
-		d := newSpy(8 << 20)
+		d := memdisk.NewSpy(8 << 20)
 		s := serve(t, Export{Device: d})
 		var done atomic.Int64
 		var wg sync.WaitGroup
@@ -226,7 +228,7 @@ func TestStopUnderLoad(t *testing.T) {
 		for _, c := range clients {
 			c.Close()
 		}
-		if open, mistakes := d.state(); open != 0 || mistakes != nil {
+		if open, mistakes := d.State(); open != 0 || mistakes != nil {
 			t.Errorf("round %d: %d writes are left open, %q", round, open, mistakes)
 		}
 	}

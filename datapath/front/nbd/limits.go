@@ -47,8 +47,6 @@ const (
 	handshakeTime = 10 * time.Second
 	// partingTime is how long a client may take to read its last replies.
 	partingTime = 2 * time.Second
-	// acceptPause follows an accept that failed.
-	acceptPause = 50 * time.Millisecond
 
 	// maxExtents is the most extents in one answer: 32 KiB.
 	maxExtents = 4096

@@ -142,39 +142,7 @@ func (s *Server) detach(e *export, c *conn) {
 // in flight, and returns nil once every connection is closed. Several listeners may
 // be served at once. Another error is the listener's.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	run, end := context.WithCancel(ctx)
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	defer end()
-	defer context.AfterFunc(run, func() { l.Close() })()
-	for {
-		nc, err := l.Accept()
-		switch {
-		case err == nil:
-			wg.Go(func() { s.serveConn(run, nc) })
-		case ctx.Err() != nil:
-			return nil
-		case errors.Is(err, net.ErrClosed):
-			return fmt.Errorf("nbd: %w", err)
-		default: // the world's: too many open files, a client that was gone at once
-			s.log().Warn("nbd accept", "err", err)
-			if !pause(ctx, acceptPause) {
-				return nil
-			}
-		}
-	}
-}
-
-// pause waits for d; false when ctx ended first.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
+	return front.Accept(ctx, l, "nbd", s.log(), s.serveConn)
 }
 
 // serveConn is one connection from its first byte to its last.

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/holdfast-dr/holdfast/datapath/front"
+	"github.com/holdfast-dr/holdfast/datapath/front/memdisk"
 )
 
 // ways are the ways to talk that both sides know.
@@ -28,7 +29,7 @@ func TestOneVolume(t *testing.T) {
 	for way, ask := range ways {
 		for _, network := range []string{"unix", "tcp"} {
 			t.Run(network+"/"+way, func(t *testing.T) {
-				d := newSpy(6<<20 + 512)
+				d := memdisk.NewSpy(6<<20 + 512)
 				s := serve(t, Export{Name: "v", Device: d})
 				uri := s.uri("v")
 				if network == "tcp" {
@@ -45,7 +46,7 @@ func TestOneVolume(t *testing.T) {
 					t.Errorf("size %d, read-only %v", c.Size(), c.ReadOnly())
 				}
 				churn(t, c, d, 11)
-				if open, mistakes := d.state(); open != 0 || mistakes != nil {
+				if open, mistakes := d.State(); open != 0 || mistakes != nil {
 					t.Errorf("%d writes left open, %q", open, mistakes)
 				}
 			})
@@ -54,7 +55,7 @@ func TestOneVolume(t *testing.T) {
 }
 
 // churn carries out seeded operations one by one, and compares with an array.
-func churn(t *testing.T, c *Client, d *spy, seed uint64) {
+func churn(t *testing.T, c *Client, d *memdisk.Spy, seed uint64) {
 	t.Helper()
 	rng := rand.New(rand.NewPCG(seed, 1))
 	want := make([]byte, d.Size())
@@ -94,7 +95,7 @@ func churn(t *testing.T, c *Client, d *spy, seed uint64) {
 }
 
 func TestCommandsReachDevice(t *testing.T) {
-	d := newSpy(1 << 20)
+	d := memdisk.NewSpy(1 << 20)
 	s := serve(t, Export{Device: d})
 	c := s.dial(t, "")
 	f := func(err error, want ...string) {
@@ -102,7 +103,7 @@ func TestCommandsReachDevice(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-		if got := d.taken(); !slices.Equal(got, want) {
+		if got := d.Taken(); !slices.Equal(got, want) {
 			t.Errorf("the device was asked %q, want %q", got, want)
 		}
 	}
@@ -122,7 +123,7 @@ func TestCommandsReachDevice(t *testing.T) {
 }
 
 func TestDeviceErrors(t *testing.T) {
-	d := newSpy(4 << 20)
+	d := memdisk.NewSpy(4 << 20)
 	var fails error
 	d.Before = func(string, int64, int64) error { return fails }
 	s := serve(t, Export{Device: d})
@@ -150,14 +151,10 @@ func TestDeviceErrors(t *testing.T) {
 				check("extents", c.BlockStatus(0, 4096, func(int64, bool) bool { return true }))
 			}
 			fails = nil
-			d.mu.Lock()
-			d.commits = device
-			d.mu.Unlock()
+			d.Refuse(device)
 			_, err = c.WriteAt(p[:512], 0)
 			check("commit", err)
-			d.mu.Lock()
-			d.commits = nil
-			d.mu.Unlock()
+			d.Refuse(nil)
 			if _, err := c.ReadAt(p, 1<<20); err != nil { // and the connection goes on
 				t.Errorf("%s: after %v: %v", way, device, err)
 			}
@@ -166,7 +163,7 @@ func TestDeviceErrors(t *testing.T) {
 		f(fmt.Errorf("disk: %w", front.ErrReadOnly), front.ErrReadOnly, wirePerm)
 		f(errors.New("boom"), nil, wireIO)
 	}
-	if open, _ := d.state(); open != 0 {
+	if open, _ := d.State(); open != 0 {
 		t.Errorf("%d writes left open", open)
 	}
 }
@@ -174,7 +171,7 @@ func TestDeviceErrors(t *testing.T) {
 // TestReadFailsMidway: some pieces of a structured read are on their way when the
 // device fails; the client gets an error and no bytes.
 func TestReadFailsMidway(t *testing.T) {
-	d := newSpy(4 * pieceBytes)
+	d := memdisk.NewSpy(4 * pieceBytes)
 	d.Before = func(op string, off, _ int64) error {
 		if op == "read" && off >= 2*pieceBytes {
 			return errors.New("boom")
@@ -192,7 +189,7 @@ func TestReadFailsMidway(t *testing.T) {
 }
 
 func TestReadOnly(t *testing.T) {
-	d := newSpy(1 << 20)
+	d := memdisk.NewSpy(1 << 20)
 	d.Sealed = true
 	s := serve(t, Export{Device: d})
 	c := s.dial(t, "")
@@ -212,13 +209,13 @@ func TestReadOnly(t *testing.T) {
 	if _, err := c.ReadAt(make([]byte, 4096), 0); err != nil {
 		t.Error(err)
 	}
-	if calls := d.taken(); calls != nil {
+	if calls := d.Taken(); calls != nil {
 		t.Errorf("the device was asked %q", calls)
 	}
 }
 
 func TestSimpleRepliesToWhoAsksForNoOther(t *testing.T) {
-	d := newSpy(4 << 20)
+	d := memdisk.NewSpy(4 << 20)
 	put(t, d.Disk, bytes.Repeat([]byte{7}, 3<<20), 0)
 	r := serve(t, Export{Name: "v", Device: d}).raw(t)
 	r.begin("v", false)
@@ -242,7 +239,7 @@ func TestSimpleRepliesToWhoAsksForNoOther(t *testing.T) {
 }
 
 func TestChunks(t *testing.T) {
-	d := newSpy(4 << 20)
+	d := memdisk.NewSpy(4 << 20)
 	r := serve(t, Export{Name: "v", Device: d}).raw(t)
 	r.begin("v", true)
 	f := func(q request, want ...string) {
@@ -283,7 +280,7 @@ func TestChunks(t *testing.T) {
 }
 
 func TestBlockStatus(t *testing.T) {
-	d := newSpy(1 << 30)
+	d := memdisk.NewSpy(1 << 30)
 	var want []string
 	for i := int64(0); i < 6000; i++ { // more extents than one answer holds
 		put(t, d.Disk, []byte{1}, i*2*64<<10)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/holdfast-dr/holdfast/datapath/front/memdisk"
 	"github.com/holdfast-dr/holdfast/datapath/front/vhostuser/guest"
 )
 
@@ -16,7 +17,7 @@ func words(w ...uint64) (p []byte) {
 
 // TestHostileFrontEnd: a message that is none by the protocol ends its sender's session.
 func TestHostileFrontEnd(t *testing.T) {
-	d := newSpy(mib)
+	d := memdisk.NewSpy(mib)
 	socket := serve(t, d)
 	header := func(ask, flags, n uint32) []byte {
 		return le.AppendUint32(le.AppendUint32(le.AppendUint32(nil, ask), flags), n)
@@ -85,7 +86,7 @@ func TestHostileFrontEnd(t *testing.T) {
 // again when it is set up anew.
 func TestHostileQueue(t *testing.T) {
 	g := newGuest(t, guest.Options{Queues: 2, Slots: 4})
-	d := newSpy(mib)
+	d := memdisk.NewSpy(mib)
 	connect(t, g, serve(t, d))
 	if err := g.Write(0, noise(512, 1), 0); err != nil {
 		t.Fatal(err)
@@ -104,7 +105,7 @@ func TestHostileQueue(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if calls := d.taken(); len(calls) != 2 {
+	if calls := d.Taken(); len(calls) != 2 {
 		t.Errorf("the device was asked %q", calls)
 	}
 }

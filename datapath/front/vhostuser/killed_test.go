@@ -45,7 +45,7 @@ func TestServerThatIsKilled(t *testing.T) {
 // under way, again and again: the guest waits, and every request is answered once.
 func TestKilledServerIsSucceeded(t *testing.T) {
 	g := newGuest(t, guest.Options{Queues: 2, Slots: 8})
-	d := newSpy(64 * mib)
+	d := memdisk.NewSpy(64 * mib)
 	var calls []*guest.Call
 	for round := range 3 {
 		socket := filepath.Join(t.TempDir(), "s")

@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"sync"
 	"testing"
 	"time"
 
@@ -18,7 +17,9 @@ import (
 )
 
 // newVolume is a filter's volume: a device with lanes, where the system has io_uring.
-func newVolume(t testing.TB, size int64) front.Device {
+func newVolume(t testing.TB, size int64) front.Device { return newVolumeOn(t, ioengine.OS(), size) }
+
+func newVolumeOn(t testing.TB, fs ioengine.FS, size int64) front.Device {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "hf") // short: it holds sockets
 	if err != nil {
@@ -34,7 +35,7 @@ func newVolume(t testing.TB, size int64) front.Device {
 	}
 	f, err := capture.OpenFilter(capture.FilterConfig{
 		RunDir: dir, Group: 1, PoolBytes: 8 << 20, PoolSocket: filepath.Join(dir, "pool"),
-		FS: ioengine.OS(), Log: slog.New(slog.DiscardHandler),
+		FS: fs, Log: slog.New(slog.DiscardHandler),
 		Volumes: []capture.FilterVolume{{ID: 1, Name: "vol1", Path: disk}},
 	})
 	if err != nil {
@@ -53,69 +54,6 @@ func newVolume(t testing.TB, size int64) front.Device {
 		}
 	})
 	return f.Device("vol1")
-}
-
-// TestLaneReadsWhatWasWritten is TestReadsWhatWasWritten on a disk with lanes.
-func TestLaneReadsWhatWasWritten(t *testing.T) {
-	for name, o := range map[string]guest.Options{
-		"plain":     {Queues: 2},
-		"scattered": {Queues: 2, Scatter: 1536},
-		"no events": {NoEvents: true, Scatter: 4096},
-		"no table":  {NoTable: true, Slots: 1},
-		"no flush":  {NoFlush: true, Slots: 8},
-	} {
-		t.Run(name, func(t *testing.T) {
-			g := newGuest(t, o)
-			connect(t, g, serve(t, newVolume(t, 32*mib)))
-			var wg sync.WaitGroup
-			for w := range 4 {
-				wg.Go(func() {
-					if err := exercise(g, w%max(1, o.Queues), int64(w)*8*mib, uint64(w)); err != nil {
-						t.Errorf("%d: %v", w, err)
-					}
-				})
-			}
-			wg.Wait()
-		})
-	}
-}
-
-// TestLaneQueueGoesOn: a queue that is stopped with requests in the lane answers them first.
-func TestLaneQueueGoesOn(t *testing.T) {
-	g := newGuest(t, guest.Options{Queues: 2})
-	connect(t, g, serve(t, newVolume(t, mib)))
-	p := noise(4096, 3)
-	for i := range 40 {
-		var calls []*guest.Call
-		for k := range 4 {
-			c, err := g.BeginWrite(i%2, p, int64(4*i+k)*4096)
-			if err != nil {
-				t.Fatal(err)
-			}
-			calls = append(calls, c)
-		}
-		switch i % 5 {
-		case 1:
-			if _, err := g.StopQueue(i % 2); err != nil {
-				t.Fatal(err)
-			}
-			if err := g.StartQueue(i % 2); err != nil {
-				t.Fatal(err)
-			}
-		case 3:
-			if err := g.ShareMemory(); err != nil {
-				t.Fatal(err)
-			}
-		}
-		for _, c := range calls {
-			if err := c.Wait(); err != nil {
-				t.Errorf("%d: %v", i, err)
-			}
-		}
-	}
-	if base, err := g.StopQueue(0); base != 80 || err != nil {
-		t.Errorf("base %d, %v", base, err)
-	}
 }
 
 // TestLaneMemoryTakenAway: the lane is left in good order by who loses the guest's memory.

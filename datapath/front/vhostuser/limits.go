@@ -41,6 +41,4 @@ const (
 	maxBigWrites = 4
 	// replyTime is how long a front end may take to read an answer.
 	replyTime = 5 * time.Second
-	// acceptPause follows an accept that failed.
-	acceptPause = 50 * time.Millisecond
 )

@@ -6,13 +6,14 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"github.com/holdfast-dr/holdfast/datapath/front/memdisk"
 	"github.com/holdfast-dr/holdfast/datapath/front/vhostuser/guest"
 )
 
 // TestLongRequests: what is longer than a buffer is read in pieces, which come where they belong.
 func TestLongRequests(t *testing.T) {
 	for _, scatter := range []int{0, 100 * 512} {
-		d := newSpy(8 * mib)
+		d := memdisk.NewSpy(8 * mib)
 		g := newGuest(t, guest.Options{Slots: 2, SlotBytes: 4 * mib, Scatter: scatter})
 		connect(t, g, serve(t, d))
 		want := noise(3*mib+512, 9)
@@ -32,7 +33,7 @@ func TestLongRequests(t *testing.T) {
 // TestLongWritesTakeTurns: the buffers of few long writes are there at a time; short ones go on.
 func TestLongWritesTakeTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := newSpy(8 * mib)
+		d := memdisk.NewSpy(8 * mib)
 		q := &running{dev: d, big: make(chan struct{}, maxBigWrites)}
 		for range maxBigWrites {
 			q.big <- struct{}{}
@@ -46,12 +47,12 @@ func TestLongWritesTakeTurns(t *testing.T) {
 		go write(pooledBytes + 512)
 		synctest.Wait()
 		write(pooledBytes)
-		if calls := d.taken(); len(calls) != 1 {
+		if calls := d.Taken(); len(calls) != 1 {
 			t.Errorf("beside %d long writes came %q", maxBigWrites, calls)
 		}
 		<-q.big
 		synctest.Wait()
-		if calls := d.taken(); len(calls) != 1 || len(q.big) != maxBigWrites-1 {
+		if calls := d.Taken(); len(calls) != 1 || len(q.big) != maxBigWrites-1 {
 			t.Errorf("behind a long write came %q; %d under way", calls, len(q.big))
 		}
 	})

@@ -7,13 +7,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/holdfast-dr/holdfast/datapath/front/memdisk"
 	"github.com/holdfast-dr/holdfast/datapath/front/vhostuser/guest"
 )
 
 // TestRandomMessages: front ends that say anything, and bring descriptors where none belong, leave
 // none behind.
 func TestRandomMessages(t *testing.T) {
-	d := newSpy(mib)
+	d := memdisk.NewSpy(mib)
 	socket, end := serveUntil(t, d)
 	g := newGuest(t, guest.Options{})
 	event, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
@@ -42,7 +43,7 @@ func TestRandomMessages(t *testing.T) {
 	if after := openFiles(t); after > before {
 		t.Errorf("%d open files, %d before", after, before)
 	}
-	if open, mistakes := d.state(); open != 0 || len(mistakes) > 0 {
+	if open, mistakes := d.State(); open != 0 || len(mistakes) > 0 {
 		t.Errorf("%d writes not ended; asked %q", open, mistakes)
 	}
 }

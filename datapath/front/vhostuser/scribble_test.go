@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-dr/holdfast/datapath/front"
+	"github.com/holdfast-dr/holdfast/datapath/front/memdisk"
 	"github.com/holdfast-dr/holdfast/datapath/front/vhostuser/guest"
 )
 
@@ -132,12 +133,12 @@ func openFiles(t *testing.T) int {
 // TestScribble: requests that are nonsense, and change under way, ask nothing of the device that is
 // outside it, and leave nothing behind.
 func TestScribble(t *testing.T) {
-	d := newSpy(mib)
+	d := memdisk.NewSpy(mib)
 	scribbled(t, d)
-	if open, mistakes := d.state(); open != 0 || len(mistakes) > 0 {
+	if open, mistakes := d.State(); open != 0 || len(mistakes) > 0 {
 		t.Errorf("%d writes not ended; asked %q", open, mistakes)
 	}
-	if len(d.taken()) == 0 {
+	if len(d.Taken()) == 0 {
 		t.Error("nothing that was asked came as far as the device")
 	}
 }

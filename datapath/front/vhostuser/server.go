@@ -3,11 +3,9 @@ package vhostuser
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"sync"
-	"time"
 
 	"github.com/holdfast-dr/holdfast/datapath/front"
 )
@@ -31,29 +29,7 @@ type Server struct {
 // flight, and returns nil once nothing of the guest is in use. Another error is the
 // listener's. A second front end is refused while the first is connected.
 func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
-	run, end := context.WithCancel(ctx)
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	defer end()
-	defer context.AfterFunc(run, func() { l.Close() })()
-	for {
-		conn, err := l.AcceptUnix()
-		switch {
-		case err == nil:
-			wg.Go(func() { s.serveConn(run, conn) })
-		case ctx.Err() != nil:
-			return nil
-		case errors.Is(err, net.ErrClosed):
-			return fmt.Errorf("vhost-user: %w", err)
-		default: // the world's: too many open files
-			s.log().Warn("vhost-user accept", "err", err)
-			select {
-			case <-time.After(acceptPause):
-			case <-ctx.Done():
-				return nil
-			}
-		}
-	}
+	return front.Accept(ctx, l, "vhost-user", s.log(), s.serveConn)
 }
 
 func (s *Server) serveConn(ctx context.Context, conn *net.UnixConn) {

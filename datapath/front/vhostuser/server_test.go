@@ -18,7 +18,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-dr/holdfast/datapath/front"
+	"github.com/holdfast-dr/holdfast/datapath/front/memdisk"
 	"github.com/holdfast-dr/holdfast/datapath/front/vhostuser/guest"
+	"github.com/holdfast-dr/holdfast/ioengine"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -83,6 +85,20 @@ func noise(n int, seed uint64) []byte {
 	return p
 }
 
+// onEach runs a test on a disk of each kind: one that workers serve, one with lanes, and one that
+// would have lanes if the system had io_uring.
+func onEach(t *testing.T, size int64, test func(t *testing.T, d front.Device)) {
+	t.Run("workers", func(t *testing.T) {
+		d := memdisk.NewSpy(size)
+		test(t, d)
+		if open, mistakes := d.State(); open != 0 || len(mistakes) > 0 {
+			t.Errorf("%d writes open; %q", open, mistakes)
+		}
+	})
+	t.Run("lanes", func(t *testing.T) { test(t, newVolume(t, size)) })
+	t.Run("lanes refused", func(t *testing.T) { test(t, newVolumeOn(t, ioengine.Threads(), size)) })
+}
+
 // TestReadsWhatWasWritten has several queues write, zero and read places of their own, by
 // drivers of all kinds.
 func TestReadsWhatWasWritten(t *testing.T) {
@@ -95,21 +111,19 @@ func TestReadsWhatWasWritten(t *testing.T) {
 		"no flush":  {NoFlush: true, Slots: 8},
 	} {
 		t.Run(name, func(t *testing.T) {
-			d := newSpy(64 * mib)
-			g := newGuest(t, o)
-			connect(t, g, serve(t, d))
-			var wg sync.WaitGroup
-			for w := range 8 {
-				wg.Go(func() {
-					if err := exercise(g, w%max(1, o.Queues), int64(w)*8*mib, uint64(w)); err != nil {
-						t.Errorf("%d: %v", w, err)
-					}
-				})
-			}
-			wg.Wait()
-			if open, mistakes := d.state(); open != 0 || len(mistakes) > 0 {
-				t.Errorf("%d writes open; %q", open, mistakes)
-			}
+			onEach(t, 32*mib, func(t *testing.T, d front.Device) {
+				g := newGuest(t, o)
+				connect(t, g, serve(t, d))
+				var wg sync.WaitGroup
+				for w := range 4 {
+					wg.Go(func() {
+						if err := exercise(g, w%max(1, o.Queues), int64(w)*8*mib, uint64(w)); err != nil {
+							t.Errorf("%d: %v", w, err)
+						}
+					})
+				}
+				wg.Wait()
+			})
 		})
 	}
 }
@@ -150,7 +164,7 @@ func exercise(g *guest.Guest, queue int, base int64, seed uint64) error {
 
 func TestDeviceIsAskedAsTheGuestAsked(t *testing.T) {
 	for _, durable := range []bool{false, true} {
-		d := newSpy(64 * mib)
+		d := memdisk.NewSpy(64 * mib)
 		g := newGuest(t, guest.Options{NoFlush: durable})
 		connect(t, g, serve(t, d))
 		f := func(err error, want ...string) {
@@ -161,7 +175,7 @@ func TestDeviceIsAskedAsTheGuestAsked(t *testing.T) {
 			for i := range want {
 				want[i] = strings.ReplaceAll(want[i], "FUA", fmt.Sprintf("fua=%t", durable))
 			}
-			if got := d.taken(); !slices.Equal(got, want) {
+			if got := d.Taken(); !slices.Equal(got, want) {
 				t.Errorf("asked %q, want %q", got, want)
 			}
 		}
@@ -182,7 +196,7 @@ func TestDeviceIsAskedAsTheGuestAsked(t *testing.T) {
 
 // TestRequestsThatNoDiskTakes are refused before the device hears of them.
 func TestRequestsThatNoDiskTakes(t *testing.T) {
-	d := newSpy(mib)
+	d := memdisk.NewSpy(mib)
 	g := newGuest(t, guest.Options{})
 	connect(t, g, serve(t, d))
 	const read, write, discard, zeroes = 0, 1, 11, 13
@@ -219,10 +233,10 @@ func TestRequestsThatNoDiskTakes(t *testing.T) {
 	f(zeroes, 0, one(2047, 2, 0), nil, guest.ErrIO)
 	f(zeroes, 0, one(^uint64(0), 1, 0), nil, guest.ErrIO)
 	f(zeroes, 0, one(0, ^uint32(0), 0), nil, guest.ErrIO)
-	if calls := d.taken(); len(calls) > 0 {
+	if calls := d.Taken(); len(calls) > 0 {
 		t.Errorf("the device was asked %q", calls)
 	}
-	if _, mistakes := d.state(); len(mistakes) > 0 {
+	if _, mistakes := d.State(); len(mistakes) > 0 {
 		t.Errorf("%q", mistakes)
 	}
 	if err := g.Write(0, p, 0); err != nil {
@@ -231,7 +245,7 @@ func TestRequestsThatNoDiskTakes(t *testing.T) {
 }
 
 func TestErrorsAreTold(t *testing.T) {
-	d := newSpy(mib)
+	d := memdisk.NewSpy(mib)
 	broken := errors.New("broken")
 	d.Before = func(op string, off, _ int64) error {
 		if off == 4096 || op == "flush" {
@@ -259,7 +273,7 @@ func TestErrorsAreTold(t *testing.T) {
 }
 
 func TestReadOnly(t *testing.T) {
-	d := newSpy(mib)
+	d := memdisk.NewSpy(mib)
 	d.Sealed = true
 	g := newGuest(t, guest.Options{})
 	connect(t, g, serve(t, d))
@@ -276,14 +290,14 @@ func TestReadOnly(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if calls := d.taken(); len(calls) > 0 {
+	if calls := d.Taken(); len(calls) > 0 {
 		t.Errorf("the device was asked %q", calls)
 	}
 }
 
 // TestOneFrontEnd: a second is refused while the first stands, and served when that has left.
 func TestOneFrontEnd(t *testing.T) {
-	socket := serve(t, newSpy(mib))
+	socket := serve(t, memdisk.NewSpy(mib))
 	a, b := newGuest(t, guest.Options{}), newGuest(t, guest.Options{})
 	connect(t, a, socket)
 	if err := b.Connect(socket); err == nil {
@@ -304,7 +318,7 @@ func TestOneFrontEnd(t *testing.T) {
 
 // TestServeEnds: what is under way is answered, and then nothing is.
 func TestServeEnds(t *testing.T) {
-	d := newSpy(mib)
+	d := memdisk.NewSpy(mib)
 	begun, goOn := make(chan bool), make(chan bool)
 	d.Before = func(op string, _, _ int64) error {
 		if op == "flush" {
@@ -338,43 +352,53 @@ func TestServeEnds(t *testing.T) {
 	<-ended
 }
 
-// TestQueueGoesOn: a queue that was stopped, and memory that was told anew, lose no request.
+// TestQueueGoesOn: a queue that is stopped answers what is under way, and neither that nor memory
+// that is told anew loses a request.
 func TestQueueGoesOn(t *testing.T) {
 	for _, o := range []guest.Options{{Queues: 2}, {Queues: 2, NoTable: true}} {
-		g := newGuest(t, o)
-		connect(t, g, serve(t, newSpy(mib)))
-		p := noise(4096, 3)
-		for i := range 20 {
-			c, err := g.BeginWrite(i%2, p, int64(i)*4096)
+		onEach(t, mib, func(t *testing.T, d front.Device) { goesOn(t, newGuest(t, o), serve(t, d)) })
+	}
+}
+
+func goesOn(t *testing.T, g *guest.Guest, socket string) {
+	connect(t, g, socket)
+	const rounds, each = 40, 4
+	for i := range rounds {
+		var calls []*guest.Call
+		for k := range each {
+			c, err := g.BeginWrite(i%2, noise(4096, 3), int64(each*i+k)*4096)
 			if err != nil {
 				t.Fatal(err)
 			}
-			switch i % 5 {
-			case 1:
-				if _, err := g.StopQueue(i % 2); err != nil {
-					t.Fatal(err)
-				}
-				if err := g.StartQueue(i % 2); err != nil {
-					t.Fatal(err)
-				}
-			case 3:
-				if err := g.ShareMemory(); err != nil {
-					t.Fatal(err)
-				}
+			calls = append(calls, c)
+		}
+		switch i % 5 {
+		case 1:
+			if _, err := g.StopQueue(i % 2); err != nil {
+				t.Fatal(err)
 			}
+			if err := g.StartQueue(i % 2); err != nil {
+				t.Fatal(err)
+			}
+		case 3:
+			if err := g.ShareMemory(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, c := range calls {
 			if err := c.Wait(); err != nil {
 				t.Errorf("%d: %v", i, err)
 			}
 		}
-		if base, err := g.StopQueue(0); base != 10 || err != nil {
-			t.Errorf("base %d, %v", base, err)
-		}
+	}
+	if base, err := g.StopQueue(0); base != rounds/2*each || err != nil {
+		t.Errorf("base %d, %v", base, err)
 	}
 }
 
 // TestMemoryTakenAway ends the session of who took it, and nothing else.
 func TestMemoryTakenAway(t *testing.T) {
-	d := newSpy(64 * mib)
+	d := memdisk.NewSpy(64 * mib)
 	begun, goOn := make(chan bool), make(chan bool)
 	d.Before = func(op string, off, _ int64) error {
 		if op == "write" && off == mib {
@@ -405,7 +429,7 @@ func TestMemoryTakenAway(t *testing.T) {
 	if err := exercise(other, 0, 8*mib, 1); err != nil {
 		t.Error(err)
 	}
-	if open, _ := d.state(); open != 0 {
+	if open, _ := d.State(); open != 0 {
 		t.Errorf("%d writes open", open)
 	}
 }
