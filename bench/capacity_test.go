@@ -7,11 +7,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 	"testing"
 	"time"
 
+	"github.com/holdfast-dr/holdfast/bench/bars"
 	"github.com/holdfast-dr/holdfast/bench/drive"
 	"github.com/holdfast-dr/holdfast/bench/load"
 )
@@ -127,21 +126,14 @@ func sent(b *testing.B, l *drive.Lab) int64 {
 	return m.Link.Sent
 }
 
-// cpuSeconds is user and system time of the processes, from /proc.
+// cpuSeconds is user and system time of the processes.
 func cpuSeconds(b *testing.B, pids []int) (total float64) {
 	for _, pid := range pids {
-		src, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		cpu, err := bars.CPUOfProcess(pid)
 		if err != nil {
 			b.Fatalf("a process of the lab has ended: %v", err)
 		}
-		w := strings.Fields(string(src[strings.LastIndexByte(string(src), ')')+1:]))
-		for _, field := range []int{11, 12} { // utime and stime, in hundredths of a second
-			n, err := strconv.Atoi(w[field])
-			if err != nil {
-				b.Fatal(err)
-			}
-			total += float64(n) / 100
-		}
+		total += cpu
 	}
 	return total
 }

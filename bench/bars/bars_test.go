@@ -110,3 +110,16 @@ func TestSaveKeepsOtherRows(t *testing.T) {
 		t.Error("what could not be read was thrown away")
 	}
 }
+
+// TestCPUOfProcess: of this one it says what the system says to itself.
+func TestCPUOfProcess(t *testing.T) {
+	for sum := 0; OwnCPU() < 0.1; sum++ { // something to be counted
+	}
+	got, err := CPUOfProcess(os.Getpid())
+	if own := OwnCPU(); err != nil || got < 0.05 || got > own+0.05 {
+		t.Errorf("%v s, %v; this process used %v s", got, err, own)
+	}
+	if _, err := CPUOfProcess(-1); err == nil {
+		t.Error("a process that is none")
+	}
+}

@@ -1,6 +1,8 @@
 package bars
 
 import (
+	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"strconv"
@@ -32,6 +34,28 @@ func CPUOf(cmd *exec.Cmd) float64 {
 	return (cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Seconds()
 }
 
+// CPUOfProcess is what a process that runs has used so far, its children left out, in seconds.
+func CPUOfProcess(pid int) (float64, error) {
+	p, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	const user, system = 11, 12 // behind the name, which stands in brackets and may hold anything
+	fields := strings.Fields(string(p[bytes.LastIndexByte(p, ')')+1:]))
+	if len(fields) <= system {
+		return 0, fmt.Errorf("process %d: stat of %d fields", pid, len(fields))
+	}
+	u, err := strconv.ParseFloat(fields[user], 64)
+	if err != nil {
+		return 0, err
+	}
+	s, err := strconv.ParseFloat(fields[system], 64)
+	return (u + s) / ticks, err
+}
+
+// ticks of /proc are a hundredth of a second.
+const ticks = 100
+
 // OwnCPU is what this process has used so far, in seconds.
 func OwnCPU() float64 {
 	var r syscall.Rusage
@@ -58,7 +82,6 @@ func busyOf(stat string) (sum float64) {
 			sum += v
 		}
 	}
-	const ticks = 100 // a second
 	return sum / ticks
 }
 

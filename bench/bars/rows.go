@@ -1,7 +1,26 @@
 package bars
 
 // Areas are the groups of bars, by the name of their program.
-var Areas = map[string][]Row{"journal": Journal, "wire": Wire}
+var Areas = map[string][]Row{"capture": Capture, "journal": Journal, "wire": Wire}
+
+// Capture is what the filter is held to. Writes are at random places of a disk that is written whole before,
+// source and target run beside the guest's load as a lab runs them, and capture is off where no VRA takes what is split.
+var Capture = []Row{
+	{"vhost-4k", "vhost-user, capture and pipeline on, against qemu-storage-daemon's vhost-user export of a raw file, without replication: writes of 4 KiB at depth 32, IOPS", "x", 0.85, true},
+	{"vhost-1m", "the same, 1 MiB at depth 4", "x", 0.95, true},
+	{"vhost-4k-off", "the same with capture off: 4 KiB at depth 32", "x", 1, true},
+	{"vhost-1m-off", "1 MiB at depth 4", "x", 1, true},
+	{"added-p50", "p50 that capture adds to a write of 4 KiB at depth 1; peer: capture off", "us", 10, false},
+	{"added-p99", "p99 of the same with capture on, over that with capture off", "x", 1.5, false},
+	{"filter-cpu", "CPU of the filter for a write of 4 KiB at depth 32, capture on; peer: qemu-storage-daemon's", "us", 7, false},
+	{"nbd-4k", "NBD, capture and pipeline on, against nbdkit file without replication: writes of 4 KiB at depth 32, IOPS", "x", 1.25, true},
+	{"nbd-1", "the same at depth 1", "x", 1, true},
+	{"vra-killed", "the VRA killed: longest stall of the guest's writes of 4 KiB at depth 32; peer: longest without a kill", "ms", 50, false},
+	{"p99-link", "guest p99, 4 KiB at depth 8 and half of its own most: the link at 0 b/s, over all well", "x", 1.2, false},
+	{"p99-dead", "the same, the target dead", "x", 1.2, false},
+	{"p99-stopped", "the same, the VRA stopped (SIGSTOP)", "x", 1.2, false},
+	{"fault-errors", "errors that the guest was answered in these", "", 0, false},
+}
 
 // Journal is what the journal is held to.
 var Journal = []Row{

@@ -189,6 +189,8 @@ type Machinery struct {
 	Link struct {
 		Sent int64 `json:"source_to_target_bytes"`
 	} `json:"link"`
+	// Supervisor is the process that keeps the others up, and is the link.
+	Supervisor int `json:"supervisor"`
 }
 
 // Machinery asks for it.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/datapath/capture"
 	"github.com/holdfast-dr/holdfast/datapath/front"
+	"github.com/holdfast-dr/holdfast/datapath/front/memdisk"
 	"github.com/holdfast-dr/holdfast/datapath/front/vhostuser/guest"
 	"github.com/holdfast-dr/holdfast/ioengine"
 )
@@ -92,5 +93,35 @@ func TestLoad(t *testing.T) {
 		if err != nil || m.Errors > 0 || m.Requests < 16 || m.P99 < m.P50 || m.P50 <= 0 {
 			t.Errorf("%+v, %v", m, err)
 		}
+	}
+}
+
+// TestLoadAtARate: requests come evenly, whether or not the disk answers at once, and their times
+// begin when they were due.
+func TestLoadAtARate(t *testing.T) {
+	const rate, lasts, held = 500, 400 * time.Millisecond, 100 * time.Millisecond
+	g := newGuest(t, guest.Options{Slots: 2})
+	d := memdisk.New(mib)
+	first := make(chan struct{}, 1)
+	first <- struct{}{}
+	d.Before = func(string, int64, int64) error {
+		select {
+		case <-first:
+			<-time.After(held)
+		default:
+		}
+		return nil
+	}
+	connect(t, g, serve(t, d))
+	data := noise(3*4096, 1)
+	m, err := g.Run(guest.Load{Write: true, Bytes: 4096, Depth: 1, Size: mib, Duration: lasts, Rate: rate, Data: data})
+	if err != nil || m.Errors > 0 {
+		t.Fatalf("%+v, %v", m, err)
+	}
+	if most := int(rate*lasts/time.Second) + 1; m.Requests > most || m.Requests < most/2 {
+		t.Errorf("%d requests, at most %d were due", m.Requests, most)
+	}
+	if m.Gap < held || m.P99 < held/2 || m.P99 > m.Took {
+		t.Errorf("the disk held one for %v; told: %+v", held, m)
 	}
 }

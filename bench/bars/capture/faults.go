@@ -1,0 +1,99 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/bench/bars"
+	"github.com/holdfast-dr/holdfast/datapath/front/vhostuser/guest"
+)
+
+// killed kills the VRA in the middle of a load, as often as there are pairs.
+func (b *bench) killed() error {
+	if err := b.open(); err != nil {
+		return err
+	}
+	ms := func(d time.Duration) float64 { return float64(d) / 1e6 }
+	l := guest.Load{Bytes: 4096, Depth: 32, Duration: b.length}
+	for range b.Pairs {
+		var well, hit wrote
+		foreign, err := b.write(&well, b.on, l, nil)
+		if err != nil {
+			return err
+		}
+		// What a process has used that was killed is not known: others' use is only told of the first.
+		if _, err = b.write(&hit, b.on, l, func() error {
+			time.Sleep(b.length / 3)
+			return b.lab.Kill(b.Context, "vra-source")
+		}); err != nil {
+			return err
+		}
+		if hit.Errors > 0 {
+			return fmt.Errorf("the guest was answered %d errors", hit.Errors)
+		}
+		b.Sample(bars.Sample{Row: "vra-killed", Value: ms(hit.Gap), Ours: ms(hit.Gap), Peer: ms(well.Gap), OursUnit: "ms", Foreign: foreign, Note: hit.Note})
+	}
+	return nil
+}
+
+// fault is something that is wrong with a lab for a while.
+type fault struct {
+	row        string
+	begin, end func() error
+}
+
+// faultList are those that a guest is measured under.
+func (b *bench) faultList() []fault {
+	signal := func(name string, s syscall.Signal) func() error {
+		return func() error { return syscall.Kill(b.parts[name], s) }
+	}
+	vra, away := filepath.Join(b.binaries, "vra"), filepath.Join(b.binaries, "vra.away")
+	return []fault{
+		{"p99-link", signal(link, syscall.SIGSTOP), signal(link, syscall.SIGCONT)}, // it carries what goes from site to site
+		{"p99-dead", func() error { // and is not started again
+			return errors.Join(os.Rename(vra, away), signal("vra-target", syscall.SIGKILL)())
+		}, func() error { return os.Rename(away, vra) }},
+		{"p99-stopped", signal("vra-source", syscall.SIGSTOP), signal("vra-source", syscall.SIGCONT)},
+	}
+}
+
+// faulty measures a guest that asks for half of what it could have, with all well and under each fault.
+func (b *bench) faulty() error {
+	if err := b.open(); err != nil {
+		return err
+	}
+	l := guest.Load{Bytes: 4096, Depth: 8, Duration: b.length}
+	var most, well wrote
+	if _, err := b.write(&most, b.on, l, nil); err != nil {
+		return err
+	}
+	l.Rate, l.Duration = most.rate()/2, b.faults
+	if _, err := b.write(&well, b.on, l, nil); err != nil {
+		return err
+	}
+	us := func(d time.Duration) float64 { return float64(d) / 1e3 }
+	failed := well.Errors
+	for _, f := range b.faultList() {
+		if !b.Wanted(f.row) && !b.Wanted("fault-errors") {
+			continue
+		}
+		var hit wrote
+		if err := errors.Join(b.settled(), f.begin()); err != nil {
+			return err
+		}
+		foreign, err := b.drive(&hit, b.on, l)
+		if err := errors.Join(err, f.end()); err != nil {
+			return fmt.Errorf("%s: %w", f.row, err)
+		}
+		failed += hit.Errors
+		b.Sample(bars.Sample{Row: f.row, Value: us(hit.P99) / us(well.P99), Ours: us(hit.P99), Peer: us(well.P99), OursUnit: "us", Foreign: foreign,
+			Note: fmt.Sprintf("%v each at %.0f IOPS; longest stall %v, all well %v; all well: %s", b.faults, l.Rate,
+				hit.Gap.Round(time.Microsecond), well.Gap.Round(time.Microsecond), well.Note)})
+	}
+	b.Sample(bars.Sample{Row: "fault-errors", Value: float64(failed)})
+	return b.settled()
+}

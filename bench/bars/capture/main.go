@@ -1,0 +1,64 @@
+// Command capture measures what the filter is held to (the rows of bars.Capture) and keeps the
+// samples in bench/results/bars-capture.jsonl.
+//
+// The guest is a driver and nothing else (vhostuser/guest; for NBD, fio): what is measured is
+// the process that serves its disk. Three of them stand on the same file system: a lab's filter, whose
+// VRA sends what it splits to a second VRA over the lab's link; a filter that no VRA has ever
+// attached to; and the peer. They are used in turn, in alternating order, each once the lab has
+// nothing left to do. Disks are written whole before the first measurement.
+//
+// Source, target and link of the lab share the machine with the guest's load: what they
+// take of its cores while they keep up, or read again what was only marked, is part of what is
+// measured. Needs root.
+package main
+
+import (
+	"flag"
+	"sync"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/bench/bars"
+	"github.com/holdfast-dr/holdfast/bench/load"
+)
+
+func main() {
+	var o bars.Options
+	o.Register(flag.CommandLine, " (twelve times -mib, and what a lab keeps of it all)")
+	mib := flag.Int64("mib", 1024, "MiB of each disk")
+	length := flag.Duration("length", 4*time.Second, "of each measurement of a rate")
+	faults := flag.Duration("faults", time.Minute, "of each measurement under a fault; the bars say 1m")
+	flag.Parse()
+	o.Main(nil, func(r *bars.Run) error {
+		b := &bench{Run: r, size: *mib << 20, length: *length, faults: *faults, data: load.Corpus(load.DB, 1)}
+		b.open = sync.OnceValue(b.begin)
+		defer b.close()
+		return r.Measure("capture", bars.Head{
+			Title: "The bars of capture", Command: "make bars-capture", Note: "guest's load, filter, source, link and target share it",
+		}, o.Keep, b.measures())
+	})
+}
+
+// bench is one run of the bars.
+type bench struct {
+	*bars.Run
+	size   int64 // of each disk, bytes
+	length time.Duration
+	faults time.Duration
+	data   []byte       // what guests write
+	seed   uint64       // of the last load
+	open   func() error // begin, once: the first measure that wants the sides has them opened
+	sides
+}
+
+// measures are in the order in which they run.
+func (b *bench) measures() []bars.Measure {
+	return []bars.Measure{
+		{Rows: []string{"vhost-4k", "vhost-4k-off", "filter-cpu"}, Do: b.small},
+		{Rows: []string{"added-p50", "added-p99"}, Do: b.single},
+		{Rows: []string{"vhost-1m", "vhost-1m-off"}, Do: b.large},
+		{Rows: []string{"nbd-4k"}, Do: func() error { return b.nbd("nbd-4k", 32) }},
+		{Rows: []string{"nbd-1"}, Do: func() error { return b.nbd("nbd-1", 1) }},
+		{Rows: []string{"vra-killed"}, Do: b.killed},
+		{Rows: []string{"p99-link", "p99-dead", "p99-stopped", "fault-errors"}, Do: b.faulty},
+	}
+}

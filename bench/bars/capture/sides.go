@@ -1,0 +1,248 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/bench/bars"
+	"github.com/holdfast-dr/holdfast/bench/drive"
+	"github.com/holdfast-dr/holdfast/control/config"
+	"github.com/holdfast-dr/holdfast/datapath/front/nbd"
+	"github.com/holdfast-dr/holdfast/datapath/front/vhostuser/guest"
+)
+
+// sides are what serves a guest's disk, and what they stand on.
+type sides struct {
+	binaries string // folder
+	lab      *drive.Lab
+	parts    map[string]int // processes of the lab, by name
+	run      string         // folder of the sockets and shared memory of what is no lab's
+	// A lab's filter, one that no VRA attaches to, and the peers.
+	on, off, qemu, nbdkit *server
+	stop                  []func() error
+}
+
+// server is a process that serves a disk to guests.
+type server struct {
+	vhost string // socket
+	nbd   string // URI
+	pid   int
+	all   []int // pid, and the processes that work with it
+}
+
+// begin starts the lab and the filter that no VRA attaches to.
+func (b *bench) begin() (err error) {
+	if b.binaries, err = b.Fresh("bin"); err != nil {
+		return err
+	}
+	if err := drive.Build(b.Context, ".", b.binaries, ""); err != nil {
+		return err
+	}
+	if b.run, err = os.MkdirTemp("/dev/shm", "holdfast-bars-"); err != nil {
+		return err
+	}
+	b.stop = append(b.stop, func() error { return os.RemoveAll(b.run) })
+	if b.lab, err = drive.Up(b.Context, b.binaries, filepath.Join(b.Dir, "lab"), nil, "--size", fmt.Sprint(b.size), "--overcommit"); err != nil {
+		return err
+	}
+	b.stop = append(b.stop, b.lab.Down)
+	v := b.lab.Volumes[0]
+	b.on = &server{vhost: v.VhostUser, nbd: v.NBD}
+	if b.on.pid, err = b.lab.PID(b.Context, "vra-filter"); err != nil {
+		return err
+	}
+	if b.off, err = b.lonely(); err != nil {
+		return err
+	}
+	for _, s := range []*server{b.on, b.off} {
+		if err := b.fill(s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bench) close() {
+	for i := len(b.stop) - 1; i >= 0; i-- {
+		if err := b.stop[i](); err != nil {
+			fmt.Println("bars:", err)
+		}
+	}
+}
+
+// disk makes a file of the size of all disks, written whole.
+func (b *bench) disk(name string) (string, error) {
+	name = filepath.Join(b.Dir, name)
+	f, err := os.Create(name)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	for at := int64(0); at < b.size; at += int64(len(b.data)) {
+		if _, err := f.Write(b.data[:min(int64(len(b.data)), b.size-at)]); err != nil {
+			return "", err
+		}
+	}
+	return name, f.Sync()
+}
+
+// lonely starts a filter without a VRA.
+func (b *bench) lonely() (*server, error) {
+	disk, err := b.disk("off.raw")
+	if err != nil {
+		return nil, err
+	}
+	s := &server{vhost: filepath.Join(b.run, "vhost")}
+	c := config.Filter{
+		RunDir: b.run, PoolSocket: filepath.Join(b.run, "pool"), Group: config.FilterGroup{Name: "off", ID: 1},
+		Volumes: []config.FilterVolume{{Name: "vol1", ID: 1, Path: disk, VhostUser: s.vhost}},
+	}
+	text, err := config.Marshal(&c)
+	if err != nil {
+		return nil, err
+	}
+	file := filepath.Join(b.run, "filter.yaml")
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		return nil, err
+	}
+	cmd := exec.CommandContext(b.Context, filepath.Join(b.binaries, "vra-filter"), "--config", file)
+	return s, b.start(cmd, s)
+}
+
+// start starts what serves on the sockets of s, and returns once it does.
+func (b *bench) start(cmd *exec.Cmd, s *server) error {
+	log, err := os.Create(filepath.Join(b.run, filepath.Base(cmd.Path)+".log"))
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	s.pid = cmd.Process.Pid
+	s.all = []int{s.pid}
+	b.stop = append(b.stop, func() error {
+		err := cmd.Process.Signal(syscall.SIGTERM)
+		cmd.Wait() // how it ends is its own affair
+		return err
+	})
+	socket := s.vhost
+	if socket == "" {
+		u, err := nbd.ParseURI(s.nbd)
+		if err != nil {
+			return err
+		}
+		socket = u.Address
+	}
+	for range 500 {
+		if _, err := os.Stat(socket); err == nil {
+			return nil
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	said, _ := os.ReadFile(log.Name())
+	return fmt.Errorf("%s does not serve in 5 s: %s", cmd.Path, said)
+}
+
+// openPeer starts qemu-storage-daemon on a raw file of its own.
+func (b *bench) openPeer() error {
+	disk, err := b.disk("qemu.raw")
+	if err != nil {
+		return err
+	}
+	b.qemu = &server{vhost: filepath.Join(b.run, "qemu")}
+	return b.start(exec.CommandContext(b.Context, "qemu-storage-daemon",
+		"--blockdev", "driver=file,node-name=file,filename="+disk+",cache.direct=on,aio=native",
+		"--blockdev", "driver=raw,node-name=raw,file=file",
+		"--export", "type=vhost-user-blk,id=disk,node-name=raw,writable=on,addr.type=unix,addr.path="+b.qemu.vhost), b.qemu)
+}
+
+// fill writes the whole disk, so that no measurement allocates.
+func (b *bench) fill(s *server) error {
+	g, err := guest.New(guest.Options{Slots: 4, SlotBytes: 1 << 20})
+	if err != nil {
+		return err
+	}
+	defer g.Close()
+	if err := g.Connect(s.vhost); err != nil {
+		return err
+	}
+	for at := int64(0); at < b.size; at += 1 << 20 {
+		from := at % int64(len(b.data))
+		if err := g.Write(0, b.data[from:][:min(1<<20, b.size-at)], at); err != nil {
+			return err
+		}
+	}
+	return g.Flush(0)
+}
+
+// link is the part of a lab that carries what goes from site to site.
+const link = "link"
+
+// settled waits until the lab has sent everything, and rests.
+func (b *bench) settled() error {
+	const looks, rest = 240, 250 * time.Millisecond
+	for range looks {
+		s, err := b.lab.Status(b.Context)
+		if err == nil && s.State == "protected" && s.BytesBehind != nil && *s.BytesBehind == 0 {
+			m, err := b.lab.Machinery(b.Context)
+			if err != nil {
+				return err
+			}
+			b.parts = map[string]int{link: m.Supervisor}
+			for _, p := range m.Processes {
+				b.parts[p.Name] = p.PID
+			}
+			b.on.all = slices.Collect(maps.Values(b.parts))
+			began := b.on.cpu()
+			time.Sleep(rest)
+			if used(began, b.on.cpu()) < 0.1*rest.Seconds() {
+				return nil
+			}
+		}
+		select {
+		case <-b.Context.Done():
+			return b.Context.Err()
+		case <-time.After(rest):
+		}
+	}
+	s, err := b.lab.Status(b.Context)
+	return fmt.Errorf("the lab is not done in %v: %+v, %v", looks*rest, s, err)
+}
+
+// cpu is what the side's processes have used so far, in seconds; those that have ended are left out.
+func (s *server) cpu() map[int]float64 {
+	all := map[int]float64{}
+	for _, pid := range s.all {
+		if cpu, err := bars.CPUOfProcess(pid); err == nil {
+			all[pid] = cpu
+		}
+	}
+	return all
+}
+
+// used is what those that lived all the time have used in between.
+func used(before, after map[int]float64) (sum float64) {
+	for pid, cpu := range after {
+		if had, ok := before[pid]; ok {
+			sum += cpu - had
+		}
+	}
+	return sum
+}
+
+// during runs f, and returns what the server used meanwhile, in CPU seconds, and how many cores others
+// than the side did. F says what processes of its own used that have ended.
+func during(s *server, f func() (cpu float64, err error)) (server, foreign float64, err error) {
+	before, began := s.cpu(), bars.Look()
+	own, err := f()
+	after := s.cpu()
+	return after[s.pid] - before[s.pid], began.Foreign(own + used(before, after)), err
+}
