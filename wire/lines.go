@@ -38,6 +38,7 @@ type line struct {
 	started bool
 	gone    bool
 	leaving bool // gets no more records
+	unsent  int  // bytes that may wait in the kernel unsent while there is no cap
 
 	told told // of the control connection's reader, at a source
 }
@@ -47,7 +48,8 @@ type told struct {
 	stall       stall
 	hole        hole
 	taken, held uint64
-	missed      int // reports in a row in which it does not stand
+	at          time.Time // of its last report
+	missed      int       // reports in a row in which it does not stand
 }
 
 // lines are the data connections of a session.
@@ -73,7 +75,7 @@ func (s *Session) setData(l *link) {
 }
 
 func newLine(l *link, number uint32) *line {
-	return &line{link: l, number: number, turn: make(chan struct{}, 1), quit: make(chan struct{}), pieces: make(chan piece, 4)}
+	return &line{link: l, number: number, turn: make(chan struct{}, 1), quit: make(chan struct{}), pieces: make(chan piece, 4), unsent: unsentBytes}
 }
 
 // Connections is how many data connections there are.

@@ -2,7 +2,9 @@ package wire
 
 import (
 	"net"
+	"time"
 
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/wire/shape"
 )
 
@@ -69,12 +71,49 @@ const (
 	pacingOver = 1.02 * shape.CatchUp
 	// pacedUnsent is how much of the cap's time may wait in the kernel unsent.
 	pacedUnsent = 0.1
+	// unsentBytes is how much may wait there without a cap. More would only be lag that nobody
+	// sees, and bytes that a cut throws away.
+	unsentBytes = 512 << 10
+	// On a fast connection it is what goes in unsentTime, up to mostUnsent: less runs dry while
+	// its writer waits for a processor.
+	unsentTime = 5 * time.Millisecond
+	mostUnsent = 4 << 20
 )
+
+// unsentAt is how much may wait unsent on a connection without a cap that carried so many
+// bytes in a time. It goes by powers of two, so that it seldom changes.
+func unsentAt(bytes uint64, in time.Duration) int {
+	want := float64(bytes) * float64(unsentTime) / float64(in)
+	unsent := unsentBytes
+	for unsent < mostUnsent && float64(2*unsent) <= want {
+		unsent *= 2
+	}
+	return unsent
+}
+
+// carried has the kernel keep as much unsent as a connection's rate calls for: so many bytes
+// arrived between two reports. Reports that came close to each other had waited for something,
+// and say nothing of the rate.
+func (s *Session) carried(l *line, bytes uint64, in time.Duration) {
+	if in < heartbeatEvery/2 && !invariant.Planted("wire/rate-of-a-moment") {
+		return
+	}
+	unsent := unsentAt(bytes, in)
+	s.lines.Lock()
+	defer s.lines.Unlock()
+	if unsent == l.unsent {
+		return
+	}
+	l.unsent = unsent
+	if s.lines.cap == 0 {
+		pace(l.socket.Conn, 0, unsent)
+	}
+}
 
 // boundTo has the kernel keep the connection below its part of the cap, one of so many; 0 is no cap.
 func (l *line) boundTo(cap shape.Rate, parts int) {
 	if cap == 0 {
-		pace(l.socket.Conn, 0, unsentBytes)
+		pace(l.socket.Conn, 0, l.unsent)
 		return
 	}
 	_, f := l.spent()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/holdfast-dr/holdfast/wire/faultlink"
 	"github.com/holdfast-dr/holdfast/wire/shape"
@@ -94,4 +95,37 @@ func TestSpentCountsAsTheInterfaceDoes(t *testing.T) {
 		t.Errorf("%d bytes of TLS are %d on the interface", wrote, spent)
 	}
 	s.Bound(0)
+}
+
+// What the target reports is what a connection's share of the kernel's memory goes by.
+func TestReportsTellTheRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, &faultlink.Net{}, nil)
+		defer w.stop()
+		source := newHandler(t)
+		stop := w.connect(source, nil)
+		defer stop()
+		s, there := <-source.opened, <-w.target.opened
+		from, to := s.all()[0], there.all()[0]
+		unsent := func() int {
+			s.lines.Lock()
+			defer s.lines.Unlock()
+			return from.unsent
+		}
+		for _, c := range []struct{ bytes, want int }{{0, unsentBytes}, {1 << 30, mostUnsent}, {10 << 20, unsentBytes}} {
+			time.Sleep(2 * heartbeatEvery)
+			synctest.Wait()
+			for range 2 {
+				s.sent.Add(uint64(c.bytes))
+				from.sent.Add(uint64(c.bytes))
+				to.taken.Add(uint64(c.bytes))
+				there.taken.Add(uint64(c.bytes))
+				time.Sleep(heartbeatEvery)
+				synctest.Wait()
+			}
+			if got := unsent(); got != c.want {
+				t.Errorf("%d bytes a second: %d may wait unsent", c.bytes, got)
+			}
+		}
+	})
 }

@@ -14,10 +14,6 @@ const (
 	soMaxPacingRate = 47 // of asm/socket.h
 )
 
-// unsentBytes is how much may wait in the kernel unsent. More would only be lag
-// that nobody sees, and bytes that a cut throws away.
-const unsentBytes = 512 << 10
-
 // tune sets what a long-lived connection needs. The control connection is given
 // up by the kernel too when nothing is acknowledged for twice deadAfter. The data
 // connection is not: that option would also end it while the target is merely slow

@@ -14,7 +14,5 @@ func tune(c net.Conn, control bool) {
 	}
 }
 
-const unsentBytes = 512 << 10
-
 // pace bounds what the kernel sends, where we know how to.
 func pace(net.Conn, uint64, int) {}

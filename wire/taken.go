@@ -91,11 +91,16 @@ func (s *Session) heardTaken(t taken) error {
 		if r.taken > sent || r.taken < l.told.taken || r.held < l.told.held {
 			return protocolError("the peer took %d bytes of %d", r.taken, sent)
 		}
+		now := time.Now()
+		if !l.told.at.IsZero() {
+			s.carried(l, r.taken-l.told.taken, now.Sub(l.told.at))
+		}
+		l.told.at = now
 		s.arrived.Add(r.taken - l.told.taken)
 		s.heldUpThere.Add(int64(r.held - l.told.held))
 		l.told.taken, l.told.held = r.taken, r.held
 		l.arrived.Store(r.taken)
-		if l.told.stall.beat(time.Now(), sent, r.taken, r.busy) && !invariant.Planted("wire/no-stall") {
+		if l.told.stall.beat(now, sent, r.taken, r.busy) && !invariant.Planted("wire/no-stall") {
 			s.heardLost(l, ErrStalled)
 			continue
 		}
