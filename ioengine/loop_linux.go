@@ -23,7 +23,8 @@ import (
 type Loop struct {
 	fd int
 	ringMemory
-	vectors []byte // LoopParts for each operation, where the kernel may look at any time
+	vectors []loopVector // LoopParts for each operation, in memory where the kernel may look at any time
+	vecmap  []byte       // that memory
 
 	ops    []loopOp
 	free   []uint32
@@ -40,6 +41,14 @@ type loopOp struct {
 	done func(n int, err error)
 	want int
 	code uint8
+}
+
+// loopVector is a part as the kernel wants it. The address is a number: these stand outside of Go's memory,
+// and a pointer there, of a part that is long gone, would be taken for one of Go's own when
+// the next is written over it while garbage is collected.
+type loopVector struct {
+	at uintptr
+	n  uint64
 }
 
 // LoopParts is how many parts one operation takes.
@@ -105,9 +114,11 @@ func newLoop(entries int) (_ *Loop, err error) {
 	if err := l.ringMemory.open(l.fd, &p); err != nil {
 		return nil, err
 	}
-	if l.vectors, err = unix.Mmap(-1, 0, entries*LoopParts*16, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS); err != nil {
+	const each = int(unsafe.Sizeof(loopVector{}))
+	if l.vecmap, err = unix.Mmap(-1, 0, entries*LoopParts*each, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS); err != nil {
 		return nil, fmt.Errorf("io_uring: map: %w", err)
 	}
+	l.vectors = unsafe.Slice((*loopVector)(unsafe.Pointer(unsafe.SliceData(l.vecmap))), entries*LoopParts)
 	l.ops = make([]loopOp, entries)
 	for i := range l.ops {
 		l.free = append(l.free, uint32(len(l.ops)-1-i))
@@ -120,8 +131,8 @@ func newLoop(entries int) (_ *Loop, err error) {
 
 func (l *Loop) unmap() {
 	l.ringMemory.unmap()
-	if l.vectors != nil {
-		_ = unix.Munmap(l.vectors)
+	if l.vecmap != nil {
+		_ = unix.Munmap(l.vecmap)
 	}
 	_ = unix.Close(l.fd)
 	if l.wake >= 0 {
@@ -184,9 +195,9 @@ func (l *Loop) start(code uint8, f File, parts [][]byte, off int64, done func(in
 	}
 	i := l.free[len(l.free)-1]
 	l.free = l.free[:len(l.free)-1]
-	vectors := unsafe.Slice((*unix.Iovec)(unsafe.Pointer(&l.vectors[int(i)*LoopParts*16])), LoopParts)
+	vectors := l.vectors[int(i)*LoopParts:][:LoopParts]
 	for k, p := range parts {
-		vectors[k] = unix.Iovec{Base: unsafe.SliceData(p), Len: uint64(len(p))}
+		vectors[k] = loopVector{uintptr(unsafe.Pointer(unsafe.SliceData(p))), uint64(len(p))}
 	}
 	l.ops[i] = loopOp{file, done, Bytes(parts), code}
 	l.flying++

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"path/filepath"
+	"runtime"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -76,6 +77,38 @@ func TestLoopWritesAndReads(t *testing.T) {
 	if ends != entries || !bytes.Equal(got, p) {
 		t.Errorf("%d ends; read back: %t", ends, bytes.Equal(got, p))
 	}
+}
+
+// TestLoopForgetsItsParts: what was written from memory that is gone is of no account to the collector of
+// garbage when other parts take its place.
+func TestLoopForgetsItsParts(t *testing.T) {
+	l, f := newLoopFile(t, 1)
+	defer l.Close()
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				runtime.GC()
+			}
+		}
+	}()
+	const parts, rounds = 16, 300
+	for range rounds {
+		var list [][]byte
+		for range parts {
+			list = append(list, buf.Aligned(32<<10))
+		}
+		if !l.Write(f, list, 0, func(int, error) {}) {
+			t.Fatal("no room")
+		}
+		drain(t, l)
+	}
+	close(stop)
+	<-stopped
 }
 
 func TestLoopErrors(t *testing.T) {

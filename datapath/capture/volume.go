@@ -80,11 +80,28 @@ type guestWrite struct {
 
 var guestWrites = sync.Pool{New: func() any { return new(guestWrite) }}
 
-// privateBytes is the longest payload that a pooled buffer holds; a longer one that
-// finds no slots takes its memory from the heap.
-const privateBytes = 128 << 10
+// privateBytes and longPrivateBytes are what pooled buffers hold of payload that finds no slots; what is
+// longer takes its memory from the heap.
+const (
+	privateBytes     = 128 << 10
+	longPrivateBytes = 1 << 20
+)
 
-var privates = sync.Pool{New: func() any { b := buf.Aligned(privateBytes); return &b }}
+var (
+	privates     = sync.Pool{New: func() any { b := buf.Aligned(privateBytes); return &b }}
+	longPrivates = sync.Pool{New: func() any { b := buf.Aligned(longPrivateBytes); return &b }}
+)
+
+// privatesFor is where payload of n bytes finds a buffer; nil for none.
+func privatesFor(n int) *sync.Pool {
+	switch {
+	case n <= privateBytes:
+		return &privates
+	case n <= longPrivateBytes:
+		return &longPrivates
+	}
+	return nil
+}
 
 func (v *volume) begin(off, n int64, kind Kind) *guestWrite {
 	w := guestWrites.Get().(*guestWrite)
@@ -103,7 +120,7 @@ func (v *volume) begin(off, n int64, kind Kind) *guestWrite {
 func (w *guestWrite) recycle() {
 	w.v.pool.release(w.slots)
 	if w.private != nil {
-		privates.Put(w.private)
+		privatesFor(len(*w.private)).Put(w.private)
 	}
 	clear(w.runs)
 	*w = guestWrite{slots: w.slots[:0], runs: w.runs[:0]}
@@ -118,13 +135,12 @@ func (v *volume) BeginWrite(off int64, n int) (front.Write, error) {
 		return nil, fmt.Errorf("write of %d bytes, want 1 to %d", n, front.MaxWrite)
 	}
 	w := v.begin(off, int64(n), Data)
-	switch {
-	case len(w.slots) > 0:
+	if len(w.slots) > 0 {
 		w.runs = v.pool.runs(w.runs, w.slots, n)
-	case n <= privateBytes:
-		w.private = privates.Get().(*[]byte)
+	} else if from := privatesFor(n); from != nil {
+		w.private = from.Get().(*[]byte)
 		w.runs = append(w.runs, (*w.private)[:n])
-	default:
+	} else {
 		w.runs = append(w.runs, buf.Aligned(n))
 	}
 	return w, nil
