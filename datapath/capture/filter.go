@@ -193,6 +193,7 @@ func (f *Filter) Run(ctx context.Context) error {
 func (f *Filter) turn() {
 	for _, v := range f.volumes {
 		v.turn(record.Ticket(f.page.durable.Load()))
+		v.look()
 	}
 }
 

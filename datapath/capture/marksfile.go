@@ -30,6 +30,7 @@ const (
 	marksAtBytes   = 48
 	marksAtClean   = 64 // 1: closed in order; 2: open
 	marksAtMtime   = 72 // of the disk at a clean close, ns; 0 when it has none
+	marksAtPast    = 80 // a Past
 
 	marksAtTable  = 4096 // generation headers
 	genHeader     = 64
@@ -158,6 +159,9 @@ func checkMarks(head []byte, size int64, id marksIdentity) error {
 	if c := le.Uint64(head[marksAtClean:]); c != marksClean && c != marksOpen {
 		return fmt.Errorf("marks neither clean nor open: %w", ErrCorrupt)
 	}
+	if p := le.Uint64(head[marksAtPast:]); p > uint64(PastSeen) {
+		return fmt.Errorf("marks with %d for who writes past the filter: %w", p, ErrCorrupt)
+	}
 	return nil
 }
 
@@ -233,6 +237,7 @@ func asWords(mem []byte) []uint64 {
 
 func (m *marksFile) clean() *atomic.Uint64 { return word(m.mem, marksAtClean) }
 func (m *marksFile) mtime() *atomic.Uint64 { return word(m.mem, marksAtMtime) }
+func (m *marksFile) past() *atomic.Uint64  { return word(m.mem, marksAtPast) }
 
 func (m *marksFile) close() {
 	unmapAll(m.mem)

@@ -12,7 +12,7 @@ import (
 // openVolume opens the disk and its marks. After anything but a clean close, all that
 // was marked is dirty.
 func openVolume(cfg FilterConfig, fv FilterVolume, boot bootID, page *orderPage) (_ *volume, err error) {
-	v := &volume{id: fv.ID, name: fv.Name, path: fv.Path, page: page}
+	v := &volume{id: fv.ID, name: fv.Name, path: fv.Path, page: page, log: cfg.Log.With("volume", fv.Name)}
 	if v.disk, err = openDisk(cfg.FS, fv.Path); err != nil {
 		return nil, err
 	}
@@ -29,7 +29,7 @@ func openVolume(cfg FilterConfig, fv FilterVolume, boot bootID, page *orderPage)
 	if err != nil {
 		return nil, err
 	}
-	log := cfg.Log.With("volume", fv.Name)
+	log := v.log
 	clean := file.clean().Load() == marksClean
 	file.clean().Store(marksOpen)
 	marks, moved := recoverMarks(file, whole && clean, page.last)
@@ -45,6 +45,11 @@ func openVolume(cfg FilterConfig, fv FilterVolume, boot bootID, page *orderPage)
 		log.Info("the last filter did not close cleanly: what it had marked is dirty", "blocks", marks.dirty)
 		page.lost.Add(1)
 	}
+	v.watched = watch(v.disk.file, fv.Path)
+	if v.past() != PastNone {
+		v.mark(0, v.disk.size) // whatever the file says: it was written to since
+	}
+	v.look()
 	return v, nil
 }
 
@@ -91,6 +96,9 @@ func (v *volume) closeFiles() {
 	}
 	if v.owned != nil {
 		v.owned.Close()
+	}
+	if v.watched != nil {
+		v.watched.Close()
 	}
 	if v.disk != nil {
 		v.disk.file.Close()

@@ -27,6 +27,14 @@ const (
 	askExtents             // volume, from off, at most max
 	askSyncRead            // volume, off, n
 	askMark                // volume, off, n: dirty
+	askPast                // alone on its connection, without a hello: volume, max one of those below
+)
+
+// What askPast wants.
+const (
+	pastTell   = iota // only to know
+	pastDetach        // from now on somebody may write past the filter
+	pastAttach        // from now on nobody does
 )
 
 // request is what the VRA asks.
@@ -74,7 +82,7 @@ func parseRequest(p []byte) (request, error) {
 		off:    int64(le.Uint64(p[40:])),
 		n:      int64(le.Uint64(p[48:])),
 	}
-	if r.ask < askHello || r.ask > askMark || r.off < 0 || r.n < 0 || r.off+r.n < r.off || r.max > maxExtents {
+	if r.ask < askHello || r.ask > askPast || r.off < 0 || r.n < 0 || r.off+r.n < r.off || r.max > maxExtents {
 		return request{}, fmt.Errorf("request %+v: %w", r, ErrCorrupt)
 	}
 	return r, nil
@@ -169,6 +177,18 @@ func parseWelcome(p []byte) (welcome, error) {
 		w.volumes = append(w.volumes, v)
 	}
 	return w, nil
+}
+
+// pastBody answers askPast.
+func pastBody(p Past, path string) []byte {
+	return append(binary.LittleEndian.AppendUint64(nil, uint64(p)), path...)
+}
+
+func parsePast(p []byte) (VolumePast, error) {
+	if len(p) < 8 || binary.LittleEndian.Uint64(p) > uint64(PastSeen) {
+		return VolumePast{}, fmt.Errorf("%d bytes of who writes past the filter: %w", len(p), ErrCorrupt)
+	}
+	return VolumePast{Past: Past(binary.LittleEndian.Uint64(p)), Path: string(p[8:])}, nil
 }
 
 // appendPair appends to the body of the other answers: extents, or a volume and its dirty blocks.

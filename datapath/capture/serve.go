@@ -61,7 +61,7 @@ func (f *Filter) accept(ctx context.Context, l *net.UnixListener, wg *sync.WaitG
 	}
 }
 
-// serve answers one VRA: hello first, then what it asks.
+// serve answers one VRA: hello first, then what it asks. Or it answers askPast, and that is all.
 func (f *Filter) serve(ctx context.Context, conn *net.UnixConn) error {
 	run, end := context.WithCancel(ctx)
 	defer end()
@@ -75,6 +75,9 @@ func (f *Filter) serve(ctx context.Context, conn *net.UnixConn) error {
 		return err
 	}
 	c := &tapConn{f: f, conn: conn, limit: make(chan struct{}, syncReads)}
+	if q.ask == askPast {
+		return c.send(f.answerPast(q), nil)
+	}
 	if q.group != f.cfg.Group || q.page != f.page.id {
 		unix.Close(wakeFD)
 		return c.send(reply{id: q.id, fail: fmt.Sprintf("this filter is of group %s and page %x", f.cfg.Group, f.page.id)}, nil)
@@ -91,7 +94,7 @@ func (f *Filter) serve(ctx context.Context, conn *net.UnixConn) error {
 	return c.run(run, q.id)
 }
 
-// readHello reads the first message and the eventfd that came with it.
+// readHello reads the first message and the eventfd that came with it; none with askPast.
 func readHello(conn *net.UnixConn) (q request, wakeFD int, err error) {
 	p, fds, err := readMessage(conn, requestBytes, 1)
 	if err != nil {
@@ -106,6 +109,9 @@ func readHello(conn *net.UnixConn) (q request, wakeFD int, err error) {
 	}()
 	if q, err = parseRequest(p); err != nil {
 		return q, -1, err
+	}
+	if q.ask == askPast && len(fds) == 0 {
+		return q, -1, nil
 	}
 	if q.ask != askHello || len(fds) != 1 {
 		return q, -1, fmt.Errorf("no hello: %w", ErrCorrupt)

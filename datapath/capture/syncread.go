@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
@@ -133,6 +134,11 @@ func (v *volume) readPiece(p syncPiece, slots []uint32) (leftOut []<-chan struct
 	s := &syncFlight{span: span{e.Off, e.Off + e.Len}}
 
 	v.mu.Lock()
+	if past := v.past(); past != PastNone && !invariant.Planted("capture/sync-past") {
+		v.mu.Unlock()
+		v.pool.release(slots)
+		return nil, fmt.Errorf("%w: %s", errPast, past)
+	}
 	if !v.mu.marks.allDirty(p.from, p.to) { // another read took them
 		v.mu.Unlock()
 		v.pool.release(slots)

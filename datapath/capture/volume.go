@@ -3,7 +3,9 @@ package capture
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -22,11 +24,14 @@ type volume struct {
 	path  string
 	disk  *disk
 	owned interface{ Close() error } // the lock on the disk
-	pool  *pool
-	ring  *ring
-	page  *orderPage
-	clock monoClock
-	wake  func() // wakes the VRA if it sleeps
+	log   *slog.Logger
+
+	watched *os.File // the disk, to ask who else writes to it; nil where that cannot be asked
+	pool    *pool
+	ring    *ring
+	page    *orderPage
+	clock   monoClock
+	wake    func() // wakes the VRA if it sleeps
 
 	// mu is held for no longer than a walk over a few bits; never over I/O, never
 	// while waiting for anyone.

@@ -1,0 +1,222 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-dr/holdfast/ioengine"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+	"github.com/holdfast-dr/holdfast/wire/record"
+)
+
+// Past says who may write to a volume's disk past the filter. While somebody may, all of the
+// volume is dirty and no sync read takes any of it: no resync can close, so no checkpoint is
+// listed. Once nobody does, all of it is made dirty again, and read.
+//
+// It stands in the marks file, so that it outlives the filter. Whoever kills the filter at any
+// moment leaves it said: it is noted before the volume is made dirty, and taken back after that.
+type Past uint64
+
+// What it can be.
+const (
+	PastNone Past = iota // every write comes through the filter
+	PastTold             // detached: whoever did that says when it is over
+	PastSeen             // another process has the disk open for writing; over when it no longer does
+)
+
+func (p Past) String() string {
+	switch p {
+	case PastNone:
+		return "all writes come through the filter"
+	case PastTold:
+		return "the guest is detached: holdfast attach"
+	case PastSeen:
+		return "another process has the disk open for writing: a running guest is brought over by holdfast attach"
+	}
+	return fmt.Sprintf("unknown (%d)", uint64(p))
+}
+
+// errPast is why a sync read takes nothing.
+var errPast = errors.New("its disk is written to past the filter")
+
+// past is who may write past the filter now. The lock is needed only by who relies on it staying so.
+func (v *volume) past() Past { return Past(v.mu.marks.file.past().Load()) }
+
+// setPast changes it from one to the other, unless it is something else by now. Whichever
+// way it goes, all of the volume is dirty then.
+func (v *volume) setPast(from, to Past) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.past() != from {
+		return false
+	}
+	if to != PastNone {
+		v.mu.marks.file.past().Store(uint64(to))
+	}
+	if !invariant.Planted("capture/past-unmarked") {
+		v.dropLocked(0, v.disk.size)
+	}
+	v.mu.marks.file.past().Store(uint64(to))
+	return true
+}
+
+// detach notes that somebody may write past the filter.
+func (v *volume) detach() {
+	for p := v.past(); p != PastTold; p = v.past() {
+		v.setPast(p, PastTold)
+	}
+}
+
+// attach notes that nobody does any more, unless somebody is seen.
+func (v *volume) attach() error {
+	if v.written() {
+		return errors.New("another process still has the disk open for writing")
+	}
+	for p := v.past(); p != PastNone; p = v.past() {
+		v.setPast(p, PastNone)
+	}
+	return nil
+}
+
+// look sees whether another process has the disk open for writing, and notes it.
+func (v *volume) look() {
+	switch seen := v.written(); {
+	case seen && v.setPast(PastNone, PastSeen):
+		v.log.Warn("another process has opened the disk for writing: no checkpoints until it closes it, or its guest is attached")
+	case !seen && v.setPast(PastSeen, PastNone):
+		v.log.Info("no other process has the disk open for writing any more: everything is dirty")
+	}
+}
+
+// watch opens the disk to ask who else writes to it.
+func watch(file ioengine.File, path string) *os.File {
+	if _, real := file.(ioengine.Holder); !real {
+		return nil
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil // it can be asked no more than that
+	}
+	return f
+}
+
+// qemuWrites is the byte of an image on which QEMU holds a lock while it may write to it, through
+// whatever program of its (fcntl OFD locks; not with locking=off).
+const qemuWrites = 101
+
+// written says whether another opening of the disk holds that lock.
+func (v *volume) written() bool {
+	if v.watched == nil {
+		return false
+	}
+	l := unix.Flock_t{Type: unix.F_WRLCK, Start: qemuWrites, Len: 1}
+	for {
+		switch err := unix.FcntlFlock(v.watched.Fd(), unix.F_OFD_GETLK, &l); err {
+		case nil:
+			return l.Type != unix.F_UNLCK
+		case unix.EINTR:
+		default:
+			return false // a file system without such locks
+		}
+	}
+}
+
+// answerPast answers one question of who is no VRA.
+func (f *Filter) answerPast(q request) reply {
+	r := reply{id: q.id}
+	v := f.volume(q.volume)
+	switch {
+	case q.group != f.cfg.Group:
+		r.fail = fmt.Sprintf("this filter is of group %s", f.cfg.Group)
+		return r
+	case v == nil:
+		r.fail = noVolume(q.volume)
+		return r
+	}
+	switch q.max {
+	case pastTell:
+		v.look()
+	case pastDetach:
+		v.detach()
+		f.cfg.Log.Info("detached: writes past the filter are expected", "volume", v.name)
+	case pastAttach:
+		if err := v.attach(); err != nil {
+			r.fail = err.Error()
+			return r
+		}
+		f.cfg.Log.Info("attached: all writes come through the filter", "volume", v.name)
+	default:
+		r.fail = fmt.Sprintf("unknown wish %d", q.max)
+		return r
+	}
+	r.body = pastBody(v.past(), v.path)
+	return r
+}
+
+// VolumePast is what a filter says of one of its volumes.
+type VolumePast struct {
+	Past Past
+	Path string // of the disk, as the filter opened it
+}
+
+// Filtered names a volume of a running filter.
+type Filtered struct {
+	PoolSocket string
+	Group      record.GroupID
+	Volume     record.VolumeID
+}
+
+// Past asks the filter who may write past it.
+func (f Filtered) Past(ctx context.Context) (VolumePast, error) { return f.ask(ctx, pastTell) }
+
+// Detach says that from now on somebody may. When it returns without an error, no checkpoint
+// that is cut later is listed until Attach.
+func (f Filtered) Detach(ctx context.Context) error {
+	_, err := f.ask(ctx, pastDetach)
+	return err
+}
+
+// Attach says that nobody does any more. The volume is then synced whole. The filter refuses
+// while it sees somebody.
+func (f Filtered) Attach(ctx context.Context) error {
+	_, err := f.ask(ctx, pastAttach)
+	return err
+}
+
+// pastWait bounds one question.
+const pastWait = 5 * time.Second
+
+func (f Filtered) ask(ctx context.Context, wish uint32) (VolumePast, error) {
+	ctx, cancel := context.WithTimeout(ctx, pastWait)
+	defer cancel()
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "unixpacket", f.PoolSocket)
+	if err != nil {
+		return VolumePast{}, err
+	}
+	defer c.Close()
+	defer context.AfterFunc(ctx, func() { c.Close() })()
+	q := request{ask: askPast, id: 1, group: f.Group, volume: f.Volume, max: wish}
+	if _, err := c.Write(q.bytes()); err != nil {
+		return VolumePast{}, err
+	}
+	p, fds, err := readMessage(c.(*net.UnixConn), maxReply, 0)
+	closeFDs(fds)
+	if err != nil {
+		return VolumePast{}, fmt.Errorf("the filter at %s: %w", f.PoolSocket, err)
+	}
+	r, err := parseReply(p)
+	if err == nil && r.fail != "" {
+		err = errors.New(r.fail)
+	}
+	if err != nil {
+		return VolumePast{}, fmt.Errorf("the filter at %s: %w", f.PoolSocket, err)
+	}
+	return parsePast(r.body)
+}
