@@ -86,7 +86,7 @@ func (m *manifest) writeSites(dir string, o *Options) error {
 	}
 	source, target, filter := m.configs(dir, o)
 	context := &config.Context{
-		Group: m.Group, Lab: dir, Ports: m.Ports,
+		Group: m.Group, Lab: dir, Ports: m.Ports, Filters: []string{filepath.Join(dir, fileFilter)},
 		VRAs: []config.ContextVRA{
 			{Site: sourceSite, Role: "source", Socket: m.runPath(sourceSocket)},
 			{Site: targetSite, Role: "target", Socket: m.runPath(targetSocket)},

@@ -8,6 +8,8 @@ type Context struct {
 	Group string `yaml:"group"`
 	// VRAs are the data planes of both sites.
 	VRAs []ContextVRA `yaml:"vras"`
+	// Filters are the files of the vra-filters of this host.
+	Filters []string `yaml:"filters,omitempty"`
 	// Lab is the folder of the lab this context belongs to; empty outside a lab.
 	Lab string `yaml:"lab,omitempty"`
 	// Ports are the TCP ports that the lab listens on, by their use.
@@ -46,6 +48,12 @@ func (c *Context) Validate() error {
 		}
 		unique(&m, roles, at+".role", v.Role, "")
 		m.socket(at+".socket", v.Socket)
+	}
+	files := map[string]string{}
+	for i, f := range c.Filters {
+		at := fmt.Sprintf("filters[%d]", i)
+		m.path(at, f)
+		unique(&m, files, at, f, "")
 	}
 	if c.Lab != "" {
 		m.path("lab", c.Lab)

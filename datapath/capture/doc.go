@@ -14,6 +14,8 @@
 //   - A write that no record will carry is in the dirty map, then counted in lost,
 //     then answered. While a dirty map holds a bit, lost differs from what the last
 //     closed resync covered.
+//   - While somebody may write to the disk past the filter (Past), all of it is dirty
+//     and no resync can close; afterwards all of it is read.
 //   - Nothing in the guest's path waits for the VRA. A dead or stopped VRA frees no
 //     slots: writes are dropped to the dirty map and the guest goes on.
 package capture
