@@ -3,7 +3,7 @@
 # make check   everything that proves the tree, in under 12 minutes
 # make bench   capacity runs, and BENCHMARKS.md from their results
 # make bars-journal  what the journal is held to, measured against its peers (an hour; 60 GB of disk)
-# make bars-wire  what the way of records is held to: rates and CPU against peers, and shaping over network namespaces (45 minutes, more while others disturb it; root; 5 GB of memory, 3 GB of disk)
+# make bars-wire  what the way of records is held to: rates and CPU against peers, and shaping over network namespaces (45 minutes, more while others disturb it; root; 10 GB of memory, 6 GB of disk)
 # make bars-capture  what the filter is held to, against qemu-storage-daemon and nbdkit, and under faults (a quarter of an hour; root; 20 GB of disk)
 # make guest   real guests whose host dies, over vhost-user and NBD (two minutes; check has the first)
 # make planted every planted bug must be found by the test named for it

@@ -18,6 +18,7 @@ import (
 	"github.com/holdfast-dr/holdfast/journal"
 	"github.com/holdfast-dr/holdfast/wire"
 	"github.com/holdfast-dr/holdfast/wire/record"
+	"github.com/holdfast-dr/holdfast/wire/reorder"
 )
 
 // targetPart is a target until its input ends: a session, deliver and the journal.
@@ -53,6 +54,7 @@ type carrier struct {
 
 	mu struct {
 		sync.Mutex
+		under  *reorder.Source
 		flying []*pack.Job
 		free   chan *pack.Job
 		seq    record.Seq    // durable
@@ -81,6 +83,7 @@ func (c *carrier) Message(s *wire.Session, m wire.Message) error {
 			c.mu.flying = c.mu.flying[1:]
 		}
 		c.mu.seq = m.Seq
+		c.mu.under.Acked(m.Seq)
 		close(c.mu.moved)
 		c.mu.moved = make(chan struct{})
 	}
@@ -89,8 +92,49 @@ func (c *carrier) Message(s *wire.Session, m wire.Message) error {
 func (c *carrier) Record(*wire.Session, *wire.Received) error {
 	return errors.New("a record at the source")
 }
-func (*carrier) Lost(*wire.Session, uint32)          {}
+func (c *carrier) Lost(*wire.Session, uint32)        { c.ended <- errors.New("a data connection is lost") }
 func (c *carrier) Closed(_ *wire.Session, err error) { c.ended <- err }
+
+// lent is a record that stays where it is until it is acknowledged.
+type lent []byte
+
+func (l lent) Bytes() []byte { return l }
+func (lent) Return()         {}
+
+// freely lets a record go at once.
+type freely struct{}
+
+func (freely) Next(left int) (int, error) { return left, nil }
+
+// send sends the next record, when the target's window has room for it.
+func (c *carrier) send(ctx context.Context, s *wire.Session, seq record.Seq, rec []byte) error {
+	for {
+		how := wire.Sending{Opening: s.Opening(streamID), Pace: freely{}}
+		line, sole := s.Sole()
+		c.mu.Lock()
+		how.Line, how.Sole = line, sole && c.mu.under.Only(line)
+		may, moved := how.Sole || c.mu.under.May(seq, len(rec)), c.mu.moved
+		c.mu.Unlock()
+		if !may {
+			select {
+			case <-moved:
+				continue
+			case err := <-c.ended:
+				return err
+			}
+		}
+		line, err := s.SendOrdered(ctx, lent(rec), how)
+		if errors.Is(err, wire.ErrMoved) {
+			continue
+		}
+		if err == nil {
+			c.mu.Lock()
+			c.mu.under.Sent(seq, line, len(rec))
+			c.mu.Unlock()
+		}
+		return err
+	}
+}
 
 // until waits for a record to be durable.
 func (c *carrier) until(seq record.Seq) error {
@@ -136,6 +180,7 @@ func sourcePart(ctx context.Context, a durableArgs) (r carried, err error) {
 		return r, err
 	}
 	c := &carrier{size: st.Size(), stands: make(chan *wire.Session, 1), listed: make(chan uint64, 1), ended: make(chan error, 4)}
+	c.mu.under = reorder.NewSource(1)
 	c.mu.free, c.mu.moved = make(chan *pack.Job, windowRecords), make(chan struct{})
 	for range windowRecords {
 		c.mu.free <- &pack.Job{Batch: record.NewBatch(record.Limits{Raw: recordBytes}), Out: make([]byte, 0, 2*recordBytes)}
@@ -143,7 +188,7 @@ func sourcePart(ctx context.Context, a durableArgs) (r carried, err error) {
 	ctx, stop := context.WithCancel(ctx)
 	over := make(chan error, 1)
 	go func() {
-		over <- wire.Connect(ctx, wire.ClientConfig{Control: a.Address, Credentials: creds, Connections: 1}, c)
+		over <- wire.Connect(ctx, wire.ClientConfig{Control: a.Address, Credentials: creds, Connections: a.Connections}, c)
 	}()
 	defer func() { stop(); <-over }()
 	var s *wire.Session
@@ -157,7 +202,7 @@ func sourcePart(ctx context.Context, a durableArgs) (r carried, err error) {
 	control := func(build func(id record.Identity, t record.Time) []byte) error {
 		seq++
 		ticket++
-		return s.SendRecord(ctx, build(record.Identity{Stream: streamID, Epoch: 1, Incarnation: 1, Seq: seq}, record.Time(time.Now().UnixNano())))
+		return c.send(ctx, s, seq, build(record.Identity{Stream: streamID, Epoch: 1, Incarnation: 1, Seq: seq}, record.Time(time.Now().UnixNano())))
 	}
 	sync := record.Resync{Initial: true, Reason: "bars", Volumes: sizes}
 	err = errors.Join(
@@ -208,7 +253,7 @@ func (c *carrier) carry(ctx context.Context, s *wire.Session, data []byte, mode 
 			c.mu.flying = append(c.mu.flying, j)
 			c.mu.Unlock()
 			if failed == nil {
-				failed = s.SendRecord(ctx, j.Out)
+				failed = c.send(ctx, s, j.ID.Seq, j.Out)
 			}
 			totals.Lock()
 			totals.Sent += int64(len(j.Out))

@@ -47,7 +47,7 @@ func (b *bench) ceiling() error {
 		sum := c.Probe + bare.perGiB() + 2*c.Checksum + c.Write
 		cpu := float64(runtime.NumCPU()) / sum * gib
 		top := min(c.Disk, cpu)
-		note := fmt.Sprintf("disk %.0f MB/s, CPU %.0f MB/s: probe %.3f, TLS %.2f, checksums 2 x %.3f, write %.2f CPU-s/GiB", c.Disk/1e6, cpu/1e6, c.Probe, bare.perGiB(), c.Checksum, c.Write)
+		note := fmt.Sprintf("disk %.0f MB/s, CPU %.0f MB/s: probe %.3f, TLS %.2f, checksums 2 x %.3f, write %.2f CPU-s/GiB; ours %.2f", c.Disk/1e6, cpu/1e6, c.Probe, bare.perGiB(), c.Checksum, c.Write, r.perGiB())
 		b.Sample(bars.Sample{Row: "ceiling", Value: r.rate() / top, Ours: r.rate() / 1e6, Peer: top / 1e6, OursUnit: "MB/s", Foreign: foreign, Note: note})
 	}
 	return nil

@@ -20,6 +20,7 @@ type durableArgs struct {
 	Data        string // the file in memory that the source sends
 	Address     string // of the target
 	Compression string
+	Connections int    // for data, 1 to 8
 	Checkpoint  uint64 // what verify opens
 }
 
@@ -99,7 +100,7 @@ func (b *bench) ours(r *run, data, compression string) (foreign float64, err err
 		return 0, err
 	}
 	defer os.RemoveAll(dir)
-	a := durableArgs{Certs: b.memory, Store: dir, Data: data, Compression: compression}
+	a := durableArgs{Certs: b.memory, Store: dir, Data: data, Compression: compression, Connections: b.connections}
 	target, err := b.Command("target", a)
 	if err != nil {
 		return 0, err

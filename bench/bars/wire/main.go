@@ -23,12 +23,13 @@ func main() {
 	var o bars.Options
 	o.Register(flag.CommandLine, "")
 	memory := flag.String("memory", "/dev/shm", "folder in memory, for what both sides of a pair read")
-	mib := flag.Int64("mib", 2048, "MiB of data for each measurement of a rate")
+	mib := flag.Int64("mib", 4096, "MiB of data for each measurement of a rate")
 	times := flag.Int("times", 3, "measurements of the lag and of each cap")
+	connections := flag.Int("connections", 2, "data connections over which batches go to a durable target, 1 to 8")
 	length := flag.Duration("length", 0, "of each measurement of the lag or of a cap; 0 is as the bars define it, 5m and 1m")
 	flag.Parse()
 	o.Main(parts, func(r *bars.Run) (err error) {
-		b := &bench{Run: r, bytes: *mib << 20, times: *times, length: *length}
+		b := &bench{Run: r, bytes: *mib << 20, times: *times, connections: *connections, length: *length}
 		if b.memory, err = os.MkdirTemp(*memory, "holdfast-bars-"); err != nil {
 			return err
 		}
@@ -37,7 +38,7 @@ func main() {
 			return err
 		}
 		return r.Measure("wire", bars.Head{
-			Title: "The bars of the wire", Command: "make bars-wire", Note: "source and target on it, and in two network namespaces for shaping",
+			Title: "The bars of the wire", Command: "make bars-wire", Note: "source and target on it, and in two network namespaces for shaping; batches to a durable target go over two data connections",
 		}, o.Keep, b.measures())
 	})
 }
@@ -45,10 +46,11 @@ func main() {
 // bench is one run of the bars.
 type bench struct {
 	*bars.Run
-	memory string        // a folder as Dir is, in memory, with the certificates of both sites
-	bytes  int64         // of data that one measurement moves
-	times  int           // measurements of the lag and of each cap
-	length time.Duration // of each measurement that has one; 0 is as long as the bar says
+	memory      string        // a folder as Dir is, in memory, with the certificates of both sites
+	bytes       int64         // of data that one measurement moves
+	times       int           // measurements of the lag and of each cap
+	connections int           // for data, of a pair
+	length      time.Duration // of each measurement that has one; 0 is as long as the bar says
 }
 
 // lasts is how long a measurement takes that is defined to take so long, and what is noted of it.
