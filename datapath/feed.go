@@ -44,6 +44,8 @@ type feed struct {
 	time   record.Time
 	job    *pack.Job // being filled
 	began  time.Time // of the first write in it
+	sealed time.Time // the last one
+	some   int       // writes that the tap gave the last time
 	whole  record.Ticket
 	limit  int // of the batch, in bytes
 	effort pack.Effort
@@ -73,6 +75,7 @@ func (f *feed) live(l life) {
 	})
 	f.step(group.Begun{Life: l.number})
 	for f.window.Room(l.ctx) == nil {
+		f.rest(l.ctx)
 		ws, err := f.tap.Next(l.ctx, takeWrites, f.patience())
 		if err != nil {
 			if l.ctx.Err() == nil {
@@ -80,7 +83,8 @@ func (f *feed) live(l life) {
 			}
 			return
 		}
-		if len(ws) < takeWrites && f.filling() && (f.lineIdle() && len(ws) == 0 || time.Since(f.began) >= batchAge) {
+		f.some = len(ws)
+		if f.some < takeWrites && f.filling() && (f.lineIdle() && f.some == 0 || time.Since(f.began) >= batchAge) {
 			f.add(ws)
 			if f.filling() { // a mark may have sealed it
 				f.seal()
@@ -91,6 +95,19 @@ func (f *feed) live(l life) {
 	}
 }
 
+// rest lets writes gather that come one closely behind the other: it looks at none before its time, and
+// has no filter wake it for each. One that comes alone is not held up.
+func (f *feed) rest(ctx context.Context) {
+	if !f.filling() || f.some == takeWrites || invariant.Planted("datapath/never-gathers") {
+		return
+	}
+	wait := batchGather
+	if f.lineIdle() {
+		wait -= time.Since(f.sealed)
+	}
+	pause(ctx, wait)
+}
+
 // abandon frees what was gathered and not sealed.
 func (f *feed) abandon() {
 	if f.job != nil {
@@ -98,15 +115,12 @@ func (f *feed) abandon() {
 	}
 }
 
-// patience is how long feed waits for a write: until something else is due.
+// patience is how long feed waits for a write: while it has some, rest does.
 func (f *feed) patience() time.Duration {
-	switch {
-	case !f.filling():
-		return time.Second
-	case f.lineIdle():
+	if f.filling() {
 		return 0
 	}
-	return min(busyPoll, max(0, batchAge-time.Since(f.began)))
+	return time.Second
 }
 
 func (f *feed) filling() bool { return f.job != nil && !f.job.Batch.Empty() }
@@ -179,7 +193,7 @@ func (f *feed) fill() {
 // seal numbers the batch and gives it to pack.
 func (f *feed) seal() {
 	j := f.job
-	f.job = nil
+	f.job, f.sealed = nil, time.Now()
 	if j.Batch.Empty() {
 		f.free <- j
 		return

@@ -24,7 +24,12 @@ const (
 	// fitFrom is the part of the window from which on records are moved to memory of their
 	// size: the rest may be taken by what compression left free.
 	fitFrom = 4
-	// busyPoll is how often feed looks whether a busy line has become idle.
+	// batchGather is how long writes gather before they are looked at again, and, while the line is
+	// idle, how far apart batches are at least: each record costs both sites what a dozen
+	// writes in it do, and each wake-up of the VRA its filter a system call before the next write. It is less than a
+	// store takes to sync, and a write that comes alone is sealed at once.
+	batchGather = time.Millisecond
+	// busyPoll is how often sync reads look whether the window has room.
 	busyPoll = 5 * time.Millisecond
 	// poolShare is the part of a pool that one batch may hold: several are being
 	// filled, packed and stowed at once.

@@ -132,6 +132,9 @@ func (t *Tap) Next(ctx context.Context, most int, wait time.Duration) ([]Write, 
 		if err != nil || len(ws) > 0 {
 			return ws, err
 		}
+		if wait <= 0 {
+			return nil, nil
+		}
 		// Say that we sleep, then look once more: who publishes later sees it.
 		t.page.sleeping.Store(1)
 		ws, waits, err := t.collect(most)
