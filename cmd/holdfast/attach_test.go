@@ -320,6 +320,46 @@ func TestAttachKinds(t *testing.T) {
 	f("nvme", "raw", "-drive", "file=disk,format=raw,if=none,id=n0", "-device", "nvme,drive=n0,serial=x,id=nv0")
 }
 
+// TestAttachDevice does the same with a block device, where one can be had.
+func TestAttachDevice(t *testing.T) {
+	s := newShore(t)
+	out, err := exec.Command("losetup", "-f", "--show", s.disk).CombinedOutput()
+	if err != nil {
+		t.Skipf("no loop device: %v\n%s", err, out)
+	}
+	device := strings.TrimSpace(string(out))
+	defer func() {
+		s.endFilter()
+		if out, err := exec.Command("losetup", "-d", device).CombinedOutput(); err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+	}()
+	text, err := os.ReadFile(s.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.write(s.file, strings.Replace(string(text), "path: "+s.disk, "path: "+device, 1))
+	s.disk = device
+	s.startFilter()
+	// By another name, as QEMU may have it.
+	if err := os.Symlink(device, s.at("web1")); err != nil {
+		t.Fatal(err)
+	}
+	s.startQEMU("-drive", "file=web1,format=raw,if=none,id=d0,cache=none", "-device", "virtio-blk-pci,drive=d0,id=vd0")
+	defer s.endQEMU(s.qemu)
+	before := s.look()
+	if s.past() != int(capture.PastSeen) {
+		t.Errorf("a QEMU has the device open, and the filter says %d", s.past())
+	}
+	s.ok(true, "attach")
+	s.qemuIO("write -P 5 4096 4096")
+	s.ok(true, "detach")
+	if after := s.look(); fmt.Sprint(before) != fmt.Sprint(after) {
+		t.Errorf("it is\n%v, and was\n%v", after, before)
+	}
+	s.qemuIO("read -P 5 4096 4096")
+}
+
 // tell tells the filter alone.
 func (s *shore) tell(what string) {
 	s.t.Helper()
