@@ -30,10 +30,14 @@ const (
 // Carry carries a plan out. When a step fails it undoes those before it, the last first, and
 // says how the disk stands. Once it has begun it goes on to one end or the other, though ctx may end.
 func Carry(ctx context.Context, m *Monitor, f Filter, p Plan) error {
+	return carry(ctx, m, f, p, filterWait)
+}
+
+func carry(ctx context.Context, m *Monitor, f Filter, p Plan, wait time.Duration) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	c := carrier{ctx: context.WithoutCancel(ctx), m: m, f: f}
+	c := carrier{ctx: context.WithoutCancel(ctx), m: m, f: f, wait: wait}
 	var tidy []error
 	for i, s := range p.Steps {
 		err := c.do(s)
@@ -58,6 +62,8 @@ type carrier struct {
 	ctx context.Context
 	m   *Monitor
 	f   Filter
+
+	wait time.Duration // for a filter that is gone
 }
 
 func (c carrier) do(s Step) error {
@@ -74,7 +80,7 @@ func (c carrier) do(s Step) error {
 
 // tell tells the filter, which may be starting again just now.
 func (c carrier) tell(w Wish) error {
-	ctx, cancel := context.WithTimeout(c.ctx, filterWait)
+	ctx, cancel := context.WithTimeout(c.ctx, c.wait)
 	defer cancel()
 	look := time.NewTicker(filterLook)
 	defer look.Stop()

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // testFilter notes what it is told.
@@ -61,7 +62,7 @@ func TestCarryGoesBack(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer m.Close()
-		err = Carry(t.Context(), m, &filter, plan)
+		err = carry(t.Context(), m, &filter, plan, time.Millisecond)
 		mu.Lock()
 		defer mu.Unlock()
 		got := strings.Join(slices.Concat(did, filter.told), " ")
@@ -77,6 +78,9 @@ func TestCarryGoesBack(t *testing.T) {
 	f("undo-2", false, testFilter{attach: errors.New("not yet")}, "do-1 do-2 do-3 undo-2 undo-1 detach attach attach", "going back did not succeed: QEMU refuses undo-2")
 	f("do-4", false, testFilter{}, "do-1 do-2 do-3 do-4 do-5 detach attach", "the disk is where it is to be; what could not be cleared away: four")
 	f("", false, testFilter{attach: errors.New("somebody writes")}, "do-1 do-2 do-3 undo-2 undo-1 detach attach attach", "told: somebody writes")
+
+	// Gone, the filter is not gone back from: QEMU would wait for it.
+	f("", false, testFilter{attach: errors.New("gone"), serve: errors.New("gone")}, "do-1 do-2 do-3 detach attach", "the guest is on the filter, which is gone and could not be told (gone): start it, and attach again")
 
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
