@@ -158,8 +158,12 @@ func openFronts(cfg *config.Filter, filter *capture.Filter, log *slog.Logger) (f
 			}
 		}
 	}()
+	group, err := cfg.SocketGID()
+	if err != nil {
+		return nil, err
+	}
 	add := func(name, socket string, serve func(context.Context, *net.UnixListener) error) error {
-		listener, err := listen(socket)
+		listener, err := listen(socket, group)
 		if err == nil {
 			fronts = append(fronts, served{name + " " + socket, listener, serve})
 		}
@@ -186,9 +190,9 @@ func openFronts(cfg *config.Filter, filter *capture.Filter, log *slog.Logger) (f
 	return fronts, nil
 }
 
-// listen opens the unix socket for its owner alone. We hold the disks by now: a socket
+// listen opens the unix socket for its owner, and for the group of that number unless it is -1. We hold the disks by now: a socket
 // that stands there is a dead filter's, unless somebody answers on it.
-func listen(path string) (*net.UnixListener, error) {
+func listen(path string, group int) (*net.UnixListener, error) {
 	if c, err := net.Dial("unix", path); err == nil {
 		c.Close()
 		return nil, fmt.Errorf("%s: another process serves there; stop it, or name another socket", path)
@@ -200,7 +204,14 @@ func listen(path string) (*net.UnixListener, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Chmod(path, 0o600); err != nil {
+	mode := os.FileMode(0o600)
+	if group >= 0 {
+		mode = 0o660
+		if err := os.Chown(path, -1, group); err != nil {
+			return nil, errors.Join(fmt.Errorf("socket_group: %w: run the filter as a member of that group", err), l.Close())
+		}
+	}
+	if err := os.Chmod(path, mode); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil

@@ -10,8 +10,10 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -180,6 +182,37 @@ func TestArguments(t *testing.T) {
 	if err := run(t.Context(), []string{"--config", h.config, "--check-config"}, &bytes.Buffer{}, &bytes.Buffer{}); err == nil {
 		t.Error("a bad configuration passed")
 	}
+}
+
+// TestSocketGroup: the guests' sockets are the filter's own user's, and of the group that the file names.
+func TestSocketGroup(t *testing.T) {
+	mine, err := user.LookupGroupId(strconv.Itoa(os.Getgid()))
+	if err != nil {
+		t.Skipf("a group without a name: %v", err)
+	}
+	f := func(line string, want os.FileMode) {
+		t.Helper()
+		h := newHost(t)
+		text, err := os.ReadFile(h.config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(h.config, append(text, line...), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		h.start()
+		h.dial().Close()
+		for path, want := range map[string]os.FileMode{h.sock: want, h.pool: 0o600} {
+			info, err := os.Stat(path)
+			if err != nil || info.Mode().Perm() != want {
+				t.Errorf("%q: %s has mode %v, %v; want %v", line, path, info.Mode(), err, want)
+			} else if gid := info.Sys().(*syscall.Stat_t).Gid; int(gid) != os.Getgid() {
+				t.Errorf("%q: %s is of group %d", line, path, gid)
+			}
+		}
+	}
+	f("", 0o600)
+	f("socket_group: "+mine.Name+"\n", 0o660)
 }
 
 // target replays what a tap gives.

@@ -8,7 +8,9 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"syscall"
 )
 
@@ -39,6 +41,8 @@ func (c *Filter) CheckFiles() error {
 	var m mistakes
 	m.file("run_dir", checkFolder(c.RunDir))
 	m.file("pool_socket", checkFolderOf(c.PoolSocket, c.RunDir))
+	_, err := c.SocketGID()
+	m.file("socket_group", err)
 	for i, v := range c.Volumes {
 		at := fmt.Sprintf("volumes[%d]", i)
 		m.file(at+".path", checkDisk(v.Path))
@@ -47,6 +51,18 @@ func (c *Filter) CheckFiles() error {
 		}
 	}
 	return m.err()
+}
+
+// SocketGID is the number of SocketGroup; -1 when there is none.
+func (c *Filter) SocketGID() (int, error) {
+	if c.SocketGroup == "" {
+		return -1, nil
+	}
+	g, err := user.LookupGroup(c.SocketGroup)
+	if err != nil {
+		return -1, fmt.Errorf("%q is no group of this machine", c.SocketGroup)
+	}
+	return strconv.Atoi(g.Gid)
 }
 
 func (m *mistakes) file(where string, err error) {

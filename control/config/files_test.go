@@ -38,6 +38,7 @@ func TestCheckFiles(t *testing.T) {
 	f("run_dir: "+at("disk")+" is no folder", filter("disk", "disk", "pool"))
 	f("run_dir: ", filter("disk", "disk/below", "pool"))
 	f("pool_socket: the folder "+at("other")+" does not exist", filter("disk", "run", "other/pool"))
+	f(`socket_group: "no-such-group" is no group of this machine`, (&Filter{RunDir: at("run"), PoolSocket: at("pool"), SocketGroup: "no-such-group"}).CheckFiles())
 
 	c := &VRA{DataDir: at("data/deep"), RunDir: at("run"), Socket: at("run/s"), Target: &Target{Store: "/proc/store"}, TLS: TLS{CA: at("none"), Cert: at("disk"), Key: at("disk"), PeerCA: at("disk")}}
 	err := c.CheckFiles()

@@ -4,11 +4,14 @@ import "fmt"
 
 // Filter is the file of a vra-filter: some volumes of one group on this host.
 type Filter struct {
-	RunDir     string         `yaml:"run_dir"` // memory-backed: order page, generations, dirty maps
-	Group      FilterGroup    `yaml:"group"`
-	Pool       Size           `yaml:"pool,omitempty"` // of slots, by default 64MiB
-	PoolSocket string         `yaml:"pool_socket"`    // where the VRA maps the pool
-	Volumes    []FilterVolume `yaml:"volumes"`
+	RunDir     string      `yaml:"run_dir"` // memory-backed: order page, generations, dirty maps
+	Group      FilterGroup `yaml:"group"`
+	Pool       Size        `yaml:"pool,omitempty"` // of slots, by default 64MiB
+	PoolSocket string      `yaml:"pool_socket"`    // where the VRA maps the pool
+	// SocketGroup is the group of users that may open the guests' sockets beside the filter's own,
+	// as QEMU's under libvirt; by default nobody else may.
+	SocketGroup string         `yaml:"socket_group,omitempty"`
+	Volumes     []FilterVolume `yaml:"volumes"`
 }
 
 // FilterGroup names the group.
