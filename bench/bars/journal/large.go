@@ -2,12 +2,8 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/bench/bars"
@@ -91,7 +87,7 @@ const cacheBytes = 64 * mib
 
 func (b *bench) large() error {
 	h := historyArgs{Groups: 1, Volume: 512 * gib, Blocks: int(100e6 * b.scale), Writes: 64, Small: true}
-	made, drop, err := b.largeHistory(h)
+	made, drop, err := b.history("large", b.kept, h)
 	if err != nil {
 		return err
 	}
@@ -106,46 +102,4 @@ func (b *bench) large() error {
 	}
 	b.Sample(bars.Sample{Row: "memory", Value: float64(r.RSS-cacheBytes) / mib, Foreign: foreign, Note: fmt.Sprintf("store opened in %.2f s", r.Store)})
 	return nil
-}
-
-// history is one that was made, and what made it; a kept one has this beside it in made.json.
-type history struct {
-	Args       historyArgs
-	Checkpoint uint64
-	Note       string
-}
-
-// largeHistory makes a history, or takes the kept one; drop removes what is not kept.
-func (b *bench) largeHistory(h historyArgs) (made history, drop func(), err error) {
-	dir, drop := b.kept, func() {}
-	if dir == "" {
-		if dir, err = b.Fresh("large"); err != nil {
-			return made, drop, err
-		}
-		drop = func() { os.RemoveAll(dir) }
-	}
-	h.Dir = filepath.Join(dir, "store")
-	name := filepath.Join(dir, "made.json")
-	p, err := os.ReadFile(name)
-	switch {
-	case err == nil:
-		if err = json.Unmarshal(p, &made); err == nil && made.Args != h {
-			err = fmt.Errorf("%s is of another history: %+v, want %+v", name, made.Args, h)
-		}
-		return made, drop, err
-	case !errors.Is(err, fs.ErrNotExist):
-		return made, drop, err
-	}
-	from := time.Now()
-	r, _, err := bars.Alone[historyResult](b.Run, "history", h)
-	made = history{h, r.Checkpoint, fmt.Sprintf("made in %.0f s", time.Since(from).Seconds())}
-	if err == nil && b.kept != "" {
-		if p, err = json.Marshal(made); err == nil {
-			err = os.WriteFile(name, p, 0o600)
-		}
-	}
-	if err != nil {
-		drop()
-	}
-	return made, drop, err
 }

@@ -17,12 +17,13 @@ func main() {
 	o.Register(flag.CommandLine, "; up to 60 GB are used and given back")
 	scale := flag.Float64("scale", 1, "size of the data, 1 as the bars are defined; smaller ones only try the program, and are not kept")
 	kept := flag.String("history", "", "folder for the journal of 100 M extents: made there if it is absent, used again if it is there, and left; else it is made anew, which takes twenty minutes")
+	keptReads := flag.String("reads", "", "folder for the volume of 8 GiB that is read, and the raw file: the same")
 	var try promoteScale
 	flag.Float64Var(&try.seconds, "promote-seconds", 0, "seconds of a sample of promotion in place of what the scale says; only to try, and not kept")
 	flag.Float64Var(&try.rate, "promote-rate", 0, "MB/s of intake beside promotion in place of a quarter of the disk's; only to try, and not kept")
 	flag.Parse()
 	o.Main(parts, func(r *bars.Run) error {
-		b := &bench{Run: r, scale: *scale, kept: *kept, try: try}
+		b := &bench{Run: r, scale: *scale, kept: *kept, keptReads: *keptReads, try: try}
 		return r.Measure("journal", bars.Head{
 			Title: "The journal's bars", Command: "make bars-journal", Note: "the data on one disk, which both sides of a pair use in turn",
 		}, o.Keep && *scale == 1 && try == (promoteScale{}), b.measures())
@@ -34,7 +35,9 @@ type bench struct {
 	*bars.Run
 	scale float64
 	try   promoteScale
-	kept  string // folder of the large history; empty: none stays
+
+	kept      string // folder of the large history; empty: none stays
+	keptReads string // and of what the reads read
 }
 
 // measures are in the order in which they run.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -104,6 +105,7 @@ func rawPart(_ context.Context, a readArgs) (r readResult, err error) {
 
 // run reads at the depth until the time is over.
 func (a readArgs) run(read func(p []byte, rng *rand.Rand) error) (r readResult, err error) {
+	defer bars.Profile()()
 	from := time.Now()
 	end := from.Add(time.Duration(a.Seconds * float64(time.Second)))
 	var mu sync.Mutex
@@ -128,19 +130,19 @@ func (a readArgs) run(read func(p []byte, rng *rand.Rand) error) (r readResult, 
 }
 
 func (b *bench) reads() error {
-	dir, err := b.Fresh("history")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir)
-	a := historyArgs{Dir: filepath.Join(dir, "store"), Groups: 1, Volume: b.size(8*gib) / (64 * mib) * (64 * mib), Base: true, Writes: 16}
+	a := historyArgs{Groups: 1, Volume: b.size(8*gib) / (64 * mib) * (64 * mib), Base: true, Writes: 16}
 	a.Blocks = int(a.Volume / blockBytes / 5)
-	made, _, err := bars.Alone[historyResult](b.Run, "history", a)
+	made, drop, err := b.history("reads", b.keptReads, a)
 	if err != nil {
 		return err
 	}
-	raw := filepath.Join(dir, "raw")
-	if err := rawFile(raw, a); err != nil {
+	defer drop()
+	a = made.Args
+	raw := filepath.Join(filepath.Dir(a.Dir), "raw")
+	if _, err = os.Stat(raw); errors.Is(err, fs.ErrNotExist) {
+		err = rawFile(raw, a)
+	}
+	if err != nil {
 		return err
 	}
 	for _, depth := range []int{1, 16} {
@@ -173,7 +175,7 @@ func (b *bench) reads() error {
 // rawFile is the peer: the same bytes as the base, in a file.
 func rawFile(name string, a historyArgs) error {
 	w := newWriter(a)
-	f, err := os.Create(name)
+	f, err := os.Create(name + ".new")
 	if err != nil {
 		return err
 	}
@@ -186,5 +188,8 @@ func rawFile(name string, a historyArgs) error {
 			return errors.Join(err, f.Close())
 		}
 	}
-	return errors.Join(f.Sync(), f.Close())
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(name+".new", name)
 }
