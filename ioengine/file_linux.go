@@ -90,7 +90,7 @@ func (f *osFile) ReadAt(p []byte, off int64) (int, error) {
 		return 0, pathError("read", f.name, unix.EBADF)
 	}
 	done := 0
-	if f.align > 1 && len(p) <= besideMost {
+	if len(p) <= besideMost {
 		under := &f.fs.reading
 		if under.Add(1) > 1 {
 			done = f.readBeside(p, off)

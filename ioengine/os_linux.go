@@ -18,7 +18,7 @@ var ErrLocked = errors.New("in use by another process")
 // folders with 0700. Errors are *fs.PathError: errors.Is finds fs.ErrNotExist,
 // fs.ErrExist, syscall.ENOSPC and the like.
 //
-// Started writes, SyncFiles, and short reads of direct files while others are under way go
+// Started writes, SyncFiles, and short reads that wait for the disk while others are under way go
 // through io_uring where the system has it, else through threads; HOLDFAST_IO=threads
 // chooses those everywhere. Engine tells.
 func OS() FS {
@@ -37,8 +37,8 @@ func Threads() FS {
 
 type osFS struct {
 	engine  engine
-	readers engine       // of reads of direct files
-	reading atomic.Int64 // short reads of direct files that are under way
+	readers engine       // of reads
+	reading atomic.Int64 // short reads that are under way
 }
 
 // Open opens the file. A Direct one is opened past the page cache where statx says

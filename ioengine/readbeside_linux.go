@@ -3,6 +3,8 @@ package ioengine
 import (
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 )
 
@@ -27,10 +29,22 @@ var startedReads = sync.Pool{New: func() any {
 	return s
 }}
 
-// readBeside reads through the ring what one call gives, and returns how much that was. Where
-// it ends short, or fails, or there is no ring, the caller reads on and sees why. The file is held
-// open.
-func (f *osFile) readBeside(p []byte, off int64) int {
+// readBeside reads what it can without keeping a thread waiting for the disk, and returns how much
+// that was: at once what is in the page cache, through the ring what is not. Where it ends short, or
+// fails, or there is no ring, the caller reads on and sees why. The file is held open.
+func (f *osFile) readBeside(p []byte, off int64) (n int) {
+	if f.align == 1 {
+		var err error
+		n, err = unix.Preadv2(f.fd, [][]byte{p}, off, unix.RWF_NOWAIT)
+		if n = max(n, 0); n == len(p) || err != nil && err != unix.EAGAIN { // all, or the kernel does not know how
+			return n
+		}
+	}
+	return n + f.readByRing(p[n:], off+int64(n))
+}
+
+// readByRing is readBeside of what is not in the page cache.
+func (f *osFile) readByRing(p []byte, off int64) int {
 	f.reads.once.Do(func() { f.reads.ring = f.fs.readers.acquire() })
 	if f.reads.ring == nil || len(p) == 0 || off < 0 { // to io_uring -1 is the file's position
 		return 0

@@ -11,12 +11,19 @@ import (
 	"sync"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/holdfast-dr/holdfast/ioengine/buf"
 )
 
 // Reads beside others give what a read alone does: at the end of the file, behind it, of a
 // closed file, while the ring takes nothing, and by whatever it waits.
 func TestReadsBeside(t *testing.T) {
+	t.Run("direct", func(t *testing.T) { testReadsBeside(t, Direct) })
+	t.Run("through the page cache", func(t *testing.T) { testReadsBeside(t, 0) })
+}
+
+func testReadsBeside(t *testing.T, flags Flags) {
 	name := filepath.Join(t.TempDir(), "f")
 	rng := rand.New(rand.NewPCG(1, 1))
 	const size = 40*4096 + 100
@@ -28,12 +35,23 @@ func TestReadsBeside(t *testing.T) {
 		t.Fatal(err)
 	}
 	fsys := OS()
-	file, err := fsys.Open(name, ReadOnly|Direct)
+	file, err := fsys.Open(name, ReadOnly|flags)
 	if err != nil {
 		t.Fatal(err)
 	}
 	f := file.(*osFile)
+	forget := func() { // what the page cache holds of the file
+		if err := unix.Fdatasync(f.fd); err != nil {
+			t.Error(err)
+		}
+		if err := unix.Fadvise(f.fd, 0, 0, unix.FADV_DONTNEED); err != nil {
+			t.Error(err)
+		}
+	}
 	one := func(rng *rand.Rand) error {
+		if rng.IntN(4) == 0 {
+			forget()
+		}
 		off, p := rng.Int64N(44)*4096, buf.Aligned(4096*(1+rng.IntN(8)))
 		clear(p)
 		n := max(0, min(int(size-off), len(p)))
@@ -68,7 +86,8 @@ func TestReadsBeside(t *testing.T) {
 			t.Error("the ring of the readers is not polled")
 		}
 		p := buf.Aligned(4096)
-		if n := f.readBeside(p, 8192); n != len(p) || !bytes.Equal(p, want[8192:][:4096]) {
+		forget()
+		if n := f.readByRing(p, 8192); n != len(p) || !bytes.Equal(p, want[8192:][:4096]) {
 			t.Errorf("the ring reads %d bytes", n)
 		}
 		fd, polled := r.fd, r.polled
