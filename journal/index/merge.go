@@ -85,7 +85,7 @@ func (t *Table) mergeAll() {
 	for !t.closing.Load() {
 		did, err := t.merge()
 		if err != nil && !errors.Is(err, errStale) && !errors.Is(err, errTableClosed) {
-			t.cfg.Log.Warn("merge of the index failed", "group", t.cfg.Group.String(), "reason", err.Error())
+			t.cfg.Log.Warn("merge of the index failed", "reason", err.Error())
 		}
 		if !did || err != nil {
 			return

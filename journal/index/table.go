@@ -161,7 +161,7 @@ func OpenTable(cfg TableConfig) (*Table, error) {
 	l, err := t.load()
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) || l.next > 0 {
-			cfg.Log.Warn("the index is made again from the log", "group", cfg.Group.String(), "reason", err.Error())
+			cfg.Log.Warn("the index is made again from the log", "reason", err.Error())
 		}
 		l = layout{}
 	}
@@ -202,7 +202,7 @@ func (t *Table) equip(r *run) {
 }
 
 func (t *Table) damaged(_ *run, err error) {
-	t.cfg.Log.Error("the index is damaged", "group", t.cfg.Group.String(), "reason", err.Error())
+	t.cfg.Log.Error("the index is damaged", "reason", err.Error())
 	if t.cfg.Damaged != nil {
 		t.cfg.Damaged(err)
 	}

@@ -168,7 +168,7 @@ func (l *Log) setAside(to int64) error {
 		return err
 	}
 	l.grows = true
-	l.opt.Log.Warn("no space to set aside for a segment: it grows as it is written", "group", l.group, "segment", l.cur.Number)
+	l.opt.Log.Warn("no space to set aside for a segment: it grows as it is written", "segment", l.cur.Number)
 	return l.w.file.Truncate(max(l.backed, offset(l.w.first, l.w.out)))
 }
 
@@ -272,7 +272,7 @@ func (l *Log) Abandon() error {
 	l.mu.Lock()
 	l.mu.failed = nil
 	l.mu.Unlock()
-	l.opt.Log.Warn("segment abandoned", "group", l.group, "goes_on_at", int64(l.Durable()), "err", failed)
+	l.opt.Log.Warn("segment abandoned", "goes_on_at", int64(l.Durable()), "err", failed)
 	return nil
 }
 

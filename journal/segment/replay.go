@@ -140,7 +140,7 @@ func (l *Log) replaySegment(p *replayer, s *segment, file ioengine.File) error {
 	}
 	entries, err := sc.footer(s) // it says itself whether it is whole, also in a segment that is not
 	if errors.Is(err, ErrCorrupt) {
-		l.opt.Log.Warn("footer is damaged: the segment is read without", "group", l.group, "segment", s.Number, "err", err)
+		l.opt.Log.Warn("footer is damaged: the segment is read without", "segment", s.Number, "err", err)
 		return p.walk(sc, s)
 	}
 	if err != nil {

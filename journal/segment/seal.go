@@ -31,9 +31,9 @@ func (l *Log) seal(s *segment) {
 			state = StateVerified
 		case errors.Is(err, errFooter):
 			state = StateClosed
-			l.opt.Log.Warn("segment has no footer yet", "group", l.group, "segment", s.Number, "err", err)
+			l.opt.Log.Warn("segment has no footer yet", "segment", s.Number, "err", err)
 		default:
-			l.opt.Log.Error("segment not verified", "group", l.group, "segment", s.Number, "damaged", len(damage), "err", err)
+			l.opt.Log.Error("segment not verified", "segment", s.Number, "damaged", len(damage), "err", err)
 		}
 		l.mu.Lock()
 		if s.edition != k.edition {
