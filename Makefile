@@ -5,7 +5,7 @@
 # make bars-journal  what the journal is held to, measured against its peers (an hour; 60 GB of disk)
 # make bars-wire  what the way of records is held to: rates and CPU against peers, and shaping over network namespaces (45 minutes, more while others disturb it; root; 10 GB of memory, 6 GB of disk)
 # make bars-capture  what the filter is held to, against qemu-storage-daemon and nbdkit, and under faults (a quarter of an hour; root; 20 GB of disk)
-# make guest   real guests whose host dies, over vhost-user and NBD (two minutes; check has the first)
+# make guest   real guests whose host dies, over vhost-user and NBD, and that are attached while they run (two minutes; check has one of each)
 # make planted every planted bug must be found by the test named for it
 # make wire-every-byte  a fault of each kind at each byte of a 64 KiB exchange (a quarter of an hour of CPU)
 # make fuzz    each decoder's fuzz target for FUZZTIME
