@@ -4,10 +4,13 @@ import (
 	"errors"
 	"io/fs"
 	"slices"
+
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 )
 
 // Drop takes the segments that end at or before the place out of the log, and their
-// files off the disk or into the pool. The caller has raised Watermark.First to
+// files off the disk or into the pool; that of one which is being read back, and what comes
+// after it, as soon as that has stopped. The caller has raised Watermark.First to
 // before; then the next Open finishes what a crash or an error left, and so does the next
 // Drop. The open segment stays. It may be called beside appends and reads.
 func (l *Log) Drop(before Pos) error {
@@ -60,6 +63,9 @@ func (l *Log) discard() error {
 	var failed error
 	done := 0
 	for _, s := range dropped {
+		if s.sealing.Load() && !invariant.Planted("journal/segment/discard-sealing") {
+			break // whoever reads it back stops, and comes back to this
+		}
 		if err := l.discardFile(s); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			failed = err
 			break

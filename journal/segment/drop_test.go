@@ -189,6 +189,57 @@ func TestOldBytesRefuseNothing(t *testing.T) {
 	}
 }
 
+// A segment that is dropped before it is read back, or meanwhile, is not read on, and its file
+// is used again: a log whose segments go before their turn would else make new ones.
+func TestDropBesideSeal(t *testing.T) {
+	disk := faultdisk.New(512)
+	ok(t, disk.Mkdir("store"))
+	pool, err := OpenPool(disk, testSpare, 4)
+	ok(t, err)
+	var l *Log
+	var queue []func()
+	o := testOptions()
+	o.Spare, o.Go = pool, func(work func()) { queue = append(queue, work) }
+	reads := 0
+	o.Pace = func(int) error {
+		if reads++; reads == 1 {
+			ok(t, l.Drop(l.Segments()[1].First))
+			if files, _ := pool.Spare(); files != 1 {
+				t.Errorf("%d files are in the pool while one more is read back", files)
+			}
+		}
+		return nil
+	}
+	l, err = Open(disk, testDir, testGroup, Watermark{}, o, nil)
+	ok(t, err)
+	for len(l.Segments()) < 5 {
+		mixed(t, l, 5)
+	}
+	ok(t, l.Drop(l.Segments()[1].First))
+	if files, _ := pool.Spare(); files != 1 {
+		t.Errorf("%d files are in the pool, want that of which nothing was read", files)
+	}
+	queue[0]() // of what is gone
+	if reads != 0 {
+		t.Error("what is gone is read back")
+	}
+	queue[1]()
+	if files, _ := pool.Spare(); files != 2 || reads != 1 {
+		t.Errorf("%d files are in the pool after %d reads, want 2 after 1", files, reads)
+	}
+	if n := len(segmentFiles(t, disk)); n != len(l.Segments()) {
+		t.Errorf("%d files for %d segments", n, len(l.Segments()))
+	}
+	queue[2]()
+	if s := l.Segments()[0]; s.State != StateVerified || s.Number != 3 {
+		t.Errorf("segment %d, which stays, is %s", s.Number, s.State)
+	}
+	for _, work := range queue[3:] {
+		work() // Close waits for them
+	}
+	ok(t, l.Close())
+}
+
 // gate is a file system whose reads of one file wait.
 type gate struct {
 	ioengine.FS

@@ -14,12 +14,19 @@ import (
 // seal has a closed segment read back and given its footer, beside the appends. A
 // failure concerns this one segment and is told by Segments, and what in it is damaged
 // by Options.Damaged. What it holds was durable without a footer: one that cannot be
-// written, on a full disk for one, is written after the next Open.
+// written, on a full disk for one, is written after the next Open. A segment that is dropped
+// before its turn, or meanwhile, is not read on, and its file is used again.
 func (l *Log) seal(s *segment) {
-	if l.pin(s) != nil {
+	if !l.enter() {
 		return
 	}
 	done := func() {
+		defer l.busy.Done()
+		s.sealing.Store(true)
+		defer l.sealed(s)
+		if l.pin(s) != nil {
+			return
+		}
 		defer l.unpin(s)
 		k := l.known([]*segment{s})[0]
 		damage, err := l.sealNow(s, k)
@@ -65,6 +72,30 @@ func (l *Log) seal(s *segment) {
 	l.opt.Go(done)
 }
 
+// enter begins work that Close waits for, until busy.Done; false: the log is closed.
+func (l *Log) enter() bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if l.mu.closed {
+		return false
+	}
+	l.busy.Add(1)
+	return true
+}
+
+// sealed says that the file is read back no more, and discards it if it was dropped meanwhile.
+func (l *Log) sealed(s *segment) {
+	s.sealing.Store(false)
+	if !l.left(s) || l.isClosed() {
+		return
+	}
+	l.upkeep.Lock()
+	defer l.upkeep.Unlock()
+	if err := l.discard(); err != nil { // the next Drop finishes it
+		l.opt.Log.Warn("dropped segments still have files", "group", l.group, "err", err)
+	}
+}
+
 // errFooter says that a segment is well and its footer could not be written.
 var errFooter = errors.New("footer")
 
@@ -82,12 +113,22 @@ func (l *Log) sealNow(s, k *segment) ([]Damage, error) {
 	if sc == nil {
 		return nil, err
 	}
-	sc.pace = l.opt.Pace
+	sc.pace = func(bytes int) error {
+		if l.opt.Pace != nil {
+			if err := l.opt.Pace(bytes); err != nil {
+				return err
+			}
+		}
+		if l.left(s) && !invariant.Planted("journal/segment/seal-what-is-gone") {
+			return errGone
+		}
+		return nil
+	}
 	var entries []entry
 	if err == nil {
 		entries, err = l.verify(sc, k)
 	}
-	if errors.Is(err, ErrClosed) {
+	if errors.Is(err, ErrClosed) || errors.Is(err, errGone) {
 		return nil, err
 	}
 	if err != nil {

@@ -26,6 +26,8 @@ type segment struct {
 	// pins are reads and other work under way on the file; none begins once it is gone. A
 	// file with pins is never used again.
 	pins atomic.Int32
+	// sealing says that it is read back for its footer: who drops it leaves the file to that.
+	sealing atomic.Bool
 }
 
 // limit is where the segment's places end; a folded one's records may end before.
