@@ -20,12 +20,12 @@ type pacer struct {
 
 const (
 	paceFloor  = 32 << 20 // bytes a second
-	paceTimes  = 3        // of the intake: a pass reads what it frees, and writes most of it
+	paceTimes  = 2.5      // of the intake: a pass reads what it frees, and writes most of it
 	paceWindow = time.Second
 	paceAhead  = 20 * time.Millisecond // how much may be granted at once, of work in large pieces
 	// paceEven is the same of work in many small pieces; and how much of what was not used in
 	// time, since nobody was awake to, may be used later.
-	paceEven = 4 * time.Millisecond
+	paceEven = 2 * time.Millisecond
 )
 
 func (p *pacer) init() { p.at = time.Now() }

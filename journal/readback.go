@@ -10,7 +10,8 @@ import (
 
 // readBacks reads closed segments back, one at a time over all groups, and behind
 // intake: what was just written can wait, what comes in cannot. It goes at full speed
-// when the store has nothing else to do, or when too many segments wait.
+// when the store has nothing else to do, or when too many segments wait; before it comes to
+// that, the faster the more of them wait.
 //
 // To read a GiB back costs about as much of the processor as to take it in, half of it
 // for the checksums. While segments wait an opening after a kill reads their tables.
@@ -30,8 +31,12 @@ const (
 	// readBackShare which part of the intake beyond that.
 	readBackRate  = 64 << 20
 	readBackShare = 16
-	// readBackWaiting is how many segments may wait: 4 GiB.
-	readBackWaiting = 16
+	// readBackWaiting is how many segments may wait, 6 GiB: each one more adds
+	// readBackMore such parts of the intake, so that a steady one is soon kept up with, evenly.
+	readBackWaiting = 24
+	readBackMore    = 4
+	// readBackMost is how many wait when nothing holds the read-back up any more.
+	readBackMost = 32
 	// readBackIdle is how long nothing has come in when nothing is held up.
 	readBackIdle = time.Second
 )
@@ -42,11 +47,15 @@ type budget struct {
 	credit int // bytes; no more than a second's
 }
 
-func (b *budget) grow(now time.Time, intake int) {
+func (b *budget) grow(now time.Time, intake, waiting int) {
 	if !b.at.IsZero() {
 		b.credit += int(now.Sub(b.at).Seconds() * readBackRate)
 	}
-	b.credit = min(b.credit+intake/readBackShare, readBackRate)
+	parts := 1 + readBackMore*max(0, waiting-readBackWaiting)
+	if invariant.Planted("journal/read-back-uneven") {
+		parts = 1
+	}
+	b.credit = min(b.credit+intake/readBackShare*parts, readBackRate)
 	b.at = now
 }
 
@@ -98,8 +107,8 @@ func (r *readBacks) pace(bytes int) error {
 		}
 		r.mu.Lock()
 		now := time.Now()
-		r.budget.grow(now, 0)
-		free := len(r.queue) >= readBackWaiting || now.Sub(r.last) >= readBackIdle
+		r.budget.grow(now, 0, 0)
+		free := len(r.queue) >= readBackMost || now.Sub(r.last) >= readBackIdle
 		wait := r.budget.take(bytes)
 		r.mu.Unlock()
 		if free || wait == 0 {
@@ -121,7 +130,7 @@ func (r *readBacks) pace(bytes int) error {
 func (r *readBacks) took(bytes int) {
 	r.mu.Lock()
 	r.last = time.Now()
-	r.budget.grow(r.last, bytes)
+	r.budget.grow(r.last, bytes, len(r.queue))
 	may := r.budget.credit > 0
 	r.mu.Unlock()
 	if !may && !invariant.Planted("journal/read-back-wakes") {

@@ -44,12 +44,12 @@ func TestReadBackPace(t *testing.T) {
 			t.Errorf("what the intake allows waits %v", took)
 		}
 		blocked := make(chan struct{})
-		for range readBackWaiting + 1 {
+		for range readBackMost + 1 {
 			r.run(func() { <-blocked })
 		}
 		synctest.Wait()
 		if took := read(1000); took != 0 {
-			t.Errorf("with %d segments waiting it waits %v", readBackWaiting, took)
+			t.Errorf("with %d segments waiting it waits %v", readBackMost, took)
 		}
 		close(blocked)
 		synctest.Wait()
@@ -88,6 +88,26 @@ func TestReadBackWakes(t *testing.T) {
 			t.Error("who may read is not woken")
 		}
 	})
+}
+
+// The more segments wait beyond what may, the larger is the part of the intake that is read
+// back, up to more than all of it.
+func TestReadBackKeepsUp(t *testing.T) {
+	last := 0
+	for waiting := range readBackMost {
+		var b budget
+		b.grow(time.Now(), 16<<20, waiting)
+		switch {
+		case waiting <= readBackWaiting && b.credit != 1<<20:
+			t.Errorf("with %d waiting %d of 16 MiB are read back", waiting, b.credit)
+		case waiting > readBackWaiting && b.credit <= last:
+			t.Errorf("with %d waiting %d of 16 MiB are read back, with one less %d", waiting, b.credit, last)
+		}
+		last = b.credit
+	}
+	if last < 16<<20 {
+		t.Errorf("before it goes at full speed %d of 16 MiB are read back", last)
+	}
 }
 
 // One segment is read back at a time, in order.
