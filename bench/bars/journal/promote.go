@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -25,6 +26,9 @@ type promoteArgs struct {
 	Limit   int64   // of the history; it is filled first. 0: none, nothing is promoted
 	Cut     float64 // seconds from one checkpoint to the next
 	Volume  int64
+	// Empty leaves out the initial sync: the replica is all holes, and promotion is the first
+	// to write to nearly every place of it.
+	Empty bool
 }
 
 type promoteResult struct {
@@ -34,6 +38,12 @@ type promoteResult struct {
 	AckP50   float64 // ms
 	AckP99   float64 // ms
 	AckMax   float64 // ms
+	// Stalls is how often the disk finished nothing for a tenth of a second or longer while
+	// requests waited for it, Stalled the ms of it, and AckApart the p99 without the records
+	// that were under way then or within the second after it.
+	Stalls   int
+	Stalled  float64
+	AckApart float64
 	CPU      float64 // seconds, of user and system, of this process with what makes the records
 	Level    string  // of the history, at the end
 	Late     float64 // seconds that the intake was behind its rate, at the end
@@ -50,7 +60,19 @@ func promotePart(_ context.Context, a promoteArgs) (r promoteResult, err error) 
 		return r, err
 	}
 	st := streams[0]
-	if err := st.begin(); err != nil {
+	in := &intake{st: st, data: load.Noise(16*mib, 1), rate: a.Rate, cutEvery: time.Duration(a.Cut * 1e9), free: make(chan []byte, inFlight)}
+	for range inFlight {
+		in.free <- nil
+	}
+	if err := st.syncing(); err != nil {
+		return r, err
+	}
+	if !a.Empty {
+		if err := in.whole(); err != nil {
+			return r, err
+		}
+	}
+	if err := st.synced(); err != nil {
 		return r, err
 	}
 	if a.Limit > 0 {
@@ -59,10 +81,6 @@ func promotePart(_ context.Context, a promoteArgs) (r promoteResult, err error) 
 		if err := st.group.SetRetention(p); err != nil {
 			return r, err
 		}
-	}
-	in := &intake{st: st, data: load.Noise(16*mib, 1), rate: a.Rate, cutEvery: time.Duration(a.Cut * 1e9), free: make(chan []byte, inFlight)}
-	for range inFlight {
-		in.free <- nil
 	}
 	if a.Limit > 0 { // until the limit is reached
 		if _, err := in.run(float64(a.Limit) / a.Rate * 1.2); err != nil {
@@ -74,7 +92,10 @@ func promotePart(_ context.Context, a promoteArgs) (r promoteResult, err error) 
 	in.taken, in.acks = 0, nil
 	stop := bars.Profile()
 	cpu := cpuNow()
-	if r.Late, err = in.run(a.Seconds); err != nil {
+	disk := bars.WatchDisk(a.Dir)
+	r.Late, err = in.run(a.Seconds)
+	stalls := disk()
+	if err != nil {
 		return r, err
 	}
 	r.CPU = cpuNow() - cpu
@@ -84,12 +105,36 @@ func promotePart(_ context.Context, a promoteArgs) (r promoteResult, err error) 
 	r.Promoted = in.taken - (st.group.Usage().Log - from)
 	r.Written = state.Promoted - wrote
 	r.Level = fmt.Sprint(state.Level)
-	slices.Sort(in.acks)
-	part := func(of float64) float64 {
-		return float64(in.acks[min(int(float64(len(in.acks))*of), len(in.acks)-1)].Microseconds()) / 1000
+	r.AckP50, r.AckP99, r.AckMax = partOf(in.acks, 0.5), partOf(in.acks, 0.99), partOf(in.acks, 1)
+	r.Stalls = len(stalls)
+	for _, x := range stalls {
+		r.Stalled += x.To.Sub(x.From).Seconds() * 1000
 	}
-	r.AckP50, r.AckP99, r.AckMax = part(0.5), part(0.99), part(1)
+	r.AckApart = partOf(slices.DeleteFunc(in.acks, func(k ack) bool { return k.beside(stalls) }), 0.99)
 	return r, s.Close()
+}
+
+// ack is a record that was acknowledged.
+type ack struct {
+	from time.Time
+	took time.Duration
+}
+
+// beside says whether the record was under way in a stall of the disk, or within the second
+// after one, in which what had gathered is taken in.
+func (k ack) beside(stalls []bars.Stall) bool {
+	return slices.ContainsFunc(stalls, func(x bars.Stall) bool {
+		return k.from.Before(x.To.Add(time.Second)) && k.from.Add(k.took).After(x.From)
+	})
+}
+
+// partOf is the time, in ms, within which that part of them was acknowledged; it sorts them.
+func partOf(acks []ack, of float64) float64 {
+	if len(acks) == 0 {
+		return 0
+	}
+	slices.SortFunc(acks, func(x, y ack) int { return cmp.Compare(x.took, y.took) })
+	return float64(acks[min(int(float64(len(acks))*of), len(acks)-1)].took.Microseconds()) / 1000
 }
 
 // cpuNow is what this process has used so far, in seconds.
@@ -112,7 +157,7 @@ type intake struct {
 
 	taken int64
 	mu    sync.Mutex
-	acks  []time.Duration
+	acks  []ack
 	err   error
 }
 
@@ -138,11 +183,26 @@ func (in *intake) run(seconds float64) (late float64, err error) {
 				return 0, err
 			}
 		}
-		if err := in.one(); err != nil {
+		if err := in.one(func(int) int64 { return in.st.rng.Int64N(in.st.volume/promoteWrite) * promoteWrite }); err != nil {
 			return 0, err
 		}
 	}
 	late = time.Since(began).Seconds() - seconds
+	return max(0, late), in.drain()
+}
+
+// whole writes the whole volume once, as fast as it is taken: what an initial sync brings.
+func (in *intake) whole() error {
+	for off := int64(0); off < in.st.volume; off += promoteWrites * promoteWrite {
+		if err := in.one(func(i int) int64 { return off + int64(i)*promoteWrite }); err != nil {
+			return err
+		}
+	}
+	return in.drain()
+}
+
+// drain waits until all is acknowledged.
+func (in *intake) drain() error {
 	var bufs [][]byte
 	for range inFlight {
 		bufs = append(bufs, <-in.free)
@@ -152,15 +212,16 @@ func (in *intake) run(seconds float64) (late float64, err error) {
 	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	return max(0, late), in.err
+	return in.err
 }
 
-func (in *intake) one() error {
+// one takes a record of writes at those places.
+func (in *intake) one(place func(i int) int64) error {
 	p := <-in.free
 	writes := make([]write, promoteWrites)
 	for i := range writes {
 		at := in.st.rng.IntN((len(in.data)-promoteWrite)/512) * 512
-		writes[i] = write{in.st.rng.Int64N(in.st.volume/promoteWrite) * promoteWrite, in.data[at : at+promoteWrite]}
+		writes[i] = write{place(i), in.data[at : at+promoteWrite]}
 	}
 	p, err := in.st.seal(p[:0], writes...)
 	if err != nil {
@@ -174,7 +235,7 @@ func (in *intake) one() error {
 	from := time.Now()
 	return in.st.group.Append(rec, func(err error) {
 		in.mu.Lock()
-		in.acks = append(in.acks, time.Since(from))
+		in.acks = append(in.acks, ack{from, time.Since(from)})
 		if in.err == nil {
 			in.err = err
 		}
@@ -199,9 +260,11 @@ func (in *intake) cut() error {
 type promoteScale struct {
 	seconds float64 // of a sample
 	rate    float64 // MB/s of intake
+	empty   bool    // the volume is not synchronised first
 }
 
-// promote takes each pair with promotion and without, in turn the one and the other first.
+// promote takes each pair with promotion and without, in turn the one and the other first. The
+// volume is synchronised first, as that of every group is: its replica has no holes then.
 // At a smaller scale checkpoints are the nearer to each other: a history at its limit holds
 // as many of them.
 func (b *bench) promote() error {
@@ -218,7 +281,7 @@ func (b *bench) promote() error {
 		seconds = b.try.seconds
 	}
 	run := func(limit int64, seconds float64) (r promoteResult, foreign float64, err error) {
-		a := promoteArgs{Rate: rate, Seconds: seconds, Limit: limit, Cut: 5 * min(1, b.scale), Volume: b.size(16 * gib)}
+		a := promoteArgs{Rate: rate, Seconds: seconds, Limit: limit, Cut: 5 * min(1, b.scale), Volume: b.size(16 * gib), Empty: b.try.empty || limit == 0}
 		if a.Dir, err = b.Fresh("promote"); err != nil {
 			return r, 0, err
 		}
@@ -242,7 +305,8 @@ func (b *bench) promote() error {
 		b.Sample(bars.Sample{Row: "promote-keeps-up", Value: float64(both.Promoted) / float64(both.Taken), Ours: float64(both.Promoted) / mib, Peer: float64(both.Taken) / mib, OursUnit: "MiB", Foreign: foreign,
 			Note: fmt.Sprintf("intake %.0f MB/s, %.1f s late, level %s, %d MiB written, %.2f CPU-s/GiB, %.2f without", rate/1e6, both.Late, both.Level, both.Written/mib, both.perGiB(), alone.perGiB())})
 		b.Sample(bars.Sample{Row: "promote-ack", Value: both.AckP99 / alone.AckP99, Ours: both.AckP99, Peer: alone.AckP99, OursUnit: "ms", Foreign: foreign,
-			Note: fmt.Sprintf("half of them in %.1f ms, and %.1f without; all in %.0f and %.0f", both.AckP50, alone.AckP50, both.AckMax, alone.AckMax)})
+			Note: fmt.Sprintf("half of them in %.1f ms, and %.1f without; all in %.0f and %.0f; %d times the disk finished nothing for 0.1 s or more, %.0f ms in all, and %d without; p99 apart from that %.2f and %.2f",
+				both.AckP50, alone.AckP50, both.AckMax, alone.AckMax, both.Stalls, both.Stalled, alone.Stalls, both.AckApart, alone.AckApart)})
 	}
 	return nil
 }
