@@ -143,3 +143,37 @@ func TestAllZero(t *testing.T) {
 		}
 	}
 }
+
+// Short writes at scattered places lie in short blocks; what is written or read in a row does not.
+func TestScatteredWritesLieInShortBlocks(t *testing.T) {
+	const pieces = 32
+	data := dbData(pieces*16<<10, 1)
+	for _, c := range []struct {
+		name        string
+		size, apart int // bytes of a piece; from one piece to the next
+		want        int // bytes of a block
+	}{
+		{"scattered 4K", 4 << 10, 1 << 20, LineBytes / 2},
+		{"scattered 8K", 8 << 10, 1 << 20, LineBytes / 2},
+		{"scattered 16K", 16 << 10, 1 << 20, LineBytes},
+		{"4K in a row", 4 << 10, 4 << 10, LineBytes},
+		{"4K in a row, backwards", 4 << 10, -4 << 10, LineBytes / 2},
+	} {
+		b, f, z := NewBatch(Limits{}), Fold{}, NewCompressor()
+		for i := range pieces {
+			p := Piece{Volume: 1, Off: pieces<<20 + int64(i)*int64(c.apart), Len: int64(c.size), Ticket: Ticket(i + 1), Data: data[i*c.size:][:c.size]}
+			if !b.Add(p) {
+				t.Fatal("full")
+			}
+			f.Data(p.Volume, p.Off, p.Data, z)
+		}
+		for kind, p := range map[string][]byte{"batch": b.Seal(nil, testID, testTime, z), "fold": f.Seal(nil, 1, 1, 1234, z)} {
+			r := mustParse(t, p)
+			for i := range r.Blocks {
+				if got := r.Block(i).Raw; got != c.want {
+					t.Errorf("%s, %s: block %d of %d bytes, want %d", c.name, kind, i, got, c.want)
+				}
+			}
+		}
+	}
+}

@@ -76,7 +76,7 @@ func (f *Fold) Data(v VolumeID, off int64, data []byte, c *Compressor) {
 	if len(data) == 0 || off/LineBytes != (off+int64(len(data))-1)/LineBytes {
 		panic("BUG: folded data that does not lie in one line")
 	}
-	if len(f.loose)+len(data) > LineBytes {
+	if full(len(f.loose), len(data), len(f.loose) > 0 && f.extents[len(f.extents)-1].ends(v, off)) {
 		f.closeLoose(c)
 	}
 	if len(f.loose) == 0 {
