@@ -92,7 +92,7 @@ func (l *Log) sealed(s *segment) {
 	l.upkeep.Lock()
 	defer l.upkeep.Unlock()
 	if err := l.discard(); err != nil { // the next Drop finishes it
-		l.opt.Log.Warn("dropped segments still have files", "group", l.group, "err", err)
+		l.opt.Log.Warn("dropped segments still have files", "err", err)
 	}
 }
 
