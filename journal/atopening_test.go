@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -259,8 +260,11 @@ func TestLostControlRecords(t *testing.T) {
 			ok(t, err)
 			var at segment.Pos
 			var kind record.Kind
-			i, closed := 0, w.group.segments.Segments()[1]
-			ok(t, w.group.segments.Replay(segment.Start, closed.To, segment.ReplayOptions{ControlOnly: true}, func(pos segment.Pos, r record.Record) error {
+			segments := w.group.segments.Segments()
+			unread := func(s segment.Info) bool { return s.State == segment.StateOpen || s.State == segment.StateClosed }
+			sealed := segments[:slices.IndexFunc(segments, unread)] // what is behind is followed at opening
+			i := 0
+			ok(t, w.group.segments.Replay(segment.Start, sealed[len(sealed)-1].To, segment.ReplayOptions{ControlOnly: true}, func(pos segment.Pos, r record.Record) error {
 				if i == n {
 					at, kind = pos, r.Kind
 				}
@@ -271,12 +275,12 @@ func TestLostControlRecords(t *testing.T) {
 				ok(t, w.store.Close())
 				return
 			}
-			name, off := logFile(1), int64(at)
-			if at >= closed.First {
-				name, off = logFile(2), int64(at-closed.First)+4096
+			in := 0
+			for sealed[in].To <= at {
+				in++
 			}
 			ok(t, w.store.Close())
-			ok(t, disk.Rot(name, off+2, 1)) // its magic
+			ok(t, disk.Rot(logFile(in+1), int64(at-sealed[in].First)+4096+2, 1)) // its magic
 			w, err = open()
 			ok(t, err)
 			ok(t, w.verify())
