@@ -76,7 +76,7 @@ fuzz:
 	$(GO) run ./tools/check -fuzz $(FUZZTIME)
 
 generate:
-	@tools/setup/packages.sh protobuf-compiler
+	@tools/setup/packages.sh protobuf-compiler libprotobuf-dev
 	GOBIN=$(CURDIR)/bin/generate $(GO) install google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
 	GOBIN=$(CURDIR)/bin/generate $(GO) install connectrpc.com/connect/cmd/protoc-gen-connect-go@v1.21.1
 	PATH="$(CURDIR)/bin/generate:$$PATH" $(GO) generate ./control/api/...

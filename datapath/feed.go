@@ -129,10 +129,20 @@ func (f *feed) filling() bool { return f.job != nil && !f.job.Batch.Empty() }
 func (f *feed) lineIdle() bool { return f.pipe.empty() && f.window.Idle() }
 
 func (f *feed) add(ws []capture.Write) {
+	in := *f.intake.Load()
 	for i := range ws {
-		switch w := &ws[i]; w.Kind {
-		case capture.Mark:
+		w := &ws[i]
+		if w.Kind == capture.Mark {
 			f.mark(w.Ticket)
+			in = *f.intake.Load() // waiting there takes its time
+			continue
+		}
+		if w.Ticket >= in[w.Volume].until {
+			f.tap.Free(ws[i : i+1])
+			f.whole = w.Ticket
+			continue
+		}
+		switch w.Kind {
 		case capture.Zero, capture.SyncZero:
 			f.piece(record.Piece{Volume: w.Volume, Off: w.Off, Len: w.Len, Ticket: w.Ticket}, w)
 			f.end(w)
@@ -172,7 +182,7 @@ func (f *feed) piece(p record.Piece, w *capture.Write) {
 func (f *feed) end(w *capture.Write) {
 	l := f.job.Done.(*load)
 	l.writes = append(l.writes, *w)
-	if w.Kind == capture.SyncData || w.Kind == capture.SyncZero {
+	if (w.Kind == capture.SyncData || w.Kind == capture.SyncZero) && !(*f.intake.Load())[w.Volume].joining {
 		f.count.synced.Add(w.Len)
 	}
 	f.whole = w.Ticket
@@ -262,13 +272,13 @@ func (f *feed) mark(t record.Ticket) {
 	placed := group.Placed{Life: p.Life, Kind: p.Kind}
 	switch p.Kind {
 	case group.Open, group.Close:
-		build, r := record.AppendResyncOpen, record.Resync{Reason: p.Reason, Volumes: f.volumeSizes()}
+		build, r := record.AppendResyncOpen, record.Resync{Reason: p.Reason, Volumes: m.volumes}
 		if p.Kind == group.Close {
 			build = record.AppendResyncClose
 		}
 		f.control(t, func(dst []byte, id record.Identity, at record.Time) []byte { return build(dst, id, at, t, r) })
 	case group.Cut:
-		cut := record.Cut{Wall: m.taken.UnixNano(), Tag: p.Tag, Solo: true, Volumes: f.volumeSizes()}
+		cut := record.Cut{Wall: m.taken.UnixNano(), Tag: p.Tag, Solo: true, Volumes: m.volumes}
 		f.control(t, func(dst []byte, id record.Identity, at record.Time) []byte {
 			// The number of a checkpoint is the seq of its cut: it rises for ever, over
 			// every restart, without anybody having to remember it.

@@ -13,6 +13,7 @@ import (
 	"github.com/holdfast-dr/holdfast/datapath/gate"
 	"github.com/holdfast-dr/holdfast/datapath/group"
 	"github.com/holdfast-dr/holdfast/datapath/pack"
+	"github.com/holdfast-dr/holdfast/datapath/roster"
 	"github.com/holdfast-dr/holdfast/datapath/spill"
 	"github.com/holdfast-dr/holdfast/wire"
 	"github.com/holdfast-dr/holdfast/wire/record"
@@ -34,6 +35,8 @@ type flow struct {
 	ledger       ledgerFile
 	incarnations incarnations
 	began        time.Time
+	rosterName   string
+	intake       atomic.Pointer[intake]
 	marksNew     bool // the order page was new when this process came, and nothing was marked since
 	compression  pack.Compression
 	observeAck   func(time.Duration)
@@ -46,6 +49,7 @@ type flow struct {
 	lives    chan life      // capacity 1: the life that feed shall begin
 	orders   chan sendOrder // capacity 1: what send shall do; the latest wins
 	work     chan task      // capacity 1: what resync shall do; the machine asks for one at a time
+	changed  chan struct{}  // capacity 1: something else is asked of the group
 	lostCame chan struct{}  // capacity 1: mu.lost has something
 	acked    chan struct{}  // capacity 1: an acknowledgement came
 
@@ -87,13 +91,19 @@ type flow struct {
 		endLeg    context.CancelFunc // has the sender begin with what is to be sent again
 		heard     time.Time          // the target, last
 
-		volumes []capture.VolumeInfo // once all filters have answered
-		lacks   lacks
-		lost    []wire.Lack // that the target told of, to be marked
-		listed  wire.Listed
-		asks    map[uint64]*wish
-		nextAsk uint64
-		fatal   error
+		volumes []capture.VolumeInfo // of the group, those that filters serve; once all that are needed have answered
+
+		roster   roster.Roster
+		admitted map[record.VolumeID]bool          // of those that are adding: their writes are taken
+		until    map[record.VolumeID]record.Ticket // of those that are gone: from where on their writes are not taken
+		telling  map[record.VolumeID]bool          // the volumes that the target was told of last
+		told     map[record.VolumeID]bool          // those that it knows
+		lacks    lacks
+		lost     []wire.Lack // that the target told of, to be marked
+		listed   wire.Listed
+		asks     map[uint64]*wish
+		nextAsk  uint64
+		fatal    error
 
 		sync              dirty.Progress // of the present resync, or the last
 		ackRate, syncRate dirty.Meter    // what is acknowledged; what the resync has done
@@ -110,10 +120,11 @@ type flow struct {
 // mark is a ticket of ours that feed will meet.
 type mark struct {
 	ticket  record.Ticket
-	taken   time.Time     // when; what stands there is labelled so, however late feed meets it
-	place   *group.Place  // what stands there; nil for nothing
-	decided chan struct{} // closed when place is final
-	open    bool          // not decided yet
+	volumes []record.VolumeSize // members, when it was taken
+	taken   time.Time           // when; what stands there is labelled so, however late feed meets it
+	place   *group.Place        // what stands there; nil for nothing
+	decided chan struct{}       // closed when place is final
+	open    bool                // not decided yet
 }
 
 // wish is a checkpoint that a user waits for.
@@ -158,6 +169,8 @@ func (f *flow) actLocked(a group.Action) {
 	switch a := a.(type) {
 	case group.OpenStream:
 		f.openStreamLocked(a.Incarnation)
+	case group.CloseStream:
+		f.closeStreamLocked()
 	case group.Resume:
 		f.resumeLocked(a.From)
 	case group.Draw:
@@ -196,11 +209,20 @@ func (f *flow) openStreamLocked(inc record.Incarnation) {
 		Group: f.cfg.ID, GroupName: f.cfg.Name, Lineage: f.cfg.Lineage, Stream: f.cfg.Stream,
 		Epoch: epoch, Incarnation: inc, Acked: f.mu.ledger.Acked,
 	}
+	f.mu.telling = make(map[record.VolumeID]bool)
 	for _, v := range f.mu.volumes {
+		f.mu.telling[v.ID] = true
 		m.Volumes = append(m.Volumes, wire.Volume{ID: v.ID, Name: v.Name, Bytes: v.Bytes})
 	}
 	if err := f.mu.session.Send(m); err != nil {
 		f.log.Debug("open stream", "error", err)
+	}
+}
+
+// closeStreamLocked tells the target that nothing more comes for now.
+func (f *flow) closeStreamLocked() {
+	if s := f.mu.session; s != nil {
+		_ = s.Send(&wire.CloseStream{Stream: f.cfg.Stream}) // else the session is over
 	}
 }
 
@@ -281,7 +303,7 @@ func (f *flow) takeLocked(a group.Take) {
 
 // ticketLocked takes a ticket that feed will meet.
 func (f *flow) ticketLocked() *mark {
-	m := &mark{ticket: f.tap.TakeTicket(), taken: time.Now(), decided: make(chan struct{}), open: true}
+	m := &mark{ticket: f.tap.TakeTicket(), volumes: f.membersLocked(), taken: time.Now(), decided: make(chan struct{}), open: true}
 	f.mu.marks[m.ticket] = m
 	f.mu.last = m
 	return m
@@ -337,11 +359,29 @@ func (f *flow) listedNewest() uint64 {
 	return f.mu.listed.Checkpoint
 }
 
-func (f *flow) volumeSizes() (vs []record.VolumeSize) {
+// members are the volumes that checkpoints hold.
+func (f *flow) members() []record.VolumeSize {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	return f.membersLocked()
+}
+
+func (f *flow) membersLocked() []record.VolumeSize {
+	return f.sizesLocked(func(p roster.Phase) bool { return p == roster.Member })
+}
+
+// sent are the volumes whose writes are sent: those that are joining too.
+func (f *flow) sent() []record.VolumeSize {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.sizesLocked(func(p roster.Phase) bool { return p == roster.Member || p == roster.Joining })
+}
+
+func (f *flow) sizesLocked(in func(roster.Phase) bool) (vs []record.VolumeSize) {
 	for _, v := range f.mu.volumes {
-		vs = append(vs, record.VolumeSize{ID: v.ID, Bytes: v.Bytes})
+		if in(f.mu.roster.Phase(v.ID)) {
+			vs = append(vs, record.VolumeSize{ID: v.ID, Bytes: v.Bytes})
+		}
 	}
 	return vs
 }

@@ -66,7 +66,7 @@ func (f *flow) mark(ctx context.Context, places []wire.Lack) error {
 		of[p.Volume] = append(of[p.Volume], capture.Extent{Off: p.Off, Len: p.Len})
 		bytes += p.Len
 	}
-	for _, v := range f.volumeSizes() {
+	for _, v := range f.sent() {
 		if invariant.Planted("datapath/lost-unmarked") {
 			continue
 		}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dr/holdfast/datapath/capture"
+	"github.com/holdfast-dr/holdfast/datapath/roster"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
@@ -80,7 +81,7 @@ func (f *flow) foldIdle(ctx context.Context, life uint64) error {
 	return nil
 }
 
-// askDirty asks the filters how many bytes are dirty.
+// askDirty asks the filters how many bytes are dirty; left is of the members.
 func (f *flow) askDirty(ctx context.Context) (left int64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, askFilters)
 	defer cancel()
@@ -101,8 +102,13 @@ func (f *flow) askDirty(ctx context.Context) (left int64, err error) {
 	}
 	dirty := make(map[record.VolumeID]int64)
 	for id, d := range all {
+		switch f.mu.roster.Phase(id) {
+		case roster.Gone:
+			continue
+		case roster.Member:
+			left += d.Blocks * capture.BlockBytes
+		}
 		dirty[id] = d.Blocks * capture.BlockBytes
-		left += dirty[id]
 	}
 	if mine {
 		f.mu.lacks = lacks{folded: true, known: true, lost: lost, dirty: dirty}
@@ -114,7 +120,7 @@ func (f *flow) askDirty(ctx context.Context) (left int64, err error) {
 // freshLacks is what is known of it now, asked for again if something was dropped since
 // it was known; not known when a filter is gone, or does not answer at once.
 func (f *flow) freshLacks(ctx context.Context) lacks {
-	if f.tap.Stats().Filters < len(f.cfg.Filters) {
+	if s := f.tap.Stats(); s.Filters < s.Needed {
 		return lacks{}
 	}
 	for asked := false; ; asked = true {

@@ -63,6 +63,9 @@ const (
 	// dirtyEvery is how often the filters are asked how much is dirty while something is,
 	// or while that is not known.
 	dirtyEvery = time.Second
+	// tendEvery is how often it is looked whether a volume can join, or something that a user
+	// asked for can be done that could not before.
+	tendEvery = 200 * time.Millisecond
 	// askStatus is how long a status may wait for the filters: people wait for it.
 	askStatus = 500 * time.Millisecond
 	// startGrace is how long filters may be unheard after a start before that is an error.

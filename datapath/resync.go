@@ -56,9 +56,7 @@ func (f *flow) begin(ctx context.Context, b group.Begin) {
 		number: b.Life, ctx: ctx, incarnation: b.Incarnation, next: b.Next, ticket: ticket,
 		open: record.Resync{Initial: b.Initial, Reason: b.Reason},
 	}
-	for _, v := range f.mu.volumes {
-		l.open.Volumes = append(l.open.Volumes, record.VolumeSize{ID: v.ID, Bytes: v.Bytes})
-	}
+	l.open.Volumes = f.membersLocked()
 	select {
 	case <-f.lives: // one that feed never saw, and that has ended
 	default:
@@ -70,7 +68,7 @@ func (f *flow) markDirty(ctx context.Context, b group.Begin) error {
 	ctx, cancel := context.WithTimeout(ctx, askFilters)
 	defer cancel()
 	if b.MarkAll {
-		for _, v := range f.volumeSizes() {
+		for _, v := range f.sent() {
 			if err := f.tap.MarkAll(ctx, v.ID); err != nil {
 				return fmt.Errorf("mark volume %d: %w", v.ID, err)
 			}
@@ -85,7 +83,7 @@ func (f *flow) walk(ctx context.Context, a group.Walk) {
 		return
 	}
 	var volumes []record.VolumeID
-	for _, v := range f.volumeSizes() {
+	for _, v := range f.members() {
 		volumes = append(volumes, v.ID)
 	}
 	_, _ = f.askDirty(ctx) // for the status; whether the filters answer shows below

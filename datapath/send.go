@@ -181,6 +181,7 @@ func (f *flow) stood(m *wire.Stand) {
 	defer f.mu.Unlock()
 	if f.mu.session != nil {
 		f.mu.opening = f.mu.session.Opening(m.Stream)
+		f.mu.told = f.mu.telling
 	}
 	f.stepLocked(group.Stood{
 		Durable: m.Durable, Incarnation: m.Incarnation, Acked: f.mu.ledger.Acked, Sealed: f.window.Next() - 1,

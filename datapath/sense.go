@@ -7,6 +7,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/datapath/capture"
 	"github.com/holdfast-dr/holdfast/datapath/group"
+	"github.com/holdfast-dr/holdfast/datapath/roster"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 )
 
@@ -43,19 +44,21 @@ func (f *flow) filtersLocked() string {
 		return f.mu.fatal.Error()
 	}
 	vs, ok := f.tap.Volumes()
-	if n := f.tap.Stats().Filters; !ok || n < len(f.cfg.Filters) {
+	if s := f.tap.Stats(); !ok || s.Filters < s.Needed {
 		if f.mu.volumes == nil && time.Since(f.began) < startGrace {
 			return ""
 		}
-		return fmt.Sprintf("%d of %d filters of the group do not answer", len(f.cfg.Filters)-n, len(f.cfg.Filters))
+		return fmt.Sprintf("%d of %d filters of the group do not answer", s.Needed-s.Filters, s.Needed)
 	}
 	if f.mu.volumes != nil {
+		f.serveLocked()
 		return ""
 	}
 	if why := f.mismatch(vs); why != "" {
 		return why
 	}
-	f.mu.volumes = vs
+	f.learnLocked()
+	f.mu.volumes = f.wantedOf(vs)
 	return ""
 }
 
@@ -63,10 +66,15 @@ func (f *flow) filtersLocked() string {
 func (f *flow) mismatch(vs []capture.VolumeInfo) string {
 	served := make(map[string]capture.VolumeInfo)
 	for _, v := range vs {
-		served[v.Name] = v
+		if !f.mu.roster.Left(v.ID) {
+			served[v.Name] = v
+		}
 	}
-	for _, want := range f.cfg.Volumes {
+	for _, want := range f.mu.roster.Wanted() {
 		v, ok := served[want.Name]
+		if !ok && want.Phase == roster.Adding {
+			continue
+		}
 		if !ok {
 			return fmt.Sprintf("volume %s is configured and no filter serves it", want.Name)
 		}

@@ -134,10 +134,14 @@ func (s *Source) openFlow(g GroupConfig) (*flow, error) {
 		f.observeAck = func(time.Duration) {}
 	}
 	var err error
-	f.tap, err = capture.OpenTap(capture.TapConfig{RunDir: s.cfg.RunDir, Group: g.ID, Filters: g.Filters, Log: f.log})
+	if err := f.openRoster(s.cfg.DataDir); err != nil {
+		return nil, err
+	}
+	f.tap, err = capture.OpenTap(capture.TapConfig{RunDir: s.cfg.RunDir, Group: g.ID, Filters: f.mu.roster.Sockets(g.Filters), Log: f.log})
 	if err != nil {
 		return nil, err
 	}
+	f.followLocked()
 	f.incarnations = openIncarnations(s.cfg.DataDir, g.Stream)
 	f.marksNew = f.tap.Incarnation() == 0
 	if f.ledger, f.mu.ledger, err = openLedger(s.cfg.RunDir, g.Stream); err == nil {
@@ -147,6 +151,9 @@ func (s *Source) openFlow(g GroupConfig) (*flow, error) {
 		return nil, errors.Join(err, f.tap.Close())
 	}
 	f.mu.machine = group.New(g.Interval, f.mu.inc, time.Now())
+	if f.mu.roster.Paused {
+		f.mu.machine.Step(time.Now(), group.Pause{})
+	}
 	f.mu.marks = make(map[record.Ticket]*mark)
 	f.mu.asks = make(map[uint64]*wish)
 	f.mu.ctx, f.mu.end = context.WithCancel(context.Background())
@@ -157,7 +164,7 @@ func (s *Source) openFlow(g GroupConfig) (*flow, error) {
 		b := record.NewBatch(record.Limits{Raw: batchRaw, Extents: batchExtents})
 		f.free <- &pack.Job{Batch: b, Done: &load{}}
 	}
-	f.lostCame, f.acked = make(chan struct{}, 1), make(chan struct{}, 1)
+	f.changed, f.lostCame, f.acked = make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{}, 1)
 	f.lives, f.orders, f.work = make(chan life, 1), make(chan sendOrder, 1), make(chan task, 1)
 	return f, nil
 }
@@ -215,6 +222,7 @@ func (f *flow) run(ctx context.Context) {
 	wg.Go(func() { f.send(ctx) })
 	wg.Go(func() { f.resync(ctx) })
 	wg.Go(func() { f.watch(ctx) })
+	wg.Go(func() { f.tend(ctx) })
 	wg.Go(func() { f.askWhatLacks(ctx) })
 	wg.Go(func() { f.markLost(ctx) })
 }

@@ -102,6 +102,9 @@ func (f *flow) etaLocked(window, dirty int64) *float64 {
 
 // create cuts a checkpoint and waits until the target lists it.
 func (f *flow) create(ctx context.Context, tag string) (*holdfastv1.Checkpoint, error) {
+	if f.paused() {
+		return nil, api.Errorf(api.Precondition, "resume it with holdfast group resume", "the group is paused: no checkpoint is made")
+	}
 	w := &wish{tag: tag, listed: make(chan struct{})}
 	f.mu.Lock()
 	f.mu.nextAsk++

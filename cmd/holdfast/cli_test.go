@@ -36,6 +36,7 @@ type site struct {
 	closed      []string
 	retention   *holdfastv1.GroupsServiceSetRetentionRequest
 	shaped      *holdfastv1.ShapingServiceSetRequest
+	members     *holdfastv1.GroupMembers
 	tested      *holdfastv1.LinksServiceTestRequest
 	hang        bool // Create never answers
 	asked       func()
@@ -283,6 +284,12 @@ func TestGolden(t *testing.T) {
 	f("shaping-set", both, "shaping", "set", "--cap", "5Mbit")
 	f("retention-show", both, "group", "retention", "show")
 	f("retention-set", both, "group", "retention", "set", "lab", "--history", "24h")
+	f("group-pause", both, "group", "pause", "lab")
+	f("group-resume", both, "vpg", "resume", "lab")
+	f("group-sync", both, "group", "sync", "lab", "--volume", "data")
+	f("volume-list", both, "group", "volume", "list", "lab")
+	f("volume-add", both, "group", "volume", "add", "lab", "new", "--id", "3", "--pool-socket", "/run/pool3", "--wait")
+	f("volume-remove", both, "group", "volume", "remove", "lab", "new")
 	f("view-open", both, "view", "open", "--checkpoint", "latest")
 	f("view-list", both, "view", "list")
 	f("view-show", both, "view", "show", "v1")
@@ -453,6 +460,12 @@ func TestExitStatus(t *testing.T) {
 	f(exitUsage, both, "--history 10m: want 1h to 30d", "group", "retention", "set", "lab", "--history", "10m")
 	f(exitUsage, both, "--history 31d: want 1h to 30d", "group", "retention", "set", "lab", "--history", "31d")
 	f(exitUsage, both, "--minimum 2h: want at most the history, 1h", "group", "retention", "set", "lab", "--history", "1h", "--minimum", "2h")
+	f(exitUsage, both, "want one group, have 0 arguments", "group", "pause")
+	f(exitUsage, both, "want a group and a volume, have 1 arguments", "group", "volume", "remove", "lab")
+	f(exitUsage, both, "--id is missing or 0", "group", "volume", "add", "lab", "new", "--pool-socket", "/run/pool3")
+	f(exitUsage, both, "--pool-socket \"pool3\": want the absolute path", "group", "volume", "add", "lab", "new", "--id", "3", "--pool-socket", "pool3")
+	f(exitUsage, both, "volume ", "group", "volume", "add", "lab", "a/b", "--id", "3", "--pool-socket", "/run/pool3")
+	f(exitFailed, both, "none: no such volume", "group", "volume", "remove", "lab", "none")
 	f(exitUsage, both, "--warn 0: want 1 to 100", "group", "retention", "set", "lab", "--warn", "0")
 	f(exitUsage, both, "--warn 101: want 1 to 100", "group", "retention", "set", "lab", "--warn", "101")
 	f(exitFailed, both, "the folder cannot be made", "export", "--checkpoint", "latest", "--out", filepath.Join(none, "a", "b"))

@@ -58,11 +58,11 @@ States of a group:
   marks-only    only places are kept of what changed; no new checkpoint until a resync
   resync        what is marked is sent again; no new checkpoint until that is done
   disconnected  the other site does not answer; the guest goes on
-  paused        somebody asked for it
+  paused        somebody asked for it: what changes is only marked
   recovering    the group is being brought back
   error         somebody must act: the reason says what on
 
-This version does not come to spilling, paused and recovering yet.`,
+This version does not come to spilling and recovering yet.`,
 		Example: "  holdfast --context lab/context.yaml status\n  holdfast status -o json",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

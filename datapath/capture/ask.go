@@ -9,15 +9,13 @@ import (
 )
 
 // Fold has every filter move its live generations to its dirty maps; it waits for all
-// configured filters. What is published after it was called is not folded but captured.
+// filters that are needed. What is published after it was called is not folded but captured.
 func (t *Tap) Fold(ctx context.Context) error {
 	if invariant.Planted("capture/no-fold") {
 		return nil
 	}
-	for _, l := range t.links {
-		if _, err := l.ask(ctx, request{ask: askFold}, again); err != nil {
-			return fmt.Errorf("fold at %s: %w", l.socket, err)
-		}
+	if err := t.askAll(ctx, request{ask: askFold}, func([]byte) error { return nil }); err != nil {
+		return fmt.Errorf("fold %w", err)
 	}
 	return nil
 }
@@ -53,16 +51,14 @@ func (t *Tap) MarkExtents(ctx context.Context, vol record.VolumeID, extents []Ex
 // out of one. If it is nothing, a ticket taken afterwards is above all of these.
 func (t *Tap) Dirty(ctx context.Context) (map[record.VolumeID]DirtySummary, error) {
 	dirty := map[record.VolumeID]DirtySummary{}
-	for _, l := range t.links {
-		pairs, err := parsedPairs(l.ask(ctx, request{ask: askDirty}, again))
-		if err != nil {
-			return nil, err
-		}
+	err := t.askAll(ctx, request{ask: askDirty}, func(body []byte) error {
+		pairs, err := parsePairs(body)
 		for _, p := range pairs {
 			dirty[record.VolumeID(p[0])] = DirtySummary{Blocks: p[1]}
 		}
-	}
-	return dirty, nil
+		return err
+	})
+	return dirty, err
 }
 
 func parsedPairs(body []byte, err error) ([][2]int64, error) {

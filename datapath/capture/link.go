@@ -9,6 +9,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -22,6 +23,7 @@ type link struct {
 	tap    *Tap
 	socket string
 	log    *slog.Logger
+	needed atomic.Bool
 
 	mu struct {
 		sync.Mutex
@@ -269,6 +271,13 @@ func (c *filterConn) send(q request) error {
 	return err
 }
 
+// connected is the connection there is now, if any.
+func (l *link) connected() *filterConn {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.mu.conn
+}
+
 type persistence bool
 
 const (
@@ -296,15 +305,37 @@ func (l *link) ask(ctx context.Context, q request, p persistence) ([]byte, error
 	}
 }
 
+// askAll asks every filter that is needed, and those beside them that are there.
+func (t *Tap) askAll(ctx context.Context, q request, answer func([]byte) error) error {
+	for _, l := range t.links() {
+		var body []byte
+		var err error
+		if c := l.connected(); l.needed.Load() {
+			body, err = l.ask(ctx, q, again)
+		} else if c == nil {
+			continue
+		} else if body, err = c.ask(ctx, q); errors.Is(err, ErrFilterGone) {
+			continue
+		}
+		if err == nil {
+			err = answer(body)
+		}
+		if err != nil {
+			return fmt.Errorf("at %s: %w", l.socket, err)
+		}
+	}
+	return nil
+}
+
 // askVolume asks the filter that has the volume, once it is known who that is.
 func (t *Tap) askVolume(ctx context.Context, q request, p persistence) ([]byte, error) {
 	for {
 		all := true
 		var wait <-chan struct{}
-		for _, l := range t.links {
+		for _, l := range t.links() {
 			l.mu.Lock()
 			has := slices.ContainsFunc(l.mu.volumes, func(v VolumeInfo) bool { return v.ID == q.volume })
-			if !l.mu.told {
+			if !l.mu.told && l.needed.Load() {
 				all, wait = false, l.mu.changed
 			}
 			l.mu.Unlock()

@@ -263,7 +263,7 @@ func (t *Tap) lateLocked(r *tapRing) {
 		r.pool.mustFold = true
 		t.page.lost.Add(1)
 		t.cfg.Log.Error("a write came after a later one was given: its filter must fold")
-		for _, l := range t.links {
+		for _, l := range t.links() {
 			if filterKey(l.socket) == r.pool.key {
 				t.wg.Go(func() {
 					t.foldLate(t.run, r.pool, func(q request) error { _, err := l.ask(t.run, q, again); return err })

@@ -1,6 +1,6 @@
 package capture
 
-// Stats is a snapshot of counters; all but Slots, Free and Filters only grow while this
+// Stats is a snapshot of counters; all but Slots, Free, Filters and Needed only grow while this
 // Tap is open and its filters live; a filter's own begin at zero with its process.
 type Stats struct {
 	GuestWrites   uint64 // writes, zeroings and discards answered
@@ -11,7 +11,8 @@ type Stats struct {
 	SyncBytes     uint64 // read for sync, holes and zeros included
 	Revoked       uint64 // slots this Tap revoked
 	Slots, Free   int    // of the pools mapped
-	Filters       int    // connected
+	Filters       int    // connected, of those that are needed
+	Needed        int    // filters
 }
 
 // Stats sums up over the filters.
@@ -24,12 +25,14 @@ func (t *Tap) Stats() Stats {
 		s.Free += p.freeSlots()
 	}
 	t.merge.Unlock()
-	for _, l := range t.links {
-		l.mu.Lock()
-		if l.mu.conn != nil {
+	for _, l := range t.links() {
+		if !l.needed.Load() {
+			continue
+		}
+		s.Needed++
+		if l.connected() != nil {
 			s.Filters++
 		}
-		l.mu.Unlock()
 	}
 	return s
 }

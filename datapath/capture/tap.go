@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -30,11 +31,15 @@ type Tap struct {
 	lock  *os.File
 	page  *orderPage
 	clock monoClock
-	wake  *os.File // our eventfd, which the filters have too
-	links []*link
+	wake  *os.File        // our eventfd, which the filters have too
 	run   context.Context // until Close
 	stop  context.CancelFunc
 	wg    sync.WaitGroup
+
+	follow struct {
+		sync.Mutex
+		links []*link
+	}
 
 	merge struct {
 		sync.Mutex
@@ -85,12 +90,35 @@ func openTap(cfg TapConfig, boot bootID) (_ *Tap, err error) {
 	t.wake = os.NewFile(uintptr(fd), "eventfd")
 	t.run, t.stop = context.WithCancel(context.Background())
 	for _, socket := range cfg.Filters {
-		l := &link{tap: t, socket: socket, log: cfg.Log.With("filter", socket)}
-		l.mu.changed = make(chan struct{})
-		t.links = append(t.links, l)
-		t.wg.Go(func() { l.follow(t.run) })
+		t.Follow(socket, true)
 	}
 	return t, nil
+}
+
+// Follow connects to one more filter, or says anew whether one is needed. Of filters that are
+// not needed nothing is waited for: they may be gone, or yet to come. What they publish is
+// given all the same.
+func (t *Tap) Follow(socket string, needed bool) {
+	t.follow.Lock()
+	defer t.follow.Unlock()
+	for _, l := range t.follow.links {
+		if l.socket == socket {
+			l.needed.Store(needed)
+			return
+		}
+	}
+	l := &link{tap: t, socket: socket, log: t.cfg.Log.With("filter", socket)}
+	l.needed.Store(needed)
+	l.mu.changed = make(chan struct{})
+	t.follow.links = append(slices.Clip(t.follow.links), l)
+	t.wg.Go(func() { l.follow(t.run) })
+}
+
+// links are all that there are now. The slice is not changed any more.
+func (t *Tap) links() []*link {
+	t.follow.Lock()
+	defer t.follow.Unlock()
+	return t.follow.links
 }
 
 // Close unmaps everything and gives the group up. What was not freed stays published
@@ -258,17 +286,30 @@ func (t *Tap) Discard() record.Ticket {
 	return ticket
 }
 
-// Volumes lists the volumes of all filters, by ID; ok once every configured filter has answered.
+// Volumes lists the volumes of all filters, by ID; ok once every filter that is needed has answered.
 func (t *Tap) Volumes() (volumes []VolumeInfo, ok bool) {
 	ok = true
-	for _, l := range t.links {
+	for _, l := range t.links() {
 		l.mu.Lock()
-		ok = ok && l.mu.told
+		ok = ok && (l.mu.told || !l.needed.Load())
 		volumes = append(volumes, l.mu.volumes...)
 		l.mu.Unlock()
 	}
 	sortVolumes(volumes)
 	return volumes, ok
+}
+
+// Sockets tells at which filter each volume is served, or was when it was last there.
+func (t *Tap) Sockets() map[record.VolumeID]string {
+	at := make(map[record.VolumeID]string)
+	for _, l := range t.links() {
+		l.mu.Lock()
+		for _, v := range l.mu.volumes {
+			at[v.ID] = l.socket
+		}
+		l.mu.Unlock()
+	}
+	return at
 }
 
 func (t *Tap) poolLocked(instance uint64) *tapPool {

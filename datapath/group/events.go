@@ -73,6 +73,14 @@ type (
 	// GiveWay says that groups which go first need the memory of this one's window: what
 	// stands there is given up, and sent again in a resync.
 	GiveWay struct{}
+	// Pause says that nothing is to be sent until Unpause, whatever comes: what changes is marked.
+	Pause struct{}
+	// Unpause ends that.
+	Unpause struct{}
+	// Forced says that all of a volume is about to be marked because a user asked for it.
+	Forced struct{}
+	// Retell says that the target is to be told anew which volumes there are. Then Stood.
+	Retell struct{}
 	// Tick is time that passes, with how things stand. It comes at least every 100 ms.
 	Tick struct{ Sense }
 )
@@ -104,6 +112,8 @@ type Action interface{ action() }
 type (
 	// OpenStream asks the target where it stands.
 	OpenStream struct{ Incarnation record.Incarnation }
+	// CloseStream tells the target that nothing more comes, until OpenStream.
+	CloseStream struct{}
 	// Draw gives up what is captured and sealed and draws a higher incarnation. Then Drawn.
 	Draw struct{ Life uint64 }
 	// Resume sends from the window, from From on.
@@ -159,14 +169,19 @@ func (Listed) event()      {}
 func (CutAsked) event()    {}
 func (CutDropped) event()  {}
 func (GiveWay) event()     {}
+func (Pause) event()       {}
+func (Unpause) event()     {}
+func (Forced) event()      {}
+func (Retell) event()      {}
 func (Tick) event()        {}
 
-func (OpenStream) action() {}
-func (Draw) action()       {}
-func (Resume) action()     {}
-func (Begin) action()      {}
-func (Walk) action()       {}
-func (Take) action()       {}
-func (Place) action()      {}
-func (Void) action()       {}
-func (Answer) action()     {}
+func (OpenStream) action()  {}
+func (CloseStream) action() {}
+func (Draw) action()        {}
+func (Resume) action()      {}
+func (Begin) action()       {}
+func (Walk) action()        {}
+func (Take) action()        {}
+func (Place) action()       {}
+func (Void) action()        {}
+func (Answer) action()      {}

@@ -46,6 +46,11 @@ type Machine struct {
 
 	status Status
 	calm   bool // the lag has come down since the state was last behind
+
+	paused bool // nothing is sent
+	rested bool // it was paused since the last life began
+	retell bool // the target is to be told anew which volumes there are
+	forced bool // what is marked, a user has asked to be sent again
 }
 
 type ask struct {
@@ -57,6 +62,7 @@ type ask struct {
 type link struct {
 	session bool
 	stood   bool
+	asking  bool      // the target was asked where it stands, and has not answered
 	reason  string    // why it does not stand
 	doubt   string    // of the last refusal, until something is acknowledged
 	refused bool      // the reason is the target's refusal
@@ -104,11 +110,11 @@ func (m *Machine) step(now time.Time, e Event) []Action {
 	case SessionUp:
 		m.link.session, m.link.next = true, time.Time{}
 		m.link.reason = "connected; the target is asked where it stands"
-		return []Action{OpenStream{m.mine}}
+		return m.ask()
 	case Drawn:
 		if e.Life == m.life && m.phase == idle {
 			m.mine = e.Incarnation
-			return []Action{OpenStream{m.mine}}
+			return m.ask()
 		}
 	case SessionDown:
 		m.unlink(e.Reason)
@@ -140,6 +146,17 @@ func (m *Machine) step(now time.Time, e Event) []Action {
 		m.asked = slices.DeleteFunc(m.asked, func(a ask) bool { return a.id == e.Ask })
 	case GiveWay:
 		return m.giveWay()
+	case Pause:
+		m.paused = true
+	case Unpause:
+		if m.paused {
+			m.paused = false
+			return m.ask()
+		}
+	case Forced:
+		m.forced = true
+	case Retell:
+		m.retell = true
 	case Tick:
 		m.sense = e.Sense
 	}
@@ -150,16 +167,40 @@ func (m *Machine) step(now time.Time, e Event) []Action {
 // that its records held. One that has nothing in its window has nothing to give; while the
 // target is asked where it stands, an answer for this life is under way.
 func (m *Machine) giveWay() []Action {
-	asking := m.link.session && !m.link.stood && !m.link.refused
-	if m.phase != syncing && m.phase != live || asking {
+	if m.phase != syncing && m.phase != live || m.link.asking {
 		return nil
 	}
-	m.reborn()
 	m.gave = !invariant.Planted("group/gives-way-in-silence")
+	return m.giveUp()
+}
+
+// giveUp ends the present life, and asks for a new one. Not while the target is asked where it
+// stands: that would be answered for this life.
+func (m *Machine) giveUp() []Action {
+	m.reborn()
 	if m.link.stood {
 		m.link = link{session: true, reason: "the target is asked where it stands", doubt: m.link.doubt, lost: m.sense.Lost}
 	}
 	return []Action{Draw{Life: m.life}}
+}
+
+// ask asks the target where it stands, unless there is no session, nothing is to be sent, or
+// it was asked.
+func (m *Machine) ask() []Action {
+	if !m.link.session || m.link.asking || m.paused {
+		return nil
+	}
+	m.link.asking, m.retell = true, false
+	return []Action{OpenStream{m.mine}}
+}
+
+// rest gives up what is under way once the group is paused.
+func (m *Machine) rest() []Action {
+	if m.phase == idle || m.link.asking {
+		return nil
+	}
+	m.rested = true
+	return append([]Action{CloseStream{}}, m.giveUp()...)
 }
 
 // unlink notes that the target cannot be sent to, and how lost stood then.
@@ -172,6 +213,9 @@ func (m *Machine) unlink(reason string) {
 
 // stood decides from where the target stands: go on, begin what is drawn, or draw anew.
 func (m *Machine) stood(now time.Time, e Stood) []Action {
+	if m.link.asking = false; m.paused && m.phase == idle {
+		return []Action{CloseStream{}}
+	}
 	fresh := e.Durable == 0 && e.Incarnation == 0
 	lost := e.Durable < e.Acked && !invariant.Planted("group/trust-a-target-that-lost")
 	if m.phase != idle {
@@ -200,13 +244,15 @@ func (m *Machine) stood(now time.Time, e Stood) []Action {
 		b.Reason = "the host restarted: which blocks changed is not known"
 	case m.gave:
 		b.MarkAll, b.Reason = false, "its memory was needed by groups of higher priority, so what had changed is read again"
+	case m.rested && !e.Unfinished:
+		b.MarkAll, b.Reason = false, "it was paused, and what had changed is read again"
 	case e.Unfinished:
 		b.MarkAll, b.Reason = false, "first synchronisation, gone on with after a restart"
 	default:
 		b.MarkAll, b.Reason = false, "the source restarted"
 	}
 	m.reborn()
-	m.gave = false
+	m.gave, m.rested = false, false
 	m.standing()
 	b.Life = m.life
 	m.phase, m.initial, m.why, m.opensAt = beginning, b.Initial, b.Reason, b.Next
@@ -295,7 +341,7 @@ func (m *Machine) wasPlaced(e Placed) []Action {
 		m.phase = syncing
 		return []Action{Walk{Life: m.life}}
 	case Close:
-		m.phase, m.firstOK = live, 0
+		m.phase, m.firstOK, m.forced = live, 0, false
 		m.lastCut = time.Time{} // cut at once
 	case Cut:
 		if m.firstOK == 0 {
@@ -336,14 +382,20 @@ func (m *Machine) next(now time.Time) []Action {
 	var as []Action
 	if m.link.refused && !m.link.retry.IsZero() && !now.Before(m.link.retry) {
 		m.link.retry = time.Time{}
-		as = append(as, OpenStream{m.mine})
+		as = append(as, m.ask()...)
+	}
+	if m.paused && !invariant.Planted("group/pause-forgotten") {
+		return append(as, m.rest()...)
+	}
+	if m.retell && m.link.stood {
+		as = append(as, m.ask()...)
 	}
 	if m.phase != live || m.taking != 0 {
 		return as
 	}
 	if m.sense.Lost != m.covered && !invariant.Planted("group/cut-over-loss") {
 		m.initial = m.initial && !m.Safe() // a first sync is over when something can be restored
-		m.why = "changes were marked and not captured: the buffers were full"
+		m.why = m.marked()
 		m.taking = Open
 		return append(as, Take{Life: m.life, Kind: Open})
 	}

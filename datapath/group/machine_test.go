@@ -51,6 +51,8 @@ func runWorld(t *testing.T, rng *rand.Rand) (checkpoints int) {
 			w.step(GiveWay{})
 		case op < 198:
 			w.cut()
+		case op < 199 && rng.IntN(2) == 0:
+			w.pause(!w.paused)
 		case op < 199:
 			w.start()
 		default:
@@ -59,6 +61,7 @@ func runWorld(t *testing.T, rng *rand.Rand) (checkpoints int) {
 			}
 		}
 	}
+	w.pause(false)
 	for range 60 { // the faults stop
 		w.connect()
 		for range 4 {
@@ -222,6 +225,50 @@ func TestReconnect(t *testing.T) {
 	f("[]", Stood{Durable: 21, Incarnation: 9, Acked: 12, Sealed: 20})
 }
 
+// A group that is paused sends nothing, says so whatever else is true, and begins anew from
+// its marks when it is resumed. It waits for an answer that is under way, which is of this life.
+func TestPause(t *testing.T) {
+	now := time.Unix(1e6, 0)
+	var m *Machine
+	f := func(want string, state State, reason string, events ...Event) {
+		t.Helper()
+		got := fmt.Sprint(script(m, &now, events...))
+		if s := m.Status(); got != want || s.State != state || reason != "" && !contains(s.Reason, reason) {
+			t.Errorf("did %s, want %s; %+v", got, want, s)
+		}
+	}
+	live := func() {
+		m = New(time.Second, 9, now)
+		script(m, &now, SessionUp{}, Stood{Durable: 10, Incarnation: 8, Acked: 10}, Begun{1}, Walked{Life: 1}, Taken{Life: 1, Kind: Close},
+			Placed{Life: 1, Kind: Close}, Taken{Life: 1, Kind: Cut}, Placed{Life: 1, Kind: Cut, Number: 12}, Listed{12})
+	}
+	stood := Stood{Durable: 20, Incarnation: 9, Acked: 20, Sealed: 30}
+	live()
+	f("[CloseStream Draw]", Paused, "somebody", Pause{})
+	f("[]", Paused, "", Drawn{2, 10}, after(time.Minute), GiveWay{}, SessionDown{Reason: "cut"}, Tick{Sense{Lost: 7, Trouble: "filter gone"}}, SessionUp{})
+	f("[OpenStream]", Disconnected, "", Tick{Sense{}}, Unpause{})
+	f("[]", Disconnected, "", Unpause{})
+	f("[]", Paused, "", Pause{})
+	f("[CloseStream]", Paused, "", stood) // nothing of this life is there yet
+	f("[OpenStream Begin Resume]", Resync, "it was paused", Unpause{}, stood)
+	f("[CloseStream Draw]", Paused, "", Pause{})
+
+	live()
+	f("[OpenStream]", Protected, "", Retell{})
+	f("[]", Protected, "", GiveWay{})
+	f("[]", Paused, "", Pause{}, after(time.Second)) // what the target answers is of this life
+	f("[Resume CloseStream Draw]", Paused, "", stood)
+
+	live()
+	f("[]", Disconnected, "", SessionDown{Reason: "cut"}, Retell{})
+	f("[OpenStream Resume]", Protected, "", SessionUp{}, stood) // that told the volumes
+	f("[OpenStream]", Protected, "", Retell{})
+	f("[]", Protected, "", Retell{})
+	f("[Resume OpenStream]", Protected, "", stood) // those that came after it was asked
+	f("[Resume]", Protected, "", stood)
+	f("[Take]", Resync, "sent again", Forced{}, Tick{Sense{Lost: 1}})
+}
+
 func contains(s, part string) bool {
 	for i := range s {
 		if len(s)-i >= len(part) && s[i:i+len(part)] == part {
@@ -256,7 +303,7 @@ func TestGiveWay(t *testing.T) {
 	f("[]", Disconnected, "cut", SessionDown{Reason: "cut"})
 	f("[Draw]", MarksOnly, "with: cut", GiveWay{})
 	f("[]", MarksOnly, "with: cut", GiveWay{})
-	f("[OpenStream]", MarksOnly, "", Drawn{2, 10})
+	f("[]", MarksOnly, "", Drawn{2, 10})
 	f("[OpenStream]", MarksOnly, "higher priority: connected", SessionUp{})
 	f("[]", MarksOnly, "", GiveWay{})
 	for _, a := range m.Step(now, stood) {

@@ -16,6 +16,7 @@ const (
 	MarksOnly    State = "marks-only"
 	Resync       State = "resync"
 	Disconnected State = "disconnected"
+	Paused       State = "paused"
 	Error        State = "error"
 )
 
@@ -40,6 +41,8 @@ func (m *Machine) judge(now time.Time) {
 
 func (m *Machine) state(now time.Time) (State, string) {
 	switch {
+	case m.paused:
+		return Paused, "somebody asked for it; changes are only marked, and no checkpoint is made until it is resumed"
 	case m.link.refused:
 		return Error, m.link.reason
 	case m.sense.Trouble != "":
@@ -57,7 +60,7 @@ func (m *Machine) state(now time.Time) (State, string) {
 	case !m.Safe():
 		return m.sync(), "everything was read; a checkpoint is listed once the target has it all"
 	case m.sense.Lost != m.covered:
-		return Resync, "changes were marked and not captured: the buffers were full"
+		return Resync, m.marked()
 	case m.behind():
 		why := fmt.Sprintf("the oldest write not yet safe is %.1f s old, cuts are made every %s", m.sense.Lag.Seconds(), m.interval)
 		if m.sense.Full {
@@ -78,6 +81,14 @@ func (m *Machine) unlinked(now time.Time) string {
 		return fmt.Sprintf("reconnecting, next try in %d s; the last one ended with: %s", (wait+time.Second-1)/time.Second, m.link.reason)
 	}
 	return "connecting; the last try ended with: " + m.link.reason
+}
+
+// marked says why something is marked and not captured.
+func (m *Machine) marked() string {
+	if m.forced {
+		return "somebody asked for all of it to be sent again"
+	}
+	return "changes were marked and not captured: the buffers were full"
 }
 
 func (m *Machine) sync() State {

@@ -35,6 +35,8 @@ type world struct {
 	image   blocks
 	listed  uint64
 	checked int
+
+	paused bool
 }
 
 // blocks are the values of the volume's blocks.
@@ -91,6 +93,9 @@ func (w *world) start() {
 	w.shell = &shell{marks: map[record.Ticket]Place{}, wants: map[record.Ticket]blocks{}, reading: -1, unfin: unfin}
 	w.shell.m = New(5*time.Second, w.inc, w.now)
 	w.linked = false
+	if w.paused {
+		w.step(Pause{})
+	}
 }
 
 func (w *world) step(e Event) {
@@ -114,6 +119,8 @@ func (w *world) act(a Action) {
 			st.Sealed = s.next - 1
 		}
 		w.step(st)
+	case CloseStream:
+		s.stood = false
 	case Draw:
 		w.inc++
 		s.walk, s.begin, s.closing, s.reading, s.taking = nil, nil, nil, -1, false
@@ -350,6 +357,16 @@ func (w *world) cut() {
 	if w.linked {
 		w.linked, w.shell.stood = false, false
 		w.step(SessionDown{Reason: "cut"})
+	}
+}
+
+// pause has the group rest, or go on; the process that is started next is told so too.
+func (w *world) pause(on bool) {
+	w.paused = on
+	if on {
+		w.step(Pause{})
+	} else {
+		w.step(Unpause{})
 	}
 }
 

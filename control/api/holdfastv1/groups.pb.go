@@ -685,6 +685,777 @@ func (x *GroupsServiceVerifyResponse) GetRepairs() int64 {
 	return 0
 }
 
+// GroupMembers is what a source replicates of a group.
+type GroupMembers struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Paused        bool                   `protobuf:"varint,2,opt,name=paused,proto3" json:"paused,omitempty"`
+	Volumes       []*GroupVolume         `protobuf:"bytes,3,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupMembers) Reset() {
+	*x = GroupMembers{}
+	mi := &file_holdfast_v1_groups_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupMembers) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupMembers) ProtoMessage() {}
+
+func (x *GroupMembers) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_groups_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupMembers.ProtoReflect.Descriptor instead.
+func (*GroupMembers) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_groups_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *GroupMembers) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *GroupMembers) GetPaused() bool {
+	if x != nil {
+		return x.Paused
+	}
+	return false
+}
+
+func (x *GroupMembers) GetVolumes() []*GroupVolume {
+	if x != nil {
+		return x.Volumes
+	}
+	return nil
+}
+
+// GroupVolume is a volume of a group at its source.
+type GroupVolume struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Id    uint32                 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
+	// adding: its filter is not there yet; joining: it is read, beside the others; member: checkpoints hold it.
+	Phase string `protobuf:"bytes,3,opt,name=phase,proto3" json:"phase,omitempty"`
+	// The pool socket of its filter; empty while it was not seen there.
+	PoolSocket string `protobuf:"bytes,4,opt,name=pool_socket,json=poolSocket,proto3" json:"pool_socket,omitempty"`
+	// Somebody asked for all of it to be sent again, and it is not marked yet.
+	SyncAsked bool `protobuf:"varint,5,opt,name=sync_asked,json=syncAsked,proto3" json:"sync_asked,omitempty"`
+	// 0 while its filter was not seen.
+	Bytes int64 `protobuf:"varint,6,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// Bytes that the target is known to lack. Absent while that is not known.
+	DirtyBytes    *int64 `protobuf:"varint,7,opt,name=dirty_bytes,json=dirtyBytes,proto3,oneof" json:"dirty_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupVolume) Reset() {
+	*x = GroupVolume{}
+	mi := &file_holdfast_v1_groups_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupVolume) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupVolume) ProtoMessage() {}
+
+func (x *GroupVolume) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_groups_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupVolume.ProtoReflect.Descriptor instead.
+func (*GroupVolume) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_groups_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *GroupVolume) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GroupVolume) GetId() uint32 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *GroupVolume) GetPhase() string {
+	if x != nil {
+		return x.Phase
+	}
+	return ""
+}
+
+func (x *GroupVolume) GetPoolSocket() string {
+	if x != nil {
+		return x.PoolSocket
+	}
+	return ""
+}
+
+func (x *GroupVolume) GetSyncAsked() bool {
+	if x != nil {
+		return x.SyncAsked
+	}
+	return false
+}
+
+func (x *GroupVolume) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *GroupVolume) GetDirtyBytes() int64 {
+	if x != nil && x.DirtyBytes != nil {
+		return *x.DirtyBytes
+	}
+	return 0
+}
+
+type GroupsServiceGetMembersRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty means the only group there is, here and in the requests below.
+	Group         string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupsServiceGetMembersRequest) Reset() {
+	*x = GroupsServiceGetMembersRequest{}
+	mi := &file_holdfast_v1_groups_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupsServiceGetMembersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupsServiceGetMembersRequest) ProtoMessage() {}
+
+func (x *GroupsServiceGetMembersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_groups_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupsServiceGetMembersRequest.ProtoReflect.Descriptor instead.
+func (*GroupsServiceGetMembersRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_groups_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *GroupsServiceGetMembersRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+type GroupsServiceGetMembersResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Members       *GroupMembers          `protobuf:"bytes,1,opt,name=members,proto3" json:"members,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupsServiceGetMembersResponse) Reset() {
+	*x = GroupsServiceGetMembersResponse{}
+	mi := &file_holdfast_v1_groups_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupsServiceGetMembersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupsServiceGetMembersResponse) ProtoMessage() {}
+
+func (x *GroupsServiceGetMembersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_groups_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupsServiceGetMembersResponse.ProtoReflect.Descriptor instead.
+func (*GroupsServiceGetMembersResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_groups_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *GroupsServiceGetMembersResponse) GetMembers() *GroupMembers {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+type GroupsServicePauseRequest struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Group          string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	IdempotencyKey string                 `protobuf:"bytes,2,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *GroupsServicePauseRequest) Reset() {
+	*x = GroupsServicePauseRequest{}
+	mi := &file_holdfast_v1_groups_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupsServicePauseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupsServicePauseRequest) ProtoMessage() {}
+
+func (x *GroupsServicePauseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_groups_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupsServicePauseRequest.ProtoReflect.Descriptor instead.
+func (*GroupsServicePauseRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_groups_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *GroupsServicePauseRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *GroupsServicePauseRequest) GetIdempotencyKey() string {
+	if x != nil {
+		return x.IdempotencyKey
+	}
+	return ""
+}
+
+type GroupsServicePauseResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Members       *GroupMembers          `protobuf:"bytes,1,opt,name=members,proto3" json:"members,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupsServicePauseResponse) Reset() {
+	*x = GroupsServicePauseResponse{}
+	mi := &file_holdfast_v1_groups_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupsServicePauseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupsServicePauseResponse) ProtoMessage() {}
+
+func (x *GroupsServicePauseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_groups_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupsServicePauseResponse.ProtoReflect.Descriptor instead.
+func (*GroupsServicePauseResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_groups_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *GroupsServicePauseResponse) GetMembers() *GroupMembers {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+type GroupsServiceResumeRequest struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Group          string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	IdempotencyKey string                 `protobuf:"bytes,2,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *GroupsServiceResumeRequest) Reset() {
+	*x = GroupsServiceResumeRequest{}
+	mi := &file_holdfast_v1_groups_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupsServiceResumeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupsServiceResumeRequest) ProtoMessage() {}
+
+func (x *GroupsServiceResumeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_groups_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupsServiceResumeRequest.ProtoReflect.Descriptor instead.
+func (*GroupsServiceResumeRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_groups_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *GroupsServiceResumeRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *GroupsServiceResumeRequest) GetIdempotencyKey() string {
+	if x != nil {
+		return x.IdempotencyKey
+	}
+	return ""
+}
+
+type GroupsServiceResumeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Members       *GroupMembers          `protobuf:"bytes,1,opt,name=members,proto3" json:"members,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupsServiceResumeResponse) Reset() {
+	*x = GroupsServiceResumeResponse{}
+	mi := &file_holdfast_v1_groups_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupsServiceResumeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupsServiceResumeResponse) ProtoMessage() {}
+
+func (x *GroupsServiceResumeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_groups_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupsServiceResumeResponse.ProtoReflect.Descriptor instead.
+func (*GroupsServiceResumeResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_groups_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *GroupsServiceResumeResponse) GetMembers() *GroupMembers {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+type GroupsServiceSyncRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// By name; none means all.
+	Volumes        []string `protobuf:"bytes,2,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	IdempotencyKey string   `protobuf:"bytes,3,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *GroupsServiceSyncRequest) Reset() {
+	*x = GroupsServiceSyncRequest{}
+	mi := &file_holdfast_v1_groups_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupsServiceSyncRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupsServiceSyncRequest) ProtoMessage() {}
+
+func (x *GroupsServiceSyncRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_groups_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupsServiceSyncRequest.ProtoReflect.Descriptor instead.
+func (*GroupsServiceSyncRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_groups_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *GroupsServiceSyncRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *GroupsServiceSyncRequest) GetVolumes() []string {
+	if x != nil {
+		return x.Volumes
+	}
+	return nil
+}
+
+func (x *GroupsServiceSyncRequest) GetIdempotencyKey() string {
+	if x != nil {
+		return x.IdempotencyKey
+	}
+	return ""
+}
+
+type GroupsServiceSyncResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Members       *GroupMembers          `protobuf:"bytes,1,opt,name=members,proto3" json:"members,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupsServiceSyncResponse) Reset() {
+	*x = GroupsServiceSyncResponse{}
+	mi := &file_holdfast_v1_groups_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupsServiceSyncResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupsServiceSyncResponse) ProtoMessage() {}
+
+func (x *GroupsServiceSyncResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_groups_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupsServiceSyncResponse.ProtoReflect.Descriptor instead.
+func (*GroupsServiceSyncResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_groups_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *GroupsServiceSyncResponse) GetMembers() *GroupMembers {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+type GroupsServiceAddVolumeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Name  string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Within the group; never one that any volume of it had before.
+	Id uint32 `protobuf:"varint,3,opt,name=id,proto3" json:"id,omitempty"`
+	// Where the filter that serves it has its pool. It is best started after this call.
+	PoolSocket     string `protobuf:"bytes,4,opt,name=pool_socket,json=poolSocket,proto3" json:"pool_socket,omitempty"`
+	IdempotencyKey string `protobuf:"bytes,5,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *GroupsServiceAddVolumeRequest) Reset() {
+	*x = GroupsServiceAddVolumeRequest{}
+	mi := &file_holdfast_v1_groups_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupsServiceAddVolumeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupsServiceAddVolumeRequest) ProtoMessage() {}
+
+func (x *GroupsServiceAddVolumeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_groups_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupsServiceAddVolumeRequest.ProtoReflect.Descriptor instead.
+func (*GroupsServiceAddVolumeRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_groups_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *GroupsServiceAddVolumeRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *GroupsServiceAddVolumeRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GroupsServiceAddVolumeRequest) GetId() uint32 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *GroupsServiceAddVolumeRequest) GetPoolSocket() string {
+	if x != nil {
+		return x.PoolSocket
+	}
+	return ""
+}
+
+func (x *GroupsServiceAddVolumeRequest) GetIdempotencyKey() string {
+	if x != nil {
+		return x.IdempotencyKey
+	}
+	return ""
+}
+
+type GroupsServiceAddVolumeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Members       *GroupMembers          `protobuf:"bytes,1,opt,name=members,proto3" json:"members,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupsServiceAddVolumeResponse) Reset() {
+	*x = GroupsServiceAddVolumeResponse{}
+	mi := &file_holdfast_v1_groups_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupsServiceAddVolumeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupsServiceAddVolumeResponse) ProtoMessage() {}
+
+func (x *GroupsServiceAddVolumeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_groups_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupsServiceAddVolumeResponse.ProtoReflect.Descriptor instead.
+func (*GroupsServiceAddVolumeResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_groups_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *GroupsServiceAddVolumeResponse) GetMembers() *GroupMembers {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+type GroupsServiceRemoveVolumeRequest struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Group          string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Name           string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	IdempotencyKey string                 `protobuf:"bytes,3,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *GroupsServiceRemoveVolumeRequest) Reset() {
+	*x = GroupsServiceRemoveVolumeRequest{}
+	mi := &file_holdfast_v1_groups_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupsServiceRemoveVolumeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupsServiceRemoveVolumeRequest) ProtoMessage() {}
+
+func (x *GroupsServiceRemoveVolumeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_groups_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupsServiceRemoveVolumeRequest.ProtoReflect.Descriptor instead.
+func (*GroupsServiceRemoveVolumeRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_groups_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *GroupsServiceRemoveVolumeRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *GroupsServiceRemoveVolumeRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GroupsServiceRemoveVolumeRequest) GetIdempotencyKey() string {
+	if x != nil {
+		return x.IdempotencyKey
+	}
+	return ""
+}
+
+type GroupsServiceRemoveVolumeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Members       *GroupMembers          `protobuf:"bytes,1,opt,name=members,proto3" json:"members,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupsServiceRemoveVolumeResponse) Reset() {
+	*x = GroupsServiceRemoveVolumeResponse{}
+	mi := &file_holdfast_v1_groups_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupsServiceRemoveVolumeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupsServiceRemoveVolumeResponse) ProtoMessage() {}
+
+func (x *GroupsServiceRemoveVolumeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_groups_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupsServiceRemoveVolumeResponse.ProtoReflect.Descriptor instead.
+func (*GroupsServiceRemoveVolumeResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_groups_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *GroupsServiceRemoveVolumeResponse) GetMembers() *GroupMembers {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
 var File_holdfast_v1_groups_proto protoreflect.FileDescriptor
 
 const file_holdfast_v1_groups_proto_rawDesc = "" +
@@ -749,11 +1520,69 @@ const file_holdfast_v1_groups_proto_rawDesc = "" +
 	"\x06damage\x18\n" +
 	" \x01(\tR\x06damage\x12\x18\n" +
 	"\arepairs\x18\v \x01(\x03R\arepairsB\x14\n" +
-	"\x12_last_full_seconds2\xca\x02\n" +
+	"\x12_last_full_seconds\"p\n" +
+	"\fGroupMembers\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x16\n" +
+	"\x06paused\x18\x02 \x01(\bR\x06paused\x122\n" +
+	"\avolumes\x18\x03 \x03(\v2\x18.holdfast.v1.GroupVolumeR\avolumes\"\xd3\x01\n" +
+	"\vGroupVolume\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\rR\x02id\x12\x14\n" +
+	"\x05phase\x18\x03 \x01(\tR\x05phase\x12\x1f\n" +
+	"\vpool_socket\x18\x04 \x01(\tR\n" +
+	"poolSocket\x12\x1d\n" +
+	"\n" +
+	"sync_asked\x18\x05 \x01(\bR\tsyncAsked\x12\x14\n" +
+	"\x05bytes\x18\x06 \x01(\x03R\x05bytes\x12$\n" +
+	"\vdirty_bytes\x18\a \x01(\x03H\x00R\n" +
+	"dirtyBytes\x88\x01\x01B\x0e\n" +
+	"\f_dirty_bytes\"6\n" +
+	"\x1eGroupsServiceGetMembersRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\"V\n" +
+	"\x1fGroupsServiceGetMembersResponse\x123\n" +
+	"\amembers\x18\x01 \x01(\v2\x19.holdfast.v1.GroupMembersR\amembers\"Z\n" +
+	"\x19GroupsServicePauseRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12'\n" +
+	"\x0fidempotency_key\x18\x02 \x01(\tR\x0eidempotencyKey\"Q\n" +
+	"\x1aGroupsServicePauseResponse\x123\n" +
+	"\amembers\x18\x01 \x01(\v2\x19.holdfast.v1.GroupMembersR\amembers\"[\n" +
+	"\x1aGroupsServiceResumeRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12'\n" +
+	"\x0fidempotency_key\x18\x02 \x01(\tR\x0eidempotencyKey\"R\n" +
+	"\x1bGroupsServiceResumeResponse\x123\n" +
+	"\amembers\x18\x01 \x01(\v2\x19.holdfast.v1.GroupMembersR\amembers\"s\n" +
+	"\x18GroupsServiceSyncRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x18\n" +
+	"\avolumes\x18\x02 \x03(\tR\avolumes\x12'\n" +
+	"\x0fidempotency_key\x18\x03 \x01(\tR\x0eidempotencyKey\"P\n" +
+	"\x19GroupsServiceSyncResponse\x123\n" +
+	"\amembers\x18\x01 \x01(\v2\x19.holdfast.v1.GroupMembersR\amembers\"\xa3\x01\n" +
+	"\x1dGroupsServiceAddVolumeRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x0e\n" +
+	"\x02id\x18\x03 \x01(\rR\x02id\x12\x1f\n" +
+	"\vpool_socket\x18\x04 \x01(\tR\n" +
+	"poolSocket\x12'\n" +
+	"\x0fidempotency_key\x18\x05 \x01(\tR\x0eidempotencyKey\"U\n" +
+	"\x1eGroupsServiceAddVolumeResponse\x123\n" +
+	"\amembers\x18\x01 \x01(\v2\x19.holdfast.v1.GroupMembersR\amembers\"u\n" +
+	" GroupsServiceRemoveVolumeRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12'\n" +
+	"\x0fidempotency_key\x18\x03 \x01(\tR\x0eidempotencyKey\"X\n" +
+	"!GroupsServiceRemoveVolumeResponse\x123\n" +
+	"\amembers\x18\x01 \x01(\v2\x19.holdfast.v1.GroupMembersR\amembers2\x96\a\n" +
 	"\rGroupsService\x12m\n" +
 	"\fGetRetention\x12-.holdfast.v1.GroupsServiceGetRetentionRequest\x1a..holdfast.v1.GroupsServiceGetRetentionResponse\x12m\n" +
 	"\fSetRetention\x12-.holdfast.v1.GroupsServiceSetRetentionRequest\x1a..holdfast.v1.GroupsServiceSetRetentionResponse\x12[\n" +
-	"\x06Verify\x12'.holdfast.v1.GroupsServiceVerifyRequest\x1a(.holdfast.v1.GroupsServiceVerifyResponseBCZAgithub.com/holdfast-dr/holdfast/control/api/holdfastv1;holdfastv1b\x06proto3"
+	"\x06Verify\x12'.holdfast.v1.GroupsServiceVerifyRequest\x1a(.holdfast.v1.GroupsServiceVerifyResponse\x12g\n" +
+	"\n" +
+	"GetMembers\x12+.holdfast.v1.GroupsServiceGetMembersRequest\x1a,.holdfast.v1.GroupsServiceGetMembersResponse\x12X\n" +
+	"\x05Pause\x12&.holdfast.v1.GroupsServicePauseRequest\x1a'.holdfast.v1.GroupsServicePauseResponse\x12[\n" +
+	"\x06Resume\x12'.holdfast.v1.GroupsServiceResumeRequest\x1a(.holdfast.v1.GroupsServiceResumeResponse\x12U\n" +
+	"\x04Sync\x12%.holdfast.v1.GroupsServiceSyncRequest\x1a&.holdfast.v1.GroupsServiceSyncResponse\x12d\n" +
+	"\tAddVolume\x12*.holdfast.v1.GroupsServiceAddVolumeRequest\x1a+.holdfast.v1.GroupsServiceAddVolumeResponse\x12m\n" +
+	"\fRemoveVolume\x12-.holdfast.v1.GroupsServiceRemoveVolumeRequest\x1a..holdfast.v1.GroupsServiceRemoveVolumeResponseBCZAgithub.com/holdfast-dr/holdfast/control/api/holdfastv1;holdfastv1b\x06proto3"
 
 var (
 	file_holdfast_v1_groups_proto_rawDescOnce sync.Once
@@ -767,7 +1596,7 @@ func file_holdfast_v1_groups_proto_rawDescGZIP() []byte {
 	return file_holdfast_v1_groups_proto_rawDescData
 }
 
-var file_holdfast_v1_groups_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_holdfast_v1_groups_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_holdfast_v1_groups_proto_goTypes = []any{
 	(*RetentionPolicy)(nil),                   // 0: holdfast.v1.RetentionPolicy
 	(*Retention)(nil),                         // 1: holdfast.v1.Retention
@@ -777,30 +1606,63 @@ var file_holdfast_v1_groups_proto_goTypes = []any{
 	(*GroupsServiceSetRetentionResponse)(nil), // 5: holdfast.v1.GroupsServiceSetRetentionResponse
 	(*GroupsServiceVerifyRequest)(nil),        // 6: holdfast.v1.GroupsServiceVerifyRequest
 	(*GroupsServiceVerifyResponse)(nil),       // 7: holdfast.v1.GroupsServiceVerifyResponse
-	(*durationpb.Duration)(nil),               // 8: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),             // 9: google.protobuf.Timestamp
+	(*GroupMembers)(nil),                      // 8: holdfast.v1.GroupMembers
+	(*GroupVolume)(nil),                       // 9: holdfast.v1.GroupVolume
+	(*GroupsServiceGetMembersRequest)(nil),    // 10: holdfast.v1.GroupsServiceGetMembersRequest
+	(*GroupsServiceGetMembersResponse)(nil),   // 11: holdfast.v1.GroupsServiceGetMembersResponse
+	(*GroupsServicePauseRequest)(nil),         // 12: holdfast.v1.GroupsServicePauseRequest
+	(*GroupsServicePauseResponse)(nil),        // 13: holdfast.v1.GroupsServicePauseResponse
+	(*GroupsServiceResumeRequest)(nil),        // 14: holdfast.v1.GroupsServiceResumeRequest
+	(*GroupsServiceResumeResponse)(nil),       // 15: holdfast.v1.GroupsServiceResumeResponse
+	(*GroupsServiceSyncRequest)(nil),          // 16: holdfast.v1.GroupsServiceSyncRequest
+	(*GroupsServiceSyncResponse)(nil),         // 17: holdfast.v1.GroupsServiceSyncResponse
+	(*GroupsServiceAddVolumeRequest)(nil),     // 18: holdfast.v1.GroupsServiceAddVolumeRequest
+	(*GroupsServiceAddVolumeResponse)(nil),    // 19: holdfast.v1.GroupsServiceAddVolumeResponse
+	(*GroupsServiceRemoveVolumeRequest)(nil),  // 20: holdfast.v1.GroupsServiceRemoveVolumeRequest
+	(*GroupsServiceRemoveVolumeResponse)(nil), // 21: holdfast.v1.GroupsServiceRemoveVolumeResponse
+	(*durationpb.Duration)(nil),               // 22: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),             // 23: google.protobuf.Timestamp
 }
 var file_holdfast_v1_groups_proto_depIdxs = []int32{
-	8,  // 0: holdfast.v1.RetentionPolicy.history:type_name -> google.protobuf.Duration
-	8,  // 1: holdfast.v1.RetentionPolicy.minimum:type_name -> google.protobuf.Duration
+	22, // 0: holdfast.v1.RetentionPolicy.history:type_name -> google.protobuf.Duration
+	22, // 1: holdfast.v1.RetentionPolicy.minimum:type_name -> google.protobuf.Duration
 	0,  // 2: holdfast.v1.Retention.policy:type_name -> holdfast.v1.RetentionPolicy
-	8,  // 3: holdfast.v1.Retention.held:type_name -> google.protobuf.Duration
-	9,  // 4: holdfast.v1.Retention.since:type_name -> google.protobuf.Timestamp
+	22, // 3: holdfast.v1.Retention.held:type_name -> google.protobuf.Duration
+	23, // 4: holdfast.v1.Retention.since:type_name -> google.protobuf.Timestamp
 	1,  // 5: holdfast.v1.GroupsServiceGetRetentionResponse.retention:type_name -> holdfast.v1.Retention
-	8,  // 6: holdfast.v1.GroupsServiceSetRetentionRequest.history:type_name -> google.protobuf.Duration
-	8,  // 7: holdfast.v1.GroupsServiceSetRetentionRequest.minimum:type_name -> google.protobuf.Duration
+	22, // 6: holdfast.v1.GroupsServiceSetRetentionRequest.history:type_name -> google.protobuf.Duration
+	22, // 7: holdfast.v1.GroupsServiceSetRetentionRequest.minimum:type_name -> google.protobuf.Duration
 	1,  // 8: holdfast.v1.GroupsServiceSetRetentionResponse.retention:type_name -> holdfast.v1.Retention
-	2,  // 9: holdfast.v1.GroupsService.GetRetention:input_type -> holdfast.v1.GroupsServiceGetRetentionRequest
-	4,  // 10: holdfast.v1.GroupsService.SetRetention:input_type -> holdfast.v1.GroupsServiceSetRetentionRequest
-	6,  // 11: holdfast.v1.GroupsService.Verify:input_type -> holdfast.v1.GroupsServiceVerifyRequest
-	3,  // 12: holdfast.v1.GroupsService.GetRetention:output_type -> holdfast.v1.GroupsServiceGetRetentionResponse
-	5,  // 13: holdfast.v1.GroupsService.SetRetention:output_type -> holdfast.v1.GroupsServiceSetRetentionResponse
-	7,  // 14: holdfast.v1.GroupsService.Verify:output_type -> holdfast.v1.GroupsServiceVerifyResponse
-	12, // [12:15] is the sub-list for method output_type
-	9,  // [9:12] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	9,  // 9: holdfast.v1.GroupMembers.volumes:type_name -> holdfast.v1.GroupVolume
+	8,  // 10: holdfast.v1.GroupsServiceGetMembersResponse.members:type_name -> holdfast.v1.GroupMembers
+	8,  // 11: holdfast.v1.GroupsServicePauseResponse.members:type_name -> holdfast.v1.GroupMembers
+	8,  // 12: holdfast.v1.GroupsServiceResumeResponse.members:type_name -> holdfast.v1.GroupMembers
+	8,  // 13: holdfast.v1.GroupsServiceSyncResponse.members:type_name -> holdfast.v1.GroupMembers
+	8,  // 14: holdfast.v1.GroupsServiceAddVolumeResponse.members:type_name -> holdfast.v1.GroupMembers
+	8,  // 15: holdfast.v1.GroupsServiceRemoveVolumeResponse.members:type_name -> holdfast.v1.GroupMembers
+	2,  // 16: holdfast.v1.GroupsService.GetRetention:input_type -> holdfast.v1.GroupsServiceGetRetentionRequest
+	4,  // 17: holdfast.v1.GroupsService.SetRetention:input_type -> holdfast.v1.GroupsServiceSetRetentionRequest
+	6,  // 18: holdfast.v1.GroupsService.Verify:input_type -> holdfast.v1.GroupsServiceVerifyRequest
+	10, // 19: holdfast.v1.GroupsService.GetMembers:input_type -> holdfast.v1.GroupsServiceGetMembersRequest
+	12, // 20: holdfast.v1.GroupsService.Pause:input_type -> holdfast.v1.GroupsServicePauseRequest
+	14, // 21: holdfast.v1.GroupsService.Resume:input_type -> holdfast.v1.GroupsServiceResumeRequest
+	16, // 22: holdfast.v1.GroupsService.Sync:input_type -> holdfast.v1.GroupsServiceSyncRequest
+	18, // 23: holdfast.v1.GroupsService.AddVolume:input_type -> holdfast.v1.GroupsServiceAddVolumeRequest
+	20, // 24: holdfast.v1.GroupsService.RemoveVolume:input_type -> holdfast.v1.GroupsServiceRemoveVolumeRequest
+	3,  // 25: holdfast.v1.GroupsService.GetRetention:output_type -> holdfast.v1.GroupsServiceGetRetentionResponse
+	5,  // 26: holdfast.v1.GroupsService.SetRetention:output_type -> holdfast.v1.GroupsServiceSetRetentionResponse
+	7,  // 27: holdfast.v1.GroupsService.Verify:output_type -> holdfast.v1.GroupsServiceVerifyResponse
+	11, // 28: holdfast.v1.GroupsService.GetMembers:output_type -> holdfast.v1.GroupsServiceGetMembersResponse
+	13, // 29: holdfast.v1.GroupsService.Pause:output_type -> holdfast.v1.GroupsServicePauseResponse
+	15, // 30: holdfast.v1.GroupsService.Resume:output_type -> holdfast.v1.GroupsServiceResumeResponse
+	17, // 31: holdfast.v1.GroupsService.Sync:output_type -> holdfast.v1.GroupsServiceSyncResponse
+	19, // 32: holdfast.v1.GroupsService.AddVolume:output_type -> holdfast.v1.GroupsServiceAddVolumeResponse
+	21, // 33: holdfast.v1.GroupsService.RemoveVolume:output_type -> holdfast.v1.GroupsServiceRemoveVolumeResponse
+	25, // [25:34] is the sub-list for method output_type
+	16, // [16:25] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_v1_groups_proto_init() }
@@ -810,13 +1672,14 @@ func file_holdfast_v1_groups_proto_init() {
 	}
 	file_holdfast_v1_groups_proto_msgTypes[4].OneofWrappers = []any{}
 	file_holdfast_v1_groups_proto_msgTypes[7].OneofWrappers = []any{}
+	file_holdfast_v1_groups_proto_msgTypes[9].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_v1_groups_proto_rawDesc), len(file_holdfast_v1_groups_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

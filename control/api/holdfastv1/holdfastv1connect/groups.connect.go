@@ -41,6 +41,20 @@ const (
 	GroupsServiceSetRetentionProcedure = "/holdfast.v1.GroupsService/SetRetention"
 	// GroupsServiceVerifyProcedure is the fully-qualified name of the GroupsService's Verify RPC.
 	GroupsServiceVerifyProcedure = "/holdfast.v1.GroupsService/Verify"
+	// GroupsServiceGetMembersProcedure is the fully-qualified name of the GroupsService's GetMembers
+	// RPC.
+	GroupsServiceGetMembersProcedure = "/holdfast.v1.GroupsService/GetMembers"
+	// GroupsServicePauseProcedure is the fully-qualified name of the GroupsService's Pause RPC.
+	GroupsServicePauseProcedure = "/holdfast.v1.GroupsService/Pause"
+	// GroupsServiceResumeProcedure is the fully-qualified name of the GroupsService's Resume RPC.
+	GroupsServiceResumeProcedure = "/holdfast.v1.GroupsService/Resume"
+	// GroupsServiceSyncProcedure is the fully-qualified name of the GroupsService's Sync RPC.
+	GroupsServiceSyncProcedure = "/holdfast.v1.GroupsService/Sync"
+	// GroupsServiceAddVolumeProcedure is the fully-qualified name of the GroupsService's AddVolume RPC.
+	GroupsServiceAddVolumeProcedure = "/holdfast.v1.GroupsService/AddVolume"
+	// GroupsServiceRemoveVolumeProcedure is the fully-qualified name of the GroupsService's
+	// RemoveVolume RPC.
+	GroupsServiceRemoveVolumeProcedure = "/holdfast.v1.GroupsService/RemoveVolume"
 )
 
 // GroupsServiceClient is a client for the holdfast.v1.GroupsService service.
@@ -53,6 +67,19 @@ type GroupsServiceClient interface {
 	// Verify tells how the reading back of a target's group stands, and has all of it read now
 	// when start is set. It does not wait.
 	Verify(context.Context, *holdfastv1.GroupsServiceVerifyRequest) (*holdfastv1.GroupsServiceVerifyResponse, error)
+	// GetMembers tells a source's volumes of a group, and whether it is paused.
+	GetMembers(context.Context, *holdfastv1.GroupsServiceGetMembersRequest) (*holdfastv1.GroupsServiceGetMembersResponse, error)
+	// Pause has a source send nothing of a group, durably; what changes is marked.
+	Pause(context.Context, *holdfastv1.GroupsServicePauseRequest) (*holdfastv1.GroupsServicePauseResponse, error)
+	// Resume ends that: what was marked is sent.
+	Resume(context.Context, *holdfastv1.GroupsServiceResumeRequest) (*holdfastv1.GroupsServiceResumeResponse, error)
+	// Sync has volumes sent again as a whole, whatever is marked. It does not wait.
+	Sync(context.Context, *holdfastv1.GroupsServiceSyncRequest) (*holdfastv1.GroupsServiceSyncResponse, error)
+	// AddVolume adds a volume to a group that runs, durably. It does not wait: the volume is read
+	// once its filter is there, and stands in checkpoints when all of it is at the target.
+	AddVolume(context.Context, *holdfastv1.GroupsServiceAddVolumeRequest) (*holdfastv1.GroupsServiceAddVolumeResponse, error)
+	// RemoveVolume takes a volume out of a group that runs, for good. Checkpoints that hold it stay.
+	RemoveVolume(context.Context, *holdfastv1.GroupsServiceRemoveVolumeRequest) (*holdfastv1.GroupsServiceRemoveVolumeResponse, error)
 }
 
 // NewGroupsServiceClient constructs a client for the holdfast.v1.GroupsService service. By default,
@@ -84,6 +111,42 @@ func NewGroupsServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			connect.WithSchema(groupsServiceMethods.ByName("Verify")),
 			connect.WithClientOptions(opts...),
 		),
+		getMembers: connect.NewClient[holdfastv1.GroupsServiceGetMembersRequest, holdfastv1.GroupsServiceGetMembersResponse](
+			httpClient,
+			baseURL+GroupsServiceGetMembersProcedure,
+			connect.WithSchema(groupsServiceMethods.ByName("GetMembers")),
+			connect.WithClientOptions(opts...),
+		),
+		pause: connect.NewClient[holdfastv1.GroupsServicePauseRequest, holdfastv1.GroupsServicePauseResponse](
+			httpClient,
+			baseURL+GroupsServicePauseProcedure,
+			connect.WithSchema(groupsServiceMethods.ByName("Pause")),
+			connect.WithClientOptions(opts...),
+		),
+		resume: connect.NewClient[holdfastv1.GroupsServiceResumeRequest, holdfastv1.GroupsServiceResumeResponse](
+			httpClient,
+			baseURL+GroupsServiceResumeProcedure,
+			connect.WithSchema(groupsServiceMethods.ByName("Resume")),
+			connect.WithClientOptions(opts...),
+		),
+		sync: connect.NewClient[holdfastv1.GroupsServiceSyncRequest, holdfastv1.GroupsServiceSyncResponse](
+			httpClient,
+			baseURL+GroupsServiceSyncProcedure,
+			connect.WithSchema(groupsServiceMethods.ByName("Sync")),
+			connect.WithClientOptions(opts...),
+		),
+		addVolume: connect.NewClient[holdfastv1.GroupsServiceAddVolumeRequest, holdfastv1.GroupsServiceAddVolumeResponse](
+			httpClient,
+			baseURL+GroupsServiceAddVolumeProcedure,
+			connect.WithSchema(groupsServiceMethods.ByName("AddVolume")),
+			connect.WithClientOptions(opts...),
+		),
+		removeVolume: connect.NewClient[holdfastv1.GroupsServiceRemoveVolumeRequest, holdfastv1.GroupsServiceRemoveVolumeResponse](
+			httpClient,
+			baseURL+GroupsServiceRemoveVolumeProcedure,
+			connect.WithSchema(groupsServiceMethods.ByName("RemoveVolume")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -92,6 +155,12 @@ type groupsServiceClient struct {
 	getRetention *connect.Client[holdfastv1.GroupsServiceGetRetentionRequest, holdfastv1.GroupsServiceGetRetentionResponse]
 	setRetention *connect.Client[holdfastv1.GroupsServiceSetRetentionRequest, holdfastv1.GroupsServiceSetRetentionResponse]
 	verify       *connect.Client[holdfastv1.GroupsServiceVerifyRequest, holdfastv1.GroupsServiceVerifyResponse]
+	getMembers   *connect.Client[holdfastv1.GroupsServiceGetMembersRequest, holdfastv1.GroupsServiceGetMembersResponse]
+	pause        *connect.Client[holdfastv1.GroupsServicePauseRequest, holdfastv1.GroupsServicePauseResponse]
+	resume       *connect.Client[holdfastv1.GroupsServiceResumeRequest, holdfastv1.GroupsServiceResumeResponse]
+	sync         *connect.Client[holdfastv1.GroupsServiceSyncRequest, holdfastv1.GroupsServiceSyncResponse]
+	addVolume    *connect.Client[holdfastv1.GroupsServiceAddVolumeRequest, holdfastv1.GroupsServiceAddVolumeResponse]
+	removeVolume *connect.Client[holdfastv1.GroupsServiceRemoveVolumeRequest, holdfastv1.GroupsServiceRemoveVolumeResponse]
 }
 
 // GetRetention calls holdfast.v1.GroupsService.GetRetention.
@@ -121,6 +190,60 @@ func (c *groupsServiceClient) Verify(ctx context.Context, req *holdfastv1.Groups
 	return nil, err
 }
 
+// GetMembers calls holdfast.v1.GroupsService.GetMembers.
+func (c *groupsServiceClient) GetMembers(ctx context.Context, req *holdfastv1.GroupsServiceGetMembersRequest) (*holdfastv1.GroupsServiceGetMembersResponse, error) {
+	response, err := c.getMembers.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// Pause calls holdfast.v1.GroupsService.Pause.
+func (c *groupsServiceClient) Pause(ctx context.Context, req *holdfastv1.GroupsServicePauseRequest) (*holdfastv1.GroupsServicePauseResponse, error) {
+	response, err := c.pause.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// Resume calls holdfast.v1.GroupsService.Resume.
+func (c *groupsServiceClient) Resume(ctx context.Context, req *holdfastv1.GroupsServiceResumeRequest) (*holdfastv1.GroupsServiceResumeResponse, error) {
+	response, err := c.resume.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// Sync calls holdfast.v1.GroupsService.Sync.
+func (c *groupsServiceClient) Sync(ctx context.Context, req *holdfastv1.GroupsServiceSyncRequest) (*holdfastv1.GroupsServiceSyncResponse, error) {
+	response, err := c.sync.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// AddVolume calls holdfast.v1.GroupsService.AddVolume.
+func (c *groupsServiceClient) AddVolume(ctx context.Context, req *holdfastv1.GroupsServiceAddVolumeRequest) (*holdfastv1.GroupsServiceAddVolumeResponse, error) {
+	response, err := c.addVolume.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// RemoveVolume calls holdfast.v1.GroupsService.RemoveVolume.
+func (c *groupsServiceClient) RemoveVolume(ctx context.Context, req *holdfastv1.GroupsServiceRemoveVolumeRequest) (*holdfastv1.GroupsServiceRemoveVolumeResponse, error) {
+	response, err := c.removeVolume.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // GroupsServiceHandler is an implementation of the holdfast.v1.GroupsService service.
 type GroupsServiceHandler interface {
 	// GetRetention tells how much history is kept, and what it takes.
@@ -131,6 +254,19 @@ type GroupsServiceHandler interface {
 	// Verify tells how the reading back of a target's group stands, and has all of it read now
 	// when start is set. It does not wait.
 	Verify(context.Context, *holdfastv1.GroupsServiceVerifyRequest) (*holdfastv1.GroupsServiceVerifyResponse, error)
+	// GetMembers tells a source's volumes of a group, and whether it is paused.
+	GetMembers(context.Context, *holdfastv1.GroupsServiceGetMembersRequest) (*holdfastv1.GroupsServiceGetMembersResponse, error)
+	// Pause has a source send nothing of a group, durably; what changes is marked.
+	Pause(context.Context, *holdfastv1.GroupsServicePauseRequest) (*holdfastv1.GroupsServicePauseResponse, error)
+	// Resume ends that: what was marked is sent.
+	Resume(context.Context, *holdfastv1.GroupsServiceResumeRequest) (*holdfastv1.GroupsServiceResumeResponse, error)
+	// Sync has volumes sent again as a whole, whatever is marked. It does not wait.
+	Sync(context.Context, *holdfastv1.GroupsServiceSyncRequest) (*holdfastv1.GroupsServiceSyncResponse, error)
+	// AddVolume adds a volume to a group that runs, durably. It does not wait: the volume is read
+	// once its filter is there, and stands in checkpoints when all of it is at the target.
+	AddVolume(context.Context, *holdfastv1.GroupsServiceAddVolumeRequest) (*holdfastv1.GroupsServiceAddVolumeResponse, error)
+	// RemoveVolume takes a volume out of a group that runs, for good. Checkpoints that hold it stay.
+	RemoveVolume(context.Context, *holdfastv1.GroupsServiceRemoveVolumeRequest) (*holdfastv1.GroupsServiceRemoveVolumeResponse, error)
 }
 
 // NewGroupsServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -158,6 +294,42 @@ func NewGroupsServiceHandler(svc GroupsServiceHandler, opts ...connect.HandlerOp
 		connect.WithSchema(groupsServiceMethods.ByName("Verify")),
 		connect.WithHandlerOptions(opts...),
 	)
+	groupsServiceGetMembersHandler := connect.NewUnaryHandlerSimple(
+		GroupsServiceGetMembersProcedure,
+		svc.GetMembers,
+		connect.WithSchema(groupsServiceMethods.ByName("GetMembers")),
+		connect.WithHandlerOptions(opts...),
+	)
+	groupsServicePauseHandler := connect.NewUnaryHandlerSimple(
+		GroupsServicePauseProcedure,
+		svc.Pause,
+		connect.WithSchema(groupsServiceMethods.ByName("Pause")),
+		connect.WithHandlerOptions(opts...),
+	)
+	groupsServiceResumeHandler := connect.NewUnaryHandlerSimple(
+		GroupsServiceResumeProcedure,
+		svc.Resume,
+		connect.WithSchema(groupsServiceMethods.ByName("Resume")),
+		connect.WithHandlerOptions(opts...),
+	)
+	groupsServiceSyncHandler := connect.NewUnaryHandlerSimple(
+		GroupsServiceSyncProcedure,
+		svc.Sync,
+		connect.WithSchema(groupsServiceMethods.ByName("Sync")),
+		connect.WithHandlerOptions(opts...),
+	)
+	groupsServiceAddVolumeHandler := connect.NewUnaryHandlerSimple(
+		GroupsServiceAddVolumeProcedure,
+		svc.AddVolume,
+		connect.WithSchema(groupsServiceMethods.ByName("AddVolume")),
+		connect.WithHandlerOptions(opts...),
+	)
+	groupsServiceRemoveVolumeHandler := connect.NewUnaryHandlerSimple(
+		GroupsServiceRemoveVolumeProcedure,
+		svc.RemoveVolume,
+		connect.WithSchema(groupsServiceMethods.ByName("RemoveVolume")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/holdfast.v1.GroupsService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case GroupsServiceGetRetentionProcedure:
@@ -166,6 +338,18 @@ func NewGroupsServiceHandler(svc GroupsServiceHandler, opts ...connect.HandlerOp
 			groupsServiceSetRetentionHandler.ServeHTTP(w, r)
 		case GroupsServiceVerifyProcedure:
 			groupsServiceVerifyHandler.ServeHTTP(w, r)
+		case GroupsServiceGetMembersProcedure:
+			groupsServiceGetMembersHandler.ServeHTTP(w, r)
+		case GroupsServicePauseProcedure:
+			groupsServicePauseHandler.ServeHTTP(w, r)
+		case GroupsServiceResumeProcedure:
+			groupsServiceResumeHandler.ServeHTTP(w, r)
+		case GroupsServiceSyncProcedure:
+			groupsServiceSyncHandler.ServeHTTP(w, r)
+		case GroupsServiceAddVolumeProcedure:
+			groupsServiceAddVolumeHandler.ServeHTTP(w, r)
+		case GroupsServiceRemoveVolumeProcedure:
+			groupsServiceRemoveVolumeHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -185,4 +369,28 @@ func (UnimplementedGroupsServiceHandler) SetRetention(context.Context, *holdfast
 
 func (UnimplementedGroupsServiceHandler) Verify(context.Context, *holdfastv1.GroupsServiceVerifyRequest) (*holdfastv1.GroupsServiceVerifyResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.GroupsService.Verify is not implemented"))
+}
+
+func (UnimplementedGroupsServiceHandler) GetMembers(context.Context, *holdfastv1.GroupsServiceGetMembersRequest) (*holdfastv1.GroupsServiceGetMembersResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.GroupsService.GetMembers is not implemented"))
+}
+
+func (UnimplementedGroupsServiceHandler) Pause(context.Context, *holdfastv1.GroupsServicePauseRequest) (*holdfastv1.GroupsServicePauseResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.GroupsService.Pause is not implemented"))
+}
+
+func (UnimplementedGroupsServiceHandler) Resume(context.Context, *holdfastv1.GroupsServiceResumeRequest) (*holdfastv1.GroupsServiceResumeResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.GroupsService.Resume is not implemented"))
+}
+
+func (UnimplementedGroupsServiceHandler) Sync(context.Context, *holdfastv1.GroupsServiceSyncRequest) (*holdfastv1.GroupsServiceSyncResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.GroupsService.Sync is not implemented"))
+}
+
+func (UnimplementedGroupsServiceHandler) AddVolume(context.Context, *holdfastv1.GroupsServiceAddVolumeRequest) (*holdfastv1.GroupsServiceAddVolumeResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.GroupsService.AddVolume is not implemented"))
+}
+
+func (UnimplementedGroupsServiceHandler) RemoveVolume(context.Context, *holdfastv1.GroupsServiceRemoveVolumeRequest) (*holdfastv1.GroupsServiceRemoveVolumeResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.GroupsService.RemoveVolume is not implemented"))
 }
