@@ -22,7 +22,7 @@ type Usage struct {
 // Journal is what counts against the limit.
 func (u Usage) Journal() int64 { return u.Log + u.Index + u.Scratch }
 
-// StoreUsage is what all groups of a store take together, what is kept for use again, and
+// StoreUsage is what all groups of a store take together, what is kept for use again or made ready for the next segments, and
 // what is left.
 type StoreUsage struct {
 	Usage
@@ -204,10 +204,14 @@ func (g *Group) measureReplicas() {
 func (s *Store) Usage() (u StoreUsage) {
 	for _, g := range s.Groups() {
 		one := g.Usage()
+		if g.segments != nil {
+			u.Spare += g.segments.Ready()
+		}
 		u.Log, u.Index, u.Scratch, u.Replica = u.Log+one.Log, u.Index+one.Index, u.Scratch+one.Scratch, u.Replica+one.Replica
 	}
 	u.Reserve = s.reserve.held()
-	_, u.Spare = s.spare.Spare()
+	_, spare := s.spare.Spare()
+	u.Spare += spare
 	var err error
 	if u.Free, err = s.cfg.FS.Free(s.cfg.Dir); err != nil {
 		u.Free = -1

@@ -257,7 +257,7 @@ func TestCrashBetweenNames(t *testing.T) {
 	ok(t, err)
 	rng, points := seeded(2), 0
 	disk.OnOp(func(op faultdisk.Op, name string) {
-		if op&(faultdisk.OpRename|faultdisk.OpSyncDir|faultdisk.OpRemove) == 0 || !f.l.cur.Recycled {
+		if op&(faultdisk.OpRename|faultdisk.OpSyncDir|faultdisk.OpRemove) == 0 {
 			return
 		}
 		for range 3 * len(keeps) / sample {

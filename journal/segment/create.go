@@ -3,12 +3,10 @@ package segment
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"strconv"
 	"strings"
 
 	"github.com/holdfast-dr/holdfast/ioengine"
-	"github.com/holdfast-dr/holdfast/ioengine/buf"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 )
 
@@ -36,7 +34,7 @@ func fileNumber(name string) (uint64, bool) {
 func (l *Log) create(h header, fill func(*writer) error) (*writer, *segment, error) {
 	name := l.path(h.Number)
 	temp := strings.TrimSuffix(name, suffix) + newSuffix
-	if err := l.fs.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := l.removeTemp(temp); err != nil {
 		return nil, nil, err
 	}
 	file, recycled, err := l.blank(temp)
@@ -61,7 +59,12 @@ func (l *Log) create(h header, fill func(*writer) error) (*writer, *segment, err
 	if err != nil {
 		return nil, nil, errors.Join(err, file.Close())
 	}
-	return w, &segment{header: h, end: h.First, chain: h.Chain, state: StateOpen}, nil
+	return w, openSegmentOf(h), nil
+}
+
+// openSegmentOf is a segment that begins.
+func openSegmentOf(h header) *segment {
+	return &segment{header: h, end: h.First, chain: h.Chain, state: StateOpen}
 }
 
 // blank opens a file of that name for a segment to be: a spare one, else a new one.
@@ -86,9 +89,7 @@ func (l *Log) blank(temp string) (file ioengine.File, recycled bool, err error) 
 }
 
 func (l *Log) begin(w *writer, h header, fill func(*writer) error) error {
-	page := buf.Aligned(pageBytes)
-	h.put(page)
-	if _, err := w.file.WriteAt(page, 0); err != nil {
+	if err := l.writeHeader(w.file, h); err != nil {
 		return err
 	}
 	if fill != nil {

@@ -25,16 +25,29 @@ func written(t *testing.T, steps int) (*faultdisk.Disk, *life) {
 	return disk.Crash(seeded(0), faultdisk.KeepNone), f
 }
 
+// segmentFiles are the files of the segments that were begun.
 func segmentFiles(t *testing.T, fs ioengine.FS) (names []string) {
 	t.Helper()
 	list, err := fs.List(testDir)
 	ok(t, err)
 	for _, name := range list {
-		if _, is := fileNumber(name); is {
+		if _, is := fileNumber(name); is && !headerOf(t, fs, path.Join(testDir, name)).unbegun() {
 			names = append(names, path.Join(testDir, name))
 		}
 	}
 	return names
+}
+
+// headerOf is the header of a segment's file; zero where it is damaged.
+func headerOf(t *testing.T, fs ioengine.FS, name string) header {
+	t.Helper()
+	file, err := fs.Open(name, ioengine.ReadOnly)
+	ok(t, err)
+	page := make([]byte, pageBytes)
+	_, err = file.ReadAt(page, 0)
+	ok(t, errors.Join(err, file.Close()))
+	h, _ := parseHeader(page)
+	return h
 }
 
 func sizeOf(t *testing.T, fs ioengine.FS, name string) int64 {

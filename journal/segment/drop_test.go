@@ -90,6 +90,7 @@ func TestRecycledCommitsChangeNoMetadata(t *testing.T) {
 	if files, _ := pool.Spare(); files != 1 || !l.cur.Recycled {
 		t.Fatalf("%d spare files, recycled %v", files, l.cur.Recycled)
 	}
+	l.opt.Ahead = func(func()) {} // what makes the next segment ready does
 	for range 5 {
 		disk.OnOp(func(op faultdisk.Op, name string) {
 			if op&^(faultdisk.OpWrite|faultdisk.OpSync) != 0 {
@@ -134,6 +135,7 @@ func TestOldRoundsNeverPassForNew(t *testing.T) {
 	l, _ := open(disk)
 	write(l, 1, 2, 3)
 	ok(t, l.Close())
+	ok(t, disk.Remove(l.path(2)))                        // it was made ready
 	kept, err := o.Spare.receive(l.path(1), 4*pageBytes) // the group is removed, its file kept
 	ok(t, errors.Join(err, o.Spare.settle()))
 	if !kept {

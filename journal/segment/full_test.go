@@ -25,6 +25,11 @@ func (d tight) Open(name string, flags ioengine.Flags) (ioengine.File, error) {
 	return tightFile{f, d, name}, nil
 }
 
+func (d tight) Remove(name string) error {
+	delete(d.taken, name)
+	return d.Disk.Remove(name)
+}
+
 type tightFile struct {
 	ioengine.File
 	disk tight

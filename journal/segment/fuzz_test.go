@@ -29,15 +29,20 @@ func goldenBytes(f *testing.F, name string) []byte {
 func FuzzHeader(f *testing.F) {
 	f.Add(goldenBytes(f, fileName(1))[:pageBytes])
 	f.Add(goldenBytes(f, fileName(2))[:pageBytes])
-	for _, name := range golden2Files {
-		p, err := os.ReadFile(filepath.Join(golden2, name))
-		if err != nil {
-			f.Fatal(err)
+	for dir, names := range map[string][]string{golden2: golden2Files, golden3: golden3Files, golden4: append(golden4Files, golden4Ready)} {
+		for _, name := range names {
+			p, err := os.ReadFile(filepath.Join(dir, name))
+			if err != nil {
+				f.Fatal(err)
+			}
+			f.Add(p[:pageBytes])
 		}
-		f.Add(p[:pageBytes])
 	}
 	f.Fuzz(func(t *testing.T, p []byte) {
 		if len(p) >= pageBytes {
+			if le.Uint16(p[atVersion:]) == versionOf(flagPrepared) {
+				fixCRC(p[:pageBytes], atSectorCRC)
+			}
 			fixCRC(p[:pageBytes], atHeaderCRC)
 		}
 		h, err := parseHeader(p)

@@ -52,7 +52,7 @@ func saysAsEver(t *testing.T, dir string, names []string, headers func(i int, h 
 		ok(t, r.VerifyPayload())
 	}
 	name := filepath.Join(dir, "list.txt")
-	if *update && dir == golden3 {
+	if *update && dir == golden4 {
 		ok(t, os.WriteFile(name, []byte(list.String()), 0o644))
 	}
 	want, err := os.ReadFile(name)
@@ -97,7 +97,7 @@ func TestHeaderV2Refuses(t *testing.T) {
 	}
 	f("no flags", atFlags, 0, 4)
 	f("a flag of version 3", atFlags, flagPadded|flagFolded, 4)
-	f("an unknown flag", atFlags, 2*flagPadded|flagFolded, 4)
+	f("an unknown flag", atFlags, 2*flagPrepared|flagFolded, 4)
 	f("folded fields without the flag", atFlags, flagRecycled, 4)
 	f("version 1 with flags", atVersion, 1, 2)
 	f("it ends where it begins", atFoldTo, uint64(Start), 8)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"hash/crc32"
 
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
@@ -22,7 +23,10 @@ type header struct {
 	Recycled bool
 	// Padded says that zeros may stand before a record, less than a page.
 	Padded bool
-	Fold   fold // zero, but in a folded segment
+	// Prepared says that the file was made ready before the segment began: First, Life, Pred
+	// and Chain are zero until then.
+	Prepared bool
+	Fold     fold // zero, but in a folded segment
 }
 
 // fold says what a folded segment stands for: segments Number to Last of before, and
@@ -38,6 +42,9 @@ type fold struct {
 
 func (h header) folded() bool { return h.Fold.To != 0 }
 
+// unbegun says whether the file was made ready for a segment that did not begin.
+func (h header) unbegun() bool { return h.Prepared && h.First == 0 }
+
 // last returns the number that the successor's follows, and the life that it names.
 func (h header) last() (number, life uint64) {
 	if h.folded() {
@@ -48,7 +55,7 @@ func (h header) last() (number, life uint64) {
 
 const (
 	headerMagic   = 0x31534648 // "HFS1"
-	headerVersion = 3          // what an older version can say is written as that
+	headerVersion = 4          // what an older version can say is written as that
 
 	atMagic       = 0
 	atVersion     = 4
@@ -71,23 +78,30 @@ const (
 	atFoldEndChain = 100
 
 	atHeaderZero = 104
+	atSectorCRC  = 508 // in version 4
 	atHeaderCRC  = 4092
 )
 
-var _ [pageBytes]byte = [atHeaderCRC + 4]byte{}
+var (
+	_ [pageBytes]byte   = [atHeaderCRC + 4]byte{}
+	_ [sectorBytes]byte = [atSectorCRC + 4]byte{}
+)
 
-// The flags of a header: version 1 has none, version 2 at least one, version 3 the last.
+// The flags of a header: version 1 has none, version 2 one of the first, version 3 the next, version 4 the last.
 const (
 	flagRecycled = 1 << iota
 	flagFolded
 	flagPadded
+	flagPrepared
 )
 
 // versionOf is the oldest version that has the flags; 0: there are others.
 func versionOf(flags uint32) uint16 {
 	switch {
-	case flags >= 2*flagPadded:
+	case flags >= 2*flagPrepared:
 		return 0
+	case flags&flagPrepared != 0:
+		return 4
 	case flags&flagPadded != 0:
 		return 3
 	case flags != 0:
@@ -105,6 +119,9 @@ func (h header) flags() (f uint32) {
 	}
 	if h.Padded {
 		f |= flagPadded
+	}
+	if h.Prepared {
+		f |= flagPrepared
 	}
 	return f
 }
@@ -131,6 +148,9 @@ func (h header) put(p []byte) {
 		le.PutUint32(p[atFoldChain:], h.Fold.Chain)
 		le.PutUint32(p[atFoldEndChain:], h.Fold.EndChain)
 	}
+	if h.Prepared {
+		le.PutUint32(p[atSectorCRC:], sectorSum(p))
+	}
 	le.PutUint32(p[atHeaderCRC:], crc32.Checksum(p[:atHeaderCRC], castagnoli))
 }
 
@@ -139,7 +159,7 @@ func parseHeader(p []byte) (header, error) {
 		return header{}, corrupt("header is cut short")
 	}
 	p = p[:pageBytes]
-	if err := checkFrame(p, headerMagic, atHeaderCRC, headerVersion); err != nil {
+	if err := checkHeader(p); err != nil {
 		return header{}, fmt.Errorf("header: %w", err)
 	}
 	h := header{
@@ -150,9 +170,13 @@ func parseHeader(p []byte) (header, error) {
 		Pred:   le.Uint64(p[atPred:]),
 		Chain:  le.Uint32(p[atHeaderChain:]),
 	}
+	if h.Prepared = le.Uint32(p[atFlags:])&flagPrepared != 0; h.unbegun() {
+		if h.Group == 0 || h.Number < 2 || h.Life != 0 || h.Pred != 0 || h.Chain != 0 || le.Uint32(p[atFlags:])&flagFolded != 0 {
+			return header{}, corrupt("header: not begun, and not ready either")
+		}
+		return h, h.parseFlags(p)
+	}
 	switch {
-	case !allZero(p[atHeaderZero:atHeaderCRC]):
-		return header{}, corrupt("header: reserved bytes in use")
 	case h.Group == 0 || h.Number == 0 || h.Life == 0 || h.First < Start || h.First > maxPos || h.First%pageBytes != 0:
 		return header{}, corrupt("header: a field without sense")
 	case (h.Number == 1) != (h.Pred == 0) || h.Number == 1 && (h.First != Start || h.Chain != chainStart(h.Group)):
@@ -161,7 +185,33 @@ func parseHeader(p []byte) (header, error) {
 	return h, h.parseFlags(p)
 }
 
-// parseFlags reads what versions 2 and 3 added.
+// checkHeader checks what stands around the fields of a header.
+func checkHeader(p []byte) error {
+	if err := checkFrame(p, headerMagic, atHeaderCRC, headerVersion); err != nil {
+		return err
+	}
+	sum := uint32(0)
+	if le.Uint16(p[atVersion:]) == versionOf(flagPrepared) {
+		sum = sectorSum(p)
+	}
+	if le.Uint32(p[atSectorCRC:]) != sum || !allZero(p[atHeaderZero:atSectorCRC]) || !allZero(p[sectorBytes:atHeaderCRC]) {
+		return corrupt("reserved bytes in use")
+	}
+	return nil
+}
+
+// sectorSum is what the first sector of a header of version 4 ends in. It makes the checksum of the
+// whole page the same in all of them: a CRC over bytes that end in their own CRC does
+// not depend on them. So a header that is written over another one differs from it in that
+// sector alone, which a disk writes whole or not at all.
+func sectorSum(p []byte) uint32 {
+	if invariant.Planted("journal/segment/torn-header") {
+		return 0
+	}
+	return crc32.Checksum(p[:atSectorCRC], castagnoli)
+}
+
+// parseFlags reads what versions 2 to 4 added.
 func (h *header) parseFlags(p []byte) error {
 	flags := le.Uint32(p[atFlags:])
 	if le.Uint16(p[atVersion:]) != versionOf(flags) {

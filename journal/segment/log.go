@@ -27,9 +27,12 @@ type Log struct {
 
 	// Of the goroutine that appends.
 	w      *writer  // of the open segment
-	cur    *segment // the open segment, last in segs
+	cur    *segment // the open segment, last in segs once its header is durable; it changes with making held
 	backed int64    // bytes of its file that space was set aside for
 	grows  bool     // more was asked for in vain: it grows as it is written
+
+	making sync.Mutex // one segment is made, or made ready, at a time; before mu
+	next   *prepared  // the one after cur; guarded by making
 
 	busy   sync.WaitGroup // what Close waits for
 	upkeep sync.Mutex     // one change of the closed segments at a time
@@ -37,11 +40,14 @@ type Log struct {
 	// once, and for reading by who looks one up to open the other. It comes before mu.
 	names sync.RWMutex
 
-	end atomic.Int64 // Pos: where the next record goes
+	end   atomic.Int64 // Pos: where the next record goes
+	ready atomic.Int64 // bytes of next
 
 	mu struct {
 		sync.RWMutex
 		segs    []*segment // by number, each with the places after the one before
+		coming  *segment   // the open one until its first round is durable, and its header with it; else nil
+		asked   uint64     // the number that was last asked to be made ready
 		dropped []*segment // whose files are still to be got rid of
 		failed  error      // why, since the last Abandon
 
@@ -140,7 +146,7 @@ func (l *Log) makeRoom(n int) error {
 		if l.syncing() {
 			panic("BUG: a segment is begun before the last round of the one before it was synced")
 		}
-		if err := l.succeed(); err != nil {
+		if err := l.succeed(false); err != nil {
 			return err
 		}
 	}
@@ -221,9 +227,21 @@ func (l *Log) Synced(err error) error {
 		l.cur.records += len(done.entries)
 		l.cur.end, l.cur.chain = done.end, done.chain
 	}
+	var ended *segment
+	var next uint64
+	if err == nil {
+		if l.mu.coming != nil {
+			ended = l.publishLocked(l.mu.coming)
+		}
+		next = l.worthPreparingLocked()
+	}
 	l.mu.Unlock()
 	if err != nil {
 		return l.fail(err)
+	}
+	l.sealEnded(ended)
+	if next != 0 {
+		l.prepareAhead(next)
 	}
 	return nil
 }
@@ -266,7 +284,7 @@ func (l *Log) Abandon() error {
 	l.cur.abandoned = true
 	l.mu.written = writtenRound{}
 	l.mu.Unlock()
-	if err := l.succeed(); err != nil {
+	if err := l.succeed(true); err != nil {
 		return l.fail(err)
 	}
 	l.mu.Lock()
@@ -276,9 +294,12 @@ func (l *Log) Abandon() error {
 	return nil
 }
 
-// succeed begins the segment after the open one, at the durable end. An open one
-// that holds nothing durable is replaced.
-func (l *Log) succeed() error {
+// succeed begins the segment after the open one, at the durable end, in the file that was made
+// ready for it, if any. An open one that holds nothing durable is replaced. durable: the
+// beginning is to be durable when it returns, and not with the first round.
+func (l *Log) succeed(durable bool) error {
+	l.making.Lock()
+	defer l.making.Unlock()
 	old := l.cur
 	h := header{Group: l.group, Number: old.Number + 1, Life: l.opt.Life(), First: old.end, Pred: old.Life, Chain: old.chain}
 	if old.end == old.First {
@@ -287,14 +308,32 @@ func (l *Log) succeed() error {
 	if invariant.Planted("journal/segment/rollover-short") && !old.abandoned && h.First-pageBytes > old.First {
 		h.First -= pageBytes
 	}
+	if !durable {
+		p, err := l.beginNext(h)
+		if err != nil {
+			return err
+		}
+		if p != nil {
+			l.take(newWriter(p.file, p.header, l.opt.Stages), openSegmentOf(p.header))
+			l.backed = p.backed
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			if l.mu.coming = l.cur; invariant.Planted("journal/segment/publish-early") {
+				l.publishLocked(l.cur)
+			}
+			return nil
+		}
+	}
 	w, s, err := l.create(h, nil)
 	if err != nil {
 		return err
 	}
+	_ = l.giveUpNext().close() // its name is taken
 	l.take(w, s)
-	if old.Number != h.Number && !old.abandoned {
-		l.seal(old)
-	}
+	l.mu.Lock()
+	ended := l.publishLocked(s)
+	l.mu.Unlock()
+	l.sealEnded(ended)
 	return nil
 }
 
@@ -309,18 +348,31 @@ func (l *Log) take(w *writer, s *segment) {
 	if s.Recycled {
 		l.backed = pageBytes + l.opt.SegmentBytes
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	l.end.Store(int64(w.end))
+}
+
+// publishLocked makes the open segment, whose header is durable, the last of the log. It
+// returns the one before if that is ended by it.
+func (l *Log) publishLocked(s *segment) (ended *segment) {
 	if last := len(l.mu.segs) - 1; last >= 0 {
 		if l.mu.segs[last].Number == s.Number {
 			l.mu.segs[last].gone = true
 			l.mu.segs = l.mu.segs[:last]
 		} else if l.mu.segs[last].state == StateOpen {
-			l.mu.segs[last].state = StateClosed
+			ended = l.mu.segs[last]
+			ended.state = StateClosed
 		}
 	}
-	l.mu.segs = append(l.mu.segs, s)
-	l.end.Store(int64(w.end))
+	l.mu.segs, l.mu.coming = append(l.mu.segs, s), nil
+	return ended
+}
+
+// sealEnded has a segment that was ended read back; it may be nil. Nothing more goes to the file
+// of one that was abandoned.
+func (l *Log) sealEnded(s *segment) {
+	if s != nil && !s.abandoned {
+		l.seal(s)
+	}
 }
 
 func (l *Log) usable() error {
@@ -367,7 +419,7 @@ func (l *Log) Close() error {
 	}
 	l.w.drop()
 	l.busy.Wait()
-	return l.files.close()
+	return errors.Join(l.next.close(), l.files.close())
 }
 
 var errBadLog = errors.New("a log of no group")

@@ -56,7 +56,10 @@ func (l *Log) recover(w Watermark, each func(Pos, record.Record) error) error {
 	if len(numbers) == 0 {
 		return l.recoverNothing(w)
 	}
-	found := l.survey(numbers)
+	found, err := l.withoutPrepared(l.survey(numbers))
+	if err != nil {
+		return err
+	}
 	if n := len(found) - 1; found[n].empty && !invariant.Planted("journal/segment/header-is-all") {
 		if found = found[:n]; n == 0 { // nothing came into it: it is made again
 			return l.recoverNothing(w)
@@ -83,6 +86,19 @@ func (l *Log) recover(w Watermark, each func(Pos, record.Record) error) error {
 	return nil
 }
 
+// withoutPrepared removes the newest file if it was made ready for a segment that was never
+// begun: that gives its space back before any is needed.
+func (l *Log) withoutPrepared(found []surveyed) ([]surveyed, error) {
+	n := len(found) - 1
+	if !found[n].unbegun {
+		return found, nil
+	}
+	if n == 0 {
+		return nil, corrupt(fmt.Sprintf("the segment before %d is missing", found[n].number))
+	}
+	return found[:n], l.removeTemp(l.path(found[n].number))
+}
+
 func (l *Log) path(number uint64) string { return path.Join(l.dir, fileName(number)) }
 
 func (l *Log) recoverNothing(w Watermark) error {
@@ -98,6 +114,7 @@ func (l *Log) recoverNothing(w Watermark) error {
 		return err
 	}
 	l.take(writer, s)
+	l.publishLocked(s)
 	return nil
 }
 
@@ -303,5 +320,6 @@ func (l *Log) carry(sc *scanner, segs []*segment, final *round) error {
 	}
 	l.mu.segs = segs
 	l.take(w, next)
+	l.publishLocked(next)
 	return nil
 }

@@ -36,7 +36,7 @@ func BenchmarkReplay(b *testing.B) {
 				}
 			}
 			if c.sealed {
-				if err := l.succeed(); err != nil {
+				if err := l.succeed(true); err != nil {
 					b.Fatal(err)
 				}
 				l.busy.Wait()

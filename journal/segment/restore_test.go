@@ -54,7 +54,7 @@ func TestDamagedHeadersAreRestored(t *testing.T) {
 		disk := faultdisk.New(512)
 		recs, w := make(t, disk)
 		for i, name := range segmentFiles(t, disk) {
-			for _, at := range []int64{0, 5, 9, 17, 30, 33, 41, 49, 53, 2000, 4093} {
+			for _, at := range []int64{0, 5, 9, 17, 30, 33, 41, 49, 53, 509, 2000, 4093} {
 				d := disk.Kill()
 				ok(t, d.Rot(name, at, 1))
 				l, err := Open(d, testDir, testGroup, w, testOptions(), nil)
@@ -110,7 +110,7 @@ func TestAnEmptySegmentIsMadeAgain(t *testing.T) {
 	ok(t, l.Close())
 	l, err := Open(disk, testDir, testGroup, w, testOptions(), nil) // ends the last one, copies a round
 	ok(t, err)
-	ok(t, l.succeed())
+	ok(t, l.succeed(true))
 	ok(t, l.Close())
 	names := segmentFiles(t, disk)
 	d := disk.Kill()
@@ -210,7 +210,7 @@ func TestErrorWhileAHeaderIsFound(t *testing.T) {
 		if last {
 			l, err := Open(base, testDir, testGroup, w, testOptions(), nil)
 			ok(t, err)
-			ok(t, l.succeed())
+			ok(t, l.succeed(true))
 			ok(t, l.Close())
 		}
 		names := segmentFiles(t, base)

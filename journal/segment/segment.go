@@ -24,15 +24,16 @@
 // verifies it. Closed segments are read back from the device and verified whole, beside the
 // appends; Segments tells what that found, and Verify does it again.
 //
-// It costs one write and one sync a Commit, and up to 4 KiB of padding; two more syncs,
-// one of them of the folder, for each segment. In memory: a share of Stages, 48 bytes for
+// It costs one write and one sync a Commit, and up to 4 KiB of padding. For each segment three
+// more syncs, two of them of the folder, which no Commit waits for: half of a segment before it is
+// full the next one is made ready, and to begin that costs the Commit a write of a page. In memory: a share of Stages, 48 bytes for
 // each record that this life appended until its segment is verified, and some 300
 // bytes a segment; a Replay takes up to 8 MiB while it runs.
 //
 // Dropped segments give their files to the Pool, from which new ones come: such a file has
 // its space, so that a commit changes no metadata. Without a spare one a segment is a new
-// file whose space is set aside when its first record comes; where there is no
-// space for all of it the file grows as it is written.
+// file whose space is set aside in steps; where there is no space for all of it the file grows
+// as it is written.
 package segment
 
 import (
@@ -85,6 +86,9 @@ type Options struct {
 	// Go runs the sealing of a closed segment, which reads all of it. Default: one
 	// goroutine, which Close waits for.
 	Go func(func())
+	// Ahead runs the making of the next segment, which waits for the disk a few times and for
+	// nothing else. Default: a goroutine of its own, which Close waits for.
+	Ahead func(func())
 	// Pace is called by that with the bytes of each read before it, and may wait; its
 	// error ends the sealing, which the next Open takes up. Default: it does not wait.
 	Pace func(bytes int) error

@@ -23,6 +23,7 @@ type surveyed struct {
 	remains  *remains // of a damaged header
 	restored bool     // header is what remains say
 	empty    bool     // the header is damaged, and nothing follows it
+	unbegun  bool     // it was made ready for a segment that was never begun
 }
 
 // list returns the numbers of the segments, rising, and removes what never became one.
@@ -94,6 +95,10 @@ func (l *Log) look(number uint64) surveyed {
 				x.err = x.endErr
 			}
 		}
+		return x
+	}
+	if x.unbegun = sc.header.unbegun(); x.unbegun { // and whatever comes behind it is not there
+		x.err = corrupt("it was never begun")
 		return x
 	}
 	x.header = sc.header

@@ -382,6 +382,7 @@ func TestUpkeepBesideReads(t *testing.T) {
 		t.Error("reading: ", err)
 	}
 	ok(t, l.Close())
+	o.Spare = nil // it is of the disk as it was
 	l, err = Open(disk.Kill(), testDir, testGroup, Watermark{First: l.mu.segs[0].First}, o, func(Pos, record.Record) error { return nil })
 	ok(t, err)
 }

@@ -24,8 +24,9 @@ const (
 func testOptions() Options {
 	return Options{
 		SegmentBytes: 24 << 10, StageBytes: 8 << 10, LendBytes: 5000, OpenFiles: 2,
-		Go:   func(work func()) { work() },
-		Life: func() uint64 { return lives.Add(1) },
+		Go:    func(work func()) { work() },
+		Ahead: func(work func()) { work() },
+		Life:  func() uint64 { return lives.Add(1) },
 	}
 }
 
