@@ -41,7 +41,7 @@ var Journal = []Row{
 	{"reopen-one", "reopen after kill of a journal of 100 GiB until intake, one group", "s", 2, false},
 	{"reopen-300", "the same, 300 groups", "s", 5, false},
 	{"memory", "resident memory at 100 M extents, beyond the configured cache", "MiB", 256, false},
-	{"promote-keeps-up", "bytes promoted per byte taken, at an intake of a quarter of the disk", "x", 1, true},
+	{"promote-keeps-up", "bytes promoted per byte taken, from the end of a pass to the end of one, at an intake of a quarter of the disk", "x", 1, true},
 	{"promote-ack", "ack p99 beside promotion, over that without", "x", 2, false},
 }
 

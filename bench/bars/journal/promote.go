@@ -32,8 +32,10 @@ type promoteArgs struct {
 }
 
 type promoteResult struct {
-	Taken    int64   // bytes of records, while it was measured
-	Promoted int64   // of them, or of those before: what the log did not grow by
+	Taken    int64   // bytes of records, from the end of a pass to the end of a pass
+	Promoted int64   // of them, or of those before: what passes freed of the log
+	Passes   int     // that ended while it was measured; the first and the last of them count
+	Measured int64   // bytes of records in all that was measured
 	Written  int64   // bytes that promotion wrote into the replica
 	AckP50   float64 // ms
 	AckP99   float64 // ms
@@ -87,9 +89,8 @@ func promotePart(_ context.Context, a promoteArgs) (r promoteResult, err error) 
 			return r, err
 		}
 	}
-	from := st.group.Usage().Log
 	wrote := st.group.Retention().Promoted
-	in.taken, in.acks = 0, nil
+	in.taken, in.acks, in.passes.ends = 0, nil, nil
 	stop := bars.Profile()
 	cpu := cpuNow()
 	disk := bars.WatchDisk(a.Dir)
@@ -101,8 +102,8 @@ func promotePart(_ context.Context, a promoteArgs) (r promoteResult, err error) 
 	r.CPU = cpuNow() - cpu
 	stop()
 	state := st.group.Retention()
-	r.Taken = in.taken
-	r.Promoted = in.taken - (st.group.Usage().Log - from)
+	r.Measured, r.Passes = in.taken, len(in.passes.ends)
+	r.Taken, r.Promoted = in.passes.between()
 	r.Written = state.Promoted - wrote
 	r.Level = fmt.Sprint(state.Level)
 	r.AckP50, r.AckP99, r.AckMax = partOf(in.acks, 0.5), partOf(in.acks, 0.99), partOf(in.acks, 1)
@@ -112,6 +113,38 @@ func promotePart(_ context.Context, a promoteArgs) (r promoteResult, err error) 
 	}
 	r.AckApart = partOf(slices.DeleteFunc(in.acks, func(k ack) bool { return k.beside(stalls) }), 0.99)
 	return r, s.Close()
+}
+
+// passes sees the ends of passes: the log takes more space with the records, and each pass frees
+// at its end what it promoted, whole segments at once. What was promoted is therefore counted from
+// the end of a pass to the end of a pass: from one moment to another it would be
+// more or less by up to what one pass frees, as the moments fall. So counted it is
+// within one segment of what it would be if less than segments were freed.
+type passes struct {
+	log   int64 // bytes of the log, last seen
+	freed int64
+	ends  []passEnd
+}
+
+// passEnd is how much had been taken and freed when a pass had ended.
+type passEnd struct{ taken, freed int64 }
+
+// look is told of the log after each record.
+func (p *passes) look(taken, log int64) {
+	if log < p.log {
+		p.freed += p.log - log
+		p.ends = append(p.ends, passEnd{taken, p.freed})
+	}
+	p.log = log
+}
+
+// between returns what was taken and promoted between the first end of a pass and the last.
+func (p *passes) between() (taken, promoted int64) {
+	if len(p.ends) < 2 {
+		return 0, 0
+	}
+	first, last := p.ends[0], p.ends[len(p.ends)-1]
+	return last.taken - first.taken, last.freed - first.freed
 }
 
 // ack is a record that was acknowledged.
@@ -155,10 +188,11 @@ type intake struct {
 
 	cutEvery time.Duration
 
-	taken int64
-	mu    sync.Mutex
-	acks  []ack
-	err   error
+	taken  int64
+	passes passes
+	mu     sync.Mutex
+	acks   []ack
+	err    error
 }
 
 const (
@@ -186,6 +220,7 @@ func (in *intake) run(seconds float64) (late float64, err error) {
 		if err := in.one(func(int) int64 { return in.st.rng.Int64N(in.st.volume/promoteWrite) * promoteWrite }); err != nil {
 			return 0, err
 		}
+		in.passes.look(in.taken, in.st.group.Usage().Log)
 	}
 	late = time.Since(began).Seconds() - seconds
 	return max(0, late), in.drain()
@@ -302,8 +337,11 @@ func (b *bench) promote() error {
 				return err
 			}
 		}
+		if both.Passes < 2 {
+			return fmt.Errorf("%d passes ended in %.0f s: that says nothing of whether promotion keeps up", both.Passes, seconds)
+		}
 		b.Sample(bars.Sample{Row: "promote-keeps-up", Value: float64(both.Promoted) / float64(both.Taken), Ours: float64(both.Promoted) / mib, Peer: float64(both.Taken) / mib, OursUnit: "MiB", Foreign: foreign,
-			Note: fmt.Sprintf("intake %.0f MB/s, %.1f s late, level %s, %d MiB written, %.2f CPU-s/GiB, %.2f without", rate/1e6, both.Late, both.Level, both.Written/mib, both.perGiB(), alone.perGiB())})
+			Note: fmt.Sprintf("intake %.0f MB/s, from the first to the last of the ends of %d passes; %.1f s late, level %s, %d MiB written, %.2f CPU-s/GiB, %.2f without", rate/1e6, both.Passes, both.Late, both.Level, both.Written/mib, both.perGiB(), alone.perGiB())})
 		b.Sample(bars.Sample{Row: "promote-ack", Value: both.AckP99 / alone.AckP99, Ours: both.AckP99, Peer: alone.AckP99, OursUnit: "ms", Foreign: foreign,
 			Note: fmt.Sprintf("half of them in %.1f ms, and %.1f without; all in %.0f and %.0f; %d times the disk finished nothing for 0.1 s or more, %.0f ms in all, and %d without; p99 apart from that %.2f and %.2f",
 				both.AckP50, alone.AckP50, both.AckMax, alone.AckMax, both.Stalls, both.Stalled, alone.Stalls, both.AckApart, alone.AckApart)})
@@ -312,4 +350,4 @@ func (b *bench) promote() error {
 }
 
 // perGiB is the CPU-seconds for each GiB taken.
-func (r promoteResult) perGiB() float64 { return r.CPU * gib / float64(r.Taken) }
+func (r promoteResult) perGiB() float64 { return r.CPU * gib / float64(r.Measured) }
