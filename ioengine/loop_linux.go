@@ -31,6 +31,9 @@ type Loop struct {
 	queued uint32 // not given to the kernel yet
 	flying int
 
+	heard map[int]func() // of watched descriptors that somebody is told of
+	roomy map[int]func() // of those that are waited for until they take bytes
+
 	wake   int // eventfd; -1 once closed
 	waking sync.Mutex
 }
@@ -67,6 +70,7 @@ const (
 	pollMultishot  = 1 << 0
 	cqeMore        = 1 << 1
 	watchUser      = 1 << 32 // and the descriptor
+	roomUser       = 1 << 33 // and the descriptor
 	maxLoopEntries = 1024
 )
 
@@ -104,7 +108,7 @@ func newLoop(entries int) (_ *Loop, err error) {
 	if errno != 0 {
 		return nil, fmt.Errorf("io_uring_setup: %w", errno)
 	}
-	l := &Loop{fd: int(fd), wake: -1}
+	l := &Loop{fd: int(fd), wake: -1, heard: make(map[int]func()), roomy: make(map[int]func())}
 	defer func() {
 		if err != nil {
 			l.unmap()
@@ -168,6 +172,21 @@ func (l *Loop) Wake() {
 // open until Close.
 func (l *Loop) Watch(fd int) error {
 	l.put(sqe{code: opPollAdd, fd: int32(fd), len: pollMultishot, opArgs: unix.POLLIN, user: watchUser | uint64(uint32(fd))})
+	return l.enter(0)
+}
+
+// Hear has Wait return, and Step call heard, whenever bytes have come to the socket fd, or its end; it is not
+// read: who is told reads until there is nothing left. It must stay open until Close.
+func (l *Loop) Hear(fd int, heard func()) error {
+	l.heard[fd] = heard
+	return l.Watch(fd)
+}
+
+// Room calls roomy from Step, once, when the socket fd takes bytes again, or never will. It must
+// stay open until then, or until Close.
+func (l *Loop) Room(fd int, roomy func()) error {
+	l.roomy[fd] = roomy
+	l.put(sqe{code: opPollAdd, fd: int32(fd), opArgs: unix.POLLOUT, user: roomUser | uint64(uint32(fd))})
 	return l.enter(0)
 }
 
@@ -263,13 +282,16 @@ func (l *Loop) Step() (bool, error) {
 		c := l.completion(head)
 		head++
 		atomic.StoreUint32(l.cq.head, head)
-		if c.user&watchUser != 0 {
+		switch {
+		case c.user&watchUser != 0:
 			if err := l.watched(c); err != nil {
 				return true, err
 			}
-			continue
+		case c.user&roomUser != 0:
+			l.room(c)
+		default:
+			l.end(c)
 		}
-		l.end(c)
 	}
 	return some, nil
 }
@@ -278,6 +300,9 @@ func (l *Loop) Step() (bool, error) {
 // memory; it is asked again.
 func (l *Loop) watched(c cqe) error {
 	fd := int(uint32(c.user))
+	if heard := l.heard[fd]; heard != nil {
+		heard() // also when it is not watched any more: what came meanwhile nobody tells
+	}
 	switch {
 	case c.flags&cqeMore != 0:
 		return nil
@@ -285,6 +310,14 @@ func (l *Loop) watched(c cqe) error {
 		return fmt.Errorf("watch descriptor %d: %w", fd, unix.Errno(-c.res))
 	}
 	return l.Watch(fd)
+}
+
+// room ends a wait. Whatever it says, a try to write says it better.
+func (l *Loop) room(c cqe) {
+	fd := int(uint32(c.user))
+	roomy := l.roomy[fd]
+	delete(l.roomy, fd)
+	roomy()
 }
 
 func (l *Loop) end(c cqe) {

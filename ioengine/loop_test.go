@@ -225,3 +225,65 @@ func TestLoopHears(t *testing.T) {
 	l.Close()
 	l.Wake() // nobody hears it
 }
+
+// TestLoopOnSockets: a loop hears of what comes to a socket, again and again, and of its end; and of room in it,
+// once each time that is asked.
+func TestLoopOnSockets(t *testing.T) {
+	l, _ := newLoopFile(t, 1)
+	defer l.Close()
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours, theirs := pair[0], pair[1]
+	defer unix.Close(ours)
+	heard, roomy := 0, 0
+	until := func(n *int) {
+		t.Helper()
+		for before := *n; *n == before; {
+			if err := l.Wait(); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := l.Step(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := l.Hear(ours, func() { heard++ }); err != nil {
+		t.Fatal(err)
+	}
+	p := make([]byte, 64<<10)
+	for range 100 {
+		go unix.Write(theirs, p[:28])
+		until(&heard)
+		if n, err := unix.Read(ours, p); n != 28 || err != nil {
+			t.Fatalf("heard of %d bytes, %v", n, err)
+		}
+	}
+	for range 3 {
+		for err = nil; err == nil; {
+			_, err = unix.Write(ours, p)
+		}
+		if err != unix.EAGAIN {
+			t.Fatal(err)
+		}
+		told := roomy
+		if err := l.Room(ours, func() { roomy++ }); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := l.Step(); err != nil || roomy != told {
+			t.Fatalf("a full socket has room: %v", err)
+		}
+		for err = nil; err == nil; {
+			_, err = unix.Read(theirs, p)
+		}
+		if until(&roomy); roomy != told+1 {
+			t.Errorf("told %d times of room", roomy-told)
+		}
+	}
+	unix.Close(theirs)
+	until(&heard)
+	if n, err := unix.Read(ours, p); n != 0 || err != nil {
+		t.Errorf("heard of an end that is %d bytes, %v", n, err)
+	}
+}
