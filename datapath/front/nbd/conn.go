@@ -3,6 +3,7 @@ package nbd
 import (
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"sync"
@@ -17,7 +18,7 @@ type conn struct {
 	srv *Server
 	nc  net.Conn
 	in  *receiver // used by the reader alone
-	out *sender
+	out answers
 
 	// What was negotiated; fixed once requests come.
 	dev        front.Device
@@ -29,6 +30,7 @@ type conn struct {
 	context    string // the export for which base:allocation was chosen
 
 	stopped      atomic.Bool
+	wake         atomic.Pointer[func()] // makes who serves by a lane look at stopped; nil: nobody does
 	deviceErrors atomic.Int64
 
 	// reader is the reader's place: whoever takes it from here reads the next request.
@@ -59,6 +61,9 @@ func (c *conn) stop() {
 	c.stopped.Store(true)
 	c.nc.SetReadDeadline(time.Unix(1, 0))
 	c.nc.SetWriteDeadline(time.Now().Add(partingTime))
+	if wake := c.wake.Load(); wake != nil {
+		(*wake)()
+	}
 }
 
 // within bounds what follows by a deadline, unless the connection is stopped.
@@ -73,11 +78,19 @@ var errDisconnect = errors.New("client said goodbye")
 
 // transmit serves requests until the client is gone or the connection is stopped.
 // All requests are finished then. It returns nil for an end in good order.
-func (c *conn) transmit() error {
-	c.workers = 1
-	c.work()
-	c.wg.Wait()
-	c.out.flush()
+func (c *conn) transmit(log *slog.Logger) error {
+	l, err := c.openLane()
+	if err != nil {
+		log.Info("nbd connection goes by threads", "why", err)
+	}
+	if l != nil {
+		c.ended = l.run()
+	} else {
+		c.workers = 1
+		c.work()
+		c.wg.Wait()
+		c.out.flush()
+	}
 	switch err := c.ended; {
 	case err == errDisconnect, err == io.EOF:
 		return nil

@@ -57,7 +57,9 @@ func TestHostileHandshake(t *testing.T) {
 }
 
 // TestRefusedOptions: these are answered, and the talk goes on.
-func TestRefusedOptions(t *testing.T) {
+func TestRefusedOptions(t *testing.T) { both(t, refusedOptions) }
+
+func refusedOptions(t *testing.T) {
 	e, _ := memory("v", 1<<20)
 	r := serve(t, e).raw(t)
 	r.hello(flagFixedNewstyle | flagNoZeroes)
@@ -97,7 +99,9 @@ func TestRefusedOptions(t *testing.T) {
 }
 
 // TestHostileRequests: what the device must never see, and which of it a connection survives.
-func TestHostileRequests(t *testing.T) {
+func TestHostileRequests(t *testing.T) { both(t, hostileRequests) }
+
+func hostileRequests(t *testing.T) {
 	d := memdisk.NewSpy(1 << 20)
 	s := serve(t, Export{Name: "v", Device: d})
 	dies := func(name string, p []byte) {
@@ -143,7 +147,9 @@ func TestHostileRequests(t *testing.T) {
 }
 
 // TestHalfWrite: a client that dies in the middle of a payload leaves nothing behind.
-func TestHalfWrite(t *testing.T) {
+func TestHalfWrite(t *testing.T) { both(t, halfWrite) }
+
+func halfWrite(t *testing.T) {
 	d := memdisk.NewSpy(4 << 20)
 	s := serve(t, Export{Name: "v", Device: d})
 	for _, sent := range []int{0, 1, 100, 70_000, 1<<20 - 1} {

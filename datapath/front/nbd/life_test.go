@@ -13,7 +13,9 @@ import (
 	"github.com/holdfast-dr/holdfast/datapath/front/memdisk"
 )
 
-func TestAddRemove(t *testing.T) {
+func TestAddRemove(t *testing.T) { both(t, addRemove) }
+
+func addRemove(t *testing.T) {
 	s := serve(t)
 	f := func(err, want error) {
 		t.Helper()
@@ -70,7 +72,9 @@ func newGate(size int64) *gate {
 
 // TestRemoveWaits: the device is not used any more when Remove returns, and what was
 // in flight was carried out and answered.
-func TestRemoveWaits(t *testing.T) {
+func TestRemoveWaits(t *testing.T) { both(t, removeWaits) }
+
+func removeWaits(t *testing.T) {
 	g := newGate(1 << 20)
 	s := serve(t, Export{Name: "v", Device: g})
 	c := s.dial(t, "v")
@@ -101,7 +105,9 @@ func TestRemoveWaits(t *testing.T) {
 
 // TestParallelRequests: as many requests of a connection run as there are workers,
 // and no more.
-func TestParallelRequests(t *testing.T) {
+func TestParallelRequests(t *testing.T) { both(t, parallelRequests) }
+
+func parallelRequests(t *testing.T) {
 	g := newGate(1 << 20)
 	c := serve(t, Export{Device: g}).dial(t, "")
 	const requests = 3 * maxWorkers
@@ -124,7 +130,9 @@ func TestParallelRequests(t *testing.T) {
 }
 
 // TestFlushHoldsNobodyUp: requests overtake a flush, though that came alone.
-func TestFlushHoldsNobodyUp(t *testing.T) {
+func TestFlushHoldsNobodyUp(t *testing.T) { both(t, flushHoldsNobodyUp) }
+
+func flushHoldsNobodyUp(t *testing.T) {
 	g := newGate(1 << 20)
 	c := serve(t, Export{Device: g}).dial(t, "")
 	flushed := make(chan error, 1)
@@ -145,7 +153,9 @@ func TestFlushHoldsNobodyUp(t *testing.T) {
 }
 
 // TestMultiConn: what one connection was told is written, another reads and flushes.
-func TestMultiConn(t *testing.T) {
+func TestMultiConn(t *testing.T) { both(t, multiConn) }
+
+func multiConn(t *testing.T) {
 	d := memdisk.NewSpy(8 << 20)
 	s := serve(t, Export{Device: d})
 	const conns = 4
@@ -185,7 +195,9 @@ func TestMultiConn(t *testing.T) {
 
 // TestStopUnderLoad: a stop in the middle of everything leaves no goroutine and no
 // open write; each client is told either that its request was done or that it was not.
-func TestStopUnderLoad(t *testing.T) {
+func TestStopUnderLoad(t *testing.T) { both(t, stopUnderLoad) }
+
+func stopUnderLoad(t *testing.T) {
 	for round := range 5 {
 		d := memdisk.NewSpy(8 << 20)
 		s := serve(t, Export{Device: d})

@@ -9,6 +9,7 @@ import "time"
 //
 //	64 x (64 KiB + 16 x 1 MiB + 32 MiB + 1 MiB) = about 3 GiB at the very worst,
 //
+// where a lane serves laneBytes of requests take the place of the pieces. That is
 // under 1 MiB a connection for a client of 4 KiB requests that reads its replies.
 const (
 	// MaxName is the longest export name or description, in bytes, as in the protocol.
@@ -19,6 +20,11 @@ const (
 	// maxWorkers bounds the requests of one connection that are carried out at a
 	// time: more than a disk gains from, and QEMU sends 16 at most.
 	maxWorkers = 16
+
+	// laneRequests bounds the requests of one connection that its device's lane carries out at a time, and
+	// laneBytes their payload: no more is taken in then.
+	laneRequests = 128
+	laneBytes    = maxWorkers * pieceBytes
 
 	// receiveBytes is read ahead of small requests: 15 writes of 4 KiB in one call.
 	receiveBytes = 64 << 10

@@ -3,6 +3,7 @@ package nbd
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"path/filepath"
 	"testing"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/datapath/front"
 	"github.com/holdfast-dr/holdfast/datapath/front/memdisk"
+	"github.com/holdfast-dr/holdfast/ioengine"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -25,8 +27,14 @@ type site struct {
 
 func serve(t testing.TB, exports ...Export) *site {
 	t.Helper()
-	s := &site{Server: &Server{}, socket: filepath.Join(t.TempDir(), "s")}
+	return serveLogged(t, nil, exports...)
+}
+
+func serveLogged(t testing.TB, log *slog.Logger, exports ...Export) *site {
+	t.Helper()
+	s := &site{Server: &Server{Log: log}, socket: filepath.Join(t.TempDir(), "s")}
 	for _, e := range exports {
+		e.Device = served(t, e.Device)
 		if err := s.Add(e); err != nil {
 			t.Fatal(err)
 		}
@@ -89,6 +97,61 @@ func (s *site) dialAsking(t testing.TB, name string, ask asking) *Client {
 	}
 	t.Cleanup(func() { c.Close() })
 	return c
+}
+
+// byLanes says that the servers of the tests have devices with lanes; both has a test run either way.
+var byLanes bool
+
+func both(t *testing.T, f func(t *testing.T)) {
+	t.Run("threads", f)
+	byLanes = true
+	defer func() { byLanes = false }()
+	t.Run("lanes", f)
+}
+
+// served is the device as the server gets it.
+func served(t testing.TB, d front.Device) front.Device {
+	if !byLanes {
+		return d
+	}
+	f, err := ioengine.OS().Open(filepath.Join(t.TempDir(), "f"), ioengine.Create)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return &laneDevice{d, f}
+}
+
+// laneDevice has lanes that carry each request out on a goroutine of its own.
+type laneDevice struct {
+	front.Device
+	file ioengine.File // any, for loops
+}
+
+func (d *laneDevice) Lane(requests int) (front.Lane, error) {
+	loop, err := ioengine.NewLoop(d.file, requests)
+	return &goLane{d, loop}, err
+}
+
+type goLane struct {
+	dev  *laneDevice
+	loop *ioengine.Loop
+}
+
+func (l *goLane) Loop() *ioengine.Loop { return l.loop }
+func (l *goLane) Close()               { l.loop.Close() }
+
+func (l *goLane) Write(w front.Write, done func(error)) {
+	go func() { done(w.Commit(false)) }()
+}
+
+// Read leaves what is not aligned to the device.
+func (l *goLane) Read(parts [][]byte, off int64, done func(error)) bool {
+	if off%512 != 0 || len(parts) != 1 {
+		return false
+	}
+	go func() { done(l.dev.ReadAt(parts[0], off)) }()
+	return true
 }
 
 func memory(name string, size int64) (Export, *memdisk.Disk) {

@@ -6,4 +6,6 @@ import "net"
 
 func sawRead(uintptr) {}
 
+func sawSend(int) {}
+
 func sawWrite(net.Conn) {}

@@ -12,6 +12,8 @@ import (
 
 func sawRead(fd uintptr) { syscall.Read(int(fd), nil) }
 
+func sawSend(fd int) { syscall.Write(fd, nil) }
+
 func sawWrite(conn net.Conn) {
 	if _, ok := conn.(syscall.Conn); ok {
 		conn.Write(nil)

@@ -1,6 +1,7 @@
 package nbd
 
 import (
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -14,6 +15,9 @@ import (
 type receiver struct {
 	conn net.Conn
 	raw  syscall.RawConn // nil when the connection is no socket: then plain reads
+	fd   int             // the socket, when it is a lane's; or -1
+	// waits says that a lane's goroutine waits for the socket, that is, has nothing else to do; otherwise errLater.
+	waits bool
 	// before is called when the buffer is used up and the socket must be asked.
 	before func()
 	// waited says that the last call found the socket empty at first.
@@ -23,7 +27,11 @@ type receiver struct {
 	r, w  int
 	ahead int // how much of buf the next call may fill
 
+	into cursor // what get fills
+	drop int    // what get drops, in bytes
+
 	iov   []syscall.Iovec
+	head  syscall.Msghdr
 	readv func(fd uintptr) bool // made once, since a closure costs an allocation
 	got   int
 	errno syscall.Errno
@@ -32,8 +40,11 @@ type receiver struct {
 // maxIovecs bounds one call; a payload of 1 MiB in slots of 8 KiB needs 128.
 const maxIovecs = 256
 
+// errLater says that the rest has not come yet: who asked asks again, once it may have.
+var errLater = errors.New("not there yet")
+
 func newReceiver(conn net.Conn, before func()) *receiver {
-	r := &receiver{conn: conn, before: before, buf: make([]byte, receiveBytes), ahead: receiveBytes}
+	r := &receiver{conn: conn, fd: -1, before: before, buf: make([]byte, receiveBytes), ahead: receiveBytes}
 	if s, ok := conn.(syscall.Conn); ok {
 		if raw, err := s.SyscallConn(); err == nil {
 			r.raw = raw
@@ -71,15 +82,35 @@ func (r *receiver) next(n int) ([]byte, error) {
 
 // fill fills all of bufs, in order.
 func (r *receiver) fill(bufs [][]byte) error {
-	r.aim(bufs)
-	c := cursor{bufs: bufs}
-	for c.skip(0); !c.done() && r.buffered() > 0; {
+	r.want(bufs, 0)
+	return r.get()
+}
+
+// discard drops the next n bytes.
+func (r *receiver) discard(n int) error {
+	r.want(nil, n)
+	return r.get()
+}
+
+// want says what comes next: what fills bufs, in order, and then drop bytes that nobody needs.
+func (r *receiver) want(bufs [][]byte, drop int) {
+	if len(bufs) > 0 {
+		r.aim(bufs)
+	}
+	r.into, r.drop = cursor{bufs: bufs}, drop
+	r.into.skip(0)
+}
+
+// get takes in what is wanted. After errLater it goes on where it stood.
+func (r *receiver) get() error {
+	c := &r.into
+	for !c.done() && r.buffered() > 0 {
 		n := copy(c.rest(), r.buf[r.r:r.w])
 		r.r += n
 		c.skip(n)
 	}
 	for !c.done() {
-		n, err := r.straight(&c)
+		n, err := r.straight(c)
 		if err == io.EOF {
 			err = io.ErrUnexpectedEOF
 		}
@@ -87,6 +118,14 @@ func (r *receiver) fill(bufs [][]byte) error {
 			return err
 		}
 		c.skip(n)
+	}
+	r.into.bufs = nil
+	for r.drop > 0 {
+		p, err := r.next(min(r.drop, receiveBytes))
+		if err != nil {
+			return err
+		}
+		r.drop -= len(p)
 	}
 	return nil
 }
@@ -102,18 +141,6 @@ func (r *receiver) aim(bufs [][]byte) {
 	if total >= straightBytes {
 		r.ahead = requestBytes
 	}
-}
-
-// discard drops the next n bytes.
-func (r *receiver) discard(n int) error {
-	for n > 0 {
-		p, err := r.next(min(n, receiveBytes))
-		if err != nil {
-			return err
-		}
-		n -= len(p)
-	}
-	return nil
 }
 
 // straight asks the socket once for the rest of c; what comes after that goes to
@@ -172,7 +199,12 @@ func (r *receiver) addIovec(p []byte) {
 func (r *receiver) call() (int, error) {
 	r.before()
 	r.waited, r.got, r.errno = false, 0, 0
-	err := r.raw.Read(r.readv)
+	var err error
+	if r.fd < 0 {
+		err = r.raw.Read(r.readv)
+	} else if !r.tryRecv() {
+		err = errLater
+	}
 	switch {
 	case err != nil:
 		return 0, err
@@ -187,20 +219,39 @@ func (r *receiver) call() (int, error) {
 func (r *receiver) tryReadv(fd uintptr) (done bool) {
 	for {
 		n, _, errno := syscall.Syscall(syscall.SYS_READV, fd, uintptr(unsafe.Pointer(&r.iov[0])), uintptr(len(r.iov)))
-		switch errno {
-		case syscall.EINTR:
-			continue
-		case syscall.EAGAIN:
-			r.waited = true
-			return false
+		if errno != syscall.EINTR {
+			return r.took(fd, int(n), errno)
 		}
-		sawRead(fd)
-		r.got, r.errno = int(n), errno
-		if errno != 0 {
-			r.got = 0
-		}
-		return true
 	}
+}
+
+// tryRecv is tryReadv of a socket that a lane has.
+func (r *receiver) tryRecv() (done bool) {
+	flags := uintptr(syscall.MSG_DONTWAIT)
+	if r.waits {
+		flags = 0
+	}
+	r.head.Iov, r.head.Iovlen = &r.iov[0], uint64(len(r.iov))
+	for {
+		n, _, errno := syscall.Syscall(syscall.SYS_RECVMSG, uintptr(r.fd), uintptr(unsafe.Pointer(&r.head)), flags)
+		if errno != syscall.EINTR {
+			return r.took(uintptr(r.fd), int(n), errno)
+		}
+	}
+}
+
+// took notes what the socket said; false: there is nothing yet.
+func (r *receiver) took(fd uintptr, n int, errno syscall.Errno) bool {
+	if errno == syscall.EAGAIN {
+		r.waited = true
+		return false
+	}
+	sawRead(fd)
+	r.got, r.errno = n, errno
+	if errno != 0 {
+		r.got = 0
+	}
+	return true
 }
 
 // cursor is a place in a row of buffers: bufs[i][at] is the next byte.

@@ -5,6 +5,14 @@ import (
 	"sync"
 )
 
+// answers is where the answers of a connection go.
+type answers interface {
+	// add queues head (copied) and p (lent until home is told), and returns how much is queued.
+	add(head, p []byte, home releaser) (queued int)
+	// flush sees to it that what was added is sent.
+	flush()
+}
+
 // sender writes messages to a connection, whole and in the order of their adding.
 // Whoever flushes and finds nobody writing writes all there is, for all; so a
 // burst of answers leaves in one call, and none waits for a goroutine to wake.
@@ -61,13 +69,8 @@ func (s *sender) add(head, p []byte, home releaser) (queued int) {
 		}
 		return 0
 	}
-	q := s.mu.queue
-	q.own = append(q.own, head...)
-	if home != nil {
-		q.parts = append(q.parts, part{after: len(q.own), p: p, home: home})
-	}
-	q.bytes += len(head) + len(p)
-	queued = q.bytes
+	s.mu.queue.add(head, p, home)
+	queued = s.mu.queue.bytes
 	s.mu.Unlock()
 	return queued
 }
@@ -120,8 +123,8 @@ func (s *sender) fail(err error) {
 	s.flush()
 }
 
-// writeTo writes all and gives the payload back, written or not.
-func (q *outgoing) writeTo(conn net.Conn) error {
+// buffers is all of it, in order.
+func (q *outgoing) buffers() net.Buffers {
 	bufs, at := q.bufs[:0], 0
 	for _, p := range q.parts {
 		if p.after > at {
@@ -135,13 +138,27 @@ func (q *outgoing) writeTo(conn net.Conn) error {
 	if at < len(q.own) {
 		bufs = append(bufs, q.own[at:])
 	}
+	q.bufs = bufs
+	return bufs
+}
+
+// add appends head, which is copied, and p, which is lent until home is told.
+func (q *outgoing) add(head, p []byte, home releaser) {
+	q.own = append(q.own, head...)
+	if home != nil {
+		q.parts = append(q.parts, part{after: len(q.own), p: p, home: home})
+	}
+	q.bytes += len(head) + len(p)
+}
+
+// writeTo writes all and gives the payload back, written or not.
+func (q *outgoing) writeTo(conn net.Conn) error {
+	bufs := q.buffers()
 	var err error
 	if len(bufs) == 1 {
 		_, err = conn.Write(bufs[0])
-		q.bufs = bufs
 	} else {
 		sawWrite(conn)
-		q.bufs = bufs
 		_, err = q.bufs.WriteTo(conn) // eats q.bufs
 		q.bufs = bufs
 	}

@@ -170,7 +170,7 @@ func (s *Server) serveConn(ctx context.Context, nc net.Conn) {
 	c.within(time.Time{})
 	log = log.With("export", e.Name)
 	log.Info("nbd client connected")
-	err = c.transmit()
+	err = c.transmit(log)
 	log.Info("nbd client gone", "err", err, "device_errors", c.deviceErrors.Load())
 }
 

@@ -25,7 +25,9 @@ var ways = map[string]asking{
 
 // TestOneVolume runs the same seeded operations over every way to talk and every
 // kind of socket; each must leave the volume that an array of bytes holds.
-func TestOneVolume(t *testing.T) {
+func TestOneVolume(t *testing.T) { both(t, oneVolume) }
+
+func oneVolume(t *testing.T) {
 	for way, ask := range ways {
 		for _, network := range []string{"unix", "tcp"} {
 			t.Run(network+"/"+way, func(t *testing.T) {
@@ -94,7 +96,9 @@ func churn(t *testing.T, c *Client, d *memdisk.Spy, seed uint64) {
 	}
 }
 
-func TestCommandsReachDevice(t *testing.T) {
+func TestCommandsReachDevice(t *testing.T) { both(t, commandsReachDevice) }
+
+func commandsReachDevice(t *testing.T) {
 	d := memdisk.NewSpy(1 << 20)
 	s := serve(t, Export{Device: d})
 	c := s.dial(t, "")
@@ -122,7 +126,9 @@ func TestCommandsReachDevice(t *testing.T) {
 	}
 }
 
-func TestDeviceErrors(t *testing.T) {
+func TestDeviceErrors(t *testing.T) { both(t, deviceErrors) }
+
+func deviceErrors(t *testing.T) {
 	d := memdisk.NewSpy(4 << 20)
 	var fails error
 	d.Before = func(string, int64, int64) error { return fails }
@@ -170,7 +176,9 @@ func TestDeviceErrors(t *testing.T) {
 
 // TestReadFailsMidway: some pieces of a structured read are on their way when the
 // device fails; the client gets an error and no bytes.
-func TestReadFailsMidway(t *testing.T) {
+func TestReadFailsMidway(t *testing.T) { both(t, readFailsMidway) }
+
+func readFailsMidway(t *testing.T) {
 	d := memdisk.NewSpy(4 * pieceBytes)
 	d.Before = func(op string, off, _ int64) error {
 		if op == "read" && off >= 2*pieceBytes {
@@ -188,7 +196,9 @@ func TestReadFailsMidway(t *testing.T) {
 	}
 }
 
-func TestReadOnly(t *testing.T) {
+func TestReadOnly(t *testing.T) { both(t, readOnly) }
+
+func readOnly(t *testing.T) {
 	d := memdisk.NewSpy(1 << 20)
 	d.Sealed = true
 	s := serve(t, Export{Device: d})
@@ -214,7 +224,9 @@ func TestReadOnly(t *testing.T) {
 	}
 }
 
-func TestSimpleRepliesToWhoAsksForNoOther(t *testing.T) {
+func TestSimpleRepliesToWhoAsksForNoOther(t *testing.T) { both(t, simpleRepliesToWhoAsksForNoOther) }
+
+func simpleRepliesToWhoAsksForNoOther(t *testing.T) {
 	d := memdisk.NewSpy(4 << 20)
 	put(t, d.Disk, bytes.Repeat([]byte{7}, 3<<20), 0)
 	r := serve(t, Export{Name: "v", Device: d}).raw(t)
@@ -238,7 +250,9 @@ func TestSimpleRepliesToWhoAsksForNoOther(t *testing.T) {
 	}
 }
 
-func TestChunks(t *testing.T) {
+func TestChunks(t *testing.T) { both(t, chunks) }
+
+func chunks(t *testing.T) {
 	d := memdisk.NewSpy(4 << 20)
 	r := serve(t, Export{Name: "v", Device: d}).raw(t)
 	r.begin("v", true)
@@ -279,7 +293,9 @@ func TestChunks(t *testing.T) {
 	}
 }
 
-func TestBlockStatus(t *testing.T) {
+func TestBlockStatus(t *testing.T) { both(t, blockStatus) }
+
+func blockStatus(t *testing.T) {
 	d := memdisk.NewSpy(1 << 30)
 	var want []string
 	for i := int64(0); i < 6000; i++ { // more extents than one answer holds

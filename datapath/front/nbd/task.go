@@ -17,6 +17,7 @@ type task struct {
 	code  uint32      // what is known to be wrong with it, before the device is asked
 	err   error       // the device's own words for code
 	write front.Write // filled, to be committed
+	comes bool        // its header is in, and its payload is not whole yet
 
 	// The answer, or what of it is still to be added.
 	head    []byte
@@ -24,6 +25,9 @@ type task struct {
 	buf     *readBuf // payload's home
 
 	extents extents
+
+	parts [1][]byte   // payload, for a lane
+	done  func(error) // ends it, when a lane has carried it out; made once
 }
 
 // home is who gets the payload back.
@@ -39,8 +43,28 @@ func (t *task) quick() bool {
 	return t.code != wireOK || (t.cmd == cmdRead || t.cmd == cmdWrite) && t.n <= quickBytes
 }
 
-// take reads the next request, with its payload. An error ends the connection.
+// take reads the next request, with its payload. An error ends the connection, but for errLater: then
+// take goes on with the same task where it stood.
 func (c *conn) take(t *task) error {
+	if !t.comes {
+		if err := c.takeHeader(t); err != nil || t.cmd != cmdWrite {
+			return err
+		}
+		c.expectPayload(t)
+		t.comes = true
+	}
+	err := c.in.get()
+	if err == errLater {
+		return err
+	}
+	t.comes = false
+	if err != nil && !invariant.Planted("nbd/leaked-write") {
+		t.abort()
+	}
+	return err
+}
+
+func (c *conn) takeHeader(t *task) error {
 	p, err := c.in.next(requestBytes)
 	if err != nil {
 		return err
@@ -49,39 +73,39 @@ func (c *conn) take(t *task) error {
 	if err != nil {
 		return err
 	}
-	*t = task{request: r, head: t.head[:0], extents: t.extents}
-	if r.cmd == cmdDisconnect {
+	*t = task{request: r, head: t.head[:0], extents: t.extents, done: t.done}
+	switch {
+	case r.cmd == cmdDisconnect:
 		return errDisconnect
+	case r.cmd == cmdWrite && r.n > front.MaxWrite:
+		return fmt.Errorf("write of %d bytes", r.n) // not worth the reading
 	}
 	t.code = r.check(c.size, c.readOnly, c.structured, c.allocation)
-	if r.cmd == cmdWrite {
-		return c.takePayload(t)
-	}
 	return nil
 }
 
-// takePayload receives what follows a write's header: into the device's buffers,
-// or into nothing when the write is refused.
-func (c *conn) takePayload(t *task) error {
-	if t.n > front.MaxWrite {
-		return fmt.Errorf("write of %d bytes", t.n) // not worth the reading
-	}
+// expectPayload says where what follows a write's header belongs: into the device's buffers, or into
+// nothing when the write is refused.
+func (c *conn) expectPayload(t *task) {
 	if t.code == wireOK && t.n > 0 {
 		w, err := c.dev.BeginWrite(int64(t.off), int(t.n))
 		if err == nil {
-			if err = c.in.fill(w.Buffers()); err != nil {
-				if !invariant.Planted("nbd/leaked-write") {
-					w.Abort()
-				}
-				return err
-			}
 			t.write = w
-			return nil
+			c.in.want(w.Buffers(), 0)
+			return
 		}
 		t.code, t.err = wireError(err), err
 		c.deviceErrors.Add(1)
 	}
-	return c.in.discard(int(t.n))
+	c.in.want(nil, int(t.n))
+}
+
+// abort ends a write that is not to be carried out.
+func (t *task) abort() {
+	if t.write != nil {
+		t.write.Abort()
+		t.write = nil
+	}
 }
 
 // carryOut does what the task asks and makes the answer, of which all but the last
@@ -89,16 +113,21 @@ func (c *conn) takePayload(t *task) error {
 func (c *conn) carryOut(t *task) {
 	if t.code == wireOK {
 		begin := time.Now()
-		t.err = c.do(t)
-		if t.code = wireError(t.err); t.code != wireOK {
-			c.deviceErrors.Add(1)
-		}
+		c.judge(t, c.do(t))
 		if t.quick() {
 			// A mean over the last few; that others may lose an update does no harm.
 			c.cost.Store((c.cost.Load()*7 + int64(time.Since(begin))) / 8)
 		}
 	}
 	c.answer(t)
+}
+
+// judge notes what the device says of a task.
+func (c *conn) judge(t *task, err error) {
+	t.err = err
+	if t.code = wireError(err); t.code != wireOK {
+		c.deviceErrors.Add(1)
+	}
 }
 
 // errNoProgress is a device's own fault.
@@ -146,8 +175,7 @@ func (c *conn) read(t *task) error {
 		t.payload = t.buf.all[:p]
 		at := int64(t.off) + int64(done)
 		if err := c.dev.ReadAt(t.payload, at); err != nil {
-			t.buf.release()
-			t.buf, t.payload = nil, nil
+			t.dropPayload()
 			return err
 		}
 		if done += p; done == n {
@@ -157,6 +185,12 @@ func (c *conn) read(t *task) error {
 		c.out.add(t.head, t.payload, t.buf)
 		c.out.flush()
 	}
+}
+
+// dropPayload gives the buffer of a read back that is not answered with it.
+func (t *task) dropPayload() {
+	t.buf.release()
+	t.buf, t.payload = nil, nil
 }
 
 func appendDataChunk(p []byte, cookie uint64, flags uint16, off int64, n int) []byte {

@@ -74,7 +74,9 @@ func content(t *testing.T, d *memdisk.Disk) []byte {
 
 const toolDiskBytes = 48 << 20
 
-func TestQemuImg(t *testing.T) {
+func TestQemuImg(t *testing.T) { both(t, qemuImg) }
+
+func qemuImg(t *testing.T) {
 	e, d := memory("disk one/ä", toolDiskBytes) // a name that needs escapes
 	scatter(t, d, 1)
 	back, backDisk := memory("back", toolDiskBytes)
@@ -96,7 +98,9 @@ func TestQemuImg(t *testing.T) {
 	tool(t, "qemu-img", "compare", qcow, s.uri("back"))
 }
 
-func TestQemuIO(t *testing.T) {
+func TestQemuIO(t *testing.T) { both(t, qemuIO) }
+
+func qemuIO(t *testing.T) {
 	e, d := memory("m", toolDiskBytes)
 	s := serve(t, e)
 	tool(t, "qemu-io", "-f", "raw", s.uri("m"),
@@ -116,7 +120,9 @@ func fill(p []byte, b byte) {
 	}
 }
 
-func TestNbdcopy(t *testing.T) {
+func TestNbdcopy(t *testing.T) { both(t, nbdcopy) }
+
+func nbdcopy(t *testing.T) {
 	e, d := memory("from", toolDiskBytes)
 	scatter(t, d, 3)
 	to, toDisk := memory("to", toolDiskBytes)
@@ -135,7 +141,9 @@ func TestNbdcopy(t *testing.T) {
 	}
 }
 
-func TestNbdinfo(t *testing.T) {
+func TestNbdinfo(t *testing.T) { both(t, nbdinfo) }
+
+func nbdinfo(t *testing.T) {
 	e, d := memory("disk", toolDiskBytes)
 	put(t, d, []byte{1}, 1<<20)
 	other, _ := memory("other", 512)
@@ -163,7 +171,9 @@ func fioArgs(uri string, more ...string) []string {
 	return append([]string{"--name=t", "--ioengine=nbd", "--uri=" + uri, "--group_reporting"}, more...)
 }
 
-func TestFioVerify(t *testing.T) {
+func TestFioVerify(t *testing.T) { both(t, fioVerify) }
+
+func fioVerify(t *testing.T) {
 	e, _ := memory("m", toolDiskBytes)
 	s := serve(t, e)
 	f := func(args ...string) {
