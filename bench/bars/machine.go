@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -36,21 +37,40 @@ func CPUOf(cmd *exec.Cmd) float64 {
 
 // CPUOfProcess is what a process that runs has used so far, its children left out, in seconds.
 func CPUOfProcess(pid int) (float64, error) {
-	p, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, err
+	cpu, _, err := processStat(strconv.Itoa(pid))
+	return cpu, err
+}
+
+// KernelCPU is what the kernel's own threads have used so far, in seconds: what it writes back of
+// a side's page cache while nothing else runs is the side's.
+func KernelCPU() (sum float64) {
+	const threads = "2" // the parent of them all
+	names, _ := filepath.Glob("/proc/[0-9]*")
+	for _, name := range names {
+		if cpu, parent, err := processStat(filepath.Base(name)); err == nil && parent == threads {
+			sum += cpu
+		}
 	}
-	const user, system = 11, 12 // behind the name, which stands in brackets and may hold anything
+	return sum
+}
+
+// processStat is the CPU seconds of a process that runs, and its parent's number.
+func processStat(pid string) (cpu float64, parent string, err error) {
+	p, err := os.ReadFile("/proc/" + pid + "/stat")
+	if err != nil {
+		return 0, "", err
+	}
+	const parentAt, user, system = 1, 11, 12 // behind the name, which stands in brackets and may hold anything
 	fields := strings.Fields(string(p[bytes.LastIndexByte(p, ')')+1:]))
 	if len(fields) <= system {
-		return 0, fmt.Errorf("process %d: stat of %d fields", pid, len(fields))
+		return 0, "", fmt.Errorf("process %s: stat of %d fields", pid, len(fields))
 	}
 	u, err := strconv.ParseFloat(fields[user], 64)
 	if err != nil {
-		return 0, err
+		return 0, "", err
 	}
 	s, err := strconv.ParseFloat(fields[system], 64)
-	return (u + s) / ticks, err
+	return (u + s) / ticks, fields[parentAt], err
 }
 
 // ticks of /proc are a hundredth of a second.
