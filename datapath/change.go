@@ -79,6 +79,9 @@ func (f *flow) changeLocked(do func(*roster.Roster) error) error {
 	}
 	before := f.mu.roster
 	f.mu.roster = next
+	if f.mu.endJoin != nil { // that may not be wanted any more, or wait for what was asked now
+		f.mu.endJoin()
+	}
 	for _, v := range before.Wanted() {
 		if next.Phase(v.ID) == roster.Gone {
 			// Cuts whose tickets were taken name it, and need what comes before them.
@@ -186,6 +189,7 @@ func (f *flow) learnLocked() {
 // tend does what takes its time of what was asked: it marks what is to be sent again, and
 // has volumes join, until ctx ends.
 func (f *flow) tend(ctx context.Context) {
+	f.thawLeft(ctx)
 	for said := ""; ; {
 		err := f.tendOnce(ctx)
 		if ctx.Err() != nil {
@@ -276,18 +280,20 @@ func (f *flow) advance(v roster.Volume, from roster.Phase) error {
 
 // join reads what is dirty of the volume beside all else, and makes it a member when nothing is left.
 func (f *flow) join(ctx context.Context, v roster.Volume) error {
+	run, end := context.WithCancel(ctx)
+	defer end()
 	f.mu.Lock()
-	life, whole := f.mu.ctx, f.mu.machine.Whole()
+	life, whole := f.mu.ctx, f.mu.machine.Whole() && f.mu.roster.Phase(v.ID) == roster.Joining
+	f.mu.endJoin = end
 	f.mu.Unlock()
+	defer f.joinEnded()
 	if !whole {
 		return nil
 	}
-	run, end := context.WithCancel(ctx)
-	defer end()
 	defer context.AfterFunc(life, end)()
 	if err := f.readDirty(run, dirty.NewPass([]record.VolumeID{v.ID}, syncRead)); err != nil {
 		if run.Err() != nil {
-			return nil // another life begins; it is gone on with in that
+			return nil // another life begins, or something else is asked: it is gone on with after that
 		}
 		return err
 	}
@@ -300,6 +306,7 @@ func (f *flow) join(ctx context.Context, v roster.Volume) error {
 		return err
 	}
 	f.mu.Lock()
+	f.mu.endJoin = nil
 	defer f.mu.Unlock()
 	after.Life, after.Whole, after.Lost = f.mu.life, f.mu.machine.Whole(), f.tap.Lost()
 	if !group.MayJoin(before, after) {
@@ -315,6 +322,12 @@ func (f *flow) join(ctx context.Context, v roster.Volume) error {
 		f.log.Info("a volume has joined the group: checkpoints hold it from now on", "volume", v.Name)
 	}
 	return err
+}
+
+func (f *flow) joinEnded() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.mu.endJoin = nil
 }
 
 // look is how a volume that joins stands. lost is read before it is asked what is dirty.

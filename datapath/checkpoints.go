@@ -160,16 +160,35 @@ func (h checkpoints) Create(ctx context.Context, r *holdfastv1.CheckpointsServic
 	if err := api.CheckTag(r.Tag); err != nil {
 		return nil, api.Errorf(api.InvalidArgument, "choose another", "tag %v", err)
 	}
-	c, err := f.create(ctx, r.Tag)
+	if z := f.freezer.commands; r.Freeze && len(z.Before)+len(z.After) == 0 {
+		return nil, api.Errorf(api.Precondition, "give source.groups[].freeze in the vra's file its commands", "the group has no commands to bring its guests to rest")
+	}
+	c, unfrozen, err := f.create(ctx, r.Tag, r.Freeze)
 	if err != nil {
 		return nil, err
 	}
-	return &holdfastv1.CheckpointsServiceCreateResponse{Checkpoint: c}, nil
+	res := &holdfastv1.CheckpointsServiceCreateResponse{Checkpoint: c}
+	if unfrozen != nil {
+		res.FreezeFailed = unfrozen.Error()
+		f.log.Warn("a checkpoint is crash-consistent, though a freeze was asked for", "checkpoint", c.Id, "error", unfrozen)
+	}
+	return res, nil
 }
 
 func checkpointMessage(c journal.Checkpoint) *holdfastv1.Checkpoint {
 	return &holdfastv1.Checkpoint{
 		Id: strconv.FormatUint(c.Number, 10), Time: api.Timestamp(time.Unix(0, c.Wall)), Tag: c.Tag,
 		State: string(c.State), Reason: c.Reason, Pinned: c.Pinned, Label: c.Label,
+		Consistency: consistency(c.Freeze),
 	}
+}
+
+func consistency(z record.Freeze) string {
+	switch z {
+	case record.Frozen:
+		return api.ConsistencyApplication
+	case record.FreezeFailed:
+		return api.ConsistencyFailed
+	}
+	return api.ConsistencyCrash
 }

@@ -278,7 +278,7 @@ func (f *feed) mark(t record.Ticket) {
 		}
 		f.control(t, func(dst []byte, id record.Identity, at record.Time) []byte { return build(dst, id, at, t, r) })
 	case group.Cut:
-		cut := record.Cut{Wall: m.taken.UnixNano(), Tag: p.Tag, Solo: true, Volumes: m.volumes}
+		cut := record.Cut{Wall: m.taken.UnixNano(), Tag: p.Tag, Solo: true, Freeze: f.sayable(p.Freeze), Volumes: m.volumes}
 		f.control(t, func(dst []byte, id record.Identity, at record.Time) []byte {
 			// The number of a checkpoint is the seq of its cut: it rises for ever, over
 			// every restart, without anybody having to remember it.

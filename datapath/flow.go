@@ -36,6 +36,7 @@ type flow struct {
 	incarnations incarnations
 	began        time.Time
 	rosterName   string
+	freezer      freezer
 	intake       atomic.Pointer[intake]
 	marksNew     bool // the order page was new when this process came, and nothing was marked since
 	compression  pack.Compression
@@ -95,6 +96,7 @@ type flow struct {
 
 		roster   roster.Roster
 		admitted map[record.VolumeID]bool          // of those that are adding: their writes are taken
+		endJoin  context.CancelFunc                // ends the reading of a volume that joins; nil: none is read
 		until    map[record.VolumeID]record.Ticket // of those that are gone: from where on their writes are not taken
 		telling  map[record.VolumeID]bool          // the volumes that the target was told of last
 		told     map[record.VolumeID]bool          // those that it knows
@@ -129,9 +131,13 @@ type mark struct {
 
 // wish is a checkpoint that a user waits for.
 type wish struct {
-	tag    string
-	cut    record.Cut // once it is placed
-	listed chan struct{}
+	id        uint64 // 0: not asked yet
+	tag       string
+	freeze    record.Freeze
+	cut       record.Cut    // once it is placed
+	taken     chan struct{} // closed when its cut has its ticket for the first time
+	hasTicket bool
+	listed    chan struct{}
 }
 
 // task is something for the resync goroutine; ctx ends with its life.
@@ -148,6 +154,9 @@ func (f *flow) step(e group.Event) {
 }
 
 func (f *flow) stepLocked(e group.Event) {
+	if f.ctx != nil && f.ctx.Err() != nil {
+		return // a call of a user may outlive the run, and the tap
+	}
 	for _, a := range f.mu.machine.Step(time.Now(), e) {
 		f.actLocked(a)
 	}
@@ -186,6 +195,10 @@ func (f *flow) actLocked(a group.Action) {
 			f.syncBeginsLocked(f.count.synced.Load())
 		}
 		f.mu.last.place = &a
+		if w := f.mu.asks[a.Ask]; w != nil && !w.hasTicket {
+			w.hasTicket = true
+			close(w.taken)
+		}
 		f.decideLocked()
 	case group.Void:
 		f.decideLocked()

@@ -66,6 +66,9 @@ const (
 	// tendEvery is how often it is looked whether a volume can join, or something that a user
 	// asked for can be done that could not before.
 	tendEvery = 200 * time.Millisecond
+	// freezeLimit is how long each command of a freeze may take, and how long guests may be at
+	// rest before the cut has its ticket.
+	freezeLimit = 10 * time.Second
 	// askStatus is how long a status may wait for the filters: people wait for it.
 	askStatus = 500 * time.Millisecond
 	// startGrace is how long filters may be unheard after a start before that is an error.

@@ -54,6 +54,7 @@ type GroupConfig struct {
 	Control, Data string        // what to dial to reach the target, host:port; the same where one port takes both
 	Filters       []string      // pool sockets
 	Volumes       []VolumeName
+	Freeze        Freeze // around checkpoints that ask for it
 }
 
 // VolumeName names a volume that a filter serves.
@@ -156,6 +157,7 @@ func (s *Source) openFlow(g GroupConfig) (*flow, error) {
 	}
 	f.mu.marks = make(map[record.Ticket]*mark)
 	f.mu.asks = make(map[uint64]*wish)
+	f.freezer = newFreezer(s.cfg.DataDir, g)
 	f.mu.ctx, f.mu.end = context.WithCancel(context.Background())
 	f.mu.end()
 	n := pack.InFlight() + jobs

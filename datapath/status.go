@@ -2,6 +2,7 @@ package datapath
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"github.com/holdfast-dr/holdfast/datapath/group"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/journal"
+	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
 // status is how a group stands at its source. What is not known is left out.
@@ -100,33 +102,63 @@ func (f *flow) etaLocked(window, dirty int64) *float64 {
 	return &s
 }
 
-// create cuts a checkpoint and waits until the target lists it.
-func (f *flow) create(ctx context.Context, tag string) (*holdfastv1.Checkpoint, error) {
+// create cuts a checkpoint and waits until the target lists it. unfrozen says why a freeze that was asked for failed.
+func (f *flow) create(ctx context.Context, tag string, freeze bool) (c *holdfastv1.Checkpoint, unfrozen, err error) {
 	if f.paused() {
-		return nil, api.Errorf(api.Precondition, "resume it with holdfast group resume", "the group is paused: no checkpoint is made")
+		return nil, nil, api.Errorf(api.Precondition, "resume it with holdfast group resume", "the group is paused: no checkpoint is made")
 	}
-	w := &wish{tag: tag, listed: make(chan struct{})}
-	f.mu.Lock()
-	f.mu.nextAsk++
-	id := f.mu.nextAsk
-	f.mu.asks[id] = w
-	f.stepLocked(group.CutAsked{Ask: id, Tag: tag})
-	f.mu.Unlock()
-	select {
-	case <-w.listed:
-	case <-ctx.Done():
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		delete(f.mu.asks, id)
-		f.stepLocked(group.CutDropped{Ask: id})
-		st := f.mu.machine.Status()
-		return nil, api.Errorf(api.Unavailable, "see status, and ask again", "the checkpoint is not listed yet: the group is %s: %s", st.State, st.Reason)
+	w := &wish{tag: tag, taken: make(chan struct{}), listed: make(chan struct{})}
+	if freeze {
+		unfrozen, err = f.createFrozen(ctx, w)
+	} else {
+		f.ask(w)
+		err = f.awaitListed(ctx, w)
+	}
+	if err != nil {
+		return nil, unfrozen, err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	switch {
+	case !freeze || unfrozen != nil:
+	case w.cut.Freeze == record.NotAsked:
+		unfrozen = errors.New("the guests were at rest, but the target is of an older release and does not note it")
+	case w.cut.Freeze == record.FreezeFailed:
+		unfrozen = errors.New("the cut had to be taken again, after the guests had gone on")
+	}
 	return &holdfastv1.Checkpoint{
 		Id: strconv.FormatUint(w.cut.Checkpoint, 10), Time: api.Timestamp(time.Unix(0, w.cut.Wall)), Tag: tag, State: api.CheckpointVerifying,
-	}, nil
+		Consistency: consistency(w.cut.Freeze),
+	}, unfrozen, nil
+}
+
+// ask wishes for a cut.
+func (f *flow) ask(w *wish) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.mu.nextAsk++
+	w.id = f.mu.nextAsk
+	f.mu.asks[w.id] = w
+	f.stepLocked(group.CutAsked{Ask: w.id, Tag: w.tag, Freeze: w.freeze})
+}
+
+func (f *flow) awaitListed(ctx context.Context, w *wish) error {
+	select {
+	case <-w.listed:
+		return nil
+	case <-ctx.Done():
+		return f.notListed(w)
+	}
+}
+
+// notListed gives a wish up.
+func (f *flow) notListed(w *wish) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.mu.asks, w.id)
+	f.stepLocked(group.CutDropped{Ask: w.id})
+	st := f.mu.machine.Status()
+	return api.Errorf(api.Unavailable, "see status, and ask again", "the checkpoint is not listed yet: the group is %s: %s", st.State, st.Reason)
 }
 
 // status is how a group stands at its target.

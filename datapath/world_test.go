@@ -36,6 +36,7 @@ type world struct {
 	t           *testing.T
 	dir         string
 	volumes     []string
+	freeze      Freeze
 	asked       string // the group that is asked about, where there are several
 	size        int64
 	window      int64
@@ -239,7 +240,7 @@ func (w *world) startSource() {
 	credentials, _ := testtrust.Sites()
 	g := GroupConfig{
 		Name: "shop", ID: testGroup, Stream: testStream, Lineage: 7, Interval: w.interval, Window: w.window,
-		Control: w.control, Data: w.data, Filters: []string{w.dir + "/pool"},
+		Control: w.control, Data: w.data, Filters: []string{w.dir + "/pool"}, Freeze: w.freeze,
 	}
 	for i, v := range w.volumes {
 		g.Volumes = append(g.Volumes, VolumeName{ID: volumeID(i), Name: v})

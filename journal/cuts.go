@@ -117,7 +117,7 @@ func (c *cuts) complete(number uint64) (Checkpoint, bool) {
 }
 
 func (c *cuts) list(p *pendingCut) Checkpoint {
-	cp := Checkpoint{Number: p.cut.Checkpoint, Time: p.time, Wall: p.cut.Wall, Tag: p.cut.Tag, State: index.Good}
+	cp := Checkpoint{Number: p.cut.Checkpoint, Time: p.time, Wall: p.cut.Wall, Tag: p.cut.Tag, Freeze: p.cut.Freeze, State: index.Good}
 	for id, bytes := range p.volumes {
 		cp.Volumes = append(cp.Volumes, record.VolumeSize{ID: id, Bytes: bytes})
 	}

@@ -26,11 +26,15 @@ func (v Versions) String() string {
 //	3 adds Everywhere
 //	4 adds link tests
 //	5 adds further data connections
-var ours = Versions{1, 5}
+//	6 has cuts say how a freeze of the guests went
+var ours = Versions{1, 6}
 
 // OrderedSince is the first version in which records are ordered by the target, and so
 // may travel over several data connections.
 const OrderedSince = 5
+
+// freezeSince is the first version whose targets take cuts that say how a freeze went.
+const freezeSince = 6
 
 // testsSince is the first version with link tests.
 const testsSince = 4

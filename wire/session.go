@@ -95,6 +95,9 @@ func (s *Session) Speaks(m Message) bool { return m.since() <= s.version }
 // Ordered says whether the target puts the records of a stream in order: SendOrdered is for that.
 func (s *Session) Ordered() bool { return s.version >= OrderedSince }
 
+// TakesFreezes says whether the target takes cuts that say how a freeze went.
+func (s *Session) TakesFreezes() bool { return s.version >= freezeSince }
+
 // Context ends when the session begins to end; its cause is the reason.
 func (s *Session) Context() context.Context { return s.ctx }
 

@@ -23,6 +23,8 @@ type checkpoint struct {
 	Pinned bool    `json:"pinned"`
 	// Label is what it is pinned for.
 	Label *string `json:"label"`
+	// Consistency is application, crash or crash-freeze-failed.
+	Consistency *string `json:"consistency"`
 
 	at time.Time // Time
 }
@@ -30,14 +32,14 @@ type checkpoint struct {
 func newCheckpoint(c *holdfastv1.Checkpoint) checkpoint {
 	at := api.Time(c.GetTime())
 	return checkpoint{ID: c.GetId(), Time: timeText(at), Tag: textOrNull(c.GetTag()), State: c.GetState(),
-		Reason: textOrNull(c.GetReason()), Pinned: c.GetPinned(), Label: textOrNull(c.GetLabel()), at: at}
+		Reason: textOrNull(c.GetReason()), Pinned: c.GetPinned(), Label: textOrNull(c.GetLabel()), Consistency: textOrNull(c.GetConsistency()), at: at}
 }
 
 func (c checkpoint) row() []string {
-	return []string{c.ID, shortTime(c.Time), orHyphen(c.Tag), c.State}
+	return []string{c.ID, shortTime(c.Time), orHyphen(c.Tag), c.State, orHyphen(c.Consistency)}
 }
 
-const checkpointHead = "ID TIME TAG STATE"
+const checkpointHead = "ID TIME TAG STATE CONSISTENCY"
 
 func (a *app) checkpointCommand() *cobra.Command {
 	return parent("checkpoint", "List, make, tag and keep checkpoints",
@@ -57,13 +59,20 @@ and all that it needs, until you unpin it.`,
 
 func (a *app) checkpointCreate() *cobra.Command {
 	var tag string
+	var freeze bool
 	wait := config.Duration(time.Minute)
 	cmd := &cobra.Command{
 		Use:   "create --tag TAG",
 		Short: "Make a checkpoint now and wait until it can be opened",
 		Long: `Create cuts a checkpoint now, with a tag by which you will know it again, and returns
-once it is durable at the target and listed there.`,
-		Example: "  holdfast checkpoint create --tag before-upgrade",
+once it is durable at the target and listed there.
+
+With --freeze the source's vra runs the commands that its file has for the group, before
+the cut and after it, each for 10 s at most: they bring the guests to rest and let them go
+on. The checkpoint is then application-consistent. If they fail, or no cut can be made
+within 10 s, it is made all the same; it is crash-consistent, as all others, and its
+consistency says crash-freeze-failed for as long as it is listed.`,
+		Example: "  holdfast checkpoint create --tag before-upgrade\n  holdfast checkpoint create --tag month-end --freeze",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := api.CheckTag(tag); err != nil {
@@ -84,7 +93,7 @@ once it is durable at the target and listed there.`,
 			defer cancel()
 			watch, stop := a.watchBad(ctx, tag)
 			defer stop()
-			res, err := client.Checkpoints.Create(watch, &holdfastv1.CheckpointsServiceCreateRequest{Group: c.Group, Tag: tag, IdempotencyKey: api.NewKey()})
+			res, err := client.Checkpoints.Create(watch, &holdfastv1.CheckpointsServiceCreateRequest{Group: c.Group, Tag: tag, Freeze: freeze, IdempotencyKey: api.NewKey()})
 			var bad badError
 			if errors.As(context.Cause(watch), &bad) {
 				return bad
@@ -96,6 +105,9 @@ once it is durable at the target and listed there.`,
 				return explain(api.RoleSource, err)
 			}
 			made := newCheckpoint(res.GetCheckpoint())
+			if why := res.GetFreezeFailed(); why != "" {
+				fmt.Fprintf(a.stderr, "The checkpoint is not known to be application-consistent: %s.\n", printable(why))
+			}
 			if bad, ok := a.isBad(ctx, made.ID); ok {
 				return bad
 			}
@@ -103,6 +115,7 @@ once it is durable at the target and listed there.`,
 		},
 	}
 	cmd.Flags().StringVar(&tag, "tag", "", "`TAG` to know it by, at most 256 bytes")
+	cmd.Flags().BoolVar(&freeze, "freeze", false, "bring the guests to rest around it, with the group's commands")
 	cmd.Flags().Var(durationFlag{&wait}, "wait", "`DURATION` to wait at most")
 	return cmd
 }

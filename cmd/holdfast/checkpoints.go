@@ -170,7 +170,7 @@ func listCheckpoints(ctx context.Context, client *api.Client, group string) ([]c
 	return all, err
 }
 
-const checkpointFullHead = "ID TIME AGE TAG PIN STATE REASON"
+const checkpointFullHead = "ID TIME AGE TAG PIN STATE CONSISTENCY REASON"
 
 // fullRow is all that is known of a checkpoint, with its time in that zone.
 func (c checkpoint) fullRow(now time.Time, zone *time.Location) []string {
@@ -188,7 +188,7 @@ func (c checkpoint) fullRow(now time.Time, zone *time.Location) []string {
 			pin += ": " + *c.Label
 		}
 	}
-	return []string{c.ID, at, age, orHyphen(c.Tag), pin, c.State, orHyphen(c.Reason)}
+	return []string{c.ID, at, age, orHyphen(c.Tag), pin, c.State, orHyphen(c.Consistency), orHyphen(c.Reason)}
 }
 
 func (a *app) checkpointShow() *cobra.Command {

@@ -119,6 +119,9 @@ func (s checkpointsOf) Create(ctx context.Context, r *holdfastv1.CheckpointsServ
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
+	if r.Freeze {
+		return &holdfastv1.CheckpointsServiceCreateResponse{FreezeFailed: "the before-command: exit status 3", Checkpoint: &holdfastv1.Checkpoint{Id: "9", Tag: r.Tag, State: api.CheckpointGood, Consistency: api.ConsistencyFailed}}, nil
+	}
 	return &holdfastv1.CheckpointsServiceCreateResponse{Checkpoint: &holdfastv1.Checkpoint{Id: "9", Time: api.Timestamp(moment), Tag: r.Tag, State: api.CheckpointGood}}, nil
 }
 
@@ -219,8 +222,8 @@ func twoSites() (source, target *site) {
 	}}}
 	later := moment.AddDate(100, 0, 0) // has no age
 	checkpoints := []*holdfastv1.Checkpoint{
-		{Id: "1", Time: api.Timestamp(later), State: api.CheckpointGood},
-		{Id: "2", Time: api.Timestamp(later.Add(5 * time.Second)), Tag: "before <upgrade>", State: api.CheckpointVerifying},
+		{Id: "1", Time: api.Timestamp(later), State: api.CheckpointGood, Consistency: api.ConsistencyFailed},
+		{Id: "2", Time: api.Timestamp(later.Add(5 * time.Second)), Tag: "before <upgrade>", State: api.CheckpointVerifying, Consistency: api.ConsistencyApplication},
 	}
 	target = &site{
 		groups: []*holdfastv1.Group{{

@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"slices"
+	"strings"
+	"testing"
 
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
@@ -62,4 +64,13 @@ func (s retentionOf) RemoveVolume(_ context.Context, r *holdfastv1.GroupsService
 	m := s.theMembers()
 	m.Volumes = m.Volumes[:2]
 	return &holdfastv1.GroupsServiceRemoveVolumeResponse{Members: m}, nil
+}
+
+// A checkpoint whose freeze failed is made, and standard error says why it is not what was asked for.
+func TestFreezeFailed(t *testing.T) {
+	source, target := twoSites()
+	code, out, errs := holdfast(t, contextFile(t, source, target), "checkpoint", "create", "--tag", "x", "--freeze", "-o", "json")
+	if code != 0 || !source.created.GetFreeze() || !strings.Contains(out, `"consistency": "crash-freeze-failed"`) || !strings.Contains(errs, "the before-command: exit status 3") {
+		t.Errorf("exit %d\n%s\n%s", code, out, errs)
+	}
 }

@@ -256,7 +256,7 @@ func groups(s *config.Source) (gs []datapath.GroupConfig) {
 		d := datapath.GroupConfig{
 			Name: g.Name, ID: record.GroupID(g.ID), Stream: record.StreamID(g.Stream), Lineage: uint64(g.Lineage),
 			Interval: time.Duration(g.Interval), Window: int64(g.Window), Control: cmp.Or(g.Target.Address, g.Target.Control), Data: cmp.Or(g.Target.Address, g.Target.Data),
-			Filters: g.Filters,
+			Filters: g.Filters, Freeze: datapath.Freeze{Before: g.Freeze.Before, After: g.Freeze.After},
 		}
 		for _, v := range g.Volumes {
 			d.Volumes = append(d.Volumes, datapath.VolumeName{ID: record.VolumeID(v.ID), Name: v.Name})

@@ -34,6 +34,14 @@ const (
 	CheckpointBad       = "bad"
 )
 
+// What a checkpoint holds: guests that were at rest, running ones, or running ones though a
+// freeze was asked for.
+const (
+	ConsistencyApplication = "application"
+	ConsistencyCrash       = "crash"
+	ConsistencyFailed      = "crash-freeze-failed"
+)
+
 // Levels of what a link test finds.
 const (
 	FindingOK      = "ok"

@@ -88,6 +88,28 @@ type SourceGroup struct {
 	Target   Endpoint       `yaml:"target"`
 	Filters  []string       `yaml:"filters"` // the pool sockets of the filters of its volumes
 	Volumes  []SourceVolume `yaml:"volumes"`
+
+	Freeze Freeze `yaml:"freeze,omitempty"` // for checkpoints that are made with --freeze
+}
+
+// Freeze are the commands around a cut: a program by its absolute path, and its arguments. No
+// shell is between, and each has 10 s.
+type Freeze struct {
+	Before []string `yaml:"before,omitempty"` // brings the guests to rest
+	After  []string `yaml:"after,omitempty"`  // lets them go on; it always runs
+}
+
+func (z Freeze) validate(m *mistakes, at string) {
+	program := func(where string, command []string) {
+		if len(command) > 0 && !filepath.IsAbs(command[0]) {
+			m.add(where, "%q: want the absolute path of a program, and its arguments after it", command[0])
+		}
+	}
+	program(at+".before", z.Before)
+	program(at+".after", z.After)
+	if len(z.Before) > 0 && len(z.After) == 0 {
+		m.add(at+".after", "is missing: what lets the guests go on again")
+	}
 }
 
 // Endpoint is what a source dials to reach a target, host:port. Behind a translation of
@@ -298,6 +320,7 @@ func (s *Source) validate(m *mistakes) {
 		within(m, at+".interval", g.Interval, MinInterval, MaxInterval)
 		within(m, at+".window", g.Window, MinWindow, MaxWindow)
 		g.Target.validate(m, at+".target")
+		g.Freeze.validate(m, at+".freeze")
 		if len(g.Filters) == 0 {
 			m.add(at+".filters", "is empty")
 		}

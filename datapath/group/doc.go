@@ -18,6 +18,10 @@
 //   - A resync closes only if lost, read after the closing ticket, is what it was
 //     before the dirty maps were found empty, and they are empty still.
 //   - Nothing of an earlier life counts: actions and their answers carry the life.
+//   - While it is paused no life begins, and the one there was is over once an answer of the
+//     target's that was under way for it has come.
+//   - A volume that is added stands in cuts from when MayJoin says so.
+//   - A cut says that the guests were at rest only if they were when its ticket was taken.
 //   - The state is never better than the truth: protected needs a checkpoint that
 //     was listed after the last resync closed.
 package group

@@ -65,9 +65,13 @@ type (
 	Listed struct{ Number uint64 }
 	// CutAsked is a user's wish for a checkpoint; Ask tells wishes apart.
 	CutAsked struct {
-		Ask uint64
-		Tag string
+		Ask    uint64
+		Tag    string
+		Freeze record.Freeze
 	}
+	// CutThawed says that the guests are not at rest any more: a cut for the wish that was not
+	// placed is none of a freeze.
+	CutThawed struct{ Ask uint64 }
 	// CutDropped says that nobody waits for the wish any more.
 	CutDropped struct{ Ask uint64 }
 	// GiveWay says that groups which go first need the memory of this one's window: what
@@ -146,6 +150,7 @@ type (
 		Kind   Boundary
 		Ask    uint64 // Cut: the wish it serves; 0 for none
 		Tag    string
+		Freeze record.Freeze
 		Reason string
 		Cover  uint64 // Close: the count of lost that the resync covers
 	}
@@ -168,6 +173,7 @@ func (Placed) event()      {}
 func (Listed) event()      {}
 func (CutAsked) event()    {}
 func (CutDropped) event()  {}
+func (CutThawed) event()   {}
 func (GiveWay) event()     {}
 func (Pause) event()       {}
 func (Unpause) event()     {}

@@ -54,8 +54,9 @@ type Machine struct {
 }
 
 type ask struct {
-	id  uint64
-	tag string
+	id     uint64
+	tag    string
+	freeze record.Freeze
 }
 
 // link is the way to the target.
@@ -141,9 +142,11 @@ func (m *Machine) step(now time.Time, e Event) []Action {
 	case Listed:
 		return m.wasListed(e.Number)
 	case CutAsked:
-		m.asked = append(m.asked, ask{e.Ask, e.Tag})
+		m.asked = append(m.asked, ask{e.Ask, e.Tag, e.Freeze})
 	case CutDropped:
 		m.asked = slices.DeleteFunc(m.asked, func(a ask) bool { return a.id == e.Ask })
+	case CutThawed:
+		m.thawed(e.Ask)
 	case GiveWay:
 		return m.giveWay()
 	case Pause:
@@ -313,12 +316,33 @@ func (m *Machine) taken(now time.Time, e Taken) []Action {
 			return []Action{Void{Cut}} // next opens the resync
 		}
 		m.lastCut = now
-		p.Ask, p.Tag = m.tag.id, m.tag.tag
+		p.Ask, p.Tag, p.Freeze = m.tag.id, m.tag.tag, m.tag.freeze
+		m.tag.freeze = ended(m.tag.freeze) // another one for the same wish comes after the thaw
 	}
 	if p.Kind == Close {
 		m.covered = p.Cover
 	}
 	return []Action{p}
+}
+
+// thawed has a wish be served by a cut that says that the freeze failed.
+func (m *Machine) thawed(id uint64) {
+	if m.tag.id == id {
+		m.tag.freeze = ended(m.tag.freeze)
+	}
+	for i := range m.asked {
+		if m.asked[i].id == id {
+			m.asked[i].freeze = ended(m.asked[i].freeze)
+		}
+	}
+}
+
+// ended is a freeze that is over before the cut.
+func ended(f record.Freeze) record.Freeze {
+	if f == record.Frozen && !invariant.Planted("group/frozen-for-ever") {
+		return record.FreezeFailed
+	}
+	return f
 }
 
 // askOf is the wish that the cut being taken serves, if any, taken back.

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
 // TestEveryCheckpointIsTheDisk runs a source against a world of faults: every
@@ -223,6 +225,37 @@ func TestReconnect(t *testing.T) {
 	f("[Draw]", Stood{Durable: 11, Incarnation: 9, Acked: 12, Sealed: 20})
 	f("[]", Stood{Durable: 15, Incarnation: 10, Acked: 12, Sealed: 20})
 	f("[]", Stood{Durable: 21, Incarnation: 9, Acked: 12, Sealed: 20})
+}
+
+// A cut says that the guests were at rest only where its ticket was taken meanwhile.
+func TestFreeze(t *testing.T) {
+	now := time.Unix(1e6, 0)
+	m := New(time.Minute, 1, now)
+	script(m, &now, SessionUp{}, Stood{}, Begun{1}, Walked{Life: 1}, Taken{Life: 1, Kind: Close}, Placed{Life: 1, Kind: Close},
+		Taken{Life: 1, Kind: Cut}, Placed{Life: 1, Kind: Cut, Number: 5}, Listed{5})
+	frozen := func(id uint64) CutAsked { return CutAsked{Ask: id, Tag: "f", Freeze: record.Frozen} }
+	f := func(want record.Freeze, ask uint64, events ...Event) {
+		t.Helper()
+		for _, e := range events[:len(events)-1] {
+			m.Step(now, e)
+		}
+		as := m.Step(now, events[len(events)-1])
+		if p, ok := as[0].(Place); !ok || p.Freeze != want || p.Ask != ask {
+			t.Errorf("%+v, want freeze %d of wish %d", as, want, ask)
+		}
+	}
+	cut := Taken{Life: 1, Kind: Cut}
+	f(record.Frozen, 1, frozen(1), cut)
+	m.Step(now, Placed{Life: 1, Kind: Cut, Number: 6})
+	f(record.FreezeFailed, 1, Listed{7}, cut) // another, since 6 is bad: that is after the thaw
+	m.Step(now, Placed{Life: 1, Kind: Cut, Number: 8})
+	m.Step(now, frozen(2))
+	f(record.FreezeFailed, 2, CutThawed{2}, cut)
+	m.Step(now, Placed{Life: 1, Kind: Cut, Number: 9})
+	f(record.Frozen, 3, frozen(3), frozen(4), CutThawed{4}, cut)
+	f(record.FreezeFailed, 4, Placed{Life: 1, Kind: Cut, Number: 10}, cut)
+	m.Step(now, Placed{Life: 1, Kind: Cut, Number: 11})
+	f(record.NotAsked, 5, CutAsked{Ask: 5, Tag: "x"}, CutThawed{5}, cut)
 }
 
 // A group that is paused sends nothing, says so whatever else is true, and begins anew from

@@ -56,6 +56,17 @@ func TestGoldenValues(t *testing.T) {
 	if err != nil || !reflect.DeepEqual(cp, pinned) {
 		t.Errorf("pinned checkpoint reads as %+v, %v", cp, err)
 	}
+	frozen := goldenCheckpoint
+	frozen.Freeze = record.Frozen
+	cp, err = parseCheckpoint(f("v3.checkpoint", appendCheckpoint(nil, frozen)), 42)
+	if err != nil || !reflect.DeepEqual(cp, frozen) {
+		t.Errorf("frozen checkpoint reads as %+v, %v", cp, err)
+	}
+	pinned.Freeze = record.FreezeFailed
+	cp, err = parseCheckpoint(appendCheckpoint(nil, pinned), 42)
+	if err != nil || !reflect.DeepEqual(cp, pinned) {
+		t.Errorf("pinned checkpoint of a freeze that failed reads as %+v, %v", cp, err)
+	}
 	marker, err := parseMarker(f("v1.marker", appendMarker(nil, goldenMarker)))
 	if err != nil || marker != goldenMarker {
 		t.Errorf("marker reads as %+v, %v", marker, err)

@@ -9,9 +9,10 @@ type Checkpoint struct {
 	Wall    int64 // the source's clock, ns since 1970; a label
 	Tag     string
 	State   State
-	Reason  string // why it is bad
-	Pinned  bool   // kept, whatever its age
-	Label   string // of the pin; what the user says it is kept for
+	Reason  string        // why it is bad
+	Pinned  bool          // kept, whatever its age
+	Label   string        // of the pin; what the user says it is kept for
+	Freeze  record.Freeze // of the guests, around its cut
 	Volumes []record.VolumeSize
 	At      []StreamAt // ordered by stream
 }

@@ -18,6 +18,7 @@ var ErrCorrupt = errors.New("corrupt value")
 const (
 	valueVersion  = 1
 	pinnedVersion = 2 // of a checkpoint that is pinned: it has a label too
+	freezeVersion = 3 // of one whose guests were asked to come to rest: pinned u8 and freeze u8 follow the state
 )
 
 // Limits of a checkpoint's value.
@@ -38,6 +39,14 @@ func appendCheckpoint(dst []byte, cp Checkpoint) []byte {
 		if s == cp.State {
 			dst[len(dst)-1] = byte(i)
 		}
+	}
+	if cp.Freeze != record.NotAsked {
+		dst[len(dst)-2] = freezeVersion
+		pinned := byte(0)
+		if cp.Pinned {
+			pinned = 1
+		}
+		dst = append(dst, pinned, byte(cp.Freeze))
 	}
 	dst = le.AppendUint64(dst, uint64(cp.Time))
 	dst = le.AppendUint64(dst, uint64(cp.Wall))
@@ -65,7 +74,7 @@ func appendCheckpoint(dst []byte, cp Checkpoint) []byte {
 func parseCheckpoint(p []byte, number uint64) (Checkpoint, error) {
 	d := decoder{p: p}
 	version := d.u8()
-	if version != valueVersion && version != pinnedVersion {
+	if version != valueVersion && version != pinnedVersion && version != freezeVersion {
 		return Checkpoint{}, fmt.Errorf("checkpoint %d: version %d: %w", number, version, ErrCorrupt)
 	}
 	cp := Checkpoint{Number: number, Pinned: version == pinnedVersion}
@@ -73,6 +82,11 @@ func parseCheckpoint(p []byte, number uint64) (Checkpoint, error) {
 		cp.State = states[s]
 	} else {
 		d.bad = true
+	}
+	if version == freezeVersion {
+		pinned, freeze := d.u8(), record.Freeze(d.u8())
+		cp.Pinned, cp.Freeze = pinned == 1, freeze
+		d.bad = d.bad || pinned > 1 || freeze != record.Frozen && freeze != record.FreezeFailed
 	}
 	cp.Time, cp.Wall = record.Time(d.u64()), int64(d.u64())
 	cp.Tag, cp.Reason = d.text(), d.text()

@@ -25,9 +25,21 @@ type Cut struct {
 	// targets, below Checkpoint; 0 for none.
 	Listed uint64
 	// Solo says that this source is the group's only one: the cut needs no confirm.
-	Solo    bool
+	Solo bool
+	// Freeze says whether the guests were asked to come to rest around the cut.
+	Freeze  Freeze
 	Volumes []VolumeSize // that the checkpoint holds; stored in order of ID
 }
+
+// Freeze is how a freeze of the guests around a cut went.
+type Freeze uint8
+
+// The ways it may have gone. Only Frozen makes a checkpoint application-consistent.
+const (
+	NotAsked     Freeze = iota
+	Frozen              // they were at rest when the cut took its ticket
+	FreezeFailed        // they were not, though somebody had asked for it
+)
 
 // Resync is a resync boundary.
 type Resync struct {
@@ -43,6 +55,8 @@ const (
 	cutListed     = 16
 	cutList       = 24
 	flagSolo      = 1
+	flagFrozen    = 2
+	flagUnfrozen  = 4 // the freeze failed
 
 	resyncList  = 0
 	flagInitial = 1
@@ -72,11 +86,12 @@ func AppendCut(dst []byte, id Identity, t Time, ticket Ticket, c Cut) []byte {
 	if err := CheckTag(c.Tag); err != nil {
 		panic("BUG: " + err.Error())
 	}
+	flags := bit(c.Solo, flagSolo) | bit(c.Freeze == Frozen, flagFrozen) | bit(c.Freeze == FreezeFailed, flagUnfrozen)
 	dst, start := begin(dst)
 	dst = le.AppendUint64(dst, c.Checkpoint)
 	dst = le.AppendUint64(dst, uint64(c.Wall))
 	dst = le.AppendUint64(dst, c.Listed)
-	dst = appendList(dst, bit(c.Solo, flagSolo), c.Tag, c.Volumes)
+	dst = appendList(dst, flags, c.Tag, c.Volumes)
 	return end(dst, start, KindCut, id, t, ticket)
 }
 
@@ -100,8 +115,16 @@ func decodeCut(p []byte) (Cut, error) {
 	if c.Checkpoint == 0 || c.Wall <= 0 || c.Listed >= c.Checkpoint {
 		return Cut{}, corrupt("numbers of a cut")
 	}
-	flags, text, volumes, err := decodeList(p[cutList:])
+	flags, text, volumes, err := decodeList(p[cutList:], flagSolo|flagFrozen|flagUnfrozen)
 	c.Solo, c.Tag, c.Volumes = flags&flagSolo != 0, text, volumes
+	switch flags &^ flagSolo {
+	case flagFrozen:
+		c.Freeze = Frozen
+	case flagUnfrozen:
+		c.Freeze = FreezeFailed
+	case flagFrozen | flagUnfrozen:
+		return Cut{}, corrupt("flags of a cut")
+	}
 	return c, err
 }
 
@@ -173,7 +196,7 @@ func ParseResync(r Record) (Resync, error) {
 }
 
 func decodeResync(p []byte) (Resync, error) {
-	flags, text, volumes, err := decodeList(p[resyncList:])
+	flags, text, volumes, err := decodeList(p[resyncList:], flagInitial)
 	return Resync{Initial: flags&flagInitial != 0, Reason: text, Volumes: volumes}, err
 }
 
@@ -226,8 +249,8 @@ func sortedByID(volumes []VolumeSize) []VolumeSize {
 	return slices.SortedFunc(slices.Values(volumes), byID)
 }
 
-func decodeList(p []byte) (flags byte, text string, volumes []VolumeSize, err error) {
-	if len(p) < listHead || p[0]&^1 != 0 || p[1] != 0 {
+func decodeList(p []byte, known byte) (flags byte, text string, volumes []VolumeSize, err error) {
+	if len(p) < listHead || p[0]&^known != 0 || p[1] != 0 {
 		return 0, "", nil, corrupt("flags of a control record")
 	}
 	flags = p[0]

@@ -34,7 +34,7 @@ func TestControlRoundTrip(t *testing.T) {
 		n := rapid.Uint64Min(1).Draw(t, "checkpoint")
 		cut := Cut{
 			Checkpoint: n, Wall: rapid.Int64Min(1).Draw(t, "wall"), Listed: rapid.Uint64Range(0, n-1).Draw(t, "listed"),
-			Tag: rapid.StringN(0, 64, MaxTag).Draw(t, "tag"), Solo: rapid.Bool().Draw(t, "solo"), Volumes: volumes,
+			Tag: rapid.StringN(0, 64, MaxTag).Draw(t, "tag"), Solo: rapid.Bool().Draw(t, "solo"), Freeze: Freeze(rapid.IntRange(0, 2).Draw(t, "freeze")), Volumes: volumes,
 		}
 		parse := func(p []byte, k Kind) Record {
 			r, err := Parse(p)
@@ -83,7 +83,8 @@ func TestControlRules(t *testing.T) {
 	f("cut 0", "cut", cutCheckpoint, 0)
 	f("wall below 0", "cut", cutWall+7, 0x80)
 	f("listed not before", "cut", cutListed, 12)
-	f("unknown flag", "cut", cutList, 3)
+	f("unknown flag", "cut", cutList, 9)
+	f("frozen, and not", "cut", cutList, 7)
 	f("reserved", "cut", cutList+1, 1)
 	f("tag too long", "cut", cutList+listText+1, 2)
 	f("tag shorter", "cut", cutList+listText, 1)

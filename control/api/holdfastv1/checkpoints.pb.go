@@ -698,8 +698,10 @@ type CheckpointsServiceCreateRequest struct {
 	Tag string `protobuf:"bytes,2,opt,name=tag,proto3" json:"tag,omitempty"`
 	// A repeated call with the same key gets the first one's answer.
 	IdempotencyKey string `protobuf:"bytes,3,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Run the group's freeze commands around the cut. If they fail the checkpoint is made all the same.
+	Freeze        bool `protobuf:"varint,4,opt,name=freeze,proto3" json:"freeze,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CheckpointsServiceCreateRequest) Reset() {
@@ -753,9 +755,18 @@ func (x *CheckpointsServiceCreateRequest) GetIdempotencyKey() string {
 	return ""
 }
 
+func (x *CheckpointsServiceCreateRequest) GetFreeze() bool {
+	if x != nil {
+		return x.Freeze
+	}
+	return false
+}
+
 type CheckpointsServiceCreateResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Checkpoint    *Checkpoint            `protobuf:"bytes,1,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Checkpoint *Checkpoint            `protobuf:"bytes,1,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	// Why the freeze that was asked for failed; empty if it did not.
+	FreezeFailed  string `protobuf:"bytes,2,opt,name=freeze_failed,json=freezeFailed,proto3" json:"freeze_failed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -795,6 +806,13 @@ func (x *CheckpointsServiceCreateResponse) GetCheckpoint() *Checkpoint {
 		return x.Checkpoint
 	}
 	return nil
+}
+
+func (x *CheckpointsServiceCreateResponse) GetFreezeFailed() string {
+	if x != nil {
+		return x.FreezeFailed
+	}
+	return ""
 }
 
 var File_holdfast_v1_checkpoints_proto protoreflect.FileDescriptor
@@ -854,15 +872,17 @@ const file_holdfast_v1_checkpoints_proto_rawDesc = "" +
 	"\x1fCheckpointsServiceUnpinResponse\x127\n" +
 	"\n" +
 	"checkpoint\x18\x01 \x01(\v2\x17.holdfast.v1.CheckpointR\n" +
-	"checkpoint\"r\n" +
+	"checkpoint\"\x8a\x01\n" +
 	"\x1fCheckpointsServiceCreateRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x10\n" +
 	"\x03tag\x18\x02 \x01(\tR\x03tag\x12'\n" +
-	"\x0fidempotency_key\x18\x03 \x01(\tR\x0eidempotencyKey\"[\n" +
+	"\x0fidempotency_key\x18\x03 \x01(\tR\x0eidempotencyKey\x12\x16\n" +
+	"\x06freeze\x18\x04 \x01(\bR\x06freeze\"\x80\x01\n" +
 	" CheckpointsServiceCreateResponse\x127\n" +
 	"\n" +
 	"checkpoint\x18\x01 \x01(\v2\x17.holdfast.v1.CheckpointR\n" +
-	"checkpoint2\xda\x04\n" +
+	"checkpoint\x12#\n" +
+	"\rfreeze_failed\x18\x02 \x01(\tR\ffreezeFailed2\xda\x04\n" +
 	"\x12CheckpointsService\x12_\n" +
 	"\x04List\x12*.holdfast.v1.CheckpointsServiceListRequest\x1a+.holdfast.v1.CheckpointsServiceListResponse\x12\\\n" +
 	"\x03Get\x12).holdfast.v1.CheckpointsServiceGetRequest\x1a*.holdfast.v1.CheckpointsServiceGetResponse\x12\\\n" +

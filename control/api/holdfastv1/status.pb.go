@@ -574,7 +574,10 @@ type Checkpoint struct {
 	// It is kept, whatever its age.
 	Pinned bool `protobuf:"varint,6,opt,name=pinned,proto3" json:"pinned,omitempty"`
 	// What the user says it is pinned for.
-	Label         string `protobuf:"bytes,7,opt,name=label,proto3" json:"label,omitempty"`
+	Label string `protobuf:"bytes,7,opt,name=label,proto3" json:"label,omitempty"`
+	// application: the guests were at rest, by the group's freeze commands; crash: as after a power loss;
+	// crash-freeze-failed: that too, though a freeze was asked for.
+	Consistency   string `protobuf:"bytes,8,opt,name=consistency,proto3" json:"consistency,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -658,6 +661,13 @@ func (x *Checkpoint) GetLabel() string {
 	return ""
 }
 
+func (x *Checkpoint) GetConsistency() string {
+	if x != nil {
+		return x.Consistency
+	}
+	return ""
+}
+
 var File_holdfast_v1_status_proto protoreflect.FileDescriptor
 
 const file_holdfast_v1_status_proto_rawDesc = "" +
@@ -719,7 +729,7 @@ const file_holdfast_v1_status_proto_rawDesc = "" +
 	"\x05bytes\x18\x03 \x01(\x03R\x05bytes\x12$\n" +
 	"\vdirty_bytes\x18\x04 \x01(\x03H\x00R\n" +
 	"dirtyBytes\x88\x01\x01B\x0e\n" +
-	"\f_dirty_bytes\"\xba\x01\n" +
+	"\f_dirty_bytes\"\xdc\x01\n" +
 	"\n" +
 	"Checkpoint\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12.\n" +
@@ -728,7 +738,8 @@ const file_holdfast_v1_status_proto_rawDesc = "" +
 	"\x05state\x18\x04 \x01(\tR\x05state\x12\x16\n" +
 	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x16\n" +
 	"\x06pinned\x18\x06 \x01(\bR\x06pinned\x12\x14\n" +
-	"\x05label\x18\a \x01(\tR\x05label2c\n" +
+	"\x05label\x18\a \x01(\tR\x05label\x12 \n" +
+	"\vconsistency\x18\b \x01(\tR\vconsistency2c\n" +
 	"\rStatusService\x12R\n" +
 	"\x03Get\x12$.holdfast.v1.StatusServiceGetRequest\x1a%.holdfast.v1.StatusServiceGetResponseBCZAgithub.com/holdfast-dr/holdfast/control/api/holdfastv1;holdfastv1b\x06proto3"
 
