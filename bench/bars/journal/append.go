@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -191,25 +190,11 @@ func (b *bench) fio(bytes int64) (r fioResult, foreign float64, err error) {
 		return r, 0, fmt.Errorf("fio: %w", err)
 	}
 	foreign = began.Foreign(bars.CPUOf(cmd))
-	var report struct {
-		Jobs []struct {
-			Write struct {
-				Bytes   int64 `json:"io_bytes"`
-				Runtime int64 `json:"runtime"` // ms, without the last sync
-			} `json:"write"`
-			Runtime int64   `json:"job_runtime"` // ms
-			User    float64 `json:"usr_cpu"`
-			Sys     float64 `json:"sys_cpu"`
-		} `json:"jobs"`
+	jobs, err := fioReport(out.String())
+	if err != nil {
+		return r, foreign, err
 	}
-	text := out.String()
-	if i := strings.IndexByte(text, '{'); i > 0 {
-		text = text[i:]
-	}
-	if err := json.Unmarshal([]byte(text), &report); err != nil || len(report.Jobs) != 1 {
-		return r, foreign, fmt.Errorf("fio: %w: %.200s", err, text)
-	}
-	j := report.Jobs[0]
+	j := jobs[0]
 	took := float64(max(j.Runtime, j.Write.Runtime)) / 1000
 	r.BytesPerSecond = float64(j.Write.Bytes) / took
 	r.CPUPerGiB = (j.User + j.Sys) / 100 * took / (float64(j.Write.Bytes) / gib)

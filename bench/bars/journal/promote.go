@@ -40,6 +40,9 @@ type promoteResult struct {
 	AckP50   float64 // ms
 	AckP99   float64 // ms
 	AckMax   float64 // ms
+	// Held is how many seconds records were held up before they were taken, since the history had no room
+	// for them at that rate, and HeldMost the ms of the longest.
+	Held, HeldMost float64
 	// Stalls is how often the disk finished nothing for a tenth of a second or longer while
 	// requests waited for it, Stalled the ms of it, and AckApart the p99 without the records
 	// that were under way then or within the second after it.
@@ -90,7 +93,7 @@ func promotePart(_ context.Context, a promoteArgs) (r promoteResult, err error) 
 		}
 	}
 	wrote := st.group.Retention().Promoted
-	in.taken, in.acks, in.passes.ends = 0, nil, nil
+	in.taken, in.acks, in.passes.ends, in.held, in.heldMost = 0, nil, nil, 0, 0
 	stop := bars.Profile()
 	cpu := cpuNow()
 	disk := bars.WatchDisk(a.Dir)
@@ -106,6 +109,7 @@ func promotePart(_ context.Context, a promoteArgs) (r promoteResult, err error) 
 	r.Taken, r.Promoted = in.passes.between()
 	r.Written = state.Promoted - wrote
 	r.Level = fmt.Sprint(state.Level)
+	r.Held, r.HeldMost = in.held.Seconds(), in.heldMost.Seconds()*1000
 	r.AckP50, r.AckP99, r.AckMax = partOf(in.acks, 0.5), partOf(in.acks, 0.99), partOf(in.acks, 1)
 	r.Stalls = len(stalls)
 	for _, x := range stalls {
@@ -188,12 +192,21 @@ type intake struct {
 
 	cutEvery time.Duration
 
-	taken  int64
-	passes passes
-	mu     sync.Mutex
-	acks   []ack
-	err    error
+	taken    int64
+	passes   passes
+	held     time.Duration // that Append took, in all and at most
+	heldMost time.Duration
+	mu       sync.Mutex
+	acks     []ack
+	err      error
 }
+
+// readBackRate is what the journal reads closed segments back at beside an intake, in bytes a
+// second, and readBackShare the part of the intake that it reads beyond that.
+const (
+	readBackRate  = 64 * mib
+	readBackShare = 16
+)
 
 const (
 	promoteWrites = 16
@@ -268,6 +281,10 @@ func (in *intake) one(place func(i int) int64) error {
 	}
 	in.taken += int64(len(p))
 	from := time.Now()
+	defer func() {
+		held := time.Since(from)
+		in.held, in.heldMost = in.held+held, max(in.heldMost, held)
+	}()
 	return in.st.group.Append(rec, func(err error) {
 		in.mu.Lock()
 		in.acks = append(in.acks, ack{from, time.Since(from)})
@@ -295,11 +312,13 @@ func (in *intake) cut() error {
 type promoteScale struct {
 	seconds float64 // of a sample
 	rate    float64 // MB/s of intake
+	history int64   // bytes of history at its limit
 	empty   bool    // the volume is not synchronised first
 }
 
 // promote takes each pair with promotion and without, in turn the one and the other first. The
 // volume is synchronised first, as that of every group is: its replica has no holes then.
+// Beside each pair fio gives the disk the same flows: what the disk itself takes.
 // At a smaller scale checkpoints are the nearer to each other: a history at its limit holds
 // as many of them.
 func (b *bench) promote() error {
@@ -315,6 +334,7 @@ func (b *bench) promote() error {
 	if b.try.seconds > 0 {
 		seconds = b.try.seconds
 	}
+	history := cmp.Or(b.try.history, b.size(6*gib))
 	run := func(limit int64, seconds float64) (r promoteResult, foreign float64, err error) {
 		a := promoteArgs{Rate: rate, Seconds: seconds, Limit: limit, Cut: 5 * min(1, b.scale), Volume: b.size(16 * gib), Empty: b.try.empty || limit == 0}
 		if a.Dir, err = b.Fresh("promote"); err != nil {
@@ -331,7 +351,7 @@ func (b *bench) promote() error {
 			if i%2 == turn {
 				alone, _, err = run(0, seconds/4)
 			} else {
-				both, foreign, err = run(b.size(6*gib), seconds)
+				both, foreign, err = run(history, seconds)
 			}
 			if err != nil {
 				return err
@@ -342,9 +362,14 @@ func (b *bench) promote() error {
 		}
 		b.Sample(bars.Sample{Row: "promote-keeps-up", Value: float64(both.Promoted) / float64(both.Taken), Ours: float64(both.Promoted) / mib, Peer: float64(both.Taken) / mib, OursUnit: "MiB", Foreign: foreign,
 			Note: fmt.Sprintf("intake %.0f MB/s, from the first to the last of the ends of %d passes; %.1f s late, level %s, %d MiB written, %.2f CPU-s/GiB, %.2f without", rate/1e6, both.Passes, both.Late, both.Level, both.Written/mib, both.perGiB(), alone.perGiB())})
+		disk, err := b.flows(flows{Rate: rate, Replica: rate * float64(both.Written) / float64(both.Measured), Back: readBackRate + rate/readBackShare, Volume: b.size(16 * gib)})
+		if err != nil {
+			return err
+		}
 		b.Sample(bars.Sample{Row: "promote-ack", Value: both.AckP99 / alone.AckP99, Ours: both.AckP99, Peer: alone.AckP99, OursUnit: "ms", Foreign: foreign,
-			Note: fmt.Sprintf("half of them in %.1f ms, and %.1f without; all in %.0f and %.0f; %d times the disk finished nothing for 0.1 s or more, %.0f ms in all, and %d without; p99 apart from that %.2f and %.2f",
-				both.AckP50, alone.AckP50, both.AckMax, alone.AckMax, both.Stalls, both.Stalled, alone.Stalls, both.AckApart, alone.AckApart)})
+			Note: fmt.Sprintf("half of them in %.1f ms, and %.1f without; all in %.0f and %.0f; before they were taken in they were held up for %.1f s in all, at most %.0f ms, and %.1f s without; %d times the disk finished nothing for 0.1 s or more, %.0f ms in all, and %d without; p99 apart from that %.2f and %.2f; fio with the same flows: p99 of a write of 1 MiB and of its sync %.2f ms, without the others %.2f: %.1f x",
+				both.AckP50, alone.AckP50, both.AckMax, alone.AckMax, both.Held, both.HeldMost, alone.Held, both.Stalls, both.Stalled, alone.Stalls, both.AckApart, alone.AckApart,
+				disk.Beside, disk.Alone, disk.Beside/disk.Alone)})
 	}
 	return nil
 }
