@@ -238,7 +238,10 @@ func (f *flow) tendOnce(ctx context.Context) error {
 
 // sendAgain marks a volume as a whole: a resync sends it.
 func (f *flow) sendAgain(ctx context.Context, id record.VolumeID) error {
-	f.step(group.Forced{})
+	f.mu.Lock()
+	f.mu.plain = true
+	f.stepLocked(group.Forced{})
+	f.mu.Unlock()
 	if err := f.markAll(ctx, id); err != nil {
 		return err
 	}

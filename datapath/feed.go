@@ -49,7 +49,8 @@ type feed struct {
 	whole  record.Ticket
 	limit  int // of the batch, in bytes
 	effort pack.Effort
-	pool   int // bytes of all slots when the life began
+	pool   int         // bytes of all slots when the life began
+	sync   *comparison // of the resync that is open; nil for none
 }
 
 func (f *feed) run(ctx context.Context) {
@@ -70,9 +71,10 @@ func (f *feed) live(l life) {
 	f.count.synced.Store(0)
 	f.pool = f.tap.Stats().Slots * capture.SlotBytes
 	defer f.abandon()
-	f.control(l.ticket, func(dst []byte, id record.Identity, t record.Time) []byte {
+	opened := f.control(l.ticket, func(dst []byte, id record.Identity, t record.Time) []byte {
 		return record.AppendResyncOpen(dst, id, t, l.ticket, l.open)
 	})
+	f.syncs(newComparison(f.cfg.Stream, opened, opened == 1))
 	f.step(group.Begun{Life: l.number})
 	for f.window.Room(l.ctx) == nil {
 		f.rest(l.ctx)
@@ -143,19 +145,52 @@ func (f *feed) add(ws []capture.Write) {
 			continue
 		}
 		switch w.Kind {
-		case capture.Zero, capture.SyncZero:
-			f.piece(record.Piece{Volume: w.Volume, Off: w.Off, Len: w.Len, Ticket: w.Ticket}, w)
-			f.end(w)
+		case capture.SyncData, capture.SyncZero:
+			f.synced(w)
 		default:
-			off := w.Off
-			for _, run := range w.Data { // as long as the slots happened to be neighbours
-				for p := range slices.Chunk(run, pieceBytes) {
-					f.piece(record.Piece{Volume: w.Volume, Off: off, Len: int64(len(p)), Ticket: w.Ticket, Data: p}, w)
-					off += int64(len(p))
-				}
-			}
+			f.sync.carries(w.Volume, w.Off, w.Len)
+			f.part(w, w.Off, w.Len)
 			f.end(w)
 		}
+	}
+}
+
+// synced takes what a sync read has read. What is compared of it goes no further.
+func (f *feed) synced(w *capture.Write) {
+	if f.sync == nil {
+		f.part(w, w.Off, w.Len)
+		f.end(w)
+		return
+	}
+	send := f.sync.take(w, f.sizeOf(w.Volume))
+	for _, r := range send {
+		f.part(w, r.Off, r.Len)
+	}
+	if len(send) > 0 {
+		f.end(w)
+		return
+	}
+	f.whole = w.Ticket
+	f.tap.Free([]capture.Write{*w})
+}
+
+// part puts a part of w into batches.
+func (f *feed) part(w *capture.Write, from, n int64) {
+	if w.Kind == capture.Zero || w.Kind == capture.SyncZero {
+		f.piece(record.Piece{Volume: w.Volume, Off: from, Len: n, Ticket: w.Ticket}, w)
+		return
+	}
+	off := w.Off
+	for _, run := range w.Data { // as long as the slots happened to be neighbours
+		lo, hi := max(from, off), min(from+n, off+int64(len(run)))
+		if lo < hi {
+			at := lo
+			for p := range slices.Chunk(run[lo-off:hi-off], pieceBytes) {
+				f.piece(record.Piece{Volume: w.Volume, Off: at, Len: int64(len(p)), Ticket: w.Ticket, Data: p}, w)
+				at += int64(len(p))
+			}
+		}
+		off += int64(len(run))
 	}
 }
 
@@ -187,6 +222,29 @@ func (f *feed) end(w *capture.Write) {
 	}
 	f.whole = w.Ticket
 	l.through = w.Ticket
+}
+
+// syncs says which resync is open.
+func (f *feed) syncs(c *comparison) {
+	f.sync = c
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.mu.life == f.life.number {
+		f.mu.compared = c
+		f.mu.plain = f.mu.plain && c != nil
+	}
+}
+
+// sizeOf is a volume's size in bytes.
+func (f *flow) sizeOf(id record.VolumeID) int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, v := range f.mu.volumes {
+		if v.ID == id {
+			return v.Bytes
+		}
+	}
+	return 0
 }
 
 // fill makes sure that there is a batch to fill.
@@ -266,6 +324,9 @@ func (f *feed) mark(t record.Ticket) {
 	m := f.takeMark(f.life.ctx, t)
 	if m == nil || m.place == nil {
 		f.whole = t
+		if m != nil && m.met != nil {
+			f.passed(m)
+		}
 		return
 	}
 	p := *m.place
@@ -276,7 +337,12 @@ func (f *feed) mark(t record.Ticket) {
 		if p.Kind == group.Close {
 			build = record.AppendResyncClose
 		}
-		f.control(t, func(dst []byte, id record.Identity, at record.Time) []byte { return build(dst, id, at, t, r) })
+		seq := f.control(t, func(dst []byte, id record.Identity, at record.Time) []byte { return build(dst, id, at, t, r) })
+		if p.Kind == group.Open {
+			f.syncs(newComparison(f.cfg.Stream, seq, false))
+		} else {
+			f.syncs(nil)
+		}
 	case group.Cut:
 		cut := record.Cut{Wall: m.taken.UnixNano(), Tag: p.Tag, Solo: true, Freeze: f.sayable(p.Freeze), Volumes: m.volumes}
 		f.control(t, func(dst []byte, id record.Identity, at record.Time) []byte {

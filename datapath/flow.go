@@ -70,6 +70,8 @@ type flow struct {
 		gaveWay         atomic.Uint64 // times the window was given up for groups that go first
 		asked           atomic.Uint64 // by the target to be sent again, in bytes
 		synced          atomic.Int64  // read again and given to pack in this life, in bytes
+		compared        atomic.Uint64 // with the target's, by sums, in bytes
+		differ          atomic.Uint64 // of them, in blocks that do
 	}
 
 	mu struct {
@@ -107,6 +109,8 @@ type flow struct {
 		nextAsk  uint64
 		fatal    error
 
+		compared          *comparison    // of the present resync
+		plain             bool           // a user has asked for all to be sent: nothing is compared until a resync closes
 		sync              dirty.Progress // of the present resync, or the last
 		ackRate, syncRate dirty.Meter    // what is acknowledged; what the resync has done
 		ackSeen           uint64
@@ -127,6 +131,7 @@ type mark struct {
 	place   *group.Place        // what stands there; nil for nothing
 	decided chan struct{}       // closed when place is final
 	open    bool                // not decided yet
+	met     chan struct{}       // closed when feed has met it; nil where nobody waits for that
 }
 
 // wish is a checkpoint that a user waits for.
@@ -272,6 +277,7 @@ func (f *flow) endLifeLocked(next uint64) {
 	f.mu.end()
 	f.mu.life = next
 	f.mu.lacks = lacks{}
+	f.mu.compared = nil
 	f.stopSendLocked()
 	for t, m := range f.mu.marks {
 		if m.open {

@@ -48,6 +48,8 @@ var (
 	descReordered   = desc("wire_records_early_total", "Records received before their turn and held: they came over another connection than what was before them.")
 	descWindowMost  = desc("window_limit_bytes", "What a group's window may hold now: less than its own limit while the memory of all windows is short.", "group")
 	descBudget      = desc("window_budget_bytes", "What the windows of all groups may hold together.")
+	descCompared    = desc("group_compared_bytes_total", "Bytes of disk that were compared with what the target holds, by sums.", "group")
+	descDiffer      = desc("group_compared_differing_bytes_total", "Bytes of them in blocks that differ, and are sent.", "group")
 	descGaveWay     = desc("group_gave_way_total", "Times a group gave up what its window held, for groups of higher priority.", "group")
 	descDirty       = desc("dirty_bytes", "Bytes marked in the dirty maps.", "group")
 	descErrors      = desc("errors_total", "What went wrong and was handled: sessions that ended or could not be had, refusals of the target, filters that did not answer, groups that stopped.", "kind")
@@ -87,7 +89,7 @@ func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descLag, descBehind, descState, descCheckpoints, descWrites, descBytes, descWire, descBad, descRefused, descRaw, descStored, descPackTime, descPackWrong, descPackRaw, descPackTurns, descWindow,
 		descDirty, descErrors, descJournal, descScrub, descRepairs, descDamage, descLimit, descLevel, descPromoted, descFolded, descFreed, descThinned, descOldest, descStore,
-		descConns, descConnsLost, descAgain, descReordered, descCap, descShaped, descHeld, descWindowMost, descBudget, descGaveWay,
+		descConns, descConnsLost, descAgain, descReordered, descCap, descShaped, descHeld, descWindowMost, descBudget, descGaveWay, descCompared, descDiffer,
 	} {
 		ch <- d
 	}
@@ -180,6 +182,8 @@ func (m metrics) collectShaping(gauge, count func(*prometheus.Desc, float64, ...
 	}
 	for _, f := range m.h.source.flows {
 		count(descGaveWay, float64(f.count.gaveWay.Load()), f.cfg.Name)
+		count(descCompared, float64(f.count.compared.Load()), f.cfg.Name)
+		count(descDiffer, float64(f.count.differ.Load()), f.cfg.Name)
 	}
 	gauge(descBudget, float64(m.h.source.share.book.Total()))
 	s := m.h.source.gate.State(time.Now())

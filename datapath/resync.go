@@ -77,7 +77,7 @@ func (f *flow) markDirty(ctx context.Context, b group.Begin) error {
 	return f.tap.Fold(ctx)
 }
 
-// walk reads everything that is dirty, once.
+// walk compares what may well be the same at the target, and reads everything that is dirty, once.
 func (f *flow) walk(ctx context.Context, a group.Walk) {
 	if !pause(ctx, a.After) {
 		return
@@ -87,7 +87,10 @@ func (f *flow) walk(ctx context.Context, a group.Walk) {
 		volumes = append(volumes, v.ID)
 	}
 	_, _ = f.askDirty(ctx) // for the status; whether the filters answer shows below
-	err := f.readDirty(ctx, dirty.NewPass(volumes, syncRead))
+	err := f.compare(ctx)
+	if err == nil {
+		err = f.readDirty(ctx, dirty.NewPass(volumes, syncRead))
+	}
 	if ctx.Err() != nil {
 		return
 	}

@@ -97,6 +97,7 @@ func (f *flow) resumeLocked(from record.Seq) {
 	default:
 	}
 	o := sendOrder{ctx: ctx, session: f.mu.session, from: from, opening: f.mu.opening}
+	f.mu.compared.resume(f.mu.session)
 	f.mu.under = nil
 	if o.session.Ordered() && o.opening > 0 {
 		f.mu.under = reorder.NewSource(from)
@@ -138,6 +139,7 @@ func (f *flow) sessionDown(why error, next time.Duration) {
 		f.mu.heard = f.mu.session.Heard()
 	}
 	f.mu.session, f.mu.announced = nil, false
+	f.mu.compared.resume(nil)
 	f.stopSendLocked()
 	f.stepLocked(group.SessionDown{Reason: why.Error(), Next: next})
 }
@@ -153,6 +155,9 @@ func (f *flow) message(m wire.Message) error {
 		return f.durable(m.Seq)
 	case *wire.Lacking:
 		f.lacking(m)
+	case *wire.Sums:
+		c, _ := f.comparing()
+		return c.answered(m)
 	case *wire.Listed:
 		f.mu.Lock()
 		defer f.mu.Unlock()
@@ -241,10 +246,9 @@ func (f *flow) ackLocked(seq record.Seq) {
 	if f.mu.fatal != nil {
 		return
 	}
-	f.tap.PublishDurable(a.Through)
 	f.mu.syncAcked = a.Synced
 	f.mu.sync.Acked(a.Synced - f.mu.syncBase)
-	f.mu.sync.Durable(a.Through)
+	f.durableLocked(a.Through)
 	f.stepLocked(group.Acked{})
 }
 

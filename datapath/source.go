@@ -283,6 +283,8 @@ func (f *flow) concerns(m wire.Message) bool {
 		return m.Stream == f.cfg.Stream
 	case *wire.Durable:
 		return m.Stream == f.cfg.Stream
+	case *wire.Sums:
+		return m.Stream == f.cfg.Stream
 	case *wire.Listed:
 		return m.Group == f.cfg.ID
 	case *wire.Lacking:

@@ -50,6 +50,9 @@ func (s *Source) status(ctx context.Context, f *flow) *holdfastv1.Group {
 			g.Reason = strings.TrimPrefix(g.Reason+"; the cap of "+c.String()+" holds it back", "; ")
 		}
 	}
+	if n, now := f.mu.compared.counted(); now && n.Regions > 0 {
+		g.Reason += fmt.Sprintf("; what is dirty from end to end is compared with what the target holds: %d MiB so far, of which %d KiB differ", n.Bytes>>20, n.Differ>>10)
+	}
 	if p := s.peerOf(f.cfg); p != nil {
 		g.WireBytesTotal = int64(p.counters.DataSent.Load() + p.counters.ControlSent.Load())
 	}

@@ -3,12 +3,14 @@ package journal
 import (
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/journal/view"
+	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
 // ViewOptions say what a view may do, and how long it lives.
@@ -69,12 +71,8 @@ func (g *Group) openView(number uint64, o ViewOptions, cfg view.Config) (*view.V
 	}
 	cfg.Checkpoint, cfg.Options = number, o.Options
 	cfg.FS, cfg.Dir, cfg.Group, cfg.Boot = g.store.cfg.FS, g.scratchDir(), g.info.ID, g.store.cfg.Boot
-	cfg.Log, cfg.Versions, cfg.At = g.segments, g.index, g.index.Vector(cp)
-	cfg.Cache, cfg.Owner = g.store.cache, g.blockOwner
-	cfg.Damaged, cfg.Steady = g.viewed, &g.steady
-	if g.store.cfg.Protector != nil {
-		cfg.Repair = g.repairsFor
-	}
+	cfg.Cache, cfg.Owner, cfg.At = g.store.cache, g.blockOwner, g.index.Vector(cp)
+	g.readsFrom(&cfg)
 	cfg.Spoiled = func(err error) {
 		g.log.Error("what a view has written is damaged", "view", cfg.Number, "checkpoint", number, "error", err)
 	}
@@ -111,6 +109,32 @@ func (g *Group) openView(number uint64, o ViewOptions, cfg view.Config) (*view.V
 		return nil, errors.Join(ErrClosed, end())
 	}
 	return opened, nil
+}
+
+// readsFrom says where a view reads.
+func (g *Group) readsFrom(cfg *view.Config) {
+	cfg.Log, cfg.Versions = g.segments, g.index
+	cfg.Damaged, cfg.Steady = g.viewed, &g.steady
+	if g.store.cfg.Protector != nil {
+		cfg.Repair = g.repairsFor
+	}
+}
+
+// Newest opens what the group holds of its volumes now: all that is durable, whether a
+// checkpoint has it or not, and perhaps some of what comes while it is read. It takes no writes,
+// keeps nothing from being promoted or dropped, and is closed before the store is.
+func (g *Group) Newest() (*view.View, error) {
+	cp := Checkpoint{Number: math.MaxUint64}
+	for _, v := range g.Volumes() {
+		cp.Volumes = append(cp.Volumes, record.VolumeSize{ID: v.ID, Bytes: v.Bytes})
+	}
+	cfg := view.Config{Checkpoint: cp.Number, At: g.newest()}
+	g.readsFrom(&cfg)
+	var err error
+	if cfg.Disks, err = g.disks(cp); err == nil {
+		return view.New(cfg)
+	}
+	return nil, fmt.Errorf("journal: group %s: what it holds now: %w", g.info.ID, err)
 }
 
 // disks are the volumes that a checkpoint holds.

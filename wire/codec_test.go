@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/holdfast-dr/holdfast/wire/delta"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
@@ -85,6 +86,8 @@ func messages() []Message {
 		&Listed{1, 17, 1_700_000_000_000_000_000, "vor dem Update ✓"},
 		&Lacking{1, []Lack{{2, 4096, 8192}, {3, 0, 512}}},
 		&Everywhere{1, 17},
+		&Compare{testStream, 9, delta.Ask{Volume: 2, Level: delta.Leaf, First: 256, Count: 256}},
+		&Sums{testStream, 9, delta.Ask{Volume: 2, Level: delta.Block, First: 17, Count: 2}, []byte("sixteen bytes...and sixteen more")},
 	}
 }
 
@@ -143,7 +146,8 @@ func TestLargestMessagesFit(t *testing.T) {
 		lacks.Places = append(lacks.Places, Lack{1, int64(i) * 8192, 4096})
 	}
 	for _, m := range []Message{open, &Refused{1, 1, strings.Repeat("x", 3*MaxText)}, &Refused{1, 1, strings.Repeat("€", MaxText)},
-		&Refused{1, 1, "\xff\xfe"}, &Listed{1, 1, 1, strings.Repeat("t", MaxTag)}, lacks} {
+		&Refused{1, 1, "\xff\xfe"}, &Listed{1, 1, 1, strings.Repeat("t", MaxTag)}, lacks,
+		&Sums{1, 1, delta.Ask{Volume: 1, Level: delta.Block, Count: delta.Block.Most()}, make([]byte, maxSums)}} {
 		p := appendFrame(nil, m.kind(), m.appendTo)
 		_, n, err := parseFrame(p)
 		if err != nil || n != len(p)-frameBytes {
@@ -181,10 +185,13 @@ func TestMessagesThatMeanNothingAreRefused(t *testing.T) {
 	f(func(m *OpenStream) { m.Volumes[0].Bytes = record.VolumeLimit + 1 })
 	f(func(m *OpenStream) { m.Volumes[0].Name = "" })
 	f(func(m *OpenStream) { m.Volumes = make([]Volume, MaxVolumes+1) })
+	node := delta.Ask{Volume: 1, Level: delta.Node, Count: 1}
 	for _, m := range []Message{&Stand{}, &Refused{Stream: 1}, &Refused{Code: 1}, &CloseStream{}, &Durable{Stream: 1},
 		&Durable{Seq: 1}, &Listed{Group: 1}, &Listed{Group: 1, Checkpoint: 1, Tag: "\xff"},
 		&Lacking{Group: 1}, &Lacking{Places: []Lack{{1, 0, 1}}}, &Lacking{1, []Lack{{0, 0, 1}}}, &Lacking{1, []Lack{{1, 0, 0}}},
-		&Lacking{1, []Lack{{1, -1, 2}}}, &Lacking{1, []Lack{{1, record.VolumeLimit, 1}}}, &Lacking{1, make([]Lack, MaxLacks+1)}} {
+		&Lacking{1, []Lack{{1, -1, 2}}}, &Lacking{1, []Lack{{1, record.VolumeLimit, 1}}}, &Lacking{1, make([]Lack, MaxLacks+1)},
+		&Compare{0, 1, node}, &Compare{1, 0, node}, &Compare{1, 1, delta.Ask{}}, &Sums{0, 1, node, make([]byte, 32)}, &Sums{1, 0, node, make([]byte, 32)}, &Sums{1, 1, node, make([]byte, 31)},
+		&Sums{1, 1, delta.Ask{}, nil}} {
 		if m.check() == nil {
 			t.Errorf("%+v may be sent", m)
 		}

@@ -25,6 +25,7 @@ var frameNames = map[frameType]string{
 	typeRecord: FrameRecord, typeOpenStream: "OpenStream", typeStand: "Stand", typeRefused: "Refused", typeCloseStream: "CloseStream",
 	typeDurable: "Durable", typeListed: "Listed", typeLacking: "Lacking", typeEverywhere: "Everywhere", typeTest: "Test",
 	typeOrdered: FrameOrdered, typeAttach: "Attach", typeTaken: "Taken", typeGone: "Gone",
+	typeCompare: "Compare", typeSums: "Sums",
 	typePing: "Ping", typePong: "Pong", typePush: "Push", typePull: "Pull", typeMeasured: "Measured", typeChunk: FrameChunk, typeEnd: "End",
 }
 
@@ -178,6 +179,10 @@ func explainMessage(m Message) Explained {
 		return Explained{Group: m.Group, Text: fmt.Sprintf("checkpoint %d of %s %q", m.Checkpoint, time.Unix(0, m.Wall).UTC().Format(time.RFC3339Nano), m.Tag)}
 	case *Everywhere:
 		return Explained{Group: m.Group, Text: fmt.Sprintf("checkpoint %d", m.Checkpoint)}
+	case *Compare:
+		return Explained{Stream: m.Stream, Seq: m.After, Text: fmt.Sprintf("volume %d, %d of %s %d", m.Volume, m.Count, m.Level, m.First)}
+	case *Sums:
+		return Explained{Stream: m.Stream, Seq: m.After, Text: fmt.Sprintf("volume %d, %d of %s %d", m.Volume, m.Count, m.Level, m.First)}
 	case *Lacking:
 		l := m.Places[0]
 		return Explained{Group: m.Group, Text: fmt.Sprintf("%d places, the first: volume %d, %d bytes at %d", len(m.Places), l.Volume, l.Len, l.Off)}

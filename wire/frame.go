@@ -49,6 +49,8 @@ const (
 	typeEverywhere  frameType = 39
 	typeTaken       frameType = 40
 	typeGone        frameType = 41
+	typeCompare     frameType = 42
+	typeSums        frameType = 43
 
 	// First on a further data connection.
 	typeAttach frameType = 8
@@ -97,6 +99,10 @@ func bodyLimit(t frameType) int {
 		return 64 + MaxTag
 	case typeLacking:
 		return 64 + MaxLacks*lackBytes
+	case typeCompare:
+		return compareBytes
+	case typeSums:
+		return compareBytes + maxSums
 	case typeTest:
 		return tokenBytes
 	case typePing:

@@ -27,7 +27,8 @@ func (v Versions) String() string {
 //	4 adds link tests
 //	5 adds further data connections
 //	6 has cuts say how a freeze of the guests went
-var ours = Versions{1, 6}
+//	7 adds Compare and Sums
+var ours = Versions{1, 7}
 
 // OrderedSince is the first version in which records are ordered by the target, and so
 // may travel over several data connections.

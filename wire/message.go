@@ -17,7 +17,7 @@ const (
 	MaxLacks   = 1024 // places in one Lacking
 )
 
-// Message is one word on the control connection. The types of this file are all there are.
+// Message is one word on the control connection. The types of this file and of compare.go are all there are.
 type Message interface {
 	kind() frameType
 	since() uint16 // the first version of the protocol that has it
@@ -154,6 +154,10 @@ func decodeMessage(t frameType, p []byte) (Message, error) {
 		m = decodeLacking(&d)
 	case typeEverywhere:
 		m = &Everywhere{Group: record.GroupID(d.u64()), Checkpoint: d.u64()}
+	case typeCompare:
+		m = decodeCompare(&d)
+	case typeSums:
+		m = decodeSums(&d)
 	default:
 		return nil, badFrame(BadType, "type %d on the control connection", t)
 	}

@@ -69,8 +69,9 @@ func (a *app) attachCommand() *cobra.Command {
 		Short: "Protect a disk of a guest that runs, without stopping it",
 		Long: `Attach moves a disk of a running guest from its file or block device onto the filter
 that serves the same one, over NBD. The guest does not notice: QEMU lets what is in flight
-end, changes the way, and goes on. Then the volume is synced whole, since nobody knows what
-was written before, and checkpoints begin once that is done: see holdfast status.
+end, changes the way, and goes on. Then the volume is compared with what the target holds,
+since nobody knows what was written before, and what differs is sent; checkpoints begin once
+that is done: see holdfast status.
 
 It needs QEMU 6.2 or later on this host, a monitor of it that nobody else holds (-qmp
 unix:SOCK,server=on,wait=off; with libvirt one of its own, by qemu:commandline), a
@@ -117,7 +118,7 @@ func (a *app) detachCommand() *cobra.Command {
 		Long: `Detach moves a disk that was attached back onto the nodes that the guest had before, which
 QEMU has kept with all their options. The guest does not notice. From then on its writes
 go past the filter: older checkpoints stay, and there are no new ones of its group until it is
-attached again, which syncs the volume whole.
+attached again, which compares the volume with what the target holds.
 
 The filter must run: without it QEMU would wait, and fail what the guest has in flight.`,
 		Example: "  holdfast detach --qmp /run/web1.qmp\n  holdfast detach --volume web1 --no-guest     # a guest is about to be started on the disk itself",
@@ -234,7 +235,7 @@ func (a *app) printAttached(r attachResult) error {
 		return a.print(nil, "STEP WHAT QMP", rows)
 	}
 	if !r.DryRun && r.Changed && r.State == "attached" {
-		fmt.Fprintln(a.stderr, "The volume is synced whole; checkpoints come after that: see holdfast status.")
+		fmt.Fprintln(a.stderr, "The volume is compared with what the target holds, and what differs is sent; checkpoints come after that: see holdfast status.")
 	}
 	changed := "no"
 	if r.Changed {

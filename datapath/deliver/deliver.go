@@ -13,6 +13,8 @@
 //     from before does no harm.
 //   - What the target cannot give back any more as it is now is named (Lacking), until it
 //     can; the source sends it again.
+//   - What it compares (Compare) is answered in order, of all that was acknowledged when
+//     it asked, at least; what cannot be read is said not to be known.
 //   - A stream that the journal refuses does not end the session: the other streams go on.
 //
 // A record is parsed before anything of it is believed; one that does not parse, or
@@ -83,6 +85,10 @@ func (t *Target) Opened(s *wire.Session) error {
 		defer close(n.lacked)
 		n.tellLacks()
 	}()
+	go func() {
+		defer close(n.told)
+		n.answer()
+	}()
 	return nil
 }
 
@@ -111,6 +117,8 @@ func (t *Target) Message(s *wire.Session, m wire.Message) error {
 	case *wire.Everywhere:
 		n.everywhere(m)
 		return nil
+	case *wire.Compare:
+		return n.compare(m)
 	}
 	return fmt.Errorf("%w: %T is for sources", wire.ErrProtocol, m)
 }

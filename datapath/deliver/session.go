@@ -9,6 +9,7 @@ import (
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/journal"
 	"github.com/holdfast-dr/holdfast/wire"
+	"github.com/holdfast-dr/holdfast/wire/delta"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
@@ -19,6 +20,8 @@ type session struct {
 	wake   chan struct{} // capacity 1: acks has something, or stopped
 	ended  chan struct{} // sendAcks is over
 	lacked chan struct{} // tellLacks is over
+	asks   chan question // as many as a source has under way, of two lives of its streams
+	told   chan struct{} // answer is over
 
 	mu struct {
 		sync.Mutex
@@ -56,6 +59,7 @@ const (
 
 func newSession(t *Target, s *wire.Session) *session {
 	n := &session{target: t, wire: s, wake: make(chan struct{}, 1), ended: make(chan struct{}), lacked: make(chan struct{})}
+	n.asks, n.told = make(chan question, 2*delta.FlightMost), make(chan struct{})
 	n.mu.streams = make(map[record.StreamID]*stream)
 	n.mu.acks = make(map[record.StreamID]record.Seq)
 	n.mu.room = make(chan struct{})
@@ -77,6 +81,7 @@ func (n *session) stop() {
 	}
 	<-n.ended
 	<-n.lacked
+	<-n.told
 }
 
 // open answers a source that wants to send a stream.
