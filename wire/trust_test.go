@@ -16,6 +16,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/holdfast-dr/holdfast/wire/delta"
 	"github.com/holdfast-dr/holdfast/wire/faultlink"
 )
 
@@ -374,8 +375,17 @@ func TestVersions(t *testing.T) {
 // TestOlderPeerIsNotToldOfLacks: a peer of version 1 would end the session over what it
 // does not know.
 func TestOlderPeerIsNotToldOfLacks(t *testing.T) {
-	m := &Lacking{1, []Lack{{1, 0, 4096}}}
-	for _, version := range []uint16{1, 2} {
+	older(t, &Lacking{1, []Lack{{1, 0, 4096}}}, 2)
+}
+
+// TestOlderPeerIsNotAsked: nor does one of version 5 know what it is to compare.
+func TestOlderPeerIsNotAsked(t *testing.T) {
+	older(t, &Compare{1, 1, delta.Ask{Volume: 1, Level: delta.Node, Count: 1}}, 6)
+}
+
+// older sends a message to a peer of the version that has it, and to one of the version before.
+func older(t *testing.T, m Message, since uint16) {
+	for _, version := range []uint16{since - 1, since} {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t, &faultlink.Net{}, nil)
 			defer w.stop()
@@ -383,7 +393,7 @@ func TestOlderPeerIsNotToldOfLacks(t *testing.T) {
 			defer w.connect(h, func(c *ClientConfig) { c.speaks = Versions{1, version} })()
 			s := <-h.opened
 			err := s.Send(m)
-			if sent := version >= 2; (err == nil) != sent || s.Speaks(m) != sent || !sent && !errors.Is(err, ErrVersion) {
+			if sent := version >= since; (err == nil) != sent || s.Speaks(m) != sent || !sent && !errors.Is(err, ErrVersion) {
 				t.Errorf("version %d: %v", version, err)
 			}
 			synctest.Wait()

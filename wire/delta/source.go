@@ -81,10 +81,10 @@ type pending struct {
 // NewSource returns one that compares nothing yet.
 func NewSource() *Source { return &Source{pending: make(map[Key]*pending)} }
 
-// Room says whether another region may begin: one until the first is decided, as it may
-// turn out that nothing is the same.
+// Room says whether another region may begin: one at a time as long as it may turn out that
+// nothing is the same.
 func (s *Source) Room() bool {
-	if s.counts.Regions == 0 {
+	if s.counts.Regions == 0 || s.streak > 0 {
 		return len(s.pending) == 0
 	}
 	return len(s.pending) < regionsMost
