@@ -378,9 +378,9 @@ func TestOlderPeerIsNotToldOfLacks(t *testing.T) {
 	older(t, &Lacking{1, []Lack{{1, 0, 4096}}}, 2)
 }
 
-// TestOlderPeerIsNotAsked: nor does one of version 5 know what it is to compare.
+// TestOlderPeerIsNotAsked: nor does one of version 6 know what it is to compare.
 func TestOlderPeerIsNotAsked(t *testing.T) {
-	older(t, &Compare{1, 1, delta.Ask{Volume: 1, Level: delta.Node, Count: 1}}, 6)
+	older(t, &Compare{1, 1, delta.Ask{Volume: 1, Level: delta.Node, Count: 1}}, 7)
 }
 
 // older sends a message to a peer of the version that has it, and to one of the version before.
