@@ -35,6 +35,16 @@ type flights struct {
 	syncs []*syncFlight
 }
 
+// free says that nothing in flight overlaps [lo, hi).
+func (fs *flights) free(lo, hi int64) bool {
+	for _, e := range fs.list {
+		if e.lo < hi && lo < e.hi {
+			return false
+		}
+	}
+	return true
+}
+
 // add registers f; it may run at once if it overlaps nothing, else once f.ready is closed.
 func (fs *flights) add(f *flight) (runs bool) {
 	for _, e := range fs.list {

@@ -16,9 +16,11 @@ var _ front.Laned = (*volume)(nil)
 // lane carries out a queue's requests by the queue's own loop: what volume does in the calls
 // of front.Device, in steps. What a step would have to wait for, a goroutine waits for.
 type lane struct {
-	v    *volume
-	loop *ioengine.Loop
-	ops  sync.Pool
+	v     *volume
+	loop  *ioengine.Loop
+	ops   sync.Pool
+	due   bool   // the VRA is to be woken
+	later func() // makes it due
 }
 
 // laneOp is a request under way.
@@ -35,6 +37,7 @@ func (v *volume) Lane(requests int) (front.Lane, error) {
 		return nil, err
 	}
 	a := &lane{v: v, loop: loop}
+	a.later = func() { a.due = true }
 	a.ops.New = func() any {
 		op := &laneOp{lane: a}
 		op.ended = op.end
@@ -53,11 +56,34 @@ func (a *lane) Write(fw front.Write, done func(error)) {
 		go func() {
 			<-w.ready
 			v.enterReady(w)
-			v.end(w, v.disk.writeRuns(w.runs, w.off), done)
+			v.end(w, v.disk.writeRuns(w.runs, w.off), done, v.wake)
 		}()
 		return
 	}
-	op := a.ops.Get().(*laneOp)
+	a.start(w, done)
+}
+
+// Pass writes from the guest's own memory what no record will carry: whatever the guest makes of it
+// meanwhile, the target is sent what the disk holds then.
+func (a *lane) Pass(parts [][]byte, off int64, done func(error)) bool {
+	v, n := a.v, int64(ioengine.Bytes(parts))
+	if n == 0 || v.inside(off, n) != nil || !v.disk.directRuns(parts, off) {
+		return false
+	}
+	w := v.newWrite(off, n, Data)
+	if !v.tryPass(w) {
+		w.recycle()
+		return false
+	}
+	w.runs = append(w.runs, parts...)
+	v.active.Add(1)
+	a.start(w, done)
+	return true
+}
+
+// start gives the disk w, which has entered.
+func (a *lane) start(w *guestWrite, done func(error)) {
+	v, op := a.v, a.ops.Get().(*laneOp)
 	op.w, op.done = w, done
 	if !v.disk.directRuns(w.runs, w.off) || !a.loop.Write(v.disk.file, w.runs, w.off, op.ended) {
 		go op.again()
@@ -73,20 +99,28 @@ func (op *laneOp) end(_ int, err error) {
 	if invariant.Planted("capture/lane-error-untold") {
 		err = nil
 	}
-	op.finish(err)
+	op.finish(err, op.lane.later)
+}
+
+// Told wakes the VRA: no guest waits for that.
+func (a *lane) Told() {
+	if a.due {
+		a.due = false
+		a.v.wake()
+	}
 }
 
 // again writes all of it, and waits.
 func (op *laneOp) again() {
 	v := op.lane.v
-	op.finish(v.disk.writeRuns(op.w.runs, op.w.off))
+	op.finish(v.disk.writeRuns(op.w.runs, op.w.off), v.wake)
 }
 
-func (op *laneOp) finish(err error) {
+func (op *laneOp) finish(err error, wake func()) {
 	a, w, done := op.lane, op.w, op.done
 	op.w, op.done = nil, nil
 	a.ops.Put(op)
-	a.v.end(w, err, done)
+	a.v.end(w, err, done, wake)
 }
 
 // Read reads past any memory of ours: nobody checks what the guest's own disk holds.

@@ -113,6 +113,17 @@ func (p *pool) alloc(into []uint32, n, reserve int) ([]uint32, bool) {
 	return into, true
 }
 
+// short says that there are not n free slots. It costs a lock only where that is likely.
+func (p *pool) short(n int) bool {
+	if word(p.desc, descAtFree).Load() >= uint64(n) {
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.takeReturnsLocked()
+	return len(p.mu.free) < n
+}
+
 // takeReturnsLocked takes home what the VRA freed. It wrote these words, so nothing is taken on trust.
 func (p *pool) takeReturnsLocked() {
 	tail := word(p.state, p.shape.retTailAt()).Load()

@@ -43,7 +43,7 @@ func (v *volume) syncRead(ctx context.Context, off, n int64) error {
 		slots := 1
 		if !p.hole {
 			e := v.extent(p.from, p.to)
-			slots = int((e.Len + SlotBytes - 1) / SlotBytes)
+			slots = slotsFor(e.Len)
 		}
 		claimed, err := v.waitSlots(ctx, slots)
 		if err != nil {
@@ -231,7 +231,7 @@ func (v *volume) publishLocked(s *syncFlight, kind Kind, slots []uint32) (left [
 	for _, r := range rest {
 		n := 1
 		if kind == SyncData {
-			n = int((r.end - r.off + SlotBytes - 1) / SlotBytes)
+			n = slotsFor(r.end - r.off)
 		}
 		use, ok := v.pool.alloc(nil, n, 0)
 		if !ok {

@@ -108,14 +108,22 @@ func privatesFor(n int) *sync.Pool {
 	return nil
 }
 
-func (v *volume) begin(off, n int64, kind Kind) *guestWrite {
+// slotsFor is how many slots n bytes of payload take.
+func slotsFor(n int64) int { return int((n + SlotBytes - 1) / SlotBytes) }
+
+func (v *volume) newWrite(off, n int64, kind Kind) *guestWrite {
 	w := guestWrites.Get().(*guestWrite)
 	*w = guestWrite{v: v, kind: kind, slots: w.slots[:0], runs: w.runs[:0]}
 	w.off, w.end = off, off+n
 	w.lo, w.hi = v.disk.down(off), v.disk.up(off+n)
+	return w
+}
+
+func (v *volume) begin(off, n int64, kind Kind) *guestWrite {
+	w := v.newWrite(off, n, kind)
 	slots := 1
 	if kind == Data {
-		slots = int((n + SlotBytes - 1) / SlotBytes)
+		slots = slotsFor(n)
 	}
 	w.slots, _ = v.pool.alloc(w.slots, slots, 0)
 	return w
@@ -193,20 +201,21 @@ func (v *volume) carryOut(w *guestWrite, fua bool, write func() error) error {
 	if err == nil && fua {
 		err = v.sync()
 	}
-	v.end(w, err, func(e error) { err = e })
+	v.end(w, err, func(e error) { err = e }, v.wake)
 	return err
 }
 
-// end ends w, whose disk write ended with err, and then calls done: the guest may be answered.
-func (v *volume) end(w *guestWrite, err error, done func(error)) {
+// end ends w, whose disk write ended with err, calls done: the guest may be answered; and then wake, which
+// sees to it that the VRA hears of it.
+func (v *volume) end(w *guestWrite, err error, done func(error), wake func()) {
 	defer v.active.Done()
 	v.leave(w, err)
 	v.pool.guestWrites.Add(1)
 	v.pool.guestBytes.Add(uint64(w.end - w.off))
 	v.waitHold()
-	v.wake()
 	w.recycle()
 	done(told(err))
+	wake()
 }
 
 // tryEnter registers w and marks its blocks, unless it overlaps flights: then, once w.ready is
@@ -217,6 +226,21 @@ func (v *volume) tryEnter(w *guestWrite) bool {
 	if !v.mu.flights.add(&w.flight) && !invariant.Planted("capture/no-overlap-wait") {
 		return false
 	}
+	v.enterLocked(w)
+	return true
+}
+
+// tryPass is tryEnter of a write that brings no copy: it enters, at once, only where no record could
+// carry it. Its blocks are all dirty, and who reads them waits for it; or there are no slots for it, and
+// it is dropped, however it comes.
+func (v *volume) tryPass(w *guestWrite) bool {
+	from, to := blocksOf(w.off, w.end)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if !v.mu.marks.allDirty(from, to) && !v.pool.short(slotsFor(w.end-w.off)) && !invariant.Planted("capture/pass-all") || !v.mu.flights.free(w.lo, w.hi) {
+		return false
+	}
+	v.mu.flights.add(&w.flight)
 	v.enterLocked(w)
 	return true
 }

@@ -20,9 +20,14 @@ type Lane interface {
 	// Write carries w out, as its Commit without fua does, and calls done when the guest may be
 	// answered. It ends w.
 	Write(w Write, done func(error))
+	// Pass begins to write the parts at off as they stand, and calls done when the guest may be answered:
+	// a write of which nobody needs a copy that stays as it is. False: it is not begun, and goes by Write.
+	Pass(parts [][]byte, off int64, done func(error)) bool
 	// Read begins to fill the parts and calls done when they are filled. False: it is not begun, and
 	// the Device is to be asked.
 	Read(parts [][]byte, off int64, done func(error)) bool
+	// Told is called when guests have been told of what ended: what was put off for that is done.
+	Told()
 	// Close ends the lane, once every request has ended.
 	Close()
 }

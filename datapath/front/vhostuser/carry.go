@@ -30,6 +30,11 @@ func (q *running) begin(t *task) bool {
 		}
 		q.begun.Done()
 	case t.kind == blkWrite && t.n <= pooledBytes && !q.fua && !q.dev.ReadOnly():
+		q.begun.Add(1)
+		if q.lane.Pass(t.out, t.off, t.done) {
+			return true
+		}
+		q.begun.Done()
 		w, err := q.fill(t)
 		if err != nil {
 			t.err = err

@@ -17,7 +17,7 @@
 //   - The device sees only ranges inside [0, Size()), and writes of 1 to front.MaxWrite
 //     bytes. What it is given to write is in its own buffers, and what it reads goes to ours:
 //     a guest may change its pages while they are being read or written. Only a lane reads into the
-//     guest's memory, and nobody looks at that.
+//     guest's memory, and writes from it what it keeps no copy of; nobody looks at either.
 //   - A queue that does not hold together is not looked at again until the front end sets
 //     it up anew; other queues and disks go on.
 //   - Memory and goroutines are bounded: see limits.go for the sum.

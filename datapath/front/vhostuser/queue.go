@@ -164,14 +164,18 @@ func (q *running) runLane(redo []uint16) error {
 			if err != nil {
 				return err
 			}
-			some, err := q.step()
-			if err != nil {
-				return err
-			}
-			if n > 0 || some || !q.ring.arm() {
+			switch q.next(n) {
+			case lookAgain:
 				continue
+			case waitThenStep:
+				if !q.ring.arm() {
+					continue
+				}
+				if err := q.lane.Loop().Wait(); err != nil {
+					return err
+				}
 			}
-			if err := q.lane.Loop().Wait(); err != nil {
+			if _, err := q.step(); err != nil {
 				return err
 			}
 		}
@@ -188,6 +192,26 @@ func (q *running) runLane(redo []uint16) error {
 	return err
 }
 
+// turn is what the goroutine of a queue with a lane does after it has taken requests.
+type turn int
+
+const (
+	stepNow      turn = iota // the disk is given several: it works on them while more are taken
+	lookAgain                // it is given a lone one by the system call that waits for its end
+	waitThenStep             // there is nothing to take
+)
+
+// next chooses so that requests cost few system calls, and none waits for another to come.
+func (q *running) next(taken int) turn {
+	switch {
+	case taken == 0:
+		return waitThenStep
+	case taken == 1 && q.lane.Loop().Flying() == 1:
+		return lookAgain
+	}
+	return stepNow
+}
+
 // step lets requests end, and tells the guest of all of them at once.
 func (q *running) step() (some bool, err error) {
 	q.setLater(true)
@@ -195,6 +219,9 @@ func (q *running) step() (some bool, err error) {
 	return some, errors.Join(err, guard(func() error {
 		if q.setLater(false) {
 			q.call.ring()
+		}
+		if some {
+			q.lane.Told()
 		}
 		return nil
 	}))
