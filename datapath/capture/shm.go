@@ -27,24 +27,47 @@ func word(mem []byte, off int64) *atomic.Uint64 {
 	return (*atomic.Uint64)(unsafe.Pointer(&mem[off : off+8][0]))
 }
 
-// mapFD maps n bytes of fd.
+// hugeBytes is the size of a huge page, at whose multiples large mappings begin.
+const hugeBytes = 2 << 20
+
+// mapFD maps n bytes of fd. A large one may stand in huge pages, if the memory of the file does:
+// direct I/O then looks up one page instead of hundreds, and a copy misses few translations.
 func mapFD(fd int, n int64, writable bool) ([]byte, error) {
 	prot := unix.PROT_READ
 	if writable {
 		prot |= unix.PROT_WRITE
 	}
-	mem, err := unix.Mmap(fd, 0, int(n), prot, unix.MAP_SHARED)
+	at, err := unix.MmapPtr(fd, 0, hugePlace(n), uintptr(n), prot, unix.MAP_SHARED)
 	if err != nil {
 		return nil, fmt.Errorf("map %d bytes: %w", n, err)
 	}
+	mem := unsafe.Slice((*byte)(at), n)
+	if n >= hugeBytes {
+		_ = unix.Madvise(mem, unix.MADV_HUGEPAGE) // a kernel without them gives small ones
+	}
 	return mem, nil
+}
+
+// hugePlace is where n bytes could be mapped at a multiple of hugeBytes, nil for anywhere. It is a wish:
+// somebody else may have the place by then.
+func hugePlace(n int64) unsafe.Pointer {
+	if n < hugeBytes {
+		return nil
+	}
+	at, err := unix.MmapPtr(-1, 0, nil, uintptr(n+hugeBytes), unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return nil
+	}
+	place := unsafe.Add(at, -uintptr(at)&(hugeBytes-1))
+	_ = unix.MunmapPtr(at, uintptr(n+hugeBytes))
+	return place
 }
 
 // unmapAll unmaps what is not nil; a mapping that cannot be unmapped is ours to keep.
 func unmapAll(mems ...[]byte) {
 	for _, m := range mems {
 		if m != nil {
-			_ = unix.Munmap(m)
+			_ = unix.MunmapPtr(unsafe.Pointer(unsafe.SliceData(m)), uintptr(len(m)))
 		}
 	}
 }
@@ -56,13 +79,20 @@ func newMemfd(name string, n int64) (fd int, mem []byte, err error) {
 	if err != nil {
 		return -1, nil, fmt.Errorf("memfd %s: %w", name, err)
 	}
-	if err = unix.Fallocate(fd, 0, 0, n); err == nil {
-		_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW)
-	}
-	if err == nil {
+	if err = unix.Ftruncate(fd, n); err == nil {
 		mem, err = mapFD(fd, n, true)
 	}
+	if err == nil {
+		// Only memory that comes by a mapping comes in huge pages; what does not come so is allocated next, or
+		// the error told.
+		_ = unix.Madvise(mem, unix.MADV_POPULATE_WRITE)
+		err = unix.Fallocate(fd, 0, 0, n)
+	}
+	if err == nil {
+		_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW)
+	}
 	if err != nil {
+		unmapAll(mem)
 		unix.Close(fd)
 		return -1, nil, fmt.Errorf("memfd %s of %d bytes: %w", name, n, err)
 	}
