@@ -46,6 +46,7 @@ type feed struct {
 	began  time.Time // of the first write in it
 	sealed time.Time // the last one
 	some   int       // writes that the tap gave the last time
+	gather gather
 	whole  record.Ticket
 	limit  int // of the batch, in bytes
 	effort pack.Effort
@@ -86,6 +87,7 @@ func (f *feed) live(l life) {
 			return
 		}
 		f.some = len(ws)
+		f.gather.step(ws)
 		if f.some < takeWrites && f.filling() && (f.lineIdle() && f.some == 0 || time.Since(f.began) >= batchAge) {
 			f.add(ws)
 			if f.filling() { // a mark may have sealed it
@@ -100,11 +102,11 @@ func (f *feed) live(l life) {
 // rest lets writes gather that come one closely behind the other: it looks at none before its time, and
 // has no filter wake it for each. One that comes alone is not held up.
 func (f *feed) rest(ctx context.Context) {
-	if !f.filling() || f.some == takeWrites || invariant.Planted("datapath/never-gathers") {
+	if f.gather.plenty || invariant.Planted("datapath/never-gathers") {
 		return
 	}
-	wait := batchGather
-	if f.lineIdle() {
+	wait := f.gather.pause
+	if !f.filling() || f.lineIdle() {
 		wait -= time.Since(f.sealed)
 	}
 	pause(ctx, wait)

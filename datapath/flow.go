@@ -53,6 +53,7 @@ type flow struct {
 	changed  chan struct{}  // capacity 1: something else is asked of the group
 	lostCame chan struct{}  // capacity 1: mu.lost has something
 	acked    chan struct{}  // capacity 1: an acknowledgement came
+	missed   missed         // the resync's
 
 	count struct {
 		raw, stored     atomic.Uint64 // sealed, in bytes

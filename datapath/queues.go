@@ -24,11 +24,19 @@ const (
 	// fitFrom is the part of the window from which on records are moved to memory of their
 	// size: the rest may be taken by what compression left free.
 	fitFrom = 4
-	// batchGather is how long writes gather before they are looked at again, and, while the line is
+	// batchGather is how long writes gather, at least, before they are looked at again, and, while the line is
 	// idle, how far apart batches are at least: each record costs both sites what a dozen
 	// writes in it do, and each wake-up of the VRA its filter a system call before the next write. It is less than a
 	// store takes to sync, and a write that comes alone is sealed at once.
 	batchGather = time.Millisecond
+	// batchGatherMost is how long they gather at most while they come one behind the other: on a
+	// host whose processors are the guests' each record is a dozen threads woken. It is a fraction of what
+	// the lag is told in, and of what a pool holds.
+	batchGatherMost = 16 * time.Millisecond
+	// gatherSome is how many writes come one behind the other.
+	gatherSome = 4
+	// gatherRaw is how much of payload, in bytes, is not let gather: slots are for others too.
+	gatherRaw = 2 * batchRaw
 	// busyPoll is how often sync reads look whether the window has room.
 	busyPoll = 5 * time.Millisecond
 	// poolShare is the part of a pool that one batch may hold: several are being
@@ -55,6 +63,14 @@ const (
 	syncAhead = time.Second
 	// syncAheadMin is what may always stand there, in bytes.
 	syncAheadMin = 8 << 20
+
+	// syncFutile is the payload per second, in bytes, of guests' writes to what is dirty, for each batch that can be packed at
+	// once, that no resync gains on: what it reads is dirty again before it is sealed.
+	syncFutile = 256 << 20
+	// syncLook is how long those writes are counted, at least, and syncAnyway how long a read waits for
+	// them at most: a resync never stands still.
+	syncLook   = 100 * time.Millisecond
+	syncAnyway = 250 * time.Millisecond
 
 	// tickEvery is how often the machine is told how things stand.
 	tickEvery = 100 * time.Millisecond

@@ -9,6 +9,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/datapath/dirty"
 	"github.com/holdfast-dr/holdfast/datapath/group"
+	"github.com/holdfast-dr/holdfast/datapath/pack"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
@@ -164,14 +165,16 @@ func (f *flow) askExtents(ctx context.Context, at dirty.Extent) ([]dirty.Extent,
 }
 
 // roomToSync waits until little enough stands in the window for guests' writes to
-// find their way behind it soon.
+// find their way behind it soon, and for guests that a resync gains nothing on.
 func (f *flow) roomToSync(ctx context.Context) error {
+	began := time.Now()
 	for {
 		f.mu.Lock()
 		rate := f.mu.ackRate.Rate()
 		f.mu.Unlock()
 		ahead := max(syncAheadMin, int64(rate*syncAhead.Seconds()))
-		if f.window.Stats().Raw < min(ahead, f.window.Limit()/2) {
+		room := f.window.Stats().Raw < min(ahead, f.window.Limit()/2)
+		if now := time.Now(); room && !givesWay(f.missed.step(now, f.tap.Stats()), pack.Workers(), now.Sub(began)) {
 			return nil
 		}
 		if !pause(ctx, busyPoll) {

@@ -1,6 +1,6 @@
 // Command vra is the data plane: the source of some groups, a target, or both.
 //
-//	vra --config FILE [--check-config] [--debug-tape FILE]
+//	vra --config FILE [--check-config] [--nice N] [--debug-tape FILE]
 //
 // It logs to stderr, answers status, checkpoints and views on its unix socket, and
 // ends in good order on SIGINT or SIGTERM. Being killed is as good: what was
@@ -61,6 +61,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	check := flags.Bool("check-config", false, "check the configuration and the files it names, say what is wrong, and end")
 	printVersion := flags.Bool("version", false, "print the version and end")
 	stale := flags.Bool("accept-stale-stores", false, "this once, go on from the stores that are there, though others that are missing may hold, or are known to hold, what came later: that is given up, and the source sends it again")
+	nice := flags.Int("nice", 10, "how far the guests of this host go first where processors are few: 0 (not at all) to 19")
 	var debug debugTape
 	debug.flags(flags)
 	if err := flags.Parse(args); err != nil {
@@ -79,6 +80,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if *file == "" || flags.NArg() > 0 {
 		return fmt.Errorf("--config is needed and nothing else: %w", errUsage)
 	}
+	if *nice < 0 || *nice > 19 {
+		return fmt.Errorf("--nice is 0 to 19: %w", errUsage)
+	}
 	if err := debug.check(); err != nil {
 		return fmt.Errorf("%w: %w", err, errUsage)
 	}
@@ -95,6 +99,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	log := slog.New(slog.NewTextHandler(stderr, nil)).With("site", cfg.Site, "vra", cfg.ID)
+	if err := giveWay(*nice); err != nil {
+		log.Warn("guests do not go first", "error", err)
+	}
 	to, end, err := debug.open(log)
 	if err != nil {
 		return err
