@@ -75,6 +75,7 @@ func TestPass(t *testing.T) {
 	}
 	none(t, tap)
 
+	v.active.Add(1)
 	w := v.begin(4096, 4096, Data) // in flight over the second block
 	if !v.tryEnter(w) {
 		t.Fatal("a lone write waits")
