@@ -5,8 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
-
-	"golang.org/x/sys/unix"
+	"syscall"
 )
 
 // giveWay makes all threads of this process at least that nice, so that guests and their filters go first where
@@ -24,14 +23,14 @@ func giveWay(nice int) error {
 				return fmt.Errorf("nice: thread %q: %w", e.Name(), err)
 			}
 			switch now, err := niceOf(id); {
-			case errors.Is(err, unix.ESRCH): // it has ended
+			case errors.Is(err, syscall.ESRCH): // it has ended
 				continue
 			case err != nil:
 				return fmt.Errorf("nice: %w", err)
 			case now >= nice:
 				continue
 			}
-			if err := unix.Setpriority(unix.PRIO_PROCESS, id, nice); err != nil && !errors.Is(err, unix.ESRCH) {
+			if err := syscall.Setpriority(syscall.PRIO_PROCESS, id, nice); err != nil && !errors.Is(err, syscall.ESRCH) {
 				return fmt.Errorf("nice: %w", err)
 			}
 			changed = true // look again: it may have begun others before
@@ -42,6 +41,6 @@ func giveWay(nice int) error {
 
 // niceOf is how nice a thread is; the system call tells of 20 less that.
 func niceOf(thread int) (int, error) {
-	n, err := unix.Getpriority(unix.PRIO_PROCESS, thread)
+	n, err := syscall.Getpriority(syscall.PRIO_PROCESS, thread)
 	return 20 - n, err
 }

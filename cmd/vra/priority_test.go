@@ -4,9 +4,8 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"syscall"
 	"testing"
-
-	"golang.org/x/sys/unix"
 )
 
 // TestGiveWay: every thread is as nice, those that begin later too, and what is nicer stays so.
@@ -18,7 +17,7 @@ func TestGiveWay(t *testing.T) {
 		later := make(chan int)
 		go func() {
 			runtime.LockOSThread()
-			n, err := niceOf(unix.Gettid())
+			n, err := niceOf(syscall.Gettid())
 			if err != nil {
 				t.Error(err)
 			}
