@@ -3,6 +3,7 @@ package capture
 import (
 	"bytes"
 	"context"
+	"math"
 	"math/rand/v2"
 	"sync"
 	"testing"
@@ -92,6 +93,14 @@ func TestPass(t *testing.T) {
 	}
 	holds(65536, 8192, 6)
 	v.pool.release(slots)
+	if v.mu.overrun.until == 0 {
+		t.Error("captures do not rest after the slots ran out")
+	}
+	v.mu.overrun.until = math.MaxInt64
+	if dropped = v.pool.dropped.Load(); !pass(196608, 8192, 8) || v.pool.dropped.Load() != dropped+1 {
+		t.Error("slots have only just run out, and a write is captured")
+	}
+	v.mu.overrun = overrun{}
 	if pass(131072, 4096, 7) {
 		t.Error("with slots again a write that a record can carry is begun")
 	}

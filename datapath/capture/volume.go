@@ -39,6 +39,7 @@ type volume struct {
 		sync.Mutex
 		flights flights
 		marks   *marks
+		overrun overrun
 	}
 	turning sync.Mutex // the bits of closed generations, and who turns them
 
@@ -231,14 +232,23 @@ func (v *volume) tryEnter(w *guestWrite) bool {
 }
 
 // tryPass is tryEnter of a write that brings no copy: it enters, at once, only where no record could
-// carry it. Its blocks are all dirty, and who reads them waits for it; or there are no slots for it, and
-// it is dropped, however it comes.
+// carry it. Its blocks are all dirty, and who reads them waits for it; or there are no slots for it, or captures
+// rest since there were none, and it is dropped.
 func (v *volume) tryPass(w *guestWrite) bool {
 	from, to := blocksOf(w.off, w.end)
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if !v.mu.marks.allDirty(from, to) && !v.pool.short(slotsFor(w.end-w.off)) && !invariant.Planted("capture/pass-all") || !v.mu.flights.free(w.lo, w.hi) {
+	if !v.mu.flights.free(w.lo, w.hi) {
 		return false
+	}
+	if !v.mu.marks.allDirty(from, to) && !invariant.Planted("capture/pass-all") {
+		now := v.clock.now()
+		if v.pool.short(slotsFor(w.end - w.off)) {
+			v.mu.overrun.ranOut(now)
+		}
+		if !v.mu.overrun.rests(now) {
+			return false
+		}
 	}
 	v.mu.flights.add(&w.flight)
 	v.enterLocked(w)
