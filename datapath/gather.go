@@ -6,9 +6,9 @@ import (
 	"github.com/holdfast-dr/holdfast/datapath/capture"
 )
 
-// gather decides how long writes gather before they are looked at again. The more of them come
-// within that time the longer it is: a guest that writes on and on has both its own processors woken
-// less often, and a lone write waits for nothing.
+// gather decides how long writes gather before they are looked at again: as long as a few take to come. A guest
+// that writes one after the other has its processors woken less often so, a lone write waits for nothing, and
+// no more come together than are packed in a moment: who packs for long holds up the guests of a small host.
 type gather struct {
 	pause  time.Duration
 	plenty bool // more stands there than is to be left: look at once
@@ -23,10 +23,12 @@ func (g *gather) step(ws []capture.Write) {
 		}
 	}
 	g.plenty = len(ws) == takeWrites || bytes >= batchRaw
-	switch {
-	case bytes >= gatherRaw || len(ws) <= 1:
+	switch n := len(ws); {
+	case bytes >= gatherRaw || n <= 1:
 		g.pause = batchGather
-	case len(ws) >= gatherSome:
+	case n > gatherMany:
+		g.pause /= 2
+	case n >= gatherSome && n <= gatherFew:
 		g.pause = min(2*max(g.pause, batchGather), batchGatherMost)
 	}
 	g.pause = max(g.pause, batchGather)

@@ -24,13 +24,17 @@ func TestGather(t *testing.T) {
 	f(short, 1, batchGather, false)
 	f(short, gatherSome-1, batchGather, false)
 	f(short, gatherSome, 2*batchGather, false)
-	f(zero, gatherSome, 4*batchGather, false) // what is told of zeros holds no slots
+	f(zero, gatherFew, 4*batchGather, false) // what is told of zeros holds no slots
 	f(short, gatherSome-1, 4*batchGather, false)
-	f(short, 40, 8*batchGather, false)
-	f(short, 40, batchGatherMost, false)
-	f(short, takeWrites, batchGatherMost, true) // there may be more
-	f(short, 30, batchGatherMost, false)
+	f(short, gatherFew+1, 4*batchGather, false)
+	f(short, gatherMany, 4*batchGather, false)
+	f(short, gatherFew, batchGatherMost, false)
+	f(short, gatherFew, batchGatherMost, false)
+	f(short, gatherMany+1, batchGatherMost/2, false)
+	f(short, takeWrites, batchGather, true) // there may be more
+	f(short, gatherMany+1, batchGather, false)
+	f(short, gatherSome, 2*batchGather, false)
 	f(long, 2, batchGather, true) // the pool is for others too
-	f(short, 4, 2*batchGather, false)
+	f(short, gatherSome, 2*batchGather, false)
 	f(short, 1, batchGather, false)
 }

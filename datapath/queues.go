@@ -30,13 +30,13 @@ const (
 	// store takes to sync, and a write that comes alone is sealed at once.
 	batchGather = time.Millisecond
 	// batchGatherMost is how long they gather at most while they come one behind the other: on a
-	// host whose processors are the guests' each record is a dozen threads woken. It is a fraction of what
-	// the lag is told in, and of what a pool holds.
-	batchGatherMost = 16 * time.Millisecond
-	// gatherSome is how many writes come one behind the other.
-	gatherSome = 4
+	// host whose processors are the guests' each record is a dozen threads woken.
+	batchGatherMost = 8 * time.Millisecond
+	// gatherSome is how many writes come one behind the other; up to gatherFew are let gather for longer, and more than
+	// gatherMany for less: what is packed by them keeps a processor from its guests for a fraction of a millisecond.
+	gatherSome, gatherFew, gatherMany = 4, 16, 40
 	// gatherRaw is how much of payload, in bytes, is not let gather: slots are for others too.
-	gatherRaw = 2 * batchRaw
+	gatherRaw = 256 << 10
 	// busyPoll is how often sync reads look whether the window has room.
 	busyPoll = 5 * time.Millisecond
 	// poolShare is the part of a pool that one batch may hold: several are being
