@@ -112,6 +112,7 @@ func (l *laned) serve() (ended error) {
 			if err := l.send(); ended == nil {
 				ended = err
 			}
+			l.lane.Told()
 		}
 		if (ended != nil || l.stopped.Load()) && (l.idle() || invariant.Planted("nbd/lane-ends-early")) {
 			return ended
