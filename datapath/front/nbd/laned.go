@@ -109,10 +109,12 @@ func (l *laned) serve() (ended error) {
 			if ended == nil && !l.stopped.Load() {
 				more, ended = l.takeAll()
 			}
+			crowded := !l.hasRoom()
 			if err := l.send(); ended == nil {
 				ended = err
 			}
 			l.lane.Told()
+			more = more || crowded && l.hasRoom() // of what was left in the socket nobody tells again
 		}
 		if (ended != nil || l.stopped.Load()) && (l.idle() || invariant.Planted("nbd/lane-ends-early")) {
 			return ended

@@ -10,12 +10,15 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-dr/holdfast/datapath/capture"
 	"github.com/holdfast-dr/holdfast/datapath/front"
@@ -179,6 +182,46 @@ func slowReader(t *testing.T) {
 		}
 		told[cookie] += len(p) - 8
 	}
+}
+
+// TestRoomAtOnce: what was not taken in because too many answers waited is taken in when all of them go at
+// once, and nothing else happens that would have the connection look again.
+func TestRoomAtOnce(t *testing.T) { both(t, roomAtOnce) }
+
+func roomAtOnce(t *testing.T) {
+	const each, requests = 256 << 10, 100
+	d := memdisk.NewSpy(each)
+	var asked atomic.Int64
+	d.Before = func(string, int64, int64) error { asked.Add(1); return nil }
+	s := serve(t, Export{Name: "v", Device: d})
+	r := s.raw(t)
+	r.begin("v", false)
+	for i := range requests {
+		r.send(request{cmd: cmdRead, cookie: uint64(i), n: each}.appendTo(nil))
+	}
+	other := s.dial(t, "v")
+	for last := int64(-1); last != asked.Load(); { // until nothing moves any more
+		last = asked.Load()
+		for range 20 {
+			if err := other.Flush(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		asked.Add(-20)
+	}
+	if n := asked.Load(); n == 0 || n >= requests {
+		t.Fatalf("%d of %d are carried out: the test has lost its reach", n, requests)
+	}
+	sockets, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range sockets { // the server's is one of them, and tells that it takes more
+		if fd, err := strconv.Atoi(e.Name()); err == nil && unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 256<<20) == unix.EPERM {
+			t.Skip("only root gives a socket this much")
+		}
+	}
+	r.get(requests * (simpleBytes + each))
 }
 
 // TestStopBesideOneWhoNeverReads: it does not wait for him longer than partingTime.
