@@ -176,14 +176,14 @@ func (l *laned) takeOne(waits bool) error {
 }
 
 // idle says that there is nothing to be carried out, and nothing to be sent.
-func (l *laned) idle() bool { return l.under.Load() == 0 && l.sent.queued(true) == 0 }
+func (l *laned) idle() bool { return l.under.Load() == 0 && l.sent.queued() == 0 }
 
 // hasRoom says whether one more request may come in.
 func (l *laned) hasRoom() bool {
 	if invariant.Planted("nbd/lane-unbounded") {
 		return true
 	}
-	return l.under.Load() < laneRequests && l.bytes.Load() < laneBytes && l.working.Load() < maxWorkers && l.sent.queued(false) < waitingBytes
+	return l.under.Load() < laneRequests && l.bytes.Load() < laneBytes && l.working.Load() < maxWorkers && l.sent.queued() < waitingBytes
 }
 
 // send sends what the socket takes, and has it tell when it takes more. The error is why it never will.

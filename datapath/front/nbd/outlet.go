@@ -119,12 +119,12 @@ func (o *outlet) waits(at laneState) bool {
 	return !o.mu.news
 }
 
-// queued is how many bytes wait to be sent; with what is being sent, if all says so.
-func (o *outlet) queued(all bool) int {
+// queued is how many bytes wait to be sent, with all of what is being sent. The goroutine's.
+func (o *outlet) queued() int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	n := o.mu.queue.bytes
-	if all && o.sending != nil {
+	if o.sending != nil {
 		n += o.sending.bytes
 	}
 	return n
