@@ -200,7 +200,7 @@ func roomAtOnce(t *testing.T) {
 		r.send(request{cmd: cmdRead, cookie: uint64(i), n: each}.appendTo(nil))
 	}
 	other := s.dial(t, "v")
-	for last := int64(-1); last != asked.Load(); { // until nothing moves any more
+	for last := int64(-1); last != asked.Load() || last <= 0; { // until nothing moves any more
 		last = asked.Load()
 		for range 20 {
 			if err := other.Flush(); err != nil {
