@@ -92,14 +92,19 @@ func (a *lane) start(w *guestWrite, done func(error)) {
 
 // end is what the loop says of a write.
 func (op *laneOp) end(_ int, err error) {
-	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.EINTR) {
-		go op.again() // a part of it, or nothing, for no reason of the disk's
+	if unfinished(err) {
+		go op.again()
 		return
 	}
 	if invariant.Planted("capture/lane-error-untold") {
 		err = nil
 	}
 	op.finish(err, op.lane.later)
+}
+
+// unfinished says that a part was done, or nothing, for no reason that is known to be the disk's.
+func unfinished(err error) bool {
+	return errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.EINTR)
 }
 
 // Told wakes the VRA: no guest waits for that.
@@ -129,5 +134,21 @@ func (a *lane) Read(parts [][]byte, off int64, done func(error)) bool {
 	if v.inside(off, int64(ioengine.Bytes(parts))) != nil || !v.disk.directRuns(parts, off) {
 		return false
 	}
-	return a.loop.Read(v.disk.file, parts, off, func(_ int, err error) { done(told(err)) })
+	return a.loop.Read(v.disk.file, parts, off, func(_ int, err error) { a.endRead(parts, off, err, done) })
+}
+
+// endRead is what the loop says of a read.
+func (a *lane) endRead(parts [][]byte, off int64, err error, done func(error)) {
+	if !unfinished(err) {
+		done(told(err))
+		return
+	}
+	go func() { // all of it, and waits; nothing of ours touches the guest's memory
+		var err error
+		for i := 0; i < len(parts) && err == nil; i++ {
+			err = readFull(a.v.disk.file, parts[i], off)
+			off += int64(len(parts[i]))
+		}
+		done(told(err))
+	}()
 }

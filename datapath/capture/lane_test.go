@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/datapath/front"
 	"github.com/holdfast-dr/holdfast/ioengine"
+	"github.com/holdfast-dr/holdfast/ioengine/buf"
 )
 
 // laneRig is a rig over a real file, since lanes know no other; it skips where there is no io_uring.
@@ -259,4 +261,41 @@ func TestDiskIsHeld(t *testing.T) {
 		t.Errorf("after the filter: %v", err)
 	}
 	r.open()
+}
+
+// TestLaneReadsAgain: what the kernel did not do, or did in part, is done by who can wait; what the disk says then is told.
+func TestLaneReadsAgain(t *testing.T) {
+	r := laneRig(t, 1<<20, 8<<20)
+	v := r.vol(0)
+	l, err := v.Lane(4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	want := fill(64<<10, 7)
+	if err := v.disk.writeAt(want, 4096); err != nil {
+		t.Fatal(err)
+	}
+	mem := buf.Aligned(len(want))
+	parts := [][]byte{mem[:4096], mem[4096:]}
+	read := func(err error, off int64) error {
+		clear(mem)
+		done := make(chan error, 1)
+		l.(*lane).endRead(parts, off, err, func(err error) { done <- err })
+		return <-done
+	}
+	for _, unfinished := range []error{syscall.EAGAIN, syscall.EINTR, io.ErrUnexpectedEOF} {
+		if err := read(unfinished, 4096); err != nil || !bytes.Equal(mem, want) {
+			t.Errorf("after %v: %v, or other bytes", unfinished, err)
+		}
+	}
+	if err := read(syscall.EIO, 4096); !errors.Is(err, syscall.EIO) {
+		t.Errorf("the disk failed, and the guest is told %v", err)
+	}
+	if err := os.Truncate(v.path, 8192); err != nil {
+		t.Fatal(err)
+	}
+	if err := read(syscall.EAGAIN, 4096); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("the disk has no more, and the guest is told %v", err)
+	}
 }

@@ -73,8 +73,11 @@ func (l *laned) takeSocket() (err error) {
 	if err := l.lane.Loop().Hear(l.fd, func() { l.readable = true }); err != nil {
 		return errors.Join(err, unix.Close(l.fd))
 	}
-	l.nc.Close()                         // what is wrong with the socket we shall be told too
-	return unix.SetNonblock(l.fd, false) // it is ours alone; each call says whether it waits
+	if err := unix.SetNonblock(l.fd, false); err != nil { // it is ours alone; each call says whether it waits
+		return errors.Join(fmt.Errorf("socket: %w", err), unix.Close(l.fd))
+	}
+	l.nc.Close() // what is wrong with the socket we shall be told too
+	return nil
 }
 
 // run serves until the client is gone or the connection is stopped, and returns why. All requests have ended
