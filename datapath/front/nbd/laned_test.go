@@ -224,6 +224,35 @@ func roomAtOnce(t *testing.T) {
 	r.get(requests * (simpleBytes + each))
 }
 
+// TestLaneIsTold: whenever answers were sent, a lone one or many, the device's lane hears of it: what it put
+// off until then nobody else does.
+func TestLaneIsTold(t *testing.T) {
+	needLanes(t)
+	byLanes = true
+	dev := served(t, memdisk.New(1<<20)).(*laneDevice)
+	byLanes = false // it is served as it is
+	var told atomic.Int64
+	dev.told = func() { told.Add(1) }
+	s := serve(t, Export{Name: "v", Device: dev})
+	r := s.raw(t)
+	r.begin("v", false)
+	write := request{cmd: cmdWrite, n: 4096}
+	for _, many := range []int{1, 1, 16} {
+		before := told.Load()
+		var all []byte
+		for range many {
+			all = append(write.appendTo(all), make([]byte, 4096)...)
+		}
+		r.send(all)
+		r.get(many * simpleBytes)
+		for deadline := time.Now().Add(time.Minute); told.Load() == before; runtime.Gosched() {
+			if time.Now().After(deadline) {
+				t.Fatalf("%d writes were answered, and the lane was not told", many)
+			}
+		}
+	}
+}
+
 // TestStopBesideOneWhoNeverReads: it does not wait for him longer than partingTime.
 func TestStopBesideOneWhoNeverReads(t *testing.T) { both(t, stopBesideOneWhoNeverReads) }
 
