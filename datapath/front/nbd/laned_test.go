@@ -2,13 +2,10 @@ package nbd
 
 import (
 	"bytes"
-	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -20,44 +17,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/holdfast-dr/holdfast/datapath/capture"
 	"github.com/holdfast-dr/holdfast/datapath/front"
 	"github.com/holdfast-dr/holdfast/datapath/front/memdisk"
+	"github.com/holdfast-dr/holdfast/datapath/internal/testvolume"
 	"github.com/holdfast-dr/holdfast/ioengine"
 )
-
-// volume is a filter's volume on a real disk, a device with lanes where the system has io_uring; and
-// the disk's name.
-func volume(t *testing.T, fs ioengine.FS, size int64) (front.Device, string) {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "hf") // short: it holds sockets
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	disk := filepath.Join(dir, "disk")
-	if err := os.WriteFile(disk, make([]byte, size), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	f, err := capture.OpenFilter(capture.FilterConfig{
-		RunDir: dir, Group: 1, PoolBytes: 8 << 20, PoolSocket: filepath.Join(dir, "pool"),
-		FS: fs, Log: slog.New(slog.DiscardHandler),
-		Volumes: []capture.FilterVolume{{ID: 1, Name: "v", Path: disk}},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(context.Background())
-	ran := make(chan error)
-	go func() { ran <- f.Run(ctx) }()
-	t.Cleanup(func() {
-		stop()
-		if err := errors.Join(<-ran, f.Close()); err != nil {
-			t.Error(err)
-		}
-	})
-	return f.Device("v"), disk
-}
 
 // needLanes skips a test where the system offers no io_uring.
 func needLanes(t *testing.T) {
@@ -72,7 +36,7 @@ func needLanes(t *testing.T) {
 func TestPipelined(t *testing.T) {
 	const size, requests, most = 2 << 20, 300, 40_000
 	for _, engine := range []ioengine.FS{ioengine.OS(), ioengine.Threads()} {
-		dev, _ := volume(t, engine, size)
+		dev, _ := testvolume.Open(t, engine, size)
 		s := serve(t, Export{Name: "v", Device: dev})
 		for _, piece := range []int{1 << 30, 70_000, 4096, 100} {
 			t.Run(fmt.Sprintf("%s/piece=%d", ioengine.Engine(engine)[:7], piece), func(t *testing.T) {
@@ -228,27 +192,32 @@ func roomAtOnce(t *testing.T) {
 // off until then nobody else does.
 func TestLaneIsTold(t *testing.T) {
 	needLanes(t)
-	byLanes = true
-	dev := served(t, memdisk.New(1<<20)).(*laneDevice)
-	byLanes = false // it is served as it is
-	var told atomic.Int64
-	dev.told = func() { told.Add(1) }
-	s := serve(t, Export{Name: "v", Device: dev})
+	dev, _ := testvolume.Open(t, ioengine.OS(), 1<<20)
+	told := make(chan struct{}, 1)
+	s := serve(t, Export{Name: "v", Device: testvolume.Hear(dev, func() {
+		select {
+		case told <- struct{}{}:
+		default:
+		}
+	})})
 	r := s.raw(t)
 	r.begin("v", false)
 	write := request{cmd: cmdWrite, n: 4096}
 	for _, many := range []int{1, 1, 16} {
-		before := told.Load()
+		select {
+		case <-told: // of the writes before
+		default:
+		}
 		var all []byte
 		for range many {
 			all = append(write.appendTo(all), make([]byte, 4096)...)
 		}
 		r.send(all)
 		r.get(many * simpleBytes)
-		for deadline := time.Now().Add(time.Minute); told.Load() == before; runtime.Gosched() {
-			if time.Now().After(deadline) {
-				t.Fatalf("%d writes were answered, and the lane was not told", many)
-			}
+		select {
+		case <-told:
+		case <-time.After(time.Minute):
+			t.Fatalf("%d writes were answered, and the lane was not told", many)
 		}
 	}
 }
@@ -341,7 +310,7 @@ func stopAnswers(t *testing.T) {
 func TestGoneFromADisk(t *testing.T) {
 	needLanes(t)
 	const rounds, requests, each, size = 40, 64, 8192, 64 * 8192
-	dev, _ := volume(t, ioengine.OS(), size)
+	dev, _ := testvolume.Open(t, ioengine.OS(), size)
 	s := serve(t, Export{Name: "v", Device: dev})
 	for round := range rounds {
 		r := s.raw(t)
@@ -435,7 +404,7 @@ func errorsByEveryWay(t *testing.T) {
 // with what it has.
 func TestDiskErrors(t *testing.T) {
 	for _, engine := range []ioengine.FS{ioengine.OS(), ioengine.Threads()} {
-		dev, disk := volume(t, engine, 1<<20)
+		dev, disk := testvolume.Open(t, engine, 1<<20)
 		s := serve(t, Export{Name: "v", Device: dev})
 		r := s.raw(t)
 		r.begin("v", false)
@@ -463,7 +432,7 @@ func TestDiskErrors(t *testing.T) {
 
 // TestWithoutIOUring: the log says so, and everything goes by threads.
 func TestWithoutIOUring(t *testing.T) {
-	dev, _ := volume(t, ioengine.Threads(), 1<<20)
+	dev, _ := testvolume.Open(t, ioengine.Threads(), 1<<20)
 	var log bytes.Buffer
 	var mu sync.Mutex
 	s := serveLogged(t, slog.New(slog.NewTextHandler(lockedWriter{&mu, &log}, nil)), Export{Name: "v", Device: dev})

@@ -119,14 +119,13 @@ func served(t testing.TB, d front.Device) front.Device {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { f.Close() })
-	return &laneDevice{Device: d, file: f}
+	return &laneDevice{d, f}
 }
 
 // laneDevice has lanes that carry each request out on a goroutine of its own.
 type laneDevice struct {
 	front.Device
 	file ioengine.File // any, for loops
-	told func()        // nil, or called when clients were told
 }
 
 func (d *laneDevice) Lane(requests int) (front.Lane, error) {
@@ -141,12 +140,7 @@ type goLane struct {
 
 func (l *goLane) Loop() *ioengine.Loop { return l.loop }
 func (l *goLane) Close()               { l.loop.Close() }
-
-func (l *goLane) Told() {
-	if l.dev.told != nil {
-		l.dev.told()
-	}
-}
+func (l *goLane) Told()                {}
 
 func (l *goLane) Pass([][]byte, int64, func(error)) bool { return false }
 

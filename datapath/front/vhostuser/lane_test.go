@@ -1,19 +1,15 @@
 package vhostuser
 
 import (
-	"context"
-	"log/slog"
-	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/holdfast-dr/holdfast/datapath/capture"
 	"github.com/holdfast-dr/holdfast/datapath/front"
 	"github.com/holdfast-dr/holdfast/datapath/front/memdisk"
 	"github.com/holdfast-dr/holdfast/datapath/front/vhostuser/guest"
+	"github.com/holdfast-dr/holdfast/datapath/internal/testvolume"
 	"github.com/holdfast-dr/holdfast/ioengine"
 )
 
@@ -22,39 +18,49 @@ func newVolume(t testing.TB, size int64) front.Device { return newVolumeOn(t, io
 
 func newVolumeOn(t testing.TB, fs ioengine.FS, size int64) front.Device {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "hf") // short: it holds sockets
-	if err != nil {
-		t.Fatal(err)
+	d, _ := testvolume.Open(t, fs, size)
+	return d
+}
+
+// TestLaneIsTold: whenever the guest was told of answers, to one request or to many, the device's lane hears
+// of it: what it put off until then nobody else does.
+func TestLaneIsTold(t *testing.T) {
+	if engine := ioengine.Engine(ioengine.OS()); engine != "io_uring" {
+		t.Skip("this system offers no io_uring: ", engine)
 	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	disk := filepath.Join(dir, "disk")
-	if err := os.WriteFile(disk, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(disk, size); err != nil {
-		t.Fatal(err)
-	}
-	f, err := capture.OpenFilter(capture.FilterConfig{
-		RunDir: dir, Group: 1, PoolBytes: 8 << 20, PoolSocket: filepath.Join(dir, "pool"),
-		FS: fs, Log: slog.New(slog.DiscardHandler),
-		Volumes: []capture.FilterVolume{{ID: 1, Name: "vol1", Path: disk}},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(context.Background())
-	ran := make(chan error)
-	go func() { ran <- f.Run(ctx) }()
-	t.Cleanup(func() {
-		stop()
-		if err := <-ran; err != nil {
-			t.Error(err)
-		}
-		if err := f.Close(); err != nil {
-			t.Error(err)
+	told := make(chan struct{}, 1)
+	d := testvolume.Hear(newVolume(t, mib), func() {
+		select {
+		case told <- struct{}{}:
+		default:
 		}
 	})
-	return f.Device("vol1")
+	g := newGuest(t, guest.Options{Slots: 8})
+	connect(t, g, serve(t, d))
+	for _, many := range []int{1, 1, 8} {
+		select {
+		case <-told: // of the writes before
+		default:
+		}
+		var calls []*guest.Call
+		for k := range many {
+			c, err := g.BeginWrite(0, noise(4096, 1), int64(k)*4096)
+			if err != nil {
+				t.Fatal(err)
+			}
+			calls = append(calls, c)
+		}
+		for _, c := range calls {
+			if err := c.Wait(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		select {
+		case <-told:
+		case <-time.After(time.Minute):
+			t.Fatalf("%d writes were answered, and the lane was not told", many)
+		}
+	}
 }
 
 // TestLaneMemoryTakenAway: the lane is left in good order by who loses the guest's memory.
