@@ -9,7 +9,7 @@
 # make planted every planted bug must be found by the test named for it
 # make wire-every-byte  a fault of each kind at each byte of a 64 KiB exchange (a quarter of an hour of CPU)
 # make fuzz    each decoder's fuzz target for FUZZTIME
-# make generate  the code of control/api from its .proto files
+# make generate  the code of control/api, and API.md there, from its .proto files
 # make clean
 
 GO       ?= go
@@ -28,9 +28,9 @@ build:
 demo: build
 	bin/holdfast demo $(if $(filter-out 0 no false,$(KEEP)),--keep)
 
-# What the checks use beside Go: a C compiler for the race detector, real NBD clients, and what a guest is made of.
+# What the checks use beside Go: a C compiler for the race detector, real NBD clients, what a guest is made of, and what reads .proto files.
 check:
-	@tools/setup/packages.sh gcc libc6-dev qemu-utils fio libnbd-bin nbdkit iproute2 qemu-system-x86 busybox-static e2fsprogs
+	@tools/setup/packages.sh gcc libc6-dev qemu-utils fio libnbd-bin nbdkit iproute2 qemu-system-x86 busybox-static e2fsprogs protobuf-compiler libprotobuf-dev
 	$(GO) run ./tools/check
 
 bench: build
@@ -80,6 +80,7 @@ generate:
 	GOBIN=$(CURDIR)/bin/generate $(GO) install google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
 	GOBIN=$(CURDIR)/bin/generate $(GO) install connectrpc.com/connect/cmd/protoc-gen-connect-go@v1.21.1
 	PATH="$(CURDIR)/bin/generate:$$PATH" $(GO) generate ./control/api/...
+	$(GO) run ./tools/apidoc
 
 clean:
 	rm -rf bin

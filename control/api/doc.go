@@ -3,9 +3,9 @@
 // and the site manager answer the same words over mutual TLS.
 //
 // The services stand in holdfast/v1/*.proto. The generated messages are package
-// holdfastv1, the generated handlers and clients holdfastv1connect; both are
-// committed, and made anew by `go generate ./control/api` (needs protoc, and
-// protoc-gen-go v1.36.12 and protoc-gen-connect-go v1.21.1 on the PATH).
+// holdfastv1, the generated handlers and clients holdfastv1connect, the reference API.md; all are
+// committed, and made anew by `make generate` (by protoc,
+// protoc-gen-go v1.36.12, protoc-gen-connect-go v1.21.1 and tools/apidoc).
 //
 // What a caller may rely on:
 //   - Handlers and clients take and give plain messages. Nobody outside this

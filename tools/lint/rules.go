@@ -38,7 +38,7 @@ var doors = map[string][]string{
 	"github.com/digitalocean":             {"control/hypervisor/kvm"},
 	"github.com/prometheus/client_golang": {"datapath", "cmd/vra"},
 	"connectrpc.com":                      {"control/api"},
-	"google.golang.org/protobuf":          {"control/api"},
+	"google.golang.org/protobuf":          {"control/api", "tools/apidoc"},
 	"github.com/spf13/cobra":              {"cmd/holdfast"},
 	"go.yaml.in/yaml":                     {"control/config"},
 	"modernc.org/sqlite":                  {"control/site"},

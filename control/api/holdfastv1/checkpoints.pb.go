@@ -22,6 +22,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// CheckpointsServiceListRequest is what List is asked.
 type CheckpointsServiceListRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty means the only group there is.
@@ -33,9 +34,10 @@ type CheckpointsServiceListRequest struct {
 	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	// Newest first, else oldest first.
 	NewestFirst bool `protobuf:"varint,4,opt,name=newest_first,json=newestFirst,proto3" json:"newest_first,omitempty"`
-	// Only those not before from, and before to.
+	// Only those not before this time.
 	From *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=from,proto3" json:"from,omitempty"`
-	To   *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=to,proto3" json:"to,omitempty"`
+	// Only those before this time.
+	To *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=to,proto3" json:"to,omitempty"`
 	// Only those with this tag; empty: any or none.
 	Tag string `protobuf:"bytes,7,opt,name=tag,proto3" json:"tag,omitempty"`
 	// Only those with a tag.
@@ -148,9 +150,11 @@ func (x *CheckpointsServiceListRequest) GetState() string {
 	return ""
 }
 
+// CheckpointsServiceListResponse is what List answers.
 type CheckpointsServiceListResponse struct {
-	state       protoimpl.MessageState `protogen:"open.v1"`
-	Checkpoints []*Checkpoint          `protobuf:"bytes,1,rep,name=checkpoints,proto3" json:"checkpoints,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most page_size of them, in the order that was asked for.
+	Checkpoints []*Checkpoint `protobuf:"bytes,1,rep,name=checkpoints,proto3" json:"checkpoints,omitempty"`
 	// Empty when there are no more. There may be more after a page with nothing in it.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	// Of all the group's checkpoints, whatever was asked for.
@@ -212,12 +216,16 @@ func (x *CheckpointsServiceListResponse) GetCounts() *CheckpointCounts {
 
 // CheckpointCounts are how many checkpoints a group has.
 type CheckpointCounts struct {
-	state     protoimpl.MessageState `protogen:"open.v1"`
-	Good      int64                  `protobuf:"varint,1,opt,name=good,proto3" json:"good,omitempty"`
-	Verifying int64                  `protobuf:"varint,2,opt,name=verifying,proto3" json:"verifying,omitempty"`
-	Bad       int64                  `protobuf:"varint,3,opt,name=bad,proto3" json:"bad,omitempty"`
-	// Of all those.
-	Tagged        int64 `protobuf:"varint,4,opt,name=tagged,proto3" json:"tagged,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Those that can be opened.
+	Good int64 `protobuf:"varint,1,opt,name=good,proto3" json:"good,omitempty"`
+	// Those of which not all has been read back yet; they can be opened.
+	Verifying int64 `protobuf:"varint,2,opt,name=verifying,proto3" json:"verifying,omitempty"`
+	// Those that cannot be opened whole.
+	Bad int64 `protobuf:"varint,3,opt,name=bad,proto3" json:"bad,omitempty"`
+	// Of all those, the ones with a tag.
+	Tagged int64 `protobuf:"varint,4,opt,name=tagged,proto3" json:"tagged,omitempty"`
+	// Of all those, the ones that are pinned.
 	Pinned        int64 `protobuf:"varint,5,opt,name=pinned,proto3" json:"pinned,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -288,10 +296,13 @@ func (x *CheckpointCounts) GetPinned() int64 {
 	return 0
 }
 
+// CheckpointsServiceGetRequest is what Get is asked.
 type CheckpointsServiceGetRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
-	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty means the only group there is.
+	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// The checkpoint's id, in decimal.
+	Id            string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -340,9 +351,11 @@ func (x *CheckpointsServiceGetRequest) GetId() string {
 	return ""
 }
 
+// CheckpointsServiceGetResponse is what Get answers.
 type CheckpointsServiceGetResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Checkpoint    *Checkpoint            `protobuf:"bytes,1,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As it stands now.
+	Checkpoint    *Checkpoint `protobuf:"bytes,1,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -384,10 +397,13 @@ func (x *CheckpointsServiceGetResponse) GetCheckpoint() *Checkpoint {
 	return nil
 }
 
+// CheckpointsServiceTagRequest is what Tag is asked.
 type CheckpointsServiceTagRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
-	Id    string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	// Empty means the only group there is.
+	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// The checkpoint's id, in decimal.
+	Id string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
 	// At most 256 bytes of UTF-8; empty takes the tag away.
 	Tag           string `protobuf:"bytes,3,opt,name=tag,proto3" json:"tag,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -445,9 +461,11 @@ func (x *CheckpointsServiceTagRequest) GetTag() string {
 	return ""
 }
 
+// CheckpointsServiceTagResponse is what Tag answers.
 type CheckpointsServiceTagResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Checkpoint    *Checkpoint            `protobuf:"bytes,1,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As it stands after the change.
+	Checkpoint    *Checkpoint `protobuf:"bytes,1,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -489,10 +507,13 @@ func (x *CheckpointsServiceTagResponse) GetCheckpoint() *Checkpoint {
 	return nil
 }
 
+// CheckpointsServicePinRequest is what Pin is asked.
 type CheckpointsServicePinRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
-	Id    string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	// Empty means the only group there is.
+	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// The checkpoint's id, in decimal.
+	Id string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
 	// What it is kept for: at most 256 bytes of UTF-8, or empty.
 	Label         string `protobuf:"bytes,3,opt,name=label,proto3" json:"label,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -550,9 +571,11 @@ func (x *CheckpointsServicePinRequest) GetLabel() string {
 	return ""
 }
 
+// CheckpointsServicePinResponse is what Pin answers.
 type CheckpointsServicePinResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Checkpoint    *Checkpoint            `protobuf:"bytes,1,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As it stands after the change.
+	Checkpoint    *Checkpoint `protobuf:"bytes,1,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -594,10 +617,13 @@ func (x *CheckpointsServicePinResponse) GetCheckpoint() *Checkpoint {
 	return nil
 }
 
+// CheckpointsServiceUnpinRequest is what Unpin is asked.
 type CheckpointsServiceUnpinRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
-	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty means the only group there is.
+	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// The checkpoint's id, in decimal.
+	Id            string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -646,6 +672,7 @@ func (x *CheckpointsServiceUnpinRequest) GetId() string {
 	return ""
 }
 
+// CheckpointsServiceUnpinResponse is what Unpin answers.
 type CheckpointsServiceUnpinResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// As it was. One that was pinned while its neighbours were thinned out is gone.
@@ -691,9 +718,11 @@ func (x *CheckpointsServiceUnpinResponse) GetCheckpoint() *Checkpoint {
 	return nil
 }
 
+// CheckpointsServiceCreateRequest is what Create is asked.
 type CheckpointsServiceCreateRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// Empty means the only group there is.
+	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
 	// At most 256 bytes of UTF-8.
 	Tag string `protobuf:"bytes,2,opt,name=tag,proto3" json:"tag,omitempty"`
 	// A repeated call with the same key gets the first one's answer.
@@ -762,9 +791,11 @@ func (x *CheckpointsServiceCreateRequest) GetFreeze() bool {
 	return false
 }
 
+// CheckpointsServiceCreateResponse is what Create answers.
 type CheckpointsServiceCreateResponse struct {
-	state      protoimpl.MessageState `protogen:"open.v1"`
-	Checkpoint *Checkpoint            `protobuf:"bytes,1,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The one that was made.
+	Checkpoint *Checkpoint `protobuf:"bytes,1,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
 	// Why the freeze that was asked for failed; empty if it did not.
 	FreezeFailed  string `protobuf:"bytes,2,opt,name=freeze_failed,json=freezeFailed,proto3" json:"freeze_failed,omitempty"`
 	unknownFields protoimpl.UnknownFields

@@ -109,25 +109,32 @@ func (x *RetentionPolicy) GetThin() string {
 
 // Retention is how a group's history is kept.
 type Retention struct {
-	state  protoimpl.MessageState `protogen:"open.v1"`
-	Group  string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
-	Policy *RetentionPolicy       `protobuf:"bytes,2,opt,name=policy,proto3" json:"policy,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The group's name.
+	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// What holds for it now.
+	Policy *RetentionPolicy `protobuf:"bytes,2,opt,name=policy,proto3" json:"policy,omitempty"`
 	// The policy was set for this group; else it is that of the target's configuration.
 	Own bool `protobuf:"varint,3,opt,name=own,proto3" json:"own,omitempty"`
 	// How far back the oldest checkpoint lies, as far as that is certain.
 	Held *durationpb.Duration `protobuf:"bytes,4,opt,name=held,proto3" json:"held,omitempty"`
 	// The oldest checkpoint's id; empty when there is none.
 	Oldest string `protobuf:"bytes,5,opt,name=oldest,proto3" json:"oldest,omitempty"`
-	// Bytes on disk. The limit is held against the first three together.
-	LogBytes     int64 `protobuf:"varint,6,opt,name=log_bytes,json=logBytes,proto3" json:"log_bytes,omitempty"`
-	IndexBytes   int64 `protobuf:"varint,7,opt,name=index_bytes,json=indexBytes,proto3" json:"index_bytes,omitempty"`
+	// Bytes of log on disk. The limit is held against log, index and scratch together.
+	LogBytes int64 `protobuf:"varint,6,opt,name=log_bytes,json=logBytes,proto3" json:"log_bytes,omitempty"`
+	// Bytes of index on disk.
+	IndexBytes int64 `protobuf:"varint,7,opt,name=index_bytes,json=indexBytes,proto3" json:"index_bytes,omitempty"`
+	// Bytes on disk of what views were written.
 	ScratchBytes int64 `protobuf:"varint,8,opt,name=scratch_bytes,json=scratchBytes,proto3" json:"scratch_bytes,omitempty"`
+	// Bytes of replicas on disk; no limit is held against them.
 	ReplicaBytes int64 `protobuf:"varint,9,opt,name=replica_bytes,json=replicaBytes,proto3" json:"replica_bytes,omitempty"`
 	// plenty; warning: the limit is near; shortened: history is kept shorter than the policy
 	// says, for want of space; stopped: no data is taken.
-	Level  string                 `protobuf:"bytes,10,opt,name=level,proto3" json:"level,omitempty"`
-	Reason string                 `protobuf:"bytes,11,opt,name=reason,proto3" json:"reason,omitempty"`
-	Since  *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=since,proto3" json:"since,omitempty"`
+	Level string `protobuf:"bytes,10,opt,name=level,proto3" json:"level,omitempty"`
+	// Why it is at that level, a sentence for an operator; empty when plenty.
+	Reason string `protobuf:"bytes,11,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Since when it is at that level.
+	Since *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=since,proto3" json:"since,omitempty"`
 	// Bytes written into replicas since the target was started.
 	PromotedBytes int64 `protobuf:"varint,13,opt,name=promoted_bytes,json=promotedBytes,proto3" json:"promoted_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -255,6 +262,7 @@ func (x *Retention) GetPromotedBytes() int64 {
 	return 0
 }
 
+// GroupsServiceGetRetentionRequest is what GetRetention is asked.
 type GroupsServiceGetRetentionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty means all groups.
@@ -300,9 +308,11 @@ func (x *GroupsServiceGetRetentionRequest) GetGroup() string {
 	return ""
 }
 
+// GroupsServiceGetRetentionResponse is what GetRetention answers.
 type GroupsServiceGetRetentionResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Retention     []*Retention           `protobuf:"bytes,1,rep,name=retention,proto3" json:"retention,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One for each group.
+	Retention     []*Retention `protobuf:"bytes,1,rep,name=retention,proto3" json:"retention,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -344,18 +354,24 @@ func (x *GroupsServiceGetRetentionResponse) GetRetention() []*Retention {
 	return nil
 }
 
+// GroupsServiceSetRetentionRequest is what SetRetention is asked.
 type GroupsServiceSetRetentionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty means the only group there is.
 	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
-	// What is not set stays as it is.
-	History     *durationpb.Duration `protobuf:"bytes,2,opt,name=history,proto3" json:"history,omitempty"`
-	Limit       *int64               `protobuf:"varint,3,opt,name=limit,proto3,oneof" json:"limit,omitempty"`
-	WarnPercent *int32               `protobuf:"varint,4,opt,name=warn_percent,json=warnPercent,proto3,oneof" json:"warn_percent,omitempty"`
-	Minimum     *durationpb.Duration `protobuf:"bytes,5,opt,name=minimum,proto3" json:"minimum,omitempty"`
-	Thin        *string              `protobuf:"bytes,6,opt,name=thin,proto3,oneof" json:"thin,omitempty"`
+	// 1 h to 30 d. Of this and what follows, what is not set stays as it is.
+	History *durationpb.Duration `protobuf:"bytes,2,opt,name=history,proto3" json:"history,omitempty"`
+	// At least 1 GiB, in bytes, or 0 for no limit but the disk's.
+	Limit *int64 `protobuf:"varint,3,opt,name=limit,proto3,oneof" json:"limit,omitempty"`
+	// 1 to 100.
+	WarnPercent *int32 `protobuf:"varint,4,opt,name=warn_percent,json=warnPercent,proto3,oneof" json:"warn_percent,omitempty"`
+	// At most history; 0 is only the newest good checkpoint.
+	Minimum *durationpb.Duration `protobuf:"bytes,5,opt,name=minimum,proto3" json:"minimum,omitempty"`
+	// As in the policy; "none" keeps all checkpoints.
+	Thin *string `protobuf:"bytes,6,opt,name=thin,proto3,oneof" json:"thin,omitempty"`
 	// Go back to the policy of the target's configuration first.
-	Defaults       bool   `protobuf:"varint,7,opt,name=defaults,proto3" json:"defaults,omitempty"`
+	Defaults bool `protobuf:"varint,7,opt,name=defaults,proto3" json:"defaults,omitempty"`
+	// Draw one for each call that is meant once; repetitions with it get the first answer.
 	IdempotencyKey string `protobuf:"bytes,8,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
@@ -447,9 +463,11 @@ func (x *GroupsServiceSetRetentionRequest) GetIdempotencyKey() string {
 	return ""
 }
 
+// GroupsServiceSetRetentionResponse is what SetRetention answers.
 type GroupsServiceSetRetentionResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Retention     *Retention             `protobuf:"bytes,1,opt,name=retention,proto3" json:"retention,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As it holds from now on.
+	Retention     *Retention `protobuf:"bytes,1,opt,name=retention,proto3" json:"retention,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -491,11 +509,14 @@ func (x *GroupsServiceSetRetentionResponse) GetRetention() *Retention {
 	return nil
 }
 
+// GroupsServiceVerifyRequest is what Verify is asked.
 type GroupsServiceVerifyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty: the only one.
-	Group          string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
-	Start          bool   `protobuf:"varint,2,opt,name=start,proto3" json:"start,omitempty"`
+	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// Have all of it read now; one that runs goes on.
+	Start bool `protobuf:"varint,2,opt,name=start,proto3" json:"start,omitempty"`
+	// Draw one for each call that is meant once; repetitions with it get the first answer.
 	IdempotencyKey string `protobuf:"bytes,3,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
@@ -552,13 +573,16 @@ func (x *GroupsServiceVerifyRequest) GetIdempotencyKey() string {
 	return ""
 }
 
+// GroupsServiceVerifyResponse is what Verify answers.
 type GroupsServiceVerifyResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// All of the group is being read back because somebody asked.
 	Running bool `protobuf:"varint,1,opt,name=running,proto3" json:"running,omitempty"`
-	// Bytes, of that.
-	TotalBytes     int64 `protobuf:"varint,2,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`
-	LeftBytes      int64 `protobuf:"varint,3,opt,name=left_bytes,json=leftBytes,proto3" json:"left_bytes,omitempty"`
+	// Bytes of all that there is to read back.
+	TotalBytes int64 `protobuf:"varint,2,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`
+	// Of those, bytes that are still to be read.
+	LeftBytes int64 `protobuf:"varint,3,opt,name=left_bytes,json=leftBytes,proto3" json:"left_bytes,omitempty"`
+	// How fast it is read at present; 0 while nothing is.
 	BytesPerSecond int64 `protobuf:"varint,4,opt,name=bytes_per_second,json=bytesPerSecond,proto3" json:"bytes_per_second,omitempty"`
 	// How long ago all of it had been read, the last time that somebody asked. Absent: nobody did.
 	LastFullSeconds *float64 `protobuf:"fixed64,5,opt,name=last_full_seconds,json=lastFullSeconds,proto3,oneof" json:"last_full_seconds,omitempty"`
@@ -687,10 +711,13 @@ func (x *GroupsServiceVerifyResponse) GetRepairs() int64 {
 
 // GroupMembers is what a source replicates of a group.
 type GroupMembers struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
-	Paused        bool                   `protobuf:"varint,2,opt,name=paused,proto3" json:"paused,omitempty"`
-	Volumes       []*GroupVolume         `protobuf:"bytes,3,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The group's name.
+	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// Nothing of it is sent, until it is resumed.
+	Paused bool `protobuf:"varint,2,opt,name=paused,proto3" json:"paused,omitempty"`
+	// All of its volumes.
+	Volumes       []*GroupVolume `protobuf:"bytes,3,rep,name=volumes,proto3" json:"volumes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -749,8 +776,10 @@ func (x *GroupMembers) GetVolumes() []*GroupVolume {
 // GroupVolume is a volume of a group at its source.
 type GroupVolume struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Id    uint32                 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
+	// Its name within the group.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Its number within the group, never given out twice.
+	Id uint32 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
 	// adding: its filter is not there yet; joining: it is read, beside the others; member: checkpoints hold it.
 	Phase string `protobuf:"bytes,3,opt,name=phase,proto3" json:"phase,omitempty"`
 	// The pool socket of its filter; empty while it was not seen there.
@@ -844,6 +873,7 @@ func (x *GroupVolume) GetDirtyBytes() int64 {
 	return 0
 }
 
+// GroupsServiceGetMembersRequest is what GetMembers is asked.
 type GroupsServiceGetMembersRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty means the only group there is, here and in the requests below.
@@ -889,9 +919,11 @@ func (x *GroupsServiceGetMembersRequest) GetGroup() string {
 	return ""
 }
 
+// GroupsServiceGetMembersResponse is what GetMembers answers.
 type GroupsServiceGetMembersResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Members       *GroupMembers          `protobuf:"bytes,1,opt,name=members,proto3" json:"members,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As they stand now.
+	Members       *GroupMembers `protobuf:"bytes,1,opt,name=members,proto3" json:"members,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -933,10 +965,13 @@ func (x *GroupsServiceGetMembersResponse) GetMembers() *GroupMembers {
 	return nil
 }
 
+// GroupsServicePauseRequest is what Pause is asked.
 type GroupsServicePauseRequest struct {
-	state          protoimpl.MessageState `protogen:"open.v1"`
-	Group          string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
-	IdempotencyKey string                 `protobuf:"bytes,2,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty means the only group there is.
+	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// Draw one for each call that is meant once; repetitions with it get the first answer.
+	IdempotencyKey string `protobuf:"bytes,2,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -985,9 +1020,11 @@ func (x *GroupsServicePauseRequest) GetIdempotencyKey() string {
 	return ""
 }
 
+// GroupsServicePauseResponse is what Pause answers.
 type GroupsServicePauseResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Members       *GroupMembers          `protobuf:"bytes,1,opt,name=members,proto3" json:"members,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As they stand after the call.
+	Members       *GroupMembers `protobuf:"bytes,1,opt,name=members,proto3" json:"members,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1029,10 +1066,13 @@ func (x *GroupsServicePauseResponse) GetMembers() *GroupMembers {
 	return nil
 }
 
+// GroupsServiceResumeRequest is what Resume is asked.
 type GroupsServiceResumeRequest struct {
-	state          protoimpl.MessageState `protogen:"open.v1"`
-	Group          string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
-	IdempotencyKey string                 `protobuf:"bytes,2,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty means the only group there is.
+	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// Draw one for each call that is meant once; repetitions with it get the first answer.
+	IdempotencyKey string `protobuf:"bytes,2,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -1081,9 +1121,11 @@ func (x *GroupsServiceResumeRequest) GetIdempotencyKey() string {
 	return ""
 }
 
+// GroupsServiceResumeResponse is what Resume answers.
 type GroupsServiceResumeResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Members       *GroupMembers          `protobuf:"bytes,1,opt,name=members,proto3" json:"members,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As they stand after the call.
+	Members       *GroupMembers `protobuf:"bytes,1,opt,name=members,proto3" json:"members,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1125,12 +1167,15 @@ func (x *GroupsServiceResumeResponse) GetMembers() *GroupMembers {
 	return nil
 }
 
+// GroupsServiceSyncRequest is what Sync is asked.
 type GroupsServiceSyncRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// Empty means the only group there is.
+	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
 	// By name; none means all.
-	Volumes        []string `protobuf:"bytes,2,rep,name=volumes,proto3" json:"volumes,omitempty"`
-	IdempotencyKey string   `protobuf:"bytes,3,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	Volumes []string `protobuf:"bytes,2,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	// Draw one for each call that is meant once; repetitions with it get the first answer.
+	IdempotencyKey string `protobuf:"bytes,3,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -1186,9 +1231,11 @@ func (x *GroupsServiceSyncRequest) GetIdempotencyKey() string {
 	return ""
 }
 
+// GroupsServiceSyncResponse is what Sync answers.
 type GroupsServiceSyncResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Members       *GroupMembers          `protobuf:"bytes,1,opt,name=members,proto3" json:"members,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As they stand after the call.
+	Members       *GroupMembers `protobuf:"bytes,1,opt,name=members,proto3" json:"members,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1230,14 +1277,18 @@ func (x *GroupsServiceSyncResponse) GetMembers() *GroupMembers {
 	return nil
 }
 
+// GroupsServiceAddVolumeRequest is what AddVolume is asked.
 type GroupsServiceAddVolumeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
-	Name  string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Empty means the only group there is.
+	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// Its name within the group, which no other volume of it has: at most 255 bytes that can be printed.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	// Within the group; never one that any volume of it had before.
 	Id uint32 `protobuf:"varint,3,opt,name=id,proto3" json:"id,omitempty"`
 	// Where the filter that serves it has its pool. It is best started after this call.
-	PoolSocket     string `protobuf:"bytes,4,opt,name=pool_socket,json=poolSocket,proto3" json:"pool_socket,omitempty"`
+	PoolSocket string `protobuf:"bytes,4,opt,name=pool_socket,json=poolSocket,proto3" json:"pool_socket,omitempty"`
+	// Draw one for each call that is meant once; repetitions with it get the first answer.
 	IdempotencyKey string `protobuf:"bytes,5,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
@@ -1308,9 +1359,11 @@ func (x *GroupsServiceAddVolumeRequest) GetIdempotencyKey() string {
 	return ""
 }
 
+// GroupsServiceAddVolumeResponse is what AddVolume answers.
 type GroupsServiceAddVolumeResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Members       *GroupMembers          `protobuf:"bytes,1,opt,name=members,proto3" json:"members,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As they stand after the call.
+	Members       *GroupMembers `protobuf:"bytes,1,opt,name=members,proto3" json:"members,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1352,11 +1405,15 @@ func (x *GroupsServiceAddVolumeResponse) GetMembers() *GroupMembers {
 	return nil
 }
 
+// GroupsServiceRemoveVolumeRequest is what RemoveVolume is asked.
 type GroupsServiceRemoveVolumeRequest struct {
-	state          protoimpl.MessageState `protogen:"open.v1"`
-	Group          string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
-	Name           string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	IdempotencyKey string                 `protobuf:"bytes,3,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty means the only group there is.
+	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// The name of the volume.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Draw one for each call that is meant once; repetitions with it get the first answer.
+	IdempotencyKey string `protobuf:"bytes,3,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -1412,9 +1469,11 @@ func (x *GroupsServiceRemoveVolumeRequest) GetIdempotencyKey() string {
 	return ""
 }
 
+// GroupsServiceRemoveVolumeResponse is what RemoveVolume answers.
 type GroupsServiceRemoveVolumeResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Members       *GroupMembers          `protobuf:"bytes,1,opt,name=members,proto3" json:"members,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As they stand after the call.
+	Members       *GroupMembers `protobuf:"bytes,1,opt,name=members,proto3" json:"members,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }

@@ -22,6 +22,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// LinksServiceTestRequest is what Test is asked.
 type LinksServiceTestRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The link of this group; may be empty where all groups go to one target.
@@ -95,13 +96,15 @@ func (x *LinksServiceTestRequest) GetCap() int64 {
 	return 0
 }
 
+// LinksServiceTestResponse is what Test answers.
 type LinksServiceTestResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Where the test is: connect, round trip, to the target, from the target, path MTU.
 	Stage string `protobuf:"bytes,1,opt,name=stage,proto3" json:"stage,omitempty"`
-	// Received in this stage, and since when.
-	Bytes int64                `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
-	Took  *durationpb.Duration `protobuf:"bytes,3,opt,name=took,proto3" json:"took,omitempty"`
+	// Received in this stage.
+	Bytes int64 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// How long this stage has lasted.
+	Took *durationpb.Duration `protobuf:"bytes,3,opt,name=took,proto3" json:"took,omitempty"`
 	// Only in the last message.
 	Report        *LinkReport `protobuf:"bytes,4,opt,name=report,proto3" json:"report,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -168,31 +171,39 @@ func (x *LinksServiceTestResponse) GetReport() *LinkReport {
 
 // LinkReport is what a test found. What is not known is absent.
 type LinkReport struct {
-	state     protoimpl.MessageState `protogen:"open.v1"`
-	Target    string                 `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`   // site/role/id
-	Control   string                 `protobuf:"bytes,2,opt,name=control,proto3" json:"control,omitempty"` // host:port, as it was dialled
-	Data      string                 `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
-	Protocol  uint32                 `protobuf:"varint,4,opt,name=protocol,proto3" json:"protocol,omitempty"`
-	RoundTrip *LinkSpread            `protobuf:"bytes,5,opt,name=round_trip,json=roundTrip,proto3" json:"round_trip,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Target  string                 `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`   // site/role/id
+	Control string                 `protobuf:"bytes,2,opt,name=control,proto3" json:"control,omitempty"` // host:port, as it was dialled
+	// host:port of the data connections; that of control where one port takes both.
+	Data string `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
+	// The version of the protocol that both ends speak.
+	Protocol uint32 `protobuf:"varint,4,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	// On the quiet link, as far as replication leaves it so.
+	RoundTrip *LinkSpread `protobuf:"bytes,5,opt,name=round_trip,json=roundTrip,proto3" json:"round_trip,omitempty"`
 	// Beside the test's own load.
 	RoundTripLoaded *LinkSpread `protobuf:"bytes,6,opt,name=round_trip_loaded,json=roundTripLoaded,proto3" json:"round_trip_loaded,omitempty"`
-	Up              *LinkWay    `protobuf:"bytes,7,opt,name=up,proto3" json:"up,omitempty"`
-	Down            *LinkWay    `protobuf:"bytes,8,opt,name=down,proto3" json:"down,omitempty"`
+	// From the source to the target.
+	Up *LinkWay `protobuf:"bytes,7,opt,name=up,proto3" json:"up,omitempty"`
+	// From the target to the source.
+	Down *LinkWay `protobuf:"bytes,8,opt,name=down,proto3" json:"down,omitempty"`
 	// The largest packet that gets through, in bytes from the IP header on.
 	PathMtu *int32 `protobuf:"varint,9,opt,name=path_mtu,json=pathMtu,proto3,oneof" json:"path_mtu,omitempty"`
 	// Larger packets vanish, and the sender is not told.
 	MtuBlackHole bool `protobuf:"varint,10,opt,name=mtu_black_hole,json=mtuBlackHole,proto3" json:"mtu_black_hole,omitempty"`
-	// By how much the target's clock is ahead, and how wrong that may be.
-	ClockAhead  *durationpb.Duration `protobuf:"bytes,11,opt,name=clock_ahead,json=clockAhead,proto3" json:"clock_ahead,omitempty"`
+	// By how much the target's clock is ahead; negative: it is behind.
+	ClockAhead *durationpb.Duration `protobuf:"bytes,11,opt,name=clock_ahead,json=clockAhead,proto3" json:"clock_ahead,omitempty"`
+	// How wrong clock_ahead may be.
 	ClockWithin *durationpb.Duration `protobuf:"bytes,12,opt,name=clock_within,json=clockWithin,proto3" json:"clock_within,omitempty"`
-	Cap         int64                `protobuf:"varint,13,opt,name=cap,proto3" json:"cap,omitempty"`
+	// Bits per second that were not exceeded; 0: none.
+	Cap int64 `protobuf:"varint,13,opt,name=cap,proto3" json:"cap,omitempty"`
 	// Absent without a cap.
 	CapReached *bool `protobuf:"varint,14,opt,name=cap_reached,json=capReached,proto3,oneof" json:"cap_reached,omitempty"`
 	// What replication sent beside the test, in bytes.
-	ReplicatedBytes int64          `protobuf:"varint,15,opt,name=replicated_bytes,json=replicatedBytes,proto3" json:"replicated_bytes,omitempty"`
-	Findings        []*LinkFinding `protobuf:"bytes,16,rep,name=findings,proto3" json:"findings,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	ReplicatedBytes int64 `protobuf:"varint,15,opt,name=replicated_bytes,json=replicatedBytes,proto3" json:"replicated_bytes,omitempty"`
+	// What follows from the figures.
+	Findings      []*LinkFinding `protobuf:"bytes,16,rep,name=findings,proto3" json:"findings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *LinkReport) Reset() {
@@ -337,12 +348,17 @@ func (x *LinkReport) GetFindings() []*LinkFinding {
 	return nil
 }
 
+// LinkSpread tells of durations that were measured several times.
 type LinkSpread struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Count         int32                  `protobuf:"varint,1,opt,name=count,proto3" json:"count,omitempty"`
-	Min           *durationpb.Duration   `protobuf:"bytes,2,opt,name=min,proto3" json:"min,omitempty"`
-	Median        *durationpb.Duration   `protobuf:"bytes,3,opt,name=median,proto3" json:"median,omitempty"`
-	Max           *durationpb.Duration   `protobuf:"bytes,4,opt,name=max,proto3" json:"max,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many were measured.
+	Count int32 `protobuf:"varint,1,opt,name=count,proto3" json:"count,omitempty"`
+	// The shortest.
+	Min *durationpb.Duration `protobuf:"bytes,2,opt,name=min,proto3" json:"min,omitempty"`
+	// Half of them were shorter.
+	Median *durationpb.Duration `protobuf:"bytes,3,opt,name=median,proto3" json:"median,omitempty"`
+	// The longest.
+	Max           *durationpb.Duration `protobuf:"bytes,4,opt,name=max,proto3" json:"max,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -408,14 +424,18 @@ func (x *LinkSpread) GetMax() *durationpb.Duration {
 // LinkWay is one direction.
 type LinkWay struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Bytes int64                  `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"`
-	Took  *durationpb.Duration   `protobuf:"bytes,2,opt,name=took,proto3" json:"took,omitempty"`
+	// Payload that arrived.
+	Bytes int64 `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// How long that took.
+	Took *durationpb.Duration `protobuf:"bytes,2,opt,name=took,proto3" json:"took,omitempty"`
 	// Without what TLS, TCP, IP and Ethernet add.
 	PayloadBitsPerSecond int64 `protobuf:"varint,3,opt,name=payload_bits_per_second,json=payloadBitsPerSecond,proto3" json:"payload_bits_per_second,omitempty"`
 	// As an Ethernet interface counts.
-	InterfaceBitsPerSecond int64   `protobuf:"varint,4,opt,name=interface_bits_per_second,json=interfaceBitsPerSecond,proto3" json:"interface_bits_per_second,omitempty"`
-	Segments               *uint64 `protobuf:"varint,5,opt,name=segments,proto3,oneof" json:"segments,omitempty"`
-	Retransmitted          *uint64 `protobuf:"varint,6,opt,name=retransmitted,proto3,oneof" json:"retransmitted,omitempty"`
+	InterfaceBitsPerSecond int64 `protobuf:"varint,4,opt,name=interface_bits_per_second,json=interfaceBitsPerSecond,proto3" json:"interface_bits_per_second,omitempty"`
+	// TCP segments that the sender counts; absent where its system does not tell.
+	Segments *uint64 `protobuf:"varint,5,opt,name=segments,proto3,oneof" json:"segments,omitempty"`
+	// Of those, segments that were sent again; absent where its system does not tell.
+	Retransmitted *uint64 `protobuf:"varint,6,opt,name=retransmitted,proto3,oneof" json:"retransmitted,omitempty"`
 	// Payload of a full-size segment, in bytes.
 	SegmentBytes  *uint32 `protobuf:"varint,7,opt,name=segment_bytes,json=segmentBytes,proto3,oneof" json:"segment_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -505,7 +525,8 @@ func (x *LinkWay) GetSegmentBytes() uint32 {
 type LinkFinding struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// ok or warning.
-	Level         string `protobuf:"bytes,1,opt,name=level,proto3" json:"level,omitempty"`
+	Level string `protobuf:"bytes,1,opt,name=level,proto3" json:"level,omitempty"`
+	// A sentence for an operator.
 	Text          string `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -22,6 +22,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// ShapingServiceGetRequest is what Get is asked.
 type ShapingServiceGetRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -58,9 +59,11 @@ func (*ShapingServiceGetRequest) Descriptor() ([]byte, []int) {
 	return file_holdfast_v1_shaping_proto_rawDescGZIP(), []int{0}
 }
 
+// ShapingServiceGetResponse is what Get answers.
 type ShapingServiceGetResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Shaping       *Shaping               `protobuf:"bytes,1,opt,name=shaping,proto3" json:"shaping,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As it stands now.
+	Shaping       *Shaping `protobuf:"bytes,1,opt,name=shaping,proto3" json:"shaping,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -105,8 +108,9 @@ func (x *ShapingServiceGetResponse) GetShaping() *Shaping {
 // Shaping is of all that leaves a VRA, counted as the interface counts: TLS, the headers
 // of Ethernet, IP and TCP, acknowledgements, and what is sent again.
 type Shaping struct {
-	state  protoimpl.MessageState `protogen:"open.v1"`
-	Policy *ShapingPolicy         `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What was configured, or set.
+	Policy *ShapingPolicy `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`
 	// It was set over the API, and is not that of the configuration.
 	Own bool `protobuf:"varint,2,opt,name=own,proto3" json:"own,omitempty"`
 	// What holds now, in bits a second; 0 is no cap.
@@ -116,10 +120,11 @@ type Shaping struct {
 	// Since when it is so, at most since the process started.
 	Since *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=since,proto3" json:"since,omitempty"`
 	// Bytes on the interface since the process started.
-	WireBytesTotal int64          `protobuf:"varint,6,opt,name=wire_bytes_total,json=wireBytesTotal,proto3" json:"wire_bytes_total,omitempty"`
-	Groups         []*ShapedGroup `protobuf:"bytes,7,rep,name=groups,proto3" json:"groups,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	WireBytesTotal int64 `protobuf:"varint,6,opt,name=wire_bytes_total,json=wireBytesTotal,proto3" json:"wire_bytes_total,omitempty"`
+	// All groups of this source.
+	Groups        []*ShapedGroup `protobuf:"bytes,7,rep,name=groups,proto3" json:"groups,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Shaping) Reset() {
@@ -201,6 +206,7 @@ func (x *Shaping) GetGroups() []*ShapedGroup {
 	return nil
 }
 
+// ShapingPolicy says how much may leave.
 type ShapingPolicy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Bits a second where no window says otherwise; 0 is no cap.
@@ -264,9 +270,11 @@ func (x *ShapingPolicy) GetZone() string {
 	return ""
 }
 
+// ShapedGroup is how a group fares under the cap.
 type ShapedGroup struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The group's name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// high, medium or low.
 	Priority string `protobuf:"bytes,2,opt,name=priority,proto3" json:"priority,omitempty"`
 	// The part of the last second or so in which it had something to send and only the cap held it.
@@ -335,16 +343,21 @@ func (x *ShapedGroup) GetHeldSecondsTotal() float64 {
 	return 0
 }
 
+// ShapingServiceSetRequest is what Set is asked.
 type ShapingServiceSetRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Begin with the configuration's policy, and forget what was set.
-	Defaults bool   `protobuf:"varint,1,opt,name=defaults,proto3" json:"defaults,omitempty"`
-	Cap      *int64 `protobuf:"varint,2,opt,name=cap,proto3,oneof" json:"cap,omitempty"`
-	// All windows; an empty list is none.
-	Windows        *ShapingWindows  `protobuf:"bytes,3,opt,name=windows,proto3" json:"windows,omitempty"`
-	Zone           *string          `protobuf:"bytes,4,opt,name=zone,proto3,oneof" json:"zone,omitempty"`
-	Priorities     []*GroupPriority `protobuf:"bytes,5,rep,name=priorities,proto3" json:"priorities,omitempty"`
-	IdempotencyKey string           `protobuf:"bytes,6,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	Defaults bool `protobuf:"varint,1,opt,name=defaults,proto3" json:"defaults,omitempty"`
+	// Bits a second where no window says otherwise; 0 is no cap. Absent: as it was.
+	Cap *int64 `protobuf:"varint,2,opt,name=cap,proto3,oneof" json:"cap,omitempty"`
+	// All windows; an empty list is none. Absent: as they were.
+	Windows *ShapingWindows `protobuf:"bytes,3,opt,name=windows,proto3" json:"windows,omitempty"`
+	// As in the policy. Absent: as it was.
+	Zone *string `protobuf:"bytes,4,opt,name=zone,proto3,oneof" json:"zone,omitempty"`
+	// Of the groups whose priority changes.
+	Priorities []*GroupPriority `protobuf:"bytes,5,rep,name=priorities,proto3" json:"priorities,omitempty"`
+	// Draw one for each call that is meant once; repetitions with it get the first answer.
+	IdempotencyKey string `protobuf:"bytes,6,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -421,9 +434,11 @@ func (x *ShapingServiceSetRequest) GetIdempotencyKey() string {
 	return ""
 }
 
+// ShapingWindows are the windows of a policy, so that none can be told from not given.
 type ShapingWindows struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Windows       []string               `protobuf:"bytes,1,rep,name=windows,proto3" json:"windows,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in the policy, in the order in which they are looked at.
+	Windows       []string `protobuf:"bytes,1,rep,name=windows,proto3" json:"windows,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -465,9 +480,11 @@ func (x *ShapingWindows) GetWindows() []string {
 	return nil
 }
 
+// GroupPriority says how important a group is beside the others of its source.
 type GroupPriority struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// The group's name.
+	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
 	// high, medium or low.
 	Priority      string `protobuf:"bytes,2,opt,name=priority,proto3" json:"priority,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -518,9 +535,11 @@ func (x *GroupPriority) GetPriority() string {
 	return ""
 }
 
+// ShapingServiceSetResponse is what Set answers.
 type ShapingServiceSetResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Shaping       *Shaping               `protobuf:"bytes,1,opt,name=shaping,proto3" json:"shaping,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As it holds from now on.
+	Shaping       *Shaping `protobuf:"bytes,1,opt,name=shaping,proto3" json:"shaping,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }

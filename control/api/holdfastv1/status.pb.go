@@ -22,6 +22,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// StatusServiceGetRequest is what Get is asked.
 type StatusServiceGetRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Only this group; empty asks for all.
@@ -67,15 +68,21 @@ func (x *StatusServiceGetRequest) GetGroup() string {
 	return ""
 }
 
+// StatusServiceGetResponse is what Get answers.
 type StatusServiceGetResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Who answers.
-	Site          string                 `protobuf:"bytes,1,opt,name=site,proto3" json:"site,omitempty"`
-	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
-	Version       string                 `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
-	Commit        string                 `protobuf:"bytes,4,opt,name=commit,proto3" json:"commit,omitempty"`
-	Started       *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=started,proto3" json:"started,omitempty"`
-	Groups        []*Group               `protobuf:"bytes,6,rep,name=groups,proto3" json:"groups,omitempty"`
+	// The site of the VRA that answers.
+	Site string `protobuf:"bytes,1,opt,name=site,proto3" json:"site,omitempty"`
+	// The VRA's id within its site.
+	Id string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	// The release that runs, or devel.
+	Version string `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
+	// What it was built from; a plus at its end: and changes to it.
+	Commit string `protobuf:"bytes,4,opt,name=commit,proto3" json:"commit,omitempty"`
+	// When the process began.
+	Started *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=started,proto3" json:"started,omitempty"`
+	// Groups that it is the source of, then those that it is the target of.
+	Groups        []*Group `protobuf:"bytes,6,rep,name=groups,proto3" json:"groups,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -155,7 +162,8 @@ func (x *StatusServiceGetResponse) GetGroups() []*Group {
 // Group is a group as one VRA sees it.
 type Group struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The group's name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// 16 hexadecimal digits, the same at both sites for all time.
 	Id string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
 	// "source" or "target".
@@ -177,31 +185,40 @@ type Group struct {
 	// is no rate to speak of.
 	EtaSeconds *float64 `protobuf:"fixed64,9,opt,name=eta_seconds,json=etaSeconds,proto3,oneof" json:"eta_seconds,omitempty"`
 	// Listed checkpoints that a user can open.
-	Checkpoints *int64      `protobuf:"varint,10,opt,name=checkpoints,proto3,oneof" json:"checkpoints,omitempty"`
-	Oldest      *Checkpoint `protobuf:"bytes,11,opt,name=oldest,proto3" json:"oldest,omitempty"`
-	Newest      *Checkpoint `protobuf:"bytes,12,opt,name=newest,proto3" json:"newest,omitempty"`
-	// Counters since the process started; each only rises.
-	GuestBytesTotal  int64 `protobuf:"varint,13,opt,name=guest_bytes_total,json=guestBytesTotal,proto3" json:"guest_bytes_total,omitempty"`
+	Checkpoints *int64 `protobuf:"varint,10,opt,name=checkpoints,proto3,oneof" json:"checkpoints,omitempty"`
+	// The oldest of them; absent when there is none, and at a source.
+	Oldest *Checkpoint `protobuf:"bytes,11,opt,name=oldest,proto3" json:"oldest,omitempty"`
+	// The newest of them; absent when there is none, and at a source.
+	Newest *Checkpoint `protobuf:"bytes,12,opt,name=newest,proto3" json:"newest,omitempty"`
+	// Bytes of guest writes answered by the filters. This and the other totals count since the process started; each only rises.
+	GuestBytesTotal int64 `protobuf:"varint,13,opt,name=guest_bytes_total,json=guestBytesTotal,proto3" json:"guest_bytes_total,omitempty"`
+	// Guest writes answered by the filters.
 	GuestWritesTotal int64 `protobuf:"varint,14,opt,name=guest_writes_total,json=guestWritesTotal,proto3" json:"guest_writes_total,omitempty"`
 	// Bytes on the wire as TLS sends them, out of this VRA at a source, into it at a target.
-	WireBytesTotal       int64 `protobuf:"varint,15,opt,name=wire_bytes_total,json=wireBytesTotal,proto3" json:"wire_bytes_total,omitempty"`
-	PackRawBytesTotal    int64 `protobuf:"varint,16,opt,name=pack_raw_bytes_total,json=packRawBytesTotal,proto3" json:"pack_raw_bytes_total,omitempty"`
+	WireBytesTotal int64 `protobuf:"varint,15,opt,name=wire_bytes_total,json=wireBytesTotal,proto3" json:"wire_bytes_total,omitempty"`
+	// Bytes of payload sealed at a source, received at a target, before compression.
+	PackRawBytesTotal int64 `protobuf:"varint,16,opt,name=pack_raw_bytes_total,json=packRawBytesTotal,proto3" json:"pack_raw_bytes_total,omitempty"`
+	// Bytes of the records that carry it.
 	PackStoredBytesTotal int64 `protobuf:"varint,17,opt,name=pack_stored_bytes_total,json=packStoredBytesTotal,proto3" json:"pack_stored_bytes_total,omitempty"`
-	// Sealed records sent or waiting and not yet acknowledged, and how much may stand there now: less
-	// than the group's own limit while the memory of all groups' windows is short.
+	// Bytes of sealed records that are sent or waiting, and not yet acknowledged.
 	WindowBytes int64 `protobuf:"varint,18,opt,name=window_bytes,json=windowBytes,proto3" json:"window_bytes,omitempty"`
+	// How much may stand there now, in bytes: less than the group's own limit while the memory of all groups' windows is short.
 	WindowLimit int64 `protobuf:"varint,19,opt,name=window_limit,json=windowLimit,proto3" json:"window_limit,omitempty"`
 	// Absent when no synchronisation runs.
-	Sync    *Sync     `protobuf:"bytes,20,opt,name=sync,proto3" json:"sync,omitempty"`
+	Sync *Sync `protobuf:"bytes,20,opt,name=sync,proto3" json:"sync,omitempty"`
+	// The disks of the group.
 	Volumes []*Volume `protobuf:"bytes,21,rep,name=volumes,proto3" json:"volumes,omitempty"`
-	// At a source: high, medium or low, and whether it is the cap that holds the group back.
-	Priority  string `protobuf:"bytes,22,opt,name=priority,proto3" json:"priority,omitempty"`
-	HeldByCap bool   `protobuf:"varint,23,opt,name=held_by_cap,json=heldByCap,proto3" json:"held_by_cap,omitempty"`
-	// At a source: auto, lz4 or none, as configured, and which of lz4 and raw batches are sealed with now.
+	// At a source: high, medium or low.
+	Priority string `protobuf:"bytes,22,opt,name=priority,proto3" json:"priority,omitempty"`
+	// At a source: it is the cap that holds the group back.
+	HeldByCap bool `protobuf:"varint,23,opt,name=held_by_cap,json=heldByCap,proto3" json:"held_by_cap,omitempty"`
+	// At a source: auto, lz4 or none, as configured.
 	Compression string `protobuf:"bytes,24,opt,name=compression,proto3" json:"compression,omitempty"`
-	Codec       string `protobuf:"bytes,25,opt,name=codec,proto3" json:"codec,omitempty"`
-	// At a source: data connections to the target that are up, and that are wanted at the moment.
-	Connections       int32 `protobuf:"varint,26,opt,name=connections,proto3" json:"connections,omitempty"`
+	// At a source: which of lz4 and raw batches are sealed with now.
+	Codec string `protobuf:"bytes,25,opt,name=codec,proto3" json:"codec,omitempty"`
+	// At a source: data connections to the target that are up.
+	Connections int32 `protobuf:"varint,26,opt,name=connections,proto3" json:"connections,omitempty"`
+	// At a source: data connections to the target that are wanted at the moment.
 	ConnectionsWanted int32 `protobuf:"varint,27,opt,name=connections_wanted,json=connectionsWanted,proto3" json:"connections_wanted,omitempty"`
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
@@ -493,9 +510,12 @@ func (x *Sync) GetBytesPerSecond() float64 {
 // Volume is one disk of a group.
 type Volume struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Id    uint32                 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
-	Bytes int64                  `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// Its name within the group.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Its number within the group, never given out twice.
+	Id uint32 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
+	// Its size.
+	Bytes int64 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
 	// Bytes marked in the dirty map: known to be lacking at the target. Absent as bytes_behind is.
 	DirtyBytes    *int64 `protobuf:"varint,4,opt,name=dirty_bytes,json=dirtyBytes,proto3,oneof" json:"dirty_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -563,8 +583,10 @@ func (x *Volume) GetDirtyBytes() int64 {
 // Checkpoint is a point that a group can be brought back to.
 type Checkpoint struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Time  *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
+	// A number in decimal, unique within the group; later ones are larger.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// When it was cut, by the source's clock.
+	Time *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
 	// What the user called it; empty for those the interval made.
 	Tag string `protobuf:"bytes,3,opt,name=tag,proto3" json:"tag,omitempty"`
 	// good, verifying or bad.

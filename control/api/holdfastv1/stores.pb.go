@@ -21,6 +21,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// StoresServiceListRequest is what List is asked.
 type StoresServiceListRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -57,22 +58,27 @@ func (*StoresServiceListRequest) Descriptor() ([]byte, []int) {
 	return file_holdfast_v1_stores_proto_rawDescGZIP(), []int{0}
 }
 
+// StoresServiceListResponse is what List answers.
 type StoresServiceListResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// none, local, or k+m as in 4+2.
-	Parity string   `protobuf:"bytes,1,opt,name=parity,proto3" json:"parity,omitempty"`
+	Parity string `protobuf:"bytes,1,opt,name=parity,proto3" json:"parity,omitempty"`
+	// Those of the set, and those that are only configured.
 	Stores []*Store `protobuf:"bytes,2,rep,name=stores,proto3" json:"stores,omitempty"`
 	// How many more stores may be lost; absent without a set of stores. Below zero something is lost.
 	Spare *int32 `protobuf:"varint,3,opt,name=spare,proto3,oneof" json:"spare,omitempty"`
 	// Why the stores are not well, a sentence for an operator; empty: they are.
 	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
-	Files  int64  `protobuf:"varint,5,opt,name=files,proto3" json:"files,omitempty"`
+	// Files that the set keeps.
+	Files int64 `protobuf:"varint,5,opt,name=files,proto3" json:"files,omitempty"`
 	// Files with fewer copies or shards than they should have.
 	Thin int64 `protobuf:"varint,6,opt,name=thin,proto3" json:"thin,omitempty"`
 	// What runs in the background: mend or scrub; empty: nothing.
-	Doing         string `protobuf:"bytes,7,opt,name=doing,proto3" json:"doing,omitempty"`
-	DoneFiles     int64  `protobuf:"varint,8,opt,name=done_files,json=doneFiles,proto3" json:"done_files,omitempty"`
-	TodoFiles     int64  `protobuf:"varint,9,opt,name=todo_files,json=todoFiles,proto3" json:"todo_files,omitempty"`
+	Doing string `protobuf:"bytes,7,opt,name=doing,proto3" json:"doing,omitempty"`
+	// Of what runs in the background: files that are done.
+	DoneFiles int64 `protobuf:"varint,8,opt,name=done_files,json=doneFiles,proto3" json:"done_files,omitempty"`
+	// Of what runs in the background: files that are still to do.
+	TodoFiles     int64 `protobuf:"varint,9,opt,name=todo_files,json=todoFiles,proto3" json:"todo_files,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -172,12 +178,15 @@ func (x *StoresServiceListResponse) GetTodoFiles() int64 {
 
 // Store is one folder.
 type Store struct {
-	state  protoimpl.MessageState `protogen:"open.v1"`
-	Folder string                 `protobuf:"bytes,1,opt,name=folder,proto3" json:"folder,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// An absolute path on the VRA's machine.
+	Folder string `protobuf:"bytes,1,opt,name=folder,proto3" json:"folder,omitempty"`
 	// in, out, retiring, rebuilding (added again), or stray: configured, and not of the set.
-	State  string `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	State string `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	// Why it is not in; empty when it is.
 	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
-	Files  int64  `protobuf:"varint,4,opt,name=files,proto3" json:"files,omitempty"`
+	// Files that have a copy or a shard there.
+	Files int64 `protobuf:"varint,4,opt,name=files,proto3" json:"files,omitempty"`
 	// Reads that failed since the start; other copies answered.
 	ReadErrors    int64 `protobuf:"varint,5,opt,name=read_errors,json=readErrors,proto3" json:"read_errors,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -249,10 +258,12 @@ func (x *Store) GetReadErrors() int64 {
 	return 0
 }
 
+// StoresServiceAddRequest is what Add is asked.
 type StoresServiceAddRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// An absolute path on the VRA's machine.
-	Folder         string `protobuf:"bytes,1,opt,name=folder,proto3" json:"folder,omitempty"`
+	Folder string `protobuf:"bytes,1,opt,name=folder,proto3" json:"folder,omitempty"`
+	// Draw one for each call that is meant once; repetitions with it get the first answer.
 	IdempotencyKey string `protobuf:"bytes,2,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
@@ -302,6 +313,7 @@ func (x *StoresServiceAddRequest) GetIdempotencyKey() string {
 	return ""
 }
 
+// StoresServiceAddResponse is what Add answers.
 type StoresServiceAddResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -338,10 +350,13 @@ func (*StoresServiceAddResponse) Descriptor() ([]byte, []int) {
 	return file_holdfast_v1_stores_proto_rawDescGZIP(), []int{4}
 }
 
+// StoresServiceRetireRequest is what Retire is asked.
 type StoresServiceRetireRequest struct {
-	state          protoimpl.MessageState `protogen:"open.v1"`
-	Folder         string                 `protobuf:"bytes,1,opt,name=folder,proto3" json:"folder,omitempty"`
-	IdempotencyKey string                 `protobuf:"bytes,2,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// An absolute path on the VRA's machine.
+	Folder string `protobuf:"bytes,1,opt,name=folder,proto3" json:"folder,omitempty"`
+	// Draw one for each call that is meant once; repetitions with it get the first answer.
+	IdempotencyKey string `protobuf:"bytes,2,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -390,6 +405,7 @@ func (x *StoresServiceRetireRequest) GetIdempotencyKey() string {
 	return ""
 }
 
+// StoresServiceRetireResponse is what Retire answers.
 type StoresServiceRetireResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields

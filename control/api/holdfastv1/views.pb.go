@@ -27,25 +27,33 @@ const (
 // the target, at the same places.
 type View struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Group string                 `protobuf:"bytes,2,opt,name=group,proto3" json:"group,omitempty"`
+	// Names it in calls; never used again.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The group's name.
+	Group string `protobuf:"bytes,2,opt,name=group,proto3" json:"group,omitempty"`
 	// The checkpoint's id, also when "latest" was asked for.
-	Checkpoint string                 `protobuf:"bytes,3,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
-	Opened     *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=opened,proto3" json:"opened,omitempty"`
-	Volumes    []*ViewVolume          `protobuf:"bytes,5,rep,name=volumes,proto3" json:"volumes,omitempty"`
-	Name       string                 `protobuf:"bytes,6,opt,name=name,proto3" json:"name,omitempty"`
-	ReadOnly   bool                   `protobuf:"varint,7,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
+	Checkpoint string `protobuf:"bytes,3,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	// When it was opened.
+	Opened *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=opened,proto3" json:"opened,omitempty"`
+	// The volumes that its checkpoint holds.
+	Volumes []*ViewVolume `protobuf:"bytes,5,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	// The label that it was given; may be empty.
+	Name string `protobuf:"bytes,6,opt,name=name,proto3" json:"name,omitempty"`
+	// It has no scratch: writes are refused.
+	ReadOnly bool `protobuf:"varint,7,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
 	// A production disk stands on it: it never gives way.
 	Live bool `protobuf:"varint,8,opt,name=live,proto3" json:"live,omitempty"`
-	// What its writes take, and may take at most; 0 is no limit.
+	// Bytes that its writes take.
 	ScratchBytes int64 `protobuf:"varint,9,opt,name=scratch_bytes,json=scratchBytes,proto3" json:"scratch_bytes,omitempty"`
+	// Bytes that its writes may take at most; 0 is no limit.
 	ScratchLimit int64 `protobuf:"varint,10,opt,name=scratch_limit,json=scratchLimit,proto3" json:"scratch_limit,omitempty"`
 	// Connections to its volumes.
 	Clients int32 `protobuf:"varint,11,opt,name=clients,proto3" json:"clients,omitempty"`
 	// good; full: a write failed because of the limit; damaged: its checkpoint is bad, or what was written to it is;
 	// failed: its scratch is, it may only be read; broken: it does not open; closed: it
 	// gave way. The last two have no volumes.
-	State         string `protobuf:"bytes,12,opt,name=state,proto3" json:"state,omitempty"`
+	State string `protobuf:"bytes,12,opt,name=state,proto3" json:"state,omitempty"`
+	// Why it is in that state, a sentence for an operator; empty when good.
 	Reason        string `protobuf:"bytes,13,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -172,10 +180,13 @@ func (x *View) GetReason() string {
 	return ""
 }
 
+// ViewVolume is a volume of a view.
 type ViewVolume struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Bytes int64                  `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// Its name within the group.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Its size.
+	Bytes int64 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
 	// Where to attach it, a URI as in the NBD URI specification.
 	Nbd           string `protobuf:"bytes,3,opt,name=nbd,proto3" json:"nbd,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -233,6 +244,7 @@ func (x *ViewVolume) GetNbd() string {
 	return ""
 }
 
+// ViewsServiceOpenRequest is what Open is asked.
 type ViewsServiceOpenRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty means the only group there is.
@@ -240,7 +252,8 @@ type ViewsServiceOpenRequest struct {
 	// A checkpoint's id, or "latest".
 	Checkpoint string `protobuf:"bytes,2,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
 	// Without scratch: writes are refused.
-	ReadOnly       bool   `protobuf:"varint,3,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
+	ReadOnly bool `protobuf:"varint,3,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
+	// Draw one for each call that is meant once; repetitions with it get the first answer.
 	IdempotencyKey string `protobuf:"bytes,4,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
 	// A label for people, of at most 63 bytes.
 	Name string `protobuf:"bytes,5,opt,name=name,proto3" json:"name,omitempty"`
@@ -341,9 +354,11 @@ func (x *ViewsServiceOpenRequest) GetPassing() bool {
 	return false
 }
 
+// ViewsServiceOpenResponse is what Open answers.
 type ViewsServiceOpenResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	View          *View                  `protobuf:"bytes,1,opt,name=view,proto3" json:"view,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As it is served.
+	View          *View `protobuf:"bytes,1,opt,name=view,proto3" json:"view,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -385,6 +400,7 @@ func (x *ViewsServiceOpenResponse) GetView() *View {
 	return nil
 }
 
+// ViewsServiceListRequest is what List is asked.
 type ViewsServiceListRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty means all groups.
@@ -430,9 +446,11 @@ func (x *ViewsServiceListRequest) GetGroup() string {
 	return ""
 }
 
+// ViewsServiceListResponse is what List answers.
 type ViewsServiceListResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Views         []*View                `protobuf:"bytes,1,rep,name=views,proto3" json:"views,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Also those that ended by themselves.
+	Views         []*View `protobuf:"bytes,1,rep,name=views,proto3" json:"views,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -474,10 +492,13 @@ func (x *ViewsServiceListResponse) GetViews() []*View {
 	return nil
 }
 
+// ViewsServiceCloseRequest is what Close is asked.
 type ViewsServiceCloseRequest struct {
-	state          protoimpl.MessageState `protogen:"open.v1"`
-	Id             string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	IdempotencyKey string                 `protobuf:"bytes,2,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The view's id.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Draw one for each call that is meant once; repetitions with it get the first answer.
+	IdempotencyKey string `protobuf:"bytes,2,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -526,6 +547,7 @@ func (x *ViewsServiceCloseRequest) GetIdempotencyKey() string {
 	return ""
 }
 
+// ViewsServiceCloseResponse is what Close answers.
 type ViewsServiceCloseResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields

@@ -52,16 +52,24 @@ const (
 // CheckpointsServiceClient is a client for the holdfast.v1.CheckpointsService service.
 type CheckpointsServiceClient interface {
 	// List returns the listed checkpoints of a group, by pages.
+	// Errors: invalid_argument for a page token or a state that is none of ours.
 	List(context.Context, *holdfastv1.CheckpointsServiceListRequest) (*holdfastv1.CheckpointsServiceListResponse, error)
 	// Get returns one checkpoint.
+	// Errors: not_found when there is no such checkpoint, or no more.
 	Get(context.Context, *holdfastv1.CheckpointsServiceGetRequest) (*holdfastv1.CheckpointsServiceGetResponse, error)
 	// Tag gives a checkpoint a tag in place of the one it has.
+	// Errors: not_found when there is no such checkpoint; invalid_argument for a tag that cannot be
+	// shown; resource_exhausted when the group has as many tags and pins as it may have.
 	Tag(context.Context, *holdfastv1.CheckpointsServiceTagRequest) (*holdfastv1.CheckpointsServiceTagResponse, error)
 	// Pin keeps a checkpoint, whatever its age.
+	// Errors: as of Tag.
 	Pin(context.Context, *holdfastv1.CheckpointsServicePinRequest) (*holdfastv1.CheckpointsServicePinResponse, error)
 	// Unpin lets a checkpoint go with the others of its age.
+	// Errors: not_found when there is no such checkpoint.
 	Unpin(context.Context, *holdfastv1.CheckpointsServiceUnpinRequest) (*holdfastv1.CheckpointsServiceUnpinResponse, error)
 	// Create cuts a checkpoint now and answers once it is listed at the target.
+	// Errors: failed_precondition when the group is paused, or a freeze is asked for and no commands are
+	// configured; unavailable when it is not listed within the time of the call: it may be later.
 	Create(context.Context, *holdfastv1.CheckpointsServiceCreateRequest) (*holdfastv1.CheckpointsServiceCreateResponse, error)
 }
 
@@ -182,16 +190,24 @@ func (c *checkpointsServiceClient) Create(ctx context.Context, req *holdfastv1.C
 // CheckpointsServiceHandler is an implementation of the holdfast.v1.CheckpointsService service.
 type CheckpointsServiceHandler interface {
 	// List returns the listed checkpoints of a group, by pages.
+	// Errors: invalid_argument for a page token or a state that is none of ours.
 	List(context.Context, *holdfastv1.CheckpointsServiceListRequest) (*holdfastv1.CheckpointsServiceListResponse, error)
 	// Get returns one checkpoint.
+	// Errors: not_found when there is no such checkpoint, or no more.
 	Get(context.Context, *holdfastv1.CheckpointsServiceGetRequest) (*holdfastv1.CheckpointsServiceGetResponse, error)
 	// Tag gives a checkpoint a tag in place of the one it has.
+	// Errors: not_found when there is no such checkpoint; invalid_argument for a tag that cannot be
+	// shown; resource_exhausted when the group has as many tags and pins as it may have.
 	Tag(context.Context, *holdfastv1.CheckpointsServiceTagRequest) (*holdfastv1.CheckpointsServiceTagResponse, error)
 	// Pin keeps a checkpoint, whatever its age.
+	// Errors: as of Tag.
 	Pin(context.Context, *holdfastv1.CheckpointsServicePinRequest) (*holdfastv1.CheckpointsServicePinResponse, error)
 	// Unpin lets a checkpoint go with the others of its age.
+	// Errors: not_found when there is no such checkpoint.
 	Unpin(context.Context, *holdfastv1.CheckpointsServiceUnpinRequest) (*holdfastv1.CheckpointsServiceUnpinResponse, error)
 	// Create cuts a checkpoint now and answers once it is listed at the target.
+	// Errors: failed_precondition when the group is paused, or a freeze is asked for and no commands are
+	// configured; unavailable when it is not listed within the time of the call: it may be later.
 	Create(context.Context, *holdfastv1.CheckpointsServiceCreateRequest) (*holdfastv1.CheckpointsServiceCreateResponse, error)
 }
 

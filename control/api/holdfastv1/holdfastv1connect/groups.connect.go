@@ -63,6 +63,7 @@ type GroupsServiceClient interface {
 	GetRetention(context.Context, *holdfastv1.GroupsServiceGetRetentionRequest) (*holdfastv1.GroupsServiceGetRetentionResponse, error)
 	// SetRetention changes that for a group, durably. It takes effect at once: history that
 	// is too long or too large from then on goes.
+	// Errors: invalid_argument for a policy that contradicts itself, or when nothing is to change.
 	SetRetention(context.Context, *holdfastv1.GroupsServiceSetRetentionRequest) (*holdfastv1.GroupsServiceSetRetentionResponse, error)
 	// Verify tells how the reading back of a target's group stands, and has all of it read now
 	// when start is set. It does not wait.
@@ -74,11 +75,14 @@ type GroupsServiceClient interface {
 	// Resume ends that: what was marked is sent.
 	Resume(context.Context, *holdfastv1.GroupsServiceResumeRequest) (*holdfastv1.GroupsServiceResumeResponse, error)
 	// Sync has volumes sent again as a whole, whatever is marked. It does not wait.
+	// Errors: not_found when there is no such volume.
 	Sync(context.Context, *holdfastv1.GroupsServiceSyncRequest) (*holdfastv1.GroupsServiceSyncResponse, error)
 	// AddVolume adds a volume to a group that runs, durably. It does not wait: the volume is read
 	// once its filter is there, and stands in checkpoints when all of it is at the target.
+	// Errors: invalid_argument for a name, id or socket that is taken or malformed.
 	AddVolume(context.Context, *holdfastv1.GroupsServiceAddVolumeRequest) (*holdfastv1.GroupsServiceAddVolumeResponse, error)
 	// RemoveVolume takes a volume out of a group that runs, for good. Checkpoints that hold it stay.
+	// Errors: not_found when there is no such volume; failed_precondition when it is the last one.
 	RemoveVolume(context.Context, *holdfastv1.GroupsServiceRemoveVolumeRequest) (*holdfastv1.GroupsServiceRemoveVolumeResponse, error)
 }
 
@@ -250,6 +254,7 @@ type GroupsServiceHandler interface {
 	GetRetention(context.Context, *holdfastv1.GroupsServiceGetRetentionRequest) (*holdfastv1.GroupsServiceGetRetentionResponse, error)
 	// SetRetention changes that for a group, durably. It takes effect at once: history that
 	// is too long or too large from then on goes.
+	// Errors: invalid_argument for a policy that contradicts itself, or when nothing is to change.
 	SetRetention(context.Context, *holdfastv1.GroupsServiceSetRetentionRequest) (*holdfastv1.GroupsServiceSetRetentionResponse, error)
 	// Verify tells how the reading back of a target's group stands, and has all of it read now
 	// when start is set. It does not wait.
@@ -261,11 +266,14 @@ type GroupsServiceHandler interface {
 	// Resume ends that: what was marked is sent.
 	Resume(context.Context, *holdfastv1.GroupsServiceResumeRequest) (*holdfastv1.GroupsServiceResumeResponse, error)
 	// Sync has volumes sent again as a whole, whatever is marked. It does not wait.
+	// Errors: not_found when there is no such volume.
 	Sync(context.Context, *holdfastv1.GroupsServiceSyncRequest) (*holdfastv1.GroupsServiceSyncResponse, error)
 	// AddVolume adds a volume to a group that runs, durably. It does not wait: the volume is read
 	// once its filter is there, and stands in checkpoints when all of it is at the target.
+	// Errors: invalid_argument for a name, id or socket that is taken or malformed.
 	AddVolume(context.Context, *holdfastv1.GroupsServiceAddVolumeRequest) (*holdfastv1.GroupsServiceAddVolumeResponse, error)
 	// RemoveVolume takes a volume out of a group that runs, for good. Checkpoints that hold it stay.
+	// Errors: not_found when there is no such volume; failed_precondition when it is the last one.
 	RemoveVolume(context.Context, *holdfastv1.GroupsServiceRemoveVolumeRequest) (*holdfastv1.GroupsServiceRemoveVolumeResponse, error)
 }
 

@@ -41,6 +41,9 @@ const (
 type LinksServiceClient interface {
 	// Test measures a link. It uses connections of its own, and a bounded share of the
 	// link: replication goes on beside it. The last message carries the report.
+	// Errors: invalid_argument for more than the most; failed_precondition when the cap of the site is
+	// lower than the one that is asked for, or the ends refuse each other; unavailable while another test of the link
+	// runs, or the target does not answer; unimplemented when the target is of an older release.
 	Test(context.Context, *holdfastv1.LinksServiceTestRequest) (*connect.ServerStreamForClient[holdfastv1.LinksServiceTestResponse], error)
 }
 
@@ -78,6 +81,9 @@ func (c *linksServiceClient) Test(ctx context.Context, req *holdfastv1.LinksServ
 type LinksServiceHandler interface {
 	// Test measures a link. It uses connections of its own, and a bounded share of the
 	// link: replication goes on beside it. The last message carries the report.
+	// Errors: invalid_argument for more than the most; failed_precondition when the cap of the site is
+	// lower than the one that is asked for, or the ends refuse each other; unavailable while another test of the link
+	// runs, or the target does not answer; unimplemented when the target is of an older release.
 	Test(context.Context, *holdfastv1.LinksServiceTestRequest, *connect.ServerStream[holdfastv1.LinksServiceTestResponse]) error
 }
 

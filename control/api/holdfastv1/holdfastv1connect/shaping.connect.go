@@ -41,8 +41,11 @@ const (
 
 // ShapingServiceClient is a client for the holdfast.v1.ShapingService service.
 type ShapingServiceClient interface {
+	// Get tells what holds now, and what came of it.
 	Get(context.Context, *holdfastv1.ShapingServiceGetRequest) (*holdfastv1.ShapingServiceGetResponse, error)
 	// Set changes what is given and leaves the rest. It holds at once, and over restarts.
+	// Errors: invalid_argument for a policy that contradicts itself, or when nothing is to change; not_found
+	// for a group that is not here.
 	Set(context.Context, *holdfastv1.ShapingServiceSetRequest) (*holdfastv1.ShapingServiceSetResponse, error)
 }
 
@@ -98,8 +101,11 @@ func (c *shapingServiceClient) Set(ctx context.Context, req *holdfastv1.ShapingS
 
 // ShapingServiceHandler is an implementation of the holdfast.v1.ShapingService service.
 type ShapingServiceHandler interface {
+	// Get tells what holds now, and what came of it.
 	Get(context.Context, *holdfastv1.ShapingServiceGetRequest) (*holdfastv1.ShapingServiceGetResponse, error)
 	// Set changes what is given and leaves the rest. It holds at once, and over restarts.
+	// Errors: invalid_argument for a policy that contradicts itself, or when nothing is to change; not_found
+	// for a group that is not here.
 	Set(context.Context, *holdfastv1.ShapingServiceSetRequest) (*holdfastv1.ShapingServiceSetResponse, error)
 }
 

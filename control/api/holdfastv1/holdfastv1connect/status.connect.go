@@ -39,6 +39,7 @@ const (
 
 // StatusServiceClient is a client for the holdfast.v1.StatusService service.
 type StatusServiceClient interface {
+	// Get tells of the VRA that is asked, and of its groups.
 	Get(context.Context, *holdfastv1.StatusServiceGetRequest) (*holdfastv1.StatusServiceGetResponse, error)
 }
 
@@ -78,6 +79,7 @@ func (c *statusServiceClient) Get(ctx context.Context, req *holdfastv1.StatusSer
 
 // StatusServiceHandler is an implementation of the holdfast.v1.StatusService service.
 type StatusServiceHandler interface {
+	// Get tells of the VRA that is asked, and of its groups.
 	Get(context.Context, *holdfastv1.StatusServiceGetRequest) (*holdfastv1.StatusServiceGetResponse, error)
 }
 

@@ -43,10 +43,14 @@ const (
 
 // StoresServiceClient is a client for the holdfast.v1.StoresService service.
 type StoresServiceClient interface {
+	// List tells of the stores and how well they are.
 	List(context.Context, *holdfastv1.StoresServiceListRequest) (*holdfastv1.StoresServiceListResponse, error)
 	// Add takes an empty folder into the set. What lies too thin is moved to it in the background.
+	// Errors: failed_precondition when the journal is in one folder, or the folder is not empty; not_found
+	// when it is not there.
 	Add(context.Context, *holdfastv1.StoresServiceAddRequest) (*holdfastv1.StoresServiceAddResponse, error)
 	// Retire has everything moved off a store in the background, and then lets go of it.
+	// Errors: not_found when it is no store of the set; failed_precondition when the others are too few.
 	Retire(context.Context, *holdfastv1.StoresServiceRetireRequest) (*holdfastv1.StoresServiceRetireResponse, error)
 }
 
@@ -118,10 +122,14 @@ func (c *storesServiceClient) Retire(ctx context.Context, req *holdfastv1.Stores
 
 // StoresServiceHandler is an implementation of the holdfast.v1.StoresService service.
 type StoresServiceHandler interface {
+	// List tells of the stores and how well they are.
 	List(context.Context, *holdfastv1.StoresServiceListRequest) (*holdfastv1.StoresServiceListResponse, error)
 	// Add takes an empty folder into the set. What lies too thin is moved to it in the background.
+	// Errors: failed_precondition when the journal is in one folder, or the folder is not empty; not_found
+	// when it is not there.
 	Add(context.Context, *holdfastv1.StoresServiceAddRequest) (*holdfastv1.StoresServiceAddResponse, error)
 	// Retire has everything moved off a store in the background, and then lets go of it.
+	// Errors: not_found when it is no store of the set; failed_precondition when the others are too few.
 	Retire(context.Context, *holdfastv1.StoresServiceRetireRequest) (*holdfastv1.StoresServiceRetireResponse, error)
 }
 

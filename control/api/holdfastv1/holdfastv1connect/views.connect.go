@@ -43,7 +43,11 @@ const (
 
 // ViewsServiceClient is a client for the holdfast.v1.ViewsService service.
 type ViewsServiceClient interface {
+	// Open makes a view and serves it, before it answers.
+	// Errors: not_found when there is no such checkpoint; data_loss when it is bad; resource_exhausted when
+	// there are as many views as there may be, or no room for one; invalid_argument for what cannot be meant.
 	Open(context.Context, *holdfastv1.ViewsServiceOpenRequest) (*holdfastv1.ViewsServiceOpenResponse, error)
+	// List tells of all views, also of those that ended by themselves.
 	List(context.Context, *holdfastv1.ViewsServiceListRequest) (*holdfastv1.ViewsServiceListResponse, error)
 	// Close ends a view and drops its scratch. A view that is not there is NOT_FOUND.
 	Close(context.Context, *holdfastv1.ViewsServiceCloseRequest) (*holdfastv1.ViewsServiceCloseResponse, error)
@@ -117,7 +121,11 @@ func (c *viewsServiceClient) Close(ctx context.Context, req *holdfastv1.ViewsSer
 
 // ViewsServiceHandler is an implementation of the holdfast.v1.ViewsService service.
 type ViewsServiceHandler interface {
+	// Open makes a view and serves it, before it answers.
+	// Errors: not_found when there is no such checkpoint; data_loss when it is bad; resource_exhausted when
+	// there are as many views as there may be, or no room for one; invalid_argument for what cannot be meant.
 	Open(context.Context, *holdfastv1.ViewsServiceOpenRequest) (*holdfastv1.ViewsServiceOpenResponse, error)
+	// List tells of all views, also of those that ended by themselves.
 	List(context.Context, *holdfastv1.ViewsServiceListRequest) (*holdfastv1.ViewsServiceListResponse, error)
 	// Close ends a view and drops its scratch. A view that is not there is NOT_FOUND.
 	Close(context.Context, *holdfastv1.ViewsServiceCloseRequest) (*holdfastv1.ViewsServiceCloseResponse, error)
