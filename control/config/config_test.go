@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -240,6 +241,8 @@ func TestMistakes(t *testing.T) {
 			_, err = LoadVRA(file)
 		case "filter":
 			_, err = LoadFilter(file)
+		case "machines":
+			_, err = LoadMachines(file)
 		case "context":
 			_, err = LoadContext(file)
 		default:
@@ -308,4 +311,51 @@ func TestSpan(t *testing.T) {
 	for _, bad := range []string{"", "d", "1", "-1d", "+1d", "1.5d", "1d1d", "1h1d", "1ms", "1.5h", "99999999d", "1d-1h"} {
 		f(bad, "error")
 	}
+}
+
+func TestWait(t *testing.T) {
+	for _, good := range []string{"", "serial:login:", "serial: ", "tcp:127.0.0.1:80", "tcp:[::1]:80", "script:/bin/true"} {
+		w, err := ParseWait(good)
+		if err != nil || w.String() != good {
+			t.Errorf("%q is %+v, %v", good, w, err)
+		}
+		text, err := w.MarshalText()
+		var back Wait
+		if err := errors.Join(err, back.UnmarshalText(text)); err != nil || back != w {
+			t.Errorf("%q is read back as %+v, %v", good, back, err)
+		}
+	}
+	for _, bad := range []string{"login", "serial:", "tcp:", "tcp:80", "tcp:host:", "script:", "script:bin/true", "nothing:x", ":x"} {
+		if w, err := ParseWait(bad); err == nil {
+			t.Errorf("%q is %+v", bad, w)
+		}
+	}
+}
+
+func TestMachinesDefaults(t *testing.T) {
+	c, err := LoadMachines("testdata/machines-good.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	web := c.Machines[1]
+	want := Machine{Name: "web1", Memory: 512 << 20, CPUs: 1, Firmware: "bios", Disks: []string{"web1"}, Kernel: "/boot/vmlinuz", Initrd: "/boot/initrd",
+		Cmdline: "console=ttyS0", Boot: 2, Delay: Duration(10 * time.Second), Before: Script{Time: Duration(time.Minute)}, After: Script{Time: Duration(time.Minute)},
+		Wait: Wait{WaitTCP, "127.0.0.1:5432"}, WaitTime: Duration(5 * time.Minute), Source: MachineSource{Time: Duration(2 * time.Minute)}}
+	if !reflect.DeepEqual(web, want) {
+		t.Errorf("%+v\nwant %+v", web, want)
+	}
+	if db := c.Machines[0]; db.Before.Time.D() != 10*time.Second || db.Source.Time.D() != 30*time.Second || db.CPUs != 2 {
+		t.Errorf("%+v", db)
+	}
+}
+
+func TestRecoveryFolder(t *testing.T) {
+	f := func(c Context, want string) {
+		t.Helper()
+		if got, err := c.RecoveryFolder("/lab/context.yaml"); err != nil || got != want {
+			t.Errorf("%s, %v, want %s", got, err, want)
+		}
+	}
+	f(Context{}, "/lab/recovery")
+	f(Context{Recovery: "/var/lib/holdfast/recovery"}, "/var/lib/holdfast/recovery")
 }

@@ -1,6 +1,9 @@
 package config
 
-import "fmt"
+import (
+	"fmt"
+	"path/filepath"
+)
 
 // Context tells the user's command whom to speak to.
 type Context struct {
@@ -10,6 +13,10 @@ type Context struct {
 	VRAs []ContextVRA `yaml:"vras"`
 	// Filters are the files of the vra-filters of this host.
 	Filters []string `yaml:"filters,omitempty"`
+	// Machines is the file of the group's machines, for recovery.
+	Machines string `yaml:"machines,omitempty"`
+	// Recovery is the folder of recovery's jobs and reports; by default recovery, beside the context.
+	Recovery string `yaml:"recovery,omitempty"`
 	// Lab is the folder of the lab this context belongs to; empty outside a lab.
 	Lab string `yaml:"lab,omitempty"`
 	// Ports are the TCP ports that the lab listens on, by their use.
@@ -55,10 +62,24 @@ func (c *Context) Validate() error {
 		m.path(at, f)
 		unique(&m, files, at, f, "")
 	}
+	for _, f := range []struct{ key, path string }{{"machines", c.Machines}, {"recovery", c.Recovery}} {
+		if f.path != "" {
+			m.path(f.key, f.path)
+		}
+	}
 	if c.Lab != "" {
 		m.path("lab", c.Lab)
 	}
 	return m.err()
+}
+
+// RecoveryFolder is that of recovery's jobs, for a context that was loaded from path.
+func (c *Context) RecoveryFolder(path string) (string, error) {
+	if c.Recovery != "" {
+		return c.Recovery, nil
+	}
+	path, err := filepath.Abs(path)
+	return filepath.Join(filepath.Dir(path), "recovery"), err
 }
 
 // Socket is where the VRA of a role answers.

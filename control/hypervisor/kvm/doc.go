@@ -25,4 +25,6 @@
 //
 // While a disk is attached, block jobs, snapshots and bitmaps that others start by the name
 // of the old node see none of the guest's writes: detach first.
+//
+// Local is the driver of this host's QEMU for recovery: it makes machines of definitions, and runs them.
 package kvm

@@ -1,0 +1,103 @@
+// Package hypervisor says what recovery asks of whatever runs virtual machines: to define a
+// machine on given disks, start and stop it, and show what it does. There is one driver a
+// hypervisor below it; what they share is here.
+//
+// What a caller may rely on, of every driver:
+//   - All calls may be made again: defining what is defined, starting what runs, stopping what
+//     stands and undefining what is not there succeed and change nothing. So a caller that was
+//     killed in the middle carries the same call out again.
+//   - A machine outlives the process that started it.
+//   - A machine never has a disk or network that its definition does not name.
+package hypervisor
+
+import (
+	"context"
+	"errors"
+)
+
+// Hypervisor runs machines. Calls for different machines may run concurrently.
+type Hypervisor interface {
+	// Check says why a definition would be refused, whatever its disks.
+	Check(Machine) error
+	// Define makes a machine known, stopped. Another definition under the name of one that
+	// runs is refused.
+	Define(context.Context, Machine) error
+	// Start returns once the machine carries out instructions.
+	Start(ctx context.Context, name string) error
+	// Stop returns once the machine is off. Gracefully, it asks the guest and waits as long as ctx
+	// allows: what comes then is the caller's. By force, it cuts the power.
+	Stop(ctx context.Context, name string, how How) error
+	// State is Absent for what is not defined.
+	State(ctx context.Context, name string) (State, error)
+	// Screenshot returns a PNG of the console.
+	Screenshot(ctx context.Context, name string) ([]byte, error)
+	// Serial returns what the machine has said on its first serial port since it was defined,
+	// from the byte at off on; nothing when it has said nothing more.
+	Serial(ctx context.Context, name string, off int64) ([]byte, error)
+	// Undefine forgets a machine that is off.
+	Undefine(ctx context.Context, name string) error
+}
+
+// ErrAbsent says that no machine of that name is defined.
+var ErrAbsent = errors.New("no such machine")
+
+// How a machine is stopped.
+type How string
+
+// The ways.
+const (
+	Gracefully How = "graceful"
+	ByForce    How = "force"
+)
+
+// State of a machine.
+type State string
+
+// The states. A guest that crashed or was paused from outside is Paused.
+const (
+	Absent  State = "absent"
+	Off     State = "off"
+	Running State = "running"
+	Paused  State = "paused"
+)
+
+// Machine is a definition.
+type Machine struct {
+	Name        string    `json:"name"`
+	MemoryBytes int64     `json:"memory_bytes"` // whole MiB
+	CPUs        int       `json:"cpus"`
+	Firmware    Firmware  `json:"firmware"`
+	Disks       []Disk    `json:"disks"`    // in the guest's order
+	Networks    []Network `json:"networks"` // none: no network
+	// A kernel that the hypervisor loads itself, for guests without a boot loader; paths of this host.
+	Kernel  string `json:"kernel,omitempty"`
+	Initrd  string `json:"initrd,omitempty"`
+	Cmdline string `json:"cmdline,omitempty"`
+	// Extra are options of the driver's own, which it may refuse.
+	Extra []string `json:"extra,omitempty"`
+}
+
+// Firmware a machine starts with.
+type Firmware string
+
+// The kinds.
+const (
+	BIOS Firmware = "bios"
+	UEFI Firmware = "uefi"
+)
+
+// Disk is a disk of a machine.
+type Disk struct {
+	Volume string `json:"volume"`
+	// NBD is where it is served: nbd+unix:///EXPORT?socket=PATH.
+	NBD string `json:"nbd"`
+}
+
+// Network is an interface of a machine.
+type Network struct {
+	MAC string `json:"mac,omitempty"` // the hypervisor's choice when empty
+	// Bridge it is connected to; empty: isolated, so that nothing but what Forward names gets in or out.
+	Bridge string `json:"bridge,omitempty"`
+	// Forward leads TCP ports of this host into an isolated network, each as HOST:PORT=GUEST:PORT.
+	Forward []string `json:"forward,omitempty"`
+}

@@ -1,0 +1,254 @@
+package kvm
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"image/png"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/control/hypervisor"
+)
+
+// bootSector says HELLO on the first serial port, and turns the machine off when its power button is pressed.
+var bootSector = append(slices.Concat([]byte{
+	0x31, 0xc0, 0x8e, 0xd8, 0xfc, // ds = 0, upwards
+	0xba, 0x02, 0x06, 0xb8, 0x00, 0x01, 0xef, // the power button counts
+	0xbe, 0x31, 0x7c, // each byte of what stands behind
+	0xac, 0x84, 0xc0, 0x74, 0x06, 0xba, 0xf8, 0x03, 0xee, 0xeb, 0xf5,
+	0xba, 0x00, 0x06, 0xed, 0xf6, 0xc4, 0x01, 0x74, 0xf7, // until it is pressed
+	0xba, 0x04, 0x06, 0xb8, 0x00, 0x20, 0xef, // off
+	0xeb, 0xfe, 0, 0, 0, 0, 0,
+}, []byte("HELLO\n"), make([]byte, 510-49-6)), 0x55, 0xaa)
+
+// served has a disk with the boot sector served over NBD, as a view is.
+func served(t *testing.T) hypervisor.Disk {
+	t.Helper()
+	for _, name := range []string{DefaultQEMU, "qemu-nbd"} {
+		if _, err := exec.LookPath(name); err != nil {
+			t.Skip(name + " is not there; install it: apt-get install qemu-system-x86 qemu-utils")
+		}
+	}
+	dir, err := os.MkdirTemp("", "hf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	disk, socket := filepath.Join(dir, "disk"), filepath.Join(dir, "nbd")
+	if err := os.WriteFile(disk, append(bytes.Clone(bootSector), make([]byte, 1<<20-512)...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := exec.Command("qemu-nbd", "--persistent", "--socket", socket, "-x", "data", "-f", "raw", disk)
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Process.Kill(); c.Wait(); os.RemoveAll(dir) })
+	until(t, "qemu-nbd listens", func() bool { _, err := os.Stat(socket); return err == nil })
+	return hypervisor.Disk{Volume: "data", NBD: "nbd+unix:///data?socket=" + socket}
+}
+
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	late := time.NewTimer(30 * time.Second)
+	defer late.Stop()
+	tick := time.NewTicker(look)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-late.C:
+			t.Fatalf("not within 30 s: %s", what)
+		}
+	}
+}
+
+// TestLocal takes a real machine through its life, each call twice, and by two drivers that know
+// nothing of one another: whoever comes after a kill carries on.
+func TestLocal(t *testing.T) {
+	disk := served(t)
+	// Deeper than a socket's path can be.
+	dir := filepath.Join(t.TempDir(), strings.Repeat("deep/", 30))
+	drivers := make([]*Local, 2)
+	for i := range drivers {
+		var err error
+		if drivers[i], err = NewLocal(dir, DefaultQEMU); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m := hypervisor.Machine{Name: "web1", MemoryBytes: 32 << 20, CPUs: 1, Firmware: hypervisor.BIOS, Disks: []hypervisor.Disk{disk}, Networks: []hypervisor.Network{{MAC: "52:54:00:00:00:01"}}}
+	ctx := t.Context()
+	each := func(what string, do func(l *Local) error) {
+		t.Helper()
+		for _, l := range drivers {
+			if err := do(l); err != nil {
+				t.Fatalf("%s: %v", what, err)
+			}
+		}
+	}
+	state := func(want hypervisor.State) {
+		t.Helper()
+		each("state", func(l *Local) error {
+			got, err := l.State(ctx, "web1")
+			if err == nil && got != want {
+				t.Errorf("it is %s, want %s", got, want)
+			}
+			return err
+		})
+	}
+	start := func(l *Local) error { return l.Start(ctx, "web1") }
+	stop := func(how hypervisor.How) func(l *Local) error {
+		return func(l *Local) error { return l.Stop(ctx, "web1", how) }
+	}
+	state(hypervisor.Absent)
+	each("stop what is not there", stop(hypervisor.ByForce))
+	if err := start(drivers[0]); !errors.Is(err, hypervisor.ErrAbsent) {
+		t.Errorf("started what is not there: %v", err)
+	}
+	each("define", func(l *Local) error { return l.Define(ctx, m) })
+	state(hypervisor.Off)
+	if p, err := drivers[0].Serial(ctx, "web1", 0); err != nil || p != nil {
+		t.Errorf("before it was started it said %q, %v", p, err)
+	}
+	t.Cleanup(func() { drivers[0].Stop(context.Background(), "web1", hypervisor.ByForce) })
+	each("start", start)
+	state(hypervisor.Running)
+	said := func() string { p, _ := drivers[1].Serial(ctx, "web1", 0); return string(p) }
+	until(t, "the guest says HELLO", func() bool { return said() == "HELLO\n" })
+	if p, err := drivers[0].Serial(ctx, "web1", 3); err != nil || string(p) != "LO\n" {
+		t.Errorf("from 3 on it said %q, %v", p, err)
+	}
+	shot, err := drivers[0].Screenshot(ctx, "web1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if picture, err := png.Decode(bytes.NewReader(shot)); err != nil || picture.Bounds().Dx() < 320 {
+		t.Errorf("a picture of %d bytes: %v", len(shot), err)
+	}
+	other := m
+	other.CPUs = 2
+	if err := drivers[0].Define(ctx, other); err == nil || !strings.Contains(err.Error(), "another definition") {
+		t.Errorf("defined anew while it runs: %v", err)
+	}
+	if err := drivers[0].Undefine(ctx, "web1"); err == nil || !strings.Contains(err.Error(), "not off") {
+		t.Errorf("undefined while it runs: %v", err)
+	}
+	mon, err := monitor(ctx, filepath.Join(dir, "web1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := mon.Do(ctx, Command{Execute: "stop"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	mon.Close()
+	state(hypervisor.Paused)
+	if err := drivers[0].Stop(ctx, "web1", hypervisor.Gracefully); err == nil || !strings.Contains(err.Error(), "would not hear") {
+		t.Errorf("stopped gracefully while paused: %v", err)
+	}
+	each("start what is paused", start)
+	state(hypervisor.Running)
+	each("stop gracefully", stop(hypervisor.Gracefully))
+	if pid, err := holder(filepath.Join(dir, "web1")); err != nil || pid != 0 {
+		t.Errorf("process %d is there still, %v", pid, err)
+	}
+	state(hypervisor.Off)
+	if _, err := drivers[0].Screenshot(ctx, "web1"); err == nil {
+		t.Error("a picture of a machine that is off")
+	}
+	each("start again", start)
+	until(t, "the guest says HELLO again", func() bool { return said() == "HELLO\nHELLO\n" })
+	each("stop by force", stop(hypervisor.ByForce))
+	if pid, err := holder(filepath.Join(dir, "web1")); err != nil || pid != 0 {
+		t.Errorf("process %d is there still, %v", pid, err)
+	}
+	state(hypervisor.Off)
+	each("undefine", func(l *Local) error { return l.Undefine(ctx, "web1") })
+	state(hypervisor.Absent)
+}
+
+// TestLocalRefuses: what cannot be started is told with QEMU's own words, or before it is asked.
+func TestLocalRefuses(t *testing.T) {
+	disk := served(t)
+	good := hypervisor.Machine{Name: "web1", MemoryBytes: 32 << 20, CPUs: 1, Disks: []hypervisor.Disk{disk}}
+	ctx := t.Context()
+	f := func(defined bool, want string, change func(*hypervisor.Machine, *Local)) {
+		t.Helper()
+		l, err := NewLocal(t.TempDir(), DefaultQEMU)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := good
+		change(&m, l)
+		if err := l.Check(m); (err == nil) != (defined || strings.Contains(want, "NBD")) {
+			t.Errorf("check: %v", err)
+		}
+		err = l.Define(ctx, m)
+		if (err == nil) != defined {
+			t.Errorf("define: %v", err)
+			return
+		}
+		if err == nil {
+			err = l.Start(ctx, m.Name)
+		}
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+		if err := l.Stop(ctx, "web1", hypervisor.ByForce); err != nil {
+			t.Error(err)
+		}
+	}
+	f(true, "QEMU does not start", func(_ *hypervisor.Machine, l *Local) { l.qemu = "/nowhere/qemu" })
+	f(true, "could not open kernel file", func(m *hypervisor.Machine, _ *Local) { m.Kernel = "/nowhere/kernel" })
+	f(true, "export", func(m *hypervisor.Machine, _ *Local) {
+		m.Disks = []hypervisor.Disk{{Volume: "other", NBD: strings.Replace(disk.NBD, "data?", "other?", 1)}}
+	})
+	f(false, "is no name", func(m *hypervisor.Machine, _ *Local) { m.Name = "../web1" })
+	f(false, "whole MiB", func(m *hypervisor.Machine, _ *Local) { m.MemoryBytes++ })
+	f(false, "0 processors", func(m *hypervisor.Machine, _ *Local) { m.CPUs = 0 })
+	f(false, "without a kernel", func(m *hypervisor.Machine, _ *Local) { m.Cmdline = "quiet" })
+	f(false, "no NBD export", func(m *hypervisor.Machine, _ *Local) { m.Disks = []hypervisor.Disk{{Volume: "d", NBD: "/dev/sda"}} })
+	f(false, "forward", func(m *hypervisor.Machine, _ *Local) { m.Networks = []hypervisor.Network{{Forward: []string{"80"}}} })
+	f(false, "isolated network only", func(m *hypervisor.Machine, _ *Local) {
+		m.Networks = []hypervisor.Network{{Bridge: "br0", Forward: []string{"127.0.0.1:1=:2"}}}
+	})
+	f(false, "network 0", func(m *hypervisor.Machine, _ *Local) { m.Networks = []hypervisor.Network{{MAC: "x"}} })
+	f(false, "is not allowed", func(m *hypervisor.Machine, _ *Local) { m.Extra = []string{"-drive", "file=/etc/passwd"} })
+	f(false, "names a file", func(m *hypervisor.Machine, _ *Local) { m.Extra = []string{"-smbios", "file=/etc/passwd"} })
+	f(false, "names a file", func(m *hypervisor.Machine, _ *Local) { m.Extra = []string{"-machine", "pc,firmware=x"} })
+	f(false, "no word behind", func(m *hypervisor.Machine, _ *Local) { m.Extra = []string{"-cpu"} })
+}
+
+// TestArguments: a machine has what its definition names and nothing else.
+func TestArguments(t *testing.T) {
+	l := &Local{kvm: true}
+	disk := hypervisor.Disk{Volume: "a-volume-with-a-long-name", NBD: "nbd+unix:///data?socket=/run/v1/data.nbd"}
+	f := func(m hypervisor.Machine, want, not string) {
+		t.Helper()
+		m.Name, m.MemoryBytes, m.CPUs = "web1", 64<<20, 2
+		args, err := l.arguments(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		line := strings.Join(args, " ")
+		for _, w := range strings.Split(want, "|") {
+			if !strings.Contains(line, w) {
+				t.Errorf("no %q in %s", w, line)
+			}
+		}
+		if not != "" && strings.Contains(line, not) {
+			t.Errorf("%q in %s", not, line)
+		}
+	}
+	f(hypervisor.Machine{}, "-name web1 -no-user-config -nodefaults|-m 64 -smp 2|-accel kvm -cpu max|-nic none|-daemonize -S", "-netdev")
+	f(hypervisor.Machine{Networks: []hypervisor.Network{{}}}, "-netdev user,id=net0,restrict=on -device virtio-net-pci,netdev=net0,romfile=", "-nic")
+	f(hypervisor.Machine{Networks: []hypervisor.Network{{Forward: []string{"127.0.0.1:2222=10.0.2.15:22"}, MAC: "52:54:00:00:00:01"}}},
+		"restrict=on,hostfwd=tcp:127.0.0.1:2222-10.0.2.15:22|,mac=52:54:00:00:00:01", "")
+	f(hypervisor.Machine{Networks: []hypervisor.Network{{Bridge: "br0"}}}, "-netdev bridge,id=net0,br=br0", "-netdev user")
+	f(hypervisor.Machine{Disks: []hypervisor.Disk{disk}}, `"export":"data"|"reconnect-delay":3600|"path":"/run/v1/data.nbd"|"serial":"a-volume-with-a-long"`, "")
+	f(hypervisor.Machine{Extra: []string{"-cpu", "qemu64", "-accel", "tcg", "-vga", "none"}}, "-cpu qemu64 -accel tcg -vga none", "kvm")
+	f(hypervisor.Machine{Kernel: "/boot/vmlinuz", Initrd: "/boot/initrd", Cmdline: "quiet"}, "-kernel /boot/vmlinuz -initrd /boot/initrd -append quiet", "")
+}
