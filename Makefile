@@ -28,9 +28,9 @@ build:
 demo: build
 	bin/holdfast demo $(if $(filter-out 0 no false,$(KEEP)),--keep)
 
-# What the checks use beside Go: a C compiler for the race detector, real NBD clients, what a guest is made of, and what reads .proto files.
+# What the checks use beside Go: a C compiler for the race detector, real NBD clients, what a guest is made of, what reads .proto files, and promtool.
 check:
-	@tools/setup/packages.sh gcc libc6-dev qemu-utils fio libnbd-bin nbdkit iproute2 qemu-system-x86 busybox-static e2fsprogs protobuf-compiler libprotobuf-dev
+	@tools/setup/packages.sh gcc libc6-dev qemu-utils fio libnbd-bin nbdkit iproute2 qemu-system-x86 busybox-static e2fsprogs protobuf-compiler libprotobuf-dev prometheus
 	$(GO) run ./tools/check
 
 bench: build

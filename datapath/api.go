@@ -22,7 +22,7 @@ type Identity struct {
 func Handlers(who Identity, s *Source, t *Target) api.Handlers {
 	h := &handler{who: who, source: s, target: t, began: time.Now()}
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(Metrics(s, t))
+	registry.MustRegister(Metrics(who, s, t))
 	return api.Handlers{
 		Status: h, Checkpoints: checkpoints{h}, Views: viewsHandler{h}, Groups: groupsHandler{h}, Stores: storesHandler{h}, Shaping: shapingHandler{h}, Links: linksHandler{h},
 		Metrics: promhttp.HandlerFor(registry, promhttp.HandlerOpts{}),

@@ -236,22 +236,20 @@ func testStatus(t *testing.T, w *world, tg api.Handlers) {
 		t.Errorf("the target says %v", g)
 	}
 	r := prometheus.NewPedanticRegistry()
-	if err := r.Register(Metrics(w.s, w.tg)); err != nil {
+	if err := r.Register(Metrics(Identity{Site: "west"}, w.s, w.tg)); err != nil {
 		t.Fatal(err)
 	}
 	families, err := r.Gather()
 	if err != nil || len(families) < 10 {
 		t.Errorf("%d metrics, %v", len(families), err)
 	}
-	answer := httptest.NewRecorder()
-	Handlers(Identity{}, w.s, w.tg).Metrics.ServeHTTP(answer, httptest.NewRequest("GET", "/metrics", nil))
-	for _, want := range []string{`holdfast_errors_total{kind="session"} 0`, `holdfast_dirty_bytes{group="shop"} 0`} {
-		if !strings.Contains(answer.Body.String(), want+"\n") {
-			t.Errorf("no %s in %s", want, answer.Body)
-		}
-	}
+	expires := fmt.Sprintf(`holdfast_certificate_expiry_timestamp_seconds{certificate="own",site="east"} %v`, float64(w.tg.cfg.Credentials.Certificate.Leaf.NotAfter.Unix()))
+	body := holdMetrics(t, Handlers(Identity{Site: "east", ID: "vra-1", Version: "v", Commit: "c"}, w.s, w.tg).Metrics,
+		`holdfast_errors_total{kind="session"} 0`, `holdfast_dirty_bytes{group="shop"} 0`, expires, `holdfast_build_info{commit="c",site="east",version="v",vra="vra-1"} 1`,
+		`holdfast_capture_filters{group="shop",state="connected"} 1`, `holdfast_group_bad_checkpoints{group="shop"} 0`)
+	checkMetrics(t, body, "journal_limit_bytes", "shaping_cap_bytes_per_second", "stores", "stores_spare", "stores_thin_files", "wire_refused_total")
 	const syncs = "holdfast_journal_sync_seconds_count "
-	if body := answer.Body.String(); !strings.Contains(body, syncs) || strings.Contains(body, syncs+"0\n") {
+	if !strings.Contains(body, syncs) || strings.Contains(body, syncs+"0\n") {
 		t.Errorf("no syncs of the journal in %s", body)
 	}
 }

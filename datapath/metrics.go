@@ -17,8 +17,8 @@ type metrics struct {
 }
 
 // Metrics is a collector for a VRA that is a source, a target, or both.
-func Metrics(s *Source, t *Target) prometheus.Collector {
-	return metrics{&handler{source: s, target: t}}
+func Metrics(who Identity, s *Source, t *Target) prometheus.Collector {
+	return metrics{&handler{who: who, source: s, target: t}}
 }
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -67,6 +67,19 @@ var (
 	descCap         = desc("shaping_cap_bytes_per_second", "What may leave this VRA a second, as the interface counts; absent without a cap.")
 	descShaped      = desc("shaping_wire_bytes_total", "Bytes that sessions put on the interface: TLS, headers, acknowledgements and what was sent again.")
 	descHeld        = desc("group_held_by_cap_seconds_total", "Time in which a group had something to send and only the cap held it.", "group")
+	descPolicy      = desc("journal_policy_history_seconds", "How much history the policy of a group asks for.", "group")
+	descNewest      = desc("group_newest_checkpoint_timestamp_seconds", "When the newest checkpoint was cut, by the source's clock, in seconds since 1970; absent when there is none.", "group")
+	descBadPoints   = desc("group_bad_checkpoints", "Listed checkpoints that cannot be opened whole.", "group")
+	descScrubAge    = desc("scrub_oldest_seconds", "For how long something that is kept was not read back, of all groups.")
+	descStores      = desc("stores", "Stores of a target that keeps its journal in several, by state.", "state")
+	descSpare       = desc("stores_spare", "How many more stores may be lost; below zero something is lost. Absent without several stores.")
+	descThin        = desc("stores_thin_files", "Files with fewer copies or shards than they should have. Absent without several stores.")
+	descDropped     = desc("capture_dropped_writes_total", "Guest writes that no record carries: their blocks are marked, and a resync sends them.", "group")
+	descUncaptured  = desc("capture_uncaptured_writes_total", "Guest writes to blocks that were marked already, and will be read.", "group")
+	descSlots       = desc("capture_slots", "Slots of the pools of a group's filters.", "group", "state")
+	descFilters     = desc("capture_filters", "Filters of a group: connected, and needed.", "group", "state")
+	descCertificate = desc("certificate_expiry_timestamp_seconds", "When a certificate ends, in seconds since 1970: this process's own, and that of each authority of a peer site.", "certificate", "site")
+	descBuild       = desc("build_info", "1; the labels say who runs, and what it was built from.", "site", "vra", "version", "commit")
 	descStore       = desc("store_bytes", "Bytes that the store has set aside, keeps for use again, or has left.", "part")
 )
 
@@ -90,6 +103,8 @@ func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 		descLag, descBehind, descState, descCheckpoints, descWrites, descBytes, descWire, descBad, descRefused, descRaw, descStored, descPackTime, descPackWrong, descPackRaw, descPackTurns, descWindow,
 		descDirty, descErrors, descJournal, descScrub, descRepairs, descDamage, descLimit, descLevel, descPromoted, descFolded, descFreed, descThinned, descOldest, descStore,
 		descConns, descConnsLost, descAgain, descReordered, descCap, descShaped, descHeld, descWindowMost, descBudget, descGaveWay, descCompared, descDiffer,
+		descPolicy, descNewest, descBadPoints, descScrubAge, descStores, descSpare, descThin, descDropped, descUncaptured, descSlots, descFilters,
+		descCertificate, descBuild,
 	} {
 		ch <- d
 	}
@@ -121,6 +136,9 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 		if g.Checkpoints != nil {
 			gauge(descCheckpoints, float64(*g.Checkpoints), g.Name)
 		}
+		if g.Newest != nil {
+			gauge(descNewest, float64(api.Time(g.Newest.Time).UnixNano())/1e9, g.Name)
+		}
 		if g.Role != api.RoleSource {
 			continue
 		}
@@ -144,6 +162,9 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 		count(descRaw, float64(g.PackRawBytesTotal), g.Name)
 		count(descStored, float64(g.PackStoredBytesTotal), g.Name)
 	}
+	gauge(descBuild, 1, m.h.who.Site, m.h.who.ID, m.h.who.Version, m.h.who.Commit)
+	m.collectCertificates(gauge)
+	m.collectCapture(gauge, count)
 	m.collectPack(gauge, count)
 	m.collectShaping(gauge, count)
 	m.collectWire(count)
@@ -154,8 +175,60 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 		read, repairs := t.store.ScrubStats()
 		count(descScrub, float64(read))
 		count(descRepairs, float64(repairs))
+		gauge(descScrubAge, t.store.ScrubAge().Seconds())
 		m.collectRetention(t, gauge, count)
+		m.collectStores(t, gauge)
 	}
+}
+
+// collectCertificates tells when what a session needs ends.
+func (m metrics) collectCertificates(gauge func(*prometheus.Desc, float64, ...string)) {
+	var c wire.Credentials
+	switch {
+	case m.h.target != nil:
+		c = m.h.target.cfg.Credentials
+	case m.h.source != nil:
+		c = m.h.source.cfg.Credentials
+	}
+	if leaf := c.Certificate.Leaf; leaf != nil {
+		gauge(descCertificate, float64(leaf.NotAfter.Unix()), "own", m.h.who.Site)
+	}
+	for _, pin := range c.Pins {
+		gauge(descCertificate, float64(pin.CA.NotAfter.Unix()), "authority", pin.Site)
+	}
+}
+
+// collectCapture tells how the filters of a source's groups stand, as their shared memory says.
+func (m metrics) collectCapture(gauge, count func(*prometheus.Desc, float64, ...string)) {
+	if m.h.source == nil {
+		return
+	}
+	for _, f := range m.h.source.flows {
+		s := f.tap.Stats()
+		count(descDropped, float64(s.Dropped), f.cfg.Name)
+		count(descUncaptured, float64(s.Uncaptured), f.cfg.Name)
+		gauge(descSlots, float64(s.Free), f.cfg.Name, "free")
+		gauge(descSlots, float64(s.Slots-s.Free), f.cfg.Name, "taken")
+		gauge(descFilters, float64(s.Filters), f.cfg.Name, "connected")
+		gauge(descFilters, float64(s.Needed), f.cfg.Name, "needed")
+	}
+}
+
+// collectStores tells how the stores are, where there are several.
+func (m metrics) collectStores(t *Target, gauge func(*prometheus.Desc, float64, ...string)) {
+	if t.protection.set == nil {
+		return
+	}
+	st, states := t.protection.set.State(), map[string]int{api.StoreIn: 0, api.StoreOut: 0, api.StoreRetiring: 0, api.StoreRebuilding: 0}
+	for _, s := range st.Stores {
+		states[s.State]++
+	}
+	states[api.StoreStray] = len(st.Strays)
+	for state, n := range states {
+		gauge(descStores, float64(n), state)
+	}
+	gauge(descSpare, float64(st.Spare))
+	gauge(descThin, float64(st.Thin))
 }
 
 // collectPack tells what sealing costs, and how it is done at present.
@@ -205,6 +278,8 @@ func (m metrics) collectRetention(t *Target, gauge, count func(*prometheus.Desc,
 		gauge(descJournal, float64(r.Usage.Scratch), name, "scratch")
 		gauge(descJournal, float64(r.Usage.Replica), name, "replica")
 		gauge(descDamage, float64(g.Damaged()), name)
+		gauge(descBadPoints, float64(g.State().Bad), name)
+		gauge(descPolicy, r.Policy.History.Seconds(), name)
 		if r.Policy.Limit != 0 {
 			gauge(descLimit, float64(r.Policy.Limit), name)
 		}

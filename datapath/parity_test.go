@@ -50,6 +50,7 @@ func TestStoresAreLost(t *testing.T) {
 	if res := list(); res.GetSpare() != 0 || !strings.Contains(res.GetReason(), w.parity.Stores[1]) {
 		t.Errorf("with a store gone: %v", res)
 	}
+	holdMetrics(t, handlers.Metrics, `holdfast_stores{state="out"} 1`, `holdfast_stores{state="in"} 2`, "holdfast_stores_spare 0")
 	st, err := handlers.Status.Get(context.Background(), &holdfastv1.StatusServiceGetRequest{})
 	if err != nil || !strings.Contains(st.Groups[0].Reason, "degraded") {
 		t.Errorf("status with a store gone: %v, %v", st, err)

@@ -429,3 +429,20 @@ func (g *Group) Damaged() int {
 func (s *Store) ScrubStats() (bytes, repairs int64) {
 	return s.scrubber.bytes.Load(), s.scrubber.repairs.Load()
 }
+
+// ScrubAge tells for how long something of this store was not read back, of what was at all since it was sealed.
+func (s *Store) ScrubAge() (oldest time.Duration) {
+	r := &s.scrubber
+	if r.s == nil {
+		return 0
+	}
+	now, units := s.retainer.passed(), r.units()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, u := range units {
+		if e, ok := r.book.Get(u.ID, now); ok && e.At != scrub.Never {
+			oldest = max(oldest, now-e.At)
+		}
+	}
+	return oldest
+}

@@ -238,6 +238,8 @@ func TestScrubByItself(t *testing.T) {
 		first, _ := w.store.ScrubStats()
 		if v := w.group.Verification(); v.Unread != 0 || first == 0 {
 			t.Errorf("after an hour %d bytes were read, %+v", first, v)
+		} else if age := w.store.ScrubAge(); age != v.Oldest || age == 0 {
+			t.Errorf("something was not read for %v, want %v", age, v.Oldest)
 		}
 		ok(t, w.store.Close())
 		if w, err = openWith(cfg); err != nil {

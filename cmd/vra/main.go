@@ -227,7 +227,7 @@ func serve(ctx context.Context, cfg *config.VRA, log *slog.Logger, to *tape.Tape
 		if err != nil {
 			return fmt.Errorf("metrics: %w", err)
 		}
-		parts.add("metrics", func(ctx context.Context) error { return serveMetrics(ctx, l, datapath.Metrics(source, target)) })
+		parts.add("metrics", func(ctx context.Context) error { return serveMetrics(ctx, l, datapath.Metrics(who, source, target)) })
 	}
 	log.Info("vra runs", "source", source != nil, "target", target != nil, "socket", cfg.Socket)
 	err = parts.run(ctx)

@@ -23,7 +23,7 @@ var mayImport = map[string][]string{
 }
 
 // forTests are our own packages that no product code may use.
-var forTests = []string{"ioengine/faultdisk", "wire/faultlink", "datapath/front/memdisk", "datapath/front/vhostuser/guest"}
+var forTests = []string{"ioengine/faultdisk", "wire/faultlink", "datapath/front/memdisk", "datapath/front/vhostuser/guest", "control/sidecar/monitor"}
 
 // usesForTests are the folders that may use them all the same.
 var usesForTests = []string{"bench", "tools", "cmd/holdfast"}
@@ -36,11 +36,11 @@ var doors = map[string][]string{
 	"golang.org/x/sys":                    {"ioengine", "datapath/capture", "datapath/front", "control/api"},
 	"github.com/vmware/govmomi":           {"control/hypervisor/vsphere"},
 	"github.com/digitalocean":             {"control/hypervisor/kvm"},
-	"github.com/prometheus/client_golang": {"datapath", "cmd/vra"},
+	"github.com/prometheus/client_golang": {"datapath", "cmd/vra", "control/sidecar"},
 	"connectrpc.com":                      {"control/api"},
 	"google.golang.org/protobuf":          {"control/api", "tools/apidoc"},
 	"github.com/spf13/cobra":              {"cmd/holdfast"},
-	"go.yaml.in/yaml":                     {"control/config"},
+	"go.yaml.in/yaml":                     {"control/config", "control/sidecar/monitor"},
 	"modernc.org/sqlite":                  {"control/site"},
 	"github.com/jackc/pgx":                {"control/site"},
 }
