@@ -137,7 +137,7 @@ func filterConfig(cfg *config.Filter, log *slog.Logger) capture.FilterConfig {
 		Log:        log,
 	}
 	for _, v := range cfg.Volumes {
-		c.Volumes = append(c.Volumes, capture.FilterVolume{ID: record.VolumeID(v.ID), Name: v.Name, Path: v.Path})
+		c.Volumes = append(c.Volumes, capture.FilterVolume{ID: record.VolumeID(v.ID), Name: v.Name, Path: v.Path, Log: v.LogPath()})
 	}
 	return c
 }

@@ -46,6 +46,9 @@ func (c *Filter) CheckFiles() error {
 	for i, v := range c.Volumes {
 		at := fmt.Sprintf("volumes[%d]", i)
 		m.file(at+".path", checkDisk(v.Path))
+		if v.ActivityLog != "" && v.ActivityLog != noActivityLog { // without the one beside the disk a filter runs as well
+			m.file(at+".activity_log", checkFolder(filepath.Dir(v.ActivityLog)))
+		}
 		for _, s := range v.sockets(at) {
 			m.file(s.key, checkFolderOf(s.path, c.RunDir))
 		}

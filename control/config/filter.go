@@ -1,6 +1,9 @@
 package config
 
-import "fmt"
+import (
+	"fmt"
+	"os"
+)
 
 // Filter is the file of a vra-filter: some volumes of one group on this host.
 type Filter struct {
@@ -28,6 +31,26 @@ type FilterVolume struct {
 	// The unix sockets where the guest finds it; one is needed.
 	NBD       string `yaml:"nbd,omitempty"`        // over NBD, under the volume's name
 	VhostUser string `yaml:"vhost_user,omitempty"` // as a vhost-user-blk device: through memory shared with the virtual machine
+	// ActivityLog is the small file from which is known, after a crash of the host, what must be compared: by default
+	// beside a disk that is a file, under its name with ".activity", and none for a block device. "none": all is compared.
+	ActivityLog string `yaml:"activity_log,omitempty"`
+}
+
+// noActivityLog is ActivityLog of a volume that has none.
+const noActivityLog = "none"
+
+// LogPath is where the activity log of the volume is; empty for none.
+func (v *FilterVolume) LogPath() string {
+	switch v.ActivityLog {
+	case noActivityLog:
+		return ""
+	case "":
+		if st, err := os.Stat(v.Path); err != nil || !st.Mode().IsRegular() {
+			return ""
+		}
+		return v.Path + ".activity"
+	}
+	return v.ActivityLog
 }
 
 // socketKey is a socket, and the key that names it.
@@ -90,6 +113,10 @@ func (c *Filter) Validate() error {
 		m.volume(at, v.Name, v.ID, names, ids)
 		m.path(at+".path", v.Path)
 		unique(&m, paths, at+".path", v.Path, "")
+		if v.ActivityLog != "" && v.ActivityLog != noActivityLog {
+			m.path(at+".activity_log", v.ActivityLog)
+			unique(&m, paths, at+".activity_log", v.ActivityLog, "")
+		}
 		if v.NBD == "" && v.VhostUser == "" {
 			m.add(at, "has neither nbd nor vhost_user: a guest needs one of these sockets")
 		}

@@ -159,3 +159,15 @@ func (b *bitmap) reset() {
 		atomic.StoreUint64(&b.sum[i], 0)
 	}
 }
+
+// addTo sets all bits of b in words. Others may change b meanwhile.
+func (b *bitmap) addTo(words []uint64) {
+	for s := range b.sum {
+		for sum := atomic.LoadUint64(&b.sum[s]); sum != 0; sum &= sum - 1 {
+			first := (int64(s)*64 + int64(bits.TrailingZeros64(sum))) * sumWords
+			for w := first; w < min(first+sumWords, int64(len(words))); w++ {
+				words[w] |= atomic.LoadUint64(&b.words[w])
+			}
+		}
+	}
+}

@@ -27,6 +27,8 @@ type FilterConfig struct {
 	Volumes    []FilterVolume
 	FS         ioengine.FS // where the guest's disks are
 	Log        *slog.Logger
+
+	idleSeconds uint32 // of a region of the activity log; 0: as long as activity says
 }
 
 // FilterVolume is a disk to serve.
@@ -34,6 +36,7 @@ type FilterVolume struct {
 	ID   record.VolumeID
 	Name string
 	Path string // on FilterConfig.FS
+	Log  string // its activity log, on the same; empty for none
 }
 
 func (c *FilterConfig) validate() error {
@@ -127,6 +130,7 @@ func openFilter(cfg FilterConfig, boot bootID) (_ *Filter, err error) {
 			return nil, fmt.Errorf("volume %s: %w", fv.Name, err)
 		}
 		v.pool, v.ring, v.clock, v.wake = f.pool, &f.pool.rings[i], clock, f.wake
+		v.showLog(word(f.pool.desc, descAtLogs+8*int64(i)))
 		f.volumes = append(f.volumes, v)
 	}
 	if err := f.page.enter(f.key, instance); err != nil { // before the first ticket
@@ -186,12 +190,14 @@ func (f *Filter) Run(ctx context.Context) error {
 			}
 		}
 	})
+	wg.Go(func() { f.keepLogs(run) })
 	return f.accept(run, listener, &wg)
 }
 
 // turn closes the current generations.
 func (f *Filter) turn() {
 	for _, v := range f.volumes {
+		v.tickLog()
 		v.turn(record.Ticket(f.page.durable.Load()))
 		v.look()
 	}

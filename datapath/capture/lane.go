@@ -54,8 +54,7 @@ func (a *lane) Write(fw front.Write, done func(error)) {
 	v.active.Add(1)
 	if !v.tryEnter(w) {
 		go func() {
-			<-w.ready
-			v.enterReady(w)
+			v.enterWaiting(w)
 			v.end(w, v.disk.writeRuns(w.runs, w.off), done, v.wake)
 		}()
 		return

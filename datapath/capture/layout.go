@@ -35,6 +35,7 @@ const (
 	descAtFree        = 112 // slots that are free at the filter
 	descAtRetHead     = 128 // what the filter has taken from the returns
 
+	descAtLogs      = 256 // a word a ring: how the volume's activity log is
 	poolHeaderBytes = 4096
 
 	// A ring in desc: tail and busy, each on a cache line, then the entries.

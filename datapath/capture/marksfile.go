@@ -31,6 +31,7 @@ const (
 	marksAtClean   = 64 // 1: closed in order; 2: open
 	marksAtMtime   = 72 // of the disk at a clean close, ns; 0 when it has none
 	marksAtPast    = 80 // a Past
+	marksAtLog     = 88 // logLacks, logTold
 
 	marksAtTable  = 4096 // generation headers
 	genHeader     = 64
@@ -42,6 +43,12 @@ const (
 	marksOpen     = 2
 	maxClosedGens = 16
 	genCount      = maxClosedGens + 2 // with the current one, and one to rotate into
+)
+
+// What the marks file says of the activity log: bits of one word.
+const (
+	logLacks = 1 // regions were written to that it may not have
+	logTold  = 2 // the log told what had changed before this boot
 )
 
 // States of a generation in the file.
@@ -85,8 +92,8 @@ func marksFileBytes(blocks int64) int64 {
 
 // openMarks maps the volume's marks, and makes the file when it is absent, of another
 // boot or of another size; whole says that its marks can be trusted. It waits for
-// another filter that still has the file.
-func openMarks(dir string, id marksIdentity) (m *marksFile, whole bool, err error) {
+// another filter that still has the file. In one made anew what told sets is dirty, and everything if it says false.
+func openMarks(dir string, id marksIdentity, told func(dirty []uint64) bool) (m *marksFile, whole bool, err error) {
 	name := filepath.Join(dir, fmt.Sprintf("marks-%s-%d", id.group, id.volume))
 	lock, err := waitLock(succeedWait, func() (*os.File, error) { return tryLockFile(name + ".lock") }, ErrInUse)
 	if err != nil {
@@ -104,7 +111,7 @@ func openMarks(dir string, id marksIdentity) (m *marksFile, whole bool, err erro
 	case errors.Is(err, ErrVersion):
 		return nil, false, fmt.Errorf("marks %s: %w", name, err)
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, ErrCorrupt), errors.Is(err, errOtherMarks):
-		if mem, err = makeMarks(name, id); err != nil {
+		if mem, err = makeMarks(name, id, told); err != nil {
 			return nil, false, fmt.Errorf("marks %s: %w", name, err)
 		}
 	default:
@@ -159,6 +166,9 @@ func checkMarks(head []byte, size int64, id marksIdentity) error {
 	if c := le.Uint64(head[marksAtClean:]); c != marksClean && c != marksOpen {
 		return fmt.Errorf("marks neither clean nor open: %w", ErrCorrupt)
 	}
+	if l := le.Uint64(head[marksAtLog:]); l > logLacks|logTold {
+		return fmt.Errorf("marks with %d for the activity log: %w", l, ErrCorrupt)
+	}
 	if p := le.Uint64(head[marksAtPast:]); p > uint64(PastSeen) {
 		return fmt.Errorf("marks with %d for who writes past the filter: %w", p, ErrCorrupt)
 	}
@@ -184,9 +194,9 @@ func newMarksHead(id marksIdentity) []byte {
 	return head
 }
 
-// makeMarks makes the file with every block dirty: nobody knows what was written before.
+// makeMarks makes the file with every block dirty that told says, or every one: nobody knows what was written before.
 // All its memory is set aside now, since a fault on a full file system would kill the filter.
-func makeMarks(name string, id marksIdentity) (mem []byte, err error) {
+func makeMarks(name string, id marksIdentity, told func(dirty []uint64) bool) (mem []byte, err error) {
 	f, err := os.OpenFile(name+".new", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return nil, err
@@ -203,7 +213,16 @@ func makeMarks(name string, id marksIdentity) (mem []byte, err error) {
 		return nil, err
 	}
 	dirty := layBitmap(mem, marksAtDirty, id.blocks())
-	dirty.set(0, id.blocks())
+	if known := make([]uint64, len(dirty.words)); told(known[:(id.blocks()+63)/64]) {
+		for w, m := range known {
+			if m != 0 {
+				dirty.or(int64(w), m)
+			}
+		}
+		word(mem, marksAtLog).Store(logTold)
+	} else {
+		dirty.set(0, id.blocks())
+	}
 	if err := os.Rename(name+".new", name); err != nil {
 		unmapAll(mem)
 		return nil, err
@@ -238,6 +257,7 @@ func asWords(mem []byte) []uint64 {
 func (m *marksFile) clean() *atomic.Uint64 { return word(m.mem, marksAtClean) }
 func (m *marksFile) mtime() *atomic.Uint64 { return word(m.mem, marksAtMtime) }
 func (m *marksFile) past() *atomic.Uint64  { return word(m.mem, marksAtPast) }
+func (m *marksFile) log() *atomic.Uint64   { return word(m.mem, marksAtLog) }
 
 func (m *marksFile) close() {
 	unmapAll(m.mem)

@@ -25,7 +25,8 @@ func openVolume(cfg FilterConfig, fv FilterVolume, boot bootID, page *orderPage)
 	if err != nil {
 		return nil, fmt.Errorf("lock disk: %w", err)
 	}
-	file, whole, err := openMarks(cfg.RunDir, marksIdentity{boot: boot, group: cfg.Group, volume: fv.ID, bytes: v.disk.size})
+	found := v.readLog(cfg, fv, boot)
+	file, whole, err := openMarks(cfg.RunDir, marksIdentity{boot: boot, group: cfg.Group, volume: fv.ID, bytes: v.disk.size}, found.told)
 	if err != nil {
 		return nil, err
 	}
@@ -34,10 +35,14 @@ func openVolume(cfg FilterConfig, fv FilterVolume, boot bootID, page *orderPage)
 	file.clean().Store(marksOpen)
 	marks, moved := recoverMarks(file, whole && clean, page.last)
 	v.mu.marks = marks
+	v.openLog(found, whole) // before anything else is marked: it is to know
 	switch {
+	case !whole && file.log().Load()&logTold != 0:
+		log.Info("no marks of this boot: what the activity log tells of is dirty", "blocks", marks.dirty)
+		page.lost.Add(1)
 	case !whole:
 		log.Info("no marks of this boot: everything is dirty")
-		v.mark(0, v.disk.size)
+		page.lost.Add(1)
 	case clean && file.mtime().Load() != mtimeOf(fv.Path):
 		log.Warn("somebody wrote to the disk past the filter: everything is dirty")
 		v.mark(0, v.disk.size)
@@ -82,6 +87,8 @@ func (v *volume) close(taken bool) {
 		v.fold()
 	}
 	v.turn(0)
+	v.activity.Close(func() uint64 { return mtimeOf(v.path) })
+	v.activity = nil
 	v.mu.Lock()
 	m := v.mu.marks
 	m.file.mtime().Store(mtimeOf(v.path))
@@ -91,6 +98,7 @@ func (v *volume) close(taken bool) {
 }
 
 func (v *volume) closeFiles() {
+	v.activity.Abandon()
 	if v.mu.marks != nil {
 		v.mu.marks.file.close()
 	}

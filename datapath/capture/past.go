@@ -52,8 +52,8 @@ func (v *volume) past() Past { return Past(v.mu.marks.file.past().Load()) }
 // way it goes, all of the volume is dirty then.
 func (v *volume) setPast(from, to Past) bool {
 	v.mu.Lock()
-	defer v.mu.Unlock()
 	if v.past() != from {
+		v.mu.Unlock()
 		return false
 	}
 	if to != PastNone {
@@ -63,6 +63,11 @@ func (v *volume) setPast(from, to Past) bool {
 		v.dropLocked(0, v.disk.size)
 	}
 	v.mu.marks.file.past().Store(uint64(to))
+	stands := v.activity.EnterLocked(0, v.disk.size)
+	v.mu.Unlock()
+	if stands != nil {
+		v.activity.Wait(stands)
+	}
 	return true
 }
 

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/holdfast-dr/holdfast/datapath/capture/activity"
+	"github.com/holdfast-dr/holdfast/datapath/capture/activity/regions"
 	"github.com/holdfast-dr/holdfast/datapath/front"
 	"github.com/holdfast-dr/holdfast/ioengine/buf"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
@@ -40,8 +42,12 @@ type volume struct {
 		flights flights
 		marks   *marks
 		overrun overrun
+		log     regions.State // of activity
 	}
 	turning sync.Mutex // the bits of closed generations, and who turns them
+
+	activity *activity.Log  // nil: none is kept
+	logWord  *atomic.Uint64 // where the VRA sees how the log is; nil until there is a pool
 
 	syncFailed atomic.Bool // a failed sync is final
 	active     sync.WaitGroup
@@ -195,8 +201,7 @@ func (v *volume) Trim(off, n int64, fua bool) error {
 func (v *volume) carryOut(w *guestWrite, fua bool, write func() error) error {
 	v.active.Add(1)
 	if !v.tryEnter(w) {
-		<-w.ready
-		v.enterReady(w)
+		v.enterWaiting(w)
 	}
 	err := write()
 	if err == nil && fua {
@@ -219,12 +224,15 @@ func (v *volume) end(w *guestWrite, err error, done func(error), wake func()) {
 	wake()
 }
 
-// tryEnter registers w and marks its blocks, unless it overlaps flights: then, once w.ready is
-// closed, enterReady does.
+// tryEnter registers w and marks its blocks, unless it overlaps flights or its regions do not stand in the
+// activity log: then enterWaiting does, once that has changed.
 func (v *volume) tryEnter(w *guestWrite) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if !v.mu.flights.add(&w.flight) && !invariant.Planted("capture/no-overlap-wait") {
+		return false
+	}
+	if v.activity.EnterLocked(w.lo, w.hi) != nil {
 		return false
 	}
 	v.enterLocked(w)
@@ -250,14 +258,26 @@ func (v *volume) tryPass(w *guestWrite) bool {
 			return false
 		}
 	}
+	if v.activity.EnterLocked(w.lo, w.hi) != nil {
+		return false
+	}
 	v.mu.flights.add(&w.flight)
 	v.enterLocked(w)
 	return true
 }
 
-func (v *volume) enterReady(w *guestWrite) {
+// enterWaiting enters w once nothing that it overlaps is in flight and its regions stand in the log.
+func (v *volume) enterWaiting(w *guestWrite) {
+	if w.ready != nil {
+		<-w.ready
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if stands := v.activity.EnterLocked(w.lo, w.hi); stands != nil {
+		v.mu.Unlock()
+		v.activity.Wait(stands)
+		v.mu.Lock()
+	}
 	v.enterLocked(w)
 }
 
@@ -385,14 +405,19 @@ func (v *volume) Extents(off, n int64, emit func(n int64, hole bool) bool) error
 	return nil
 }
 
-// mark makes the blocks of [off, off+n) dirty, as far as the volume has them.
+// mark makes the blocks of [off, off+n) dirty, as far as the volume has them. When it returns, a crash of
+// the host leaves them dirty.
 func (v *volume) mark(off, n int64) {
 	if n = min(n, v.disk.size-off); n <= 0 {
 		return
 	}
 	v.mu.Lock()
-	defer v.mu.Unlock()
 	v.dropLocked(off, off+n)
+	stands := v.activity.EnterLocked(off, off+n)
+	v.mu.Unlock()
+	if stands != nil {
+		v.activity.Wait(stands)
+	}
 }
 
 // dirtyBlocks counts what the target may lack; none only once every sync read is

@@ -1,0 +1,154 @@
+package capture
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/datapath/capture/activity"
+	"github.com/holdfast-dr/holdfast/datapath/capture/activity/regions"
+)
+
+// keepEvery is how often what is marked is written down beside the disk.
+const keepEvery = 10 * time.Second
+
+// foundLog is what an earlier filter left in a volume's activity log, and what it is good for now.
+type foundLog struct {
+	cfg   activity.Config
+	log   *activity.Found // nil: none is kept
+	mtime uint64          // of the disk
+	v     *volume
+	tells bool // it told what had changed before this boot
+}
+
+// readLog reads the volume's activity log, if it is to have one.
+func (v *volume) readLog(cfg FilterConfig, fv FilterVolume, boot bootID) *foundLog {
+	f := &foundLog{v: v}
+	if fv.Log == "" {
+		return f
+	}
+	f.cfg = activity.Config{
+		FS: cfg.FS, Path: fv.Log, Idle: cfg.idleSeconds,
+		ID:   activity.Identity{Boot: boot, Group: uint64(cfg.Group), Volume: uint32(fv.ID), Bytes: v.disk.size},
+		Lock: &v.mu, Marks: v.allMarks, Flush: v.sync, Busy: v.busyLocked, Tell: v.tellLocked, Log: v.log,
+	}
+	if f.cfg.Idle == 0 {
+		f.cfg.Idle = activity.IdleSeconds
+	}
+	f.mtime = mtimeOf(fv.Path)
+	f.log = activity.Read(cfg.FS, fv.Log, f.cfg.ID)
+	return f
+}
+
+// told sets what the log says may have changed before this boot, of which there are no marks.
+func (f *foundLog) told(dirty []uint64) bool {
+	if f.log == nil {
+		return false
+	}
+	if err := f.log.Tells(f.cfg.ID.Boot, f.mtime); err != nil {
+		f.v.log.Info("the activity log does not tell what changed", "why", err)
+		return false
+	}
+	if f.log.Damaged > 0 {
+		f.v.log.Warn("parts of the activity log are damaged: all that they are of is dirty", "sectors", f.log.Damaged)
+	}
+	f.log.Add(dirty, (f.cfg.ID.Bytes+BlockBytes-1)/BlockBytes)
+	f.tells = true
+	return true
+}
+
+// openLog goes on with the log that was found, or makes a new one. whole says that there were marks of this boot.
+func (v *volume) openLog(f *foundLog, whole bool) {
+	word := v.mu.marks.file.log()
+	if f.log == nil {
+		word.Or(logLacks) // whoever keeps it next does not go on with what stands there
+		return
+	}
+	follows := f.tells || whole && word.Load()&logLacks == 0 && f.log.Follows(f.cfg.ID.Boot, f.mtime)
+	word.Or(logLacks) // until Open has told
+	v.activity = activity.Open(f.cfg, f.log, follows)
+}
+
+// tellLocked notes how the log is, where a successor and the VRA see it.
+func (v *volume) tellLocked(s regions.State) {
+	v.mu.log = s
+	word := v.mu.marks.file.log()
+	if s == regions.On {
+		word.And(^uint64(logLacks))
+	} else {
+		word.Or(logLacks)
+	}
+	v.showLocked()
+}
+
+// How a volume's log is, in the pool's desc: one word a ring. Zero is a filter that keeps none, or of an older release.
+const (
+	shownKept  = 1 // a log is kept
+	shownLacks = 2 // it may lack regions that were written to
+	shownTold  = 4 // it told what had changed before this boot
+)
+
+func (v *volume) showLocked() {
+	if v.logWord == nil || v.activity == nil {
+		return
+	}
+	w := uint64(shownKept)
+	if v.mu.log != regions.On {
+		w |= shownLacks
+	}
+	if v.mu.marks.file.log().Load()&logTold != 0 {
+		w |= shownTold
+	}
+	v.logWord.Store(w)
+}
+
+// allMarks sets a bit for each block that is dirty, or was written and is not known to be at the target. Closed
+// generations stay as they are meanwhile; a block that moves does so from the dirty map to the current generation.
+func (v *volume) allMarks(into []uint64) {
+	v.turning.Lock()
+	defer v.turning.Unlock()
+	v.mu.Lock()
+	m := v.mu.marks
+	maps := []*bitmap{&m.file.dirty, &m.now.file.bits}
+	for _, g := range m.closed {
+		maps = append(maps, &g.file.bits)
+	}
+	v.mu.Unlock()
+	for _, b := range maps {
+		b.addTo(into)
+	}
+}
+
+// busyLocked says that a write to a part of [off, end) is in flight.
+func (v *volume) busyLocked(off, end int64) bool { return !v.mu.flights.free(off, end) }
+
+// tickLog lets a second of the log pass.
+func (v *volume) tickLog() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.activity.TickLocked()
+}
+
+// keepLogs writes down what is marked, and lets regions that are idle leave the logs, until ctx ends.
+func (f *Filter) keepLogs(ctx context.Context) {
+	tick := time.NewTicker(keepEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			for _, v := range f.volumes {
+				v.activity.Keep()
+			}
+		}
+	}
+}
+
+// showLog begins to show the VRA how the log is.
+func (v *volume) showLog(word *atomic.Uint64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.logWord = word
+	v.showLocked()
+}
