@@ -83,7 +83,7 @@ func (g *Group) enqueue(ctx context.Context, it item) error {
 	a := arrival{Identity: it.rec.Identity, kind: it.rec.Kind, sum: it.rec.Checksum, initial: it.facts.initial}
 	v, err := g.admission.step(a)
 	if err != nil {
-		return fmt.Errorf("journal: group %s: %w", g.info.ID, err)
+		return fmt.Errorf("journal: group %s: %w", g.info.ID, g.fencedLocked(err))
 	}
 	it.verdict = v
 	it.after = g.admission.stream(it.rec.Stream).mark()

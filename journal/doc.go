@@ -32,6 +32,9 @@
 //     only when space runs out, said openly. What is older is promoted into the replica
 //     and dropped: never past a pin, a view, the last good checkpoint, or what is not
 //     known to be listed on every target. No clock and no source expires anything.
+//   - A live failover (journal/failover) is one synced entry of the manifest: from it on no source
+//     appends, nothing of the history goes, and a view with scratch stands at its checkpoint, until
+//     it is committed or rolled back. It goes on after a crash at any moment.
 //   - Index and catalogue are caches on disk: the log and the manifest log are the truth,
 //     and what is missing or not of them is built anew from them.
 //

@@ -6,6 +6,7 @@ import (
 	"hash/crc32"
 
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+	"github.com/holdfast-dr/holdfast/journal/failover"
 	"github.com/holdfast-dr/holdfast/journal/index"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
@@ -34,6 +35,8 @@ type entry struct {
 	count  int    // promoted: the streams of the whole vector
 	at     []index.StreamAt
 	spans  []span // thinned
+
+	failover failover.Failover
 }
 
 // entryKind says what an entry states.
@@ -61,21 +64,28 @@ const (
 	entryRepaired entryKind = 17 // a part that was damaged is whole again
 	entryParity   entryKind = 18 // how the group's files are protected
 
+	// Of version 3.
+	entryFailover entryKind = 19 // how far a live failover has come, and its epoch
+
 	firstOfVersion2 = entryTag
-	lastOfVersion2  = entryParity
+	firstOfVersion3 = entryFailover
+	lastKnown       = entryFailover
 )
 
 // version is that of the slots that hold such entries: a release that knows only the
 // older kinds must refuse a newer one, and not take it for the torn end of the file.
 func (k entryKind) version() byte {
-	if k >= firstOfVersion2 {
+	switch {
+	case k >= firstOfVersion3:
+		return 3
+	case k >= firstOfVersion2:
 		return 2
 	}
 	return 1
 }
 
 // known says whether this release reads such entries.
-func (k entryKind) known() bool { return k != 0 && k <= lastOfVersion2 }
+func (k entryKind) known() bool { return k != 0 && k <= lastKnown }
 
 // The frame of an entry; see FORMAT.md. Entries begin at multiples of slotBytes, so
 // that writing one never touches a sector that holds another.

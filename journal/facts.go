@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/holdfast-dr/holdfast/journal/failover"
 	"github.com/holdfast-dr/holdfast/journal/index"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
@@ -25,9 +26,10 @@ type facts struct {
 	gone      uint64            // all checkpoints below are gone; 0: none
 	thinned   spans
 	promoted  promoted
-	promoting promoted // of which not all parts have come
-	policy    string   // how long history is kept; "": never said
-	parity    string   // how files are protected; "": never said
+	promoting promoted          // of which not all parts have come
+	policy    string            // how long history is kept; "": never said
+	parity    string            // how files are protected; "": never said
+	failover  failover.Failover // the last one
 }
 
 // promoted is the checkpoint that the replicas hold, and what it holds of each stream,
@@ -100,6 +102,8 @@ func (f *facts) apply(e entry) {
 		f.policy = e.reason
 	case entryParity:
 		f.parity = e.reason
+	case entryFailover: // it raises the epoch in the same breath
+		f.failover, f.epoch = e.failover, max(f.epoch, e.failover.Epoch)
 	case entryThinned:
 		for _, s := range e.spans {
 			f.thin(s)
@@ -204,6 +208,9 @@ func (f *facts) entries() []entry {
 	}
 	if f.parity != "" {
 		es = append(es, entry{kind: entryParity, reason: f.parity})
+	}
+	if f.failover.State != failover.None {
+		es = append(es, entry{kind: entryFailover, failover: f.failover})
 	}
 	return append(append(es, f.abandoned...), f.folded...)
 }

@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+	"github.com/holdfast-dr/holdfast/journal/failover"
 	"github.com/holdfast-dr/holdfast/journal/index"
 	"github.com/holdfast-dr/holdfast/journal/replica"
 	"github.com/holdfast-dr/holdfast/journal/segment"
@@ -50,6 +51,7 @@ type Group struct {
 	folding   folding
 	healing   sync.Mutex // what a view met is repaired one at a time; before all others
 
+	failing sync.Mutex // a failover takes one step at a time; before all others
 	viewing sync.Mutex // kept views are opened and closed one at a time; before mu
 
 	mu          sync.Mutex
@@ -83,6 +85,8 @@ type Group struct {
 	seen            uint64 // highest checkpoint number in any cut
 	onListed        func(Checkpoint)
 	views           views
+	failover        failover.Failover // the last one, as it is durable
+	undriven        error             // why it does not get on; nil: it does
 
 	staging     sync.Mutex    // of who appends to the log; before mu
 	staged      []item        // in the log's open round
@@ -283,6 +287,7 @@ func (g *Group) Admit(stream record.StreamID, epoch record.Epoch, inc record.Inc
 		return Standing{}, err
 	}
 	if err := g.admission.admit(stream, l); err != nil {
+		err = g.fencedLocked(err)
 		g.mu.Unlock()
 		return Standing{}, fmt.Errorf("journal: group %s: %w", g.info.ID, err)
 	}

@@ -67,9 +67,14 @@ func (g *Group) KeepView(checkpoint uint64, o ViewOptions) (ViewInfo, error) {
 	if len(o.Name) > maxName || o.ScratchLimit < 0 {
 		return ViewInfo{}, fmt.Errorf("journal: group %s: a view named %q with %d bytes of scratch is not valid", g.info.ID, o.Name, o.ScratchLimit)
 	}
+	return g.keepView(g.store.viewing.next(), checkpoint, o)
+}
+
+// keepView is KeepView for a view of that number, which was drawn.
+func (g *Group) keepView(number, checkpoint uint64, o ViewOptions) (ViewInfo, error) {
 	g.viewing.Lock()
 	defer g.viewing.Unlock()
-	k := &keptView{rec: viewRecord{life: viewOpen, scratch: o.Scratch, live: o.Live, passing: o.Passing, group: g.info.ID, number: g.store.viewing.next(),
+	k := &keptView{rec: viewRecord{life: viewOpen, scratch: o.Scratch, live: o.Live, passing: o.Passing, group: g.info.ID, number: number,
 		checkpoint: checkpoint, limit: o.ScratchLimit, opened: o.Opened.UnixNano(), name: o.Name}}
 	v, err := g.openView(checkpoint, o, view.Config{Number: k.rec.number, Failed: func(err error) { g.viewFails(k, err) }})
 	if err != nil {
@@ -182,7 +187,7 @@ func (g *Group) tellView(k *keptView) ViewInfo {
 const fullBytes = 1 << 20
 
 // CloseView ends a kept view and discards its scratch, durably. ErrNoView: there is none
-// of that number.
+// of that number; ErrInUse: a failover stands on it.
 func (g *Group) CloseView(number uint64) error {
 	g.viewing.Lock()
 	defer g.viewing.Unlock()
@@ -191,6 +196,9 @@ func (g *Group) CloseView(number uint64) error {
 	g.mu.Unlock()
 	if k == nil {
 		return fmt.Errorf("journal: group %s: view %d: %w", g.info.ID, number, ErrNoView)
+	}
+	if g.ViewInUse(number) {
+		return fmt.Errorf("journal: group %s: view %d: %w", g.info.ID, number, ErrInUse)
 	}
 	return errors.Join(g.endView(k, viewClosed, ""), g.forgetViews())
 }

@@ -9,9 +9,12 @@ import (
 	"slices"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/holdfast-dr/holdfast/ioengine/faultdisk"
+	"github.com/holdfast-dr/holdfast/journal/failover"
 	"github.com/holdfast-dr/holdfast/journal/index"
+	"github.com/holdfast-dr/holdfast/journal/retain"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
@@ -110,6 +113,52 @@ var version2 = []entry{
 	{kind: entryRepaired, volume: 9, number: 1024, end: 2048},
 	{kind: entryParity, reason: "\x01parity"},
 	{kind: entryMark},
+}
+
+// version3 has what came with version 3.
+var version3 = []entry{
+	{kind: entryFailover, failover: failover.Failover{State: failover.Raised, ID: "5b3e", Checkpoint: 21, Epoch: 4, View: 17, Began: 3e18, Timer: time.Hour, Then: failover.Commit, Left: time.Hour,
+		At: retain.Instant{Boot: [16]byte{1, 2}, Mono: time.Minute, Wall: 3e18}}},
+	{kind: entryFailover, failover: failover.Failover{State: failover.Recovering, ID: "5b3e", Checkpoint: 21, Epoch: 5, View: 18, Note: "nobody answers", Began: 3e18, Then: failover.Rollback}},
+	{kind: entryMark},
+}
+
+func TestGoldenVersion3(t *testing.T) {
+	const name = "testdata/v3.manifest"
+	es := append([]entry{{kind: entryGroup, lineage: testLineage, name: "group"}}, version3...)
+	var p []byte
+	for i, e := range es {
+		p = appendEntry(p, frame{testGroup, uint64(i + 1), uint64(i)}, e)
+	}
+	if *update {
+		ok(t, os.WriteFile(name, p, 0o666))
+	}
+	golden, err := os.ReadFile(name)
+	ok(t, err)
+	r := &manifest{group: testGroup, facts: newFacts()}
+	ok(t, r.replay(golden))
+	if !bytes.Equal(p, golden) || r.facts.epoch != 5 || r.facts.failover != version3[1].failover {
+		t.Errorf("golden failover is %+v in epoch %d; first difference at %d", r.facts.failover, r.facts.epoch, firstDifference(p, golden))
+	}
+	if again := r.facts.entries(); !states(again, version3[1]) || states(again, version3[0]) {
+		t.Errorf("written anew it states %v", again)
+	}
+	for i, change := range []func(*failover.Failover){
+		func(f *failover.Failover) { f.State = failover.None },
+		func(f *failover.Failover) { f.State = failover.Committed + 1 },
+		func(f *failover.Failover) { f.Then = 0 },
+		func(f *failover.Failover) { f.Epoch = 0 },
+		func(f *failover.Failover) { f.Checkpoint = 0 },
+		func(f *failover.Failover) { f.View = 0 },
+		func(f *failover.Failover) { f.ID = "" },
+		func(f *failover.Failover) { f.Left = f.Timer + 1 },
+	} {
+		e := version3[0]
+		change(&e.failover)
+		if _, _, err := parseEntry(appendEntry(nil, frame{testGroup, 1, 0}, e), testGroup); err == nil {
+			t.Errorf("change %d: %+v is read", i, e.failover)
+		}
+	}
 }
 
 func TestGoldenVersion2(t *testing.T) {
@@ -250,10 +299,12 @@ func TestManifestOfNewerVersion(t *testing.T) {
 			t.Errorf("version %d, kind %d: %v", version, kind, err)
 		}
 	}
-	f(3, byte(entryMark))
-	f(2, byte(lastOfVersion2)+1)
+	f(4, byte(entryMark))
+	f(3, byte(lastKnown)+1)
+	f(2, byte(lastKnown)+1)
+	f(2, byte(entryFailover))
 	f(2, 255)
-	f(1, byte(lastOfVersion2)+1)
+	f(1, byte(lastKnown)+1)
 	f(1, byte(entryTag)) // what an older release would not have refused
 	f(2, byte(entryMark))
 	f(1, 0)
@@ -326,7 +377,7 @@ func sealSlot(p []byte) {
 }
 
 func FuzzEntry(f *testing.F) {
-	for i, e := range append(slices.Concat(everyEntry, version2), entry{kind: entryGroup, lineage: 1, name: "x"}, entry{kind: entryDamaged, volume: 3, number: 5, end: 9, reason: "why"}) {
+	for i, e := range append(slices.Concat(everyEntry, version2, version3), entry{kind: entryGroup, lineage: 1, name: "x"}, entry{kind: entryDamaged, volume: 3, number: 5, end: 9, reason: "why"}) {
 		f.Add(appendEntry(nil, frame{testGroup, uint64(i + 1), 0}, e))
 	}
 	f.Fuzz(func(t *testing.T, p []byte) {

@@ -3,7 +3,9 @@ package journal
 import (
 	"encoding/binary"
 	"math"
+	"time"
 
+	"github.com/holdfast-dr/holdfast/journal/failover"
 	"github.com/holdfast-dr/holdfast/journal/index"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
@@ -83,9 +85,39 @@ func appendPayload(dst []byte, e entry) []byte {
 		dst = le.AppendUint32(dst, uint32(e.volume))
 		dst = le.AppendUint64(dst, e.number)
 		dst = le.AppendUint64(dst, e.end)
+	case entryFailover:
+		dst = appendFailover(dst, e.failover)
 	case entryMark:
 	}
 	return dst
+}
+
+// appendFailover appends what a failover is; its texts come last.
+func appendFailover(dst []byte, f failover.Failover) []byte {
+	le := binary.LittleEndian
+	dst = append(dst, byte(f.State), byte(f.Then))
+	dst = le.AppendUint32(dst, uint32(f.Epoch))
+	for _, v := range [...]uint64{f.Checkpoint, f.View, uint64(f.Began), uint64(f.Timer), uint64(f.Left), uint64(f.At.Mono), uint64(f.At.Wall)} {
+		dst = le.AppendUint64(dst, v)
+	}
+	dst = append(dst, f.At.Boot[:]...)
+	dst = append(append(dst, byte(len(f.ID))), f.ID...)
+	return append(dst, f.Note...)
+}
+
+// readFailover reads what appendFailover wrote.
+func (d *decoder) readFailover() (f failover.Failover) {
+	f.State, f.Then = failover.State(d.u8()), failover.End(d.u8())
+	f.Epoch = record.Epoch(d.u32())
+	f.Checkpoint, f.View, f.Began = d.u64(), d.u64(), int64(d.u64())
+	f.Timer, f.Left = time.Duration(d.u64()), time.Duration(d.u64())
+	f.At.Mono, f.At.Wall = time.Duration(d.u64()), int64(d.u64())
+	copy(f.At.Boot[:], d.take(len(f.At.Boot)))
+	f.ID = string(d.take(int(d.u8())))
+	f.Note = d.rest(failover.MaxNote)
+	d.ok(f.State > failover.None && f.State <= failover.Committed && (f.Then == failover.Rollback || f.Then == failover.Commit))
+	d.ok(f.Epoch != 0 && f.Checkpoint != 0 && f.View != 0 && f.Timer >= 0 && f.Left >= 0 && f.Left <= f.Timer && f.ID != "" && len(f.ID) <= failover.MaxID)
+	return f
 }
 
 // parsePayload reads what appendPayload wrote.
@@ -172,6 +204,8 @@ func parsePayload(kind entryKind, p []byte) (entry, bool) {
 		e.volume = record.VolumeID(d.u32())
 		e.number, e.end = d.u64(), d.u64()
 		d.ok(e.end > e.number && e.end <= math.MaxInt64)
+	case entryFailover:
+		e.failover = d.readFailover()
 	case entryMark:
 	default:
 		return entry{}, false

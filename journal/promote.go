@@ -128,6 +128,11 @@ func (g *Group) goneBelow(number uint64) error {
 			return fmt.Errorf("checkpoint %d is pinned: %w", n, errBelow)
 		}
 	}
+	if facts.gone < number { // a pass that has begun is finished
+		if err := g.heldByFailover(); err != nil {
+			return fmt.Errorf("%w: %w", err, errBelow)
+		}
+	}
 	g.mu.Lock()
 	var held error
 	g.eachHeldLocked(func(n uint64, _ bool) {

@@ -20,7 +20,8 @@ import (
 //     of this log; else none of either;
 //  4. the records of the log from there on, or all: they say where each stream stands,
 //     which versions there are and which cuts became checkpoints;
-//  5. the catalogue, made to say the same.
+//  5. the catalogue, made to say the same;
+//  6. the views that are kept, and a live failover, which goes on from where it stood.
 //
 // What it lists may be shown once the watermark is raised over it.
 func (g *Group) load(m *manifest) (*Group, error) {
@@ -39,6 +40,9 @@ func (g *Group) load(m *manifest) (*Group, error) {
 	}
 	if err == nil {
 		err = g.loadViews()
+	}
+	if err == nil {
+		g.loadFailover()
 	}
 	if err != nil {
 		g.stop()

@@ -308,7 +308,7 @@ func (r *retainer) thin(g *Group, now time.Duration) {
 	f := &g.folding
 	policed := false
 	g.retention.note(func(r *retention) { policed = len(r.policy.Tiers) > 0 })
-	if !f.again.Swap(false) && now < f.next || !policed && len(g.manifest.now().thinned) == 0 {
+	if g.heldByFailover() != nil || !f.again.Swap(false) && now < f.next || !policed && len(g.manifest.now().thinned) == 0 {
 		return
 	}
 	f.next = now + thinEvery

@@ -188,6 +188,9 @@ func (g *Group) stateOf(now time.Duration, disk diskSpace) retain.State {
 	g.mu.Lock()
 	s.Unread = g.unreadViewLocked()
 	s.Gone, s.Resync, s.Listed = g.gone, g.resync, g.cuts.limit
+	if err := g.heldByFailoverLocked(); err != nil {
+		s.Held = oneLine(err).Error()
+	}
 	g.eachHeldLocked(func(n uint64, live bool) {
 		view := &s.TestView
 		if live {

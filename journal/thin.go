@@ -15,6 +15,9 @@ import (
 func (g *Group) thin(pairs []retain.Pair) (thinned int, err error) {
 	g.marking.Lock()
 	defer g.marking.Unlock()
+	if g.heldByFailover() != nil {
+		return 0, nil
+	}
 	ceiling := g.thinCeiling()
 	facts := g.manifest.now()
 	g.mu.Lock()

@@ -39,6 +39,7 @@ type State struct {
 	TestView uint64 // the oldest checkpoint that a test view stands at; 0: there is none
 	LiveView uint64 // and the oldest that any other view stands at
 	Unread   string // a view of which nobody knows where it stands, and what to do; empty: none
+	Held     string // why nothing more of the history may go; empty: it may
 	Resync   bool   // one is open: nothing new is listed
 	Stuck    string // why the last pass failed and no other is tried; empty: it is
 }
@@ -90,7 +91,12 @@ func Plan(s State) (d Decision) {
 	switch {
 	case s.Stuck != "":
 	case s.Gone > s.Base: // a pass that was begun is finished
-		d.Promote = max(s.Gone, expired)
+		d.Promote = s.Gone
+		if s.Held == "" {
+			d.Promote = max(s.Gone, expired)
+		}
+	case s.Held != "" && !invariant.Planted("journal/retain/held-goes"):
+		d.Yield = tight && s.TestView != 0
 	case expired > base && (tight || s.due(base)):
 		d.Promote = expired
 	case tight && s.TestView != 0 && !invariant.Planted("journal/retain/views-stay"):
@@ -224,6 +230,8 @@ func (s *State) judge(d *Decision, tight bool, holder string) {
 		what = s.Stuck
 	case d.Yield:
 		what = "test views give way"
+	case s.Held != "" && d.Promote == 0:
+		what = "nothing more can be given up: " + s.Held
 	case d.Promote == 0:
 		what = "nothing more can be given up: " + holder
 	}

@@ -111,6 +111,12 @@ func TestPlan(t *testing.T) {
 	f("done already", "2@1 3@62", 62*time.Minute, func(s *State) { s.Gone, s.Base = 2, 2 }, "0")
 	f("a pass that was begun", "2@1 3@2 4@3", 4*time.Minute, func(s *State) { s.Gone = 2 }, "2")
 
+	held := func(s *State) { s.Held = "a failover" }
+	f("held: nothing goes", "1@0 2@1 3@2 4@50", 62*time.Minute, held, "0")
+	f("held: nor when it is tight", "1@0 2@1 3@30", 61*time.Minute, func(s *State) { held(s); tight(s) }, "0 shortened")
+	f("held: test views give way", "1@0 2@1 3@30", 61*time.Minute, func(s *State) { held(s); tight(s); s.TestView = 3 }, "0 yield shortened")
+	f("held: a pass that was begun is finished", "2@1 3@2 4@3", 10*time.Hour, func(s *State) { held(s); s.Gone = 2 }, "2")
+
 	f("warning", "1@0 2@30", time.Hour, func(s *State) { s.Used = 75 }, "0 warning")
 	f("below it", "1@0 2@30", time.Hour, func(s *State) { s.Used = 74 }, "0")
 	f("tight: what is over age goes first", "1@0 2@1 3@30", 61*time.Minute, func(s *State) { tight(s); s.TestView = 3 }, "2 shortened")
@@ -145,6 +151,7 @@ func TestReasons(t *testing.T) {
 		func(s *State) { s.Short, s.Free, s.Wanted = true, 100<<20, 576<<20 })
 	f(Stopped, "no data is taken: the disk is full: 0 B are free, 576.0 MiB are wanted; history is being shortened",
 		func(s *State) { s.Full, s.Wanted = true, 576<<20 })
+	f(Stopped, "no data is taken: the disk is full; nothing more can be given up: a failover", func(s *State) { s.Held, s.Full = "a failover", true })
 	const unread = "nobody knows where view v3 stands: holdfast view close v3"
 	f(Warning, "history is not shortened: "+unread, func(s *State) { s.Unread = unread })
 	f(Stopped, "no data is taken: the disk is full; nothing more can be given up: "+unread, func(s *State) { s.Unread, s.Full = unread, true })

@@ -1,0 +1,263 @@
+// Package failover decides how far a live failover of a group has come at its target. It is pure: the
+// group makes each state durable before it acts on it, so that whoever comes after a crash at any
+// moment goes on from there.
+//
+//	           Begin                Kept
+//	none ───────────────► raised ─────────► recovering ──────────► committed
+//	  ▲                     │                   │        Commit, or time
+//	  │ Begin               │ Rollback, time    │ Rollback, or time
+//	  │                     ▼                   ▼
+//	rolled-back ◄──────── rolling-back ◄────────┘
+//	            Dropped
+//
+// What a caller may rely on:
+//   - The epoch rises with Begin, and again when a rollback is through. In between no source appends.
+//   - Raised, Recovering and RollingBack hold the history: no checkpoint goes. In Committed the
+//     machines' disks are the group's truth, and no source is ever let in again.
+//   - Begin with the same id and checkpoint is told what became of it and changes nothing. With another
+//     it is refused, unless the last failover was rolled back: of two who begin at once one wins.
+//   - Time is what passed on a clock that nobody sets, within one boot. What cannot be told, as over a
+//     reboot, did not pass: nothing ends early.
+package failover
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+	"github.com/holdfast-dr/holdfast/journal/retain"
+	"github.com/holdfast-dr/holdfast/wire/record"
+)
+
+// State says how far a failover has come.
+type State uint8
+
+// The states. Their numbers are on disk.
+const (
+	None        State = iota
+	Raised            // the source is fenced; the view is not kept yet
+	Recovering        // the view is kept: machines may run
+	RollingBack       // the view goes
+	RolledBack        // it is over: a source is granted Epoch
+	Committed         // it is final: what the view shows is the group
+)
+
+var stateNames = [...]string{"none", "raised", "recovering", "rolling-back", "rolled-back", "committed"}
+
+func (s State) String() string {
+	if int(s) < len(stateNames) {
+		return stateNames[s]
+	}
+	return fmt.Sprintf("state %d", uint8(s))
+}
+
+// Holds says that no checkpoint may go, since a rollback would offer it again.
+func (s State) Holds() bool {
+	return s == Raised || s == Recovering || s == RollingBack && !invariant.Planted("journal/failover/rolling-lets-go")
+}
+
+// Fences says that no source may append.
+func (s State) Fences() bool { return s != None && s != RolledBack }
+
+// Shows says that the view must be there.
+func (s State) Shows() bool { return s == Recovering || s == Committed }
+
+// End is how a failover ends when its time is over.
+type End uint8
+
+// The ends. Their numbers are on disk.
+const (
+	Rollback End = iota + 1
+	Commit
+)
+
+func (e End) String() string {
+	if e == Commit {
+		return "commit"
+	}
+	return "rollback"
+}
+
+// Failover is the last failover of a group; its zero value is none.
+type Failover struct {
+	State      State
+	ID         string // drawn by who began it, at most MaxID bytes
+	Checkpoint uint64
+	Epoch      record.Epoch // that it raised: no lower one appends
+	View       uint64       // the number of the view that machines run on
+	Note       string       // why the source was not stopped, at most MaxNote bytes; empty: nothing was said
+	Began      int64        // wall clock, ns: a label
+	Timer      time.Duration
+	Then       End
+
+	// Left of Timer at the instant At. Zero Timer: it does not end by itself.
+	Left time.Duration
+	At   retain.Instant
+}
+
+// Limits of what is kept.
+const (
+	MaxID   = 128
+	MaxNote = 256
+)
+
+// noteEvery is how much time may be forgotten over a restart in another boot.
+const noteEvery = time.Minute
+
+// Errors of Step. What was refused changed nothing.
+var (
+	ErrOther      = errors.New("another failover of the group is under way")
+	ErrNone       = errors.New("no failover of the group is under way")
+	ErrCommitted  = errors.New("the failover was committed, which is final")
+	ErrRolledBack = errors.New("the failover was rolled back")
+	ErrNotReady   = errors.New("the failover's disks are not there yet")
+)
+
+// Event is something that is asked for, or happened.
+type Event interface{ event() }
+
+// The events.
+type (
+	// Begin asks for a failover. View is a number that was never drawn before, Above the epoch in force.
+	Begin struct {
+		ID         string
+		Checkpoint uint64
+		Above      record.Epoch
+		View       uint64
+		Note       string
+		Timer      time.Duration
+		Then       End
+		Now        retain.Instant
+	}
+	// Kept says that the view is written down.
+	Kept struct{}
+	// Abandon asks for the rollback of the failover with the ID; empty: whichever there is.
+	Abandon struct{ ID string }
+	// Dropped says that the view is gone with all that was written to it.
+	Dropped struct{}
+	// Accept asks for the commit of the failover with the ID; empty: whichever there is.
+	Accept struct{ ID string }
+	// Passed says what the clocks say.
+	Passed struct{ Now retain.Instant }
+)
+
+func (Begin) event()   {}
+func (Kept) event()    {}
+func (Abandon) event() {}
+func (Dropped) event() {}
+func (Accept) event()  {}
+func (Passed) event()  {}
+
+// Step returns what the failover is after the event: to be made durable where it differs, and then
+// acted upon. With an error it is what it was.
+func (f Failover) Step(e Event) (Failover, error) {
+	switch e := e.(type) {
+	case Begin:
+		return f.begin(e)
+	case Kept:
+		if f.State == Raised {
+			f.State = Recovering
+		}
+		return f, nil
+	case Abandon:
+		return f.abandon(e)
+	case Dropped:
+		if f.State == RollingBack {
+			f.State, f.Epoch = RolledBack, f.Epoch+1
+		}
+		return f, nil
+	case Accept:
+		return f.accept(e)
+	case Passed:
+		return f.passed(e.Now), nil
+	}
+	panic(fmt.Sprintf("BUG: unknown event %T", e))
+}
+
+func (f Failover) begin(e Begin) (Failover, error) {
+	if f.State != None && e.ID == f.ID && !invariant.Planted("journal/failover/begins-twice") {
+		if e.Checkpoint != f.Checkpoint {
+			return f, fmt.Errorf("%s began at checkpoint %d, not %d: %w", f.ID, f.Checkpoint, e.Checkpoint, ErrOther)
+		}
+		return f, nil
+	}
+	if f.State.Fences() && !invariant.Planted("journal/failover/two-win") {
+		return f, fmt.Errorf("%s at checkpoint %d is %s: %w", f.ID, f.Checkpoint, f.State, ErrOther)
+	}
+	return Failover{State: Raised, ID: e.ID, Checkpoint: e.Checkpoint, Epoch: max(e.Above, f.Epoch) + 1, View: e.View, Note: e.Note,
+		Began: e.Now.Wall, Timer: e.Timer, Then: e.Then, Left: e.Timer, At: e.Now}, nil
+}
+
+// of says whether the failover is the one that is meant.
+func (f Failover) of(id string) error {
+	switch {
+	case f.State == None:
+		return ErrNone
+	case id != "" && id != f.ID:
+		return fmt.Errorf("it is %s, at checkpoint %d: %w", f.ID, f.Checkpoint, ErrOther)
+	}
+	return nil
+}
+
+func (f Failover) abandon(e Abandon) (Failover, error) {
+	if err := f.of(e.ID); err != nil {
+		return f, err
+	}
+	switch f.State {
+	case Raised, Recovering:
+		f.State = RollingBack
+	case Committed:
+		return f, ErrCommitted
+	}
+	return f, nil
+}
+
+func (f Failover) accept(e Accept) (Failover, error) {
+	if err := f.of(e.ID); err != nil {
+		return f, err
+	}
+	switch f.State {
+	case Raised:
+		return f, ErrNotReady
+	case Recovering:
+		f.State = Committed
+	case RollingBack, RolledBack:
+		return f, ErrRolledBack
+	}
+	return f, nil
+}
+
+// passed ends the failover when its time is over. What was used up is noted now and then.
+func (f Failover) passed(now retain.Instant) Failover {
+	if f.Timer == 0 || f.State != Raised && f.State != Recovering {
+		return f
+	}
+	left := f.LeftAt(now)
+	switch {
+	case left <= 0 && f.Then == Commit && f.State == Recovering:
+		f.State = Committed
+	case left <= 0 && f.Then == Rollback:
+		f.State = RollingBack
+	case f.Left-left < noteEvery && now.Boot == f.At.Boot:
+		return f
+	}
+	f.Left, f.At = left, now
+	return f
+}
+
+// LeftAt is how much of the timer is left; never below zero.
+func (f Failover) LeftAt(now retain.Instant) time.Duration {
+	return max(0, f.Left-certain(f.At, now))
+}
+
+// certain is the time that has passed by the clock that only runs forward, within one boot.
+func certain(from, to retain.Instant) time.Duration {
+	if invariant.Planted("journal/failover/wall") {
+		return max(0, time.Duration(to.Wall-from.Wall))
+	}
+	if from.Boot != to.Boot || to.Boot == [16]byte{} {
+		return 0
+	}
+	return max(0, to.Mono-from.Mono)
+}

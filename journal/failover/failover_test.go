@@ -1,0 +1,138 @@
+package failover
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/journal/retain"
+)
+
+var boot = [16]byte{1}
+
+func at(d time.Duration) retain.Instant {
+	return retain.Instant{Boot: boot, Mono: d, Wall: int64(d)}
+}
+
+func with(s State) Failover {
+	f := Failover{State: s}
+	if s != None {
+		f = Failover{State: s, ID: "a", Checkpoint: 7, Epoch: 2, View: 3, Timer: time.Hour, Then: Rollback, Left: time.Hour, At: at(0)}
+	}
+	return f
+}
+
+// Every event in every state: what comes of it, or why it is refused.
+func TestEveryEvent(t *testing.T) {
+	same := State(255)
+	other := Begin{ID: "b", Checkpoint: 9, Above: 5, View: 4, Timer: time.Minute, Then: Commit, Now: at(1)}
+	table := []struct {
+		event Event
+		want  [6]State // by state
+		errs  [6]error
+	}{
+		{other, [6]State{Raised, same, same, same, Raised, same}, [6]error{nil, ErrOther, ErrOther, ErrOther, nil, ErrOther}},
+		{Begin{ID: "a", Checkpoint: 7, Above: 5}, [6]State{Raised, same, same, same, same, same}, [6]error{}},
+		{Begin{ID: "a", Checkpoint: 8, Above: 5}, [6]State{Raised, same, same, same, same, same}, [6]error{nil, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther}},
+		{Kept{}, [6]State{same, Recovering, same, same, same, same}, [6]error{}},
+		{Abandon{}, [6]State{same, RollingBack, RollingBack, same, same, same}, [6]error{ErrNone, nil, nil, nil, nil, ErrCommitted}},
+		{Abandon{ID: "a"}, [6]State{same, RollingBack, RollingBack, same, same, same}, [6]error{ErrNone, nil, nil, nil, nil, ErrCommitted}},
+		{Abandon{ID: "b"}, [6]State{same, same, same, same, same, same}, [6]error{ErrNone, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther}},
+		{Dropped{}, [6]State{same, same, same, RolledBack, same, same}, [6]error{}},
+		{Accept{}, [6]State{same, same, Committed, same, same, same}, [6]error{ErrNone, ErrNotReady, nil, ErrRolledBack, ErrRolledBack, nil}},
+		{Accept{ID: "a"}, [6]State{same, same, Committed, same, same, same}, [6]error{ErrNone, ErrNotReady, nil, ErrRolledBack, ErrRolledBack, nil}},
+		{Accept{ID: "b"}, [6]State{same, same, same, same, same, same}, [6]error{ErrNone, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther}},
+		{Passed{at(59 * time.Second)}, [6]State{same, same, same, same, same, same}, [6]error{}},
+		{Passed{at(time.Hour)}, [6]State{same, RollingBack, RollingBack, same, same, same}, [6]error{}},
+	}
+	for _, row := range table {
+		for s := None; s <= Committed; s++ {
+			f := with(s)
+			next, err := f.Step(row.event)
+			want := row.want[s]
+			if want == same {
+				want = s
+			}
+			if next.State != want || !errors.Is(err, row.errs[s]) || row.errs[s] == nil && err != nil || want == s && next != f {
+				t.Errorf("%+v in %s: %+v, %v; want %s, %v", row.event, s, next, err, want, row.errs[s])
+			}
+		}
+	}
+	f, _ := with(RolledBack).Step(other)
+	if f != (Failover{State: Raised, ID: "b", Checkpoint: 9, Epoch: 6, View: 4, Timer: time.Minute, Then: Commit, Began: 1, Left: time.Minute, At: at(1)}) {
+		t.Errorf("begun: %+v", f)
+	}
+	f, _ = f.Step(Kept{})
+	if f, _ = f.Step(Passed{at(2 * time.Minute)}); f.State != Committed {
+		t.Errorf("its time is over: %s", f.State)
+	}
+	f, _ = with(RollingBack).Step(Dropped{})
+	if f.Epoch != 3 {
+		t.Errorf("rolled back with epoch %d: a source has none to go on with", f.Epoch)
+	}
+	f = with(Raised)
+	f.Then = Commit
+	if f, _ = f.Step(Passed{at(2 * time.Hour)}); f.State != Raised {
+		t.Errorf("without disks it was %s", f.State)
+	}
+}
+
+func TestHolds(t *testing.T) {
+	for s := None; s <= Committed; s++ {
+		holds := s == Raised || s == Recovering || s == RollingBack
+		if s.Holds() != holds || s.Fences() != (holds || s == Committed) || s.Shows() != (s == Recovering || s == Committed) {
+			t.Errorf("%s: holds %v, fences %v, shows %v", s, s.Holds(), s.Fences(), s.Shows())
+		}
+	}
+	if State(99).String() != "state 99" || Commit.String() != "commit" || Rollback.String() != "rollback" {
+		t.Error("names")
+	}
+}
+
+// No clock that is set, no reboot and no restart ends it early; what passed in one boot counts.
+func TestTime(t *testing.T) {
+	f := with(Recovering)
+	step := func(now retain.Instant) {
+		t.Helper()
+		next, err := f.Step(Passed{now})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f = next
+	}
+	jump := at(30 * time.Second)
+	jump.Wall += int64(1000 * time.Hour)
+	step(jump)
+	if f.State != Recovering || f.Left != time.Hour {
+		t.Fatalf("the wall clock was set: %+v", f)
+	}
+	step(at(20 * time.Minute))
+	if f.Left != 40*time.Minute {
+		t.Fatalf("20 minutes on, %s are left", f.Left)
+	}
+	other := retain.Instant{Boot: [16]byte{2}, Mono: 5 * time.Hour, Wall: int64(5 * time.Hour)}
+	step(other) // rebooted
+	if f.State != Recovering || f.Left != 40*time.Minute || f.At != other {
+		t.Fatalf("after a reboot: %+v", f)
+	}
+	other.Wall = 0 // set back
+	other.Mono += 39 * time.Minute
+	step(other)
+	if f.State != Recovering || f.LeftAt(other) != time.Minute {
+		t.Fatalf("a minute before: %+v", f)
+	}
+	other.Mono += time.Minute
+	step(other)
+	if f.State != RollingBack || f.LeftAt(other) != 0 {
+		t.Fatalf("its time is over: %+v", f)
+	}
+	f = with(Recovering)
+	f.Timer, f.Left = 0, 0
+	step(at(1e6 * time.Hour))
+	if f.State != Recovering {
+		t.Errorf("without a timer it is %s", f.State)
+	}
+	if f.At.Boot = [16]byte{}; f.LeftAt(retain.Instant{Mono: time.Hour}) != 0 || certain(retain.Instant{}, retain.Instant{Mono: 1}) != 0 {
+		t.Error("a boot that is not known counts")
+	}
+}
