@@ -29,6 +29,7 @@ type load struct {
 type life struct {
 	number      uint64
 	ctx         context.Context // ends with the life
+	epoch       record.Epoch
 	incarnation record.Incarnation
 	next        record.Seq
 	open        record.Resync // its first record
@@ -295,7 +296,7 @@ func (f *feed) number(j *pack.Job) {
 
 func (f *feed) identity() (record.Identity, record.Time) {
 	f.time = max(f.time+1, record.Time(time.Now().UnixNano()))
-	return record.Identity{Stream: f.cfg.Stream, Epoch: epoch, Incarnation: f.life.incarnation, Seq: f.seq}, f.time
+	return record.Identity{Stream: f.cfg.Stream, Epoch: f.life.epoch, Incarnation: f.life.incarnation, Seq: f.seq}, f.time
 }
 
 // control puts a control record into the row, which is sealed up to it.

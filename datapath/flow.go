@@ -20,9 +20,6 @@ import (
 	"github.com/holdfast-dr/holdfast/wire/reorder"
 )
 
-// epoch is every group's until there is failover.
-const epoch record.Epoch = 1
-
 // flow is one group at its source, from the tap to the wire.
 type flow struct {
 	ctx          context.Context // of the run; every life's is below it
@@ -34,6 +31,7 @@ type flow struct {
 	turn         *gate.Turn
 	ledger       ledgerFile
 	incarnations incarnations
+	epochs       epochs
 	began        time.Time
 	rosterName   string
 	freezer      freezer
@@ -84,6 +82,7 @@ type flow struct {
 		ctx     context.Context    // of the life
 		end     context.CancelFunc // ends it
 		inc     record.Incarnation // drawn
+		epoch   record.Epoch       // of what is sent in lives that begin now
 		marks   map[record.Ticket]*mark
 		last    *mark // whose ticket was taken last
 
@@ -226,7 +225,7 @@ func (f *flow) openStreamLocked(inc record.Incarnation) {
 	}
 	m := &wire.OpenStream{
 		Group: f.cfg.ID, GroupName: f.cfg.Name, Lineage: f.cfg.Lineage, Stream: f.cfg.Stream,
-		Epoch: epoch, Incarnation: inc, Acked: f.mu.ledger.Acked,
+		Epoch: f.mu.epoch, Incarnation: inc, Acked: f.mu.ledger.Acked,
 	}
 	f.mu.telling = make(map[record.VolumeID]bool)
 	for _, v := range f.mu.volumes {

@@ -106,3 +106,32 @@ func (i incarnations) get() (record.Incarnation, error) {
 func (i incarnations) put(n record.Incarnation) error {
 	return writeDurably(i.name, fmt.Appendf(nil, "holdfast incarnation %d\n", n))
 }
+
+// epochs keeps the epoch that a stream's records are of, on disk. A target whose failover was rolled
+// back grants a higher one; a source that has forgotten it is told again.
+type epochs struct{ name string }
+
+func openEpochs(dir string, stream record.StreamID) epochs {
+	return epochs{filepath.Join(dir, "epoch-"+stream.String())}
+}
+
+// get is 1 when none was ever granted.
+func (e epochs) get() (record.Epoch, error) {
+	p, err := os.ReadFile(e.name)
+	if errors.Is(err, os.ErrNotExist) {
+		return 1, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	var n record.Epoch
+	if _, err := fmt.Sscanf(string(p), "holdfast epoch %d\n", &n); err != nil || n == 0 {
+		return 0, fmt.Errorf("%s: %q is not an epoch", e.name, p)
+	}
+	return n, nil
+}
+
+// put makes n durable.
+func (e epochs) put(n record.Epoch) error {
+	return writeDurably(e.name, fmt.Appendf(nil, "holdfast epoch %d\n", n))
+}

@@ -54,7 +54,7 @@ func (f *flow) begin(ctx context.Context, b group.Begin) {
 	f.mu.ledger.Acked, f.mu.ledger.Unfinished = b.Next-1, b.Initial
 	f.keepLocked()
 	l := life{
-		number: b.Life, ctx: ctx, incarnation: b.Incarnation, next: b.Next, ticket: ticket,
+		number: b.Life, ctx: ctx, epoch: f.mu.epoch, incarnation: b.Incarnation, next: b.Next, ticket: ticket,
 		open: record.Resync{Initial: b.Initial, Reason: b.Reason},
 	}
 	l.open.Volumes = f.membersLocked()

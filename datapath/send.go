@@ -151,6 +151,8 @@ func (f *flow) message(m wire.Message) error {
 		f.stood(m)
 	case *wire.Refused:
 		f.refused(m)
+	case *wire.Fenced:
+		f.fenced(m)
 	case *wire.Durable:
 		return f.durable(m.Seq)
 	case *wire.Lacking:
@@ -208,6 +210,31 @@ func (f *flow) refused(m *wire.Refused) {
 	defer f.mu.Unlock()
 	f.stopSendLocked()
 	f.stepLocked(group.Refused{Text: m.Text, Retry: retry})
+}
+
+// fenced takes the target's word that a failover has raised the epoch: the source stands by, or goes
+// on in the epoch that it is granted.
+func (f *flow) fenced(m *wire.Fenced) {
+	f.count.refusals.Add(1)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.stopSendLocked()
+	switch {
+	case m.Epoch <= f.mu.epoch:
+		f.stepLocked(group.Refused{Text: m.Text, Retry: retryRefused})
+	case !m.Granted:
+		f.stepLocked(group.Refused{Text: m.Text, Retry: retryRefused, Fenced: true})
+	default:
+		if !invariant.Planted("datapath/epoch-unkept") {
+			if err := f.epochs.put(m.Epoch); err != nil {
+				f.failLocked(fmt.Errorf("keep the epoch: %w", err))
+				return
+			}
+		}
+		f.log.Info("epoch granted", "epoch", m.Epoch, "before", f.mu.epoch)
+		f.mu.epoch = m.Epoch
+		f.stepLocked(group.Granted{})
+	}
 }
 
 // errAck ends a session whose target acknowledges what was never sent.

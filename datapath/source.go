@@ -143,7 +143,10 @@ func (s *Source) openFlow(g GroupConfig) (*flow, error) {
 		return nil, err
 	}
 	f.followLocked()
-	f.incarnations = openIncarnations(s.cfg.DataDir, g.Stream)
+	f.incarnations, f.epochs = openIncarnations(s.cfg.DataDir, g.Stream), openEpochs(s.cfg.DataDir, g.Stream)
+	if f.mu.epoch, err = f.epochs.get(); err != nil {
+		return nil, errors.Join(err, f.tap.Close())
+	}
 	f.marksNew = f.tap.Incarnation() == 0
 	if f.ledger, f.mu.ledger, err = openLedger(s.cfg.RunDir, g.Stream); err == nil {
 		f.mu.inc, err = f.raise(0)
@@ -280,6 +283,8 @@ func (f *flow) concerns(m wire.Message) bool {
 	case *wire.Stand:
 		return m.Stream == f.cfg.Stream
 	case *wire.Refused:
+		return m.Stream == f.cfg.Stream
+	case *wire.Fenced:
 		return m.Stream == f.cfg.Stream
 	case *wire.Durable:
 		return m.Stream == f.cfg.Stream

@@ -86,6 +86,7 @@ func messages() []Message {
 		&Listed{1, 17, 1_700_000_000_000_000_000, "vor dem Update ✓"},
 		&Lacking{1, []Lack{{2, 4096, 8192}, {3, 0, 512}}},
 		&Everywhere{1, 17},
+		&Fenced{5, 3, false, "a live failover has begun"}, &Fenced{5, 4, true, "rolled back"},
 		&Compare{testStream, 9, delta.Ask{Volume: 2, Level: delta.Leaf, First: 256, Count: 256}},
 		&Sums{testStream, 9, delta.Ask{Volume: 2, Level: delta.Block, First: 17, Count: 2}, []byte("sixteen bytes...and sixteen more")},
 	}

@@ -25,7 +25,7 @@ var frameNames = map[frameType]string{
 	typeRecord: FrameRecord, typeOpenStream: "OpenStream", typeStand: "Stand", typeRefused: "Refused", typeCloseStream: "CloseStream",
 	typeDurable: "Durable", typeListed: "Listed", typeLacking: "Lacking", typeEverywhere: "Everywhere", typeTest: "Test",
 	typeOrdered: FrameOrdered, typeAttach: "Attach", typeTaken: "Taken", typeGone: "Gone",
-	typeCompare: "Compare", typeSums: "Sums",
+	typeCompare: "Compare", typeSums: "Sums", typeFenced: "Fenced",
 	typePing: "Ping", typePong: "Pong", typePush: "Push", typePull: "Pull", typeMeasured: "Measured", typeChunk: FrameChunk, typeEnd: "End",
 }
 
@@ -171,6 +171,8 @@ func explainMessage(m Message) Explained {
 		return e
 	case *Refused:
 		return Explained{Stream: m.Stream, Text: fmt.Sprintf("%v: %s", m.Code, m.Text)}
+	case *Fenced:
+		return Explained{Stream: m.Stream, Text: fmt.Sprintf("epoch %d, granted %v: %s", m.Epoch, m.Granted, m.Text)}
 	case *CloseStream:
 		return Explained{Stream: m.Stream}
 	case *Durable:

@@ -51,6 +51,7 @@ const (
 	typeGone        frameType = 41
 	typeCompare     frameType = 42
 	typeSums        frameType = 43
+	typeFenced      frameType = 44
 
 	// First on a further data connection.
 	typeAttach frameType = 8
@@ -77,7 +78,7 @@ func bodyLimit(t frameType) int {
 		return tokenBytes
 	case typeJoined:
 		return 0
-	case typeBye, typeRefused:
+	case typeBye, typeRefused, typeFenced:
 		return 64 + MaxText
 	case typeHeartbeat:
 		return heartbeatBytes

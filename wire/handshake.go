@@ -28,7 +28,8 @@ func (v Versions) String() string {
 //	5 adds further data connections
 //	6 has cuts say how a freeze of the guests went
 //	7 adds Compare and Sums
-var ours = Versions{1, 7}
+//	8 adds Fenced
+var ours = Versions{1, 8}
 
 // OrderedSince is the first version in which records are ordered by the target, and so
 // may travel over several data connections.

@@ -61,6 +61,16 @@ type Refused struct {
 	Text   string
 }
 
+// Fenced refuses a stream because its epoch is over: a failover has raised it. Granted says that the
+// failover was rolled back and the source may go on in that epoch, with a new incarnation; else it
+// stands by. Version 8; before it the same is Refused.
+type Fenced struct {
+	Stream  record.StreamID
+	Epoch   record.Epoch // the one in force, not 0
+	Granted bool
+	Text    string
+}
+
 // CloseStream says that the source sends no more records of the stream in this session.
 type CloseStream struct {
 	Stream record.StreamID
@@ -158,6 +168,8 @@ func decodeMessage(t frameType, p []byte) (Message, error) {
 		m = decodeCompare(&d)
 	case typeSums:
 		m = decodeSums(&d)
+	case typeFenced:
+		m = &Fenced{Stream: record.StreamID(d.u64()), Epoch: record.Epoch(d.u32()), Granted: d.bool(), Text: d.string(MaxText)}
 	default:
 		return nil, badFrame(BadType, "type %d on the control connection", t)
 	}
@@ -253,6 +265,15 @@ func (m *Refused) appendTo(p []byte) []byte {
 }
 
 func (m *Refused) check() error { return needIDs("refused", uint64(m.Stream), uint64(m.Code)) }
+
+func (m *Fenced) kind() frameType { return typeFenced }
+func (m *Fenced) since() uint16   { return 8 }
+
+func (m *Fenced) appendTo(p []byte) []byte {
+	return putString(putBool(putU32(putU64(p, uint64(m.Stream)), uint32(m.Epoch)), m.Granted), cutText(m.Text))
+}
+
+func (m *Fenced) check() error { return needIDs("fenced", uint64(m.Stream), uint64(m.Epoch)) }
 
 func (m *CloseStream) kind() frameType { return typeCloseStream }
 func (m *CloseStream) since() uint16   { return 1 }

@@ -179,7 +179,7 @@ func TestEveryFrameIsExplained(t *testing.T) {
 		t.Error(err)
 	}
 	for _, m := range []Message{openStream(), &Stand{Stream: 1}, &Refused{1, 2, "no"}, &CloseStream{1}, &Durable{1, 2}, &Listed{1, 2, 3, "tag"},
-		&Lacking{1, []Lack{{1, 2, 3}}}, &Everywhere{1, 2},
+		&Lacking{1, []Lack{{1, 2, 3}}}, &Everywhere{1, 2}, &Fenced{1, 2, true, "over"},
 		&Compare{1, 2, delta.Ask{Volume: 1, Level: delta.Node, Count: 1}}, &Sums{1, 1, delta.Ask{Volume: 1, Level: delta.Node, Count: 1}, make([]byte, 32)}} {
 		if e, err := Explain(appendFrame(nil, m.kind(), m.appendTo)); err != nil || e.Stream == 0 && e.Group == 0 {
 			t.Errorf("%T: %+v, %v", m, e, err)

@@ -13,6 +13,7 @@ import (
 	"github.com/holdfast-dr/holdfast/datapath/internal/testtrust"
 	"github.com/holdfast-dr/holdfast/ioengine/faultdisk"
 	"github.com/holdfast-dr/holdfast/journal"
+	"github.com/holdfast-dr/holdfast/journal/failover"
 	"github.com/holdfast-dr/holdfast/journal/index"
 	"github.com/holdfast-dr/holdfast/wire"
 	"github.com/holdfast-dr/holdfast/wire/faultlink"
@@ -374,5 +375,45 @@ func TestUnknownStreamEndsTheSession(t *testing.T) {
 	case <-w.src.ended:
 	case <-time.After(patience):
 		t.Fatal("a word that is the target's own was taken")
+	}
+}
+
+// TestFenced begins a failover under a source: it is told so, once by the refusal of what it sends
+// and each time that it asks, and is granted an epoch once the failover was rolled back.
+func TestFenced(t *testing.T) {
+	w := established(t)
+	g, _ := w.target.store.Group(9)
+	if _, err := g.BeginFailover(journal.FailoverRequest{ID: "one", Checkpoint: 4, Then: failover.Rollback}); err != nil {
+		t.Fatal(err)
+	}
+	w.send(w.data("too late"))
+	f := func(want wire.Fenced) {
+		t.Helper()
+		m := await[*wire.Fenced](w)
+		if m.Text == "" {
+			t.Error("it is not said why")
+		}
+		if m.Text = ""; *m != want {
+			t.Errorf("told %+v, want %+v", *m, want)
+		}
+	}
+	f(wire.Fenced{Stream: streamID, Epoch: 2})
+	if l, _ := w.target.Link(9); l.Refused == "" || l.Connected {
+		t.Errorf("link %+v", l)
+	}
+	w.openStream(nil)
+	f(wire.Fenced{Stream: streamID, Epoch: 2})
+	if _, err := g.RollBackFailover(""); err != nil {
+		t.Fatal(err)
+	}
+	w.openStream(nil)
+	f(wire.Fenced{Stream: streamID, Epoch: 3, Granted: true})
+	w.openStream(func(m *wire.OpenStream) { m.Epoch, m.Incarnation = 3, 2 })
+	if s := await[*wire.Stand](w); s.Durable != 4 || !s.NeedOpen || s.Epoch != 3 {
+		t.Errorf("stands at %+v", s)
+	}
+	w.openStream(func(m *wire.OpenStream) { m.Epoch = 3 })
+	if r := await[*wire.Refused](w); r.Code != wire.CodeFenced { // the epoch is right, its life is over
+		t.Errorf("refused with %+v", r)
 	}
 }

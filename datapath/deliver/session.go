@@ -2,6 +2,7 @@ package deliver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"sync"
@@ -47,6 +48,7 @@ type stream struct {
 	turn    uint64     // counts openings: what was appended in an earlier one is not acknowledged
 	next    record.Seq // the first record to take, while reopened
 	inc     record.Incarnation
+	epoch   record.Epoch
 }
 
 type streamState uint8
@@ -92,13 +94,13 @@ func (n *session) open(m *wire.OpenStream) error {
 	if err != nil {
 		log.Warn("stream refused", "error", err)
 		n.target.refused(m.Group, err)
-		return n.wire.Send(&wire.Refused{Stream: m.Stream, Code: codeOf(err), Text: err.Error()})
+		return n.wire.Send(n.refusal(m.Group, m.Stream, m.Epoch, err))
 	}
 	log.Info("stream opened", "durable", stand.Durable, "incarnation", m.Incarnation, "need_open", stand.NeedOpen)
 	n.mu.Lock()
 	st.turn++
 	// A stream that was open in this session before may have records under way.
-	st.inc = m.Incarnation
+	st.inc, st.epoch = m.Incarnation, m.Epoch
 	if st.next = stand.Durable + 1; st.turn == 1 {
 		st.state = open
 	} else {
@@ -269,7 +271,7 @@ func (n *session) durable(st *stream, turn uint64, h record.Header) {
 // refuse tells the source that a stream is not taken any more, once per opening.
 func (n *session) refuse(st *stream, turn uint64, err error) {
 	n.mu.Lock()
-	first := st.turn == turn && st.state != closed
+	first, epoch := st.turn == turn && st.state != closed, st.epoch
 	if first {
 		st.state = closed
 	}
@@ -280,7 +282,19 @@ func (n *session) refuse(st *stream, turn uint64, err error) {
 	n.target.log.Warn("stream is not taken any more", "stream", st.id, "error", err)
 	n.target.attach(st, false)
 	n.target.refused(st.in, err)
-	_ = n.wire.Send(&wire.Refused{Stream: st.id, Code: codeOf(err), Text: err.Error()}) // else the session is over
+	_ = n.wire.Send(n.refusal(st.in, st.id, epoch, err)) // else the session is over
+}
+
+// refusal tells a source of that epoch why its stream is not taken.
+func (n *session) refusal(group record.GroupID, id record.StreamID, epoch record.Epoch, err error) wire.Message {
+	if g, known := n.target.store.Group(group); known && errors.Is(err, journal.ErrFenced) {
+		now, granted := g.Grant()
+		m := &wire.Fenced{Stream: id, Epoch: now, Granted: granted, Text: err.Error()}
+		if epoch < now && n.wire.Speaks(m) && !invariant.Planted("deliver/fenced-unsaid") {
+			return m
+		}
+	}
+	return &wire.Refused{Stream: id, Code: codeOf(err), Text: err.Error()}
 }
 
 func (n *session) listed(id record.GroupID, c journal.Checkpoint) {

@@ -34,9 +34,13 @@ type (
 	}
 	// Refused is the other answer; it may also come later.
 	Refused struct {
-		Text  string
-		Retry time.Duration // when to ask again
+		Text   string
+		Retry  time.Duration // when to ask again
+		Fenced bool          // a failover has raised the epoch: stand by
 	}
+	// Granted says that a failover was rolled back, and that what is sent from now on is of a new
+	// epoch, which is kept.
+	Granted struct{}
 	// Acked says that the target acknowledged a record.
 	Acked struct{}
 	// Begun says that the opening boundary of a new incarnation stands in the window.
@@ -165,6 +169,7 @@ func (SessionDown) event() {}
 func (Drawn) event()       {}
 func (Stood) event()       {}
 func (Refused) event()     {}
+func (Granted) event()     {}
 func (Acked) event()       {}
 func (Begun) event()       {}
 func (Walked) event()      {}

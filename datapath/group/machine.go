@@ -47,6 +47,9 @@ type Machine struct {
 	status Status
 	calm   bool // the lag has come down since the state was last behind
 
+	standby string // why the target takes nothing until its failover is over; empty: it is in none
+	fenced  bool   // it was so since the last life began
+
 	paused bool // nothing is sent
 	rested bool // it was paused since the last life began
 	retell bool // the target is to be told anew which volumes there are
@@ -115,6 +118,9 @@ func (m *Machine) step(now time.Time, e Event) []Action {
 	case Drawn:
 		if e.Life == m.life && m.phase == idle {
 			m.mine = e.Incarnation
+			if m.standby != "" {
+				return nil // it asks now and then
+			}
 			return m.ask()
 		}
 	case SessionDown:
@@ -124,6 +130,11 @@ func (m *Machine) step(now time.Time, e Event) []Action {
 		m.unlink("the target refuses: " + e.Text)
 		m.link.session, m.link.refused, m.link.retry = true, true, now.Add(e.Retry)
 		m.link.doubt = m.link.reason
+		if e.Fenced { // which the target takes back by itself
+			m.standby, m.fenced, m.link.doubt = e.Text, true, ""
+		}
+	case Granted:
+		return m.granted()
 	case Acked:
 		m.link.doubt = ""
 	case Stood:
@@ -164,6 +175,16 @@ func (m *Machine) step(now time.Time, e Event) []Action {
 		m.sense = e.Sense
 	}
 	return nil
+}
+
+// granted begins anew in the new epoch: nothing that was sealed is of it.
+func (m *Machine) granted() []Action {
+	m.standby, m.fenced = "", true
+	m.link = link{session: m.link.session, reason: "the target is asked where it stands", lost: m.sense.Lost}
+	if m.phase != idle {
+		return m.giveUp()
+	}
+	return m.ask()
 }
 
 // giveWay ends the present life, as if the process had been restarted: the marks know all
@@ -216,6 +237,7 @@ func (m *Machine) unlink(reason string) {
 
 // stood decides from where the target stands: go on, begin what is drawn, or draw anew.
 func (m *Machine) stood(now time.Time, e Stood) []Action {
+	m.standby = ""
 	if m.link.asking = false; m.paused && m.phase == idle {
 		return []Action{CloseStream{}}
 	}
@@ -245,6 +267,8 @@ func (m *Machine) stood(now time.Time, e Stood) []Action {
 		b.Reason = "the target has lost records that it had acknowledged"
 	case e.MarksNew:
 		b.Reason = "the host restarted: which blocks changed is not known"
+	case m.fenced && !e.Unfinished:
+		b.MarkAll, b.Reason = false, "a failover of it was rolled back, and what had changed is read again"
 	case m.gave:
 		b.MarkAll, b.Reason = false, "its memory was needed by groups of higher priority, so what had changed is read again"
 	case m.rested && !e.Unfinished:
@@ -255,7 +279,7 @@ func (m *Machine) stood(now time.Time, e Stood) []Action {
 		b.MarkAll, b.Reason = false, "the source restarted"
 	}
 	m.reborn()
-	m.gave, m.rested = false, false
+	m.gave, m.rested, m.fenced = false, false, false
 	m.standing()
 	b.Life = m.life
 	m.phase, m.initial, m.why, m.opensAt = beginning, b.Initial, b.Reason, b.Next
@@ -410,6 +434,9 @@ func (m *Machine) next(now time.Time) []Action {
 	}
 	if m.paused && !invariant.Planted("group/pause-forgotten") {
 		return append(as, m.rest()...)
+	}
+	if m.standby != "" && m.phase != idle && !m.link.asking && !invariant.Planted("group/standby-goes-on") {
+		return append(as, m.giveUp()...)
 	}
 	if m.retell && m.link.stood {
 		as = append(as, m.ask()...)

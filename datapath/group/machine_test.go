@@ -355,3 +355,50 @@ func TestGiveWay(t *testing.T) {
 	f("[Draw]", MarksOnly, "higher priority", GiveWay{})                             // a resync gives way too
 	f("[Void]", MarksOnly, "", Begun{3}, Walked{Life: 3}, Taken{Life: 1, Kind: Cut}) // of before
 }
+
+// A source that is fenced gives up what it holds, asks now and then and begins nothing; what it is
+// granted begins a new life, in whatever state that finds it.
+func TestStandby(t *testing.T) {
+	now := time.Unix(1e6, 0)
+	var m *Machine
+	f := func(want string, state State, reason string, events ...Event) {
+		t.Helper()
+		got := fmt.Sprint(script(m, &now, events...))
+		if s := m.Status(); got != want || s.State != state || reason != "" && !contains(s.Reason, reason) {
+			t.Errorf("did %s, want %s; %+v", got, want, s)
+		}
+	}
+	live := func() {
+		m = New(time.Second, 9, now)
+		script(m, &now, SessionUp{}, Stood{Durable: 10, Incarnation: 8, Acked: 10}, Begun{1}, Walked{Life: 1}, Taken{Life: 1, Kind: Close},
+			Placed{Life: 1, Kind: Close}, Taken{Life: 1, Kind: Cut}, Placed{Life: 1, Kind: Cut, Number: 12}, Listed{12})
+	}
+	fenced := Refused{Text: "a live failover", Retry: 10 * time.Second, Fenced: true}
+	stood := Stood{Durable: 20, Incarnation: 9, Acked: 20, Sealed: 30}
+	live()
+	f("[Draw]", Standby, "a live failover", fenced)
+	f("[]", Standby, "", Drawn{2, 10}, after(9*time.Second), GiveWay{}, Tick{Sense{Lost: 7, Trouble: "filter gone"}})
+	f("[OpenStream]", Standby, "", after(time.Second))
+	f("[]", Standby, "", fenced, SessionDown{Reason: "cut"}, after(time.Hour))
+	f("[OpenStream]", Standby, "", SessionUp{})
+	f("[]", Standby, "", Refused{Text: "no space", Retry: time.Second})
+	f("[OpenStream]", Standby, "", after(time.Second))
+	f("[OpenStream]", Disconnected, "asked where", Tick{Sense{}}, Granted{})
+	f("[Begin Resume]", Resync, "rolled back", stood)
+	f("[]", Resync, "", after(time.Hour))
+
+	live()
+	f("[OpenStream]", Disconnected, "", SessionDown{Reason: "cut"}, SessionUp{}) // it was away all the time
+	f("[Draw]", Disconnected, "", Granted{})
+	f("[OpenStream]", Disconnected, "", Drawn{2, 10})
+	f("[Begin Resume]", Resync, "rolled back", stood)
+
+	live()
+	f("[Draw]", Standby, "", fenced)
+	f("[OpenStream]", Standby, "", Drawn{2, 10}, after(10*time.Second))
+	f("[Begin Resume]", Resync, "rolled back", stood) // it never came to a failover
+
+	live()
+	f("[CloseStream Draw]", Paused, "", Pause{}, fenced)
+	f("[]", Paused, "", Drawn{2, 10}, Granted{})
+}

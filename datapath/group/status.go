@@ -17,6 +17,7 @@ const (
 	Resync       State = "resync"
 	Disconnected State = "disconnected"
 	Paused       State = "paused"
+	Standby      State = "standby"
 	Error        State = "error"
 )
 
@@ -43,6 +44,8 @@ func (m *Machine) state(now time.Time) (State, string) {
 	switch {
 	case m.paused:
 		return Paused, "somebody asked for it; changes are only marked, and no checkpoint is made until it is resumed"
+	case m.standby != "":
+		return Standby, "changes are only marked, and nothing is sent: " + m.standby
 	case m.link.refused:
 		return Error, m.link.reason
 	case m.sense.Trouble != "":
