@@ -24,7 +24,7 @@ func Handlers(who Identity, s *Source, t *Target) api.Handlers {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(Metrics(who, s, t))
 	return api.Handlers{
-		Status: h, Checkpoints: checkpoints{h}, Views: viewsHandler{h}, Groups: groupsHandler{h}, Stores: storesHandler{h}, Shaping: shapingHandler{h}, Links: linksHandler{h},
+		Status: h, Checkpoints: checkpoints{h}, Views: viewsHandler{h}, Groups: groupsHandler{h}, Stores: storesHandler{h}, Shaping: shapingHandler{h}, Links: linksHandler{h}, Recovery: recoveryHandler{h},
 		Metrics: promhttp.HandlerFor(registry, promhttp.HandlerOpts{}),
 	}
 }

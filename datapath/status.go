@@ -169,6 +169,12 @@ func (t *Target) status(g *journal.Group) *holdfastv1.Group {
 	info, st := g.Info(), g.State()
 	link, _ := t.deliver.Link(info.ID)
 	state, reason := targetState(st, link)
+	if s, r, ok := failoverState(g.Failover()); ok {
+		if state == api.StateError {
+			r += "; " + reason
+		}
+		state, reason = s, r
+	}
 	if reason == "" {
 		reason = t.protection.trouble()
 	}

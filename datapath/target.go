@@ -110,6 +110,7 @@ func (t *Target) Run(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	wg.Go(func() { t.views.run(ctx) })
+	wg.Go(func() { t.passFailovers(ctx) })
 	wg.Go(func() { t.protection.run(ctx, t.cfg.Log) })
 	return t.server.Serve(ctx, t.deliver)
 }

@@ -108,6 +108,9 @@ func (h viewsHandler) Close(_ context.Context, r *holdfastv1.ViewsServiceCloseRe
 	if h.target != nil {
 		err = h.target.views.close(r.Id)
 	}
+	if errors.Is(err, journal.ErrInUse) {
+		return nil, api.Errorf(api.Precondition, "roll the failover back, or commit it", "view %s is what the machines of a live failover run on", r.Id)
+	}
 	if errors.Is(err, errNoView) || errors.Is(err, journal.ErrNoView) {
 		return nil, api.Errorf(api.NotFound, "see view list", "no view %q", r.Id)
 	}

@@ -98,6 +98,18 @@ func (vs *views) serveKept() {
 	}
 }
 
+// serveOne serves a view of the group that is kept, unless it is served.
+func (vs *views) serveOne(g *journal.Group, number uint64) error {
+	vs.opening.Lock()
+	defer vs.opening.Unlock()
+	for _, v := range vs.list(g.Info().Name) {
+		if v.Number == number && v.View != nil && v.socket == "" {
+			return vs.serve(v)
+		}
+	}
+	return nil
+}
+
 // viewID is how users name a view.
 func viewID(number uint64) string { return "v" + strconv.FormatUint(number, 10) }
 
@@ -221,6 +233,9 @@ func (vs *views) close(id string) error {
 		for _, info := range g.Views() {
 			if viewID(info.Number) != id {
 				continue
+			}
+			if g.ViewInUse(info.Number) {
+				return journal.ErrInUse
 			}
 			vs.unserve(info.Number)
 			err := g.CloseView(info.Number)

@@ -392,6 +392,12 @@ func TestWorseOfTwoSitesIsTold(t *testing.T) {
 	f(group(api.StateResync, "lost"), nil, silent, api.StateResync, "lost; the target vra does not answer: connection refused")
 	f(group(api.StateProtected, ""), group(api.StateError, "segment 2 is damaged"), nil, api.StateError, "segment 2 is damaged")
 	f(group(api.StateBehind, "slow"), group(api.StateError, "no space"), nil, api.StateError, "slow; no space")
+	f(group(api.StateStandby, "fenced"), group(api.StateRecovering, "a live failover"), nil, api.StateRecovering, "a live failover")
+	f(group(api.StateProtected, ""), group(api.StateRecovering, "a live failover"), nil, api.StateRecovering, "a live failover")
+	got := mergeGroups(nil, group(api.StateRecovering, "a live failover"), silent, nil)
+	if len(got) != 1 || got[0].State != api.StateRecovering || deref(got[0].Reason) != "a live failover; the source vra does not answer: connection refused" {
+		t.Errorf("without a source: %+v", got)
+	}
 }
 
 func TestExitStatus(t *testing.T) {

@@ -199,7 +199,7 @@ func groupsOf(ctx context.Context, socket string) ([]*holdfastv1.Group, error) {
 // mergeGroups makes one picture: the source knows how replication stands, the target
 // which checkpoints there are. What the one that does not answer knows is unknown,
 // and a group whose source or target does not answer is not protected, whatever the other
-// thought last. An error of the target's outweighs what the source knows.
+// thought last. An error of the target's, and a failover there, outweigh what the source knows.
 func mergeGroups(source, target []*holdfastv1.Group, sourceErr, targetErr error) []groupStatus {
 	merged := []groupStatus{}
 	at := map[string]int{}
@@ -225,15 +225,20 @@ func mergeGroups(source, target []*holdfastv1.Group, sourceErr, targetErr error)
 		if !ok {
 			i = len(merged)
 			s := groupStatus{Name: g.GetName(), State: g.GetState(), Reason: textOrNull(g.GetReason()), Since: timeText(api.Time(g.GetSince()))}
-			if sourceErr != nil {
+			if silent := "the source vra does not answer: "; sourceErr != nil && s.State == api.StateRecovering { // nothing else is to be expected
+				s.Reason = textOrNull(joined(g.GetReason(), silent+api.AsFailure(sourceErr).Message))
+			} else if sourceErr != nil {
 				if s.State != api.StateDisconnected && !invariant.Planted("holdfast/trust-target") {
 					s.State, s.Since = api.StateDisconnected, nil
 				}
-				s.Reason = textOrNull("the source vra does not answer: " + api.AsFailure(sourceErr).Message)
+				s.Reason = textOrNull(silent + api.AsFailure(sourceErr).Message)
 			}
 			merged = append(merged, s)
 		}
 		s := &merged[i]
+		if ok && g.GetState() == api.StateRecovering { // the source stands by, or has not heard of it
+			s.Reason, s.State, s.Since = textOrNull(g.GetReason()), api.StateRecovering, timeText(api.Time(g.GetSince()))
+		}
 		if ok && g.GetState() == api.StateError && s.State != api.StateError { // damage, or no space: only the target knows
 			s.Reason = textOrNull(joined(deref(s.Reason), g.GetReason()))
 			s.State, s.Since = api.StateError, timeText(api.Time(g.GetSince()))

@@ -19,6 +19,7 @@ type Client struct {
 	Groups      holdfastv1connect.GroupsServiceClient
 	Shaping     holdfastv1connect.ShapingServiceClient
 	Links       LinksClient
+	Recovery    holdfastv1connect.RecoveryServiceClient
 
 	transport *http.Transport
 }
@@ -44,6 +45,7 @@ func DialUnix(path string) *Client {
 		Stores:      holdfastv1connect.NewStoresServiceClient(c, base),
 		Groups:      holdfastv1connect.NewGroupsServiceClient(c, base),
 		Shaping:     holdfastv1connect.NewShapingServiceClient(c, base),
+		Recovery:    holdfastv1connect.NewRecoveryServiceClient(c, base),
 		Links:       LinksClient{holdfastv1connect.NewLinksServiceClient(c, base)},
 		transport:   t,
 	}

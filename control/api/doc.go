@@ -22,4 +22,4 @@
 //     the kernel tells who connects (SO_PEERCRED).
 package api
 
-//go:generate protoc -I . --go_out=. --go_opt=module=github.com/holdfast-dr/holdfast/control/api --connect-go_out=. --connect-go_opt=module=github.com/holdfast-dr/holdfast/control/api,simple holdfast/v1/checkpoints.proto holdfast/v1/error.proto holdfast/v1/groups.proto holdfast/v1/links.proto holdfast/v1/shaping.proto holdfast/v1/status.proto holdfast/v1/stores.proto holdfast/v1/views.proto
+//go:generate protoc -I . --go_out=. --go_opt=module=github.com/holdfast-dr/holdfast/control/api --connect-go_out=. --connect-go_opt=module=github.com/holdfast-dr/holdfast/control/api,simple holdfast/v1/checkpoints.proto holdfast/v1/error.proto holdfast/v1/groups.proto holdfast/v1/links.proto holdfast/v1/recovery.proto holdfast/v1/shaping.proto holdfast/v1/status.proto holdfast/v1/stores.proto holdfast/v1/views.proto

@@ -23,6 +23,7 @@ type (
 	ViewsHandler       = holdfastv1connect.ViewsServiceHandler
 	StoresHandler      = holdfastv1connect.StoresServiceHandler
 	ShapingHandler     = holdfastv1connect.ShapingServiceHandler
+	RecoveryHandler    = holdfastv1connect.RecoveryServiceHandler
 	GroupsHandler      = holdfastv1connect.GroupsServiceHandler
 )
 
@@ -36,6 +37,7 @@ type Handlers struct {
 	Groups      GroupsHandler
 	Shaping     ShapingHandler
 	Links       LinksHandler
+	Recovery    RecoveryHandler
 	Metrics     http.Handler // answers GET /metrics, for monitoring systems
 }
 
@@ -74,6 +76,9 @@ func Serve(ctx context.Context, l *net.UnixListener, h Handlers, uids []int, log
 	}
 	if h.Groups != nil {
 		mux.Handle(holdfastv1connect.NewGroupsServiceHandler(h.Groups, opts...))
+	}
+	if h.Recovery != nil {
+		mux.Handle(holdfastv1connect.NewRecoveryServiceHandler(h.Recovery, opts...))
 	}
 	if h.Links != nil {
 		mux.Handle(holdfastv1connect.NewLinksServiceHandler(streamed{h.Links}, opts...))

@@ -24,6 +24,7 @@ const (
 	StateDisconnected = "disconnected"
 	StatePaused       = "paused"
 	StateRecovering   = "recovering"
+	StateStandby      = "standby"
 	StateError        = "error"
 )
 
@@ -55,6 +56,28 @@ const (
 	StoreRetiring   = "retiring"
 	StoreRebuilding = "rebuilding"
 	StoreStray      = "stray"
+)
+
+// States of a live failover.
+const (
+	FailoverNone        = "none"
+	FailoverRaised      = "raised"
+	FailoverRecovering  = "recovering"
+	FailoverRollingBack = "rolling-back"
+	FailoverRolledBack  = "rolled-back"
+	FailoverCommitted   = "committed"
+)
+
+// How a live failover ends when its time is over.
+const (
+	ThenRollback = "rollback"
+	ThenCommit   = "commit"
+)
+
+// MaxFailoverID and MaxFailoverNote are the longest name and note of a failover, in bytes.
+const (
+	MaxFailoverID   = 128
+	MaxFailoverNote = 256
 )
 
 // ViewClosed is the state of a view that gave way to newer history.

@@ -1,0 +1,205 @@
+package datapath
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/control/api"
+	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
+	"github.com/holdfast-dr/holdfast/journal"
+	"github.com/holdfast-dr/holdfast/journal/failover"
+)
+
+// recoveryHandler implements api.RecoveryHandler.
+type recoveryHandler struct{ *handler }
+
+// failoverTimer is how long a failover lasts that is neither committed nor rolled back, unless
+// another time was given.
+const failoverTimer = time.Hour
+
+// passEvery is how often the timers of failovers are looked at, and what did not work is tried again.
+const passEvery = time.Second
+
+// passFailovers lets time pass for the failovers of all groups until ctx ends.
+func (t *Target) passFailovers(ctx context.Context) {
+	tick := time.NewTicker(passEvery)
+	defer tick.Stop()
+	failed := make(map[string]string) // by group, as it was logged
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		for _, g := range t.store.Groups() {
+			err, name := g.PassFailover(), g.Info().Name
+			if err == nil {
+				delete(failed, name)
+			} else if text := err.Error(); failed[name] != text && !errors.Is(err, journal.ErrClosed) {
+				failed[name] = text
+				t.cfg.Log.Error("live failover does not get on, and is tried again", "group", name, "error", err)
+			}
+			if i := g.Failover(); i.View.Number != 0 {
+				if err := t.views.serveOne(g, i.View.Number); err != nil {
+					t.cfg.Log.Error("the view of a live failover is not served", "group", name, "error", err)
+				}
+			}
+		}
+	}
+}
+
+// failoverState says how a group stands in a live failover; ok: it is in one, or was committed.
+func failoverState(i journal.FailoverInfo) (state, reason string, ok bool) {
+	switch i.State {
+	case failover.Raised:
+		reason = fmt.Sprintf("a live failover at checkpoint %d has begun: its source is fenced, and its disks are not there yet", i.Checkpoint)
+	case failover.Recovering:
+		reason = fmt.Sprintf("a live failover: machines may run on checkpoint %d as view v%d", i.Checkpoint, i.View.Number)
+	case failover.RollingBack:
+		reason = fmt.Sprintf("the live failover at checkpoint %d is being rolled back", i.Checkpoint)
+	case failover.Committed:
+		reason = fmt.Sprintf("the live failover at checkpoint %d was committed: machines run on view v%d, and no source may send this group", i.Checkpoint, i.View.Number)
+	default:
+		return "", "", false
+	}
+	if i.Timer != 0 && (i.State == failover.Raised || i.State == failover.Recovering) {
+		reason += fmt.Sprintf("; %s by itself in %s", i.Then, i.Remains.Round(time.Second))
+	}
+	if i.Note != "" {
+		reason += fmt.Sprintf("; the source was not stopped (%s): two copies may live", i.Note)
+	}
+	if i.Err != nil {
+		reason += "; " + i.Err.Error()
+	}
+	return api.StateRecovering, reason, true
+}
+
+// Begin begins a live failover, or continues it.
+func (h recoveryHandler) Begin(_ context.Context, r *holdfastv1.RecoveryServiceBeginRequest) (*holdfastv1.RecoveryServiceBeginResponse, error) {
+	g, err := h.targetGroup(r.Group)
+	if err != nil {
+		return nil, err
+	}
+	q := journal.FailoverRequest{ID: r.Id, Note: r.Note, Timer: failoverTimer, Then: failover.Rollback}
+	switch {
+	case r.Id == "" || len(r.Id) > api.MaxFailoverID:
+		return nil, api.Errorf(api.InvalidArgument, "draw one", "a failover needs an id, of at most %d bytes", api.MaxFailoverID)
+	case len(r.Note) > api.MaxFailoverNote:
+		return nil, api.Errorf(api.InvalidArgument, "write less", "the note of a failover has at most %d bytes", api.MaxFailoverNote)
+	case r.Then == api.ThenCommit:
+		q.Then = failover.Commit
+	case r.Then != "" && r.Then != api.ThenRollback:
+		return nil, api.Errorf(api.InvalidArgument, "say rollback or commit", "a failover does not end by %q", r.Then)
+	}
+	if r.Timer != nil {
+		if q.Timer = r.Timer.AsDuration(); q.Timer < 0 {
+			return nil, api.Errorf(api.InvalidArgument, "give how long it is to last, or 0", "a timer of %s", q.Timer)
+		}
+	}
+	if have := g.Failover(); have.ID == r.Id && r.Checkpoint == api.Latest && have.State != failover.None {
+		q.Checkpoint = have.Checkpoint // what was the latest then
+	} else if q.Checkpoint, err = numberOf(g, r.Checkpoint); err != nil {
+		return nil, err
+	}
+	if h.target.views.count() >= maxViews {
+		return nil, api.Errorf(api.Exhausted, "close one", "%v", errTooMany)
+	}
+	i, err := g.BeginFailover(q)
+	if err != nil {
+		return nil, failoverFailure(i, err)
+	}
+	m, err := h.failover(g, i)
+	return &holdfastv1.RecoveryServiceBeginResponse{Failover: m}, err
+}
+
+// Get tells of the last one.
+func (h recoveryHandler) Get(_ context.Context, r *holdfastv1.RecoveryServiceGetRequest) (*holdfastv1.RecoveryServiceGetResponse, error) {
+	g, err := h.targetGroup(r.Group)
+	if err != nil {
+		return nil, err
+	}
+	m, err := h.failover(g, g.Failover())
+	return &holdfastv1.RecoveryServiceGetResponse{Failover: m}, err
+}
+
+// Commit makes it final.
+func (h recoveryHandler) Commit(_ context.Context, r *holdfastv1.RecoveryServiceCommitRequest) (*holdfastv1.RecoveryServiceCommitResponse, error) {
+	m, err := h.end(r.Group, r.Id, (*journal.Group).CommitFailover)
+	return &holdfastv1.RecoveryServiceCommitResponse{Failover: m}, err
+}
+
+// Rollback ends it.
+func (h recoveryHandler) Rollback(_ context.Context, r *holdfastv1.RecoveryServiceRollbackRequest) (*holdfastv1.RecoveryServiceRollbackResponse, error) {
+	m, err := h.end(r.Group, r.Id, (*journal.Group).RollBackFailover)
+	return &holdfastv1.RecoveryServiceRollbackResponse{Failover: m}, err
+}
+
+func (h recoveryHandler) end(group, id string, how func(*journal.Group, string) (journal.FailoverInfo, error)) (*holdfastv1.Failover, error) {
+	g, err := h.targetGroup(group)
+	if err != nil {
+		return nil, err
+	}
+	i, err := how(g, id)
+	if err != nil {
+		return nil, failoverFailure(i, err)
+	}
+	return h.failover(g, i)
+}
+
+// failoverFailure says what to do about a failover that was refused, or does not get on.
+func failoverFailure(i journal.FailoverInfo, err error) error {
+	switch {
+	case errors.Is(err, journal.ErrNotFound):
+		return api.Errorf(api.NotFound, "see checkpoint list", "%v", err)
+	case errors.Is(err, failover.ErrNone):
+		return api.Errorf(api.Precondition, "begin one", "%v", err)
+	case errors.Is(err, failover.ErrOther):
+		return api.Errorf(api.Precondition, "see how it stands, and commit it or roll it back", "%v", err)
+	case errors.Is(err, failover.ErrCommitted):
+		return api.Errorf(api.Precondition, "go back by protecting the machines that run here", "%v", err)
+	case errors.Is(err, failover.ErrRolledBack):
+		return api.Errorf(api.Precondition, "begin another one", "%v", err)
+	case errors.Is(err, failover.ErrNotReady):
+		return api.Errorf(api.Unavailable, "begin it again with the same id, or roll it back", "%v", err)
+	case errors.Is(err, journal.ErrCorrupt):
+		return api.Errorf(api.DataLoss, "take another checkpoint", "%v", err)
+	case i.State == failover.Raised:
+		return api.Errorf(api.Unavailable, "mend that and begin it again with the same id, or roll it back: its source is fenced until then", "%v", err)
+	case i.State == failover.RollingBack:
+		return api.Errorf(api.Unavailable, "mend that: the rollback is tried again by itself", "%v", err)
+	}
+	return err
+}
+
+// failover tells of one. What machines may run on is served by then.
+func (h recoveryHandler) failover(g *journal.Group, i journal.FailoverInfo) (*holdfastv1.Failover, error) {
+	m := &holdfastv1.Failover{Group: g.Info().Name, State: i.State.String(), Id: i.ID, Epoch: uint32(i.Epoch), Note: i.Note}
+	if i.State == failover.None {
+		return m, nil
+	}
+	m.Checkpoint, m.Began, m.Then = strconv.FormatUint(i.Checkpoint, 10), api.Timestamp(time.Unix(0, i.Began)), i.Then.String()
+	if i.Timer != 0 {
+		m.Timer = api.Span(i.Timer)
+		if i.State == failover.Raised || i.State == failover.Recovering {
+			m.Left = api.Span(i.Remains)
+		}
+	}
+	err := i.Err
+	if i.View.Number != 0 {
+		served := h.target.views.serveOne(g, i.View.Number)
+		err = cmp.Or(err, served)
+		for _, v := range h.target.views.list(m.Group) {
+			if v.Number == i.View.Number {
+				m.View = v.message()
+			}
+		}
+	}
+	if err != nil {
+		m.Reason = err.Error()
+	}
+	return m, nil
+}
