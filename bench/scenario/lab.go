@@ -37,6 +37,9 @@ func (lab *Lab) Dir() string { return lab.dir }
 // Context is the file for holdfast --context.
 func (lab *Lab) Context() string { return filepath.Join(lab.dir, contextName) }
 
+// Jobs is the folder of recovery's jobs.
+func (lab *Lab) Jobs() string { return filepath.Join(lab.dir, jobsName) }
+
 // Group is the name of the lab's group.
 func (lab *Lab) Group() string { return lab.m.Group }
 

@@ -63,7 +63,7 @@ func nbdURI(name, socket string) string { return "nbd+unix:///" + name + "?socke
 // writeSites makes the folders, keys and configuration of both sites and the context.
 func (m *manifest) writeSites(dir string, o *Options) error {
 	for _, e := range []fileName{
-		{"logs", kindTree}, {sourceSite, kindTree}, {targetSite, kindTree},
+		{"logs", kindTree}, {jobsName, kindTree}, {sourceSite, kindTree}, {targetSite, kindTree},
 		{"etc", kindFolder}, {keysOf(sourceSite), kindFolder}, {keysOf(targetSite), kindFolder},
 	} {
 		if err := m.name(dir, e.Path, e.Kind); err != nil {
@@ -86,7 +86,7 @@ func (m *manifest) writeSites(dir string, o *Options) error {
 	}
 	source, target, filter := m.configs(dir, o)
 	context := &config.Context{
-		Group: m.Group, Lab: dir, Ports: m.Ports, Filters: []string{filepath.Join(dir, fileFilter)},
+		Group: m.Group, Lab: dir, Recovery: filepath.Join(dir, jobsName), Ports: m.Ports, Filters: []string{filepath.Join(dir, fileFilter)},
 		VRAs: []config.ContextVRA{
 			{Site: sourceSite, Role: "source", Socket: m.runPath(sourceSocket)},
 			{Site: targetSite, Role: "target", Socket: m.runPath(targetSocket)},
@@ -134,6 +134,7 @@ var (
 	fileTarget  = filepath.Join("etc", "vra-target.yaml")
 	fileSource  = filepath.Join("etc", "vra-source.yaml")
 	contextName = "context.yaml"
+	jobsName    = "jobs" // of recovery
 )
 
 // keysOf is the folder of a site's certificates and keys.

@@ -25,6 +25,8 @@ type checkpoint struct {
 	Label *string `json:"label"`
 	// Consistency is application, crash or crash-freeze-failed.
 	Consistency *string `json:"consistency"`
+	// Proved is the job of holdfast verify that proved it, as far as is known here.
+	Proved *string `json:"proved"`
 
 	at time.Time // Time
 }

@@ -53,9 +53,10 @@ that it is ago (90s, 15m, 24h). With --limit the list ends early, and says how t
 			if err != nil {
 				return explain(api.RoleTarget, err)
 			}
-			rows := make([][]string, len(all))
-			for i, c := range all {
-				rows[i] = c.fullRow(time.Now(), f.zone())
+			rows, proofs := make([][]string, len(all)), a.proofs(c.Group)
+			for i := range all {
+				all[i].Proved = textOrNull(proofs[all[i].ID])
+				rows[i] = all[i].fullRow(time.Now(), f.zone())
 			}
 			if err := a.print(all, checkpointFullHead, rows); err != nil || !more {
 				return err
@@ -170,7 +171,7 @@ func listCheckpoints(ctx context.Context, client *api.Client, group string) ([]c
 	return all, err
 }
 
-const checkpointFullHead = "ID TIME AGE TAG PIN STATE CONSISTENCY REASON"
+const checkpointFullHead = "ID TIME AGE TAG PIN STATE CONSISTENCY PROVED REASON"
 
 // fullRow is all that is known of a checkpoint, with its time in that zone.
 func (c checkpoint) fullRow(now time.Time, zone *time.Location) []string {
@@ -188,7 +189,7 @@ func (c checkpoint) fullRow(now time.Time, zone *time.Location) []string {
 			pin += ": " + *c.Label
 		}
 	}
-	return []string{c.ID, at, age, orHyphen(c.Tag), pin, c.State, orHyphen(c.Consistency), orHyphen(c.Reason)}
+	return []string{c.ID, at, age, orHyphen(c.Tag), pin, c.State, orHyphen(c.Consistency), orHyphen(c.Proved), orHyphen(c.Reason)}
 }
 
 func (a *app) checkpointShow() *cobra.Command {
@@ -309,6 +310,7 @@ func (a *app) onCheckpoint(verb, more, short, long, example string, most int,
 				return explain(api.RoleTarget, err)
 			}
 			have, f := newCheckpoint(m), listFlags{utc: utc}
+			have.Proved = textOrNull(a.proofs(c.Group)[have.ID])
 			return a.print(have, checkpointFullHead, [][]string{have.fullRow(time.Now(), f.zone())})
 		},
 	}

@@ -19,7 +19,7 @@ func TestListPages(t *testing.T) {
 		t.Errorf("exit %d\n%s%s", code, out, errs)
 	}
 	code, out, errs = holdfast(t, both, "checkpoint", "list", "--limit", "2", "--after", "2")
-	if code != 0 || strings.Count(out, "\n") != 2 || errs != "" || !strings.Contains(out, "3   -     -    -    pinned  bad    -            block 7") {
+	if code != 0 || strings.Count(out, "\n") != 2 || errs != "" || !strings.Contains(out, "3   -     -    -    pinned  bad    -            -       block 7") {
 		t.Errorf("exit %d\n%s%s", code, out, errs)
 	}
 	began := time.Now()

@@ -296,7 +296,8 @@ func (a *app) labDown() *cobra.Command {
 	cmd := dirFlag(&cobra.Command{
 		Use:   "down",
 		Short: "End a lab",
-		Long: `Down ends the lab's processes, also when its supervisor is gone. Disks, journal and
+		Long: `Down ends the lab's processes, also when its supervisor is gone, and the machines
+that failover started there, as a power cut would. Disks, journal and
 logs stay in the lab's folder, and lab start starts it again; with --purge they are
 deleted: exactly what the lab made, and nothing that others put beside it.`,
 		Example: "  holdfast lab down --purge\n  holdfast lab down --dir /tmp/lab",
@@ -304,6 +305,9 @@ deleted: exactly what the lab made, and nothing that others put beside it.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			lab, err := a.openLab(dir)
 			if err != nil {
+				return err
+			}
+			if err := endMachines(cmd.Context(), lab.Jobs()); err != nil {
 				return err
 			}
 			stays, err := lab.Down(cmd.Context(), purge)

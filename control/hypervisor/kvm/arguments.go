@@ -181,7 +181,7 @@ func diskArguments(i int, d hypervisor.Disk) ([]string, error) {
 		return nil, err
 	}
 	device, err := json.Marshal(map[string]any{
-		"driver": "virtio-blk-pci", "id": "vd" + strconv.Itoa(i), "drive": node, "bootindex": i, "serial": d.Volume[:min(len(d.Volume), 20)],
+		"driver": "virtio-blk-pci", "id": "vd" + strconv.Itoa(i), "drive": node, "bootindex": i + 1, "serial": d.Volume[:min(len(d.Volume), 20)],
 	})
 	return []string{"-blockdev", string(block), "-device", string(device)}, err
 }

@@ -1,0 +1,571 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/control/api"
+	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
+	"github.com/holdfast-dr/holdfast/control/config"
+	"github.com/holdfast-dr/holdfast/control/failover"
+	"github.com/holdfast-dr/holdfast/control/hypervisor"
+	"github.com/holdfast-dr/holdfast/control/hypervisor/kvm"
+	"github.com/holdfast-dr/holdfast/control/recovery"
+	"github.com/spf13/cobra"
+)
+
+func (a *app) failoverCommand() *cobra.Command {
+	return parent("failover", "Bring a group's machines up at a checkpoint",
+		`Failover starts the machines of a group on its disks as they were at a checkpoint. They
+run at once, on views; see holdfast view. A file says what the machines are:
+
+  machines:
+    - name: db1
+      memory: 2GiB                 # 512MiB by default
+      cpus: 2                      # 1 by default
+      firmware: bios               # or uefi
+      disks: [db1-system, db1-data]      # volumes of the group
+      networks:                    # none by default
+        - mac: "52:54:00:12:34:56"
+          live: br0                # bridge in a live failover; a test is always isolated
+          forward: ["127.0.0.1:15432=10.0.2.15:5432"]  # into the isolated network
+      boot: 1                      # lower numbers first; the next once these are up
+      delay: 10s
+      before: {command: [/usr/local/bin/prepare, --all], time: 30s}
+      after: {command: [/usr/local/bin/announce]}
+      wait: "serial:login:"        # or tcp:HOST:PORT, or script:PATH, until it exits with 0
+      wait_time: 5m
+    - {name: web1, disks: [web1], boot: 2}
+
+also kernel, initrd and cmdline, for guests without a boot loader, and qemu: [-cpu, qemu64],
+options of QEMU's about the machine itself. Its name stands in --machines or, as machines, in
+the context. Scripts find HOLDFAST_JOB, _KIND, _GROUP, _CHECKPOINT and _MACHINE in
+their environment; no shell is between.
+
+Each is a job, kept in a folder (recovery in the context; by default beside it). A job whose
+command was killed is carried on with failover resume, or taken back by stopping it. One that
+was interrupted with Ctrl-C while machines were being started takes back what it did.`,
+		a.failoverTest(), a.failoverList(), a.failoverReport(), a.failoverResume())
+}
+
+// jobFlags are what is said of a job that is begun.
+type jobFlags struct {
+	group, at, machines, note string
+	only                      []string
+	dry                       bool
+}
+
+func (a *app) jobFlagsOf(cmd *cobra.Command, f *jobFlags) {
+	fs := cmd.Flags()
+	fs.StringVar(&f.group, "group", "", "`NAME` of the group; by default that of the context")
+	a.atFlag(cmd, &f.at)
+	f.at = api.Latest
+	cmd.Flag("checkpoint").DefValue = api.Latest
+	fs.StringVar(&f.machines, "machines", "", "`FILE` of the group's machines; by default that of the context")
+	fs.StringArrayVar(&f.only, "only", nil, "start only the machine of this `NAME`; may be repeated")
+	fs.StringVar(&f.note, "note", "", "`TEXT` for the report")
+	fs.BoolVar(&f.dry, "dry-run", false, "say what would be started where, and do nothing")
+	cmd.MarkFlagFilename("machines", "yaml")
+}
+
+// who carries a command out, for the report.
+func who() string {
+	name := fmt.Sprint(os.Getuid())
+	if u, err := user.Current(); err == nil {
+		name = u.Username
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return name
+	}
+	return name + "@" + host
+}
+
+// recoveryFolder is that of the context.
+func (a *app) recoveryFolder() (string, *config.Context, error) {
+	c, err := a.context()
+	if err != nil {
+		return "", nil, err
+	}
+	path := a.contextFile
+	if path == "" {
+		path = a.env(contextVariable)
+	}
+	folder, err := c.RecoveryFolder(path)
+	return folder, c, err
+}
+
+// localMachines makes the driver of a job's machines: QEMU on this host.
+func localMachines(dir string) (hypervisor.Hypervisor, error) {
+	return kvm.NewLocal(dir, kvm.DefaultQEMU)
+}
+
+// endMachines ends the machines of all jobs of a folder, as a power cut would.
+func endMachines(ctx context.Context, folder string) error {
+	dirs, err := failover.MachineDirs(folder)
+	if err != nil {
+		return err
+	}
+	for _, dir := range dirs {
+		h, err := localMachines(filepath.Dir(dir))
+		if err == nil {
+			err = h.Stop(ctx, filepath.Base(dir), hypervisor.ByForce)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// plan makes a plan of what the flags say, and finds what is wrong with it.
+func (a *app) plan(ctx context.Context, client *api.Client, c *config.Context, f *jobFlags, kind recovery.Kind) (*recovery.Plan, error) {
+	if f.group == "" {
+		f.group = c.Group
+	}
+	if f.machines == "" {
+		f.machines = c.Machines
+	}
+	if f.machines == "" {
+		return nil, usagef("--machines is missing, and the context names none: see holdfast failover --help for such a file")
+	}
+	file, err := config.LoadMachines(f.machines)
+	if err != nil {
+		return nil, err
+	}
+	machines, err := failover.Machines(file, f.only, kind)
+	if err != nil {
+		return nil, usagef("--only: %w", err)
+	}
+	h, err := localMachines(os.TempDir())
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range machines {
+		if cerr := h.Check(m.Machine); cerr != nil {
+			err = errors.Join(err, fmt.Errorf("%s: machine %s: %w", f.machines, m.Name, cerr))
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	id, err := settled(ctx, client, f.group, f.at)
+	if err != nil {
+		return nil, err
+	}
+	return &recovery.Plan{Key: strings.ToLower(api.NewKey()), Kind: kind, Group: f.group, Checkpoint: id, Who: who(), Note: f.note, Machines: machines}, nil
+}
+
+// settled is the id of the checkpoint that the word names, also of latest: a job stays with it.
+func settled(ctx context.Context, client *api.Client, group, at string) (string, error) {
+	id, err := resolve(ctx, client, group, at)
+	if err != nil || id != api.Latest {
+		return id, err
+	}
+	all, _, err := pages(ctx, client, &holdfastv1.CheckpointsServiceListRequest{Group: group, NewestFirst: true}, newestLooked)
+	if err != nil {
+		return "", explain(api.RoleTarget, err)
+	}
+	for _, c := range all {
+		if c.State != api.CheckpointBad {
+			return c.ID, nil
+		}
+	}
+	return "", fmt.Errorf("group %s has no good checkpoint among its newest: see holdfast checkpoint list", group)
+}
+
+// newestLooked is how many of the newest checkpoints may be bad before none is taken for the latest.
+const newestLooked = 100
+
+// runner makes what carries jobs out, and tells of its steps.
+func (a *app) runner(client *api.Client) *failover.Runner {
+	return &failover.Runner{Target: client, Hypervisor: localMachines, Who: who(), Now: time.Now, Tell: a.tellStep}
+}
+
+func (a *app) tellStep(s recovery.Step, ended bool, text string, err error) {
+	line := strings.TrimSpace(string(s.Do) + " " + s.Machine)
+	switch {
+	case !ended && (s.Do == recovery.Wait || s.Do == recovery.Delay || s.Do == recovery.Before || s.Do == recovery.After):
+		line += fmt.Sprintf(": for up to %s", config.Duration(s.Limit))
+	case !ended:
+		return
+	case err != nil:
+		line += ": failed: " + err.Error()
+	case text != "":
+		line += ": " + firstLine(text)
+	}
+	fmt.Fprintln(a.stderr, printable(line))
+}
+
+func firstLine(text string) string {
+	line, _, more := strings.Cut(text, "\n")
+	if more {
+		line += " ..."
+	}
+	return line
+}
+
+const jobHead = "JOB KIND GROUP CHECKPOINT STATE VERDICT BEGAN READY TOOK BY NOTE"
+
+func jobRow(r *recovery.Report) []string {
+	verdict := "-"
+	if r.Verdict != nil {
+		verdict = string(*r.Verdict)
+	}
+	return []string{r.ID, string(r.Kind), r.Group, r.Checkpoint, r.State, verdict, shortTime(&r.Began), secondsOrHyphen(r.Ready), secondsOrHyphen(&r.Seconds), r.Who, orHyphen(r.Note)}
+}
+
+// carryOn runs a job and prints how it stands then.
+func (a *app) carryOn(ctx context.Context, r *failover.Runner, j *failover.Job) error {
+	if err := r.Run(ctx, j); err != nil {
+		return fmt.Errorf("job %s: %w", j.Plan.ID, err)
+	}
+	report, err := r.Report(j)
+	if err != nil {
+		return err
+	}
+	if err := j.Failure(report); err != nil {
+		return err
+	}
+	if err := a.print(report, jobHead, [][]string{jobRow(report)}); err != nil {
+		return err
+	}
+	if j.State.Phase == recovery.Running {
+		fmt.Fprintf(a.stderr, "Its machines run. Stop them with: holdfast failover test --stop %s\n", j.Plan.ID)
+	}
+	return nil
+}
+
+func (a *app) failoverTest() *cobra.Command {
+	var f jobFlags
+	var stop string
+	cmd := &cobra.Command{
+		Use:   "test",
+		Short: "Start a group's machines at a checkpoint, isolated, on scratch",
+		Long: `Test starts the machines on views of a checkpoint: what they write goes to scratch, and
+nothing else changes. Protection and checkpoints go on. They are isolated: without
+networks, or on such as only the ports that the file forwards lead into. Several tests may
+run at once, at different checkpoints.
+
+It returns once the machines are up. They run until they are stopped, with --stop; then
+what they wrote is discarded, and the report written: see holdfast failover report.`,
+		Example: "  holdfast failover test --checkpoint latest --machines machines.yaml\n  holdfast failover test --stop r1 --note \"billing works\"\n  holdfast failover test --checkpoint before-upgrade --only db1 --dry-run",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if stop != "" {
+				for _, name := range []string{"group", "checkpoint", "machines", "only", "dry-run"} {
+					if cmd.Flags().Changed(name) {
+						return usagef("--stop goes with --note alone, and not with --%s", name)
+					}
+				}
+				return a.endJob(cmd.Context(), stop, recovery.Halt, f.note)
+			}
+			return a.beginJob(cmd.Context(), &f, recovery.Test, nil)
+		},
+	}
+	a.jobFlagsOf(cmd, &f)
+	cmd.Flags().StringVar(&stop, "stop", "", "stop the machines of the job with this `ID`, and discard what they wrote")
+	cmd.RegisterFlagCompletionFunc("stop", a.completeJobs)
+	return cmd
+}
+
+// beginJob begins a job and carries it on until its machines are up.
+func (a *app) beginJob(ctx context.Context, f *jobFlags, kind recovery.Kind, more func(*recovery.Plan) error) error {
+	if err := checkAt(f.at); err != nil {
+		return err
+	}
+	folder, c, err := a.recoveryFolder()
+	if err != nil {
+		return err
+	}
+	client, _, err := a.dial(api.RoleTarget)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	p, err := a.plan(ctx, client, c, f, kind)
+	if err != nil {
+		return err
+	}
+	if more != nil {
+		if err := more(p); err != nil {
+			return err
+		}
+	}
+	if f.dry {
+		return a.printPlan(p)
+	}
+	j, err := failover.Create(folder, p, recovery.Entry{Time: time.Now(), Who: p.Who})
+	if err != nil {
+		return err
+	}
+	defer j.Close()
+	fmt.Fprintf(a.stderr, "Job %s: group %s at checkpoint %s.\n", p.ID, p.Group, p.Checkpoint)
+	return a.carryOn(ctx, a.runner(client), j)
+}
+
+// endWait is how long another process may take to take its job back.
+const endWait = 2 * time.Minute
+
+// endJob says a word to a job that ends it, and carries it out. A job that another process is
+// just starting is asked to end, which it does itself.
+func (a *app) endJob(ctx context.Context, id string, word recovery.Event, note string) error {
+	folder, _, err := a.recoveryFolder()
+	if err != nil {
+		return err
+	}
+	client, _, err := a.dial(api.RoleTarget)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	j, err := a.takeJob(ctx, folder, id)
+	if err != nil {
+		return err
+	}
+	defer j.Close()
+	r := a.runner(client)
+	if j.State.Phase != recovery.Over {
+		if err := r.Say(j, word, note); err != nil {
+			return fmt.Errorf("job %s: %w", id, err)
+		}
+	}
+	if j.State.Halted {
+		if err := r.Say(j, recovery.Resume, ""); err != nil {
+			return err
+		}
+	}
+	if err := r.Run(ctx, j); err != nil {
+		return fmt.Errorf("job %s: %w", id, err)
+	}
+	report, err := r.Report(j)
+	if err != nil {
+		return err
+	}
+	if err := j.Failure(report); err != nil && j.State.Verdict != recovery.Cancelled {
+		return err
+	}
+	return a.print(report, jobHead, [][]string{jobRow(report)})
+}
+
+// takeJob opens a job, once nobody else carries it out.
+func (a *app) takeJob(ctx context.Context, folder, id string) (*failover.Job, error) {
+	late := time.NewTimer(endWait)
+	defer late.Stop()
+	again := time.NewTicker(100 * time.Millisecond)
+	defer again.Stop()
+	for {
+		j, err := failover.Open(folder, id)
+		if !errors.Is(err, failover.ErrBusy) {
+			return j, err
+		}
+		if err := failover.AskToEnd(folder, id); err != nil {
+			return nil, err
+		}
+		select {
+		case <-again.C:
+		case <-late.C:
+			return nil, err
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+func (a *app) failoverResume() *cobra.Command {
+	return &cobra.Command{
+		Use:   "resume ID",
+		Short: "Carry a job on whose command was killed, or that halted",
+		Long: `Resume carries a job on where it stopped. A step of which no end is known is carried out
+again: a script that was killed in the middle runs a second time.`,
+		Example:           "  holdfast failover list\n  holdfast failover resume r1",
+		Args:              oneArg("job id"),
+		ValidArgsFunction: a.completeJobs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			folder, _, err := a.recoveryFolder()
+			if err != nil {
+				return err
+			}
+			client, _, err := a.dial(api.RoleTarget)
+			if err != nil {
+				return err
+			}
+			defer client.Close()
+			j, err := failover.Open(folder, args[0])
+			if err != nil {
+				return err
+			}
+			defer j.Close()
+			r := a.runner(client)
+			if err := r.Say(j, recovery.Resume, ""); err != nil {
+				return fmt.Errorf("job %s: %w", args[0], err)
+			}
+			return a.carryOn(cmd.Context(), r, j)
+		},
+	}
+}
+
+// reportOf reads the report of a job as it stands.
+func reportOf(folder, id string) (*recovery.Report, error) {
+	entries, busy, err := failover.Read(folder, id)
+	if err != nil {
+		return nil, err
+	}
+	r, err := recovery.NewReport(entries, time.Now())
+	if err != nil {
+		return nil, fmt.Errorf("job %s: %w", id, err)
+	}
+	if !busy && (r.State == string(recovery.Starting) || r.State == string(recovery.Ending)) {
+		r.State = "interrupted"
+	}
+	return r, nil
+}
+
+func (a *app) failoverList() *cobra.Command {
+	return &cobra.Command{
+		Use:   "list",
+		Short: "List the jobs, oldest first",
+		Long: `List shows each job: starting, running, ending or over; interrupted, when nobody carries it
+on, or halted, when a step to its end failed: see holdfast failover resume.`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			folder, _, err := a.recoveryFolder()
+			if err != nil {
+				return err
+			}
+			ids, err := failover.IDs(folder)
+			if err != nil {
+				return err
+			}
+			reports, rows := []*recovery.Report{}, [][]string{}
+			var bad []error
+			for _, id := range ids {
+				r, err := reportOf(folder, id)
+				if err != nil {
+					bad = append(bad, err)
+					continue
+				}
+				reports, rows = append(reports, r), append(rows, jobRow(r))
+			}
+			return errors.Join(append(bad, a.print(reports, jobHead, rows))...)
+		},
+	}
+}
+
+func (a *app) failoverReport() *cobra.Command {
+	return &cobra.Command{
+		Use:   "report ID",
+		Short: "Show what a job did, and how long each step took",
+		Long: `Report shows who began a job and when, at which checkpoint, how long each step took, what
+scripts said, the verdict and notes. When a job is over, report.txt and report.json in its
+folder say the same; pictures and what machines said on their serial ports lie beside.`,
+		Example:           "  holdfast failover report r1\n  holdfast failover report r1 -o json | jq .ready_seconds",
+		Args:              oneArg("job id"),
+		ValidArgsFunction: a.completeJobs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			folder, _, err := a.recoveryFolder()
+			if err != nil {
+				return err
+			}
+			r, err := reportOf(folder, args[0])
+			if err != nil {
+				return err
+			}
+			if a.output == "json" {
+				return a.print(r, "", nil)
+			}
+			for line := range strings.Lines(r.Text()) {
+				if _, err := fmt.Fprintln(a.stdout, printable(strings.TrimSuffix(line, "\n"))); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
+}
+
+// completeJobs offers the jobs there are.
+func (a *app) completeJobs(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	folder, _, err := a.recoveryFolder()
+	if err != nil || len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	ids, _ := failover.IDs(folder)
+	var words []string
+	for _, id := range ids {
+		if r, err := reportOf(folder, id); err == nil {
+			words = append(words, fmt.Sprintf("%s\t%s of checkpoint %s, %s", id, r.Kind, r.Checkpoint, r.State))
+		}
+	}
+	return words, cobra.ShellCompDirectiveNoFileComp
+}
+
+// plannedStep is a step of a dry run; its JSON is kept for ever.
+type plannedStep struct {
+	Do      recovery.Verb `json:"do"`
+	Machine *string       `json:"machine"`
+	What    *string       `json:"what"`
+	Limit   float64       `json:"limit_seconds"`
+}
+
+// printPlan says what a job would do.
+func (a *app) printPlan(p *recovery.Plan) error {
+	steps, rows := []plannedStep{}, [][]string{}
+	for _, s := range p.Up() {
+		what := whatStep(p, s)
+		one := plannedStep{s.Do, textOrNull(s.Machine), textOrNull(what), s.Limit.Seconds()}
+		steps = append(steps, one)
+		rows = append(rows, []string{string(s.Do), orHyphen(one.Machine), config.Duration(s.Limit).String(), orHyphen(one.What)})
+	}
+	result := struct {
+		Kind       recovery.Kind `json:"kind"`
+		Group      string        `json:"group"`
+		Checkpoint string        `json:"checkpoint"`
+		Steps      []plannedStep `json:"steps"`
+	}{p.Kind, p.Group, p.Checkpoint, steps}
+	return a.print(result, "STEP MACHINE WITHIN WHAT", rows)
+}
+
+func whatStep(p *recovery.Plan, s recovery.Step) string {
+	m := p.Machine(s.Machine)
+	switch s.Do {
+	case recovery.Open, recovery.Begin:
+		return fmt.Sprintf("group %s at checkpoint %s", p.Group, p.Checkpoint)
+	case recovery.Define:
+		var disks, nets []string
+		for _, d := range m.Disks {
+			disks = append(disks, d.Volume)
+		}
+		for _, n := range m.Networks {
+			switch {
+			case n.Bridge != "":
+				nets = append(nets, "bridge "+n.Bridge)
+			case len(n.Forward) > 0:
+				nets = append(nets, "isolated but for "+strings.Join(n.Forward, " "))
+			default:
+				nets = append(nets, "isolated")
+			}
+		}
+		if len(nets) == 0 {
+			nets = []string{"none"}
+		}
+		return fmt.Sprintf("on this host, %s, %d processors, disks %s; network: %s", bytesText(m.MemoryBytes), m.CPUs, strings.Join(disks, " "), strings.Join(nets, ", "))
+	case recovery.Before:
+		return strings.Join(m.Before.Command, " ")
+	case recovery.After:
+		return strings.Join(m.After.Command, " ")
+	case recovery.Delay:
+		return config.Duration(m.Delay).String()
+	case recovery.Wait:
+		return m.Wait.String()
+	case recovery.StopSource:
+		return fmt.Sprintf("%s, by its monitor %s", p.SourceHow, m.Source.QMP)
+	}
+	return ""
+}

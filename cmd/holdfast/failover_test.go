@@ -1,0 +1,149 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/control/config"
+	"github.com/holdfast-dr/holdfast/control/hypervisor"
+	"github.com/holdfast-dr/holdfast/control/recovery"
+)
+
+// jobIn writes the file of a job that was carried out to its end, each step in a quarter of a second.
+func jobIn(t *testing.T, folder, id string, kind recovery.Kind, checkpoint string, fail recovery.Verb) {
+	t.Helper()
+	now := moment
+	m := recovery.Machine{Machine: hypervisor.Machine{Name: "web1"}, Wait: config.Wait{Kind: config.WaitSerial, What: "login:"}, WaitTime: time.Minute, Picture: true}
+	p := &recovery.Plan{ID: id, Key: "k", Kind: kind, Group: "lab", Checkpoint: checkpoint, Who: "root@east", Machines: []recovery.Machine{m}}
+	var text strings.Builder
+	write := func(e recovery.Entry) {
+		e.Time, now = now, now.Add(250*time.Millisecond)
+		line, err := json.Marshal(e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text.Write(append(line, '\n'))
+	}
+	write(recovery.Entry{Plan: p})
+	for s := recovery.Fresh(); s.Phase != recovery.Over; {
+		step, ok := p.Next(s)
+		e := recovery.Entry{Event: recovery.Did, Step: &step}
+		if !ok {
+			e = recovery.Entry{Event: recovery.Halt, Who: "root@east", Note: "billing <works>"}
+		} else {
+			write(recovery.Entry{Began: &step})
+			if step.Do == fail {
+				e.Event, e.Text = recovery.Failing, "no\x1b[2J"
+			}
+		}
+		write(e)
+		var err error
+		if s, err = p.Step(s, e.Event); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.MkdirAll(filepath.Join(folder, id), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(folder, id, "events"), []byte(text.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+const machinesText = `machines:
+  - name: web1
+    disks: [data]
+    networks: [{live: br0}]
+    before: {command: [/bin/true, --all]}
+    delay: 1s
+    wait: "serial:login:"
+  - {name: db1, disks: [log], boot: -1}
+`
+
+// TestFailoverWords: jobs are listed and told of as text and JSON, and a dry run says what would be.
+func TestFailoverWords(t *testing.T) {
+	source, target := twoSites()
+	both := contextFile(t, source, target)
+	folder := filepath.Join(filepath.Dir(both), "recovery")
+	jobIn(t, folder, "r1", recovery.Test, "1", "")
+	jobIn(t, folder, "r2", recovery.Proof, "2", "")
+	jobIn(t, folder, "r10", recovery.Proof, "1", recovery.Wait)
+	machines := filepath.Join(t.TempDir(), "machines.yaml")
+	if err := os.WriteFile(machines, []byte(machinesText), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f := func(name string, args ...string) {
+		t.Helper()
+		for _, format := range []string{"json", "table"} {
+			code, out, errs := holdfast(t, both, append(args, "-o", format)...)
+			if code != 0 || errs != "" {
+				t.Errorf("%q: exit %d, %s", args, code, errs)
+			}
+			golden := filepath.Join("testdata", name+"."+format)
+			if *update {
+				if err := os.WriteFile(golden, []byte(out), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if want, err := os.ReadFile(golden); err != nil || out != string(want) {
+				t.Errorf("%q -o %s:\n%s\nwant (%v)\n%s", args, format, out, err, want)
+			}
+		}
+	}
+	f("failover-list", "failover", "list")
+	f("failover-report", "failover", "report", "r10")
+	f("failover-dry", "failover", "test", "--dry-run", "--machines", machines)
+	if len(target.closed) > 0 || target.opened != nil {
+		t.Errorf("a dry run opened %v", target.opened)
+	}
+
+	no := func(want int, message string, args ...string) {
+		t.Helper()
+		if code, _, errs := holdfast(t, both, args...); code != want || !strings.Contains(errs, message) {
+			t.Errorf("%q: exit %d, %s; want %d with %q", args, code, errs, want, message)
+		}
+	}
+	no(exitUsage, "--machines is missing", "failover", "test")
+	no(exitUsage, "no machine \"x\"", "failover", "test", "--machines", machines, "--only", "x")
+	no(exitUsage, "--stop goes with --note alone", "failover", "test", "--stop", "r1", "--dry-run")
+	no(exitUsage, "want serial:TEXT", "verify", "--wait", "login")
+	no(exitUsage, "machine db1 is waited for", "verify", "--machines", machines)
+	no(exitUsage, "want one job id", "failover", "report")
+	no(exitFailed, "no job \"r3\"", "failover", "report", "r3")
+	no(exitFailed, "no job \"../r1\"", "failover", "test", "--stop", "../r1")
+	no(exitFailed, "no checkpoint carries the tag", "failover", "test", "--machines", machines, "--checkpoint", "never")
+	if err := os.WriteFile(filepath.Join(folder, "r1", "events"), []byte("nonsense\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	no(exitFailed, "job r1: line 1", "failover", "list")
+	if code, out, _ := holdfast(t, both, "failover", "test", "--stop", "r2", "-o", "json"); code != 0 || !strings.Contains(out, `"verdict": "passed"`) {
+		t.Errorf("stopping what is over: exit %d, %s", code, out)
+	}
+	if _, err := os.Stat(filepath.Join(folder, "r2", "report.txt")); err != nil {
+		t.Errorf("the report of a job whose command was killed before it wrote one: %v", err)
+	}
+}
+
+// TestProofs: only what came up marks its checkpoint.
+func TestProofs(t *testing.T) {
+	source, target := twoSites()
+	both := contextFile(t, source, target)
+	folder := filepath.Join(filepath.Dir(both), "recovery")
+	jobIn(t, folder, "r1", recovery.Proof, "2", "")
+	jobIn(t, folder, "r2", recovery.Proof, "1", recovery.Wait)
+	jobIn(t, folder, "r3", recovery.Test, "1", "")
+	_, out, _ := holdfast(t, both, "checkpoint", "list", "-o", "json")
+	var all []checkpoint
+	if err := json.Unmarshal([]byte(out), &all); err != nil || len(all) != 2 {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for _, c := range all {
+		if want := map[string]string{"2": "r1"}[c.ID]; deref(c.Proved) != want {
+			t.Errorf("checkpoint %s is proved by %q, want %q", c.ID, deref(c.Proved), want)
+		}
+	}
+}

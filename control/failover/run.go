@@ -1,0 +1,175 @@
+package failover
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/control/api"
+	"github.com/holdfast-dr/holdfast/control/hypervisor"
+	"github.com/holdfast-dr/holdfast/control/hypervisor/kvm"
+	"github.com/holdfast-dr/holdfast/control/recovery"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+)
+
+// Runner carries jobs out.
+type Runner struct {
+	// Target is the group's target vra; Source its source vra, which is asked for a last cut and may be nil.
+	Target, Source *api.Client
+	// Hypervisor makes the driver of the machines that a job has in a folder.
+	Hypervisor func(dir string) (hypervisor.Hypervisor, error)
+	// Who carries it out, for the report.
+	Who string
+	Now func() time.Time
+	// Tell is called before and after each step.
+	Tell func(s recovery.Step, ended bool, text string, err error)
+}
+
+// MachinesDir is the hypervisor's folder of a job.
+func (j *Job) MachinesDir() string { return filepath.Join(j.Dir, machinesName) }
+
+// found is what a step found out.
+type found struct{ text, checkpoint, view, file string }
+
+// Say writes a user's word down: to stop, to commit, to roll back.
+func (r *Runner) Say(j *Job, e recovery.Event, note string) error {
+	return j.happened(recovery.Entry{Time: r.Now(), Event: e, Who: r.Who, Note: note})
+}
+
+// Run carries a job on until its machines run, it is over, or a step to its end failed. When ctx
+// ends, or somebody asks for it (AskToEnd), before the machines run, the job is taken back. The error is that
+// of files; whether the job succeeded its State says.
+func (r *Runner) Run(ctx context.Context, j *Job) error {
+	defer os.Remove(filepath.Join(j.Dir, cancelName))
+	h, err := r.Hypervisor(j.MachinesDir())
+	if err != nil {
+		return err
+	}
+	c := carrier{Runner: r, job: j, machines: h}
+	for {
+		step, ok := j.Plan.Next(j.State)
+		if !ok {
+			break
+		}
+		if j.State.Phase == recovery.Starting && (ctx.Err() != nil || j.asked()) {
+			if err := r.Say(j, recovery.Cancel, ""); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := c.carry(ctx, step); err != nil {
+			return err
+		}
+	}
+	if j.State.Phase == recovery.Over {
+		return r.finish(j)
+	}
+	return nil
+}
+
+// carrier carries the steps of one job out.
+type carrier struct {
+	*Runner
+	job      *Job
+	machines hypervisor.Hypervisor
+}
+
+// askedEvery is how often a long step looks for somebody who wants the job to end.
+const askedEvery = 200 * time.Millisecond
+
+// carry carries out one step and writes down how it went.
+func (c *carrier) carry(ctx context.Context, s recovery.Step) error {
+	if err := c.job.write(recovery.Entry{Time: c.Now(), Began: &s}); err != nil {
+		return err
+	}
+	c.Tell(s, false, "", nil)
+	up := c.job.State.Phase == recovery.Starting
+	if !up {
+		ctx = context.WithoutCancel(ctx) // it is being ended already
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.Limit)
+	defer cancel()
+	if up {
+		defer c.watch(cancel)()
+	}
+	got, err := c.do(ctx, s)
+	e := recovery.Entry{Time: c.Now(), Event: recovery.Did, Step: &s, Text: got.text, Checkpoint: got.checkpoint, View: got.view, File: got.file}
+	if err != nil && !invariant.Planted("failover/all-well") {
+		e.Event, e.Text = recovery.Failing, joined(got.text, err)
+	}
+	c.Tell(s, true, got.text, err)
+	if err != nil && up && (errors.Is(ctx.Err(), context.Canceled) || c.job.asked()) {
+		e = recovery.Entry{Time: e.Time, Event: recovery.Cancel, Who: c.Who, Text: e.Text} // not its fault
+	}
+	return c.job.happened(e)
+}
+
+// joined is what a step said and why it failed.
+func joined(said string, err error) string {
+	if said == "" {
+		return err.Error()
+	}
+	return err.Error() + "\n" + said
+}
+
+// watch ends a step when somebody asks for it, until the returned function is called.
+func (c *carrier) watch(cancel func()) (done func()) {
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		tick := time.NewTicker(askedEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-stop:
+				return
+			case <-tick.C:
+				if c.job.asked() {
+					cancel()
+					return
+				}
+			}
+		}
+	}()
+	return func() { close(stop); <-stopped }
+}
+
+// Report tells of the job.
+func (r *Runner) Report(j *Job) (*recovery.Report, error) {
+	return recovery.NewReport(j.entries, r.Now())
+}
+
+// finish writes the report. It is written again by whoever finds a job over and none there.
+func (r *Runner) finish(j *Job) error {
+	report, err := r.Report(j)
+	if err != nil {
+		return err
+	}
+	text, err := json.MarshalIndent(report, "", "  ")
+	if err != nil {
+		return err
+	}
+	return errors.Join(kvm.WriteFile(filepath.Join(j.Dir, "report.json"), append(text, '\n')),
+		kvm.WriteFile(filepath.Join(j.Dir, "report.txt"), []byte(report.Text())))
+}
+
+// Failure is why a job that is over, or halted, is not as it was wished; nil when it is.
+func (j *Job) Failure(r *recovery.Report) error {
+	why := "for a reason that is not known"
+	if r.Reason != nil {
+		why = *r.Reason
+	}
+	switch {
+	case j.State.Halted:
+		return fmt.Errorf("job %s halted: %s; mend that, and carry it on with: holdfast failover resume %s", j.Plan.ID, why, j.Plan.ID)
+	case j.State.Verdict == recovery.Failed:
+		return fmt.Errorf("job %s failed, and was taken back: %s", j.Plan.ID, why)
+	case j.State.Verdict == recovery.Cancelled:
+		return fmt.Errorf("job %s was cancelled, and taken back", j.Plan.ID)
+	}
+	return nil
+}
