@@ -82,6 +82,7 @@ type flow struct {
 		ctx     context.Context    // of the life
 		end     context.CancelFunc // ends it
 		inc     record.Incarnation // drawn
+		drawn   drawn              // all that were
 		epoch   record.Epoch       // of what is sent in lives that begin now
 		marks   map[record.Ticket]*mark
 		last    *mark // whose ticket was taken last
@@ -264,11 +265,19 @@ func (f *flow) raise(above record.Incarnation) (record.Incarnation, error) {
 	if err != nil {
 		return 0, err
 	}
-	inc := f.tap.RaiseIncarnation(max(above, kept))
-	if err := f.incarnations.put(inc); err != nil {
+	if kept.last == 0 { // what stands in the order page was drawn here
+		kept.floor = f.tap.Incarnation()
+	}
+	above = max(above, kept.last, f.tap.Incarnation())
+	if f.mu.drawn.last == 0 {
+		above += jump()
+	}
+	kept = kept.with(f.tap.RaiseIncarnation(above))
+	if err := f.incarnations.put(kept); err != nil {
 		return 0, fmt.Errorf("keep the incarnation: %w", err)
 	}
-	return inc, nil
+	f.mu.drawn = kept
+	return kept.last, nil
 }
 
 // endLifeLocked ends the present life: feed stops, what is sealed is dropped, and

@@ -78,35 +78,6 @@ func (f ledgerFile) put(l ledger) error {
 	return err
 }
 
-// incarnations keeps the highest incarnation drawn for a stream, on disk: a host that
-// restarted must not draw one again that its target has seen.
-type incarnations struct{ name string }
-
-func openIncarnations(dir string, stream record.StreamID) incarnations {
-	return incarnations{filepath.Join(dir, "incarnation-"+stream.String())}
-}
-
-// get is 0 when none was ever drawn here.
-func (i incarnations) get() (record.Incarnation, error) {
-	p, err := os.ReadFile(i.name)
-	if errors.Is(err, os.ErrNotExist) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	var n record.Incarnation
-	if _, err := fmt.Sscanf(string(p), "holdfast incarnation %d\n", &n); err != nil {
-		return 0, fmt.Errorf("%s: %q is not an incarnation", i.name, p)
-	}
-	return n, nil
-}
-
-// put makes n durable.
-func (i incarnations) put(n record.Incarnation) error {
-	return writeDurably(i.name, fmt.Appendf(nil, "holdfast incarnation %d\n", n))
-}
-
 // epochs keeps the epoch that a stream's records are of, on disk. A target whose failover was rolled
 // back grants a higher one; a source that has forgotten it is told again.
 type epochs struct{ name string }

@@ -68,14 +68,14 @@ func TestLedgerOutlivesTheProcess(t *testing.T) {
 
 func TestIncarnations(t *testing.T) {
 	i := openIncarnations(t.TempDir(), 7)
-	if n, err := i.get(); n != 0 || err != nil {
-		t.Fatalf("none was drawn, and it is %d, %v", n, err)
+	if n, err := i.get(); n.last != 0 || err != nil {
+		t.Fatalf("none was drawn, and it is %+v, %v", n, err)
 	}
-	if err := i.put(41); err != nil {
+	if err := i.put(drawn{}.with(41)); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := i.get(); n != 41 || err != nil {
-		t.Fatalf("kept 41, and it is %d, %v", n, err)
+	if n, err := i.get(); n.last != 41 || !n.own(41) || n.own(40) || err != nil {
+		t.Fatalf("kept 41, and it is %+v, %v", n, err)
 	}
 	if err := os.WriteFile(i.name, []byte("nonsense"), 0o600); err != nil {
 		t.Fatal(err)

@@ -192,7 +192,7 @@ func (f *flow) stood(m *wire.Stand) {
 	}
 	f.stepLocked(group.Stood{
 		Durable: m.Durable, Incarnation: m.Incarnation, Acked: f.mu.ledger.Acked, Sealed: f.window.Next() - 1,
-		MarksNew: f.marksNew, Unfinished: f.mu.ledger.Unfinished,
+		MarksNew: f.marksNew, Unfinished: f.mu.ledger.Unfinished, Foreign: m.Incarnation != 0 && !f.mu.drawn.own(m.Incarnation),
 	})
 	// What stands there is acknowledged too, if it is of this life.
 	if m.Incarnation == f.mu.inc && m.Durable < f.window.Next() {
@@ -209,7 +209,11 @@ func (f *flow) refused(m *wire.Refused) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.stopSendLocked()
-	f.stepLocked(group.Refused{Text: m.Text, Retry: retry})
+	text := m.Text
+	if m.Code == wire.CodeFenced {
+		text = "another VRA has sent this group since: this one is a clone, or was restored from an older state (" + text + ")"
+	}
+	f.stepLocked(group.Refused{Text: text, Retry: retry})
 }
 
 // fenced takes the target's word that a failover has raised the epoch: the source stands by, or goes

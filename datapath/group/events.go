@@ -26,6 +26,7 @@ type (
 		Sealed      record.Seq         // the newest this process put into its window
 		MarksNew    bool               // the marks were made anew since the target's newest record (the host restarted)
 		Unfinished  bool               // the initial sync was begun by an earlier process and not ended
+		Foreign     bool               // Incarnation was never drawn here
 	}
 	// Drawn answers Draw.
 	Drawn struct {

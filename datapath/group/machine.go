@@ -241,6 +241,10 @@ func (m *Machine) stood(now time.Time, e Stood) []Action {
 	if m.link.asking = false; m.paused && m.phase == idle {
 		return []Action{CloseStream{}}
 	}
+	if e.Foreign {
+		return m.step(now, Refused{Retry: 10 * time.Second, Text: "another VRA has sent this group since this one did: this one is a clone, or was restored from an older state. " +
+			"Stop it; where the other is gone for good, protect these disks as a group with another id"})
+	}
 	fresh := e.Durable == 0 && e.Incarnation == 0
 	lost := e.Durable < e.Acked && !invariant.Planted("group/trust-a-target-that-lost")
 	if m.phase != idle {

@@ -402,3 +402,20 @@ func TestStandby(t *testing.T) {
 	f("[CloseStream Draw]", Paused, "", Pause{}, fenced)
 	f("[]", Paused, "", Drawn{2, 10}, Granted{})
 }
+
+// What the target holds of an incarnation that was never drawn here is another VRA's: nothing begins,
+// nothing goes on, and it is asked again now and then.
+func TestForeign(t *testing.T) {
+	now := time.Unix(1e6, 0)
+	m := New(time.Second, 9, now)
+	foreign := Stood{Durable: 10, Incarnation: 12, Acked: 8, Foreign: true}
+	if did := script(m, &now, SessionUp{}, foreign); fmt.Sprint(did) != "[OpenStream]" || m.Status().State != Error || !contains(m.Status().Reason, "clone") {
+		t.Errorf("did %v, %+v", did, m.Status())
+	}
+	if did := script(m, &now, after(10*time.Second)); fmt.Sprint(did) != "[OpenStream]" {
+		t.Errorf("later it did %v", did)
+	}
+	if did := script(m, &now, Stood{Durable: 10, Incarnation: 8, Acked: 10}, Begun{1}, SessionDown{Reason: "cut"}, SessionUp{}, foreign); fmt.Sprint(did) != "[Begin Resume Walk OpenStream]" || m.Status().State != Error {
+		t.Errorf("in the middle it did %v, %+v", did, m.Status())
+	}
+}
