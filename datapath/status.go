@@ -170,8 +170,8 @@ func (t *Target) status(g *journal.Group) *holdfastv1.Group {
 	link, _ := t.deliver.Link(info.ID)
 	state, reason := targetState(st, link)
 	if s, r, ok := failoverState(g.Failover()); ok {
-		if state == api.StateError {
-			r += "; " + reason
+		if st.Err != nil {
+			r += "; " + st.Err.Error()
 		}
 		state, reason = s, r
 	}

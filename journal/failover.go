@@ -331,6 +331,18 @@ func (g *Group) heldByFailoverLocked() error {
 	return nil
 }
 
+// WhyFenced says for people why a source of a lower epoch is not let in.
+func (g *Group) WhyFenced() string {
+	switch f := g.failoverNow(); f.State {
+	case failover.Committed:
+		return fmt.Sprintf("a live failover to checkpoint %d was committed at the target: its machines run there", f.Checkpoint)
+	case failover.None, failover.RolledBack:
+		return "the target has come to a higher epoch"
+	default:
+		return fmt.Sprintf("a live failover to checkpoint %d is under way at the target", f.Checkpoint)
+	}
+}
+
 // fencedLocked says why an older writer is refused.
 func (g *Group) fencedLocked(err error) error {
 	if f := g.failover; errors.Is(err, ErrFenced) && f.State != failover.None {

@@ -289,7 +289,7 @@ func (n *session) refuse(st *stream, turn uint64, err error) {
 func (n *session) refusal(group record.GroupID, id record.StreamID, epoch record.Epoch, err error) wire.Message {
 	if g, known := n.target.store.Group(group); known && errors.Is(err, journal.ErrFenced) {
 		now, granted := g.Grant()
-		m := &wire.Fenced{Stream: id, Epoch: now, Granted: granted, Text: err.Error()}
+		m := &wire.Fenced{Stream: id, Epoch: now, Granted: granted, Text: g.WhyFenced()}
 		if epoch < now && n.wire.Speaks(m) && !invariant.Planted("deliver/fenced-unsaid") {
 			return m
 		}
