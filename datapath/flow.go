@@ -36,7 +36,10 @@ type flow struct {
 	rosterName   string
 	freezer      freezer
 	intake       atomic.Pointer[intake]
-	marksNew     bool // the order page was new when this process came, and nothing was marked since
+	marksNew     bool // the host restarted since what was kept was, and what changed was not marked since
+	keptName     string
+	bootID       string
+	before       kept // as this process found it
 	compression  pack.Compression
 	observeAck   func(time.Duration)
 
@@ -51,6 +54,7 @@ type flow struct {
 	changed  chan struct{}  // capacity 1: something else is asked of the group
 	lostCame chan struct{}  // capacity 1: mu.lost has something
 	acked    chan struct{}  // capacity 1: an acknowledgement came
+	keep     chan struct{}  // capacity 1: what was before this boot is marked
 	missed   missed         // the resync's
 
 	count struct {

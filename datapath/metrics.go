@@ -75,6 +75,7 @@ var (
 	descSpare       = desc("stores_spare", "How many more stores may be lost; below zero something is lost. Absent without several stores.")
 	descThin        = desc("stores_thin_files", "Files with fewer copies or shards than they should have. Absent without several stores.")
 	descDropped     = desc("capture_dropped_writes_total", "Guest writes that no record carries: their blocks are marked, and a resync sends them.", "group")
+	descUnlogged    = desc("capture_unlogged_volumes", "Volumes of a group that are compared whole if the host crashes: their activity log cannot be written (failed), or there is none.", "group", "state")
 	descUncaptured  = desc("capture_uncaptured_writes_total", "Guest writes to blocks that were marked already, and will be read.", "group")
 	descSlots       = desc("capture_slots", "Slots of the pools of a group's filters.", "group", "state")
 	descFilters     = desc("capture_filters", "Filters of a group: connected, and needed.", "group", "state")
@@ -103,7 +104,7 @@ func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 		descLag, descBehind, descState, descCheckpoints, descWrites, descBytes, descWire, descBad, descRefused, descRaw, descStored, descPackTime, descPackWrong, descPackRaw, descPackTurns, descWindow,
 		descDirty, descErrors, descJournal, descScrub, descRepairs, descDamage, descLimit, descLevel, descPromoted, descFolded, descFreed, descThinned, descOldest, descStore,
 		descConns, descConnsLost, descAgain, descReordered, descCap, descShaped, descHeld, descWindowMost, descBudget, descGaveWay, descCompared, descDiffer,
-		descPolicy, descNewest, descBadPoints, descScrubAge, descStores, descSpare, descThin, descDropped, descUncaptured, descSlots, descFilters,
+		descPolicy, descNewest, descBadPoints, descScrubAge, descStores, descSpare, descThin, descDropped, descUncaptured, descUnlogged, descSlots, descFilters,
 		descCertificate, descBuild,
 	} {
 		ch <- d
@@ -207,6 +208,11 @@ func (m metrics) collectCapture(gauge, count func(*prometheus.Desc, float64, ...
 		s := f.tap.Stats()
 		count(descDropped, float64(s.Dropped), f.cfg.Name)
 		count(descUncaptured, float64(s.Uncaptured), f.cfg.Name)
+		f.mu.Lock()
+		failed, none := f.unloggedLocked()
+		f.mu.Unlock()
+		gauge(descUnlogged, float64(len(failed)), f.cfg.Name, "failed")
+		gauge(descUnlogged, float64(none), f.cfg.Name, "none")
 		gauge(descSlots, float64(s.Free), f.cfg.Name, "free")
 		gauge(descSlots, float64(s.Slots-s.Free), f.cfg.Name, "taken")
 		gauge(descFilters, float64(s.Filters), f.cfg.Name, "connected")

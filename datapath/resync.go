@@ -50,6 +50,7 @@ func (f *flow) begin(ctx context.Context, b group.Begin) {
 	}
 	f.mu.lacks.folded = true
 	f.marksNew = false // from here on they tell all that the target lacks
+	f.wakeKeeper()
 	// Only now, when all is marked, may a lower seq count as acknowledged.
 	f.mu.ledger.Acked, f.mu.ledger.Unfinished = b.Next-1, b.Initial
 	f.keepLocked()
@@ -68,8 +69,12 @@ func (f *flow) begin(ctx context.Context, b group.Begin) {
 func (f *flow) markDirty(ctx context.Context, b group.Begin) error {
 	ctx, cancel := context.WithTimeout(ctx, askFilters)
 	defer cancel()
-	if b.MarkAll {
+	if b.MarkAll || b.MarkUnknown {
+		logs := f.tap.Logs()
 		for _, v := range f.sent() {
+			if !b.MarkAll && f.before.told(v.ID, logs[v.ID]) {
+				continue
+			}
 			if err := f.tap.MarkAll(ctx, v.ID); err != nil {
 				return fmt.Errorf("mark volume %d: %w", v.ID, err)
 			}

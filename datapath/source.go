@@ -147,8 +147,10 @@ func (s *Source) openFlow(g GroupConfig) (*flow, error) {
 	if f.mu.epoch, err = f.epochs.get(); err != nil {
 		return nil, errors.Join(err, f.tap.Close())
 	}
-	f.marksNew = f.tap.Incarnation() == 0
 	if f.ledger, f.mu.ledger, err = openLedger(s.cfg.RunDir, g.Stream); err == nil {
+		err = f.openKept(s.cfg.DataDir)
+	}
+	if err == nil {
 		f.mu.inc, err = f.raise(0)
 	}
 	if err != nil {
@@ -169,6 +171,7 @@ func (s *Source) openFlow(g GroupConfig) (*flow, error) {
 		b := record.NewBatch(record.Limits{Raw: batchRaw, Extents: batchExtents})
 		f.free <- &pack.Job{Batch: b, Done: &load{}}
 	}
+	f.keep = make(chan struct{}, 1)
 	f.changed, f.lostCame, f.acked = make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{}, 1)
 	f.lives, f.orders, f.work = make(chan life, 1), make(chan sendOrder, 1), make(chan task, 1)
 	return f, nil
@@ -230,6 +233,7 @@ func (f *flow) run(ctx context.Context) {
 	wg.Go(func() { f.tend(ctx) })
 	wg.Go(func() { f.askWhatLacks(ctx) })
 	wg.Go(func() { f.markLost(ctx) })
+	wg.Go(func() { f.keeper(ctx) })
 }
 
 // run keeps a session with the target.

@@ -53,6 +53,9 @@ func (s *Source) status(ctx context.Context, f *flow) *holdfastv1.Group {
 	if n, now := f.mu.compared.counted(); now && n.Regions > 0 {
 		g.Reason += fmt.Sprintf("; what is dirty from end to end is compared with what the target holds: %d MiB so far, of which %d KiB differ", n.Bytes>>20, n.Differ>>10)
 	}
+	if names, _ := f.unloggedLocked(); len(names) > 0 {
+		g.Reason = strings.TrimPrefix(g.Reason+"; unlogged: the activity log of "+strings.Join(names, ", ")+" cannot be written, so that all of it is compared if this host crashes", "; ")
+	}
 	if p := s.peerOf(f.cfg); p != nil {
 		g.WireBytesTotal = int64(p.counters.DataSent.Load() + p.counters.ControlSent.Load())
 	}

@@ -37,6 +37,7 @@ type world struct {
 	dir         string
 	volumes     []string
 	freeze      Freeze
+	activity    bool   // disks have activity logs
 	asked       string // the group that is asked about, where there are several
 	size        int64
 	window      int64
@@ -185,7 +186,11 @@ func (w *world) startFilter() {
 	}
 	w.mkdir("run")
 	for i, v := range w.volumes {
-		cfg.Volumes = append(cfg.Volumes, capture.FilterVolume{ID: volumeID(i), Name: v, Path: filepath.Join(w.dir, v+".img")})
+		fv := capture.FilterVolume{ID: volumeID(i), Name: v, Path: filepath.Join(w.dir, v+".img")}
+		if w.activity {
+			fv.Log = fv.Path + ".activity"
+		}
+		cfg.Volumes = append(cfg.Volumes, fv)
 	}
 	f, err := capture.OpenFilter(cfg)
 	if err != nil {

@@ -37,6 +37,7 @@ type link struct {
 // filterConn is one connection and the questions open on it.
 type filterConn struct {
 	conn *net.UnixConn
+	pool uint64 // its instance
 	mu   struct {
 		sync.Mutex
 		last uint64
@@ -97,7 +98,7 @@ func (l *link) connect(ctx context.Context) (told bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	c := &filterConn{conn: conn}
+	c := &filterConn{conn: conn, pool: w.shape.instance}
 	c.mu.open = map[uint64]chan reply{}
 	l.set(c, w.volumes)
 	l.log.Info("filter connected", "volumes", len(w.volumes))

@@ -7,6 +7,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/datapath/capture/activity"
 	"github.com/holdfast-dr/holdfast/datapath/capture/activity/regions"
+	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
 // keepEvery is how often what is marked is written down beside the disk.
@@ -151,4 +152,36 @@ func (v *volume) showLog(word *atomic.Uint64) {
 	defer v.mu.Unlock()
 	v.logWord = word
 	v.showLocked()
+}
+
+// LogState is how a volume's activity log is, as its filter says.
+type LogState struct {
+	Kept  bool // there is one; not with a filter of an older release
+	Lacks bool // regions were written to that it may not have
+	Told  bool // it told what had changed before this boot, and that is dirty
+}
+
+// Whole says that a crash of the host leaves it known what changed.
+func (s LogState) Whole() bool { return s.Kept && !s.Lacks }
+
+// Logs tells how the activity logs of the volumes are whose filters are connected.
+func (t *Tap) Logs() map[record.VolumeID]LogState {
+	logs := map[record.VolumeID]LogState{}
+	for _, l := range t.links() {
+		l.mu.Lock()
+		c, volumes := l.mu.conn, l.mu.volumes
+		l.mu.Unlock()
+		if c == nil {
+			continue
+		}
+		t.merge.Lock()
+		if p := t.poolLocked(c.pool); p != nil {
+			for i, v := range volumes[:min(len(volumes), p.shape.rings)] {
+				w := word(p.desc, descAtLogs+8*int64(i)).Load()
+				logs[v.ID] = LogState{Kept: w&shownKept != 0, Lacks: w&shownLacks != 0, Told: w&shownTold != 0}
+			}
+		}
+		t.merge.Unlock()
+	}
+	return logs
 }

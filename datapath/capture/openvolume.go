@@ -7,6 +7,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
 // openVolume opens the disk and its marks. After anything but a clean close, all that
@@ -86,7 +87,8 @@ func (v *volume) close(taken bool) {
 	if !taken {
 		v.fold()
 	}
-	v.turn(0)
+	v.turn(record.Ticket(v.page.durable.Load()))
+	v.turn(record.Ticket(v.page.durable.Load())) // of the generation just closed
 	v.activity.Close(func() uint64 { return mtimeOf(v.path) })
 	v.activity = nil
 	v.mu.Lock()

@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"cmp"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -127,15 +128,13 @@ func mapShared(fd int, n int64, writable bool) ([]byte, error) {
 // bootID names this boot of the machine.
 type bootID [16]byte
 
-// HOLDFAST_BOOT_ID stands for it in tests that pretend a crash of the host.
+// HOLDFAST_BOOT_ID_FILE names another file that tells it, for tests that pretend a crash of the host.
 func thisBoot() (bootID, error) {
 	var id bootID
-	text := []byte(os.Getenv("HOLDFAST_BOOT_ID"))
-	if len(text) == 0 {
-		var err error
-		if text, err = os.ReadFile("/proc/sys/kernel/random/boot_id"); err != nil {
-			return id, err
-		}
+	name := cmp.Or(os.Getenv("HOLDFAST_BOOT_ID_FILE"), "/proc/sys/kernel/random/boot_id")
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return id, err
 	}
 	digits := strings.ReplaceAll(strings.TrimSpace(string(text)), "-", "")
 	raw, err := hex.DecodeString(digits)
@@ -143,6 +142,12 @@ func thisBoot() (bootID, error) {
 		return id, fmt.Errorf("boot id %q: %w", text, ErrCorrupt)
 	}
 	return id, nil
+}
+
+// BootID names this boot of the host.
+func BootID() (string, error) {
+	id, err := thisBoot()
+	return hex.EncodeToString(id[:]), err
 }
 
 // monoClock tells CLOCK_MONOTONIC, which all processes of the host share, by the

@@ -127,14 +127,15 @@ type (
 	Draw struct{ Life uint64 }
 	// Resume sends from the window, from From on.
 	Resume struct{ From record.Seq }
-	// Begin starts the incarnation: drop what is captured, mark everything (MarkAll),
-	// fold the generations into the dirty maps, and only then put an opening boundary
+	// Begin starts the incarnation: drop what is captured, mark everything (MarkAll), or all of those volumes
+	// of which it is not known what changed before this boot (MarkUnknown), fold the generations into the dirty maps, and only then put an opening boundary
 	// at seq Next. Then Begun.
 	Begin struct {
 		Life        uint64
 		Next        record.Seq
 		Incarnation record.Incarnation
 		MarkAll     bool
+		MarkUnknown bool
 		Initial     bool
 		Reason      string
 	}

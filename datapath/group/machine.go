@@ -270,7 +270,8 @@ func (m *Machine) stood(now time.Time, e Stood) []Action {
 	case lost:
 		b.Reason = "the target has lost records that it had acknowledged"
 	case e.MarksNew:
-		b.Reason = "the host restarted: which blocks changed is not known"
+		b.MarkAll, b.MarkUnknown = false, !invariant.Planted("group/host-crash-trusted")
+		b.Reason = "the host restarted: what may have changed is compared"
 	case m.fenced && !e.Unfinished:
 		b.MarkAll, b.Reason = false, "a failover of it was rolled back, and what had changed is read again"
 	case m.gave:

@@ -207,7 +207,8 @@ func TestWhereTheTargetStands(t *testing.T) {
 	f(Stood{Durable: 7, Incarnation: 8, Acked: 6}, Begin{Next: 8})
 	f(Stood{Durable: 7, Incarnation: 8, Acked: 7, Unfinished: true}, Begin{Next: 8, Initial: true})
 	f(Stood{Durable: 7, Incarnation: 8, Acked: 8}, Begin{Next: 8, MarkAll: true})
-	f(Stood{Durable: 7, Incarnation: 8, MarksNew: true}, Begin{Next: 8, MarkAll: true})
+	f(Stood{Durable: 7, Incarnation: 8, MarksNew: true}, Begin{Next: 8, MarkUnknown: true})
+	f(Stood{Durable: 7, Incarnation: 8, Acked: 8, MarksNew: true}, Begin{Next: 8, MarkAll: true})
 }
 
 func TestReconnect(t *testing.T) {

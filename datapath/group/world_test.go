@@ -238,7 +238,7 @@ func (w *world) doClose() {
 func (w *world) doBegin(b Begin) {
 	s := w.shell
 	w.queue = nil
-	if b.MarkAll {
+	if b.MarkAll || b.MarkUnknown {
 		for b := range 6 {
 			w.dirty[b] = true
 		}
