@@ -5,6 +5,10 @@ go 1.26.0
 require (
 	// The sidecar's services: HTTP/2, gRPC and plain JSON for curl from one definition. Door: control/api.
 	connectrpc.com/connect v1.21.1
+	// The standard health service of gRPC, as orchestrators and load balancers ask it. Door: control/api.
+	connectrpc.com/grpchealth v1.4.0
+	// Reflection, so that grpcurl needs no .proto files. Door: control/api.
+	connectrpc.com/grpcreflect v1.3.0
 	// The catalogue of checkpoints, segments and runs: a sorted map on disk that is rebuilt when lost. Door: journal/index.
 	github.com/dgraph-io/badger/v4 v4.9.6
 	// Parity at tens of GB/s: Reed-Solomon in vector instructions is not ours to write. Door: journal/stripe.

@@ -61,6 +61,14 @@ func (h *handler) Get(ctx context.Context, r *holdfastv1.StatusServiceGetRequest
 	return res, nil
 }
 
+// About implements api.StatusHandler.
+func (h *handler) About(context.Context, *holdfastv1.StatusServiceAboutRequest) (*holdfastv1.StatusServiceAboutResponse, error) {
+	return &holdfastv1.StatusServiceAboutResponse{
+		Site: h.who.Site, Id: h.who.ID, Version: h.who.Version, Commit: h.who.Commit, Started: api.Timestamp(h.began),
+		ApiMajor: api.Major, ApiMinor: api.Minor,
+	}, nil
+}
+
 func noGroup(name string) error {
 	if name == "" {
 		return api.Errorf(api.InvalidArgument, "name one of those that status shows", "which group is not said, and there is not exactly one")

@@ -30,6 +30,9 @@ func TestMain(m *testing.M) {
 		err = Supervise(ctx, os.Args[len(os.Args)-1], slog.New(slog.NewTextHandler(os.Stderr, nil)))
 	case "vra":
 		err = fakeVRA(ctx, os.Args[len(os.Args)-1])
+	case "vra-sidecar":
+		_, err = config.LoadSidecar(os.Args[len(os.Args)-1])
+		<-ctx.Done()
 	case "vra-filter":
 		_, err = config.LoadFilter(os.Args[len(os.Args)-1])
 		fmt.Fprintln(os.Stderr, "filter is up")
@@ -102,7 +105,7 @@ func fakeBinaries(t *testing.T) string {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	for _, name := range []string{"holdfast", "vra", "vra-filter"} {
+	for _, name := range []string{"holdfast", "vra", "vra-filter", "vra-sidecar"} {
 		if err := os.Symlink(self, filepath.Join(dir, name)); err != nil {
 			t.Fatal(err)
 		}
@@ -124,4 +127,8 @@ func until(t *testing.T, limit time.Duration, what string, ok func() bool) {
 			t.Fatalf("not within %s: %s", limit, what)
 		}
 	}
+}
+
+func (*fakeGroup) About(context.Context, *holdfastv1.StatusServiceAboutRequest) (*holdfastv1.StatusServiceAboutResponse, error) {
+	return &holdfastv1.StatusServiceAboutResponse{ApiMajor: api.Major, ApiMinor: api.Minor}, nil
 }

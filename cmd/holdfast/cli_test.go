@@ -682,3 +682,7 @@ starting
 		t.Errorf("%q", got)
 	}
 }
+
+func (*site) About(context.Context, *holdfastv1.StatusServiceAboutRequest) (*holdfastv1.StatusServiceAboutResponse, error) {
+	return &holdfastv1.StatusServiceAboutResponse{ApiMajor: api.Major, ApiMinor: api.Minor}, nil
+}

@@ -279,3 +279,7 @@ func TestStreamAndItsFailures(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+func (*vra) About(context.Context, *holdfastv1.StatusServiceAboutRequest) (*holdfastv1.StatusServiceAboutResponse, error) {
+	return &holdfastv1.StatusServiceAboutResponse{ApiMajor: Major, ApiMinor: Minor}, nil
+}

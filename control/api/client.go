@@ -3,9 +3,11 @@ package api
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"net"
 	"net/http"
 
+	"connectrpc.com/connect"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1/holdfastv1connect"
 )
 
@@ -17,38 +19,67 @@ type Client struct {
 	Views       holdfastv1connect.ViewsServiceClient
 	Stores      holdfastv1connect.StoresServiceClient
 	Groups      holdfastv1connect.GroupsServiceClient
+	Recovery    holdfastv1connect.RecoveryServiceClient
 	Shaping     holdfastv1connect.ShapingServiceClient
 	Links       LinksClient
-	Recovery    holdfastv1connect.RecoveryServiceClient
+	Watch       WatchClient // of a sidecar only, as is Logs
+	Logs        LogsClient
 
 	transport *http.Transport
 }
 
+// maxAnswer is the longest message that a client takes in, in bytes: a thousand groups, or ten
+// thousand checkpoints, are a tenth of it.
+const maxAnswer = 16 << 20
+
 // DialUnix makes a client of the server at a unix socket. Nothing is connected
 // before the first call; a server that restarts is found again.
 func DialUnix(path string) *Client {
+	return DialVia(func(ctx context.Context) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", path)
+	})
+}
+
+// DialVia makes a client whose connections, without TLS, come from dial.
+func DialVia(dial func(context.Context) (net.Conn, error)) *Client {
 	var protocols http.Protocols
 	protocols.SetUnencryptedHTTP2(true)
 	t := &http.Transport{
-		Protocols: &protocols,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "unix", path)
-		},
+		Protocols:   &protocols,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
 	}
-	c := &http.Client{Transport: t}
+	c := &Client{transport: t}
 	const base = "http://vra" // the host is never looked up
-	return &Client{
-		Status:      holdfastv1connect.NewStatusServiceClient(c, base),
-		Checkpoints: holdfastv1connect.NewCheckpointsServiceClient(c, base),
-		Views:       holdfastv1connect.NewViewsServiceClient(c, base),
-		Stores:      holdfastv1connect.NewStoresServiceClient(c, base),
-		Groups:      holdfastv1connect.NewGroupsServiceClient(c, base),
-		Shaping:     holdfastv1connect.NewShapingServiceClient(c, base),
-		Recovery:    holdfastv1connect.NewRecoveryServiceClient(c, base),
-		Links:       LinksClient{holdfastv1connect.NewLinksServiceClient(c, base)},
-		transport:   t,
-	}
+	c.at(base, base, base)
+	return c
+}
+
+// Addresses are where a sidecar listens, each host:port.
+type Addresses struct{ Commands, Checkpoints, Logs string }
+
+// DialTLS makes a client of the sidecar at these addresses. trust says who we are and whom we take for it
+// (see control/pairing). Nothing is connected before the first call; a server that restarts is found again.
+func DialTLS(to Addresses, trust *tls.Config) *Client {
+	t := &http.Transport{TLSClientConfig: trust.Clone(), ForceAttemptHTTP2: true, TLSHandshakeTimeout: headerWait}
+	c := &Client{transport: t}
+	c.at("https://"+to.Commands, "https://"+to.Checkpoints, "https://"+to.Logs)
+	return c
+}
+
+// at makes the clients of the services, which are found at these places.
+func (c *Client) at(commands, checkpoints, logs string) {
+	h, limit := &http.Client{Transport: c.transport}, connect.WithReadMaxBytes(maxAnswer)
+	c.Status = holdfastv1connect.NewStatusServiceClient(h, commands, limit)
+	c.Checkpoints = holdfastv1connect.NewCheckpointsServiceClient(h, checkpoints, limit)
+	c.Views = holdfastv1connect.NewViewsServiceClient(h, commands, limit)
+	c.Stores = holdfastv1connect.NewStoresServiceClient(h, commands, limit)
+	c.Groups = holdfastv1connect.NewGroupsServiceClient(h, commands, limit)
+	c.Recovery = holdfastv1connect.NewRecoveryServiceClient(h, commands, limit)
+	c.Shaping = holdfastv1connect.NewShapingServiceClient(h, commands, limit)
+	c.Links = LinksClient{holdfastv1connect.NewLinksServiceClient(h, commands, limit)}
+	c.Watch = WatchClient{holdfastv1connect.NewWatchServiceClient(h, commands, limit)}
+	c.Logs = LogsClient{holdfastv1connect.NewLogsServiceClient(h, logs, limit)}
 }
 
 // Close drops the client's connections.

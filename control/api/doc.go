@@ -1,6 +1,6 @@
 // Package api holds the words in which Holdfast is asked and answers: status,
-// checkpoints and views. A vra answers them on its unix socket; later the sidecar
-// and the site manager answer the same words over mutual TLS.
+// checkpoints, views and the like. A vra answers them on its unix socket, and its sidecar
+// (control/sidecar) over mutual TLS, with two services of its own: WatchService and LogsService.
 //
 // The services stand in holdfast/v1/*.proto. The generated messages are package
 // holdfastv1, the generated handlers and clients holdfastv1connect, the reference API.md; all are
@@ -22,4 +22,4 @@
 //     the kernel tells who connects (SO_PEERCRED).
 package api
 
-//go:generate protoc -I . --go_out=. --go_opt=module=github.com/holdfast-dr/holdfast/control/api --connect-go_out=. --connect-go_opt=module=github.com/holdfast-dr/holdfast/control/api,simple holdfast/v1/checkpoints.proto holdfast/v1/error.proto holdfast/v1/groups.proto holdfast/v1/links.proto holdfast/v1/recovery.proto holdfast/v1/shaping.proto holdfast/v1/status.proto holdfast/v1/stores.proto holdfast/v1/views.proto
+//go:generate protoc -I . --go_out=. --go_opt=module=github.com/holdfast-dr/holdfast/control/api --connect-go_out=. --connect-go_opt=module=github.com/holdfast-dr/holdfast/control/api,simple holdfast/v1/checkpoints.proto holdfast/v1/error.proto holdfast/v1/groups.proto holdfast/v1/links.proto holdfast/v1/logs.proto holdfast/v1/recovery.proto holdfast/v1/shaping.proto holdfast/v1/status.proto holdfast/v1/stores.proto holdfast/v1/views.proto holdfast/v1/watch.proto

@@ -125,3 +125,6 @@ func onWire(err error) error {
 	}
 	return ce
 }
+
+// Said says whether an error of a client's call is what the server answered, and not that it could not be asked.
+func Said(err error) bool { return connect.IsWireError(err) }

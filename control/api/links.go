@@ -21,19 +21,7 @@ type LinksClient struct {
 
 // Test runs a link test to its end. An error of tell ends it.
 func (l LinksClient) Test(ctx context.Context, r *holdfastv1.LinksServiceTestRequest, tell func(*holdfastv1.LinksServiceTestResponse) error) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stream, err := l.c.Test(ctx, r)
-	if err != nil {
-		return err
-	}
-	defer stream.Close()
-	for stream.Receive() {
-		if err := tell(stream.Msg()); err != nil {
-			return err
-		}
-	}
-	return stream.Err()
+	return receive(ctx, r, l.c.Test, tell)
 }
 
 // streamed makes a LinksHandler what Connect wants.

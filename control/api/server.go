@@ -11,7 +11,6 @@ import (
 	"syscall"
 	"time"
 
-	"connectrpc.com/connect"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1/holdfastv1connect"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 )
@@ -23,8 +22,8 @@ type (
 	ViewsHandler       = holdfastv1connect.ViewsServiceHandler
 	StoresHandler      = holdfastv1connect.StoresServiceHandler
 	ShapingHandler     = holdfastv1connect.ShapingServiceHandler
-	RecoveryHandler    = holdfastv1connect.RecoveryServiceHandler
 	GroupsHandler      = holdfastv1connect.GroupsServiceHandler
+	RecoveryHandler    = holdfastv1connect.RecoveryServiceHandler
 )
 
 // Handlers are the services that a server offers. A nil one is answered with
@@ -35,10 +34,15 @@ type Handlers struct {
 	Views       ViewsHandler
 	Stores      StoresHandler
 	Groups      GroupsHandler
+	Recovery    RecoveryHandler
 	Shaping     ShapingHandler
 	Links       LinksHandler
-	Recovery    RecoveryHandler
+	Watch       WatchHandler
+	Logs        LogsHandler
 	Metrics     http.Handler // answers GET /metrics, for monitoring systems
+	// Healthy says whether a service can be used; it adds the standard health service of gRPC, and
+	// reflection, by which grpcurl finds out what there is.
+	Healthy func(ctx context.Context) bool
 }
 
 // Limits of a server, so that a hostile local user cannot fill it: maxRequest is a
@@ -54,51 +58,29 @@ const (
 // Serve answers on l, a unix socket, until ctx ends; it closes l. Only processes of
 // the users in uids get in (root is not implied). The error is nil when ctx ended it.
 func Serve(ctx context.Context, l *net.UnixListener, h Handlers, uids []int, log *slog.Logger) error {
-	mux := http.NewServeMux()
-	opts := []connect.HandlerOption{
-		connect.WithInterceptors(connect.UnaryInterceptorFunc(newOnce().wrap)),
-		connect.WithReadMaxBytes(maxRequest),
-	}
-	if h.Status != nil {
-		mux.Handle(holdfastv1connect.NewStatusServiceHandler(h.Status, opts...))
-	}
-	if h.Checkpoints != nil {
-		mux.Handle(holdfastv1connect.NewCheckpointsServiceHandler(h.Checkpoints, opts...))
-	}
-	if h.Views != nil {
-		mux.Handle(holdfastv1connect.NewViewsServiceHandler(h.Views, opts...))
-	}
-	if h.Stores != nil {
-		mux.Handle(holdfastv1connect.NewStoresServiceHandler(h.Stores, opts...))
-	}
-	if h.Shaping != nil {
-		mux.Handle(holdfastv1connect.NewShapingServiceHandler(h.Shaping, opts...))
-	}
-	if h.Groups != nil {
-		mux.Handle(holdfastv1connect.NewGroupsServiceHandler(h.Groups, opts...))
-	}
-	if h.Recovery != nil {
-		mux.Handle(holdfastv1connect.NewRecoveryServiceHandler(h.Recovery, opts...))
-	}
-	if h.Links != nil {
-		mux.Handle(holdfastv1connect.NewLinksServiceHandler(streamed{h.Links}, opts...))
-	}
-	if h.Metrics != nil {
-		mux.Handle("GET /metrics", h.Metrics)
-	}
+	mux := h.mux(maxRequest, newOnce().wrap)
+	return ServeHTTP(ctx, OwnersOnly(l, uids, log), &http.Server{Handler: mux}, log)
+}
+
+// ServeHTTP answers on l until ctx ends; it closes l. srv says what answers, and may say how; it is
+// held to what no caller may exceed. With a TLS configuration it speaks TLS. The error is nil when ctx ended it.
+func ServeHTTP(ctx context.Context, l net.Listener, srv *http.Server, log *slog.Logger) error {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
-	protocols.SetUnencryptedHTTP2(true)
-	srv := &http.Server{
-		Handler:           mux,
-		Protocols:         &protocols,
-		ReadHeaderTimeout: headerWait,
-		IdleTimeout:       idleWait,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-		BaseContext:       func(net.Listener) context.Context { return ctx },
-	}
+	protocols.SetUnencryptedHTTP2(srv.TLSConfig == nil)
+	protocols.SetHTTP2(srv.TLSConfig != nil)
+	srv.Protocols = &protocols
+	srv.ReadHeaderTimeout, srv.IdleTimeout = headerWait, idleWait
+	srv.ErrorLog = slog.NewLogLogger(log.Handler(), slog.LevelDebug)
+	srv.BaseContext = func(net.Listener) context.Context { return ctx }
 	served := make(chan error, 1)
-	go func() { served <- srv.Serve(&ownersOnly{UnixListener: l, uids: uids, log: log}) }()
+	go func() {
+		if srv.TLSConfig != nil {
+			served <- srv.ServeTLS(l, "", "")
+		} else {
+			served <- srv.Serve(l)
+		}
+	}()
 	select {
 	case err := <-served:
 		return fmt.Errorf("serve %s: %w", l.Addr(), err)
@@ -115,7 +97,11 @@ func Serve(ctx context.Context, l *net.UnixListener, h Handlers, uids []int, log
 	return nil
 }
 
-// ownersOnly accepts only connections of some users; others are closed at once.
+// OwnersOnly accepts only connections of the users in uids; others are closed at once.
+func OwnersOnly(l *net.UnixListener, uids []int, log *slog.Logger) net.Listener {
+	return &ownersOnly{UnixListener: l, uids: uids, log: log}
+}
+
 type ownersOnly struct {
 	*net.UnixListener
 	uids []int
@@ -128,7 +114,7 @@ func (o *ownersOnly) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		uid, err := peerUID(c)
+		uid, err := PeerUID(c)
 		if err == nil && (slices.Contains(o.uids, uid) || invariant.Planted("api/any-user")) {
 			return c, nil
 		}
@@ -137,8 +123,8 @@ func (o *ownersOnly) Accept() (net.Conn, error) {
 	}
 }
 
-// peerUID asks the kernel which user opened the other end; -1 when it cannot tell.
-func peerUID(c *net.UnixConn) (int, error) {
+// PeerUID asks the kernel which user opened the other end; -1 when it cannot tell.
+func PeerUID(c *net.UnixConn) (int, error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return -1, err

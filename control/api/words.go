@@ -135,3 +135,21 @@ func Time(ts *timestamppb.Timestamp) time.Time {
 	}
 	return ts.AsTime()
 }
+
+// The version of these services. A server of another major is not understood; one of a lower minor
+// knows fewer calls. One that does not know the call About speaks 1.0.
+const (
+	Major = 1
+	Minor = 1
+)
+
+// Roles of certificates: a site manager; a person who may do everything; one who works with what is
+// there; one who looks; and the daemons themselves.
+const (
+	RoleManager  = "manager"
+	RoleAdmin    = "admin"
+	RoleOperator = "operator"
+	RoleMonitor  = "monitor"
+	RoleSidecar  = "sidecar"
+	RoleVRA      = "vra"
+)

@@ -405,9 +405,11 @@ type CheckpointsServiceTagRequest struct {
 	// The checkpoint's id, in decimal.
 	Id string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
 	// At most 256 bytes of UTF-8; empty takes the tag away.
-	Tag           string `protobuf:"bytes,3,opt,name=tag,proto3" json:"tag,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Tag string `protobuf:"bytes,3,opt,name=tag,proto3" json:"tag,omitempty"`
+	// A repeated call with the same key gets the first one's answer.
+	IdempotencyKey string `protobuf:"bytes,4,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *CheckpointsServiceTagRequest) Reset() {
@@ -457,6 +459,13 @@ func (x *CheckpointsServiceTagRequest) GetId() string {
 func (x *CheckpointsServiceTagRequest) GetTag() string {
 	if x != nil {
 		return x.Tag
+	}
+	return ""
+}
+
+func (x *CheckpointsServiceTagRequest) GetIdempotencyKey() string {
+	if x != nil {
+		return x.IdempotencyKey
 	}
 	return ""
 }
@@ -515,9 +524,11 @@ type CheckpointsServicePinRequest struct {
 	// The checkpoint's id, in decimal.
 	Id string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
 	// What it is kept for: at most 256 bytes of UTF-8, or empty.
-	Label         string `protobuf:"bytes,3,opt,name=label,proto3" json:"label,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Label string `protobuf:"bytes,3,opt,name=label,proto3" json:"label,omitempty"`
+	// A repeated call with the same key gets the first one's answer.
+	IdempotencyKey string `protobuf:"bytes,4,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *CheckpointsServicePinRequest) Reset() {
@@ -567,6 +578,13 @@ func (x *CheckpointsServicePinRequest) GetId() string {
 func (x *CheckpointsServicePinRequest) GetLabel() string {
 	if x != nil {
 		return x.Label
+	}
+	return ""
+}
+
+func (x *CheckpointsServicePinRequest) GetIdempotencyKey() string {
+	if x != nil {
+		return x.IdempotencyKey
 	}
 	return ""
 }
@@ -623,9 +641,11 @@ type CheckpointsServiceUnpinRequest struct {
 	// Empty means the only group there is.
 	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
 	// The checkpoint's id, in decimal.
-	Id            string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Id string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	// A repeated call with the same key gets the first one's answer.
+	IdempotencyKey string `protobuf:"bytes,3,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *CheckpointsServiceUnpinRequest) Reset() {
@@ -668,6 +688,13 @@ func (x *CheckpointsServiceUnpinRequest) GetGroup() string {
 func (x *CheckpointsServiceUnpinRequest) GetId() string {
 	if x != nil {
 		return x.Id
+	}
+	return ""
+}
+
+func (x *CheckpointsServiceUnpinRequest) GetIdempotencyKey() string {
+	if x != nil {
+		return x.IdempotencyKey
 	}
 	return ""
 }
@@ -880,26 +907,29 @@ const file_holdfast_v1_checkpoints_proto_rawDesc = "" +
 	"\x1dCheckpointsServiceGetResponse\x127\n" +
 	"\n" +
 	"checkpoint\x18\x01 \x01(\v2\x17.holdfast.v1.CheckpointR\n" +
-	"checkpoint\"V\n" +
+	"checkpoint\"\x7f\n" +
 	"\x1cCheckpointsServiceTagRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x10\n" +
-	"\x03tag\x18\x03 \x01(\tR\x03tag\"X\n" +
+	"\x03tag\x18\x03 \x01(\tR\x03tag\x12'\n" +
+	"\x0fidempotency_key\x18\x04 \x01(\tR\x0eidempotencyKey\"X\n" +
 	"\x1dCheckpointsServiceTagResponse\x127\n" +
 	"\n" +
 	"checkpoint\x18\x01 \x01(\v2\x17.holdfast.v1.CheckpointR\n" +
-	"checkpoint\"Z\n" +
+	"checkpoint\"\x83\x01\n" +
 	"\x1cCheckpointsServicePinRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x14\n" +
-	"\x05label\x18\x03 \x01(\tR\x05label\"X\n" +
+	"\x05label\x18\x03 \x01(\tR\x05label\x12'\n" +
+	"\x0fidempotency_key\x18\x04 \x01(\tR\x0eidempotencyKey\"X\n" +
 	"\x1dCheckpointsServicePinResponse\x127\n" +
 	"\n" +
 	"checkpoint\x18\x01 \x01(\v2\x17.holdfast.v1.CheckpointR\n" +
-	"checkpoint\"F\n" +
+	"checkpoint\"o\n" +
 	"\x1eCheckpointsServiceUnpinRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x0e\n" +
-	"\x02id\x18\x02 \x01(\tR\x02id\"Z\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12'\n" +
+	"\x0fidempotency_key\x18\x03 \x01(\tR\x0eidempotencyKey\"Z\n" +
 	"\x1fCheckpointsServiceUnpinResponse\x127\n" +
 	"\n" +
 	"checkpoint\x18\x01 \x01(\v2\x17.holdfast.v1.CheckpointR\n" +

@@ -22,6 +22,225 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// StatusServiceAboutRequest asks who answers.
+type StatusServiceAboutRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatusServiceAboutRequest) Reset() {
+	*x = StatusServiceAboutRequest{}
+	mi := &file_holdfast_v1_status_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatusServiceAboutRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatusServiceAboutRequest) ProtoMessage() {}
+
+func (x *StatusServiceAboutRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_status_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatusServiceAboutRequest.ProtoReflect.Descriptor instead.
+func (*StatusServiceAboutRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_status_proto_rawDescGZIP(), []int{0}
+}
+
+// StatusServiceAboutResponse tells who answers.
+type StatusServiceAboutResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The site of the VRA that answers.
+	Site string `protobuf:"bytes,1,opt,name=site,proto3" json:"site,omitempty"`
+	// Its name within the site.
+	Id string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	// What it was built from.
+	Version string `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
+	// The commit of that.
+	Commit string `protobuf:"bytes,4,opt,name=commit,proto3" json:"commit,omitempty"`
+	// When it was started.
+	Started *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=started,proto3" json:"started,omitempty"`
+	// The version of these services: another major is not understood, a lower minor knows fewer calls.
+	ApiMajor uint32 `protobuf:"varint,6,opt,name=api_major,json=apiMajor,proto3" json:"api_major,omitempty"`
+	// The minor of that version.
+	ApiMinor uint32 `protobuf:"varint,7,opt,name=api_minor,json=apiMinor,proto3" json:"api_minor,omitempty"`
+	// The sidecar in between; absent where there is none.
+	Sidecar       *Sidecar `protobuf:"bytes,8,opt,name=sidecar,proto3" json:"sidecar,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatusServiceAboutResponse) Reset() {
+	*x = StatusServiceAboutResponse{}
+	mi := &file_holdfast_v1_status_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatusServiceAboutResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatusServiceAboutResponse) ProtoMessage() {}
+
+func (x *StatusServiceAboutResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_status_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatusServiceAboutResponse.ProtoReflect.Descriptor instead.
+func (*StatusServiceAboutResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_status_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *StatusServiceAboutResponse) GetSite() string {
+	if x != nil {
+		return x.Site
+	}
+	return ""
+}
+
+func (x *StatusServiceAboutResponse) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *StatusServiceAboutResponse) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *StatusServiceAboutResponse) GetCommit() string {
+	if x != nil {
+		return x.Commit
+	}
+	return ""
+}
+
+func (x *StatusServiceAboutResponse) GetStarted() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Started
+	}
+	return nil
+}
+
+func (x *StatusServiceAboutResponse) GetApiMajor() uint32 {
+	if x != nil {
+		return x.ApiMajor
+	}
+	return 0
+}
+
+func (x *StatusServiceAboutResponse) GetApiMinor() uint32 {
+	if x != nil {
+		return x.ApiMinor
+	}
+	return 0
+}
+
+func (x *StatusServiceAboutResponse) GetSidecar() *Sidecar {
+	if x != nil {
+		return x.Sidecar
+	}
+	return nil
+}
+
+// Sidecar is who speaks for a VRA.
+type Sidecar struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name within the site.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// What it was built from.
+	Version string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	// The commit of that.
+	Commit string `protobuf:"bytes,3,opt,name=commit,proto3" json:"commit,omitempty"`
+	// When it was started.
+	Started       *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=started,proto3" json:"started,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Sidecar) Reset() {
+	*x = Sidecar{}
+	mi := &file_holdfast_v1_status_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Sidecar) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Sidecar) ProtoMessage() {}
+
+func (x *Sidecar) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_status_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Sidecar.ProtoReflect.Descriptor instead.
+func (*Sidecar) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_status_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Sidecar) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Sidecar) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *Sidecar) GetCommit() string {
+	if x != nil {
+		return x.Commit
+	}
+	return ""
+}
+
+func (x *Sidecar) GetStarted() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Started
+	}
+	return nil
+}
+
 // StatusServiceGetRequest is what Get is asked.
 type StatusServiceGetRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -33,7 +252,7 @@ type StatusServiceGetRequest struct {
 
 func (x *StatusServiceGetRequest) Reset() {
 	*x = StatusServiceGetRequest{}
-	mi := &file_holdfast_v1_status_proto_msgTypes[0]
+	mi := &file_holdfast_v1_status_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -45,7 +264,7 @@ func (x *StatusServiceGetRequest) String() string {
 func (*StatusServiceGetRequest) ProtoMessage() {}
 
 func (x *StatusServiceGetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_status_proto_msgTypes[0]
+	mi := &file_holdfast_v1_status_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -58,7 +277,7 @@ func (x *StatusServiceGetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusServiceGetRequest.ProtoReflect.Descriptor instead.
 func (*StatusServiceGetRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_status_proto_rawDescGZIP(), []int{0}
+	return file_holdfast_v1_status_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *StatusServiceGetRequest) GetGroup() string {
@@ -89,7 +308,7 @@ type StatusServiceGetResponse struct {
 
 func (x *StatusServiceGetResponse) Reset() {
 	*x = StatusServiceGetResponse{}
-	mi := &file_holdfast_v1_status_proto_msgTypes[1]
+	mi := &file_holdfast_v1_status_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -101,7 +320,7 @@ func (x *StatusServiceGetResponse) String() string {
 func (*StatusServiceGetResponse) ProtoMessage() {}
 
 func (x *StatusServiceGetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_status_proto_msgTypes[1]
+	mi := &file_holdfast_v1_status_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -114,7 +333,7 @@ func (x *StatusServiceGetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusServiceGetResponse.ProtoReflect.Descriptor instead.
 func (*StatusServiceGetResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_status_proto_rawDescGZIP(), []int{1}
+	return file_holdfast_v1_status_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *StatusServiceGetResponse) GetSite() string {
@@ -226,7 +445,7 @@ type Group struct {
 
 func (x *Group) Reset() {
 	*x = Group{}
-	mi := &file_holdfast_v1_status_proto_msgTypes[2]
+	mi := &file_holdfast_v1_status_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -238,7 +457,7 @@ func (x *Group) String() string {
 func (*Group) ProtoMessage() {}
 
 func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_status_proto_msgTypes[2]
+	mi := &file_holdfast_v1_status_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -251,7 +470,7 @@ func (x *Group) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group.ProtoReflect.Descriptor instead.
 func (*Group) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_status_proto_rawDescGZIP(), []int{2}
+	return file_holdfast_v1_status_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Group) GetName() string {
@@ -458,7 +677,7 @@ type Sync struct {
 
 func (x *Sync) Reset() {
 	*x = Sync{}
-	mi := &file_holdfast_v1_status_proto_msgTypes[3]
+	mi := &file_holdfast_v1_status_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -470,7 +689,7 @@ func (x *Sync) String() string {
 func (*Sync) ProtoMessage() {}
 
 func (x *Sync) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_status_proto_msgTypes[3]
+	mi := &file_holdfast_v1_status_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -483,7 +702,7 @@ func (x *Sync) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sync.ProtoReflect.Descriptor instead.
 func (*Sync) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_status_proto_rawDescGZIP(), []int{3}
+	return file_holdfast_v1_status_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Sync) GetDoneBytes() int64 {
@@ -524,7 +743,7 @@ type Volume struct {
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_holdfast_v1_status_proto_msgTypes[4]
+	mi := &file_holdfast_v1_status_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -536,7 +755,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_status_proto_msgTypes[4]
+	mi := &file_holdfast_v1_status_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -549,7 +768,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_status_proto_rawDescGZIP(), []int{4}
+	return file_holdfast_v1_status_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Volume) GetName() string {
@@ -606,7 +825,7 @@ type Checkpoint struct {
 
 func (x *Checkpoint) Reset() {
 	*x = Checkpoint{}
-	mi := &file_holdfast_v1_status_proto_msgTypes[5]
+	mi := &file_holdfast_v1_status_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -618,7 +837,7 @@ func (x *Checkpoint) String() string {
 func (*Checkpoint) ProtoMessage() {}
 
 func (x *Checkpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_status_proto_msgTypes[5]
+	mi := &file_holdfast_v1_status_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -631,7 +850,7 @@ func (x *Checkpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Checkpoint.ProtoReflect.Descriptor instead.
 func (*Checkpoint) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_status_proto_rawDescGZIP(), []int{5}
+	return file_holdfast_v1_status_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Checkpoint) GetId() string {
@@ -694,7 +913,22 @@ var File_holdfast_v1_status_proto protoreflect.FileDescriptor
 
 const file_holdfast_v1_status_proto_rawDesc = "" +
 	"\n" +
-	"\x18holdfast/v1/status.proto\x12\vholdfast.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"/\n" +
+	"\x18holdfast/v1/status.proto\x12\vholdfast.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x1b\n" +
+	"\x19StatusServiceAboutRequest\"\x92\x02\n" +
+	"\x1aStatusServiceAboutResponse\x12\x12\n" +
+	"\x04site\x18\x01 \x01(\tR\x04site\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\tR\aversion\x12\x16\n" +
+	"\x06commit\x18\x04 \x01(\tR\x06commit\x124\n" +
+	"\astarted\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\astarted\x12\x1b\n" +
+	"\tapi_major\x18\x06 \x01(\rR\bapiMajor\x12\x1b\n" +
+	"\tapi_minor\x18\a \x01(\rR\bapiMinor\x12.\n" +
+	"\asidecar\x18\b \x01(\v2\x14.holdfast.v1.SidecarR\asidecar\"\x81\x01\n" +
+	"\aSidecar\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12\x16\n" +
+	"\x06commit\x18\x03 \x01(\tR\x06commit\x124\n" +
+	"\astarted\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\astarted\"/\n" +
 	"\x17StatusServiceGetRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\"\xd2\x01\n" +
 	"\x18StatusServiceGetResponse\x12\x12\n" +
@@ -761,9 +995,10 @@ const file_holdfast_v1_status_proto_rawDesc = "" +
 	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x16\n" +
 	"\x06pinned\x18\x06 \x01(\bR\x06pinned\x12\x14\n" +
 	"\x05label\x18\a \x01(\tR\x05label\x12 \n" +
-	"\vconsistency\x18\b \x01(\tR\vconsistency2c\n" +
+	"\vconsistency\x18\b \x01(\tR\vconsistency2\xbd\x01\n" +
 	"\rStatusService\x12R\n" +
-	"\x03Get\x12$.holdfast.v1.StatusServiceGetRequest\x1a%.holdfast.v1.StatusServiceGetResponseBCZAgithub.com/holdfast-dr/holdfast/control/api/holdfastv1;holdfastv1b\x06proto3"
+	"\x03Get\x12$.holdfast.v1.StatusServiceGetRequest\x1a%.holdfast.v1.StatusServiceGetResponse\x12X\n" +
+	"\x05About\x12&.holdfast.v1.StatusServiceAboutRequest\x1a'.holdfast.v1.StatusServiceAboutResponseBCZAgithub.com/holdfast-dr/holdfast/control/api/holdfastv1;holdfastv1b\x06proto3"
 
 var (
 	file_holdfast_v1_status_proto_rawDescOnce sync.Once
@@ -777,32 +1012,40 @@ func file_holdfast_v1_status_proto_rawDescGZIP() []byte {
 	return file_holdfast_v1_status_proto_rawDescData
 }
 
-var file_holdfast_v1_status_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_holdfast_v1_status_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_holdfast_v1_status_proto_goTypes = []any{
-	(*StatusServiceGetRequest)(nil),  // 0: holdfast.v1.StatusServiceGetRequest
-	(*StatusServiceGetResponse)(nil), // 1: holdfast.v1.StatusServiceGetResponse
-	(*Group)(nil),                    // 2: holdfast.v1.Group
-	(*Sync)(nil),                     // 3: holdfast.v1.Sync
-	(*Volume)(nil),                   // 4: holdfast.v1.Volume
-	(*Checkpoint)(nil),               // 5: holdfast.v1.Checkpoint
-	(*timestamppb.Timestamp)(nil),    // 6: google.protobuf.Timestamp
+	(*StatusServiceAboutRequest)(nil),  // 0: holdfast.v1.StatusServiceAboutRequest
+	(*StatusServiceAboutResponse)(nil), // 1: holdfast.v1.StatusServiceAboutResponse
+	(*Sidecar)(nil),                    // 2: holdfast.v1.Sidecar
+	(*StatusServiceGetRequest)(nil),    // 3: holdfast.v1.StatusServiceGetRequest
+	(*StatusServiceGetResponse)(nil),   // 4: holdfast.v1.StatusServiceGetResponse
+	(*Group)(nil),                      // 5: holdfast.v1.Group
+	(*Sync)(nil),                       // 6: holdfast.v1.Sync
+	(*Volume)(nil),                     // 7: holdfast.v1.Volume
+	(*Checkpoint)(nil),                 // 8: holdfast.v1.Checkpoint
+	(*timestamppb.Timestamp)(nil),      // 9: google.protobuf.Timestamp
 }
 var file_holdfast_v1_status_proto_depIdxs = []int32{
-	6, // 0: holdfast.v1.StatusServiceGetResponse.started:type_name -> google.protobuf.Timestamp
-	2, // 1: holdfast.v1.StatusServiceGetResponse.groups:type_name -> holdfast.v1.Group
-	6, // 2: holdfast.v1.Group.since:type_name -> google.protobuf.Timestamp
-	5, // 3: holdfast.v1.Group.oldest:type_name -> holdfast.v1.Checkpoint
-	5, // 4: holdfast.v1.Group.newest:type_name -> holdfast.v1.Checkpoint
-	3, // 5: holdfast.v1.Group.sync:type_name -> holdfast.v1.Sync
-	4, // 6: holdfast.v1.Group.volumes:type_name -> holdfast.v1.Volume
-	6, // 7: holdfast.v1.Checkpoint.time:type_name -> google.protobuf.Timestamp
-	0, // 8: holdfast.v1.StatusService.Get:input_type -> holdfast.v1.StatusServiceGetRequest
-	1, // 9: holdfast.v1.StatusService.Get:output_type -> holdfast.v1.StatusServiceGetResponse
-	9, // [9:10] is the sub-list for method output_type
-	8, // [8:9] is the sub-list for method input_type
-	8, // [8:8] is the sub-list for extension type_name
-	8, // [8:8] is the sub-list for extension extendee
-	0, // [0:8] is the sub-list for field type_name
+	9,  // 0: holdfast.v1.StatusServiceAboutResponse.started:type_name -> google.protobuf.Timestamp
+	2,  // 1: holdfast.v1.StatusServiceAboutResponse.sidecar:type_name -> holdfast.v1.Sidecar
+	9,  // 2: holdfast.v1.Sidecar.started:type_name -> google.protobuf.Timestamp
+	9,  // 3: holdfast.v1.StatusServiceGetResponse.started:type_name -> google.protobuf.Timestamp
+	5,  // 4: holdfast.v1.StatusServiceGetResponse.groups:type_name -> holdfast.v1.Group
+	9,  // 5: holdfast.v1.Group.since:type_name -> google.protobuf.Timestamp
+	8,  // 6: holdfast.v1.Group.oldest:type_name -> holdfast.v1.Checkpoint
+	8,  // 7: holdfast.v1.Group.newest:type_name -> holdfast.v1.Checkpoint
+	6,  // 8: holdfast.v1.Group.sync:type_name -> holdfast.v1.Sync
+	7,  // 9: holdfast.v1.Group.volumes:type_name -> holdfast.v1.Volume
+	9,  // 10: holdfast.v1.Checkpoint.time:type_name -> google.protobuf.Timestamp
+	3,  // 11: holdfast.v1.StatusService.Get:input_type -> holdfast.v1.StatusServiceGetRequest
+	0,  // 12: holdfast.v1.StatusService.About:input_type -> holdfast.v1.StatusServiceAboutRequest
+	4,  // 13: holdfast.v1.StatusService.Get:output_type -> holdfast.v1.StatusServiceGetResponse
+	1,  // 14: holdfast.v1.StatusService.About:output_type -> holdfast.v1.StatusServiceAboutResponse
+	13, // [13:15] is the sub-list for method output_type
+	11, // [11:13] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_v1_status_proto_init() }
@@ -810,15 +1053,15 @@ func file_holdfast_v1_status_proto_init() {
 	if File_holdfast_v1_status_proto != nil {
 		return
 	}
-	file_holdfast_v1_status_proto_msgTypes[2].OneofWrappers = []any{}
-	file_holdfast_v1_status_proto_msgTypes[4].OneofWrappers = []any{}
+	file_holdfast_v1_status_proto_msgTypes[5].OneofWrappers = []any{}
+	file_holdfast_v1_status_proto_msgTypes[7].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_v1_status_proto_rawDesc), len(file_holdfast_v1_status_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

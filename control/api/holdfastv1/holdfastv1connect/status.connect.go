@@ -35,12 +35,16 @@ const (
 const (
 	// StatusServiceGetProcedure is the fully-qualified name of the StatusService's Get RPC.
 	StatusServiceGetProcedure = "/holdfast.v1.StatusService/Get"
+	// StatusServiceAboutProcedure is the fully-qualified name of the StatusService's About RPC.
+	StatusServiceAboutProcedure = "/holdfast.v1.StatusService/About"
 )
 
 // StatusServiceClient is a client for the holdfast.v1.StatusService service.
 type StatusServiceClient interface {
-	// Get tells of the VRA that is asked, and of its groups.
+	// Get tells how groups stand.
 	Get(context.Context, *holdfastv1.StatusServiceGetRequest) (*holdfastv1.StatusServiceGetResponse, error)
+	// About tells who answers and which words it knows. One that does not know this call speaks version 1.0.
+	About(context.Context, *holdfastv1.StatusServiceAboutRequest) (*holdfastv1.StatusServiceAboutResponse, error)
 }
 
 // NewStatusServiceClient constructs a client for the holdfast.v1.StatusService service. By default,
@@ -60,12 +64,19 @@ func NewStatusServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			connect.WithSchema(statusServiceMethods.ByName("Get")),
 			connect.WithClientOptions(opts...),
 		),
+		about: connect.NewClient[holdfastv1.StatusServiceAboutRequest, holdfastv1.StatusServiceAboutResponse](
+			httpClient,
+			baseURL+StatusServiceAboutProcedure,
+			connect.WithSchema(statusServiceMethods.ByName("About")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // statusServiceClient implements StatusServiceClient.
 type statusServiceClient struct {
-	get *connect.Client[holdfastv1.StatusServiceGetRequest, holdfastv1.StatusServiceGetResponse]
+	get   *connect.Client[holdfastv1.StatusServiceGetRequest, holdfastv1.StatusServiceGetResponse]
+	about *connect.Client[holdfastv1.StatusServiceAboutRequest, holdfastv1.StatusServiceAboutResponse]
 }
 
 // Get calls holdfast.v1.StatusService.Get.
@@ -77,10 +88,21 @@ func (c *statusServiceClient) Get(ctx context.Context, req *holdfastv1.StatusSer
 	return nil, err
 }
 
+// About calls holdfast.v1.StatusService.About.
+func (c *statusServiceClient) About(ctx context.Context, req *holdfastv1.StatusServiceAboutRequest) (*holdfastv1.StatusServiceAboutResponse, error) {
+	response, err := c.about.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // StatusServiceHandler is an implementation of the holdfast.v1.StatusService service.
 type StatusServiceHandler interface {
-	// Get tells of the VRA that is asked, and of its groups.
+	// Get tells how groups stand.
 	Get(context.Context, *holdfastv1.StatusServiceGetRequest) (*holdfastv1.StatusServiceGetResponse, error)
+	// About tells who answers and which words it knows. One that does not know this call speaks version 1.0.
+	About(context.Context, *holdfastv1.StatusServiceAboutRequest) (*holdfastv1.StatusServiceAboutResponse, error)
 }
 
 // NewStatusServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -96,10 +118,18 @@ func NewStatusServiceHandler(svc StatusServiceHandler, opts ...connect.HandlerOp
 		connect.WithSchema(statusServiceMethods.ByName("Get")),
 		connect.WithHandlerOptions(opts...),
 	)
+	statusServiceAboutHandler := connect.NewUnaryHandlerSimple(
+		StatusServiceAboutProcedure,
+		svc.About,
+		connect.WithSchema(statusServiceMethods.ByName("About")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/holdfast.v1.StatusService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case StatusServiceGetProcedure:
 			statusServiceGetHandler.ServeHTTP(w, r)
+		case StatusServiceAboutProcedure:
+			statusServiceAboutHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -111,4 +141,8 @@ type UnimplementedStatusServiceHandler struct{}
 
 func (UnimplementedStatusServiceHandler) Get(context.Context, *holdfastv1.StatusServiceGetRequest) (*holdfastv1.StatusServiceGetResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.StatusService.Get is not implemented"))
+}
+
+func (UnimplementedStatusServiceHandler) About(context.Context, *holdfastv1.StatusServiceAboutRequest) (*holdfastv1.StatusServiceAboutResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.StatusService.About is not implemented"))
 }

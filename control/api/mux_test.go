@@ -1,0 +1,131 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"connectrpc.com/grpcreflect"
+	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
+)
+
+// TestReflection: what a port offers is what reflection tells of it.
+func TestReflection(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	around := func(_ context.Context, _ Call, do func() error) error { return do() }
+	h := Handlers{Status: &vra{}, Links: linkTester{}, Healthy: func(context.Context) bool { return true }}
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() {
+		done <- ServeHTTP(ctx, l, &http.Server{Handler: Mux(h, 1000, around)}, slog.New(slog.DiscardHandler))
+	}()
+	defer func() { stop(); <-done }()
+	c := DialUnix(path)
+	defer c.Close()
+	stream := grpcreflect.NewClient(&http.Client{Transport: c.transport}, "http://vra").NewStream(t.Context())
+	defer stream.Close()
+	names, err := stream.ListServices()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"holdfast.v1.StatusService", "holdfast.v1.LinksService", "grpc.health.v1.Health"} {
+		if !slices.Contains([]string{string(names[0]), string(names[1]), string(names[len(names)-1])}, want) {
+			t.Errorf("%s is not among %q", want, names)
+		}
+	}
+	if len(names) != 3 {
+		t.Errorf("%q", names)
+	}
+	files, err := stream.FileContainingSymbol("holdfast.v1.StatusService")
+	if err != nil || len(files) == 0 {
+		t.Errorf("%v, %v", files, err)
+	}
+}
+
+// TestAroundStandsBefore each call, sees what it is, and may refuse it.
+func TestAroundStandsBefore(t *testing.T) {
+	var seen Call
+	h := Handlers{Views: &vra{open: func(context.Context, int) (*holdfastv1.ViewsServiceOpenResponse, error) {
+		return &holdfastv1.ViewsServiceOpenResponse{}, nil
+	}}}
+	refuse := error(nil)
+	mux := Mux(h, 1000, func(_ context.Context, c Call, do func() error) error {
+		if seen = c; refuse != nil {
+			return refuse
+		}
+		return do()
+	})
+	call := func() (int, string) {
+		w := httptest.NewRecorder()
+		r := httptest.NewRequest("POST", "/holdfast.v1.ViewsService/Open", strings.NewReader(`{"group":"shop","idempotencyKey":"k"}`))
+		r.Header.Set("Content-Type", "application/json")
+		mux.ServeHTTP(w, r)
+		return w.Code, w.Body.String()
+	}
+	if code, text := call(); code != 200 {
+		t.Errorf("%d %s", code, text)
+	}
+	if seen.Procedure != "/holdfast.v1.ViewsService/Open" || seen.Key != "k" || seen.Group != "shop" || !strings.Contains(seen.JSON(100), `"shop"`) || seen.JSON(4) != seen.JSON(100)[:4]+"..." {
+		t.Errorf("%+v, %s, %s", seen, seen.JSON(100), seen.JSON(4))
+	}
+	refuse = Errorf(PermissionDenied, "ask another", "not you")
+	if code, text := call(); code != 403 || !strings.Contains(text, "not you") {
+		t.Errorf("%d %s", code, text)
+	}
+	refuse = errors.New("odd")
+	if code, text := call(); code != 500 || !strings.Contains(text, "internal") {
+		t.Errorf("%d %s", code, text)
+	}
+}
+
+// TestRefuse speaks the words of whatever protocol was asked in.
+func TestRefuse(t *testing.T) {
+	f := func(kind, method string, err error, status int, words string) {
+		t.Helper()
+		w, r := httptest.NewRecorder(), httptest.NewRequest(method, "/x", nil)
+		r.Header.Set("Content-Type", kind)
+		Refuse(w, r, err)
+		said := w.Body.String() + w.Header().Get("Grpc-Message") + w.Result().Trailer.Get("Grpc-Message")
+		if w.Code != status || !strings.Contains(said, words) {
+			t.Errorf("%s: %d %q", kind, w.Code, said)
+		}
+	}
+	denied := Errorf(PermissionDenied, "ask another", "not you")
+	f("application/json", "POST", denied, 403, "not you")
+	f("application/grpc", "POST", denied, 200, "not you")
+	f("application/connect+json", "POST", denied, 200, "not you")
+	f("", "GET", denied, 403, "not you")
+	f("", "GET", Errorf(Exhausted, "", "slower"), 429, "slower")
+	f("text/plain", "POST", denied, 403, "not you; ask another")
+}
+
+func TestSameGroup(t *testing.T) {
+	lag := 1.0
+	a := &holdfastv1.Group{Name: "a", State: StateProtected, GuestBytesTotal: 1, LagSeconds: &lag, Volumes: []*holdfastv1.Volume{{Name: "v", Bytes: 5}}}
+	f := func(change func(*holdfastv1.Group), same, all bool) {
+		t.Helper()
+		later := 2.0
+		b := &holdfastv1.Group{Name: "a", State: StateProtected, GuestBytesTotal: 1, LagSeconds: &later, Volumes: []*holdfastv1.Volume{{Name: "v", Bytes: 5}}}
+		change(b)
+		if SameGroup(a, b, false) != same || SameGroup(a, b, true) != all {
+			t.Errorf("%v and %v", a, b)
+		}
+	}
+	f(func(g *holdfastv1.Group) { g.LagSeconds = &lag }, true, true)
+	f(func(g *holdfastv1.Group) {}, true, false)
+	f(func(g *holdfastv1.Group) { g.LagSeconds = nil }, false, false)
+	f(func(g *holdfastv1.Group) { g.State = StateBehind }, false, false)
+	f(func(g *holdfastv1.Group) { g.Volumes[0].Bytes = 6 }, false, false)
+	f(func(g *holdfastv1.Group) { g.Volumes = nil }, false, false)
+}
