@@ -158,7 +158,9 @@ func TestMarshalReadsBack(t *testing.T) {
 	if got, err := ParseFilter(text); err != nil || !reflect.DeepEqual(got, filter) {
 		t.Errorf("read back as %+v, %v\n%s", got, err, text)
 	}
-	context := &Context{Group: "lab", Lab: "/lab", VRAs: []ContextVRA{{"west", "source", "/run/a"}, {"east", "target", "/run/b"}}}
+	context := &Context{Group: "lab", Lab: "/lab", VRAs: []ContextVRA{{Site: "west", Role: "source", Socket: "/run/a"}, {Site: "east", Role: "target", Sidecar: &ContextSidecar{
+		Commands: "east:4006", Checkpoints: "east:4009", Logs: "192.0.2.1:4005", TLS: SidecarTLS{"/ca", "/cert", "/key"},
+	}}}}
 	if text, err = Marshal(context); err != nil {
 		t.Fatal(err)
 	}
@@ -245,6 +247,8 @@ func TestMistakes(t *testing.T) {
 			_, err = LoadMachines(file)
 		case "context":
 			_, err = LoadContext(file)
+		case "sidecar":
+			_, err = LoadSidecar(file)
 		default:
 			t.Errorf("%s: of no known kind", file)
 		}
@@ -285,6 +289,28 @@ func FuzzParse(f *testing.F) {
 			t.Fatal(err)
 		}
 		if back, err := ParseVRA(again); err != nil || !reflect.DeepEqual(c, back) {
+			t.Fatalf("%+v is read back as %+v, %v\n%s", c, back, err, again)
+		}
+	})
+}
+
+func FuzzParseSidecar(f *testing.F) {
+	files, _ := filepath.Glob("testdata/sidecar-*.yaml")
+	for _, file := range files {
+		if text, err := os.ReadFile(file); err == nil {
+			f.Add(text)
+		}
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		c, err := ParseSidecar(text)
+		if err != nil {
+			return
+		}
+		again, err := Marshal(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if back, err := ParseSidecar(again); err != nil || !reflect.DeepEqual(c, back) {
 			t.Fatalf("%+v is read back as %+v, %v\n%s", c, back, err, again)
 		}
 	})

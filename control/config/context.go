@@ -23,11 +23,37 @@ type Context struct {
 	Ports map[string]int `yaml:"ports,omitempty"`
 }
 
-// ContextVRA is one VRA, by the unix socket on which it answers.
+// ContextVRA is one VRA, by the unix socket on which it, or its sidecar, answers, or by its sidecar's ports.
 type ContextVRA struct {
-	Site   string `yaml:"site"`
-	Role   string `yaml:"role"` // source or target, of Group
-	Socket string `yaml:"socket"`
+	Site    string          `yaml:"site"`
+	Role    string          `yaml:"role"` // source or target, of Group
+	Socket  string          `yaml:"socket,omitempty"`
+	Sidecar *ContextSidecar `yaml:"sidecar,omitempty"` // instead of Socket
+}
+
+// ContextSidecar is a sidecar on any machine, each address host:port, and the user's certificate.
+type ContextSidecar struct {
+	Commands    string     `yaml:"commands"`
+	Checkpoints string     `yaml:"checkpoints"`
+	Logs        string     `yaml:"logs"`
+	TLS         SidecarTLS `yaml:"tls"`
+}
+
+func (v *ContextVRA) validate(m *mistakes, at string) {
+	s := v.Sidecar
+	if s == nil {
+		m.socket(at+".socket", v.Socket)
+		return
+	}
+	if v.Socket != "" {
+		m.add(at+".sidecar", "is there, and so is socket: name one")
+	}
+	m.address(at+".sidecar.commands", s.Commands, 1)
+	m.address(at+".sidecar.checkpoints", s.Checkpoints, 1)
+	m.address(at+".sidecar.logs", s.Logs, 1)
+	m.path(at+".sidecar.tls.ca", s.TLS.CA)
+	m.path(at+".sidecar.tls.cert", s.TLS.Cert)
+	m.path(at+".sidecar.tls.key", s.TLS.Key)
 }
 
 // LoadContext reads a context.
@@ -54,7 +80,7 @@ func (c *Context) Validate() error {
 			m.add(at+".role", "%q: want source or target", v.Role)
 		}
 		unique(&m, roles, at+".role", v.Role, "")
-		m.socket(at+".socket", v.Socket)
+		v.validate(&m, at)
 	}
 	files := map[string]string{}
 	for i, f := range c.Filters {
@@ -82,12 +108,12 @@ func (c *Context) RecoveryFolder(path string) (string, error) {
 	return filepath.Join(filepath.Dir(path), "recovery"), err
 }
 
-// Socket is where the VRA of a role answers.
-func (c *Context) Socket(role string) (string, bool) {
+// VRA is the one of a role.
+func (c *Context) VRA(role string) (ContextVRA, bool) {
 	for _, v := range c.VRAs {
 		if v.Role == role {
-			return v.Socket, true
+			return v, true
 		}
 	}
-	return "", false
+	return ContextVRA{}, false
 }

@@ -22,6 +22,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"net"
 	"net/url"
 	"strings"
 	"time"
@@ -88,6 +89,10 @@ func (ca *CA) CertPEM() []byte { return certPEM(ca.cert.Raw) }
 // Identity is whom a leaf is for, within the CA's site.
 type Identity struct{ Role, ID string }
 
+// Hosts are the names and addresses at which the holder of a leaf is found, for clients that look at
+// these alone, as curl does. Ours look at the URI.
+type Hosts []string
+
 // Leaf is a certificate with its key.
 type Leaf struct {
 	cert *x509.Certificate
@@ -96,6 +101,11 @@ type Leaf struct {
 
 // Issue makes a leaf that is valid for life from an hour before now.
 func (ca *CA) Issue(who Identity, now time.Time, life time.Duration) (*Leaf, error) {
+	return ca.IssueAt(who, nil, now, life)
+}
+
+// IssueAt makes one whose holder is found at some hosts.
+func (ca *CA) IssueAt(who Identity, at Hosts, now time.Time, life time.Duration) (*Leaf, error) {
 	if (!validName(who.Role) || !validName(who.ID)) && !invariant.Planted("control/pairing/any-name") {
 		return nil, fmt.Errorf("role %q and id %q are no names", who.Role, who.ID)
 	}
@@ -119,6 +129,13 @@ func (ca *CA) Issue(who Identity, now time.Time, life time.Duration) (*Leaf, err
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		BasicConstraintsValid: true,
+	}
+	for _, host := range at {
+		if ip := net.ParseIP(host); ip != nil {
+			template.IPAddresses = append(template.IPAddresses, ip)
+		} else {
+			template.DNSNames = append(template.DNSNames, host)
+		}
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
