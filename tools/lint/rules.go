@@ -20,6 +20,9 @@ var mayImport = map[string][]string{
 	"control":        {"control", "ioengine/invariant"},
 	"control/api":    {"ioengine/invariant"},
 	"control/config": {"ioengine/invariant"},
+	// The sidecar stays lean: no data path, no store, no hypervisor.
+	"control/sidecar": {"control/api", "control/config", "control/pairing", "control/version", "ioengine/invariant"},
+	"cmd/vra-sidecar": {"control/api", "control/config", "control/pairing", "control/version", "control/sidecar"},
 }
 
 // forTests are our own packages that no product code may use.

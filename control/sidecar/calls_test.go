@@ -1,0 +1,303 @@
+package sidecar
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/holdfast-dr/holdfast/control/api"
+	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
+	"github.com/holdfast-dr/holdfast/control/config"
+)
+
+func TestCallsArePassedOn(t *testing.T) {
+	w := open(t, nil)
+	w.vra.set(func() { w.vra.groups = []*holdfastv1.Group{{Name: "shop", State: api.StateProtected}} })
+	c := w.client(api.RoleMonitor)
+	res, err := c.Status.Get(t.Context(), &holdfastv1.StatusServiceGetRequest{})
+	if err != nil || res.Site != "west" || len(res.Groups) != 1 {
+		t.Errorf("Get: %v, %v", res, err)
+	}
+	about, err := c.Status.About(t.Context(), &holdfastv1.StatusServiceAboutRequest{})
+	if err != nil || about.Version != "v9.9" || about.Sidecar.GetId() != "vra-1" || about.Sidecar.GetStarted() == nil {
+		t.Errorf("About: %v, %v", about, err)
+	}
+	list, err := c.Checkpoints.List(t.Context(), &holdfastv1.CheckpointsServiceListRequest{})
+	if err != nil || list.NextPageToken != "7" {
+		t.Errorf("List: %v, %v", list, err)
+	}
+	_, err = c.Checkpoints.Get(t.Context(), &holdfastv1.CheckpointsServiceGetRequest{})
+	failure(t, "what the vra says", err, api.NotFound, "no such checkpoint", "see the list")
+	_, err = c.Checkpoints.Create(t.Context(), &holdfastv1.CheckpointsServiceCreateRequest{})
+	failure(t, "a monitor's cut", err, api.PermissionDenied, "west/monitor/ann may not call CheckpointsService/Create", "ask as manager, admin, operator")
+	_, err = c.Status.Get(t.Context(), &holdfastv1.StatusServiceGetRequest{Group: strings.Repeat("x", maxBody+1)})
+	failure(t, "too large", err, api.Exhausted)
+	_, err = c.Views.List(t.Context(), &holdfastv1.ViewsServiceListRequest{})
+	failure(t, "what this vra does not know", err, api.Unimplemented, "the vra (v9.9, services 1.1) does not know this call", "update the vra")
+}
+
+// TestUnixSocket: users of the machine who own the sidecar may ask for everything, in one place.
+func TestUnixSocket(t *testing.T) {
+	w := open(t, nil)
+	c := api.DialUnix(w.cfg.Socket)
+	defer c.Close()
+	if _, err := c.Status.Get(t.Context(), &holdfastv1.StatusServiceGetRequest{}); err != nil {
+		t.Error(err)
+	}
+	if _, err := c.Checkpoints.Unpin(t.Context(), &holdfastv1.CheckpointsServiceUnpinRequest{Id: "7"}); err != nil {
+		t.Error(err)
+	}
+	if _, err := c.Logs.List(t.Context(), &holdfastv1.LogsServiceListRequest{}); err != nil {
+		t.Error(err)
+	}
+	if info, err := os.Stat(w.cfg.Socket); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", info, err)
+	}
+	if got := w.records(); len(got) != 2 || !strings.HasPrefix(got[0].Who, "uid ") || got[0].From != "" || got[0].Port != "local" {
+		t.Errorf("%+v", got)
+	}
+	other := *w.cfg
+	other.Listen = config.SidecarListen{Logs: "127.0.0.1:0", Commands: "127.0.0.1:0", Checkpoints: "127.0.0.1:0"}
+	other.DataDir = t.TempDir()
+	if _, err := Open(&other, w.car.log); err == nil || !strings.Contains(err.Error(), "another process answers on it") {
+		t.Errorf("a second sidecar at the socket: %v", err)
+	}
+}
+
+func TestHealthAndMetrics(t *testing.T) {
+	w := open(t, nil)
+	c := w.plain(w.trust(api.RoleMonitor, "mon").Client(api.RoleSidecar))
+	get := func(method, path, body string) string {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), method, "https://"+w.addresses().Commands+path, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", "application/json")
+		res, err := c.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		text, err := io.ReadAll(res.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	health := func() string {
+		return get("POST", "/grpc.health.v1.Health/Check", `{"service":"holdfast.v1.StatusService"}`)
+	}
+	if got := health(); !strings.Contains(got, `"SERVING_STATUS_SERVING"`) {
+		t.Error(got)
+	}
+	if got := get("POST", "/grpc.health.v1.Health/Check", `{"service":"x"}`); !strings.Contains(got, `no service \"x\" here`) {
+		t.Error(got)
+	}
+	got := get("GET", "/metrics", "")
+	for _, want := range []string{"holdfast_x 1\n", "holdfast_sidecar_vra_up 1\n", `holdfast_sidecar_certificate_expiry_timestamp_seconds{certificate="own"}`, "holdfast_sidecar_calls_total 3"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("metrics lack %s:\n%s", want, got)
+		}
+	}
+	w.vraEnd()
+	if got := health(); !strings.Contains(got, `"SERVING_STATUS_NOT_SERVING"`) {
+		t.Error(got)
+	}
+	if got := get("GET", "/metrics", ""); !strings.Contains(got, "holdfast_sidecar_vra_up 0\n") || strings.Contains(got, "holdfast_x") {
+		t.Error(got)
+	}
+}
+
+// records are the audit records of the world's sidecar.
+func (w *world) records() (all []Record) {
+	w.t.Helper()
+	text, err := os.ReadFile(filepath.Join(w.cfg.DataDir, auditName))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if _, err := checkRecords(text, func(r Record) { all = append(all, r) }); err != nil {
+		w.t.Error(err)
+	}
+	return all
+}
+
+// TestEachChangeIsWrittenDown makes every call that changes something, and every one that does not, and looks at
+// what the audit says: who, what, with which key, and what became of it.
+func TestEachChangeIsWrittenDown(t *testing.T) {
+	w := open(t, nil)
+	c := w.plain(w.trust(api.RoleAdmin, "ann").Client(api.RoleSidecar))
+	for _, p := range api.Procedures() {
+		address := w.addresses().Commands
+		if rules[p.Path].ports == Checkpoints {
+			address = w.addresses().Checkpoints
+		}
+		if p.Streams || rules[p.Path].ports == Logs {
+			continue
+		}
+		before := len(w.records())
+		body := `{}`
+		if p.Keyed {
+			body = `{"idempotencyKey":"k-` + short(p.Path) + `"}`
+		}
+		res, err := c.Post("https://"+address+p.Path, "application/json", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var said struct{ Code string }
+		json.NewDecoder(res.Body).Decode(&said)
+		res.Body.Close()
+		result := said.Code
+		if result == "" {
+			result = "ok"
+		}
+		now := w.records()[before:]
+		if !rules[p.Path].changes {
+			if len(now) != 0 {
+				t.Errorf("%s is written down: %+v", p.Path, now)
+			}
+			continue
+		}
+		if len(now) != 2 || now[0].Event != auditAsked || now[1].Event != auditAnswered || now[1].Asked != now[0].Number || now[1].Result != result {
+			t.Errorf("%s: %+v, want it asked, and answered %s", p.Path, now, result)
+			continue
+		}
+		for _, r := range now {
+			if r.Who != "west/admin/ann" || r.What != short(p.Path) || p.Keyed && r.Key != "k-"+short(p.Path) || r.From == "" || r.Port == "" {
+				t.Errorf("%s: %+v", p.Path, r)
+			}
+		}
+	}
+	before := len(w.records())
+	_, err := w.client(api.RoleMonitor).Checkpoints.Unpin(t.Context(), &holdfastv1.CheckpointsServiceUnpinRequest{})
+	failure(t, "a monitor", err, api.PermissionDenied)
+	if now := w.records()[before:]; len(now) != 1 || now[0].Event != auditRefused || now[0].Who != "west/monitor/ann" {
+		t.Errorf("who may not is written down as %+v", now)
+	}
+	w.stop()
+	if n, first, err := CheckAudit(w.cfg.DataDir); err != nil || first != 1 || n < 20 {
+		t.Errorf("%d, %d, %v", n, first, err)
+	}
+}
+
+// TestNotWrittenDownNotDone: when the audit fails nothing is passed on.
+func TestNotWrittenDownNotDone(t *testing.T) {
+	w := open(t, nil)
+	w.car.audit.mu.Lock()
+	w.car.audit.mu.file.Close()
+	w.car.audit.mu.Unlock()
+	c := w.client(api.RoleOperator)
+	_, err := c.Checkpoints.Create(t.Context(), &holdfastv1.CheckpointsServiceCreateRequest{Tag: "a"})
+	failure(t, "a cut that cannot be written down", err, api.Unavailable, "written down first", "data_dir")
+	if slices.Contains(w.vra.calls(), "Checkpoints.Create a") {
+		t.Error("it was passed on")
+	}
+	if _, err := c.Checkpoints.Create(t.Context(), &holdfastv1.CheckpointsServiceCreateRequest{Tag: "b"}); err != nil {
+		t.Errorf("the next time: %v", err)
+	}
+}
+
+// TestKeysOutliveTheSidecar: it is the vra that remembers them.
+func TestKeysOutliveTheSidecar(t *testing.T) {
+	w := open(t, nil)
+	key := api.NewKey()
+	cut := func() string {
+		t.Helper()
+		c := w.client(api.RoleOperator)
+		res, err := c.Checkpoints.Create(t.Context(), &holdfastv1.CheckpointsServiceCreateRequest{Tag: "a", IdempotencyKey: key})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res.Checkpoint.Id
+	}
+	first := cut()
+	w.stop()
+	w.start()
+	if again := cut(); again != first {
+		t.Errorf("the same key gave %s and %s", first, again)
+	}
+	local := api.DialUnix(w.cfg.Socket)
+	defer local.Close()
+	if res, err := local.Checkpoints.Create(t.Context(), &holdfastv1.CheckpointsServiceCreateRequest{Tag: "a", IdempotencyKey: key}); err != nil || res.Checkpoint.Id != first {
+		t.Errorf("another way: %v, %v", res, err)
+	}
+	if n := len(slices.DeleteFunc(w.vra.calls(), func(s string) bool { return s != "Checkpoints.Create a" })); n != 1 {
+		t.Errorf("%d cuts", n)
+	}
+}
+
+// TestVersions: an older vra of the same major version is spoken to, and what it does not know is said; one of
+// another major version is refused with words, and taken once it was updated.
+func TestVersions(t *testing.T) {
+	w := open(t, nil)
+	c := w.client(api.RoleOperator)
+	w.vraEnd()
+	w.vra.set(func() { w.vra.older = true })
+	w.vraEnd = w.vra.serve(t, w.cfg.VRASocket)
+	if _, err := c.Status.Get(t.Context(), &holdfastv1.StatusServiceGetRequest{}); err != nil {
+		t.Errorf("an older vra: %v", err)
+	}
+	about, err := c.Status.About(t.Context(), &holdfastv1.StatusServiceAboutRequest{})
+	if err != nil || about.ApiMajor != 1 || about.ApiMinor != 0 || about.Sidecar == nil {
+		t.Errorf("an older vra is %v, %v", about, err)
+	}
+	_, err = c.Checkpoints.List(t.Context(), &holdfastv1.CheckpointsServiceListRequest{})
+	failure(t, "what an older vra does not know", err, api.Unimplemented, "services 1.0", "update the vra")
+
+	w.vraEnd()
+	w.vra.set(func() { w.vra.older, w.vra.major = false, api.Major+1 })
+	w.vraEnd = w.vra.serve(t, w.cfg.VRASocket)
+	_, err = c.Status.Get(t.Context(), &holdfastv1.StatusServiceGetRequest{})
+	failure(t, "another major version", err, api.Precondition, "speaks version 2.1", "update the sidecar")
+	err = c.Watch.Watch(t.Context(), &holdfastv1.WatchServiceWatchRequest{}, func(m *holdfastv1.WatchServiceWatchResponse) error {
+		if !strings.Contains(m.Unreachable, "speaks version 2.1") {
+			t.Errorf("watchers are told %v", m)
+		}
+		return io.EOF
+	})
+	if !errors.Is(err, io.EOF) {
+		t.Error(err)
+	}
+	w.vraEnd()
+	w.vra.set(func() { w.vra.older, w.vra.major = false, api.Major })
+	w.vraEnd = w.vra.serve(t, w.cfg.VRASocket)
+	if _, err := c.Status.Get(t.Context(), &holdfastv1.StatusServiceGetRequest{}); err != nil {
+		t.Errorf("once it was updated: %v", err)
+	}
+}
+
+// TestVRAIsAway: what to do is said, and no more is needed than that it comes back.
+func TestVRAIsAway(t *testing.T) {
+	w := open(t, nil)
+	c := w.client(api.RoleOperator)
+	w.vraEnd()
+	_, err := c.Status.Get(t.Context(), &holdfastv1.StatusServiceGetRequest{})
+	failure(t, "a vra that is away", err, api.Unavailable, "the vra does not answer at "+w.cfg.VRASocket, "see that the vra runs")
+	w.vraEnd = w.vra.serve(t, w.cfg.VRASocket)
+	if _, err := c.Status.Get(t.Context(), &holdfastv1.StatusServiceGetRequest{}); err != nil {
+		t.Errorf("once it is back: %v", err)
+	}
+}
+
+// TestCertificatesAreReadAgain: who came with the old CA is refused from then on.
+func TestCertificatesAreReadAgain(t *testing.T) {
+	w := open(t, nil)
+	if err := os.WriteFile(w.cfg.TLS.Cert, []byte("nothing"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.car.Reload(); err == nil {
+		t.Error("a file that holds nothing is read")
+	}
+	if _, err := w.client(api.RoleAdmin).Status.Get(t.Context(), &holdfastv1.StatusServiceGetRequest{}); err != nil {
+		t.Errorf("the present ones do not stay: %v", err)
+	}
+	if _, err := Open(w.cfg, w.car.log); err == nil {
+		t.Error("it starts without a certificate")
+	}
+}

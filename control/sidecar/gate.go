@@ -1,0 +1,271 @@
+package sidecar
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/control/api"
+	"github.com/holdfast-dr/holdfast/control/pairing"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+)
+
+// Bounds of a port: connections at once, calls at once on one of them, a request, how long a caller may take to take
+// in a piece of an answer, and how long a stream lasts.
+const (
+	maxConns    = 256
+	maxPerConn  = 64
+	maxBody     = 64 << 10 // bytes
+	writeWait   = 10 * time.Second
+	maxLifetime = 24 * time.Hour
+)
+
+// caller is who makes a call.
+type caller struct {
+	who  string // site/role/id, or uid N
+	role string
+	from string // host:port; empty on the unix socket
+	port Port
+}
+
+type callerKey struct{}
+
+func callerOf(ctx context.Context) caller {
+	c, _ := ctx.Value(callerKey{}).(caller)
+	return c
+}
+
+// gate stands before the services of one port: it knows who calls, and lets pass what is theirs to ask.
+type gate struct {
+	port   Port
+	next   http.Handler
+	limits *limits
+	count  *counters
+	audit  *audit
+	log    *slog.Logger
+	// writeWait is how long a caller may take to take in a piece of an answer.
+	writeWait time.Duration
+	// who tells who is at the other end of a request's connection.
+	who func(r *http.Request) (who, role string, err error)
+}
+
+// ServeHTTP lets a request pass, or refuses it in the words of its protocol.
+func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	who, role, err := g.who(r)
+	if err != nil { // the handshake has seen to it that there is one
+		api.Refuse(w, r, api.Errorf(api.PermissionDenied, "", "%v", err))
+		return
+	}
+	c := caller{who: who, role: role, from: r.RemoteAddr, port: g.port}
+	if g.port == Local {
+		c.from = ""
+	}
+	rule, ok := offered(r.URL.Path, g.port)
+	if !ok {
+		g.refuse(w, r, c, "not-offered", api.Errorf(api.Unimplemented, elsewhere(r.URL.Path), "%.200s is not offered at the port of %s", r.URL.Path, g.port))
+		return
+	}
+	if !rule.allows(role) {
+		g.refuse(w, r, c, "role", api.Errorf(api.PermissionDenied, "ask as "+strings.Join(rule.roles, ", "), "%s may not call %s: its role is %s", who, short(r.URL.Path), role))
+		if rule.changes {
+			g.note(c, r.URL.Path)
+		}
+		return
+	}
+	stream := streams[r.URL.Path]
+	end, refused := g.limits.begin(who, stream)
+	if refused != "" {
+		g.refuse(w, r, c, string(refused), api.Errorf(api.Exhausted, "call again in a second", "%s is over its limit of %s at the port of %s", who, refused, g.port))
+		return
+	}
+	defer end()
+	ctx := context.WithValue(r.Context(), callerKey{}, c)
+	if stream {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, maxLifetime)
+		defer cancel()
+	}
+	g.count.calls.Add(1)
+	g.next.ServeHTTP(&bounded{w, http.NewResponseController(w), g.writeWait}, r.WithContext(ctx))
+}
+
+// refuse answers and counts, and logs what is not only a matter of pace.
+func (g *gate) refuse(w http.ResponseWriter, r *http.Request, c caller, why string, err error) {
+	g.count.refused(why)
+	if why == "role" || why == "not-offered" {
+		g.count.lines.warn(g.log, "call refused", "who", c.who, "from", c.from, "port", g.port, "path", fmt.Sprintf("%.200s", r.URL.Path), "why", why)
+	}
+	api.Refuse(w, r, err)
+}
+
+// note writes down that somebody asked for what is not theirs to change. The call is refused either way.
+func (g *gate) note(c caller, path string) {
+	if _, err := g.audit.write(Record{Event: auditRefused, Who: c.who, From: c.from, Port: g.port.String(), What: short(path), Result: string(api.PermissionDenied)}); err != nil {
+		g.log.Error("audit record not written", "err", err)
+	}
+}
+
+// elsewhere says where something is offered; empty: nowhere.
+func elsewhere(path string) string {
+	for _, at := range []Port{Commands, Checkpoints, Logs} {
+		if _, ok := rules[path]; ok && rules[path].ports&at != 0 {
+			return "call it at the port of " + at.String()
+		}
+	}
+	return ""
+}
+
+// short is a path as people read it: CheckpointsService/Create.
+func short(path string) string {
+	path = strings.TrimPrefix(path, "/holdfast.v1.")
+	return strings.TrimPrefix(path, "/")[:min(100, len(strings.TrimPrefix(path, "/")))]
+}
+
+// around writes down the calls that change something, before they are passed on and before they are answered.
+func (g *gate) around(ctx context.Context, call api.Call, do func() error) error {
+	if !rules[call.Procedure].changes {
+		return do()
+	}
+	if invariant.Planted("control/sidecar/unaudited") {
+		return do()
+	}
+	c := callerOf(ctx)
+	r := Record{Event: auditAsked, Who: c.who, From: c.from, Port: g.port.String(), What: short(call.Procedure), Group: call.Group, Key: fmt.Sprintf("%.128s", call.Key), Request: call.JSON(maxRequest)}
+	n, err := g.audit.write(r)
+	if err != nil {
+		g.log.Error("audit record not written, call refused", "err", err)
+		return api.Errorf(api.Unavailable, "make room in the sidecar's data_dir, or mend its disk", "what changes something is written down first, and that failed: %v", err)
+	}
+	err = do()
+	r.Event, r.Asked, r.Request, r.Result = auditAnswered, n, "", "ok"
+	if f := api.AsFailure(err); f != nil {
+		r.Result, r.Error = string(f.Code), fmt.Sprintf("%.500s", f.Message)
+	}
+	if _, auditErr := g.audit.write(r); auditErr != nil {
+		// It is done, or not: that is what the caller must hear. That it was asked for stands in the audit.
+		g.log.Error("audit record of a result not written", "asked", n, "err", auditErr)
+	}
+	return err
+}
+
+// bounded has each write of an answer end within a time: a caller that takes nothing is let go.
+type bounded struct {
+	http.ResponseWriter
+	control *http.ResponseController
+	wait    time.Duration
+}
+
+// begin sets the time.
+func (b *bounded) begin() {
+	if !invariant.Planted("control/sidecar/patient") {
+		b.control.SetWriteDeadline(time.Now().Add(b.wait))
+	}
+}
+
+func (b *bounded) Write(p []byte) (int, error) {
+	b.begin()
+	return b.ResponseWriter.Write(p)
+}
+
+// Flush implements http.Flusher.
+func (b *bounded) Flush() {
+	b.begin()
+	b.control.Flush()
+}
+
+// Unwrap is for http.ResponseController.
+func (b *bounded) Unwrap() http.ResponseWriter { return b.ResponseWriter }
+
+// certified is who of callers with certificates.
+func certified(r *http.Request) (who, role string, err error) {
+	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
+		return "", "", errors.New("no certificate")
+	}
+	name, err := pairing.NameOf(r.TLS.PeerCertificates[0])
+	return name.String(), name.Role, err
+}
+
+type uidKey struct{}
+
+// local is who of callers on the unix socket: the kernel says which user it is. They may do everything,
+// as they could at the vra's own socket.
+func local(r *http.Request) (who, role string, err error) {
+	uid, ok := r.Context().Value(uidKey{}).(int)
+	if !ok {
+		return "", "", errors.New("no user")
+	}
+	return fmt.Sprintf("uid %d", uid), api.RoleAdmin, nil
+}
+
+// withUID notes which user a connection is of.
+func withUID(ctx context.Context, c net.Conn) context.Context {
+	if u, ok := c.(*net.UnixConn); ok {
+		if uid, err := api.PeerUID(u); err == nil {
+			return context.WithValue(ctx, uidKey{}, uid)
+		}
+	}
+	return ctx
+}
+
+// serverTLS is the TLS of a port. Whom it refuses it names in the log.
+func serverTLS(trust func() *pairing.Trust, at Port, count *counters, log *slog.Logger) *tls.Config {
+	roles := rolesAt(at)
+	return &tls.Config{
+		MinVersion: tls.VersionTLS13,
+		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+			from := hello.Conn.RemoteAddr().String()
+			c := trust().Server(roles...)
+			c.NextProtos = []string{"h2", "http/1.1"}
+			verify := c.VerifyConnection
+			c.VerifyConnection = func(cs tls.ConnectionState) error {
+				err := verify(cs)
+				if refused, ok := errors.AsType[*pairing.Refused](err); ok {
+					count.refused(string(refused.Reason))
+					count.lines.warn(log, "connection refused", "from", from, "port", at, "reason", refused.Reason, "certificate", refused.Name, "err", refused.Err)
+				}
+				return err
+			}
+			return c, nil
+		},
+	}
+}
+
+// limited takes at most maxConns connections at once; more are closed as they come.
+type limited struct {
+	net.Listener
+	count *counters
+	open  atomic.Int64
+}
+
+func (l *limited) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if l.open.Add(1) <= maxConns {
+			return &counted{Conn: c, done: sync.OnceFunc(func() { l.open.Add(-1) })}, nil
+		}
+		l.open.Add(-1)
+		l.count.refused("connections")
+		c.Close()
+	}
+}
+
+type counted struct {
+	net.Conn
+	done func()
+}
+
+func (c *counted) Close() error {
+	c.done()
+	return c.Conn.Close()
+}

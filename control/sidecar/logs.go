@@ -1,0 +1,177 @@
+package sidecar
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+
+	"github.com/holdfast-dr/holdfast/control/api"
+	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
+	"github.com/holdfast-dr/holdfast/control/config"
+)
+
+// Bounds of reading logs over the API: bytes of lines in a message, what a call may ask for, calls that look
+// through logs at once, and bundles that are made at once.
+const (
+	pieceBytes   = 32 << 10
+	readDefault  = 1 << 20
+	readMost     = 8 << 20
+	maxScanning  = 4
+	maxBundling  = 1
+	maxFollowing = 16
+)
+
+// logs implements api.LogsHandler over the files that the configuration names, and no others.
+type logs struct {
+	files     []config.SidecarLog
+	bundle    *bundler
+	scanning  chan struct{}
+	bundling  chan struct{}
+	following chan struct{}
+}
+
+func newLogs(files []config.SidecarLog, b *bundler) *logs {
+	return &logs{files: files, bundle: b, scanning: make(chan struct{}, maxScanning), bundling: make(chan struct{}, maxBundling), following: make(chan struct{}, maxFollowing)}
+}
+
+// List implements api.LogsHandler.
+func (l *logs) List(context.Context, *holdfastv1.LogsServiceListRequest) (*holdfastv1.LogsServiceListResponse, error) {
+	res := &holdfastv1.LogsServiceListResponse{}
+	for _, f := range l.files {
+		one := &holdfastv1.Log{Name: f.Name}
+		for _, name := range rotated(f.Path) {
+			info, err := os.Stat(name)
+			if err != nil {
+				continue // rotated away meanwhile
+			}
+			one.Bytes += info.Size()
+			one.Files++
+			one.Changed = api.Timestamp(info.ModTime())
+		}
+		if c, err := os.Open(f.Path); err != nil {
+			one.Problem = problem(err)
+		} else {
+			c.Close()
+		}
+		res.Logs = append(res.Logs, one)
+	}
+	return res, nil
+}
+
+// problem is an error of a file without its path, which is not the caller's to know.
+func problem(err error) string {
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
+		err = pe.Err
+	}
+	return err.Error()
+}
+
+// named finds a log.
+func (l *logs) named(name string) (config.SidecarLog, error) {
+	if name == "" && len(l.files) == 1 {
+		return l.files[0], nil
+	}
+	for _, f := range l.files {
+		if f.Name == name {
+			return f, nil
+		}
+	}
+	if name == "" {
+		return config.SidecarLog{}, api.Errorf(api.InvalidArgument, "name one of those that List tells", "which log is not said, and there is not exactly one")
+	}
+	return config.SidecarLog{}, api.Errorf(api.NotFound, "name one of those that List tells; logs stands in the sidecar's file", "no log %.100q here", name)
+}
+
+// take takes a place, or says that there is none.
+func take(places chan struct{}, what string) (free func(), err error) {
+	select {
+	case places <- struct{}{}:
+		return func() { <-places }, nil
+	default:
+		return nil, api.Errorf(api.Exhausted, "try again in a while", "%d callers %s already", cap(places), what)
+	}
+}
+
+// query is what a request asks for.
+func query(r *holdfastv1.LogsServiceReadRequest) (logQuery, error) {
+	q := logQuery{from: api.Time(r.From), to: api.Time(r.To), lines: int(r.LastLines), bytes: r.MaxBytes}
+	switch {
+	case r.Follow && r.To != nil:
+		return q, api.Errorf(api.InvalidArgument, "leave out one of them", "to and follow together: what follows has no end")
+	case q.lines < 0 || q.bytes < 0:
+		return q, api.Errorf(api.InvalidArgument, "ask for 0 or more", "%d lines, %d bytes", q.lines, q.bytes)
+	case q.bytes > readMost:
+		return q, api.Errorf(api.InvalidArgument, "ask for less, or for a shorter time", "%d bytes: at most %d", q.bytes, readMost)
+	case q.bytes == 0:
+		q.bytes = readDefault
+	}
+	return q, nil
+}
+
+// Read implements api.LogsHandler.
+func (l *logs) Read(ctx context.Context, r *holdfastv1.LogsServiceReadRequest, tell func(*holdfastv1.LogsServiceReadResponse) error) error {
+	file, err := l.named(r.Log)
+	if err != nil {
+		return err
+	}
+	q, err := query(r)
+	if err != nil {
+		return err
+	}
+	if r.Follow {
+		free, err := take(l.following, "follow logs")
+		if err != nil {
+			return err
+		}
+		defer free()
+	}
+	free, err := take(l.scanning, "read logs")
+	if err != nil {
+		return err
+	}
+	found, end, err := readLog(file.Path, q)
+	if err != nil {
+		free()
+		end.close()
+		return api.Errorf(api.Unavailable, "see that the sidecar may read it", "the log %s: %s", file.Name, problem(err))
+	}
+	var clean redactor
+	give := func(lines []string) error {
+		for i := range lines {
+			lines[i] = clean.line(lines[i])
+		}
+		return tell(&holdfastv1.LogsServiceReadResponse{Lines: lines})
+	}
+	more := found.above
+	for lines := found.kept; len(lines) > 0 && err == nil; {
+		n, size := 0, 0
+		for n < len(lines) && size < pieceBytes {
+			size += len(lines[n])
+			n++
+		}
+		piece := make([]string, n)
+		for i := range piece {
+			piece[i] = clean.line(lines[i])
+		}
+		err = tell(&holdfastv1.LogsServiceReadResponse{Lines: piece, MoreBefore: more})
+		lines, more = lines[n:], false
+	}
+	free()
+	if err != nil || !r.Follow {
+		end.close()
+		return err
+	}
+	found = nil // what was told needs no memory
+	return follow(ctx, file.Path, end, give)
+}
+
+// Bundle implements api.LogsHandler.
+func (l *logs) Bundle(ctx context.Context, r *holdfastv1.LogsServiceBundleRequest, tell func(*holdfastv1.LogsServiceBundleResponse) error) error {
+	free, err := take(l.bundling, "make a bundle")
+	if err != nil {
+		return err
+	}
+	defer free()
+	return l.bundle.write(ctx, api.Time(r.From), func(p []byte) error { return tell(&holdfastv1.LogsServiceBundleResponse{Tar: p}) })
+}

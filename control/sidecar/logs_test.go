@@ -1,0 +1,329 @@
+package sidecar
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/control/api"
+	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
+	"github.com/holdfast-dr/holdfast/control/config"
+	"github.com/holdfast-dr/holdfast/control/pairing"
+)
+
+func stamped(minute int, text string) string {
+	return fmt.Sprintf("time=2026-03-01T12:%02d:00.000Z level=INFO msg=%s", minute, text)
+}
+
+func writeLines(t *testing.T, path string, lines ...string) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for _, line := range lines {
+		if _, err := io.WriteString(f, line+"\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestReadLog: lines of a time, of a number and of a size, over three files.
+func TestReadLog(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "vra.log")
+	writeLines(t, path+".2", stamped(1, "a"), stamped(2, "b"))
+	writeLines(t, path+".1", stamped(3, "c"), "goroutine 1 [running]:")
+	writeLines(t, path, stamped(4, "d"), strings.Repeat("x", 2*maxLine), "\xff")
+	f := func(q logQuery, above bool, want ...string) {
+		t.Helper()
+		if q.bytes == 0 {
+			q.bytes = readDefault
+		}
+		got, end, err := readLog(path, q)
+		end.close()
+		var words []string
+		for _, line := range got.kept {
+			if _, msg, ok := strings.Cut(line, "msg="); ok {
+				line = msg
+			}
+			words = append(words, line[:min(len(line), 10)])
+		}
+		if err != nil || !slices.Equal(words, want) || got.above != above {
+			t.Errorf("%+v: %q, more %v, %v; want %q, %v", q, words, got.above, err, want, above)
+		}
+	}
+	at := func(minute int) time.Time { return time.Date(2026, 3, 1, 12, minute, 0, 0, time.UTC) }
+	f(logQuery{}, false, "a", "b", "c", "goroutine ", "d", "xxxxxxxxxx", "?")
+	f(logQuery{from: at(2), to: at(4)}, false, "b", "c", "goroutine ")
+	f(logQuery{from: at(3), to: at(4), lines: 1}, true, "goroutine ")
+	f(logQuery{lines: 2}, true, "xxxxxxxxxx", "?")
+	f(logQuery{bytes: 10}, true, "?")
+	f(logQuery{from: at(9)}, false)
+	long, end, err := readLog(path, logQuery{bytes: readDefault, lines: 2})
+	end.close()
+	if err != nil || len(long.kept[0]) != maxLine+3 || !strings.HasSuffix(long.kept[0], "...") {
+		t.Errorf("a long line has %d bytes", len(long.kept[0]))
+	}
+	if got, end, err := readLog(filepath.Join(t.TempDir(), "none"), logQuery{}); err != nil || len(got.kept) != 0 || end.file != nil {
+		t.Errorf("a log that is not there: %v, %v", got, err)
+	}
+	if _, _, err := readLog(t.TempDir(), logQuery{}); err == nil {
+		t.Error("a folder is read as a log")
+	}
+}
+
+// TestFollow: what comes is told, over both ways in which a file is turned over, and a line only once it is whole.
+func TestFollow(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "vra.log")
+	writeLines(t, path, "first")
+	w := open(t, func(c *config.Sidecar) { c.Logs = []config.SidecarLog{{Name: "vra", Path: path}} })
+	c := w.client(api.RoleOperator)
+	ctx, cancel := context.WithCancel(t.Context())
+	heard, done := make(chan string, 100), make(chan error, 1)
+	go func() {
+		done <- c.Logs.Read(ctx, &holdfastv1.LogsServiceReadRequest{Follow: true}, func(m *holdfastv1.LogsServiceReadResponse) error {
+			for _, line := range m.Lines {
+				heard <- line
+			}
+			return nil
+		})
+	}()
+	next := func(want string) {
+		t.Helper()
+		select {
+		case got := <-heard:
+			if got != want {
+				t.Errorf("heard %q, want %q", got, want)
+			}
+		case err := <-done:
+			t.Fatalf("it ended: %v", err)
+		case <-time.After(20 * time.Second):
+			t.Fatalf("%q is never told", want)
+		}
+	}
+	next("first")
+	writeLines(t, path, "second", "password=hunter2 was tried")
+	next("second")
+	next("password=[removed] was tried")
+	if err := os.Rename(path, path+".1"); err != nil {
+		t.Fatal(err)
+	}
+	writeLines(t, path+".1", "late, into the old file")
+	writeLines(t, path, "into the new file, which is longer than what comes next")
+	next("late, into the old file")
+	next("into the new file, which is longer than what comes next")
+	if err := os.Truncate(path, 0); err != nil {
+		t.Fatal(err)
+	}
+	writeLines(t, path, "after emptying")
+	next("after emptying")
+	cancel()
+	if err := <-done; api.AsFailure(err).Code != api.Canceled {
+		t.Error(err)
+	}
+}
+
+func TestLogsRefuse(t *testing.T) {
+	dir := t.TempDir()
+	a, b := filepath.Join(dir, "a"), filepath.Join(dir, "b")
+	writeLines(t, a, "x")
+	w := open(t, func(c *config.Sidecar) {
+		c.Logs = []config.SidecarLog{{Name: "a", Path: a}, {Name: "b", Path: b}, {Name: "c", Path: dir}}
+	})
+	c := w.client(api.RoleOperator)
+	list, err := c.Logs.List(t.Context(), &holdfastv1.LogsServiceListRequest{})
+	if err != nil || len(list.Logs) != 3 || list.Logs[0].Bytes != 2 || list.Logs[0].Problem != "" || list.Logs[1].Problem != "no such file or directory" {
+		t.Errorf("%v, %v", list, err)
+	}
+	f := func(r *holdfastv1.LogsServiceReadRequest, code api.Code, words ...string) {
+		t.Helper()
+		failure(t, fmt.Sprint(r), c.Logs.Read(t.Context(), r, func(*holdfastv1.LogsServiceReadResponse) error { return nil }), code, words...)
+	}
+	f(&holdfastv1.LogsServiceReadRequest{}, api.InvalidArgument, "which log is not said")
+	f(&holdfastv1.LogsServiceReadRequest{Log: "../../etc/passwd"}, api.NotFound)
+	f(&holdfastv1.LogsServiceReadRequest{Log: "a", MaxBytes: readMost + 1}, api.InvalidArgument)
+	f(&holdfastv1.LogsServiceReadRequest{Log: "a", LastLines: -1}, api.InvalidArgument)
+	f(&holdfastv1.LogsServiceReadRequest{Log: "a", Follow: true, To: api.Timestamp(time.Now())}, api.InvalidArgument)
+	f(&holdfastv1.LogsServiceReadRequest{Log: "c"}, api.Unavailable, "the log c")
+	free, err := take(make(chan struct{}), "do this")
+	if err == nil {
+		free()
+	}
+	failure(t, "no place", err, api.Exhausted)
+	enough := errors.New("enough")
+	if err := c.Logs.Read(t.Context(), &holdfastv1.LogsServiceReadRequest{Log: "a"}, func(*holdfastv1.LogsServiceReadResponse) error { return enough }); !errors.Is(err, enough) {
+		t.Error(err)
+	}
+}
+
+// secretsOf plants what must not be in a bundle, and the texts that carry it.
+func secretsOf(t testing.TB) (secret []string, text string) {
+	t.Helper()
+	ca, err := pairing.NewCA("west", time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, err := pairing.NewInviter(pairing.Site{CA: ca}).Invite(time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := string(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: bytes.Repeat([]byte{7, 9, 200}, 60)}))
+	body := strings.Split(key, "\n")[1]
+	secret = []string{"hunter2", "s3cr3t", "Zm9vOmJhcg", "abc.def.ghi", "correct horse", body, token.Text(), "battery", "staple"}
+	return secret, strings.Join([]string{
+		"before", key, "joined with " + token.Text(), "password: hunter2", `{"password":"hunter2","x":1}`, "db_password=hunter2 user=x", "--password hunter2", `before: [/bin/freeze, "--password", "hunter2"]`,
+		`PGPASSWORD='hunter2' psql`, "https://root:s3cr3t@esx1/sdk", "Authorization: Basic Zm9vOmJhcg==", "authorization: Bearer abc.def.ghi", `passphrase = "correct horse"`,
+		`msg="{\"token\":\"s3cr3t\"}"`, "inline " + strings.ReplaceAll(key, "\n", `\n`), "secret: |", "  battery", "  staple", "after: 1", "api-key: s3cr3t # why", "access_key: [s3cr3t]", "credentials:", "- battery", "name: x",
+	}, "\n")
+}
+
+// TestBundleHoldsNoSecret plants secrets wherever a bundle comes from, and looks through all of it.
+func TestBundleHoldsNoSecret(t *testing.T) {
+	secret, text := secretsOf(t)
+	dir := t.TempDir()
+	log, yaml := filepath.Join(dir, "vra.log"), filepath.Join(dir, "vra.yaml")
+	writeLines(t, log+".1", "old", text)
+	writeLines(t, log, text, stamped(1, "last"))
+	writeLines(t, yaml, text)
+	w := open(t, func(c *config.Sidecar) {
+		c.Logs = []config.SidecarLog{{Name: "vra", Path: log}, {Name: "none", Path: filepath.Join(dir, "none.log")}}
+		c.Configs = []string{yaml, c.TLS.Key, filepath.Join(dir, "absent.yaml")}
+	})
+	w.vra.set(func() { w.vra.groups = []*holdfastv1.Group{{Name: "shop", Reason: "password=hunter2"}} })
+	own, err := os.ReadFile(w.cfg.TLS.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret = append(secret, strings.Split(string(own), "\n")[1])
+	if _, err := w.client(api.RoleOperator).Checkpoints.Create(t.Context(), &holdfastv1.CheckpointsServiceCreateRequest{Tag: "token=s3cr3t"}); err != nil {
+		t.Fatal(err)
+	}
+	c := w.client(api.RoleAdmin)
+	var all bytes.Buffer
+	if err := c.Logs.Bundle(t.Context(), &holdfastv1.LogsServiceBundleRequest{}, func(m *holdfastv1.LogsServiceBundleResponse) error {
+		all.Write(m.Tar)
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range secret {
+		if at := bytes.Index(all.Bytes(), []byte(s)); at >= 0 {
+			t.Errorf("%q is in it: %q", s, all.Bytes()[max(0, at-60):min(all.Len(), at+60)])
+		}
+	}
+	files := map[string]string{}
+	for r := tar.NewReader(&all); ; {
+		h, err := r.Next()
+		if err == io.EOF {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files[h.Name] = string(text)
+	}
+	var m Manifest
+	if err := json.Unmarshal([]byte(files["manifest.json"]), &m); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{
+		"status.json": "shop", "metrics.txt": "holdfast_x 1", "configs/vra.yaml": "after: 1", "logs/vra.log": "msg=last", "audit.jsonl": "CheckpointsService/Create", "configs/key.pem": removed,
+	} {
+		if !strings.Contains(files[name], want) {
+			t.Errorf("%s does not hold %q: %q", name, want, files[name])
+		}
+		if !slices.ContainsFunc(m.Files, func(f ManifestFile) bool {
+			return f.Name == name && f.Bytes == int64(len(files[name])) && len(f.SHA256) == 64
+		}) {
+			t.Errorf("%s does not stand in the manifest: %+v", name, m.Files)
+		}
+	}
+	if !slices.ContainsFunc(m.Files, func(f ManifestFile) bool { return f.Name == "logs/vra.log" && f.Removed > 20 }) {
+		t.Errorf("what was removed is not counted: %+v", m.Files)
+	}
+	if len(m.Missing) != 1 || m.Missing[0].Name != "configs/absent.yaml" {
+		t.Errorf("missing: %+v", m.Missing)
+	}
+	failure(t, "an operator's bundle", w.client(api.RoleOperator).Logs.Bundle(t.Context(), &holdfastv1.LogsServiceBundleRequest{}, nil), api.PermissionDenied)
+	enough := errors.New("enough")
+	if err := c.Logs.Bundle(t.Context(), &holdfastv1.LogsServiceBundleRequest{}, func(*holdfastv1.LogsServiceBundleResponse) error { return enough }); !errors.Is(err, enough) {
+		t.Error(err)
+	}
+	w.vraEnd()
+	all.Reset()
+	if err := c.Logs.Bundle(t.Context(), &holdfastv1.LogsServiceBundleRequest{}, func(m *holdfastv1.LogsServiceBundleResponse) error { all.Write(m.Tar); return nil }); err != nil || !strings.Contains(all.String(), "the vra does not answer") {
+		t.Errorf("without a vra: %v", err)
+	}
+}
+
+// TestRedactLeaves what is no secret as it is.
+func TestRedactLeaves(t *testing.T) {
+	for _, line := range []string{
+		"key: /etc/holdfast/key.pem", stamped(1, `"link resumed" from_seq=7`), "tls: {ca: /a, cert: /b, key: /c}", "-----BEGIN CERTIFICATE-----", "idempotency_key=abc", "nbd+unix:///vol1?socket=/run/x", "",
+	} {
+		var r redactor
+		if got := r.line(line); got != line || r.count != 0 {
+			t.Errorf("%q becomes %q", line, got)
+		}
+	}
+}
+
+func FuzzRedact(f *testing.F) {
+	_, text := secretsOf(f)
+	f.Add(text, "hunter2hunter2")
+	f.Add("x", "y")
+	f.Fuzz(func(t *testing.T, text, secret string) {
+		var r redactor
+		out := r.text(text)
+		if strings.Count(out, "\n") != strings.Count(text, "\n") {
+			t.Errorf("%q becomes %q: another number of lines", text, out)
+		}
+		// Whatever stands around it, a plain word that is called a password goes.
+		word := strings.Map(func(c rune) rune {
+			if c >= 'a' && c <= 'z' {
+				return c
+			}
+			return -1
+		}, secret)
+		if len(word) < 8 || strings.Contains(removed+"password", word) {
+			return
+		}
+		r = redactor{}
+		if out := r.line("password=Q" + word); strings.Contains(out, "Q"+word) {
+			t.Errorf("%q is left", out)
+		}
+	})
+}
+
+func FuzzEachLine(f *testing.F) {
+	f.Add([]byte("a\nb\nc"))
+	f.Add(bytes.Repeat([]byte("x"), maxLine+1))
+	f.Fuzz(func(t *testing.T, p []byte) {
+		n := 0
+		taken, err := eachLine(bytes.NewReader(p), func(line string) {
+			n++
+			if len(line) > 3*maxLine+3 || strings.Contains(line, "\n") {
+				t.Errorf("a line of %d bytes", len(line))
+			}
+			lineTime(line)
+		})
+		if err != nil || n != bytes.Count(p, []byte("\n")) || taken != int64(bytes.LastIndexByte(p, '\n')+1) {
+			t.Errorf("%d lines of %d bytes in %q, %v", n, taken, p, err)
+		}
+	})
+}

@@ -1,0 +1,248 @@
+package sidecar
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/control/api"
+	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
+	"github.com/holdfast-dr/holdfast/control/config"
+	"github.com/holdfast-dr/holdfast/control/pairing"
+	"github.com/holdfast-dr/holdfast/control/version"
+)
+
+// streams are the paths whose answers come in pieces.
+var streams = func() map[string]bool {
+	all := map[string]bool{
+		"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo":      true,
+		"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": true,
+		"/grpc.health.v1.Health/Watch":                                   true,
+	}
+	for _, p := range api.Procedures() {
+		if p.Streams {
+			all[p.Path] = true
+		}
+	}
+	return all
+}()
+
+// Sidecar is one that was opened: its ports are taken.
+type Sidecar struct {
+	cfg   *config.Sidecar
+	log   *slog.Logger
+	trust atomic.Pointer[pairing.Trust]
+	vra   *vra
+	audit *audit
+	count *counters
+	ports []port
+}
+
+// port is a place to listen, and what answers there.
+type port struct {
+	at       Port
+	listener net.Listener
+	server   *http.Server
+}
+
+// CheckFiles tells what of the files that the configuration names would keep a sidecar from running; it makes nothing.
+func CheckFiles(cfg *config.Sidecar) error {
+	if err := cfg.CheckFiles(); err != nil {
+		return err
+	}
+	_, err := loadTrust(cfg)
+	return err
+}
+
+// loadTrust reads the certificates, and holds them to the configuration.
+func loadTrust(cfg *config.Sidecar) (*pairing.Trust, error) {
+	t, err := pairing.LoadTrust(cfg.TLS.CA, cfg.TLS.Cert, cfg.TLS.Key)
+	if err != nil {
+		return nil, fmt.Errorf("tls: %w", err)
+	}
+	if name := t.Name(); name.Role != api.RoleSidecar || name.ID != cfg.ID {
+		return nil, fmt.Errorf("tls.cert: %s is a certificate of %s, and this is the %s %s", cfg.TLS.Cert, name, api.RoleSidecar, cfg.ID)
+	}
+	return t, nil
+}
+
+// Open takes the ports and the audit of a configuration that was checked. The vra need not be there yet.
+func Open(cfg *config.Sidecar, log *slog.Logger) (_ *Sidecar, err error) {
+	s := &Sidecar{cfg: cfg, log: log, count: newCounters()}
+	if err := s.Reload(); err != nil {
+		return nil, err
+	}
+	if s.audit, err = openAudit(cfg.DataDir, int64(cfg.Audit.Size), cfg.Audit.Keep, time.Now); err != nil {
+		return nil, fmt.Errorf("audit: %w", err)
+	}
+	s.vra = newVRA(cfg.VRASocket, log)
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	status := &status{vra: s.vra, id: cfg.ID, began: time.Now(), built: version.Read()}
+	numbers := &metrics{vra: s.vra, count: s.count, trust: s.trust.Load, began: status.began}
+	bundle := &bundler{vra: s.vra, metrics: numbers, logs: cfg.Logs, configs: cfg.Configs, audit: filepath.Join(cfg.DataDir, auditName), now: time.Now}
+	services := api.Handlers{
+		Status: status, Checkpoints: checkpointsOf{s.vra}, Views: viewsOf{s.vra}, Stores: storesOf{s.vra}, Groups: groupsOf{s.vra}, Recovery: recoveryOf{s.vra}, Shaping: shapingOf{s.vra}, Links: linksOf{s.vra},
+		Watch: newWatch(status.groups, s.count), Logs: newLogs(cfg.Logs, bundle), Metrics: numbers,
+		Healthy: func(ctx context.Context) bool { return s.vra.answers(ctx) == nil },
+	}
+	for _, p := range []struct {
+		at     Port
+		listen string
+	}{{Commands, cfg.Listen.Commands}, {Checkpoints, cfg.Listen.Checkpoints}, {Logs, cfg.Listen.Logs}} {
+		l, err := net.Listen("tcp", p.listen)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", p.at, err)
+		}
+		g := s.gate(p.at, services, certified)
+		s.ports = append(s.ports, port{p.at, &limited{Listener: l, count: s.count}, &http.Server{
+			Handler: g, TLSConfig: serverTLS(s.trust.Load, p.at, s.count, log), HTTP2: &http.HTTP2Config{MaxConcurrentStreams: maxPerConn},
+		}})
+	}
+	l, err := listenUnix(cfg.Socket)
+	if err != nil {
+		return nil, err
+	}
+	s.ports = append(s.ports, port{Local, api.OwnersOnly(l, []int{os.Getuid(), 0}, log), &http.Server{Handler: s.gate(Local, services, local), ConnContext: withUID}})
+	return s, nil
+}
+
+// gate makes what answers at a port: the services that have anything to answer there, behind the port's own limits.
+func (s *Sidecar) gate(at Port, services api.Handlers, who func(*http.Request) (string, string, error)) *gate {
+	g := &gate{port: at, limits: newLimits(s.cfg.Limits.Rate, s.cfg.Limits.Concurrent, time.Now), count: s.count, audit: s.audit, log: s.log, writeWait: writeWait, who: who}
+	switch at { // so that reflection tells what the port is for
+	case Commands:
+		services.Checkpoints, services.Logs = nil, nil
+	case Checkpoints:
+		services = api.Handlers{Status: services.Status, Checkpoints: services.Checkpoints, Healthy: services.Healthy}
+	case Logs:
+		services = api.Handlers{Status: services.Status, Logs: services.Logs, Healthy: services.Healthy}
+	}
+	g.next = api.Mux(services, maxBody, g.around)
+	return g
+}
+
+// Reload reads the certificates again: connections from then on are judged by them. After an error
+// the present ones stay.
+func (s *Sidecar) Reload() error {
+	t, err := loadTrust(s.cfg)
+	if err != nil {
+		return err
+	}
+	s.trust.Store(t)
+	return nil
+}
+
+// Addresses are where it listens.
+func (s *Sidecar) Addresses() (a api.Addresses) {
+	for _, p := range s.ports {
+		switch address := p.listener.Addr().String(); p.at {
+		case Commands:
+			a.Commands = address
+		case Checkpoints:
+			a.Checkpoints = address
+		case Logs:
+			a.Logs = address
+		}
+	}
+	return a
+}
+
+// Run answers until ctx ends or a port fails; then all is closed.
+func (s *Sidecar) Run(ctx context.Context) error {
+	run, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	s.log.Info("vra-sidecar runs", "commands", s.cfg.Listen.Commands, "checkpoints", s.cfg.Listen.Checkpoints, "logs", s.cfg.Listen.Logs, "socket", s.cfg.Socket)
+	var wg sync.WaitGroup
+	for _, p := range s.ports {
+		wg.Go(func() {
+			err := api.ServeHTTP(run, p.listener, p.server, s.log)
+			if err == nil && run.Err() == nil {
+				err = errors.New("ended by itself")
+			}
+			if err != nil {
+				fail(fmt.Errorf("%s: %w", p.at, err))
+			}
+		})
+	}
+	wg.Wait()
+	s.ports = nil // their listeners are closed
+	err := s.close()
+	s.log.Info("vra-sidecar ends")
+	if ctx.Err() != nil {
+		return err
+	}
+	return errors.Join(context.Cause(run), err)
+}
+
+func (s *Sidecar) close() error {
+	for _, p := range s.ports {
+		p.listener.Close()
+	}
+	s.vra.close()
+	return s.audit.close()
+}
+
+// listenUnix opens the unix socket for its owner alone. One that a dead process left is taken over; one that
+// somebody answers on is not.
+func listenUnix(path string) (*net.UnixListener, error) {
+	if c, err := net.Dial("unix", path); err == nil {
+		c.Close()
+		return nil, fmt.Errorf("socket %s: another process answers on it; stop that, or choose another socket", path)
+	}
+	if fi, err := os.Lstat(path); err == nil && fi.Mode()&os.ModeSocket != 0 {
+		if err := os.Remove(path); err != nil {
+			return nil, err
+		}
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
+}
+
+// status answers for the vra, and says who is in between.
+type status struct {
+	vra   *vra
+	id    string
+	began time.Time
+	built version.Version
+}
+
+// Get implements api.StatusHandler.
+func (s *status) Get(ctx context.Context, r *holdfastv1.StatusServiceGetRequest) (*holdfastv1.StatusServiceGetResponse, error) {
+	return pass(ctx, s.vra, r, s.vra.Status.Get)
+}
+
+// About implements api.StatusHandler.
+func (s *status) About(ctx context.Context, r *holdfastv1.StatusServiceAboutRequest) (*holdfastv1.StatusServiceAboutResponse, error) {
+	res, err := pass(ctx, s.vra, r, s.vra.Status.About)
+	if f := api.AsFailure(err); f != nil && f.Code == api.Unimplemented { // it is older than the question
+		res, err = &holdfastv1.StatusServiceAboutResponse{ApiMajor: 1}, nil
+	}
+	if err == nil {
+		res.Sidecar = &holdfastv1.Sidecar{Id: s.id, Version: s.built.Version, Commit: s.built.Commit, Started: api.Timestamp(s.began)}
+	}
+	return res, err
+}
+
+// groups is what watchers are told about.
+func (s *status) groups(ctx context.Context) ([]*holdfastv1.Group, error) {
+	res, err := s.Get(ctx, &holdfastv1.StatusServiceGetRequest{})
+	return res.GetGroups(), err
+}
