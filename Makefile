@@ -1,4 +1,4 @@
-# make         builds bin/holdfast, bin/vra and bin/vra-filter
+# make         builds bin/holdfast, bin/vra, bin/vra-filter and bin/vra-sidecar
 # make demo    two sites on this machine, a workload, two checkpoints opened and compared (KEEP=1 leaves it running)
 # make check   everything that proves the tree, in under 12 minutes
 # make bench   capacity runs, and BENCHMARKS.md from their results

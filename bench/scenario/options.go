@@ -23,7 +23,7 @@ type Options struct {
 	Compression string
 	// Overcommit skips the check that full disks would fit.
 	Overcommit bool
-	// Binaries is the folder that holds holdfast, vra and vra-filter.
+	// Binaries is the folder that holds holdfast, vra, vra-filter and vra-sidecar.
 	Binaries string
 	// Env is added to the environment of supervisor and daemons, as NAME=value.
 	Env []string

@@ -41,14 +41,19 @@ func freePorts(n int, listen func(network, address string) (net.Listener, error)
 	return nil, errors.Join(fmt.Errorf("no free port between %d and %d", lowPort, highPort), last)
 }
 
-// takePorts takes four free ports for the lab.
+// takePorts takes free ports for the lab.
 func (m *manifest) takePorts() error {
-	ports, err := freePorts(4, net.Listen, randomPort)
+	names := []string{portLinkControl, portLinkData, portTargetControl, portTargetData}
+	for _, site := range []string{sourceSite, targetSite} {
+		names = append(names, sidecarPort(site, "commands"), sidecarPort(site, "checkpoints"), sidecarPort(site, "logs"))
+	}
+	ports, err := freePorts(len(names), net.Listen, randomPort)
 	if err != nil {
 		return err
 	}
-	m.Ports = map[string]int{
-		portLinkControl: ports[0], portLinkData: ports[1], portTargetControl: ports[2], portTargetData: ports[3],
+	m.Ports = make(map[string]int)
+	for i, name := range names {
+		m.Ports[name] = ports[i]
 	}
 	return nil
 }

@@ -9,8 +9,11 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
+	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/config"
 	"github.com/holdfast-dr/holdfast/control/pairing"
 )
@@ -29,6 +32,9 @@ const (
 	daemonFilter = "vra-filter"
 	daemonTarget = "vra-target"
 	daemonSource = "vra-source"
+
+	daemonSourceSidecar = "sidecar-source"
+	daemonTargetSidecar = "sidecar-target"
 )
 
 // Ports of a lab. The link listens in the source's stead on the first two.
@@ -50,7 +56,10 @@ const (
 	supervisorSocket = "supervisor.sock"
 	sourceSocket     = "production.sock"
 	targetSocket     = "recovery.sock"
-	poolSocket       = "pool.sock"
+
+	sourceSidecarSocket = "production-sidecar.sock"
+	targetSidecarSocket = "recovery-sidecar.sock"
+	poolSocket          = "pool.sock"
 )
 
 func diskSocket(v Volume) string  { return fmt.Sprintf("disk%d.sock", v.ID) }
@@ -92,6 +101,8 @@ func (m *manifest) writeSites(dir string, o *Options) error {
 			{Site: targetSite, Role: "target", Socket: m.runPath(targetSocket)},
 		},
 	}
+	remote := *context
+	remote.VRAs = m.remote(dir)
 	for _, f := range []struct {
 		path string
 		c    interface{ Validate() error }
@@ -99,7 +110,10 @@ func (m *manifest) writeSites(dir string, o *Options) error {
 		{fileSource, source},
 		{fileFilter, filter},
 		{fileTarget, target},
+		{fileSourceSidecar, m.sidecar(dir, sourceSite)},
+		{fileTargetSidecar, m.sidecar(dir, targetSite)},
 		{contextName, context},
+		{remoteName, &remote},
 	} {
 		if err := f.c.Validate(); err != nil {
 			return fmt.Errorf("%s: %w", f.path, err)
@@ -134,7 +148,11 @@ var (
 	fileTarget  = filepath.Join("etc", "vra-target.yaml")
 	fileSource  = filepath.Join("etc", "vra-source.yaml")
 	contextName = "context.yaml"
-	jobsName    = "jobs" // of recovery
+	jobsName    = "jobs"        // of recovery
+	remoteName  = "remote.yaml" // the same, by the sidecars
+
+	fileSourceSidecar = filepath.Join("etc", "sidecar-source.yaml")
+	fileTargetSidecar = filepath.Join("etc", "sidecar-target.yaml")
 )
 
 // keysOf is the folder of a site's certificates and keys.
@@ -147,7 +165,7 @@ func (m *manifest) writeKeys(dir string) error {
 	var authorities []*pairing.CA
 	for _, site := range []struct{ name, vra string }{{sourceSite, sourceVRA}, {targetSite, targetVRA}} {
 		at := func(name string) string { return filepath.Join(keysOf(site.name), name) }
-		for _, name := range []string{"ca.pem", "ca-key.pem", "cert.pem", "key.pem", "peer.pem"} {
+		for _, name := range []string{"ca.pem", "ca-key.pem", "cert.pem", "key.pem", "peer.pem", "sidecar.pem", "sidecar-key.pem", "admin.pem", "admin-key.pem", "monitor.pem", "monitor-key.pem"} {
 			if err := m.name(dir, at(name), kindFile); err != nil {
 				return err
 			}
@@ -166,6 +184,16 @@ func (m *manifest) writeKeys(dir string) error {
 		}
 		if err := leaf.Save(filepath.Join(dir, at("cert.pem")), filepath.Join(dir, at("key.pem"))); err != nil {
 			return err
+		}
+		// The sidecar, and who may call it.
+		for _, who := range []pairing.Identity{{Role: api.RoleSidecar, ID: site.vra}, {Role: api.RoleAdmin, ID: "lab"}, {Role: api.RoleMonitor, ID: "lab"}} {
+			leaf, err := ca.IssueAt(who, pairing.Hosts{"127.0.0.1", "localhost"}, now, leafLife)
+			if err != nil {
+				return err
+			}
+			if err := leaf.Save(filepath.Join(dir, at(who.Role+".pem")), filepath.Join(dir, at(who.Role+"-key.pem"))); err != nil {
+				return err
+			}
 		}
 	}
 	return joinSites(dir, authorities[1], authorities[0])
@@ -249,11 +277,62 @@ func (m *manifest) daemonList(dir string) []*daemon {
 	run := func(name, binary, file string) *daemon {
 		return &daemon{Name: name, Command: []string{filepath.Join(m.Binaries, binary), "--config", filepath.Join(dir, file)}}
 	}
-	return []*daemon{
+	list := []*daemon{
 		run(daemonFilter, "vra-filter", fileFilter),
 		run(daemonTarget, "vra", fileTarget),
 		run(daemonSource, "vra", fileSource),
 	}
+	// A lab of before there were any has none.
+	for name, file := range map[string]string{daemonSourceSidecar: fileSourceSidecar, daemonTargetSidecar: fileTargetSidecar} {
+		if _, err := os.Stat(filepath.Join(dir, file)); err == nil {
+			list = append(list, run(name, "vra-sidecar", file))
+		}
+	}
+	slices.SortStableFunc(list[3:], func(a, b *daemon) int { return strings.Compare(a.Name, b.Name) })
+	return list
+}
+
+// sidecarPort names a port of the sidecar of a site.
+func sidecarPort(site, what string) string { return site + "-" + what }
+
+// socketsOf are where the vra and the sidecar of a site answer, and daemonOf is the name of the former.
+func socketsOf(site string) (vra, sidecar, daemon, ownDaemon string) {
+	if site == sourceSite {
+		return sourceSocket, sourceSidecarSocket, daemonSource, daemonSourceSidecar
+	}
+	return targetSocket, targetSidecarSocket, daemonTarget, daemonTargetSidecar
+}
+
+// sidecar is the file of the sidecar of a site.
+func (m *manifest) sidecar(dir, site string) *config.Sidecar {
+	at := filepath.Join(dir, keysOf(site))
+	vra, own, daemon, ownDaemon := socketsOf(site)
+	listen := func(what string) string { return loopback(m.Ports[sidecarPort(site, what)]) }
+	c := &config.Sidecar{
+		ID: sourceVRA, VRASocket: m.runPath(vra), Socket: m.runPath(own), DataDir: filepath.Join(dir, site, "sidecar"),
+		TLS:     config.SidecarTLS{CA: filepath.Join(at, "ca.pem"), Cert: filepath.Join(at, "sidecar.pem"), Key: filepath.Join(at, "sidecar-key.pem")},
+		Listen:  config.SidecarListen{Logs: listen("logs"), Commands: listen("commands"), Checkpoints: listen("checkpoints")},
+		Logs:    []config.SidecarLog{{Name: "vra", Path: logPath(dir, daemon)}, {Name: "vra-sidecar", Path: logPath(dir, ownDaemon)}},
+		Configs: []string{filepath.Join(dir, "etc", daemon+".yaml")},
+	}
+	if site == sourceSite {
+		c.Logs = append(c.Logs, config.SidecarLog{Name: "vra-filter", Path: logPath(dir, daemonFilter)})
+		c.Configs = append(c.Configs, filepath.Join(dir, fileFilter))
+	}
+	return c
+}
+
+// remote are both VRAs by their sidecars.
+func (m *manifest) remote(dir string) (vras []config.ContextVRA) {
+	for _, v := range []config.ContextVRA{{Site: sourceSite, Role: "source"}, {Site: targetSite, Role: "target"}} {
+		at, listen := filepath.Join(dir, keysOf(v.Site)), m.sidecar(dir, v.Site).Listen
+		v.Sidecar = &config.ContextSidecar{
+			Commands: listen.Commands, Checkpoints: listen.Checkpoints, Logs: listen.Logs,
+			TLS: config.SidecarTLS{CA: filepath.Join(at, "ca.pem"), Cert: filepath.Join(at, "admin.pem"), Key: filepath.Join(at, "admin-key.pem")},
+		}
+		vras = append(vras, v)
+	}
+	return vras
 }
 
 // randomID draws an identifier that is not zero.

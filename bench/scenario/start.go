@@ -168,7 +168,13 @@ func (m *manifest) keepPorts(dir string) error {
 	context.Ports = m.Ports
 	source.Source.Groups[0].Target = m.linkEnds()
 	target.Target.ListenControl, target.Target.ListenData = loopback(m.Ports[portTargetControl]), loopback(m.Ports[portTargetData])
-	for file, c := range map[string]any{fileSource: source, fileTarget: target, contextName: context} {
+	files := map[string]any{fileSource: source, fileTarget: target, contextName: context}
+	if _, err := os.Stat(filepath.Join(dir, remoteName)); err == nil { // else it has no sidecars
+		remote := *context
+		remote.VRAs = m.remote(dir)
+		files[remoteName], files[fileSourceSidecar], files[fileTargetSidecar] = &remote, m.sidecar(dir, sourceSite), m.sidecar(dir, targetSite)
+	}
+	for file, c := range files {
 		text, err := config.Marshal(c)
 		if err != nil {
 			return err

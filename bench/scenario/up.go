@@ -76,7 +76,7 @@ func Up(ctx context.Context, o Options, progress func(Progress)) (*Lab, error) {
 
 // checkBinaries says whether the programs are there.
 func checkBinaries(dir string) error {
-	for _, name := range []string{"holdfast", "vra", "vra-filter"} {
+	for _, name := range []string{"holdfast", "vra", "vra-filter", "vra-sidecar"} {
 		if _, err := exec.LookPath(filepath.Join(dir, name)); err != nil {
 			return fmt.Errorf("%s is not in %s: build it there with: make build", name, dir)
 		}

@@ -82,7 +82,7 @@ func TestLifeOfALab(t *testing.T) {
 	if got, err := os.ReadFile(filepath.Join(lab.dir, v[0].Disk)); err != nil || !bytes.Equal(got, content) {
 		t.Errorf("the copy differs from the image: %v", err)
 	}
-	if c, err := config.LoadContext(lab.Context()); err != nil || c.Lab != lab.dir || len(c.Ports) != 4 {
+	if c, err := config.LoadContext(lab.Context()); err != nil || c.Lab != lab.dir || len(c.Ports) != 10 {
 		t.Errorf("context %+v, %v", c, err)
 	}
 	for _, file := range []string{fileSource, fileTarget} {
@@ -92,7 +92,7 @@ func TestLifeOfALab(t *testing.T) {
 	}
 
 	st, err := lab.Status(t.Context())
-	if err != nil || st.Supervisor == 0 || len(st.Processes) != 3 || st.Link.Rate != "50Mbit" || !st.Link.Up {
+	if err != nil || st.Supervisor == 0 || len(st.Processes) != 5 || st.Link.Rate != "50Mbit" || !st.Link.Up {
 		t.Fatalf("status %+v, %v", st, err)
 	}
 	if st, err := lab.SetRate(t.Context(), 2.5e6); err != nil || st.Link.Rate != "2.5Mbit" {

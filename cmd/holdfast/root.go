@@ -9,6 +9,7 @@ import (
 	"github.com/holdfast-dr/holdfast/bench/scenario"
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/config"
+	"github.com/holdfast-dr/holdfast/control/pairing"
 	"github.com/holdfast-dr/holdfast/control/version"
 	"github.com/spf13/cobra"
 )
@@ -147,11 +148,28 @@ func (a *app) dial(role string) (*api.Client, *config.Context, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	socket, ok := c.Socket(role)
+	v, ok := c.VRA(role)
 	if !ok {
 		return nil, nil, usagef("the context names no %s vra", role)
 	}
-	return api.DialUnix(socket), c, nil
+	client, err := dialVRA(v)
+	return client, c, err
+}
+
+// dialVRA makes a client of a VRA, or of the sidecar that speaks for it.
+func dialVRA(v config.ContextVRA) (*api.Client, error) {
+	s := v.Sidecar
+	if s == nil {
+		return api.DialUnix(v.Socket), nil
+	}
+	trust, err := pairing.LoadTrust(s.TLS.CA, s.TLS.Cert, s.TLS.Key)
+	if err != nil {
+		return nil, err
+	}
+	if site := trust.Name().Site; site != v.Site {
+		return nil, fmt.Errorf("%s is a certificate of the site %s, and the context says that this is %s", s.TLS.Cert, site, v.Site)
+	}
+	return api.DialTLS(api.Addresses{Commands: s.Commands, Checkpoints: s.Checkpoints, Logs: s.Logs}, trust.Client(api.RoleSidecar)), nil
 }
 
 // explain makes an error of a call one line with what to do.

@@ -165,7 +165,7 @@ func askStatus(ctx context.Context, c *config.Context) ([]groupStatus, error) {
 	var wg sync.WaitGroup
 	for _, v := range c.VRAs {
 		wg.Go(func() {
-			groups, err := groupsOf(ctx, v.Socket)
+			groups, err := groupsOf(ctx, v)
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
@@ -187,8 +187,11 @@ func askStatus(ctx context.Context, c *config.Context) ([]groupStatus, error) {
 	return mergeGroups(answers[api.RoleSource], answers[api.RoleTarget], failures[api.RoleSource], failures[api.RoleTarget]), nil
 }
 
-func groupsOf(ctx context.Context, socket string) ([]*holdfastv1.Group, error) {
-	client := api.DialUnix(socket)
+func groupsOf(ctx context.Context, v config.ContextVRA) ([]*holdfastv1.Group, error) {
+	client, err := dialVRA(v)
+	if err != nil {
+		return nil, err
+	}
 	defer client.Close()
 	ctx, cancel := context.WithTimeout(ctx, statusWait)
 	defer cancel()
