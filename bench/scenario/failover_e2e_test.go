@@ -40,11 +40,11 @@ func TestFailoverOfALab(t *testing.T) {
 		t.Helper()
 		c, err := config.LoadContext(l.Context)
 		l.must(err)
-		socket, ok := c.Socket(role)
+		v, ok := c.VRA(role)
 		if !ok {
 			t.Fatalf("the lab has no %s", role)
 		}
-		client := api.DialUnix(socket)
+		client := api.DialUnix(v.Socket)
 		t.Cleanup(client.Close)
 		return client
 	}
