@@ -2,6 +2,7 @@ package journal
 
 import (
 	"context"
+	"math"
 	"sync"
 	"time"
 
@@ -71,21 +72,22 @@ func (b *bucket) grant(now time.Time, bytes int64, rate float64, ahead time.Dura
 	return max(0, b.next.Sub(now)-ahead)
 }
 
-// wait waits until bytes may be read or written, at a multiple of the intake, at least at
-// the floor, and at least at the rate that is needed.
-func (p *pacer) wait(ctx context.Context, b *bucket, bytes int64, need float64, ahead time.Duration) error {
-	if ctx.Err() != nil {
-		return ErrClosed
-	}
-	now := time.Now()
+// target is how fast promotion or folding is to read and write, in bytes a second: a multiple of the intake, at least
+// the floor, and at least what is needed. Infinite: nothing comes in to be in the way of.
+func (p *pacer) target(now time.Time, need float64) float64 {
 	intake := p.rate(now)
-	if intake == 0 || bytes == 0 {
-		return nil
+	if intake == 0 {
+		return math.Inf(1)
 	}
 	if invariant.Planted("journal/no-need") {
 		need = 0
 	}
-	if sleep(ctx, b.grant(now, bytes, max(paceFloor, paceTimes*intake, need), ahead)) != nil {
+	return max(paceFloor, paceTimes*intake, need)
+}
+
+// wait waits until bytes may be read or written at that rate.
+func (b *bucket) wait(ctx context.Context, now time.Time, bytes int64, rate float64, ahead time.Duration) error {
+	if ctx.Err() != nil || !math.IsInf(rate, 1) && bytes > 0 && sleep(ctx, b.grant(now, bytes, rate, ahead)) != nil {
 		return ErrClosed
 	}
 	return nil

@@ -18,7 +18,7 @@ func TestPacer(t *testing.T) {
 		p.init()
 		takes := func(bytes int64, need float64, ahead time.Duration) time.Duration {
 			began := time.Now()
-			ok(t, p.wait(t.Context(), &b, bytes, need, ahead))
+			ok(t, b.wait(t.Context(), began, bytes, p.target(began, need), ahead))
 			return time.Since(began)
 		}
 		if d := takes(1<<30, 0, paceAhead); d != 0 {
@@ -66,15 +66,22 @@ func TestPassage(t *testing.T) {
 	const mib = 1 << 20
 	now := time.Unix(0, 0)
 	var p passage
-	if n, a := p.need(1, 1e9), p.allows(1, 100); n != 0 || !math.IsInf(a, 1) {
+	if n, a := p.need(now, 1, 1e9), p.allows(1, 100); n != 0 || !math.IsInf(a, 1) {
 		t.Errorf("without a pass %f are needed, %f allowed", n, a)
 	}
-	p.plan(now, 1000*mib)
-	if n := p.need(500*mib, 100*mib); n < 249*mib || n > 251*mib { // 1000 within 4 s
+	p.plan(1000 * mib)
+	if n := p.need(now, 500*mib, 100*mib); n < 249*mib || n > 251*mib { // 1000 within 4 s
 		t.Errorf("%.0f MiB/s are needed", n/mib)
 	}
 	if a := p.allows(1, 100); !math.IsInf(a, 1) {
 		t.Errorf("%f are allowed before it is known how fast the pass is", a)
+	}
+	p.hold(now)
+	if n := p.need(now.Add(passHurry-1), 500*mib, 100*mib); !math.IsInf(n, 1) {
+		t.Errorf("%.0f MiB/s are needed while records are held up", n/mib)
+	}
+	if n := p.need(now.Add(passHurry), 500*mib, 100*mib); math.IsInf(n, 1) {
+		t.Error("the pass still hurries")
 	}
 	room := 500.0 * mib
 	least, most := math.Inf(1), 0.0
@@ -91,7 +98,7 @@ func TestPassage(t *testing.T) {
 	if least < 49*mib || most > 54*mib || room < 0 || room > 20*mib {
 		t.Errorf("between %.1f and %.1f MiB/s are allowed, and %.0f MiB are left at the end", least/mib, most/mib, room/mib)
 	}
-	p.plan(now, 1000*mib)
+	p.plan(1000 * mib)
 	if a := p.allows(0, 600*mib); a < 49*mib || a > 51*mib {
 		t.Errorf("%.1f MiB/s are allowed without room", a/mib)
 	}
@@ -99,8 +106,42 @@ func TestPassage(t *testing.T) {
 		t.Errorf("%.1f MiB/s are allowed with much room", a/mib)
 	}
 	p.end()
-	if n, a := p.need(1, 1e9), p.allows(1, 100); n != 0 || !math.IsInf(a, 1) {
+	if n, a := p.need(now, 1, 1e9), p.allows(1, 100); n != 0 || !math.IsInf(a, 1) {
 		t.Errorf("after the pass %f are needed, %f allowed", n, a)
+	}
+}
+
+// As few writes are under way as bring the speed that is aimed at, and all where nobody is in the way.
+func TestDepth(t *testing.T) {
+	var p passage
+	asked := func(times int) (last int) {
+		for range times {
+			last = p.depth()
+		}
+		return last
+	}
+	if n := asked(1); n != deepest {
+		t.Errorf("%d where nothing is aimed at", n)
+	}
+	p.speed = 100
+	p.aim(100)
+	if n := asked(100); n != shallowest {
+		t.Errorf("%d where the speed is reached", n)
+	}
+	p.aim(110)
+	if n := asked(2); n != shallowest+4 {
+		t.Errorf("%d a little after more is aimed at", n)
+	}
+	if n := asked(100); n != deepest {
+		t.Errorf("%d where the speed is not reached", n)
+	}
+	p.aim(100)
+	if n := asked(3); n != deepest-3 {
+		t.Errorf("%d a little after it is reached", n)
+	}
+	p.aim(math.Inf(1))
+	if n := asked(1); n != deepest {
+		t.Errorf("%d where nothing comes in", n)
 	}
 }
 
@@ -116,6 +157,9 @@ func TestBrake(t *testing.T) {
 			one := time.Now()
 			ok(t, r.brake(t.Context(), mib))
 			longest = max(longest, time.Since(one))
+		}
+		if n := r.passage.need(time.Now(), 1, 1); !math.IsInf(n, 1) {
+			t.Errorf("the pass is to write %f bytes a second while records are held up", n)
 		}
 		if d := time.Since(began); d < 950*time.Millisecond || d > 1050*time.Millisecond || longest > 21*time.Millisecond {
 			t.Errorf("50 MiB take %s, and one of them %s", d, longest)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 
+	"github.com/holdfast-dr/holdfast/ioengine/buf"
 	"github.com/holdfast-dr/holdfast/journal/index"
 	"github.com/holdfast-dr/holdfast/journal/replica"
 	"github.com/holdfast-dr/holdfast/journal/segment"
@@ -109,21 +110,40 @@ type portion struct {
 
 func (b *portion) reset() { b.pieces, b.bytes = b.pieces[:0], 0 }
 
-// prepare makes room for the data and brings the pieces into the log's order.
+// prepare makes room for the data and brings the pieces into the log's order. What is at least a block of the
+// replica has an address from which it can be written.
 func (b *portion) prepare() {
-	if cap(b.data) < b.bytes { // small portions are most of all, and in turn
-		b.data = make([]byte, max(b.bytes, min(2*cap(b.data), portionBytes+pieceBytes)))
-	}
-	b.data, b.order, b.at, b.lost = b.data[:cap(b.data)], b.order[:0], b.at[:0], b.lost[:0]
+	b.order, b.at, b.lost = b.order[:0], b.at[:0], b.lost[:0]
 	used := 0
 	for i := range b.pieces {
+		n := int(b.pieces[i].Len)
+		if b.pieces[i].In == index.InLog && n >= replica.BlockBytes {
+			used = buf.RoundUp(used)
+		}
 		b.at, b.lost = append(b.at, used), append(b.lost, false)
 		if b.pieces[i].In == index.InLog {
-			used += int(b.pieces[i].Len)
+			used += n
 			b.order = append(b.order, i)
 		}
 	}
+	if len(b.data) < used { // small portions are most of all, and in turn
+		b.data = buf.Row(max(used, min(2*len(b.data), portionBytes+pieceBytes)), 1)[0]
+	}
 	slices.SortFunc(b.order, func(i, j int) int { return cmp.Compare(place(&b.pieces[i]), place(&b.pieces[j])) })
+}
+
+// dataOf is where the bytes of a piece that is in the log are.
+func (b *portion) dataOf(i int) []byte {
+	at, n := b.at[i], int(b.pieces[i].Len)
+	return b.data[at : at+n : at+n]
+}
+
+// wholly is the place of a piece that alone, of the n of its block, is wanted, and is all of it; otherwise nil.
+func (b *portion) wholly(i, n int) []byte {
+	if piece := &b.pieces[i]; n > 1 || piece.BlockOff != 0 || int(piece.Len) != piece.Block.Raw {
+		return nil
+	}
+	return b.dataOf(i)
 }
 
 // blockAt is the first place at or behind i in the order at which another block begins.

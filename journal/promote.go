@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"syscall"
 
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
@@ -85,6 +86,13 @@ func (p *promotion) run() error {
 	if p.done.number != p.to.Number || p.done.from != p.from {
 		p.done = passDone{number: p.to.Number, from: p.from}
 	}
+	var (
+		search      sync.WaitGroup // for the cut, beside the pass: nobody waits for room while it is found
+		before, cut segment.Pos
+		unfound     error
+	)
+	defer search.Wait()
+	search.Go(func() { before, cut, unfound = p.dropBefore() })
 	for _, v := range g.Volumes() {
 		if v.ID < p.done.volume {
 			continue
@@ -99,9 +107,8 @@ func (p *promotion) run() error {
 	if err := g.retention.promoter.Finish(); err != nil {
 		return err
 	}
-	before, cut, err := p.dropBefore()
-	if err != nil {
-		return err
+	if search.Wait(); unfound != nil {
+		return unfound
 	}
 	return g.onReserve(func() error { return p.conclude(before, cut) })
 }

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/holdfast-dr/holdfast/ioengine/buf"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/journal/index"
 	"github.com/holdfast-dr/holdfast/journal/replica"
@@ -15,8 +16,9 @@ import (
 )
 
 const (
-	// readers is how many parts of a portion are read at once.
-	readers = 8
+	// readDepth is how many writes there are for each part of a portion that is read at once: of a pass at
+	// full depth eight are.
+	readDepth = 4
 	// alone is how many bytes one reader reads by itself: so few gain nothing.
 	alone = 1 << 20
 )
@@ -76,13 +78,16 @@ func (p *promotion) bring(r *replica.Volume) error {
 	p.plan()
 	now, next := &p.portions[0], &p.portions[1]
 	s.take(now)
-	err := p.read(now)
+	passage := &p.g.retention.passage
+	err := p.read(now, passage.depth())
 	for err == nil && len(now.pieces) > 0 {
 		var wg sync.WaitGroup
 		var unread error
+		depth := passage.depth()
 		if s.take(next); len(next.pieces) > 0 {
-			wg.Go(func() { unread = p.read(next) })
+			wg.Go(func() { unread = p.read(next, depth) })
 		}
+		p.g.retention.promoter.Depth = depth
 		err = p.write(r, now)
 		wg.Wait()
 		if !invariant.Planted("journal/promote-next-unread") {
@@ -115,7 +120,7 @@ func (p *promotion) plan() {
 		}
 	}
 	rest := float64(p.planned) / float64(max(looked, 1)) * float64(max(all-looked, 0))
-	p.g.retention.passage.plan(time.Now(), here+int64(rest))
+	p.g.retention.passage.plan(here + int64(rest))
 }
 
 // write puts a portion into the replica.
@@ -125,7 +130,7 @@ func (p *promotion) write(r *replica.Volume, b *portion) error {
 		piece := &b.pieces[i]
 		c := replica.Change{Off: piece.Off, Len: piece.Len}
 		if piece.In == index.InLog {
-			c.Data, c.Lost = b.data[b.at[i]:b.at[i]+int(piece.Len)], b.lost[i]
+			c.Data, c.Lost = b.dataOf(i), b.lost[i]
 		}
 		changes = append(changes, c)
 	}
@@ -152,12 +157,12 @@ func (p *promotion) write(r *replica.Volume, b *portion) error {
 }
 
 // read fills the portion's data from the log, in the log's order, each block once, and a
-// large portion with several readers.
-func (p *promotion) read(b *portion) error {
+// large portion with several readers, by that depth.
+func (p *promotion) read(b *portion, depth int) error {
 	b.prepare()
 	n := 1
 	if b.bytes > alone {
-		n = readers
+		n = (depth + readDepth - 1) / readDepth
 	}
 	for len(b.readers) < n {
 		b.readers = append(b.readers, &blockReader{})
@@ -190,7 +195,7 @@ func (p *promotion) readOrder(b *portion, r *blockReader, order []int) error {
 		for i+n < len(order) && sameBlock(&b.pieces[order[i+n]], first) {
 			n++
 		}
-		raw, err := p.open(r, first)
+		raw, err := p.open(r, first, b.wholly(order[i], n))
 		if err != nil && !isDamage(err) {
 			return err
 		}
@@ -204,21 +209,27 @@ func (p *promotion) readOrder(b *portion, r *blockReader, order []int) error {
 				b.lost[k] = true
 				continue
 			}
-			copy(b.data[b.at[k]:b.at[k]+int(piece.Len)], raw[piece.BlockOff:])
+			if dst := b.dataOf(k); &dst[0] != &raw[0] {
+				copy(dst, raw[piece.BlockOff:])
+			}
 		}
 		i += n
 	}
 	return nil
 }
 
-// open reads and opens a block of the log. It is lent until the reader's next.
-func (p *promotion) open(r *blockReader, piece *index.Piece) ([]byte, error) {
+// open reads and opens a block of the log, into dst where that is not nil. Otherwise it is lent until the
+// reader's next.
+func (p *promotion) open(r *blockReader, piece *index.Piece, dst []byte) ([]byte, error) {
 	stored, err := r.window.read(p.g.segments, piece.Pos+segment.Pos(piece.Block.At), piece.Block.Stored)
 	if err != nil {
 		return nil, err
 	}
 	if err := p.pace(int64(piece.Block.Stored)); err != nil {
 		return nil, err
+	}
+	if dst != nil {
+		return record.OpenStored(dst[:0], piece.ID, piece.Number, piece.Block, stored)
 	}
 	r.raw, err = record.OpenStored(r.raw[:0], piece.ID, piece.Number, piece.Block, stored)
 	return r.raw, err
@@ -238,22 +249,24 @@ type window struct {
 	mem []byte
 }
 
-const windowBytes = 256 << 10
+const windowBytes = 512 << 10
 
 func (w *window) read(log *segment.Log, pos segment.Pos, n int) ([]byte, error) {
 	if pos >= w.pos && pos+segment.Pos(n) <= w.pos+segment.Pos(len(w.buf)) {
 		return w.buf[pos-w.pos:][:n], nil
 	}
 	if w.mem == nil {
-		w.mem = make([]byte, windowBytes)
+		w.mem = buf.Row(windowBytes+buf.Align, 1)[0]
 	}
 	near := pos >= w.pos && pos < w.pos+segment.Pos(len(w.buf))+windowBytes/4
+	mem := w.mem
+	if !near { // who knows whether what follows is wanted
+		mem = mem[:min(buf.RoundUp(n+buf.Align), len(mem))]
+	}
 	w.buf = w.buf[:0]
-	if ahead := min(windowBytes, int(log.Durable()-pos)); near && ahead >= n {
-		if log.ReadAt(w.mem[:ahead], pos) == nil {
-			w.pos, w.buf = pos, w.mem[:ahead]
-			return w.buf[:n], nil
-		}
+	if p, err := log.ReadAhead(mem, pos, n); err == nil {
+		w.pos, w.buf = pos, p
+		return p[:n], nil
 	}
 	if err := log.ReadAt(w.mem[:n], pos); err != nil {
 		return nil, err

@@ -339,7 +339,8 @@ func (r *retainer) folds(g *Group) func(int64) error {
 		if g.retention.room.none() != nil {
 			return r.live()
 		}
-		return r.pacer.wait(r.ctx, &g.folding.pace, n, 0, paceAhead)
+		now := time.Now()
+		return g.folding.pace.wait(r.ctx, now, n, r.pacer.target(now, 0), paceAhead)
 	}
 }
 
@@ -362,8 +363,10 @@ func (r *retainer) pass(g *Group, number uint64) {
 				return r.live()
 			}
 			// what is written was read before: both are paced alike
-			need := 2 * x.passage.need(x.room.left.Load(), r.pacer.rate(time.Now()))
-			return r.pacer.wait(r.ctx, &x.pace, n, need, paceEven)
+			now := time.Now()
+			rate := r.pacer.target(now, 2*x.passage.need(now, x.room.left.Load(), r.pacer.rate(now)))
+			x.passage.aim(rate / 2)
+			return x.pace.wait(r.ctx, now, n, rate, paceEven)
 		})
 		if r.ctx.Err() != nil {
 			return false

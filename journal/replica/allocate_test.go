@@ -1,6 +1,8 @@
 package replica
 
 import (
+	"bytes"
+	"math"
 	"syscall"
 	"testing"
 
@@ -60,7 +62,42 @@ func TestSpaceIsSetAside(t *testing.T) {
 		if c.fault.Ops == 0 && allocations != c.made {
 			t.Errorf("%s: space was set aside over what was written", c.name)
 		}
+		if c.fault.Ops == 0 { // and again where it was given back
+			must(t, v.Zero(0, size))
+			_, err := p.Apply(v, changes)
+			must(t, err)
+			if allocations != 2*c.made {
+				t.Errorf("%s: space was set aside %d times after it was given back, not %d", c.name, allocations-c.made, c.made)
+			}
+		}
 		must(t, p.Close())
 		must(t, v.Close())
 	}
+}
+
+// In a replica without holes the system is asked once where they are, however many places are written.
+func TestHolesAreAskedForOnce(t *testing.T) {
+	const size = 4 << 20
+	disk := newDisk(t)
+	v, err := Create(disk, "/r", placeOf(0), size)
+	must(t, err)
+	some := bytes.Repeat([]byte{9}, size)
+	must(t, v.Write(some, 0))
+	p, err := OpenPromoter(disk, "/r", 7, func(record.VolumeID) *Volume { return v })
+	must(t, err)
+	var changes []Change
+	for off := int64(0); off < size; off += 4 * BlockBytes {
+		changes = append(changes, Change{Off: off, Len: 3 * BlockBytes, Data: some[:3*BlockBytes]})
+	}
+	reads := 0
+	disk.Inject(faultdisk.Fault{Ops: faultdisk.OpRead, Err: syscall.EIO, At: math.MaxInt, Only: func(string) bool { reads++; return true }})
+	for range 3 {
+		_, err := p.Apply(v, changes)
+		must(t, err)
+	}
+	if reads != 1 {
+		t.Errorf("%d times", reads)
+	}
+	must(t, p.Close())
+	must(t, v.Close())
 }

@@ -1,17 +1,19 @@
 package replica
 
 import (
+	"cmp"
 	"sync"
 	"sync/atomic"
 
 	"github.com/holdfast-dr/holdfast/ioengine"
+	"github.com/holdfast-dr/holdfast/ioengine/buf"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 )
 
 const (
-	// placers is how many writes of a cycle are under way at once. Disks give small writes at
+	// Placers is how many writes of a cycle are under way at once at most. Disks give small writes at
 	// random their rate only when they have many to choose from.
-	placers = 32
+	Placers = 32
 	// alone is how many bytes are written one after the other: so few gain nothing.
 	alone = 1 << 20
 )
@@ -61,7 +63,7 @@ func (p *Promoter) place(v *Volume, ops []op) error {
 		}
 	}
 	p.behind += len(p.rows.runs)
-	if err := v.write(&p.rows, p.Pace); err != nil {
+	if err := v.write(&p.rows, p.Pace, min(max(p.Depth, 0), Placers)); err != nil {
 		return err
 	}
 	for i := range ops {
@@ -75,9 +77,9 @@ func (p *Promoter) place(v *Volume, ops []op) error {
 	return nil
 }
 
-// write puts rows in place, each with its sums, past the page cache, at a pace. The caller
-// has v.mu.
-func (v *Volume) write(r *rows, pace func(int64) error) error {
+// write puts rows in place, each with its sums, past the page cache, at a pace, so many at once; 0: as many as
+// pay. The caller has v.mu.
+func (v *Volume) write(r *rows, pace func(int64) error, depth int) error {
 	if len(r.runs) == 0 {
 		return nil
 	}
@@ -89,13 +91,13 @@ func (v *Volume) write(r *rows, pace func(int64) error) error {
 	if r.blocks*BlockBytes <= alone {
 		return v.writeRuns(file, r, pace, func(i int) int { return i })
 	}
-	r.allocate(file)
+	v.allocate(file, r)
 	var (
 		wg     sync.WaitGroup
 		turn   atomic.Int64
 		failed atomic.Pointer[error]
 	)
-	for range placers {
+	for range cmp.Or(depth, Placers) {
 		wg.Go(func() {
 			err := v.writeRuns(file, r, pace, func(int) int {
 				if failed.Load() != nil {
@@ -117,11 +119,16 @@ func (v *Volume) write(r *rows, pace func(int64) error) error {
 
 // allocate sets space aside for runs that go into holes: file systems write into what is
 // allocated several at once, and into holes one after the other, each waiting for the disk.
-// Where it fails the write itself does it, or tells why not.
-func (r *rows) allocate(file ioengine.File) {
+// Where it fails the write itself does it, or tells why not. To ask the system where holes are costs
+// the more the fewer there are, so the row without any that was found last is kept.
+func (v *Volume) allocate(file ioengine.File, r *rows) {
 	for i := range r.runs {
 		off, n := r.runs[i].first*BlockBytes, r.runs[i].count*BlockBytes
+		if off >= v.filled.from && off+n <= v.filled.to {
+			continue
+		}
 		if at, have, err := file.NextData(off); err == nil && at == off && have >= n {
+			v.filled = span{off, off + have}
 			continue
 		}
 		if file.Allocate(off, n) != nil {
@@ -129,6 +136,9 @@ func (r *rows) allocate(file ioengine.File) {
 		}
 	}
 }
+
+// span is [from, to).
+type span struct{ from, to int64 }
 
 // writeRuns writes the runs that next names, one after the other: it is given how many
 // were written so far.
@@ -146,12 +156,16 @@ func (v *Volume) writeRuns(file ioengine.File, r *rows, pace func(int64) error, 
 				return err
 			}
 		}
-		n := 0
-		for _, p := range r.pieces[one.from:one.to] {
-			n += copy(b.data[n:], p)
+		parts := r.pieces[one.from:one.to]
+		if !written(file, parts) {
+			n := 0
+			for _, p := range parts {
+				n += copy(b.data[n:], p)
+			}
+			parts = [][]byte{b.data[:n]}
 		}
-		unlock := v.locks.write(one.first*BlockBytes, int64(n))
-		err := v.putIn(waited{file}, b.data[:n], b.sums, one.first)
+		unlock := v.locks.write(one.first*BlockBytes, one.count*BlockBytes)
+		err := v.putIn(waited{file}, parts, b.sums, one.first)
 		unlock()
 		if err != nil {
 			return err
@@ -159,18 +173,25 @@ func (v *Volume) writeRuns(file ioengine.File, r *rows, pace func(int64) error, 
 	}
 }
 
+// written says whether the parts, of whole blocks, can be written to the file from where they are.
+func written(file ioengine.File, parts [][]byte) bool {
+	for _, p := range parts {
+		if !buf.IsAligned(p, file.Align()) {
+			return false
+		}
+	}
+	return len(parts) <= ioengine.MaxParts
+}
+
 // waited is a file whose writes are started, and waited for: a goroutine that waits holds no
 // thread, and none of the processors that those who take records in need.
 type waited struct{ ioengine.File }
 
-// WriteAt is io.WriterAt's.
-func (w waited) WriteAt(p []byte, off int64) (int, error) {
+// WriteParts is ioengine.File's.
+func (w waited) WriteParts(parts [][]byte, off int64) error {
 	done := make(chan error, 1)
-	w.WriteStart([][]byte{p}, off, func(err error) { done <- err })
-	if err := <-done; err != nil {
-		return 0, err
-	}
-	return len(p), nil
+	w.WriteStart(parts, off, func(err error) { done <- err })
+	return <-done
 }
 
 // pastCache is the image as promotion writes it: past the page cache, so that what it

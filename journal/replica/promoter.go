@@ -38,6 +38,8 @@ type Promoter struct {
 	// Pace is called before each cycle with 0, and before each write of blocks with its
 	// bytes, by many at once; it may wait, and its error ends Apply. Nil: no wait.
 	Pace func(bytes int64) error
+	// Depth is how many writes are under way at once, at most Placers; 0: as many as that.
+	Depth int
 }
 
 type owedImage struct {

@@ -45,6 +45,7 @@ type Volume struct {
 
 	mu     sync.Mutex    // of writers
 	past   ioengine.File // the image past the page cache; nil: not opened yet
+	filled span          // bytes of the image known to be no hole
 	chunk  []byte        // made at the first write: most volumes are only read
 	sum    []byte
 	dirty  bool
@@ -222,16 +223,20 @@ func (v *Volume) putLocked(c []byte, first int64) error {
 // locked.
 func (v *Volume) put(c, sums []byte, first int64) error {
 	v.dirty = true
-	return v.putIn(v.raw, c, sums, first)
+	return v.putIn(v.raw, [][]byte{c}, sums, first)
 }
 
-// putIn writes them in raw, which is the image.
-func (v *Volume) putIn(raw io.WriterAt, c, sums []byte, first int64) error {
-	sums = sums[:len(c)/BlockBytes*sumBytes]
-	for i := range len(c) / BlockBytes {
-		putSum(sums, i, sumOf(v.place, first+int64(i), c[i*BlockBytes:(i+1)*BlockBytes]))
+// putIn writes them in raw, which is the image; each part has whole blocks.
+func (v *Volume) putIn(raw interface{ WriteParts([][]byte, int64) error }, parts [][]byte, sums []byte, first int64) error {
+	n := 0
+	for _, c := range parts {
+		for ; len(c) > 0; c = c[BlockBytes:] {
+			putSum(sums, n, sumOf(v.place, first+int64(n), c[:BlockBytes]))
+			n++
+		}
 	}
-	if _, err := raw.WriteAt(c, first*BlockBytes); err != nil {
+	sums = sums[:n*sumBytes]
+	if err := raw.WriteParts(parts, first*BlockBytes); err != nil {
 		return fmt.Errorf("%s: %w", v.place, err)
 	}
 	if invariant.Planted("journal/replica/stale-sum") && first > 0 {
@@ -280,7 +285,7 @@ func (v *Volume) Zero(off, n int64) error {
 
 // zeroBlocks makes blocks zeros and gives their space back. Their range is locked.
 func (v *Volume) zeroBlocks(first, count int64) error {
-	v.dirty = true
+	v.dirty, v.filled = true, span{}
 	err := v.raw.Zero(first*BlockBytes, count*BlockBytes)
 	if err == nil {
 		err = v.sums.Zero(sumAt(first), count*sumBytes)

@@ -27,43 +27,74 @@ func (l *Log) ReadAt(p []byte, pos Pos) error {
 	return nil
 }
 
+// ReadAhead reads at least the n durable bytes at pos, and what follows them in their segment as far as mem
+// has room for it, straight into mem, whose address and length are multiples of buf.Align and which is larger than n by
+// at least that. What is returned is a part of mem and begins at pos. Errors are those of ReadAt, and
+// ErrRange also where the bytes are of several segments.
+func (l *Log) ReadAhead(mem []byte, pos Pos, n int) (p []byte, err error) {
+	err = l.inFile(pos, n, func(o *openFile, off int64, most int) error {
+		if n > most {
+			return fmt.Errorf("%w: %d bytes of several segments", ErrRange, n)
+		}
+		skip := int(off & (buf.Align - 1))
+		most = min(most, len(mem)-skip)
+		p = mem[skip : skip+most]
+		if o.file.Align() == 1 {
+			return readFull(o.file, p, off)
+		}
+		return readFull(o.file, mem[:buf.RoundUp(skip+most)], off-int64(skip))
+	})
+	return p, err
+}
+
 // readPart reads what one segment has of p.
 func (l *Log) readPart(p []byte, pos Pos) (n int, err error) {
+	err = l.inFile(pos, len(p), func(o *openFile, off int64, most int) error {
+		n = min(len(p), most)
+		return l.files.readOpen(o, p[:n], off)
+	})
+	return n, err
+}
+
+// inFile calls read with the file of the segment that holds pos, where pos is in it, and how many durable bytes it has from there on. n is how
+// many are wanted.
+func (l *Log) inFile(pos Pos, n int, read func(o *openFile, off int64, most int) error) error {
 	l.names.RLock()
-	s, n, err := l.find(pos, len(p))
+	s, most, err := l.find(pos, n)
 	if err != nil {
 		l.names.RUnlock()
-		return 0, err
+		return err
 	}
 	defer s.pins.Add(-1)
 	o, err := l.files.get(s.header)
 	l.names.RUnlock()
 	if errors.Is(err, fs.ErrNotExist) && l.left(s) {
-		return 0, fmt.Errorf("%w: %d bytes at %s were dropped", ErrRange, n, pos)
+		return fmt.Errorf("%w: %d bytes at %s were dropped", ErrRange, n, pos)
 	}
 	if err == nil {
-		err = l.files.readOpen(o, p[:n], offset(s.First, pos))
+		err = read(o, offset(s.First, pos), most)
 		l.files.put(o)
 	}
 	if err != nil {
-		return 0, fmt.Errorf("group %s at %s: %w", l.group, pos, err)
+		return fmt.Errorf("group %s at %s: %w", l.group, pos, err)
 	}
-	return n, nil
+	return nil
 }
 
-// find returns the segment that holds pos, pinned, and how many of the n bytes from there it holds.
+// find returns the segment that holds pos, pinned, and how many durable bytes it holds from there on. There are at least n of
+// them in the log.
 func (l *Log) find(pos Pos, n int) (*segment, int, error) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	if l.mu.closed {
 		return nil, 0, ErrClosed
 	}
-	segs := l.mu.segs
-	if pos >= segs[0].First && n >= 0 && pos+Pos(n) <= l.durableLocked() {
+	segs, durable := l.mu.segs, l.durableLocked()
+	if pos >= segs[0].First && n >= 0 && pos+Pos(n) <= durable {
 		s := segs[sort.Search(len(segs), func(i int) bool { return segs[i].limit() > pos })]
 		if within := s.end - pos; within > 0 && (Pos(n) <= within || !s.folded()) {
 			s.pins.Add(1)
-			return s, int(min(Pos(n), within)), nil
+			return s, int(min(s.end, durable) - pos), nil
 		}
 	}
 	return nil, 0, fmt.Errorf("%w: %d bytes at %s", ErrRange, n, pos)
