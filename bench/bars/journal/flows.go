@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/holdfast-dr/holdfast/bench/bars"
 )
 
 // flows is what a disk is given by an intake with promotion beside it: what fio makes of the same
@@ -20,8 +22,12 @@ type flows struct {
 }
 
 // flowsResult is the time, in ms, within which 99 of 100 writes of 1 MiB in order and their syncs end,
-// the one added to the other: without the other flows, and beside them.
-type flowsResult struct{ Alone, Beside float64 }
+// the one added to the other: without the other flows, and beside them; and the stalls of the disk beside them.
+type flowsResult struct {
+	Alone, Beside float64
+	Stalls        int
+	Stalled       float64 // ms
+}
 
 const (
 	flowsLog    = 4 * gib
@@ -54,7 +60,9 @@ func (b *bench) flows(f flows) (r flowsResult, err error) {
 	if r.Alone, err = b.flowsTook(max(2, int(flowsAlone*b.scale)), writes); err != nil {
 		return r, err
 	}
+	disk := bars.WatchDisk(dir)
 	r.Beside, err = b.flowsTook(max(2, int(flowsBeside*b.scale)), slices.Concat(writes, others))
+	r.Stalls, r.Stalled = sumOf(disk())
 	return r, err
 }
 

@@ -21,7 +21,7 @@ func main() {
 	var try promoteScale
 	flag.Float64Var(&try.seconds, "promote-seconds", 0, "seconds of a sample of promotion in place of what the scale says; only to try, and not kept")
 	flag.Float64Var(&try.rate, "promote-rate", 0, "MB/s of intake beside promotion in place of a quarter of the disk's; only to try, and not kept")
-	flag.Int64Var(&try.history, "promote-history", 0, "bytes of the history that is at its limit in place of 6 GiB; only to try, and not kept")
+	flag.Int64Var(&try.history, "promote-history", 0, "bytes of the history that is at its limit in place of 27 s of intake, at least 6 GiB; only to try, and not kept")
 	flag.BoolVar(&try.empty, "promote-empty", false, "promote into a replica that was never written; only to try, and not kept")
 	flag.Parse()
 	o.Main(parts, func(r *bars.Run) error {

@@ -111,10 +111,7 @@ func promotePart(_ context.Context, a promoteArgs) (r promoteResult, err error) 
 	r.Level = fmt.Sprint(state.Level)
 	r.Held, r.HeldMost = in.held.Seconds(), in.heldMost.Seconds()*1000
 	r.AckP50, r.AckP99, r.AckMax = partOf(in.acks, 0.5), partOf(in.acks, 0.99), partOf(in.acks, 1)
-	r.Stalls = len(stalls)
-	for _, x := range stalls {
-		r.Stalled += x.To.Sub(x.From).Seconds() * 1000
-	}
+	r.Stalls, r.Stalled = sumOf(stalls)
 	r.AckApart = partOf(slices.DeleteFunc(in.acks, func(k ack) bool { return k.beside(stalls) }), 0.99)
 	return r, s.Close()
 }
@@ -149,6 +146,14 @@ func (p *passes) between() (taken, promoted int64) {
 	}
 	first, last := p.ends[0], p.ends[len(p.ends)-1]
 	return last.taken - first.taken, last.freed - first.freed
+}
+
+// sumOf is how many stalls there were, and how many ms they took in all.
+func sumOf(stalls []bars.Stall) (n int, ms float64) {
+	for _, x := range stalls {
+		ms += x.To.Sub(x.From).Seconds() * 1000
+	}
+	return len(stalls), ms
 }
 
 // ack is a record that was acknowledged.
@@ -308,6 +313,10 @@ func (in *intake) cut() error {
 	return err
 }
 
+// historySeconds of intake are the least that the history holds: checkpoints are 5 s apart, and a pass goes from one to
+// another. In less than five of them no target is run at its limit.
+const historySeconds = 27
+
 // promoteScale says what is tried in place of what the bar says; zero values: as the bar says.
 type promoteScale struct {
 	seconds float64 // of a sample
@@ -334,7 +343,7 @@ func (b *bench) promote() error {
 	if b.try.seconds > 0 {
 		seconds = b.try.seconds
 	}
-	history := cmp.Or(b.try.history, b.size(6*gib))
+	history := cmp.Or(b.try.history, b.size(max(6*gib, int64(rate*historySeconds))))
 	run := func(limit int64, seconds float64) (r promoteResult, foreign float64, err error) {
 		a := promoteArgs{Rate: rate, Seconds: seconds, Limit: limit, Cut: 5 * min(1, b.scale), Volume: b.size(16 * gib), Empty: b.try.empty || limit == 0}
 		if a.Dir, err = b.Fresh("promote"); err != nil {
@@ -367,9 +376,9 @@ func (b *bench) promote() error {
 			return err
 		}
 		b.Sample(bars.Sample{Row: "promote-ack", Value: both.AckP99 / alone.AckP99, Ours: both.AckP99, Peer: alone.AckP99, OursUnit: "ms", Foreign: foreign,
-			Note: fmt.Sprintf("half of them in %.1f ms, and %.1f without; all in %.0f and %.0f; before they were taken in they were held up for %.1f s in all, at most %.0f ms, and %.1f s without; %d times the disk finished nothing for 0.1 s or more, %.0f ms in all, and %d without; p99 apart from that %.2f and %.2f; fio with the same flows: p99 of a write of 1 MiB and of its sync %.2f ms, without the others %.2f: %.1f x",
+			Note: fmt.Sprintf("half of them in %.1f ms, and %.1f without; all in %.0f and %.0f; before they were taken in they were held up for %.1f s in all, at most %.0f ms, and %.1f s without; %d times the disk finished nothing for 0.1 s or more, %.0f ms in all, and %d without; p99 apart from that %.2f and %.2f; fio with the same flows: p99 of a write of 1 MiB and of its sync %.2f ms, without the others %.2f: %.1f x, and %d times the disk finished nothing for 0.1 s or more, %.0f ms in all",
 				both.AckP50, alone.AckP50, both.AckMax, alone.AckMax, both.Held, both.HeldMost, alone.Held, both.Stalls, both.Stalled, alone.Stalls, both.AckApart, alone.AckApart,
-				disk.Beside, disk.Alone, disk.Beside/disk.Alone)})
+				disk.Beside, disk.Alone, disk.Beside/disk.Alone, disk.Stalls, disk.Stalled)})
 	}
 	return nil
 }
