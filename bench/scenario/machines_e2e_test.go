@@ -3,12 +3,16 @@
 package scenario_test
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/holdfast-dr/holdfast/bench/drive"
+	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/config"
 )
 
@@ -20,11 +24,38 @@ type report struct {
 	Files                       []string
 }
 
+// killedAt runs a command that begins a job, and kills it once the job's events say so.
+func (l *lab) killedAt(id, event string, args ...string) {
+	l.t.Helper()
+	ctx, kill := context.WithCancel(l.t.Context())
+	defer kill()
+	path := filepath.Join(l.Dir, "jobs", id, "events")
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
+		for ctx.Err() == nil {
+			<-tick.C
+			if text, err := os.ReadFile(path); err == nil && strings.Contains(string(text), event) {
+				kill()
+			}
+		}
+	}()
+	_, err := l.Run(ctx, args...)
+	if ctx.Err() == nil {
+		l.t.Errorf("%q was not killed: %v", args, err)
+	}
+	kill()
+	<-watched
+}
+
 // machines writes the file of a group whose machine boots from its only disk and reads what the first knew to be safe.
-func (h *host) machines(volume string) string {
+func (h *host) machines(volume, monitor string) string {
 	h.t.Helper()
 	file := config.Machines{Machines: []config.Machine{{Name: "web1", Memory: 192 << 20, Disks: []string{volume}, Kernel: h.kernel, Initrd: h.initrd,
-		Cmdline: fmt.Sprintf("console=ttyS0 panic=-1 quiet job=stay files=%d", guestFiles), Wait: config.Wait{Kind: config.WaitSerial, What: fmt.Sprintf("READ %d BAD", guestFiles)}}}}
+		Cmdline: fmt.Sprintf("console=ttyS0 panic=-1 quiet job=stay files=%d", guestFiles), Wait: config.Wait{Kind: config.WaitSerial, What: fmt.Sprintf("READ %d BAD", guestFiles)},
+		Source: config.MachineSource{QMP: monitor}}}}
 	text, err := config.Marshal(&file)
 	if err != nil {
 		h.t.Fatal(err)
@@ -38,7 +69,7 @@ func (h *host) machines(volume string) string {
 
 // TestGuestFailsOver has a guest write while its group is brought up beside it at two checkpoints at once:
 // the machines at the second site read what the guest knew to be safe then, protection goes on, and
-// nothing is left once they are stopped.
+// nothing is left once they are stopped. A command is killed while it starts a machine, and another carries on.
 func TestGuestFailsOver(t *testing.T) {
 	t.Parallel()
 	vm := newHost(t)
@@ -51,10 +82,11 @@ func TestGuestFailsOver(t *testing.T) {
 	first.says(fmt.Sprintf("SAFE %d", guestFiles-1))
 	l.protected()
 	c := l.checkpoint("written")
-	file := vm.machines(volume)
+	file := vm.machines(volume, "")
 
+	l.killedAt("r1", `"do":"start"`, "failover", "test", "--checkpoint", "written", "--machines", file)
 	var r report
-	l.must(l.JSON(t.Context(), &r, "failover", "test", "--checkpoint", "written", "--machines", file))
+	l.must(l.JSON(t.Context(), &r, "failover", "resume", "r1"))
 	if r.ID != "r1" || r.State != "running" || r.Checkpoint != c.ID || r.Ready == nil {
 		t.Errorf("%+v", r)
 	}
@@ -95,4 +127,57 @@ func TestGuestFailsOver(t *testing.T) {
 	if marked != 1 {
 		t.Errorf("%d checkpoints are marked as proved", marked)
 	}
+}
+
+// TestGuestMovesOver has a protected guest move to the second site: it is stopped, and the machine there reads all
+// that it knew to be safe, up to the last. That is rolled back. Then the site is gone, and
+// what takes over with a stated reason is committed: it runs on, and the source stands by.
+func TestGuestMovesOver(t *testing.T) {
+	t.Parallel()
+	vm := newHost(t)
+	image := filepath.Join(t.TempDir(), "guest.raw")
+	vm.makeDisk(image)
+	l := up(t, "", nil, "--image", image, "--interval", "1s", "--link", "none")
+	monitor := filepath.Join(vm.dir, "qmp")
+	first := vm.boot("write", "-chardev", "socket,id=disk,path="+l.Volumes[0].VhostUser+",reconnect=1", "-device", "vhost-user-blk-pci,chardev=disk,num-queues=1",
+		"-qmp", "unix:"+monitor+",server=on,wait=off")
+	defer first.kill()
+	first.says(fmt.Sprintf("SAFE %d", guestFiles-1))
+	file := vm.machines(l.Volumes[0].Name, monitor)
+
+	fine := func(r report, verdict string) {
+		t.Helper()
+		path := filepath.Join(l.Dir, "jobs", r.ID, "web1.serial")
+		if r.State == "running" || verdict == "committed" {
+			path = filepath.Join(l.Dir, "jobs", r.ID, "machines", "web1", "serial")
+		}
+		said, err := os.ReadFile(path)
+		got := ""
+		if r.Verdict != nil {
+			got = *r.Verdict
+		}
+		if want := fmt.Sprintf("READ %d BAD 0", guestFiles); got != verdict || err != nil || !strings.Contains(string(said), want) {
+			t.Errorf("%+v, verdict %q, want %q; %v; the machine says\n%s", r, got, verdict, err, said)
+		}
+	}
+	var r report
+	l.killedAt("r1", `"do":"begin"`, "move", "--machines", file, "--source", "force")
+	l.must(l.JSON(t.Context(), &r, "failover", "resume", "r1"))
+	fine(r, "")
+	if last := l.newest(); r.Checkpoint != last {
+		t.Errorf("it moved at checkpoint %s, and the last is %s", r.Checkpoint, last)
+	}
+	l.must(l.JSON(t.Context(), &r, "failover", "rollback", "r1"))
+	fine(r, "rolled-back")
+	l.protected()
+
+	if _, err := l.Run(t.Context(), "failover", "live", "--machines", vm.machines(l.Volumes[0].Name, filepath.Join(vm.dir, "nowhere"))); err == nil || !strings.Contains(err.Error(), "--override-reason") {
+		t.Errorf("a source that cannot be reached was not asked about: %v", err)
+	}
+	l.kill("vra-source")
+	l.must(l.JSON(t.Context(), &r, "failover", "live", "--machines", file, "--override-reason", "the site burnt"))
+	fine(r, "")
+	l.must(l.JSON(t.Context(), &r, "failover", "commit", r.ID))
+	fine(r, "committed")
+	l.must(l.Await(t.Context(), time.Minute, "standing by", func(s drive.Status) bool { return s.State == api.StateStandby || s.State == api.StateRecovering }))
 }

@@ -123,8 +123,10 @@ func (m *manifest) makeDisks(ctx context.Context, dir string, disks []planned, p
 	for _, d := range disks {
 		d.NBD, d.VhostUser = nbdURI(d.Name, m.runPath(diskSocket(d.Volume))), m.runPath(vhostSocket(d.Volume))
 		m.Volumes = append(m.Volumes, d.Volume)
-		if err := m.name(dir, d.Disk, kindFile); err != nil {
-			return err
+		for _, path := range []string{d.Disk, d.Disk + ".activity"} { // the filter makes the latter
+			if err := m.name(dir, path, kindFile); err != nil {
+				return err
+			}
 		}
 		to := filepath.Join(dir, d.Disk)
 		if d.image == "" {

@@ -33,13 +33,15 @@ type exportedImage struct {
 func (a *app) exportCommand() *cobra.Command {
 	var at, out string
 	cmd := &cobra.Command{
-		Use:   "export --checkpoint ID|TAG|latest --out DIR",
-		Short: "Copy a group as it was at a checkpoint to raw disk images",
+		Use:     "export --checkpoint ID|TAG|latest --out DIR",
+		Aliases: []string{"clone"},
+		Short:   "Copy a group as it was at a checkpoint to raw disk images",
 		Long: `Export opens a view, copies each of its volumes to a plain raw image in DIR named
 after the volume, and closes the view. Images are sparse: what is zero takes no space.
 All of them belong to the same checkpoint. Images are readable by you alone (0600), and
 so is DIR when it is made (0700). If it fails or is interrupted, no image stays behind;
-a file that is there already is never replaced.`,
+a file that is there already is never replaced. It is a clone of the group's disks, too:
+holdfast clone is the same.`,
 		Example: "  holdfast export --checkpoint latest --out /tmp/images",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

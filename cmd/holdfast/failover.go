@@ -51,7 +51,7 @@ their environment; no shell is between.
 Each is a job, kept in a folder (recovery in the context; by default beside it). A job whose
 command was killed is carried on with failover resume, or taken back by stopping it. One that
 was interrupted with Ctrl-C while machines were being started takes back what it did.`,
-		a.failoverTest(), a.failoverList(), a.failoverReport(), a.failoverResume())
+		a.failoverTest(), a.failoverLive(), a.failoverCommit(), a.failoverRollback(), a.failoverList(), a.failoverReport(), a.failoverResume())
 }
 
 // jobFlags are what is said of a job that is begun.
@@ -185,7 +185,11 @@ const newestLooked = 100
 
 // runner makes what carries jobs out, and tells of its steps.
 func (a *app) runner(client *api.Client) *failover.Runner {
-	return &failover.Runner{Target: client, Hypervisor: localMachines, Who: who(), Now: time.Now, Tell: a.tellStep}
+	r := &failover.Runner{Target: client, Hypervisor: localMachines, Who: who(), Now: time.Now, Tell: a.tellStep}
+	if source, _, err := a.dial(api.RoleSource); err == nil { // a context of the second site may have none
+		r.Source = source
+	}
+	return r
 }
 
 func (a *app) tellStep(s recovery.Step, ended bool, text string, err error) {
@@ -226,6 +230,11 @@ func (a *app) carryOn(ctx context.Context, r *failover.Runner, j *failover.Job) 
 	if err := r.Run(ctx, j); err != nil {
 		return fmt.Errorf("job %s: %w", j.Plan.ID, err)
 	}
+	if ended, err := a.settle(ctx, r, j); err != nil {
+		return err
+	} else if ended {
+		return a.carryOn(ctx, r, j)
+	}
 	report, err := r.Report(j)
 	if err != nil {
 		return err
@@ -237,7 +246,7 @@ func (a *app) carryOn(ctx context.Context, r *failover.Runner, j *failover.Job) 
 		return err
 	}
 	if j.State.Phase == recovery.Running {
-		fmt.Fprintf(a.stderr, "Its machines run. Stop them with: holdfast failover test --stop %s\n", j.Plan.ID)
+		a.tellRunning(j)
 	}
 	return nil
 }
@@ -306,7 +315,11 @@ func (a *app) beginJob(ctx context.Context, f *jobFlags, kind recovery.Kind, mor
 		return err
 	}
 	defer j.Close()
-	fmt.Fprintf(a.stderr, "Job %s: group %s at checkpoint %s.\n", p.ID, p.Group, p.Checkpoint)
+	at := "checkpoint " + p.Checkpoint
+	if p.Checkpoint == "" {
+		at = "a last checkpoint"
+	}
+	fmt.Fprintf(a.stderr, "Job %s: group %s at %s.\n", p.ID, p.Group, at)
 	return a.carryOn(ctx, a.runner(client), j)
 }
 
@@ -331,7 +344,11 @@ func (a *app) endJob(ctx context.Context, id string, word recovery.Event, note s
 	}
 	defer j.Close()
 	r := a.runner(client)
-	if j.State.Phase != recovery.Over {
+	ended, err := a.settle(ctx, r, j)
+	if err != nil {
+		return err
+	}
+	if j.State.Phase != recovery.Over && !ended {
 		if err := r.Say(j, word, note); err != nil {
 			return fmt.Errorf("job %s: %w", id, err)
 		}
@@ -536,7 +553,14 @@ func whatStep(p *recovery.Plan, s recovery.Step) string {
 	m := p.Machine(s.Machine)
 	switch s.Do {
 	case recovery.Open, recovery.Begin:
-		return fmt.Sprintf("group %s at checkpoint %s", p.Group, p.Checkpoint)
+		at := "checkpoint " + p.Checkpoint
+		if p.Checkpoint == "" {
+			at = "its last checkpoint"
+		}
+		if s.Do == recovery.Begin {
+			at += "; its source is fenced"
+		}
+		return fmt.Sprintf("group %s at %s", p.Group, at)
 	case recovery.Define:
 		var disks, nets []string
 		for _, d := range m.Disks {

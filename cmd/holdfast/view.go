@@ -131,7 +131,7 @@ which only test views do.`,
 
 func (a *app) viewOpen() *cobra.Command {
 	var at, limit, name string
-	var live bool
+	var live, readOnly bool
 	writable := true
 	cmd := &cobra.Command{
 		Use:     "open --checkpoint ID|TAG|latest",
@@ -152,6 +152,7 @@ func (a *app) viewOpen() *cobra.Command {
 					return usagef("--limit %s: want at least %s, or none given for no limit", most.Text(), config.Size(api.MinScratchLimit).Text())
 				}
 			}
+			writable = writable && !readOnly
 			if !writable && (limit != "" || live) {
 				return usagef("a view that takes no writes has no --limit, and is not --live")
 			}
@@ -179,6 +180,7 @@ func (a *app) viewOpen() *cobra.Command {
 	}
 	a.atFlag(cmd, &at)
 	cmd.Flags().BoolVar(&writable, "writable", true, "take writes, into scratch")
+	cmd.Flags().BoolVar(&readOnly, "read-only", false, "take no writes; the same as --writable=false")
 	cmd.Flags().StringVar(&limit, "limit", "", "the most that writes may take, such as 20GiB; beyond it they fail (default no limit)")
 	cmd.Flags().StringVar(&name, "name", "", "a label, of at most 63 bytes")
 	cmd.Flags().BoolVar(&live, "live", false, "a production disk stands on it: it never gives way")

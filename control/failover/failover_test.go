@@ -27,6 +27,9 @@ type site struct {
 	views  []*holdfastv1.View
 	opened int
 	fail   error // what it answers
+
+	failover     *holdfastv1.Failover
+	begun, calls int // how often it began, and was asked about it
 }
 
 func (s *site) Open(_ context.Context, r *holdfastv1.ViewsServiceOpenRequest) (*holdfastv1.ViewsServiceOpenResponse, error) {
@@ -71,7 +74,7 @@ func (s *site) dial(t *testing.T) *api.Client {
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- api.Serve(ctx, l, api.Handlers{Views: s}, []int{os.Getuid()}, slog.New(slog.DiscardHandler))
+		done <- api.Serve(ctx, l, api.Handlers{Views: s, Recovery: failoverOf{s}, Checkpoints: sourceOf{}}, []int{os.Getuid()}, slog.New(slog.DiscardHandler))
 	}()
 	c := api.DialUnix(filepath.Join(dir, "s"))
 	t.Cleanup(func() { c.Close(); stop(); <-done; os.RemoveAll(dir) })
@@ -281,6 +284,32 @@ func TestRun(t *testing.T) {
 	}
 }
 
+// inMemory is a folder where syncs cost nothing, where there is one.
+func inMemory(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "hf")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+// reopen opens the job of a runner that was killed. A program that another test starts holds all locks of
+// this process for as long as it takes to start.
+func reopen(t *testing.T, folder string) *Job {
+	t.Helper()
+	for late := time.Now().Add(10 * time.Second); ; {
+		j, err := Open(folder, "r1")
+		if err == nil {
+			return j
+		}
+		if !errors.Is(err, ErrBusy) || time.Now().After(late) {
+			t.Fatal(err)
+		}
+	}
+}
+
 // killed is what ends a runner in the middle.
 type killed struct{}
 
@@ -321,7 +350,7 @@ func TestKilledAtEachStep(t *testing.T) {
 		for n := 1; ; n++ {
 			s, h := &site{}, newHost(t)
 			r := newRunner(t, s, h)
-			folder := t.TempDir()
+			folder := inMemory(t)
 			j := begin(t, folder, testPlan(recovery.Test))
 			if !dies(t, r, j, n) {
 				j.Close()
@@ -329,13 +358,6 @@ func TestKilledAtEachStep(t *testing.T) {
 					t.Fatalf("it was killed at %d moments only", n-1)
 				}
 				break
-			}
-			reopen := func() {
-				t.Helper()
-				var err error
-				if j, err = Open(folder, "r1"); err != nil {
-					t.Fatal(err)
-				}
 			}
 			end := func(e recovery.Event) {
 				t.Helper()
@@ -346,10 +368,10 @@ func TestKilledAtEachStep(t *testing.T) {
 					if !dies(t, r, j, again) {
 						return
 					}
-					reopen()
+					j = reopen(t, folder)
 				}
 			}
-			reopen()
+			j = reopen(t, folder)
 			want := recovery.Cancelled
 			if how == "resumed" {
 				end(recovery.Resume)
@@ -384,7 +406,7 @@ func TestFailsAtEachStep(t *testing.T) {
 		if what == "open" {
 			s.fail = api.Errorf(api.Exhausted, "make room", "the disk is full")
 		}
-		j := begin(t, t.TempDir(), testPlan(recovery.Test))
+		j := begin(t, inMemory(t), testPlan(recovery.Test))
 		defer j.Close()
 		if err := r.Run(t.Context(), j); err != nil {
 			t.Fatal(err)
@@ -453,7 +475,7 @@ func TestWaits(t *testing.T) {
 				return nil
 			}
 		}
-		j := begin(t, t.TempDir(), p)
+		j := begin(t, inMemory(t), p)
 		defer j.Close()
 		if err := r.Run(t.Context(), j); err != nil {
 			t.Fatal(err)
@@ -491,7 +513,7 @@ func TestScripts(t *testing.T) {
 		r := newRunner(t, s, h)
 		p := testPlan(recovery.Proof)
 		p.Machines[1].Before = recovery.Script{Command: argv, Time: limit}
-		j := begin(t, t.TempDir(), p)
+		j := begin(t, inMemory(t), p)
 		defer j.Close()
 		if err := r.Run(t.Context(), j); err != nil {
 			t.Fatal(err)
@@ -514,7 +536,7 @@ func TestCancelled(t *testing.T) {
 	for _, how := range []string{"interrupted", "asked", "early"} {
 		s, h := &site{}, newHost(t)
 		r := newRunner(t, s, h)
-		folder := t.TempDir()
+		folder := inMemory(t)
 		p := testPlan(recovery.Test)
 		p.Machines[0].Wait.What = "never"
 		j := begin(t, folder, p)
@@ -552,7 +574,7 @@ func TestDamagedEvents(t *testing.T) {
 	t.Parallel()
 	s, h := &site{}, newHost(t)
 	r := newRunner(t, s, h)
-	folder := t.TempDir()
+	folder := inMemory(t)
 	j := begin(t, folder, testPlan(recovery.Test))
 	if err := errors.Join(r.Run(t.Context(), j), j.Close()); err != nil {
 		t.Fatal(err)

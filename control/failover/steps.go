@@ -26,6 +26,16 @@ func (c *carrier) do(ctx context.Context, s recovery.Step) (found, error) {
 		return c.open(ctx)
 	case recovery.Close:
 		return c.close(ctx)
+	case recovery.StopSource:
+		return c.stopSource(ctx, s, m)
+	case recovery.LastCut:
+		return c.lastCut(ctx)
+	case recovery.Begin:
+		return c.begin(ctx)
+	case recovery.TakeBack:
+		return c.takeBack(ctx)
+	case recovery.Keep:
+		return c.keep(ctx)
 	case recovery.Define:
 		return found{}, c.define(ctx, m)
 	case recovery.Delay:
@@ -78,6 +88,15 @@ func (c *carrier) view(ctx context.Context) (*holdfastv1.View, error) {
 	return nil, nil
 }
 
+// disks is the view that the job's machines stand on; nil when there is none.
+func (c *carrier) disks(ctx context.Context) (*holdfastv1.View, error) {
+	if !c.job.Plan.Kind.Fences() {
+		return c.view(ctx)
+	}
+	f, err := c.failover(ctx, c.job.Plan)
+	return f.GetView(), err
+}
+
 // Explain makes an error of a call to the target one line with what to do.
 func Explain(err error) error {
 	f := api.AsFailure(err)
@@ -121,7 +140,7 @@ func (c *carrier) close(ctx context.Context) (found, error) {
 
 // define makes a machine known, on the disks that the target serves.
 func (c *carrier) define(ctx context.Context, m *recovery.Machine) error {
-	v, err := c.view(ctx)
+	v, err := c.disks(ctx)
 	if err != nil {
 		return err
 	}

@@ -151,7 +151,7 @@ func (c *carrier) script(ctx context.Context, s recovery.Step, argv []string) (f
 	cmd.WaitDelay = time.Second // for output that someone else keeps open
 	cmd.Dir = c.job.Dir
 	cmd.Env = append(os.Environ(), "HOLDFAST_JOB="+p.ID, "HOLDFAST_KIND="+string(p.Kind), "HOLDFAST_GROUP="+p.Group,
-		"HOLDFAST_CHECKPOINT="+p.Checkpoint, "HOLDFAST_MACHINE="+s.Machine)
+		"HOLDFAST_CHECKPOINT="+c.job.checkpoint(), "HOLDFAST_MACHINE="+s.Machine)
 	out := &tail{}
 	cmd.Stdout, cmd.Stderr = out, out
 	err := cmd.Run()

@@ -194,6 +194,10 @@ func (p *Plan) moving(s State, e Event, refuse func(string) (State, error)) (Sta
 		if s.End == Rollback {
 			return s, nil // it does so already
 		}
+		if s.Halted && e == Undo { // it does not go: its timer may have been quicker
+			s.Halted = false
+			return p.ending(s, Rollback, RolledBack), nil
+		}
 		return refuse("it is being committed")
 	case Final:
 		if s.End == Commit {

@@ -355,6 +355,25 @@ func PowerDown(ctx context.Context, mon *Monitor) error {
 	return mon.Do(ctx, Command{Execute: "system_powerdown"}, nil)
 }
 
+// Ended waits until the guest of a monitor is off: its QEMU has ended, or stands there shut down.
+func Ended(ctx context.Context, mon *Monitor) error {
+	tick := time.NewTicker(look)
+	defer tick.Stop()
+	for {
+		status, err := statusOf(ctx, mon)
+		if ctx.Err() != nil {
+			return fmt.Errorf("the guest is not off: %w", ctx.Err())
+		}
+		if err != nil || status == "shutdown" {
+			return nil // QEMU closes its disks before its monitor
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
+	}
+}
+
 // gone waits until QEMU has ended.
 func (l *Local) gone(ctx context.Context, dir, name string) error {
 	tick := time.NewTicker(look)

@@ -1,0 +1,185 @@
+package failover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"syscall"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/control/api"
+	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
+	"github.com/holdfast-dr/holdfast/control/hypervisor"
+	"github.com/holdfast-dr/holdfast/control/hypervisor/kvm"
+	"github.com/holdfast-dr/holdfast/control/recovery"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+)
+
+// againEvery is how often the target is asked again for what it could not do just now.
+const againEvery = 200 * time.Millisecond
+
+// again asks the target until it does not say Unavailable any more, or ctx ends.
+func again(ctx context.Context, ask func() error) error {
+	tick := time.NewTicker(againEvery)
+	defer tick.Stop()
+	for {
+		err := ask()
+		f := api.AsFailure(err)
+		if f == nil {
+			return nil
+		}
+		if f.Code != api.Unavailable {
+			return Explain(err)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return errors.Join(ctx.Err(), Explain(err))
+		}
+	}
+}
+
+// stopSource stops a protected machine, by its monitor.
+func (c *carrier) stopSource(ctx context.Context, s recovery.Step, m *recovery.Machine) (found, error) {
+	mon, err := kvm.Dial(ctx, m.Source.QMP)
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) && c.triedBefore(s):
+		return found{text: "it is off"}, nil
+	case err != nil:
+		return found{}, fmt.Errorf("the source's machine cannot be reached, nor stopped: %w; if it is certain that it does not run, or two copies are the lesser evil: --override-reason", err)
+	}
+	defer mon.Close()
+	if c.job.Plan.SourceHow == hypervisor.ByForce {
+		err = mon.Do(ctx, kvm.Command{Execute: "quit"}, nil)
+		if _, refused := errors.AsType[*kvm.Refused](err); refused {
+			return found{}, err
+		}
+	} else if err := kvm.PowerDown(ctx, mon); err != nil {
+		return found{}, err
+	}
+	if err := kvm.Ended(ctx, mon); err != nil {
+		return found{}, err
+	}
+	return found{text: "off"}, nil
+}
+
+// triedBefore says whether the step was begun before this time: then what is gone may be gone because of it.
+func (c *carrier) triedBefore(s recovery.Step) bool {
+	times := 0
+	for _, e := range c.job.entries {
+		if e.Began != nil && *e.Began == s {
+			times++
+		}
+	}
+	return times > 1
+}
+
+// lastCut makes a checkpoint of all that the source wrote, and waits until it is at the target.
+func (c *carrier) lastCut(ctx context.Context) (found, error) {
+	if c.Source == nil {
+		return found{}, errors.New("the context names no source vra")
+	}
+	var id string
+	err := again(ctx, func() error {
+		res, err := c.Source.Checkpoints.Create(ctx, &holdfastv1.CheckpointsServiceCreateRequest{Group: c.job.Plan.Group, Tag: "move " + c.job.Plan.ID, IdempotencyKey: c.job.Plan.Key + " cut"})
+		id = res.GetCheckpoint().GetId()
+		return err
+	})
+	return found{text: "checkpoint " + id, checkpoint: id}, err
+}
+
+// checkpoint is the one that the job is about.
+func (j *Job) checkpoint() string {
+	id := j.Plan.Checkpoint
+	for _, e := range j.entries {
+		if e.Checkpoint != "" {
+			id = e.Checkpoint
+		}
+	}
+	return id
+}
+
+// begin fences the source, and has the disks opened.
+func (c *carrier) begin(ctx context.Context) (found, error) {
+	p := c.job.Plan
+	req := &holdfastv1.RecoveryServiceBeginRequest{Group: p.Group, Checkpoint: c.job.checkpoint(), Id: p.Key, Note: p.Override, Timer: api.Span(p.Timer), Then: string(p.Then)}
+	var f *holdfastv1.Failover
+	err := again(ctx, func() error {
+		res, err := c.Target.Recovery.Begin(ctx, req)
+		f = res.GetFailover()
+		return err
+	})
+	if err != nil {
+		return found{}, err
+	}
+	return found{text: fmt.Sprintf("epoch %d, view %s", f.GetEpoch(), f.GetView().GetId()), checkpoint: f.GetCheckpoint(), view: f.GetView().GetId()}, nil
+}
+
+// failover is what the target says of the job's; nil when it knows none of that name.
+func (r *Runner) failover(ctx context.Context, p *recovery.Plan) (f *holdfastv1.Failover, err error) {
+	err = again(ctx, func() error {
+		res, err := r.Target.Recovery.Get(ctx, &holdfastv1.RecoveryServiceGetRequest{Group: p.Group})
+		f = res.GetFailover()
+		return err
+	})
+	if f.GetId() != p.Key {
+		f = nil
+	}
+	return f, err
+}
+
+// takeBack lets the source go on, where it was fenced.
+func (c *carrier) takeBack(ctx context.Context) (found, error) {
+	f, err := c.failover(ctx, c.job.Plan)
+	if err != nil {
+		return found{}, err
+	}
+	switch f.GetState() {
+	case "", api.FailoverNone:
+		return found{text: "it had not begun"}, nil
+	case api.FailoverRolledBack:
+		return found{text: "the target had done it"}, nil
+	}
+	err = again(ctx, func() error {
+		_, err := c.Target.Recovery.Rollback(ctx, &holdfastv1.RecoveryServiceRollbackRequest{Group: c.job.Plan.Group, Id: c.job.Plan.Key})
+		return err
+	})
+	return found{text: "the source may go on"}, err
+}
+
+// keep makes the failover final.
+func (c *carrier) keep(ctx context.Context) (found, error) {
+	err := again(ctx, func() error {
+		_, err := c.Target.Recovery.Commit(ctx, &holdfastv1.RecoveryServiceCommitRequest{Group: c.job.Plan.Group, Id: c.job.Plan.Key})
+		return err
+	})
+	return found{text: "the machines stay; the source does not go on"}, err
+}
+
+// settleLimit is how long the target may take to say how a failover stands.
+const settleLimit = 30 * time.Second
+
+// Settle finds out whether a live failover whose machines run was ended by its timer; then it says so to
+// the job, and says true.
+func (r *Runner) Settle(ctx context.Context, j *Job) (bool, error) {
+	if !j.Plan.Kind.Fences() || j.State.Phase != recovery.Running {
+		return false, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, settleLimit)
+	defer cancel()
+	f, err := r.failover(ctx, j.Plan)
+	if err != nil || invariant.Planted("failover/never-settles") {
+		return false, err
+	}
+	e := recovery.Entry{Time: r.Now(), Who: "the timer"}
+	switch f.GetState() {
+	case api.FailoverCommitted:
+		e.Event = recovery.Final
+	case api.FailoverRolledBack, api.FailoverRollingBack:
+		e.Event = recovery.Undo
+	default:
+		return false, nil
+	}
+	return true, j.happened(e)
+}
