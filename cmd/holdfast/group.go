@@ -239,17 +239,11 @@ func historyOr(given time.Duration) time.Duration {
 
 // completeGroups offers the groups of the target.
 func (a *app) completeGroups(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	client, _, err := a.dial(api.RoleTarget)
-	if err != nil || len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	defer client.Close()
-	ctx, cancel := context.WithTimeout(cmd.Context(), completeWait)
-	defer cancel()
-	var words []string
-	res, _ := client.Groups.GetRetention(ctx, &holdfastv1.GroupsServiceGetRetentionRequest{})
-	for _, m := range res.GetRetention() {
-		words = append(words, m.GetGroup())
-	}
-	return words, cobra.ShellCompDirectiveNoFileComp
+	return a.offer(cmd, args, api.RoleTarget, func(ctx context.Context, client *api.Client, _ *config.Context) (words []string) {
+		res, _ := client.Groups.GetRetention(ctx, &holdfastv1.GroupsServiceGetRetentionRequest{})
+		for _, m := range res.GetRetention() {
+			words = append(words, m.GetGroup())
+		}
+		return words
+	})
 }

@@ -261,19 +261,13 @@ func twoArgs(what string) cobra.PositionalArgs {
 
 // completeSourceGroups offers the groups of the source.
 func (a *app) completeSourceGroups(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	client, _, err := a.dial(api.RoleSource)
-	if err != nil || len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	defer client.Close()
-	ctx, cancel := context.WithTimeout(cmd.Context(), completeWait)
-	defer cancel()
-	var words []string
-	res, _ := client.Status.Get(ctx, &holdfastv1.StatusServiceGetRequest{})
-	for _, g := range res.GetGroups() {
-		if g.GetRole() == api.RoleSource {
-			words = append(words, g.GetName())
+	return a.offer(cmd, args, api.RoleSource, func(ctx context.Context, client *api.Client, _ *config.Context) (words []string) {
+		res, _ := client.Status.Get(ctx, &holdfastv1.StatusServiceGetRequest{})
+		for _, g := range res.GetGroups() {
+			if g.GetRole() == api.RoleSource {
+				words = append(words, g.GetName())
+			}
 		}
-	}
-	return words, cobra.ShellCompDirectiveNoFileComp
+		return words
+	})
 }

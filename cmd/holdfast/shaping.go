@@ -9,6 +9,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
+	"github.com/holdfast-dr/holdfast/control/config"
 	"github.com/holdfast-dr/holdfast/wire/shape"
 	"github.com/spf13/cobra"
 )
@@ -213,19 +214,13 @@ func plainPolicy(err error) string {
 
 // completePriorities offers each group of the source with each priority.
 func (a *app) completePriorities(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
-	client, _, err := a.dial(api.RoleSource)
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	defer client.Close()
-	ctx, cancel := context.WithTimeout(cmd.Context(), completeWait)
-	defer cancel()
-	var words []string
-	res, _ := client.Shaping.Get(ctx, &holdfastv1.ShapingServiceGetRequest{})
-	for _, g := range res.GetShaping().GetGroups() {
-		for _, p := range []shape.Priority{shape.High, shape.Medium, shape.Low} {
-			words = append(words, g.GetName()+"="+p.String())
+	return a.offer(cmd, nil, api.RoleSource, func(ctx context.Context, client *api.Client, _ *config.Context) (words []string) {
+		res, _ := client.Shaping.Get(ctx, &holdfastv1.ShapingServiceGetRequest{})
+		for _, g := range res.GetShaping().GetGroups() {
+			for _, p := range []shape.Priority{shape.High, shape.Medium, shape.Low} {
+				words = append(words, g.GetName()+"="+p.String())
+			}
 		}
-	}
-	return words, cobra.ShellCompDirectiveNoFileComp
+		return words
+	})
 }

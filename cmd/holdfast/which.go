@@ -9,6 +9,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
+	"github.com/holdfast-dr/holdfast/control/config"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/spf13/cobra"
 )
@@ -103,38 +104,41 @@ func named(ctx context.Context, client *api.Client, group string) map[string]che
 // completeWait is how long a completion may take to ask the target.
 const completeWait = time.Second
 
-// completeCheckpoints offers the ids and tags there are, the newest first.
-func (a *app) completeCheckpoints(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
-	words := []string{api.Latest}
-	client, c, err := a.dial(api.RoleTarget)
-	if err != nil {
-		return words, cobra.ShellCompDirectiveNoFileComp
-	}
-	defer client.Close()
-	ctx, cancel := context.WithTimeout(cmd.Context(), completeWait)
-	defer cancel()
-	all, _, _ := pages(ctx, client, &holdfastv1.CheckpointsServiceListRequest{Group: c.Group, NewestFirst: true}, maxNamed)
-	for _, c := range all {
-		words = append(words, c.ID+"\t"+strings.TrimSpace(shortTime(c.Time)+" "+deref(c.Tag)))
-	}
-	return words, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveKeepOrder
-}
-
-// completeViews offers the ids of the open views.
-func (a *app) completeViews(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	client, c, err := a.dial(api.RoleTarget)
+// offer completes the first argument with the words that a daemon of that role is asked for; nothing where
+// it does not answer at once.
+func (a *app) offer(cmd *cobra.Command, args []string, role string,
+	ask func(context.Context, *api.Client, *config.Context) []string) ([]string, cobra.ShellCompDirective) {
+	client, c, err := a.dial(role)
 	if err != nil || len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	defer client.Close()
 	ctx, cancel := context.WithTimeout(cmd.Context(), completeWait)
 	defer cancel()
-	var words []string
-	res, _ := client.Views.List(ctx, &holdfastv1.ViewsServiceListRequest{Group: c.Group})
-	for _, v := range res.GetViews() {
-		words = append(words, v.GetId()+"\tof checkpoint "+v.GetCheckpoint())
-	}
-	return words, cobra.ShellCompDirectiveNoFileComp
+	return ask(ctx, client, c), cobra.ShellCompDirectiveNoFileComp
+}
+
+// completeCheckpoints offers the ids and tags there are, the newest first.
+func (a *app) completeCheckpoints(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+	words, directive := a.offer(cmd, nil, api.RoleTarget, func(ctx context.Context, client *api.Client, c *config.Context) (words []string) {
+		all, _, _ := pages(ctx, client, &holdfastv1.CheckpointsServiceListRequest{Group: c.Group, NewestFirst: true}, maxNamed)
+		for _, c := range all {
+			words = append(words, c.ID+"\t"+strings.TrimSpace(shortTime(c.Time)+" "+deref(c.Tag)))
+		}
+		return words
+	})
+	return append([]string{api.Latest}, words...), directive | cobra.ShellCompDirectiveKeepOrder
+}
+
+// completeViews offers the ids of the open views.
+func (a *app) completeViews(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	return a.offer(cmd, args, api.RoleTarget, func(ctx context.Context, client *api.Client, c *config.Context) (words []string) {
+		res, _ := client.Views.List(ctx, &holdfastv1.ViewsServiceListRequest{Group: c.Group})
+		for _, v := range res.GetViews() {
+			words = append(words, v.GetId()+"\tof checkpoint "+v.GetCheckpoint())
+		}
+		return words
+	})
 }
 
 func deref(s *string) string {
