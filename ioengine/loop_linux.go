@@ -18,7 +18,7 @@ import (
 // their ends itself: an io_uring without a goroutine or a lock between. It costs the least there is for
 // a queue of a guest's disk, where requests come in bursts.
 //
-// All methods but Wake belong to the goroutine that made it, which the Loop holds to its
+// All methods but Wake and Pulse belong to the goroutine that made it, which the Loop holds to its
 // thread until Close.
 type Loop struct {
 	fd int
@@ -33,6 +33,9 @@ type Loop struct {
 
 	heard map[int]func() // of watched descriptors that somebody is told of
 	roomy map[int]func() // of those that are waited for until they take bytes
+
+	pulse atomic.Uint64 // rises with each turn; odd while the goroutine is in the kernel
+	shown atomic.Int64  // flying, when it went there
 
 	wake   int // eventfd; -1 once closed
 	waking sync.Mutex
@@ -233,6 +236,9 @@ func (l *Loop) put(s sqe) {
 // enter gives the kernel what is queued, and waits for so many ends, but returns early when it is
 // interrupted.
 func (l *Loop) enter(wait int) error {
+	l.shown.Store(int64(l.flying))
+	l.pulse.Add(1)
+	defer l.pulse.Add(1)
 	n := l.queued
 	atomic.StoreUint32(l.sq.tail, *l.sq.tail+n)
 	l.queued = 0
@@ -266,12 +272,17 @@ func (l *Loop) Wait() error {
 	return l.enter(1)
 }
 
+// Pulse rises whenever the loop has turned: one that stays as it is, and even, is of a loop whose goroutine is at
+// neither Wait nor Step. flying is what was in flight when it was in the kernel last. Any goroutine may call it.
+func (l *Loop) Pulse() (pulse uint64, flying int) { return l.pulse.Load(), int(l.shown.Load()) }
+
 // ended says that there are ends to be taken.
 func (l *Loop) ended() bool { return atomic.LoadUint32(l.cq.tail) != *l.cq.head }
 
 // Step gives the kernel what was begun, and calls done of all that has ended. It says whether there
 // was anything, or a watched descriptor was written to.
 func (l *Loop) Step() (bool, error) {
+	l.pulse.Add(2)
 	if l.queued > 0 || l.flying > 0 && !l.ended() {
 		if err := l.enter(0); err != nil {
 			return false, err

@@ -19,6 +19,7 @@ var Capture = []Row{
 	{"p99-link", "guest p99, 4 KiB at depth 8 and half of its own most: the link at 0 b/s, over all well", "x", 1.2, false},
 	{"p99-dead", "the same, the target dead", "x", 1.2, false},
 	{"p99-stopped", "the same, the VRA stopped (SIGSTOP)", "x", 1.2, false},
+	{"host-crash", "the source's host crashed: bytes from site to site until the group is protected, over 2 x changed + 16 B per 4 KiB compared", "x", 1, false},
 	{"fault-errors", "errors that the guest was answered in these", "", 0, false},
 }
 

@@ -5,7 +5,10 @@ package scenario_test
 import (
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"testing"
+
+	"github.com/holdfast-dr/holdfast/bench/drive"
 )
 
 // TestWrittenPast has a disk detached, written past its filter and attached again: what changed is
@@ -38,4 +41,25 @@ func TestWrittenPast(t *testing.T) {
 		t.Errorf("%d bytes were sent for %d blocks that changed, at most %d", sent, changed, most)
 	}
 	t.Logf("%d bytes sent for %d changed", sent, changed*4096)
+}
+
+// TestHostCrashes has the source's host crash, as far as its processes can tell: only the regions in use are compared.
+func TestHostCrashes(t *testing.T) {
+	t.Parallel()
+	boot := filepath.Join(t.TempDir(), "boot")
+	env, err := drive.BootFile(boot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := up(t, "", []string{env}, "--size", "256MiB", "--interval", "1s", "--link", "none")
+	l.protected()
+	c, err := l.CrashHost(t.Context(), boot, 200)
+	l.must(err)
+	t.Logf("%+v, allowed %d", c, c.Allowed())
+	if c.Compared > 64<<20 {
+		t.Errorf("%d bytes were compared, of 64 MiB in use", c.Compared)
+	}
+	if c.Sent > c.Allowed() || c.Sent < c.Changed {
+		t.Errorf("%d bytes were sent for %d that changed, at most %d", c.Sent, c.Changed, c.Allowed())
+	}
 }

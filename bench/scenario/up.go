@@ -14,6 +14,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
+	"github.com/holdfast-dr/holdfast/control/config"
 )
 
 // Progress is how far Up has come.
@@ -123,8 +124,8 @@ func (m *manifest) makeDisks(ctx context.Context, dir string, disks []planned, p
 	for _, d := range disks {
 		d.NBD, d.VhostUser = nbdURI(d.Name, m.runPath(diskSocket(d.Volume))), m.runPath(vhostSocket(d.Volume))
 		m.Volumes = append(m.Volumes, d.Volume)
-		for _, path := range []string{d.Disk, d.Disk + ".activity"} { // the filter makes the latter
-			if err := m.name(dir, path, kindFile); err != nil {
+		for _, name := range []string{d.Disk, d.Disk + config.ActivitySuffix, d.Disk + config.ActivitySuffix + ".new"} {
+			if err := m.name(dir, name, kindFile); err != nil {
 				return err
 			}
 		}

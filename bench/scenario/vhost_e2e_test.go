@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -106,6 +107,40 @@ func (d *disk) WriteZeroes(off, n int64, unmap bool) error {
 func (d *disk) Trim(off, n int64) error { return d.m.Discard(d.queue, guest.Range{Off: off, Len: n}) }
 func (d *disk) Flush() error            { return d.m.Flush(d.queue) }
 func (d *disk) Close() error            { return nil }
+
+// TestHungFilter has a queue of the filter hang: its watchdog ends it, it is started again, and the guest goes on.
+func TestHungFilter(t *testing.T) {
+	corpus, h := load.Corpus(load.DB, 3), &load.History{}
+	l := up(t, "planted", []string{"HOLDFAST_PLANTED=capture/lane-hangs"}, "--volumes", "1", "--size", "64MiB", "--interval", "1s", "--link", "none")
+	m := boot(t, l.Volumes[0].VhostUser, guest.Options{Queues: 2, Slots: 16, SlotBytes: 1 << 20, Scatter: 64 << 10})
+	p := load.ProfileWild
+	p.BytesPerSecond = 8 << 20
+	s := &load.Stamper{Profile: p, Workers: 8, Seed: 42, Corpus: corpus, History: h}
+	s.Volumes = []load.Volume{{Size: l.Volumes[0].Size, Dial: m.dial}}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	after(t, s, 8<<20)
+	l.must(os.WriteFile(l.diskPath()+".hang", nil, 0o600))
+	after(t, s, 16<<20)
+	l.protected()
+	stop()
+	if err := <-done; err != nil {
+		t.Fatalf("the guest saw an error: %v", err)
+	}
+	m.mu.Lock()
+	met, pause := m.met, m.pause
+	m.mu.Unlock()
+	t.Logf("%d servers, the longest without one %v, the longest operation %v", met, pause, s.Stats().Slowest)
+	if met != 2 {
+		t.Errorf("it met %d servers, and one hung", met)
+	}
+	last := l.checkpoint("end")
+	if _, err := l.Compare(t.Context(), last.ID, 1, h, corpus, true); err != nil {
+		t.Error(err)
+	}
+}
 
 // TestEndToEndOverSharedMemory has a machine write over vhost-user while its filter is killed
 // again and again: it sees no error, and what it wrote is at the second site.

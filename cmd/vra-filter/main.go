@@ -6,7 +6,8 @@
 //
 // It logs to stderr and closes cleanly on SIGINT or SIGTERM: what is in flight is
 // answered, and the marks are noted to be whole. Killed, it loses no mark either: its
-// successor makes everything dirty that was not known to be at the target.
+// successor makes everything dirty that was not known to be at the target. When a queue does not
+// turn for a second it ends itself: whoever supervises it starts it again at once.
 package main
 
 import (
@@ -115,6 +116,7 @@ func serve(ctx context.Context, cfg *config.Filter, log *slog.Logger) (err error
 		})
 	}
 	part("pool", filter.Run)
+	part("watchdog", func(ctx context.Context) error { return filter.Guard(ctx, func(volume string) { hangs(volume, log) }) })
 	for _, f := range fronts {
 		part(f.name, func(ctx context.Context) error { return f.serve(ctx, f.listener) })
 	}
@@ -125,6 +127,13 @@ func serve(ctx context.Context, cfg *config.Filter, log *slog.Logger) (err error
 		return nil // asked to
 	}
 	return context.Cause(run)
+}
+
+// hangs ends the process, and shows where it stood: a supervisor starts it anew, and the guest goes on.
+func hangs(volume string, log *slog.Logger) {
+	log.Error("a queue's loop does not turn any more: the process ends, to be started again", "volume", volume)
+	_ = syscall.Kill(os.Getpid(), syscall.SIGABRT)
+	select {} // whatever keeps it from ending, the kernel's timer does not
 }
 
 func filterConfig(cfg *config.Filter, log *slog.Logger) capture.FilterConfig {

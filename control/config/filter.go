@@ -36,6 +36,9 @@ type FilterVolume struct {
 	ActivityLog string `yaml:"activity_log,omitempty"`
 }
 
+// ActivitySuffix is what the name of a disk's activity log beside it ends with; while it is made, with ".new" behind.
+const ActivitySuffix = ".activity"
+
 // noActivityLog is ActivityLog of a volume that has none.
 const noActivityLog = "none"
 
@@ -48,7 +51,7 @@ func (v *FilterVolume) LogPath() string {
 		if st, err := os.Stat(v.Path); err != nil || !st.Mode().IsRegular() {
 			return ""
 		}
-		return v.Path + ".activity"
+		return v.Path + ActivitySuffix
 	}
 	return v.ActivityLog
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"unsafe"
 
 	"github.com/holdfast-dr/holdfast/ioengine"
@@ -18,6 +19,7 @@ type disk struct {
 	file  ioengine.File
 	align int64
 	size  int64
+	busy  atomic.Int64 // calls that wait for it, but for those of loops
 }
 
 const bounceBytes = 256 << 10
@@ -68,6 +70,8 @@ func (d *disk) directRuns(runs [][]byte, off int64) bool {
 
 // readAt fills p.
 func (d *disk) readAt(p []byte, off int64) error {
+	d.busy.Add(1)
+	defer d.busy.Add(-1)
 	if d.direct(p, off) {
 		return readFull(d.file, p, off)
 	}
@@ -97,9 +101,24 @@ func readFull(f io.ReaderAt, p []byte, off int64) error {
 	return err
 }
 
+func (d *disk) sync() error {
+	d.busy.Add(1)
+	defer d.busy.Add(-1)
+	return d.file.Sync()
+}
+
+// nextData is NextData of the file.
+func (d *disk) nextData(off int64) (at, n int64, err error) {
+	d.busy.Add(1)
+	defer d.busy.Add(-1)
+	return d.file.NextData(off)
+}
+
 // writeRuns writes the runs one behind the other from off on. All but the last are
 // whole slots, so that they stay aligned if the first is.
 func (d *disk) writeRuns(runs [][]byte, off int64) error {
+	d.busy.Add(1)
+	defer d.busy.Add(-1)
 	for _, p := range runs {
 		if err := d.writeAt(p, off); err != nil {
 			return err
@@ -152,6 +171,8 @@ const zeroUnit = 4096
 
 // zero makes [off, off+n) read as zeros; what it can give back it may, if mayUnmap.
 func (d *disk) zero(off, n int64, mayUnmap bool) error {
+	d.busy.Add(1)
+	defer d.busy.Add(-1)
 	lo, hi := (off+zeroUnit-1)/zeroUnit*zeroUnit, (off+n)/zeroUnit*zeroUnit
 	if lo >= hi {
 		return d.writeZeros(off, n)

@@ -3,6 +3,7 @@ package capture
 import (
 	"errors"
 	"io"
+	"os"
 	"sync"
 	"syscall"
 
@@ -20,6 +21,7 @@ type lane struct {
 	loop  *ioengine.Loop
 	ops   sync.Pool
 	due   bool   // the VRA is to be woken
+	beat  beat   // the watchdog's
 	later func() // makes it due
 }
 
@@ -43,14 +45,21 @@ func (v *volume) Lane(requests int) (front.Lane, error) {
 		op.ended = op.end
 		return op
 	}
+	v.lanes.add(a)
 	return a, nil
 }
 
 func (a *lane) Loop() *ioengine.Loop { return a.loop }
-func (a *lane) Close()               { a.loop.Close() }
+func (a *lane) Close() {
+	a.v.lanes.remove(a)
+	a.loop.Close()
+}
 
 func (a *lane) Write(fw front.Write, done func(error)) {
 	w, v := fw.(*guestWrite), a.v
+	if invariant.Planted("capture/lane-hangs") && os.Remove(v.path+".hang") == nil {
+		select {}
+	}
 	v.active.Add(1)
 	if !v.tryEnter(w) {
 		go func() {

@@ -93,7 +93,7 @@ func (v *volume) nextPiece(at, limit int64) (p syncPiece, ok bool, err error) {
 
 // dataAt returns where data begins at or after the block; the disk's size when only a hole follows.
 func (v *volume) dataAt(block int64) (at, n int64, err error) {
-	at, n, err = v.disk.file.NextData(block * BlockBytes)
+	at, n, err = v.disk.nextData(block * BlockBytes)
 	if err == nil && n == 0 {
 		at = (v.disk.size + BlockBytes - 1) / BlockBytes * BlockBytes
 	}

@@ -46,6 +46,7 @@ type volume struct {
 	}
 	turning sync.Mutex // the bits of closed generations, and who turns them
 
+	lanes    lanes
 	activity *activity.Log  // nil: none is kept
 	logWord  *atomic.Uint64 // where the VRA sees how the log is; nil until there is a pool
 
@@ -374,7 +375,7 @@ func (v *volume) sync() error {
 	if v.syncFailed.Load() {
 		return fmt.Errorf("volume %s: an earlier sync failed", v.name)
 	}
-	if err := v.disk.file.Sync(); err != nil {
+	if err := v.disk.sync(); err != nil {
 		v.syncFailed.Store(true)
 		return err
 	}
@@ -386,7 +387,7 @@ func (v *volume) Extents(off, n int64, emit func(n int64, hole bool) bool) error
 		return err
 	}
 	for end := off + n; off < end; {
-		at, size, err := v.disk.file.NextData(off)
+		at, size, err := v.disk.nextData(off)
 		if err != nil {
 			return err
 		}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dr/holdfast/bench/bars"
+	"github.com/holdfast-dr/holdfast/bench/drive"
 	"github.com/holdfast-dr/holdfast/datapath/front/vhostuser/guest"
 )
 
@@ -36,6 +37,37 @@ func (b *bench) killed() error {
 			return fmt.Errorf("the guest was answered %d errors", hit.Errors)
 		}
 		b.Sample(bars.Sample{Row: "vra-killed", Value: ms(hit.Gap), Ours: ms(hit.Gap), Peer: ms(well.Gap), OursUnit: "ms", Foreign: foreign, Note: hit.Note})
+	}
+	return nil
+}
+
+// hostCrash has the host of a lab of its own crash, as often as there are pairs.
+func (b *bench) hostCrash() (err error) {
+	if err := b.open(); err != nil {
+		return err
+	}
+	boot := filepath.Join(b.run, "boot")
+	env, err := drive.BootFile(boot)
+	if err != nil {
+		return err
+	}
+	lab, err := drive.Up(b.Context, b.binaries, filepath.Join(b.Dir, "crash"), []string{env}, "--size", "1GiB", "--overcommit", "--link", "none")
+	if lab != nil {
+		defer func() { err = errors.Join(err, lab.Down()) }()
+	}
+	if err != nil {
+		return err
+	}
+	for range b.Pairs {
+		if err := lab.Protected(b.Context); err != nil {
+			return err
+		}
+		c, err := lab.CrashHost(b.Context, boot, 1000)
+		if err != nil {
+			return err
+		}
+		b.Sample(bars.Sample{Row: "host-crash", Value: float64(c.Sent) / float64(c.Allowed()), Ours: float64(c.Sent) / (1 << 20), Peer: float64(c.Allowed()) / (1 << 20), OursUnit: "MiB",
+			Note: fmt.Sprintf("%d MiB compared of 1024, %d KiB changed", c.Compared>>20, c.Changed>>10)})
 	}
 	return nil
 }

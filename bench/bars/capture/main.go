@@ -59,6 +59,7 @@ func (b *bench) measures() []bars.Measure {
 		{Rows: []string{"nbd-4k"}, Do: func() error { return b.nbd("nbd-4k", 32) }},
 		{Rows: []string{"nbd-1"}, Do: func() error { return b.nbd("nbd-1", 1) }},
 		{Rows: []string{"vra-killed"}, Do: b.killed},
+		{Rows: []string{"host-crash"}, Do: b.hostCrash},
 		{Rows: []string{"p99-link", "p99-dead", "p99-stopped", "fault-errors"}, Do: b.faulty},
 	}
 }
