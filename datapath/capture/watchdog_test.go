@@ -2,6 +2,7 @@ package capture
 
 import (
 	"context"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"syscall"
@@ -92,5 +93,34 @@ func TestLastResort(t *testing.T) {
 	err := child.Run()
 	if status, ok := child.ProcessState.Sys().(syscall.WaitStatus); err == nil || !ok || status.Signal() != syscall.SIGKILL {
 		t.Errorf("the child ended by %v", child.ProcessState)
+	}
+}
+
+// TestNoLaneHangs: a queue that is served for a while is let be.
+func TestNoLaneHangs(t *testing.T) {
+	r := laneRig(t, mib, 8*mib)
+	v := r.vol(0)
+	if err := os.WriteFile(v.path+".hang", nil, 0o600); err != nil { // for the planted bug
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	go func() {
+		defer stop()
+		lane, err := v.Lane(8)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer lane.Close()
+		rng := rand.New(rand.NewPCG(1, 5))
+		for i := range 20 {
+			if err := laneRound(v, lane, rng, 8, mib, byte(i)); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+	if err := r.filter.Guard(ctx, func(string) { t.Error("a queue that is served is said to hang") }); err != nil {
+		t.Error(err)
 	}
 }
