@@ -149,6 +149,18 @@ func TestFailover(t *testing.T) {
 	_, err = recovery().Rollback(ctx, &holdfastv1.RecoveryServiceRollbackRequest{Id: "two"})
 	code(api.Precondition, err)
 	w.awaitState(api.StateStandby)
+	onView(t, done.Failover, func(c *nbd.Client) {
+		if _, err := c.WriteAt([]byte("committed"), 70000); err != nil {
+			t.Fatal(err)
+		}
+		w.await("the replica holds it", func() bool {
+			f := get()
+			return f.State == api.FailoverSettled && f.View.ScratchBytes == 0 && f.Reason == ""
+		})
+		if p := readView(t, c); string(p[70000:70009]) != "committed" {
+			t.Errorf("once it is settled the view has %q", p[70000:70009])
+		}
+	})
 	if s := status(); s.State != api.StateRecovering || !strings.Contains(s.Reason, "committed") {
 		t.Errorf("the target says %s: %s", s.State, s.Reason)
 	}

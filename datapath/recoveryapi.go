@@ -63,6 +63,9 @@ func failoverState(i journal.FailoverInfo) (state, reason string, ok bool) {
 		reason = fmt.Sprintf("the live failover at checkpoint %d is being rolled back", i.Checkpoint)
 	case failover.Committed:
 		reason = fmt.Sprintf("the live failover at checkpoint %d was committed: machines run on view v%d, and no source may send this group", i.Checkpoint, i.View.Number)
+	case failover.Settled:
+		reason = fmt.Sprintf("the live failover at checkpoint %d was committed: machines run on view v%d, whose replicas hold all but %d KiB of what they wrote, and no source may send this group",
+			i.Checkpoint, i.View.Number, i.View.ScratchBytes>>10)
 	default:
 		return "", "", false
 	}

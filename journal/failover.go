@@ -144,7 +144,9 @@ func (g *Group) driveLocked() (err error) {
 		}
 		g.mu.Lock()
 		defer g.mu.Unlock()
-		g.undriven = err
+		if err != nil || !g.failover.State.Final() { // there settle says it
+			g.undriven = err
+		}
 	}()
 	for {
 		var e failover.Event
@@ -262,7 +264,11 @@ func (g *Group) PassFailover() error {
 	if err := g.failoverStep(failover.Passed{Now: g.store.cfg.Clock()}); err != nil {
 		return fmt.Errorf("journal: group %s: failover: %w", g.info.ID, err)
 	}
-	return g.driveLocked()
+	err := g.driveLocked()
+	if err == nil {
+		g.settles()
+	}
+	return err
 }
 
 // Failover tells of the group's last failover.
@@ -334,7 +340,7 @@ func (g *Group) heldByFailoverLocked() error {
 // WhyFenced says for people why a source of a lower epoch is not let in.
 func (g *Group) WhyFenced() string {
 	switch f := g.failoverNow(); f.State {
-	case failover.Committed:
+	case failover.Committed, failover.Settled:
 		return fmt.Sprintf("a live failover to checkpoint %d was committed at the target: its machines run there", f.Checkpoint)
 	case failover.None, failover.RolledBack:
 		return "the target has come to a higher epoch"

@@ -51,8 +51,9 @@ type Group struct {
 	folding   folding
 	healing   sync.Mutex // what a view met is repaired one at a time; before all others
 
-	failing sync.Mutex // a failover takes one step at a time; before all others
-	viewing sync.Mutex // kept views are opened and closed one at a time; before mu
+	settling sync.Mutex // a committed failover is settled by one; before all others
+	failing  sync.Mutex // a failover takes one step at a time; before all others
+	viewing  sync.Mutex // kept views are opened and closed one at a time; before mu
 
 	mu          sync.Mutex
 	info        GroupInfo
@@ -87,6 +88,8 @@ type Group struct {
 	views           views
 	failover        failover.Failover // the last one, as it is durable
 	undriven        error             // why it does not get on; nil: it does
+	settlesNow      bool              // somebody settles it
+	settlePace      bucket            // of whoever does
 
 	staging     sync.Mutex    // of who appends to the log; before mu
 	staged      []item        // in the log's open round

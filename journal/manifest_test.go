@@ -145,7 +145,7 @@ func TestGoldenVersion3(t *testing.T) {
 	}
 	for i, change := range []func(*failover.Failover){
 		func(f *failover.Failover) { f.State = failover.None },
-		func(f *failover.Failover) { f.State = failover.Committed + 1 },
+		func(f *failover.Failover) { f.State = failover.Settled + 1 },
 		func(f *failover.Failover) { f.Then = 0 },
 		func(f *failover.Failover) { f.Epoch = 0 },
 		func(f *failover.Failover) { f.Checkpoint = 0 },

@@ -115,7 +115,7 @@ func (d *decoder) readFailover() (f failover.Failover) {
 	copy(f.At.Boot[:], d.take(len(f.At.Boot)))
 	f.ID = string(d.take(int(d.u8())))
 	f.Note = d.rest(failover.MaxNote)
-	d.ok(f.State > failover.None && f.State <= failover.Committed && (f.Then == failover.Rollback || f.Then == failover.Commit))
+	d.ok(f.State > failover.None && f.State <= failover.Settled && (f.Then == failover.Rollback || f.Then == failover.Commit))
 	d.ok(f.Epoch != 0 && f.Checkpoint != 0 && f.View != 0 && f.Timer >= 0 && f.Left >= 0 && f.Left <= f.Timer && f.ID != "" && len(f.ID) <= failover.MaxID)
 	return f
 }

@@ -8,6 +8,7 @@ import (
 	"syscall"
 
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+	"github.com/holdfast-dr/holdfast/journal/failover"
 	"github.com/holdfast-dr/holdfast/journal/segment"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
@@ -63,6 +64,10 @@ var errBelow = errors.New("checkpoints below are still in use")
 func (g *Group) promote(number uint64, pace func(bytes int64) error) error {
 	g.retention.passing.Lock()
 	defer g.retention.passing.Unlock()
+	// The replicas of a settled failover have gone on: nothing of the log goes over them again.
+	if f := g.failoverNow(); f.State == failover.Settled && !invariant.Planted("journal/promotes-over-settled") {
+		return fmt.Errorf("promotion to checkpoint %d: a live failover is settled: %w", number, ErrInUse)
+	}
 	cp, err := g.Checkpoint(number)
 	if err != nil {
 		return err
@@ -135,7 +140,7 @@ func (g *Group) goneBelow(number uint64) error {
 			return fmt.Errorf("checkpoint %d is pinned: %w", n, errBelow)
 		}
 	}
-	if facts.gone < number { // a pass that has begun is finished
+	if facts.gone < number && !(facts.failover.State == failover.Committed && facts.failover.Checkpoint == number) { // a pass that has begun is finished
 		if err := g.heldByFailover(); err != nil {
 			return fmt.Errorf("%w: %w", err, errBelow)
 		}

@@ -58,6 +58,7 @@ func (g *Group) load(m *manifest) (*Group, error) {
 func (g *Group) loadVolumes() error {
 	facts := g.manifest.now()
 	g.info.Name, g.info.Lineage = facts.name, facts.lineage
+	g.failover = facts.failover // views want to know
 	for id, info := range facts.volumes {
 		r, err := replica.Open(g.store.cfg.FS, g.replicaDir(), g.place(id), info.Bytes)
 		if err != nil {

@@ -69,10 +69,17 @@ func (g *Group) openView(number uint64, o ViewOptions, cfg view.Config) (*view.V
 	if err != nil {
 		return nil, err
 	}
+	alone, err := g.readsAlone(cfg.Number)
+	if err != nil {
+		return nil, fmt.Errorf("journal: group %s: checkpoint %d: %w", g.info.ID, number, err)
+	}
 	cfg.Checkpoint, cfg.Options = number, o.Options
 	cfg.FS, cfg.Dir, cfg.Group, cfg.Boot = g.store.cfg.FS, g.scratchDir(), g.info.ID, g.store.cfg.Boot
 	cfg.Cache, cfg.Owner, cfg.At = g.store.cache, g.blockOwner, g.index.Vector(cp)
 	g.readsFrom(&cfg)
+	if alone {
+		cfg.Versions = view.ReplicasAlone{}
+	}
 	cfg.Spoiled = func(err error) {
 		g.log.Error("what a view has written is damaged", "view", cfg.Number, "checkpoint", number, "error", err)
 	}

@@ -114,6 +114,22 @@ func TestFailoverOfALab(t *testing.T) {
 	_, err = target.Recovery.Commit(ctx, &holdfastv1.RecoveryServiceCommitRequest{Id: "two"})
 	l.must(err)
 	l.kill("vra-target")
+	q.do("write -f -P 0x52 8192 4096", "wrote 4096")
+	settled := func() {
+		t.Helper()
+		tick, deadline := time.NewTicker(100*time.Millisecond), time.Now().Add(time.Minute)
+		defer tick.Stop()
+		for ; time.Now().Before(deadline); <-tick.C {
+			res, err := target.Recovery.Get(ctx, &holdfastv1.RecoveryServiceGetRequest{})
+			if err == nil && res.Failover.State == api.FailoverSettled && res.Failover.View.ScratchBytes == 0 {
+				return
+			}
+		}
+		t.Fatal("the replicas do not get what the machines see")
+	}
+	settled()
+	l.kill("vra-target")
+	q.do("read -P 0x52 8192 4096", "read 4096")
 	q.do("read -P 0x51 4096 4096", "read 4096")
 	q.do("read -P 0x44 2097152 4096", "read 4096")
 	state(source, api.StateStandby)

@@ -66,6 +66,7 @@ const (
 	FailoverRollingBack = "rolling-back"
 	FailoverRolledBack  = "rolled-back"
 	FailoverCommitted   = "committed"
+	FailoverSettled     = "settled"
 )
 
 // How a live failover ends when its time is over.

@@ -185,6 +185,7 @@ func TestTimer(t *testing.T) {
 		}
 	}
 	f(api.FailoverCommitted, recovery.Committed, 2)
+	f(api.FailoverSettled, recovery.Committed, 2)
 	f(api.FailoverRolledBack, recovery.RolledBack, 0)
 }
 

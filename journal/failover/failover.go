@@ -2,8 +2,8 @@
 // group makes each state durable before it acts on it, so that whoever comes after a crash at any
 // moment goes on from there.
 //
-//	           Begin                Kept
-//	none ───────────────► raised ─────────► recovering ──────────► committed
+//	           Begin                Kept                           Promoted
+//	none ───────────────► raised ─────────► recovering ──────────► committed ─────────► settled
 //	  ▲                     │                   │        Commit, or time
 //	  │ Begin               │ Rollback, time    │ Rollback, or time
 //	  │                     ▼                   ▼
@@ -12,8 +12,9 @@
 //
 // What a caller may rely on:
 //   - The epoch rises with Begin, and again when a rollback is through. In between no source appends.
-//   - Raised, Recovering and RollingBack hold the history: no checkpoint goes. In Committed the
-//     machines' disks are the group's truth, and no source is ever let in again.
+//   - Raised, Recovering and RollingBack hold the history: no checkpoint goes. From Committed on the
+//     machines' disks are the group's truth, all other checkpoints may go, and no source is ever let
+//     in again.
 //   - Begin with the same id and checkpoint is told what became of it and changes nothing. With another
 //     it is refused, unless the last failover was rolled back: of two who begin at once one wins.
 //   - Time is what passed on a clock that nobody sets, within one boot. What cannot be told, as over a
@@ -41,9 +42,10 @@ const (
 	RollingBack       // the view goes
 	RolledBack        // it is over: a source is granted Epoch
 	Committed         // it is final: what the view shows is the group
+	Settled           // the replicas hold the checkpoint, and what was written goes there too
 )
 
-var stateNames = [...]string{"none", "raised", "recovering", "rolling-back", "rolled-back", "committed"}
+var stateNames = [...]string{"none", "raised", "recovering", "rolling-back", "rolled-back", "committed", "settled"}
 
 func (s State) String() string {
 	if int(s) < len(stateNames) {
@@ -52,16 +54,20 @@ func (s State) String() string {
 	return fmt.Sprintf("state %d", uint8(s))
 }
 
-// Holds says that no checkpoint may go, since a rollback would offer it again.
+// Holds says that no checkpoint goes by its age or for want of space: a rollback would offer it
+// again, or the failover itself says what goes.
 func (s State) Holds() bool {
-	return s == Raised || s == Recovering || s == RollingBack && !invariant.Planted("journal/failover/rolling-lets-go")
+	return s.Fences() && (s != RollingBack || !invariant.Planted("journal/failover/rolling-lets-go"))
 }
+
+// Final says that there is no way back.
+func (s State) Final() bool { return s == Committed || s == Settled }
 
 // Fences says that no source may append.
 func (s State) Fences() bool { return s != None && s != RolledBack }
 
 // Shows says that the view must be there.
-func (s State) Shows() bool { return s == Recovering || s == Committed }
+func (s State) Shows() bool { return s == Recovering || s.Final() }
 
 // End is how a failover ends when its time is over.
 type End uint8
@@ -138,16 +144,19 @@ type (
 	Dropped struct{}
 	// Accept asks for the commit of the failover with the ID; empty: whichever there is.
 	Accept struct{ ID string }
+	// Promoted says that the replicas hold the checkpoint.
+	Promoted struct{}
 	// Passed says what the clocks say.
 	Passed struct{ Now retain.Instant }
 )
 
-func (Begin) event()   {}
-func (Kept) event()    {}
-func (Abandon) event() {}
-func (Dropped) event() {}
-func (Accept) event()  {}
-func (Passed) event()  {}
+func (Begin) event()    {}
+func (Kept) event()     {}
+func (Abandon) event()  {}
+func (Dropped) event()  {}
+func (Accept) event()   {}
+func (Promoted) event() {}
+func (Passed) event()   {}
 
 // Step returns what the failover is after the event: to be made durable where it differs, and then
 // acted upon. With an error it is what it was.
@@ -169,6 +178,11 @@ func (f Failover) Step(e Event) (Failover, error) {
 		return f, nil
 	case Accept:
 		return f.accept(e)
+	case Promoted:
+		if f.State == Committed {
+			f.State = Settled
+		}
+		return f, nil
 	case Passed:
 		return f.passed(e.Now), nil
 	}
@@ -207,7 +221,7 @@ func (f Failover) abandon(e Abandon) (Failover, error) {
 	switch f.State {
 	case Raised, Recovering:
 		f.State = RollingBack
-	case Committed:
+	case Committed, Settled:
 		return f, ErrCommitted
 	}
 	return f, nil

@@ -28,25 +28,26 @@ func TestEveryEvent(t *testing.T) {
 	other := Begin{ID: "b", Checkpoint: 9, Above: 5, View: 4, Timer: time.Minute, Then: Commit, Now: at(1)}
 	table := []struct {
 		event Event
-		want  [6]State // by state
-		errs  [6]error
+		want  [7]State // by state
+		errs  [7]error
 	}{
-		{other, [6]State{Raised, same, same, same, Raised, same}, [6]error{nil, ErrOther, ErrOther, ErrOther, nil, ErrOther}},
-		{Begin{ID: "a", Checkpoint: 7, Above: 5}, [6]State{Raised, same, same, same, same, same}, [6]error{}},
-		{Begin{ID: "a", Checkpoint: 8, Above: 5}, [6]State{Raised, same, same, same, same, same}, [6]error{nil, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther}},
-		{Kept{}, [6]State{same, Recovering, same, same, same, same}, [6]error{}},
-		{Abandon{}, [6]State{same, RollingBack, RollingBack, same, same, same}, [6]error{ErrNone, nil, nil, nil, nil, ErrCommitted}},
-		{Abandon{ID: "a"}, [6]State{same, RollingBack, RollingBack, same, same, same}, [6]error{ErrNone, nil, nil, nil, nil, ErrCommitted}},
-		{Abandon{ID: "b"}, [6]State{same, same, same, same, same, same}, [6]error{ErrNone, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther}},
-		{Dropped{}, [6]State{same, same, same, RolledBack, same, same}, [6]error{}},
-		{Accept{}, [6]State{same, same, Committed, same, same, same}, [6]error{ErrNone, ErrNotReady, nil, ErrRolledBack, ErrRolledBack, nil}},
-		{Accept{ID: "a"}, [6]State{same, same, Committed, same, same, same}, [6]error{ErrNone, ErrNotReady, nil, ErrRolledBack, ErrRolledBack, nil}},
-		{Accept{ID: "b"}, [6]State{same, same, same, same, same, same}, [6]error{ErrNone, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther}},
-		{Passed{at(59 * time.Second)}, [6]State{same, same, same, same, same, same}, [6]error{}},
-		{Passed{at(time.Hour)}, [6]State{same, RollingBack, RollingBack, same, same, same}, [6]error{}},
+		{other, [7]State{Raised, same, same, same, Raised, same, same}, [7]error{nil, ErrOther, ErrOther, ErrOther, nil, ErrOther, ErrOther}},
+		{Begin{ID: "a", Checkpoint: 7, Above: 5}, [7]State{Raised, same, same, same, same, same, same}, [7]error{}},
+		{Begin{ID: "a", Checkpoint: 8, Above: 5}, [7]State{Raised, same, same, same, same, same, same}, [7]error{nil, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther}},
+		{Kept{}, [7]State{same, Recovering, same, same, same, same, same}, [7]error{}},
+		{Abandon{}, [7]State{same, RollingBack, RollingBack, same, same, same, same}, [7]error{ErrNone, nil, nil, nil, nil, ErrCommitted, ErrCommitted}},
+		{Abandon{ID: "a"}, [7]State{same, RollingBack, RollingBack, same, same, same, same}, [7]error{ErrNone, nil, nil, nil, nil, ErrCommitted, ErrCommitted}},
+		{Abandon{ID: "b"}, [7]State{same, same, same, same, same, same, same}, [7]error{ErrNone, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther}},
+		{Dropped{}, [7]State{same, same, same, RolledBack, same, same, same}, [7]error{}},
+		{Accept{}, [7]State{same, same, Committed, same, same, same, same}, [7]error{ErrNone, ErrNotReady, nil, ErrRolledBack, ErrRolledBack, nil, nil}},
+		{Accept{ID: "a"}, [7]State{same, same, Committed, same, same, same, same}, [7]error{ErrNone, ErrNotReady, nil, ErrRolledBack, ErrRolledBack, nil, nil}},
+		{Accept{ID: "b"}, [7]State{same, same, same, same, same, same, same}, [7]error{ErrNone, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther}},
+		{Promoted{}, [7]State{same, same, same, same, same, Settled, same}, [7]error{}},
+		{Passed{at(59 * time.Second)}, [7]State{same, same, same, same, same, same, same}, [7]error{}},
+		{Passed{at(time.Hour)}, [7]State{same, RollingBack, RollingBack, same, same, same, same}, [7]error{}},
 	}
 	for _, row := range table {
-		for s := None; s <= Committed; s++ {
+		for s := None; s <= Settled; s++ {
 			f := with(s)
 			next, err := f.Step(row.event)
 			want := row.want[s]
@@ -78,9 +79,10 @@ func TestEveryEvent(t *testing.T) {
 }
 
 func TestHolds(t *testing.T) {
-	for s := None; s <= Committed; s++ {
-		holds := s == Raised || s == Recovering || s == RollingBack
-		if s.Holds() != holds || s.Fences() != (holds || s == Committed) || s.Shows() != (s == Recovering || s == Committed) {
+	for s := None; s <= Settled; s++ {
+		final := s == Committed || s == Settled
+		holds := s == Raised || s == Recovering || s == RollingBack || final
+		if s.Holds() != holds || s.Fences() != holds || s.Final() != final || s.Shows() != (s == Recovering || final) {
 			t.Errorf("%s: holds %v, fences %v, shows %v", s, s.Holds(), s.Fences(), s.Shows())
 		}
 	}

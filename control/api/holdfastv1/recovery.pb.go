@@ -31,7 +31,8 @@ type Failover struct {
 	// The group's name.
 	Group string `protobuf:"bytes,2,opt,name=group,proto3" json:"group,omitempty"`
 	// none; raised: the source is fenced and the disks are not there yet; recovering: machines may run;
-	// rolling-back; rolled-back; committed.
+	// rolling-back; rolled-back; committed; settled: committed, and the replicas hold what the machines see, but
+	// for what stands in the view's scratch on its way there.
 	State string `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
 	// What is amiss, a sentence for an operator; empty: nothing is.
 	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`

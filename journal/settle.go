@@ -1,0 +1,164 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+	"github.com/holdfast-dr/holdfast/journal/failover"
+	"github.com/holdfast-dr/holdfast/journal/replica"
+	"github.com/holdfast-dr/holdfast/journal/view"
+	"github.com/holdfast-dr/holdfast/wire/record"
+)
+
+// settleBytes is how much of scratch is brought into the replicas at once.
+const settleBytes = 4 << 20
+
+// settle makes the replicas of a committed failover what its machines see, while they run:
+//
+//  1. all other checkpoints are stated gone, and test views end;
+//  2. the replicas are brought to the failover's checkpoint, as by any promotion;
+//  3. that is stated: from then on the view reads them alone, and nobody else reads them;
+//  4. what the machines have written goes from scratch into the replicas, and so does what they write.
+//
+// Each step is repeated after a crash. It returns when there was nothing left to move.
+func (g *Group) settle(pace func(int64) error) error {
+	g.settling.Lock()
+	defer g.settling.Unlock()
+	f := g.failoverNow()
+	if f.State == failover.Committed {
+		if err := g.forgetOthers(f.Checkpoint); err != nil {
+			return err
+		}
+		if err := g.promote(f.Checkpoint, pace); err != nil {
+			return err
+		}
+		if err := g.statePromoted(); err != nil {
+			return err
+		}
+		f = g.failoverNow()
+	}
+	if f.State != failover.Settled {
+		return nil
+	}
+	i := g.Failover()
+	if i.View.View == nil {
+		return i.Err
+	}
+	i.View.View.Rebase()
+	for _, v := range i.View.View.Volumes() {
+		for {
+			moved, err := i.View.View.Settle(v.ID, settleBytes, func(parts []view.Part) error { return g.beneath(v.ID, parts, pace) })
+			if err != nil {
+				return fmt.Errorf("volume %d: %w", v.ID, err)
+			}
+			if moved == 0 {
+				break
+			}
+		}
+	}
+	return nil
+}
+
+// forgetOthers states that all checkpoints but one are about to go, and ends the views that stand in
+// the way: those of tests.
+func (g *Group) forgetOthers(number uint64) error {
+	g.marking.Lock()
+	facts := g.manifest.now()
+	var es []entry
+	for n := range facts.pins {
+		if n != number {
+			es = append(es, entry{kind: entryPin, number: n})
+		}
+	}
+	above := span{number, math.MaxUint64}
+	g.mu.Lock()
+	g.thinned = g.thinned.add(above)
+	g.mu.Unlock()
+	es = append(es, entry{kind: entryThinned, spans: []span{above}})
+	err := g.onReserve(func() error { return g.manifest.put(true, es...) })
+	if err == nil {
+		_, err = g.store.catalogue.ForgetBetween(g.info.ID, number+1, math.MaxUint64-1, nil)
+	}
+	if err == nil {
+		err = g.recount()
+	}
+	g.marking.Unlock()
+	if err != nil {
+		return err
+	}
+	if _, err := g.YieldViews("the failover that it was beside is committed"); err != nil {
+		return err
+	}
+	for _, v := range g.Views() {
+		if v.Options.Live && !g.ViewInUse(v.Number) {
+			return fmt.Errorf("view v%d is live and reads what is about to change: close it: %w", v.Number, ErrInUse)
+		}
+	}
+	return nil
+}
+
+// readsAlone says whether a view reads the replicas alone: that of a failover that is settled. While one
+// is committed no other view is opened: what they would read changes.
+func (g *Group) readsAlone(number uint64) (bool, error) {
+	f := g.failoverNow()
+	if f.State.Final() && number != f.View {
+		return false, ErrInUse
+	}
+	return f.State == failover.Settled, nil
+}
+
+// statePromoted states that the replicas hold the failover's checkpoint.
+func (g *Group) statePromoted() error {
+	g.failing.Lock()
+	defer g.failing.Unlock()
+	return g.failoverStep(failover.Promoted{})
+}
+
+// beneath puts parts of a volume into its replica, and returns when they are durable.
+func (g *Group) beneath(id record.VolumeID, parts []view.Part, pace func(int64) error) error {
+	g.retention.passing.Lock()
+	defer g.retention.passing.Unlock()
+	g.mu.Lock()
+	r := g.replicaOf(id)
+	g.mu.Unlock()
+	changes := make([]replica.Change, len(parts))
+	for i, p := range parts {
+		changes[i] = replica.Change{Off: p.Off, Len: p.Len, Data: p.Data}
+	}
+	p := g.retention.promoter
+	p.Pace = pace
+	found, err := p.Apply(r, changes)
+	for _, d := range found {
+		g.log.Error("a replica is damaged where a machine has written a part of a block", "volume", id, "offset", d.Off, "error", d.Err)
+	}
+	return errors.Join(err, p.Finish())
+}
+
+// settles begins to settle a committed failover, unless that is under way.
+func (g *Group) settles() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if s := g.failover.State; g.closed || g.settlesNow || s != failover.Committed && s != failover.Settled || invariant.Planted("journal/never-settles") {
+		return
+	}
+	g.settlesNow = true
+	g.upkeep.Go(func() {
+		r := &g.store.retainer
+		err := g.settle(func(n int64) error {
+			now := time.Now()
+			return g.settlePace.wait(r.ctx, now, n, r.pacer.target(now, 0), paceAhead)
+		})
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if g.settlesNow = false; g.closed || errors.Is(err, ErrClosed) {
+			return
+		}
+		if err != nil {
+			err = fmt.Errorf("journal: group %s: what the machines see does not get into the replicas: %w", g.info.ID, err)
+		}
+		g.undriven = err
+	})
+}

@@ -1,0 +1,123 @@
+package view
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"syscall"
+	"testing"
+
+	"github.com/holdfast-dr/holdfast/ioengine/faultdisk"
+)
+
+// settler is a view over a replica that holds its checkpoint, and what it must show.
+type settler struct {
+	disk    *faultdisk.Disk
+	replica memoryReplica
+	image   []byte
+	v       *View
+	d       *Device
+}
+
+func (s *settler) open(again bool) (err error) {
+	s.v, err = New(Config{Checkpoint: 5, Options: Options{Scratch: true}, FS: s.disk, Dir: "/scratch", Versions: ReplicasAlone{}, Group: 7, Number: 3, Again: again,
+		Disks: []Disk{{Volume: Volume{ID: 1, Name: "one", Bytes: testBytes}, Replica: &s.replica}}})
+	if err == nil {
+		s.d, _ = s.v.Device(1)
+	}
+	return err
+}
+
+func newSettler(t *testing.T) *settler {
+	t.Helper()
+	w := newWorld(t, 3)
+	must(t, w.disk.SyncDir("/"))
+	s := &settler{disk: w.disk, replica: memoryReplica{bytes.Clone(w.images[5])}, image: bytes.Clone(w.images[5])}
+	v, d := w.open(t, 5, Options{Scratch: true})
+	v.Rebase() // and this one reads no version any more, whatever there is
+	w.replica.image = s.image
+	must(t, same(d, rand.New(rand.NewPCG(1, 1)), s.image))
+	must(t, v.Close())
+	must(t, s.open(false))
+	for _, c := range []change{{100, bytes.Repeat([]byte{1}, 50)}, {8192, bytes.Repeat([]byte{2}, 20000)}, {testBytes - 700, bytes.Repeat([]byte{3}, 700)}} {
+		must(t, s.d.WriteAt(c.data, c.off))
+		copy(s.image[c.off:], c.data)
+	}
+	must(t, s.d.Zero(40960, 12288))
+	clear(s.image[40960:][:12288])
+	must(t, s.d.Flush())
+	return s
+}
+
+func (s *settler) put(parts []Part) error {
+	last := int64(-1)
+	for _, p := range parts {
+		if p.Off <= last || p.Off+p.Len > testBytes || p.Data != nil && int64(len(p.Data)) != p.Len {
+			return fmt.Errorf("part of %d bytes at %d, after %d", p.Len, p.Off, last)
+		}
+		if last = p.Off + p.Len - 1; p.Data == nil {
+			clear(s.replica.image[p.Off:][:p.Len])
+		}
+		copy(s.replica.image[p.Off:], p.Data)
+	}
+	return nil
+}
+
+// settle moves all there is, in small portions.
+func (s *settler) settle() error {
+	for {
+		moved, err := s.v.Settle(1, 3*blockBytes, s.put)
+		if err != nil || moved == 0 {
+			return err
+		}
+	}
+}
+
+// Errors at every operation of settling: the view shows the same, now, after a crash, and once all
+// was settled; then its scratch is empty.
+func TestSettleErrorAtEveryOperation(t *testing.T) {
+	rng := rand.New(rand.NewPCG(2, 2))
+	points := 0
+	for at := 1; ; at++ {
+		s := newSettler(t)
+		if _, err := s.v.Settle(9, blockBytes, s.put); err == nil {
+			t.Fatal("a volume that is none was settled")
+		}
+		seen := 0
+		s.disk.Inject(faultdisk.Fault{Ops: faultdisk.OpAny, Err: syscall.EIO, At: at, Only: func(string) bool { seen++; return true }})
+		err := s.settle()
+		s.disk.Heal()
+		if err == nil && seen < at {
+			if !bytes.Equal(s.replica.image, s.image) || s.v.ScratchBytes() != 0 {
+				t.Fatalf("settled with %d bytes of scratch, and the replica differs at %d", s.v.ScratchBytes(), firstDifference(s.replica.image, s.image))
+			}
+			break
+		}
+		points++
+		if err != nil && !errors.Is(err, syscall.EIO) {
+			t.Fatal(err)
+		}
+		if err := same(s.d, rng, s.image); err != nil && !errors.Is(err, ErrFailed) {
+			t.Fatalf("after error %d: %v", at, err)
+		}
+		for _, disk := range []*faultdisk.Disk{s.disk.Crash(rng, keeps[at%len(keeps)]), s.disk.Kill()} {
+			c := &settler{disk: disk, replica: memoryReplica{bytes.Clone(s.replica.image)}, image: s.image}
+			must(t, c.open(true))
+			if err := errors.Join(same(c.d, rng, s.image), c.settle(), same(c.d, rng, s.image), c.v.Leave()); err != nil || !bytes.Equal(c.replica.image, s.image) {
+				t.Fatalf("after error %d and a crash: %v; the replica differs at %d", at, err, firstDifference(c.replica.image, s.image))
+			}
+		}
+		s.v.Close() // may fail, as its files may have
+	}
+	t.Logf("%d errors", points)
+}
+
+func firstDifference(a, b []byte) int {
+	for i := range a {
+		if a[i] != b[i] {
+			return i
+		}
+	}
+	return -1
+}
