@@ -58,7 +58,10 @@ type gate struct {
 }
 
 // ServeHTTP lets a request pass, or refuses it in the words of its protocol.
-func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (g *gate) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
+	w := &bounded{rw, http.NewResponseController(rw), g.writeWait}
+	w.clear()       // what the request before it on a connection left
+	defer w.begin() // for what is sent when we are done
 	who, role, err := g.who(r)
 	if err != nil { // the handshake has seen to it that there is one
 		api.Refuse(w, r, api.Errorf(api.PermissionDenied, "", "%v", err))
@@ -94,7 +97,7 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		defer cancel()
 	}
 	g.count.calls.Add(1)
-	g.next.ServeHTTP(&bounded{w, http.NewResponseController(w), g.writeWait}, r.WithContext(ctx))
+	g.next.ServeHTTP(w, r.WithContext(ctx))
 }
 
 // refuse answers and counts, and logs what is not only a matter of pace.
@@ -156,28 +159,37 @@ func (g *gate) around(ctx context.Context, call api.Call, do func() error) error
 	return err
 }
 
-// bounded has each write of an answer end within a time: a caller that takes nothing is let go.
+// bounded has each write of an answer end within a time: a caller that takes nothing is let go. Between
+// writes there is no bound: an answer may be long in coming.
 type bounded struct {
 	http.ResponseWriter
 	control *http.ResponseController
 	wait    time.Duration
 }
 
-// begin sets the time.
+// begin sets the time, and clear ends it. Where there is none to set, writes are not bounded.
 func (b *bounded) begin() {
 	if !invariant.Planted("control/sidecar/patient") {
 		b.control.SetWriteDeadline(time.Now().Add(b.wait))
 	}
 }
 
+func (b *bounded) clear() {
+	if !invariant.Planted("control/sidecar/impatient") {
+		b.control.SetWriteDeadline(time.Time{})
+	}
+}
+
 func (b *bounded) Write(p []byte) (int, error) {
 	b.begin()
+	defer b.clear()
 	return b.ResponseWriter.Write(p)
 }
 
 // Flush implements http.Flusher.
 func (b *bounded) Flush() {
 	b.begin()
+	defer b.clear()
 	b.control.Flush()
 }
 

@@ -6,7 +6,10 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
+	"net/http/httptrace"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -218,4 +221,62 @@ func TestSlowWatcherIsDropped(t *testing.T) {
 			t.Fatal("it is still told")
 		}
 	}
+}
+
+// TestAnswersMayBeLongInComing: a watcher that hears nothing for long stays, and so does a connection on which nothing
+// is asked for long; only to take what is told it has little time.
+func TestAnswersMayBeLongInComing(t *testing.T) {
+	w := open(t, nil)
+	const wait = 200 * time.Millisecond
+	for _, p := range w.car.ports {
+		p.server.Handler.(*gate).writeWait = wait
+	}
+	w.vra.set(func() { w.vra.groups = []*holdfastv1.Group{group("a", "protected", 0)} })
+	c := w.client(api.RoleMonitor)
+	ctx, cancel := context.WithCancel(t.Context())
+	heard, done := make(chan string, 10), make(chan error, 1)
+	go func() {
+		done <- c.Watch.Watch(ctx, &holdfastv1.WatchServiceWatchRequest{}, func(m *holdfastv1.WatchServiceWatchResponse) error {
+			heard <- summary(m)
+			return nil
+		})
+	}()
+	next := func(want string) {
+		t.Helper()
+		select {
+		case got := <-heard:
+			if got != want {
+				t.Errorf("heard %q, want %q", got, want)
+			}
+		case err := <-done:
+			t.Fatalf("the watch ended: %v", err)
+		}
+	}
+	next("all a=protected/0")
+	old := w.plain(w.trust(api.RoleMonitor, "old").Client(api.RoleSidecar))
+	old.Transport.(*http.Transport).ForceAttemptHTTP2 = false
+	old.Transport.(*http.Transport).TLSClientConfig.NextProtos = []string{"http/1.1"}
+	for _, path := range []string{"/holdfast.v1.StatusService/About", "/holdfast.v1.CheckpointsService/List", "/holdfast.v1.StatusService/About"} {
+		reused := false
+		trace := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotConn: func(c httptrace.GotConnInfo) { reused = c.Reused }})
+		req, err := http.NewRequestWithContext(trace, http.MethodPost, "https://"+w.addresses().Commands+path, strings.NewReader("{}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", "application/json")
+		res, err := old.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.Copy(io.Discard, res.Body)
+		res.Body.Close()
+		if path == "/holdfast.v1.CheckpointsService/List" && !reused {
+			t.Error("the connection was closed meanwhile")
+		}
+		<-time.After(3 * wait)
+	}
+	w.vra.set(func() { w.vra.groups = []*holdfastv1.Group{group("a", "behind", 0)} })
+	next("a=behind/0")
+	cancel()
+	<-done
 }
