@@ -5,6 +5,7 @@
 # make bars-journal  what the journal is held to, measured against its peers (an hour; 60 GB of disk)
 # make bars-wire  what the way of records is held to: rates and CPU against peers, and shaping over network namespaces (45 minutes, more while others disturb it; root; 10 GB of memory, 6 GB of disk)
 # make bars-capture  what the filter is held to, against qemu-storage-daemon and nbdkit, and under faults (a quarter of an hour; root; 20 GB of disk)
+# make bars-control  what the sidecar is held to: idle, status of 300 groups, cuts (a quarter of an hour)
 # make guest   real guests whose host dies, over vhost-user and NBD, and that are attached while they run (two minutes; check has one of each)
 # make planted every planted bug must be found by the test named for it
 # make wire-every-byte  a fault of each kind at each byte of a 64 KiB exchange (a quarter of an hour of CPU)
@@ -17,7 +18,7 @@ FUZZTIME ?= 15s
 # A released toolchain of the right age is fetched by go itself when this one is older.
 export GOTOOLCHAIN ?= auto
 
-.PHONY: all build demo check guest bench bars-journal bars-wire bars-capture planted wire-every-byte fuzz generate clean
+.PHONY: all build demo check guest bench bars-journal bars-wire bars-capture bars-control planted wire-every-byte fuzz generate clean
 
 all: build
 
@@ -59,6 +60,13 @@ bars-capture:
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build -buildvcs=auto -o bin/bars-capture ./bench/bars/capture
 	bin/bars-capture $(if $(BARS_DIR),-dir '$(BARS_DIR)') $(if $(BARS),-only '$(BARS)')
+	$(GO) run ./bench/report
+
+# BARS_DIR is a folder on the disk to measure; BARS a regular expression of row keys.
+bars-control:
+	@mkdir -p bin
+	CGO_ENABLED=0 $(GO) build -buildvcs=auto -o bin/bars-control ./bench/bars/control
+	bin/bars-control $(if $(BARS_DIR),-dir '$(BARS_DIR)') $(if $(BARS),-only '$(BARS)')
 	$(GO) run ./bench/report
 
 guest:

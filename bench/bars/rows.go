@@ -1,7 +1,7 @@
 package bars
 
 // Areas are the groups of bars, by the name of their program.
-var Areas = map[string][]Row{"capture": Capture, "journal": Journal, "wire": Wire}
+var Areas = map[string][]Row{"capture": Capture, "control": Control, "journal": Journal, "wire": Wire}
 
 // Capture is what the filter is held to. Writes are at random places of a disk that is written whole before,
 // source and target run beside the guest's load as a lab runs them, and capture is off where no VRA takes what is split.
@@ -21,6 +21,14 @@ var Capture = []Row{
 	{"p99-stopped", "the same, the VRA stopped (SIGSTOP)", "x", 1.2, false},
 	{"host-crash", "the source's host crashed: bytes from site to site until the group is protected, over 2 x changed + 16 B per 4 KiB compared", "x", 1, false},
 	{"fault-errors", "errors that the guest was answered in these", "", 0, false},
+}
+
+// Control is what the sidecar is held to, asked over mutual TLS on loopback.
+var Control = []Row{
+	{"idle-memory", "resident memory of a sidecar that nobody asks, the most of 10 minutes, one group", "MiB", 30, false},
+	{"idle-cpu", "CPU of the same, of one core", "%", 0.5, false},
+	{"status-300", "status of 300 groups, p99; peer: at the vra's own socket", "ms", 20, false},
+	{"cut", "a cut ordered over 4009, from the order until it is listed, p99 beyond the target's mean sync", "ms", 100, false},
 }
 
 // Journal is what the journal is held to.
