@@ -1,7 +1,10 @@
 package sidecar
 
 import (
+	"errors"
 	"fmt"
+	"net"
+	"os"
 	"testing"
 	"time"
 
@@ -82,4 +85,54 @@ func TestLimitsHold(t *testing.T) {
 	if _, err := w.client(api.RoleMonitor).Status.Get(t.Context(), &holdfastv1.StatusServiceGetRequest{}); err != nil {
 		t.Errorf("another caller is held up: %v", err)
 	}
+}
+
+// TestAuditIsNotFilledByTheDenied: who may not change anything cannot push what others changed out of the audit.
+func TestAuditIsNotFilledByTheDenied(t *testing.T) {
+	w := open(t, nil)
+	c := w.client(api.RoleMonitor)
+	for range 50 {
+		_, err := c.Checkpoints.Pin(t.Context(), &holdfastv1.CheckpointsServicePinRequest{})
+		failure(t, "a monitor's pin", err, api.PermissionDenied)
+	}
+	if n := len(w.records()); n < burstSeconds || n > 3*burstSeconds {
+		t.Errorf("%d records of 50 calls", n)
+	}
+}
+
+// TestConnectionsAreLimited at each port by itself; one that ends makes room.
+func TestConnectionsAreLimited(t *testing.T) {
+	w := open(t, nil)
+	dial := func(address string) net.Conn {
+		t.Helper()
+		c, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+	var held []net.Conn
+	for range maxConns {
+		held = append(held, dial(w.addresses().Commands))
+	}
+	one := dial(w.addresses().Commands)
+	one.SetReadDeadline(time.Now().Add(5 * time.Second))
+	if _, err := one.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("one more stays: %v", err)
+	}
+	if _, err := w.client(api.RoleMonitor).Checkpoints.List(t.Context(), &holdfastv1.CheckpointsServiceListRequest{}); err != nil {
+		t.Errorf("another port: %v", err)
+	}
+	for _, c := range held {
+		c.Close()
+	}
+	c := w.client(api.RoleMonitor)
+	for range 100 { // until the sidecar has seen that they ended
+		if _, err := c.Status.Get(t.Context(), &holdfastv1.StatusServiceGetRequest{}); err == nil {
+			return
+		}
+		<-time.After(20 * time.Millisecond)
+	}
+	t.Error("the connections that ended leave no room")
 }

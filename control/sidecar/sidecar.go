@@ -120,7 +120,7 @@ func Open(cfg *config.Sidecar, log *slog.Logger) (_ *Sidecar, err error) {
 
 // gate makes what answers at a port: the services that have anything to answer there, behind the port's own limits.
 func (s *Sidecar) gate(at Port, services api.Handlers, who func(*http.Request) (string, string, error)) *gate {
-	g := &gate{port: at, limits: newLimits(s.cfg.Limits.Rate, s.cfg.Limits.Concurrent, time.Now), count: s.count, audit: s.audit, log: s.log, writeWait: writeWait, who: who}
+	g := &gate{port: at, limits: newLimits(s.cfg.Limits.Rate, s.cfg.Limits.Concurrent, time.Now), denied: newLimits(1, 1, time.Now), count: s.count, audit: s.audit, log: s.log, writeWait: writeWait, who: who}
 	switch at { // so that reflection tells what the port is for
 	case Commands:
 		services.Checkpoints, services.Logs = nil, nil
