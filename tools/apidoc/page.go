@@ -19,7 +19,8 @@ them). Names of fields are those of the table in protobuf, and in lower camel ca
 is said that something is not known, and never by a zero.
 
 Any call may fail with ` + "`not_found`" + ` for a group that is not there, ` + "`invalid_argument`" + ` when no group is named and there is not exactly one,
-` + "`failed_precondition`" + ` when the other end of the group is the one to ask, ` + "`resource_exhausted`" + ` for a request above 1 MiB,
+` + "`failed_precondition`" + ` when the other end of the group is the one to ask, ` + "`resource_exhausted`" + ` for a request above 1 MiB
+(over a sidecar above 64 KiB, or when the caller is over its limits), ` + "`permission_denied`" + ` over a sidecar when it is not for the caller's role,
 ` + "`deadline_exceeded`" + ` and ` + "`unavailable`" + ` (try again), and ` + "`internal`" + `. What a call can fail with beside that stands at it. An error
 carries a message and an ErrorInfo, which says what to do next.
 `
