@@ -33,7 +33,7 @@ func (w *world) pretendBoot(name string) {
 func TestHostRestarts(t *testing.T) {
 	t.Setenv("HOLDFAST_BOOT_ID_FILE", filepath.Join(t.TempDir(), "boot"))
 	const size, region = 128 << 20, 16 << 20
-	w := newWorld(t, func(w *world) { w.size, w.window, w.activity = size, 64<<20, true })
+	w := newWorld(t, func(w *world) { w.size, w.window, w.activity = size, 64<<20, ".activity" })
 	w.pretendBoot("1")
 	w.start()
 	log := filepath.Join(w.dir, "vol1.img.activity")
@@ -85,6 +85,25 @@ func TestHostRestarts(t *testing.T) {
 	}); n < size/2 {
 		t.Errorf("%d bytes were compared of a volume that was unlogged", n)
 	}
+}
+
+// TestUnlogged: a log that cannot be written is said, no volume is kept as logged, and all goes on.
+func TestUnlogged(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(w *world) { w.activity = "-folder/that/is/not" })
+	w.start()
+	w.awaitState(api.StateProtected)
+	w.await("status to say it", func() bool { return strings.Contains(w.status().Reason, "unlogged: the activity log of vol1") })
+	w.awaitKept(`"logged":[]`)
+	if names, none := func() ([]string, int) {
+		f := w.s.flows[0]
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return f.unloggedLocked()
+	}(); len(names) != 1 || none != 0 {
+		t.Errorf("unlogged are %v and %d", names, none)
+	}
+	w.verify("unlogged")
 }
 
 func rewrite(t *testing.T, name string, text []byte) {

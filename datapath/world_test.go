@@ -37,7 +37,7 @@ type world struct {
 	dir         string
 	volumes     []string
 	freeze      Freeze
-	activity    bool   // disks have activity logs
+	activity    string // disks have activity logs, with this behind their names
 	asked       string // the group that is asked about, where there are several
 	size        int64
 	window      int64
@@ -187,8 +187,8 @@ func (w *world) startFilter() {
 	w.mkdir("run")
 	for i, v := range w.volumes {
 		fv := capture.FilterVolume{ID: volumeID(i), Name: v, Path: filepath.Join(w.dir, v+".img")}
-		if w.activity {
-			fv.Log = fv.Path + ".activity"
+		if w.activity != "" {
+			fv.Log = fv.Path + w.activity
 		}
 		cfg.Volumes = append(cfg.Volumes, fv)
 	}

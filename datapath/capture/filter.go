@@ -190,7 +190,9 @@ func (f *Filter) Run(ctx context.Context) error {
 			}
 		}
 	})
-	wg.Go(func() { f.keepLogs(run) })
+	for _, v := range f.volumes { // a disk that hangs holds up its own alone
+		wg.Go(func() { v.keepLog(run) })
+	}
 	return f.accept(run, listener, &wg)
 }
 

@@ -130,8 +130,8 @@ func (v *volume) tickLog() {
 	v.activity.TickLocked()
 }
 
-// keepLogs writes down what is marked, and lets regions that are idle leave the logs, until ctx ends.
-func (f *Filter) keepLogs(ctx context.Context) {
+// keepLog writes down what is marked of a volume, and lets regions that are idle leave its log, until ctx ends.
+func (v *volume) keepLog(ctx context.Context) {
 	tick := time.NewTicker(keepEvery)
 	defer tick.Stop()
 	for {
@@ -139,9 +139,7 @@ func (f *Filter) keepLogs(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			for _, v := range f.volumes {
-				v.activity.Keep()
-			}
+			v.activity.Keep()
 		}
 	}
 }

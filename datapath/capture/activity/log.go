@@ -126,9 +126,6 @@ func (l *Log) putHeader(file ioengine.File, h header) error {
 // make makes the file anew: what is marked now, and all regions that were written to while it was Off. Keeping is
 // held, or nobody else is there yet.
 func (l *Log) make() error {
-	if err := l.cfg.Flush(); err != nil { // of what is not among these regions
-		return fmt.Errorf("sync of the disk: %w", err)
-	}
 	l.cfg.Lock.Lock()
 	there := l.regions.Logged()
 	l.cfg.Lock.Unlock()
@@ -167,6 +164,9 @@ func (l *Log) makeFile(there regions.Set) (file ioengine.File, err error) {
 	log, marks := l.cfg.ID.parts()
 	if err := file.Allocate(0, marks.at+marks.bytes()); err != nil {
 		return nil, err
+	}
+	if err := l.cfg.Flush(); err != nil { // of what was written to other regions, before the log was Off
+		return nil, fmt.Errorf("sync of the disk: %w", err)
 	}
 	l.head = h
 	clear(l.logImage)
