@@ -148,6 +148,8 @@ func TestFailover(t *testing.T) {
 	}
 	_, err = recovery().Rollback(ctx, &holdfastv1.RecoveryServiceRollbackRequest{Id: "two"})
 	code(api.Precondition, err)
+	_, err = Handlers(Identity{}, nil, w.tg).Views.Open(ctx, &holdfastv1.ViewsServiceOpenRequest{Checkpoint: done.Failover.Checkpoint})
+	code(api.Precondition, err)
 	w.awaitState(api.StateStandby)
 	onView(t, done.Failover, func(c *nbd.Client) {
 		if _, err := c.WriteAt([]byte("committed"), 70000); err != nil {

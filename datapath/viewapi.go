@@ -45,6 +45,8 @@ func (h viewsHandler) Open(_ context.Context, r *holdfastv1.ViewsServiceOpenRequ
 	switch {
 	case errors.Is(err, journal.ErrNotFound):
 		return nil, api.Errorf(api.NotFound, "see checkpoint list", "no checkpoint %d", number)
+	case errors.Is(err, journal.ErrInUse):
+		return nil, api.Errorf(api.Precondition, "use the failover's view", "a live failover of the group was committed, and no other view of it is opened: %v", err)
 	case errors.Is(err, errTooMany):
 		return nil, api.Errorf(api.Exhausted, "close one", "%v", err)
 	case errors.Is(err, journal.ErrCorrupt):

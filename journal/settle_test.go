@@ -201,14 +201,14 @@ func TestSettleBesideWrites(t *testing.T) {
 		if first = false; len(parts) == 0 {
 			t.Error("nothing is to be settled")
 		}
-		return d.WriteAt(p, 8192)
+		return d.WriteAt(p, 12288)
 	})
 	ok(t, err)
 	if moved == 0 || first {
 		t.Errorf("%d blocks were settled", moved)
 	}
 	got := make([]byte, 4096)
-	ok(t, d.ReadAt(got, 8192))
+	ok(t, d.ReadAt(got, 12288))
 	if !bytes.Equal(got, p) {
 		t.Error("a write is lost")
 	}

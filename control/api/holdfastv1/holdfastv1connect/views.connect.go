@@ -45,7 +45,8 @@ const (
 type ViewsServiceClient interface {
 	// Open makes a view and serves it, before it answers.
 	// Errors: not_found when there is no such checkpoint; data_loss when it is bad; resource_exhausted when
-	// there are as many views as there may be, or no room for one; invalid_argument for what cannot be meant.
+	// there are as many views as there may be, or no room for one; failed_precondition when a live failover of
+	// the group was committed; invalid_argument for what cannot be meant.
 	Open(context.Context, *holdfastv1.ViewsServiceOpenRequest) (*holdfastv1.ViewsServiceOpenResponse, error)
 	// List tells of all views, also of those that ended by themselves.
 	List(context.Context, *holdfastv1.ViewsServiceListRequest) (*holdfastv1.ViewsServiceListResponse, error)
@@ -123,7 +124,8 @@ func (c *viewsServiceClient) Close(ctx context.Context, req *holdfastv1.ViewsSer
 type ViewsServiceHandler interface {
 	// Open makes a view and serves it, before it answers.
 	// Errors: not_found when there is no such checkpoint; data_loss when it is bad; resource_exhausted when
-	// there are as many views as there may be, or no room for one; invalid_argument for what cannot be meant.
+	// there are as many views as there may be, or no room for one; failed_precondition when a live failover of
+	// the group was committed; invalid_argument for what cannot be meant.
 	Open(context.Context, *holdfastv1.ViewsServiceOpenRequest) (*holdfastv1.ViewsServiceOpenResponse, error)
 	// List tells of all views, also of those that ended by themselves.
 	List(context.Context, *holdfastv1.ViewsServiceListRequest) (*holdfastv1.ViewsServiceListResponse, error)
