@@ -14,6 +14,7 @@ import (
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
 	"github.com/holdfast-dr/holdfast/datapath/front/nbd"
+	"github.com/holdfast-dr/holdfast/journal/retain"
 )
 
 // TestAPI asks what a user asks, of the source and of the target.
@@ -116,6 +117,7 @@ func TestAPI(t *testing.T) {
 	testRetention(t, ctx, s, tg, code)
 	testScratch(t, ctx, tg, first)
 	testPassing(t, ctx, w, tg, first)
+	testConfiguredRetention(t, w, tg)
 	testStatus(t, w, tg)
 }
 
@@ -292,6 +294,19 @@ func testRetention(t *testing.T, ctx context.Context, s, tg api.Handlers, code f
 	}
 	if _, err = tg.Groups.SetRetention(ctx, &holdfastv1.GroupsServiceSetRetentionRequest{Defaults: true}); err != nil || get().Own {
 		t.Errorf("back to what is configured: %v, %v", get(), err)
+	}
+}
+
+// testConfiguredRetention: what the configuration says anew holds for a group without a policy of its own.
+func testConfiguredRetention(t *testing.T, w *world, tg api.Handlers) {
+	for _, history := range []time.Duration{2 * time.Hour, 24 * time.Hour} {
+		if err := w.tg.ConfigureRetention(retain.Policy{History: history, WarnPercent: 50}); err != nil {
+			t.Error(err)
+		}
+		res, err := tg.Groups.GetRetention(t.Context(), &holdfastv1.GroupsServiceGetRetentionRequest{})
+		if err != nil || res.Retention[0].Own || res.Retention[0].Policy.History.AsDuration() != history {
+			t.Errorf("configured %v: %v, %v", history, res, err)
+		}
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/holdfast-dr/holdfast/datapath/pack"
 	"github.com/holdfast-dr/holdfast/datapath/roster"
 	"github.com/holdfast-dr/holdfast/datapath/spill"
+	"github.com/holdfast-dr/holdfast/ioengine/pulse"
 	"github.com/holdfast-dr/holdfast/wire"
 	"github.com/holdfast-dr/holdfast/wire/record"
 	"github.com/holdfast-dr/holdfast/wire/reorder"
@@ -32,6 +33,7 @@ type flow struct {
 	ledger       ledgerFile
 	incarnations incarnations
 	epochs       epochs
+	turning      pulse.Pulse // of watch
 	began        time.Time
 	rosterName   string
 	freezer      freezer

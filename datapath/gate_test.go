@@ -59,7 +59,7 @@ func newGateWorld(t *testing.T, p shape.Policy) *gateWorld {
 }
 
 func (w *gateWorld) newGate(p shape.Policy) *gate.Gate {
-	g, err := gate.Open(shapingFile{filepath.Join(w.t.TempDir(), "shaping"), p}, LoadZone, slog.New(slog.DiscardHandler))
+	g, err := gate.Open(newShapingFile(filepath.Join(w.t.TempDir(), "shaping"), p), LoadZone, slog.New(slog.DiscardHandler))
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -341,7 +341,7 @@ func TestShapingIsKept(t *testing.T) {
 	dir := t.TempDir()
 	configured := shape.Policy{Cap: 50e6}
 	open := func() *gate.Gate {
-		g, err := gate.Open(shapingFile{filepath.Join(dir, "shaping"), configured}, LoadZone, slog.New(slog.DiscardHandler))
+		g, err := gate.Open(newShapingFile(filepath.Join(dir, "shaping"), configured), LoadZone, slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -375,7 +375,7 @@ func TestShapingIsKept(t *testing.T) {
 	if err := writeDurably(filepath.Join(dir, "shaping"), []byte("holdfast shaping 1\ncap none\n")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := gate.Open(shapingFile{filepath.Join(dir, "shaping"), configured}, LoadZone, slog.New(slog.DiscardHandler)); err == nil {
+	if _, err := gate.Open(newShapingFile(filepath.Join(dir, "shaping"), configured), LoadZone, slog.New(slog.DiscardHandler)); err == nil {
 		t.Error("a damaged file was taken")
 	}
 }
@@ -384,7 +384,7 @@ func TestShapingIsKept(t *testing.T) {
 func TestBatchesFollowTheCap(t *testing.T) {
 	f := &flow{window: spill.New(1<<20, 1)}
 	for r, want := range map[shape.Rate]int{0: batchRaw, 1e6: batchRawMin, 5e6: batchRawMin, 20e6: 250_000, 100e6: batchRaw} {
-		g, err := gate.Open(shapingFile{filepath.Join(t.TempDir(), "shaping"), shape.Policy{Cap: r}}, LoadZone, slog.New(slog.DiscardHandler))
+		g, err := gate.Open(newShapingFile(filepath.Join(t.TempDir(), "shaping"), shape.Policy{Cap: r}), LoadZone, slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -393,4 +393,27 @@ func TestBatchesFollowTheCap(t *testing.T) {
 			t.Errorf("at %s a batch holds %d bytes, want %d", r, got, want)
 		}
 	}
+}
+
+// TestConfigurationOfShapingChanges: what the configuration says holds at once, unless a user has set something; then when he takes that back.
+func TestConfigurationOfShapingChanges(t *testing.T) {
+	g, err := gate.Open(newShapingFile(filepath.Join(t.TempDir(), "shaping"), shape.Policy{Cap: 50e6}), LoadZone, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	is := func(err error, want shape.Rate) {
+		t.Helper()
+		if got := g.Policy().Cap; got != want || err != nil {
+			t.Errorf("the cap is %s, want %s: %v", got, want, err)
+		}
+	}
+	is(g.Configure(shape.Policy{Cap: 40e6}), 40e6)
+	is(g.Set(shape.Policy{Cap: 5e6}, true), 5e6)
+	is(g.Configure(shape.Policy{Cap: 30e6}), 5e6)
+	for _, p := range []shape.Policy{{Cap: 1}, {Cap: 20e6, Zone: "No/Where"}} {
+		if err := g.Configure(p); !errors.Is(err, shape.ErrPolicy) {
+			t.Errorf("%+v: %v", p, err)
+		}
+	}
+	is(g.Change(true, true, nil), 30e6)
 }

@@ -17,11 +17,13 @@ func (f *flow) watch(ctx context.Context) {
 	defer tick.Stop()
 	for {
 		f.tick(time.Now())
+		f.turning.Rest()
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
 			return
 		}
+		f.turning.Turn()
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/wire/shape"
@@ -12,14 +13,24 @@ import (
 // shapingFile is a gate.Keeper: it keeps the policy that a user set; until one is set, the configuration's holds.
 type shapingFile struct {
 	name       string
-	configured shape.Policy
+	configured atomic.Pointer[shape.Policy]
 }
 
+// newShapingFile keeps in the file of that name what is set.
+func newShapingFile(name string, configured shape.Policy) *shapingFile {
+	f := &shapingFile{name: name}
+	f.Configure(configured)
+	return f
+}
+
+// Configure implements gate.Keeper.
+func (f *shapingFile) Configure(p shape.Policy) { f.configured.Store(&p) }
+
 // Get says too whether the policy was set.
-func (f shapingFile) Get() (p shape.Policy, own bool, err error) {
+func (f *shapingFile) Get() (p shape.Policy, own bool, err error) {
 	b, err := os.ReadFile(f.name)
 	if errors.Is(err, os.ErrNotExist) {
-		return f.configured, false, nil
+		return f.Configured(), false, nil
 	}
 	if err != nil {
 		return p, false, err
@@ -31,10 +42,10 @@ func (f shapingFile) Get() (p shape.Policy, own bool, err error) {
 }
 
 // Put makes p durable.
-func (f shapingFile) Put(p shape.Policy) error { return writeDurably(f.name, p.AppendTo(nil)) }
+func (f *shapingFile) Put(p shape.Policy) error { return writeDurably(f.name, p.AppendTo(nil)) }
 
 // Clear goes back to the configuration's, durably.
-func (f shapingFile) Clear() error {
+func (f *shapingFile) Clear() error {
 	if err := os.Remove(f.name); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
@@ -42,7 +53,7 @@ func (f shapingFile) Clear() error {
 }
 
 // Configured implements gate.Keeper.
-func (f shapingFile) Configured() shape.Policy { return f.configured }
+func (f *shapingFile) Configured() shape.Policy { return *f.configured.Load() }
 
 // LoadZone finds a time zone; the empty name is the machine's.
 func LoadZone(name string) (*time.Location, error) {

@@ -99,7 +99,7 @@ func OpenSource(cfg SourceConfig) (s *Source, err error) {
 	if err := os.MkdirAll(cfg.RunDir, 0o700); err != nil {
 		return s, err
 	}
-	if s.gate, err = gate.Open(shapingFile{filepath.Join(cfg.DataDir, "shaping"), cfg.Shaping}, LoadZone, cfg.Log); err != nil {
+	if s.gate, err = gate.Open(newShapingFile(filepath.Join(cfg.DataDir, "shaping"), cfg.Shaping), LoadZone, cfg.Log); err != nil {
 		return s, fmt.Errorf("shaping: %w", err)
 	}
 	for _, g := range cfg.Groups {

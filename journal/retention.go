@@ -140,10 +140,32 @@ func (g *Group) setPolicy(p retain.Policy, own bool, stated string) error {
 
 // policy is what counts for groups without one of their own.
 func (s *Store) policy() retain.Policy {
+	if p := s.configured.Load(); p != nil {
+		return *p
+	}
 	if s.cfg.Retention.History == 0 {
 		return retain.Default()
 	}
 	return s.cfg.Retention
+}
+
+// SetDefaultRetention changes what counts for groups without a policy of their own, at once. It is as long as the store is
+// open: the next opening brings its own.
+func (s *Store) SetDefaultRetention(p retain.Policy) error {
+	if err := p.Validate(); err != nil {
+		return err
+	}
+	s.configured.Store(&p)
+	for _, g := range s.Groups() {
+		g.retention.note(func(r *retention) {
+			if !r.own {
+				r.policy = p
+			}
+		})
+	}
+	s.log.Info("retention is configured anew", "history", retain.FormatDuration(p.History), "limit", p.Limit)
+	s.retainer.kick()
+	return nil
 }
 
 // loadRetention takes over what the manifest says, and puts in place what a crash tore

@@ -396,3 +396,29 @@ func TestRoom(t *testing.T) {
 	r.stop(nil, false)
 	f(1, false, false)
 }
+
+// TestConfiguredRetentionChanges: groups without a policy of their own follow what is configured, also one that comes later; what
+// cannot be is refused, and changes nothing.
+func TestConfiguredRetentionChanges(t *testing.T) {
+	w, err := openWith(smallSegments(faultdisk.New(512)))
+	ok(t, err)
+	defer func() { ok(t, w.store.Close()) }()
+	is := func(own bool, history time.Duration) {
+		t.Helper()
+		if r := w.group.Retention(); r.Own != own || r.Policy.History != history {
+			t.Errorf("own %v, %v of history; want %v, %v", r.Own, r.Policy.History, own, history)
+		}
+	}
+	p := retain.Policy{History: 3 * time.Hour, WarnPercent: 75}
+	ok(t, w.store.SetDefaultRetention(p))
+	is(false, 3*time.Hour)
+	ok(t, w.group.SetRetention(retain.Policy{History: 5 * time.Hour, WarnPercent: 75}))
+	p.History = 4 * time.Hour
+	ok(t, w.store.SetDefaultRetention(p))
+	is(true, 5*time.Hour)
+	if err := w.store.SetDefaultRetention(retain.Policy{History: time.Second}); err == nil {
+		t.Error("a second of history is no policy")
+	}
+	ok(t, w.group.ClearRetention())
+	is(false, 4*time.Hour)
+}

@@ -16,6 +16,7 @@ import (
 	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/journal/index"
+	"github.com/holdfast-dr/holdfast/journal/retain"
 	"github.com/holdfast-dr/holdfast/journal/segment"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
@@ -31,6 +32,7 @@ type Store struct {
 	viewing    viewNumbers
 	reserve    reserve
 	cache      *index.Cache
+	configured atomic.Pointer[retain.Policy] // by SetDefaultRetention; nil: cfg.Retention
 	retainer   retainer
 	spare      *segment.Pool
 	scrubber   scrubber

@@ -7,7 +7,9 @@
 // It logs to stderr and closes cleanly on SIGINT or SIGTERM: what is in flight is
 // answered, and the marks are noted to be whole. Killed, it loses no mark either: its
 // successor makes everything dirty that was not known to be at the target. When a queue does not
-// turn for a second it ends itself: whoever supervises it starts it again at once.
+// turn for a second it ends itself: whoever supervises it starts it again at once. On SIGHUP it
+// reads its file again: the log level changes at once, and where anything else differs
+// the file is refused. Under systemd it tells when it serves.
 package main
 
 import (
@@ -25,6 +27,7 @@ import (
 	"syscall"
 
 	"github.com/holdfast-dr/holdfast/control/config"
+	"github.com/holdfast-dr/holdfast/control/systemd"
 	"github.com/holdfast-dr/holdfast/control/version"
 	"github.com/holdfast-dr/holdfast/datapath/capture"
 	"github.com/holdfast-dr/holdfast/datapath/front/nbd"
@@ -83,13 +86,20 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		_, err := fmt.Fprintln(stdout, "config ok")
 		return err
 	}
-	log := slog.New(slog.NewTextHandler(stderr, nil)).With("group", cfg.Group.Name)
-	return serve(ctx, cfg, log)
+	level := new(slog.LevelVar)
+	level.Set(cfg.LogLevel.Level())
+	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level})).With("group", cfg.Group.Name)
+	notify, err := systemd.FromEnvironment(log)
+	if err != nil {
+		return err
+	}
+	return serve(ctx, &live{file: *file, cfg: cfg, level: level}, notify, log)
 }
 
 // serve opens the disks and serves them until ctx ends. The fronts stop first, so that
 // the filter closes with nothing in flight.
-func serve(ctx context.Context, cfg *config.Filter, log *slog.Logger) (err error) {
+func serve(ctx context.Context, live *live, notify *systemd.Notifier, log *slog.Logger) (err error) {
+	cfg := live.cfg
 	if err := os.MkdirAll(cfg.RunDir, 0o700); err != nil {
 		return err
 	}
@@ -120,6 +130,10 @@ func serve(ctx context.Context, cfg *config.Filter, log *slog.Logger) (err error
 	for _, f := range fronts {
 		part(f.name, func(ctx context.Context) error { return f.serve(ctx, f.listener) })
 	}
+	part("reload", func(ctx context.Context) error {
+		notify.Reload(ctx, "serves", live.read, log)
+		return nil
+	})
 	log.Info("vra-filter runs", "volumes", len(cfg.Volumes), "pool", cfg.Pool)
 	wg.Wait()
 	log.Info("vra-filter ends")

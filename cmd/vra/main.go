@@ -4,7 +4,10 @@
 //
 // It logs to stderr, answers status, checkpoints and views on its unix socket, and
 // ends in good order on SIGINT or SIGTERM. Being killed is as good: what was
-// acknowledged is safe, and what was not is marked.
+// acknowledged is safe, and what was not is marked. On SIGHUP it reads its file again:
+// the log level, shaping, priorities and retention change at once; where anything else
+// differs the file is refused, and what was in force stays so. Under systemd it tells
+// when it is ready, and that its loops turn.
 package main
 
 import (
@@ -29,6 +32,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/config"
+	"github.com/holdfast-dr/holdfast/control/systemd"
 	"github.com/holdfast-dr/holdfast/control/version"
 	"github.com/holdfast-dr/holdfast/datapath"
 	"github.com/holdfast-dr/holdfast/datapath/pack"
@@ -98,7 +102,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		_, err := fmt.Fprintln(stdout, "config ok")
 		return err
 	}
-	log := slog.New(slog.NewTextHandler(stderr, nil)).With("site", cfg.Site, "vra", cfg.ID)
+	level := new(slog.LevelVar)
+	level.Set(cfg.LogLevel.Level())
+	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level})).With("site", cfg.Site, "vra", cfg.ID)
+	notify, err := systemd.FromEnvironment(log)
+	if err != nil {
+		return err
+	}
 	if err := giveWay(*nice); err != nil {
 		log.Warn("guests do not go first", "error", err)
 	}
@@ -106,7 +116,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(serve(ctx, cfg, log, to, *stale), end())
+	return errors.Join(serve(ctx, &live{file: *file, cfg: cfg, level: level}, notify, log, to, *stale), end())
 }
 
 // checkFiles tells what of the files would keep the VRA from running; it makes nothing.
@@ -157,7 +167,8 @@ func targetConfig(cfg *config.VRA, credentials wire.Credentials, log *slog.Logge
 
 // serve runs all that the configuration asks for until ctx ends or a part fails.
 // A tape, unless it is nil, gets what passes on the wire. acceptStale: see datapath.Parity.
-func serve(ctx context.Context, cfg *config.VRA, log *slog.Logger, to *tape.Tape, acceptStale bool) (err error) {
+func serve(ctx context.Context, live *live, notify *systemd.Notifier, log *slog.Logger, to *tape.Tape, acceptStale bool) (err error) {
+	cfg := live.cfg
 	lock, err := datapath.OpenDataDir(cfg.DataDir)
 	if err != nil {
 		return err
@@ -229,6 +240,17 @@ func serve(ctx context.Context, cfg *config.VRA, log *slog.Logger, to *tape.Tape
 		}
 		parts.add("metrics", func(ctx context.Context) error { return serveMetrics(ctx, l, datapath.Metrics(who, source, target)) })
 	}
+	live.source, live.target = source, target
+	parts.add("reload", func(ctx context.Context) error {
+		notify.Reload(ctx, "replicates", live.read, log)
+		return nil
+	})
+	alive := datapath.Alive(source, target)
+	parts.add("watchdog", func(ctx context.Context) error {
+		notify.Watch(ctx, func(ctx context.Context) error { return alive(ctx, time.Now()) })
+		<-ctx.Done()
+		return nil
+	})
 	log.Info("vra runs", "source", source != nil, "target", target != nil, "socket", cfg.Socket)
 	err = parts.run(ctx)
 	log.Info("vra ends", "error", err)

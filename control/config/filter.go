@@ -15,6 +15,7 @@ type Filter struct {
 	// as QEMU's under libvirt; by default nobody else may.
 	SocketGroup string         `yaml:"socket_group,omitempty"`
 	Volumes     []FilterVolume `yaml:"volumes"`
+	LogLevel    LogLevel       `yaml:"log_level,omitempty"` // debug, info (the default), warn or error
 }
 
 // FilterGroup names the group.
@@ -128,5 +129,6 @@ func (c *Filter) Validate() error {
 			unique(&m, sockets, s.key, s.path, "")
 		}
 	}
+	c.LogLevel.validate(&m)
 	return m.err()
 }

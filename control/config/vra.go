@@ -25,6 +25,8 @@ type VRA struct {
 
 	// MetricsListen is a TCP address for metrics; empty is off. They are always on the socket.
 	MetricsListen string `yaml:"metrics_listen,omitempty"`
+
+	LogLevel LogLevel `yaml:"log_level,omitempty"` // debug, info (the default), warn or error
 }
 
 // TLS names PEM files.
@@ -222,6 +224,7 @@ func (c *VRA) Validate() error {
 		m.address("metrics_listen", c.MetricsListen, 0)
 	}
 	c.listeners(&m)
+	c.LogLevel.validate(&m)
 	return m.err()
 }
 

@@ -31,6 +31,7 @@ type Keeper interface {
 	Put(shape.Policy) error // durably
 	Clear() error
 	Configured() shape.Policy
+	Configure(shape.Policy) // the configuration says something else now
 }
 
 // Gate is one source's. Open makes one.

@@ -41,6 +41,27 @@ func (g *Gate) State(now time.Time) State {
 	return s
 }
 
+// Configure takes in that the configuration says something else: it holds at once, unless a user has set a policy. ErrPolicy is
+// in the error when it cannot hold; then nothing has changed.
+func (g *Gate) Configure(p shape.Policy) error {
+	g.changing.Lock()
+	defer g.changing.Unlock()
+	if err := p.Validate(); err != nil {
+		return err
+	}
+	if _, err := g.zone(p.Zone); err != nil {
+		return err
+	}
+	g.file.Configure(p)
+	g.mu.Lock()
+	own := g.mu.own
+	g.mu.Unlock()
+	if own {
+		return nil
+	}
+	return g.set(p, false)
+}
+
 // Change puts into force what f makes of the present policy, or, after defaults, of the
 // configuration's; with nothing to change that itself.
 func (g *Gate) Change(defaults, nothing bool, f func(*shape.Policy) error) error {

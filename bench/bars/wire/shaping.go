@@ -248,3 +248,4 @@ func (f fixed) Get() (shape.Policy, bool, error) { return shape.Policy(f), false
 func (f fixed) Put(shape.Policy) error           { return errors.ErrUnsupported }
 func (f fixed) Clear() error                     { return nil }
 func (f fixed) Configured() shape.Policy         { return shape.Policy(f) }
+func (f fixed) Configure(shape.Policy)           {}
