@@ -11,6 +11,8 @@
 # make wire-every-byte  a fault of each kind at each byte of a 64 KiB exchange (a quarter of an hour of CPU)
 # make fuzz    each decoder's fuzz target for FUZZTIME
 # make generate  the code of control/api, and API.md there, from its .proto files
+# make deb      bin/holdfast_VERSION_ARCH.deb: daemons, command, units, pages, dashboard and alert rules; the same bytes each time
+# make install  the same below PREFIX (/usr/local) of DESTDIR; make uninstall takes it away again
 # make clean
 
 GO       ?= go
@@ -18,7 +20,7 @@ FUZZTIME ?= 15s
 # A released toolchain of the right age is fetched by go itself when this one is older.
 export GOTOOLCHAIN ?= auto
 
-.PHONY: all build demo check guest bench bars-journal bars-wire bars-capture bars-control planted wire-every-byte fuzz generate clean
+.PHONY: all build demo check guest bench bars-journal bars-wire bars-capture bars-control planted wire-every-byte fuzz generate deb install uninstall clean
 
 all: build
 
@@ -89,6 +91,23 @@ generate:
 	GOBIN=$(CURDIR)/bin/generate $(GO) install connectrpc.com/connect/cmd/protoc-gen-connect-go@v1.21.1
 	PATH="$(CURDIR)/bin/generate:$$PATH" $(GO) generate ./control/api/...
 	$(GO) run ./tools/apidoc
+
+# A package follows from the commit alone: its version and its dates too.
+export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null)
+VERSION ?= $(shell git log -1 --date=format:%Y%m%d --format=0~%cd+%h 2>/dev/null || echo 0~devel)
+
+deb:
+	@mkdir -p bin/deb
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w' -buildvcs=auto -o bin/deb/ ./cmd/...
+	$(GO) run ./tools/packaging -bin bin/deb -version '$(VERSION)' deb
+
+PREFIX ?= /usr/local
+
+install: build
+	$(GO) run ./tools/packaging -destdir '$(DESTDIR)' -prefix '$(PREFIX)' install
+
+uninstall: build
+	$(GO) run ./tools/packaging -destdir '$(DESTDIR)' -prefix '$(PREFIX)' uninstall
 
 clean:
 	rm -rf bin
