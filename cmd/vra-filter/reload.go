@@ -1,17 +1,10 @@
 package main
 
 import (
-	"errors"
-	"fmt"
 	"log/slog"
-	"slices"
-	"strings"
 
 	"github.com/holdfast-dr/holdfast/control/config"
 )
-
-// errRestart says that a configuration differs in what only a restart takes in.
-var errRestart = errors.New("only a restart takes these in")
 
 // live is what of the configuration changes while the process runs.
 type live struct {
@@ -26,9 +19,9 @@ func (l *live) read() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	changed := config.Changed(l.cfg, next)
-	if fixed := slices.DeleteFunc(slices.Clone(changed), l.cfg.Live); len(fixed) > 0 {
-		return nil, fmt.Errorf("%s: %w: %s", l.file, errRestart, strings.Join(fixed, ", "))
+	changed, err := config.CheckLive(l.file, l.cfg, next, l.cfg.Live)
+	if err != nil {
+		return nil, err
 	}
 	l.level.Set(next.LogLevel.Level())
 	l.cfg = next

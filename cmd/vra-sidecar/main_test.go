@@ -15,6 +15,7 @@ import (
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/config"
 	"github.com/holdfast-dr/holdfast/control/pairing"
+	"github.com/holdfast-dr/holdfast/control/systemd/manager"
 )
 
 // folder is a site's CA, a sidecar's certificate and its file.
@@ -118,6 +119,9 @@ func (s *said) Write(p []byte) (int, error) {
 // TestServe runs until it is told to stop, and reads its certificates again on SIGHUP, unless they are no good.
 func TestServe(t *testing.T) {
 	file, _, renew := folder(t)
+	m := manager.Listen(t)
+	t.Setenv("NOTIFY_SOCKET", m.Socket)
+	t.Setenv("WATCHDOG_USEC", "400000")
 	ctx, stop := context.WithCancel(t.Context())
 	log := &said{on: make(chan string, 100)}
 	done := make(chan error, 1)
@@ -134,21 +138,42 @@ func TestServe(t *testing.T) {
 		}
 	}
 	next("vra-sidecar runs")
-	hup := func() {
+	m.Await("READY=1\nSTATUS=speaks for its vra")
+	for said := m.Next(); said != "WATCHDOG=1"; said = m.Next() {
+		t.Errorf("the manager hears %q", said)
+	}
+	hup := func() (status string) {
 		t.Helper()
 		if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
 			t.Fatal(err)
 		}
+		m.Await("RELOADING=1\n")
+		return m.Await("READY=1\nSTATUS=")
 	}
 	renew("vra-1")
-	hup()
-	next("certificates read again")
+	if got := hup(); strings.Contains(got, "refused") {
+		t.Error(got)
+	}
+	next("changed=[certificates]")
 	renew("vra-2")
+	if got := hup(); !strings.Contains(got, "refused") {
+		t.Error(got)
+	}
+	next("is a certificate of west/sidecar/vra-2")
+	renew("vra-1")
+	text, err := os.ReadFile(file)
+	if err == nil {
+		err = os.WriteFile(file, append(text, "limits: {rate: 7}\n"...), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	hup()
-	next("certificates not read again")
+	next("only a restart takes these in: limits.rate")
 	stop()
-	next("vra-sidecar ends")
+	m.Await("STOPPING=1")
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
+	next("vra-sidecar ends")
 }

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"errors"
-	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
@@ -10,9 +8,6 @@ import (
 	"github.com/holdfast-dr/holdfast/control/config"
 	"github.com/holdfast-dr/holdfast/datapath"
 )
-
-// errRestart says that a configuration differs in what only a restart takes in.
-var errRestart = errors.New("only a restart takes these in")
 
 // live is what of the configuration changes while the process runs.
 type live struct {
@@ -32,9 +27,9 @@ func (l *live) read() ([]string, error) {
 	if err := checkFiles(next); err != nil {
 		return nil, config.InFile(l.file, err)
 	}
-	changed := config.Changed(l.cfg, next)
-	if fixed := slices.DeleteFunc(slices.Clone(changed), l.cfg.Live); len(fixed) > 0 {
-		return nil, fmt.Errorf("%s: %w: %s", l.file, errRestart, strings.Join(fixed, ", "))
+	changed, err := config.CheckLive(l.file, l.cfg, next, l.cfg.Live)
+	if err != nil {
+		return nil, err
 	}
 	if l.source != nil && anyBelow(changed, "source.") {
 		policy, err := shaping(next.Source)

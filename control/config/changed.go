@@ -1,8 +1,10 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 )
 
@@ -11,6 +13,18 @@ import (
 func Changed(old, now any) (keys []string) {
 	changed(&keys, "", reflect.ValueOf(old), reflect.ValueOf(now))
 	return keys
+}
+
+// ErrRestart says that a configuration differs in what only a restart takes in.
+var ErrRestart = errors.New("only a restart takes these in")
+
+// CheckLive is Changed for what was read from a file while a process runs: an error names the keys that are not live.
+func CheckLive(file string, old, now any, live func(key string) bool) (keys []string, err error) {
+	keys = Changed(old, now)
+	if fixed := slices.DeleteFunc(slices.Clone(keys), live); len(fixed) > 0 {
+		return nil, fmt.Errorf("%s: %w: %s", file, ErrRestart, strings.Join(fixed, ", "))
+	}
+	return keys, nil
 }
 
 func changed(keys *[]string, at string, old, now reflect.Value) {
@@ -40,6 +54,9 @@ func (c *VRA) Live(key string) bool {
 	return key == "log_level" || strings.HasPrefix(key, "source.shaping.") || strings.HasPrefix(key, "target.retention.") ||
 		isGroup && strings.HasSuffix(group, "].priority")
 }
+
+// Live says whether a key of a sidecar's file may change while the process runs: none. What its certificates hold may.
+func (c *Sidecar) Live(string) bool { return false }
 
 // Live says whether a key of a filter's file may change while the process runs.
 func (c *Filter) Live(key string) bool { return key == "log_level" }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -141,6 +142,33 @@ func (s *Sidecar) Reload() error {
 		return err
 	}
 	s.trust.Store(t)
+	return nil
+}
+
+// aliveWait is how long the sidecar's own socket may take to answer, an answer of the vra within.
+const aliveWait = 15 * time.Second
+
+// Alive asks the sidecar for its metrics over its own socket, by way of all that a caller goes through. Whether the vra
+// answers is no matter.
+func (s *Sidecar) Alive(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, aliveWait)
+	defer cancel()
+	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", s.cfg.Socket)
+	}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://sidecar/metrics", nil)
+	if err != nil {
+		return err
+	}
+	res, err := transport.RoundTrip(req)
+	if err != nil {
+		return fmt.Errorf("the own socket: %w", err)
+	}
+	defer res.Body.Close()
+	if _, err := io.Copy(io.Discard, res.Body); err != nil || res.StatusCode != http.StatusOK {
+		return fmt.Errorf("the own socket: %s, %w", res.Status, err)
+	}
 	return nil
 }
 

@@ -22,7 +22,7 @@ var mayImport = map[string][]string{
 	"control/config": {"ioengine/invariant"},
 	// The sidecar stays lean: no data path, no store, no hypervisor.
 	"control/sidecar": {"control/api", "control/config", "control/pairing", "control/version", "ioengine/invariant"},
-	"cmd/vra-sidecar": {"control/api", "control/config", "control/pairing", "control/version", "control/sidecar"},
+	"cmd/vra-sidecar": {"control/api", "control/config", "control/pairing", "control/version", "control/sidecar", "control/systemd"},
 }
 
 // forTests are our own packages that no product code may use.

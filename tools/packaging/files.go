@@ -23,7 +23,7 @@ type file struct {
 func (f file) users() bool { return strings.HasPrefix(f.path, "/etc/") }
 
 // daemons are the commands that services run.
-var daemons = []string{"vra", "vra-filter"}
+var daemons = []string{"vra", "vra-filter", "vra-sidecar"}
 
 // collect gathers everything that is installed below prefix, by path: the commands from bin, what they write themselves, and what stands in the tree at root.
 func collect(root, bin, prefix string) (files []file, err error) {
