@@ -7,6 +7,8 @@
 // committed, and made anew by `make generate` (by protoc,
 // protoc-gen-go v1.36.12, protoc-gen-connect-go v1.21.1 and tools/apidoc).
 //
+// How a program asks is shown by the package's examples.
+//
 // What a caller may rely on:
 //   - Handlers and clients take and give plain messages. Nobody outside this
 //     package needs Connect or the protobuf runtime: Timestamp and Time convert

@@ -124,7 +124,7 @@ func (c *collector) output(argv ...string) []byte {
 // zipped is the same for the same bytes.
 func zipped(p []byte) []byte {
 	var b bytes.Buffer
-	z, err := gzip.NewWriterLevel(&b, gzip.BestCompression)
+	z, err := gzip.NewWriterLevel(&b, gzip.DefaultCompression)
 	if err == nil {
 		_, err = z.Write(p)
 	}
