@@ -6,7 +6,8 @@
 # make bars-wire  what the way of records is held to: rates and CPU against peers, and shaping over network namespaces (45 minutes, more while others disturb it; root; 10 GB of memory, 6 GB of disk)
 # make bars-capture  what the filter is held to, against qemu-storage-daemon and nbdkit, and under faults (a quarter of an hour; root; 20 GB of disk)
 # make bars-control  what the sidecar is held to: idle, status of 300 groups, cuts (a quarter of an hour)
-# make guest   real guests whose host dies, over vhost-user and NBD, and that are attached while they run (two minutes; check has one of each)
+# make bars-recovery  what bringing machines up at the second site is held to (ten minutes; root; 6 GB of disk)
+# make guest   real guests whose host dies, that are attached while they run, and that come up at the second site (three minutes; check has one of each)
 # make planted every planted bug must be found by the test named for it
 # make wire-every-byte  a fault of each kind at each byte of a 64 KiB exchange (a quarter of an hour of CPU)
 # make fuzz    each decoder's fuzz target for FUZZTIME
@@ -20,7 +21,7 @@ FUZZTIME ?= 15s
 # A released toolchain of the right age is fetched by go itself when this one is older.
 export GOTOOLCHAIN ?= auto
 
-.PHONY: all build demo check guest bench bars-journal bars-wire bars-capture bars-control planted wire-every-byte fuzz generate deb install uninstall clean
+.PHONY: all build demo check guest bench bars-journal bars-wire bars-capture bars-control bars-recovery planted wire-every-byte fuzz generate deb install uninstall clean
 
 all: build
 
@@ -71,8 +72,16 @@ bars-control:
 	bin/bars-control $(if $(BARS_DIR),-dir '$(BARS_DIR)') $(if $(BARS),-only '$(BARS)')
 	$(GO) run ./bench/report
 
+# BARS_DIR is a folder on the disk to measure; BARS a regular expression of row keys.
+bars-recovery:
+	@tools/setup/packages.sh qemu-system-x86 fio
+	@mkdir -p bin
+	CGO_ENABLED=0 $(GO) build -buildvcs=auto -o bin/bars-recovery ./bench/bars/recovery
+	bin/bars-recovery $(if $(BARS_DIR),-dir '$(BARS_DIR)') $(if $(BARS),-only '$(BARS)')
+	$(GO) run ./bench/report
+
 guest:
-	@tools/setup/packages.sh qemu-system-x86 busybox-static e2fsprogs
+	@tools/setup/packages.sh qemu-system-x86 busybox-static e2fsprogs libnbd-bin
 	CGO_ENABLED=0 $(GO) test -tags e2e -count 1 -timeout 10m -run 'Guest' -v ./bench/scenario
 
 planted:

@@ -1,7 +1,7 @@
 package bars
 
 // Areas are the groups of bars, by the name of their program.
-var Areas = map[string][]Row{"capture": Capture, "control": Control, "journal": Journal, "wire": Wire}
+var Areas = map[string][]Row{"capture": Capture, "control": Control, "journal": Journal, "recovery": Recovery, "wire": Wire}
 
 // Capture is what the filter is held to. Writes are at random places of a disk that is written whole before,
 // source and target run beside the guest's load as a lab runs them, and capture is off where no VRA takes what is split.
@@ -52,6 +52,15 @@ var Journal = []Row{
 	{"memory", "resident memory at 100 M extents, beyond the configured cache", "MiB", 256, false},
 	{"promote-keeps-up", "bytes promoted per byte taken, from the end of a pass to the end of one, at an intake of a quarter of the disk", "x", 1, true},
 	{"promote-ack", "ack p99 beside promotion, over that without", "x", 2, false},
+}
+
+// Recovery is what bringing machines up at the second site is held to. Their processor is emulated.
+var Recovery = []Row{
+	{"first-one", "failover test of one machine, from the exec of the command until QEMU runs it", "s", 2, false},
+	{"first-ours", "the same, until QEMU is started", "ms", 300, false},
+	{"first-twenty", "twenty machines of 128 MiB in one group, until the last runs", "s", 10, false},
+	{"lag-test", "lag p99 of a running protection while a test failover comes and goes, over that before", "x", 1.1, false},
+	{"view-qd16", "reads of 4 KiB at depth 16 from a view over NBD, against the plain disk, cold, IOPS", "x", 0.5, true},
 }
 
 // Wire is what the way of records from site to site is held to. Shaping is measured behind tbf

@@ -3,9 +3,11 @@
 package scenario_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -77,7 +79,7 @@ func TestGuestFailsOver(t *testing.T) {
 	vm.makeDisk(image)
 	l := up(t, "", nil, "--image", image, "--interval", "1s", "--link", "none")
 	volume := l.Volumes[0].Name
-	first := vm.boot("write", "-chardev", "socket,id=disk,path="+l.Volumes[0].VhostUser+",reconnect=1", "-device", "vhost-user-blk-pci,chardev=disk,num-queues=1")
+	first := vm.boot("write pause=0.5", "-chardev", "socket,id=disk,path="+l.Volumes[0].VhostUser+",reconnect=1", "-device", "vhost-user-blk-pci,chardev=disk,num-queues=1")
 	defer first.kill()
 	first.says(fmt.Sprintf("SAFE %d", guestFiles-1))
 	l.protected()
@@ -109,6 +111,7 @@ func TestGuestFailsOver(t *testing.T) {
 	if want := fmt.Sprintf("READ %d BAD 0", guestFiles); err != nil || !strings.Contains(string(said), want) {
 		t.Errorf("the machine at the second site does not say %q (%v):\n%s", want, err, said)
 	}
+	restoresAFile(l, c.ID)
 	var views []struct{ ID string }
 	l.must(l.JSON(t.Context(), &views, "view", "list"))
 	if left, _ := filepath.Glob(filepath.Join(l.Dir, "jobs", "*", "machines", "*")); len(views) > 0 || len(left) > 0 {
@@ -129,17 +132,53 @@ func TestGuestFailsOver(t *testing.T) {
 	}
 }
 
-// TestGuestMovesOver has a protected guest move to the second site: it is stopped, and the machine there reads all
+// restoresAFile takes one file out of a checkpoint, without a mount: the disk is shown as a file.
+func restoresAFile(l *lab, checkpoint string) {
+	l.t.Helper()
+	if _, err := os.Stat("/dev/fuse"); err != nil {
+		l.t.Logf("no file is restored: %v", err)
+		return
+	}
+	var v drive.View
+	l.must(l.JSON(l.t.Context(), &v, "view", "open", "--checkpoint", checkpoint, "--read-only"))
+	dir := l.t.TempDir()
+	fuse := exec.Command("nbdfuse", "-r", filepath.Join(dir, "mnt", "disk"), v.Volumes[0].NBD)
+	l.must(os.Mkdir(filepath.Join(dir, "mnt"), 0o700))
+	l.must(fuse.Start())
+	defer func() {
+		if out, err := exec.Command("umount", filepath.Join(dir, "mnt")).CombinedOutput(); err != nil {
+			l.t.Errorf("umount: %v: %s", err, out)
+			fuse.Process.Kill()
+		}
+		fuse.Wait()
+		l.must(l.Close(l.t.Context(), v))
+	}()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for late := time.Now().Add(30 * time.Second); time.Now().Before(late); <-tick.C {
+		if _, err := os.Stat(filepath.Join(dir, "mnt", "disk")); err == nil {
+			break
+		}
+	}
+	out, err := exec.Command("debugfs", "-R", "dump /data/f3 "+filepath.Join(dir, "f3"), filepath.Join(dir, "mnt", "disk")).CombinedOutput()
+	got, rerr := os.ReadFile(filepath.Join(dir, "f3"))
+	want := bytes.Repeat([]byte("file 3 of a protected guest\n"), 2000)[:4096+3*7919%300000]
+	if err != nil || rerr != nil || !bytes.Equal(got, want) {
+		l.t.Errorf("the file that was restored has %d bytes, want %d (%v, %v): %s", len(got), len(want), err, rerr, out)
+	}
+}
+
+// TestMovedGuest has a protected guest move to the second site: it is stopped, and the machine there reads all
 // that it knew to be safe, up to the last. That is rolled back. Then the site is gone, and
 // what takes over with a stated reason is committed: it runs on, and the source stands by.
-func TestGuestMovesOver(t *testing.T) {
+func TestMovedGuest(t *testing.T) {
 	t.Parallel()
 	vm := newHost(t)
 	image := filepath.Join(t.TempDir(), "guest.raw")
 	vm.makeDisk(image)
 	l := up(t, "", nil, "--image", image, "--interval", "1s", "--link", "none")
 	monitor := filepath.Join(vm.dir, "qmp")
-	first := vm.boot("write", "-chardev", "socket,id=disk,path="+l.Volumes[0].VhostUser+",reconnect=1", "-device", "vhost-user-blk-pci,chardev=disk,num-queues=1",
+	first := vm.boot("write pause=0.5", "-chardev", "socket,id=disk,path="+l.Volumes[0].VhostUser+",reconnect=1", "-device", "vhost-user-blk-pci,chardev=disk,num-queues=1",
 		"-qmp", "unix:"+monitor+",server=on,wait=off")
 	defer first.kill()
 	first.says(fmt.Sprintf("SAFE %d", guestFiles-1))

@@ -1,0 +1,358 @@
+// Command recovery measures what recovery is held to (the rows of bars.Recovery) and keeps the samples in
+// bench/results/bars-recovery.jsonl.
+//
+// A lab's group is brought up by `holdfast failover test`, as a user would. The time is from the
+// exec of the command until QEMU was seen to run the machine, which is a moment after its first
+// instruction; ours is until the step began in which QEMU is started. The machines have no
+// more than their firmware to run, since what a guest's boot takes is not ours.
+//
+// Views are read by fio over NBD, as QEMU reads them, and the plain disk beside by fio itself, past the page
+// cache. Needs root, to drop caches.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"math"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/bench/bars"
+	"github.com/holdfast-dr/holdfast/bench/drive"
+	"github.com/holdfast-dr/holdfast/bench/load"
+	"github.com/holdfast-dr/holdfast/control/api"
+	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
+	"github.com/holdfast-dr/holdfast/control/config"
+)
+
+func main() {
+	var o bars.Options
+	o.Register(flag.CommandLine, " (three times -mib)")
+	mib := flag.Int64("mib", 1024, "MiB of the disk whose view is read")
+	length := flag.Duration("length", 10*time.Second, "of each measurement of a rate or of lag")
+	flag.Parse()
+	o.Main(nil, func(r *bars.Run) error {
+		b := &bench{Run: r, size: *mib << 20, length: *length}
+		defer b.down()
+		return r.Measure("recovery", bars.Head{
+			Title: "The bars of recovery", Command: "make bars-recovery", Note: "both sites, the guest's load and the machines that come up share it",
+		}, o.Keep, []bars.Measure{
+			{Rows: []string{"first-one", "first-ours"}, Do: b.one},
+			{Rows: []string{"lag-test"}, Do: b.lag},
+			{Rows: []string{"view-qd16"}, Do: b.view},
+			{Rows: []string{"first-twenty"}, Do: b.twenty},
+		})
+	})
+}
+
+// bench is one run.
+type bench struct {
+	*bars.Run
+	size     int64
+	length   time.Duration
+	binaries string
+	lab      *drive.Lab
+	volumes  int
+	data     []byte
+	history  *load.History
+}
+
+// up has a lab with so many volumes, the first of them written whole.
+func (b *bench) up(volumes int, size int64) (err error) {
+	if b.lab != nil && b.volumes == volumes {
+		return nil
+	}
+	b.down()
+	if b.binaries == "" {
+		if b.binaries, err = b.Fresh("bin"); err != nil {
+			return err
+		}
+		if err := drive.Build(b.Context, ".", b.binaries, ""); err != nil {
+			return err
+		}
+		b.data = load.Corpus(load.DB, 1)
+	}
+	dir, err := b.Fresh("lab")
+	if err != nil {
+		return err
+	}
+	b.volumes, b.history = volumes, &load.History{}
+	if b.lab, err = drive.Up(b.Context, b.binaries, dir, nil, "--volumes", fmt.Sprint(volumes), "--size", fmt.Sprint(size), "--link", "none", "--overcommit"); err != nil {
+		return err
+	}
+	if err := b.write(1, load.Profile{Name: "fill", Kind: load.DB, Min: 64 << 10, Max: 1 << 20, Align: 64 << 10}, size); err != nil {
+		return err
+	}
+	return b.lab.Protected(b.Context)
+}
+
+func (b *bench) down() {
+	if b.lab != nil {
+		if err := b.lab.Down(); err != nil {
+			fmt.Println("bars:", err)
+		}
+		b.lab = nil
+	}
+}
+
+// write writes so many bytes to the first volume.
+func (b *bench) write(workers int, p load.Profile, bytes int64) error {
+	s := b.lab.Stamper(1, p, workers, b.data, b.history)
+	ctx, stop := context.WithCancel(b.Context)
+	defer stop()
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case err := <-done:
+			return err
+		case <-tick.C:
+			if s.Stats().Bytes >= bytes {
+				stop()
+			}
+		}
+	}
+}
+
+// machines writes the file of so many machines, one a volume.
+func (b *bench) machines() (string, error) {
+	var file config.Machines
+	for i, v := range b.lab.Volumes {
+		file.Machines = append(file.Machines, config.Machine{Name: fmt.Sprintf("vm%d", i), Memory: 128 << 20, Disks: []string{v.Name}})
+	}
+	text, err := config.Marshal(&file)
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(b.Dir, "machines.yaml")
+	return path, os.WriteFile(path, text, 0o600)
+}
+
+// report is what the command tells of a job.
+type report struct {
+	ID    string
+	Began string
+	Steps []struct {
+		Do      string
+		Began   string
+		Seconds float64
+	}
+}
+
+// bring brings the group up, and says how long it took from the exec until the first and the last machine
+// ran, and until the first QEMU was started.
+func (b *bench) bring() (id string, first, last, ours float64, err error) {
+	file, err := b.machines()
+	if err != nil {
+		return "", 0, 0, 0, err
+	}
+	var r report
+	began := time.Now()
+	if err := b.lab.JSON(b.Context, &r, "failover", "test", "--machines", file); err != nil {
+		return "", 0, 0, 0, err
+	}
+	for _, s := range r.Steps {
+		at, err := time.Parse(time.RFC3339, s.Began)
+		if err != nil {
+			return "", 0, 0, 0, err
+		}
+		if s.Do != "start" {
+			continue
+		}
+		if last = at.Sub(began).Seconds() + s.Seconds; ours == 0 {
+			first, ours = last, at.Sub(began).Seconds()
+		}
+	}
+	return r.ID, first, last, ours, nil
+}
+
+func (b *bench) stop(id string) error {
+	return b.lab.JSON(b.Context, nil, "failover", "test", "--stop", id)
+}
+
+func (b *bench) one() error {
+	if err := b.up(1, b.size); err != nil {
+		return err
+	}
+	for range b.Pairs {
+		if err := bars.DropCaches(); err != nil {
+			return err
+		}
+		id, first, _, ours, err := b.bring()
+		if err != nil {
+			return err
+		}
+		b.Sample(bars.Sample{Row: "first-one", Value: first, Ours: first, OursUnit: "s"})
+		b.Sample(bars.Sample{Row: "first-ours", Value: ours * 1000, Ours: ours * 1000, OursUnit: "ms"})
+		if err := b.stop(id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bench) twenty() error {
+	const machines = 20
+	if err := b.up(machines, 64<<20); err != nil {
+		return err
+	}
+	for range b.Pairs {
+		id, first, last, _, err := b.bring()
+		if err != nil {
+			return err
+		}
+		b.Sample(bars.Sample{Row: "first-twenty", Value: last, Ours: last, OursUnit: "s", Note: fmt.Sprintf("the first after %.2f s", first)})
+		if err := b.stop(id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lagRate is what the guest writes beside: far from what the machine carries.
+const lagRate = 4 << 20
+
+// lag compares the lag of the running protection before a test failover and during one.
+func (b *bench) lag() error {
+	if err := b.up(1, b.size); err != nil {
+		return err
+	}
+	labs, err := config.LoadContext(b.lab.Context)
+	if err != nil {
+		return err
+	}
+	vra, ok := labs.VRA(api.RoleSource)
+	if !ok {
+		return fmt.Errorf("%s names no source", b.lab.Context)
+	}
+	source := api.DialUnix(vra.Socket)
+	defer source.Close()
+	p := load.Profile{Name: "lag", Kind: load.DB, Min: 4 << 10, Max: 64 << 10, Align: 4 << 10, BytesPerSecond: lagRate}
+	for range b.Pairs {
+		s := b.lab.Stamper(1, p, 4, b.data, &load.History{})
+		ctx, stop := context.WithCancel(b.Context)
+		done := make(chan error, 1)
+		go func() { done <- s.Run(ctx) }()
+		if _, err = b.p99(source); err == nil { // until it runs evenly
+			var before, during float64
+			if before, err = b.p99(source); err == nil {
+				brought := make(chan error, 1)
+				go func() {
+					id, _, _, _, err := b.bring()
+					if err == nil {
+						err = b.stop(id)
+					}
+					brought <- err
+				}()
+				during, err = b.p99(source)
+				if berr := <-brought; err == nil {
+					err = berr
+				}
+			}
+			if err == nil {
+				b.Sample(bars.Sample{Row: "lag-test", Value: during / before, Ours: during * 1000, Peer: before * 1000, OursUnit: "ms"})
+			}
+		}
+		stop()
+		if serr := <-done; err == nil {
+			err = serr
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// p99 samples the group's lag for the length of a measurement, in seconds.
+func (b *bench) p99(source *api.Client) (float64, error) {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	end := time.NewTimer(b.length)
+	defer end.Stop()
+	var lags []float64
+	for {
+		select {
+		case <-b.Context.Done():
+			return 0, b.Context.Err()
+		case <-tick.C:
+			res, err := source.Status.Get(b.Context, &holdfastv1.StatusServiceGetRequest{})
+			if err != nil {
+				return 0, err
+			}
+			for _, g := range res.GetGroups() {
+				if g.LagSeconds != nil {
+					lags = append(lags, g.GetLagSeconds())
+				}
+			}
+		case <-end.C:
+			if len(lags) == 0 {
+				return 0, fmt.Errorf("no lag was told within %v", b.length)
+			}
+			slices.Sort(lags)
+			return max(lags[int(math.Ceil(0.99*float64(len(lags))))-1], 1e-3), nil // what is told is milliseconds
+		}
+	}
+}
+
+// view reads at random places of a view, and of the protected disk's own file.
+func (b *bench) view() error {
+	if err := b.up(1, b.size); err != nil {
+		return err
+	}
+	if _, err := b.lab.Checkpoint(b.Context, "read"); err != nil {
+		return err
+	}
+	var where struct{ Disk string }
+	if err := b.lab.JSON(b.Context, &where, "attach", "--no-guest", "--dry-run", "--volume", b.lab.Volumes[0].Name); err != nil {
+		return err
+	}
+	v, err := b.lab.Open(b.Context, "read")
+	if err != nil {
+		return err
+	}
+	defer b.lab.Close(b.Context, v)
+	return bars.Pairs(b.Run,
+		func() (float64, float64, error) { return b.fio("--ioengine=nbd", "--uri="+v.Volumes[0].NBD) },
+		func() (float64, float64, error) {
+			return b.fio("--ioengine=libaio", "--direct=1", "--readonly", "--filename="+where.Disk)
+		},
+		func(ours, peer, foreign float64) {
+			b.Sample(bars.Sample{Row: "view-qd16", Value: ours / peer, Ours: ours, Peer: peer, OursUnit: "IOPS", Foreign: foreign})
+		})
+}
+
+// fio reads 4 KiB at random places at depth 16, and returns how many a second. The processes of the lab are
+// part of what is measured, so that nobody can be told apart from them: no cores count as foreign.
+func (b *bench) fio(engine ...string) (iops, foreign float64, err error) {
+	out := filepath.Join(b.Dir, "fio.json")
+	args := append([]string{"--name=guest", "--rw=randread", "--bs=4k", "--iodepth=16", fmt.Sprintf("--size=%d", b.size), "--time_based=1",
+		fmt.Sprintf("--runtime=%dms", b.length.Milliseconds()), "--norandommap=1", "--output-format=json", "--output=" + out}, engine...)
+	if said, err := exec.CommandContext(b.Context, "fio", args...).CombinedOutput(); err != nil {
+		return 0, 0, fmt.Errorf("fio: %w: %s", err, said)
+	}
+	text, err := os.ReadFile(out)
+	if err != nil {
+		return 0, 0, err
+	}
+	var told struct {
+		Jobs []struct {
+			Error int
+			Read  struct{ IOPS float64 }
+		}
+	}
+	if err := json.Unmarshal(text, &told); err != nil {
+		return 0, 0, fmt.Errorf("fio: %w", err)
+	}
+	if len(told.Jobs) != 1 || told.Jobs[0].Error != 0 || told.Jobs[0].Read.IOPS == 0 {
+		return 0, 0, fmt.Errorf("fio tells of %+v", told.Jobs)
+	}
+	return told.Jobs[0].Read.IOPS, 0, nil
+}
