@@ -16,14 +16,15 @@ import (
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 )
 
-// againEvery is how often the target is asked again for what it could not do just now.
-const againEvery = 200 * time.Millisecond
+// How soon the target is asked again for what it could not do just now, at first and at most.
+const (
+	againFirst = 10 * time.Millisecond
+	againMost  = time.Second
+)
 
 // again asks the target until it does not say Unavailable any more, or ctx ends.
 func again(ctx context.Context, ask func() error) error {
-	tick := time.NewTicker(againEvery)
-	defer tick.Stop()
-	for {
+	for rest := againFirst; ; rest = min(2*rest, againMost) {
 		err := ask()
 		f := api.AsFailure(err)
 		if f == nil {
@@ -32,10 +33,8 @@ func again(ctx context.Context, ask func() error) error {
 		if f.Code != api.Unavailable {
 			return Explain(err)
 		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return errors.Join(ctx.Err(), Explain(err))
+		if serr := sleep(ctx, rest); serr != nil {
+			return errors.Join(serr, Explain(err))
 		}
 	}
 }
