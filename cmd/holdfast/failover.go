@@ -400,7 +400,8 @@ func (a *app) failoverResume() *cobra.Command {
 		Use:   "resume ID",
 		Short: "Carry a job on whose command was killed, or that halted",
 		Long: `Resume carries a job on where it stopped. A step of which no end is known is carried out
-again: a script that was killed in the middle runs a second time.`,
+again: a script that was killed in the middle runs a second time. Machines that run by the
+job's word, and are off, as after a reboot of their host, are started again.`,
 		Example:           "  holdfast failover list\n  holdfast failover resume r1",
 		Args:              oneArg("job id"),
 		ValidArgsFunction: a.completeJobs,
@@ -421,6 +422,16 @@ again: a script that was killed in the middle runs a second time.`,
 			defer j.Close()
 			r := a.runner(client)
 			if err := r.Say(j, recovery.Resume, ""); err != nil {
+				return fmt.Errorf("job %s: %w", args[0], err)
+			}
+			if _, err := a.settle(cmd.Context(), r, j); err != nil {
+				return err
+			}
+			started, err := r.Revive(cmd.Context(), j)
+			if len(started) > 0 {
+				fmt.Fprintf(a.stderr, "Started again: %s\n", strings.Join(started, ", "))
+			}
+			if err != nil {
 				return fmt.Errorf("job %s: %w", args[0], err)
 			}
 			return a.carryOn(cmd.Context(), r, j)

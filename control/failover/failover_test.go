@@ -633,3 +633,40 @@ func TestMachines(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestRevive: of the machines that a job has running those that are off are started, and of no other job.
+func TestRevive(t *testing.T) {
+	t.Parallel()
+	s, h := &site{}, newHost(t)
+	r := newRunner(t, s, h)
+	j := begin(t, inMemory(t), testPlan(recovery.Test))
+	defer j.Close()
+	revive := func(want ...string) {
+		t.Helper()
+		if started, err := r.Revive(t.Context(), j); err != nil || !slices.Equal(started, want) {
+			t.Errorf("started %q, %v, want %q", started, err, want)
+		}
+	}
+	revive()
+	if err := r.Run(t.Context(), j); err != nil {
+		t.Fatal(err)
+	}
+	revive()
+	h.machines["web"].state = hypervisor.Off
+	revive("web")
+	wantState(t, j, s, h, recovery.Running, recovery.NoVerdict)
+	h.machines["db"].state, h.fail = hypervisor.Off, func(what, _ string) error {
+		if what == "start" {
+			return errors.New("no")
+		}
+		return nil
+	}
+	if started, err := r.Revive(t.Context(), j); err == nil || len(started) != 1 {
+		t.Errorf("started %q, %v", started, err)
+	}
+	h.fail = nil
+	if err := errors.Join(r.Say(j, recovery.Halt, ""), r.Run(t.Context(), j)); err != nil {
+		t.Fatal(err)
+	}
+	revive()
+}

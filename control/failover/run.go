@@ -71,6 +71,33 @@ func (r *Runner) Run(ctx context.Context, j *Job) error {
 	return nil
 }
 
+// startLimit is how long a machine may take to start again.
+const startLimit = 2 * time.Minute
+
+// Revive starts those machines again that are off though the job says that they run, as after a reboot of
+// their host, and names them.
+func (r *Runner) Revive(ctx context.Context, j *Job) (started []string, err error) {
+	if j.State.Phase != recovery.Running && j.State.Verdict != recovery.Committed {
+		return nil, nil
+	}
+	h, err := r.Hypervisor(j.MachinesDir())
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range j.Plan.Machines {
+		ctx, cancel := context.WithTimeout(ctx, startLimit)
+		state, err := h.State(ctx, m.Name)
+		if err == nil && (state == hypervisor.Off || invariant.Planted("failover/revives-all")) {
+			started, err = append(started, m.Name), h.Start(ctx, m.Name)
+		}
+		cancel()
+		if err != nil {
+			return started, err
+		}
+	}
+	return started, nil
+}
+
 // carrier carries the steps of one job out.
 type carrier struct {
 	*Runner
