@@ -98,8 +98,14 @@ func (f *flow) thaw(ctx context.Context, tag string) error {
 	return err
 }
 
-// thawLeft lets guests go on that an earlier process brought to rest.
+// thawLeft lets guests go on that an earlier process brought to rest, and none that this one did.
 func (f *flow) thawLeft(ctx context.Context) {
+	select {
+	case f.freezer.busy <- struct{}{}:
+		defer func() { <-f.freezer.busy }()
+	case <-ctx.Done():
+		return
+	}
 	tag, err := os.ReadFile(f.freezer.note)
 	if errors.Is(err, os.ErrNotExist) || invariant.Planted("datapath/never-thawed") {
 		return

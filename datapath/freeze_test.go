@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -119,6 +120,41 @@ func TestFreeze(t *testing.T) {
 	w.startTarget()
 	w.awaitState(api.StateProtected)
 	listed()
+}
+
+// What an earlier process left is looked for beside what this one does: a freeze that is under way is none of it.
+func TestFreezeUnderWayIsNotThawed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	said, do := w.hooks()
+	gate := filepath.Join(w.dir, "gate")
+	if err := syscall.Mkfifo(gate, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.start()
+	w.awaitState(api.StateProtected)
+	do("read x <" + gate)
+	done := make(chan error, 1)
+	go func() {
+		_, err := Handlers(Identity{}, w.s, nil).Checkpoints.Create(t.Context(), &holdfastv1.CheckpointsServiceCreateRequest{Tag: "long", Freeze: true})
+		done <- err
+	}()
+	w.await("the before-command", func() bool { return said() != "" })
+	gone, stop := context.WithCancel(t.Context())
+	stop()
+	w.s.flows[0].thawLeft(gone)
+	if got := said(); got != "before long" {
+		t.Errorf("while the before-command runs it ran %s", got)
+	}
+	if err := os.WriteFile(gate, []byte("go on\n"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if got := said(); got != "before long; after shop long" {
+		t.Errorf("it ran %s", got)
+	}
 }
 
 func TestFreezeNeedsCommands(t *testing.T) {
