@@ -181,10 +181,10 @@ func TestSettlesByItself(t *testing.T) {
 func (g *Group) upkeepSettled() {
 	for now := true; now; {
 		g.settling.Lock() // whoever settles has it
-		g.settling.Unlock()
 		g.mu.Lock()
 		now = g.settlesNow
 		g.mu.Unlock()
+		g.settling.Unlock()
 	}
 }
 

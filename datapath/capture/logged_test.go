@@ -175,7 +175,7 @@ func TestHostCrash(t *testing.T) {
 
 	// The filter alone dies: nothing is different. One without the log in between: the file is not gone on with.
 	r.kill()
-	v = r.start()
+	r.start()
 	wants("after a kill", "0:4096 1:4096 2:4096 3:4096 9:1 ")
 	r.kill()
 	r.cfg.Volumes[0].Log = ""
@@ -183,7 +183,7 @@ func TestHostCrash(t *testing.T) {
 	write(t, v, 7*region, fill(512, 1))
 	r.kill()
 	r.cfg.Volumes[0].Log = "/disk.activity"
-	v = r.start()
+	r.start()
 	r.crash(rand.New(rand.NewPCG(5, 1)), faultdisk.KeepNone)
 	r.start()
 	wants("after a filter without the log", "0:4096 1:4096 2:4096 3:4096 7:1 9:1 ")

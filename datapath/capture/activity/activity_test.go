@@ -400,12 +400,12 @@ func TestLate(t *testing.T) {
 		w.disk.Inject(faultdisk.Fault{Ops: faultdisk.OpSync, Stall: hang})
 		began := time.Now()
 		w.begin(0)
-		if d := time.Now().Sub(began); d != LateAfter || w.state != regions.Late {
+		if d := time.Since(began); d != LateAfter || w.state != regions.Late {
 			t.Errorf("a write waited %s, state %d", d, w.state)
 		}
 		began = time.Now()
 		w.begin(9000)
-		if d := time.Now().Sub(began); d != 0 {
+		if d := time.Since(began); d != 0 {
 			t.Errorf("the next one waited %s", d)
 		}
 		close(hang)
