@@ -236,9 +236,8 @@ func (l *Loop) put(s sqe) {
 // enter gives the kernel what is queued, and waits for so many ends, but returns early when it is
 // interrupted.
 func (l *Loop) enter(wait int) error {
-	l.shown.Store(int64(l.flying))
-	l.pulse.Add(1)
-	defer l.pulse.Add(1)
+	l.Leave()
+	defer l.Return()
 	n := l.queued
 	atomic.StoreUint32(l.sq.tail, *l.sq.tail+n)
 	l.queued = 0
@@ -272,8 +271,18 @@ func (l *Loop) Wait() error {
 	return l.enter(1)
 }
 
+// Leave says that the goroutine now waits in the kernel for what is not the loop's, and Return that it is back: the
+// Pulse is odd meanwhile.
+func (l *Loop) Leave() {
+	l.shown.Store(int64(l.flying))
+	l.pulse.Add(1)
+}
+
+// Return ends what Leave began.
+func (l *Loop) Return() { l.pulse.Add(1) }
+
 // Pulse rises whenever the loop has turned: one that stays as it is, and even, is of a loop whose goroutine is at
-// neither Wait nor Step. flying is what was in flight when it was in the kernel last. Any goroutine may call it.
+// neither Wait nor Step, nor waits elsewhere between Leave and Return. flying is what was in flight when it was in the kernel last. Any goroutine may call it.
 func (l *Loop) Pulse() (pulse uint64, flying int) { return l.pulse.Load(), int(l.shown.Load()) }
 
 // ended says that there are ends to be taken.

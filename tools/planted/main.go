@@ -23,6 +23,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -54,7 +55,7 @@ func run(ctx context.Context, each int, only []string) error {
 	}
 	defer os.RemoveAll(bin)
 	var hunts []*hunt
-	named := map[string]string{} // by the name of its tests' program, the package
+	named := map[string]int{} // how many packages have tests whose program has that name
 	for _, list := range lists {
 		pkg := filepath.Dir(filepath.Dir(list))
 		if len(only) > 0 && !contains(only, pkg) {
@@ -68,17 +69,14 @@ func run(ctx context.Context, each int, only []string) error {
 			bugs = bugs[:each]
 		}
 		name := filepath.Base(pkg)
-		if other, ok := named[name]; ok {
-			return fmt.Errorf("%s and %s have tests of one name", other, pkg)
-		}
-		named[name] = pkg
-		hunts = append(hunts, &hunt{pkg: pkg, bin: filepath.Join(bin, name+".test"), bugs: bugs})
+		hunts = append(hunts, &hunt{pkg: pkg, bin: filepath.Join(bin, strconv.Itoa(named[name]), name+".test"), bugs: bugs})
+		named[name]++
 	}
 	if len(hunts) == 0 {
 		return fmt.Errorf("no package of %s has a testdata/planted.txt", strings.Join(only, ", "))
 	}
 	first(hunts)
-	if err := huntAll(ctx, hunts, bin); err != nil {
+	if err := huntAll(ctx, hunts); err != nil {
 		return err
 	}
 	found, missed, failed := 0, []string{}, []error{}
@@ -112,15 +110,19 @@ type hunt struct {
 	err    error
 }
 
-// build writes the program of each hunt's tests. Nobody debugs these: without what a
+// build writes the program of each hunt's tests, those of one folder together. Nobody debugs these: without what a
 // debugger needs they link in half the time.
-func build(ctx context.Context, hunts []*hunt, dir string) error {
-	argv := []string{"test", "-c", "-tags", "planted", "-ldflags", "-s -w", "-o", dir + string(filepath.Separator)}
+func build(ctx context.Context, hunts []*hunt) error {
+	in := map[string][]string{} // by folder, the packages
 	for _, h := range hunts {
-		argv = append(argv, "./"+h.pkg)
+		dir := filepath.Dir(h.bin)
+		in[dir] = append(in[dir], "./"+h.pkg)
 	}
-	if out, err := exec.CommandContext(ctx, "go", argv...).CombinedOutput(); err != nil {
-		return fmt.Errorf("build: %w\n%s", err, out)
+	for dir, pkgs := range in {
+		argv := append([]string{"test", "-c", "-tags", "planted", "-ldflags", "-s -w", "-o", dir + string(filepath.Separator)}, pkgs...)
+		if out, err := exec.CommandContext(ctx, "go", argv...).CombinedOutput(); err != nil {
+			return fmt.Errorf("build: %w\n%s", err, out)
+		}
 	}
 	return nil
 }
@@ -139,7 +141,7 @@ func first(hunts []*hunt) {
 const batch = 6
 
 // huntAll builds and runs the hunts, a worker for each processor.
-func huntAll(ctx context.Context, hunts []*hunt, dir string) error {
+func huntAll(ctx context.Context, hunts []*hunt) error {
 	next := make(chan *hunt, len(hunts))
 	var workers sync.WaitGroup
 	var out sync.Mutex
@@ -156,7 +158,7 @@ func huntAll(ctx context.Context, hunts []*hunt, dir string) error {
 	defer workers.Wait()
 	defer close(next)
 	for some := range slices.Chunk(hunts, batch) {
-		if err := build(ctx, some, dir); err != nil {
+		if err := build(ctx, some); err != nil {
 			return err
 		}
 		for _, h := range some {

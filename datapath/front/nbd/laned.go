@@ -58,7 +58,7 @@ func (c *conn) openLane() (*laned, error) {
 		return t
 	}
 	l.sent = newOutlet(l.fd, lane.Loop().Wake)
-	c.out, c.in.before, c.in.fd = l.sent, func() {}, l.fd
+	c.out, c.in.before, c.in.fd, c.in.loop = l.sent, func() {}, l.fd, lane.Loop()
 	wake := l.sent.interrupt
 	c.wake.Store(&wake)
 	return l, nil

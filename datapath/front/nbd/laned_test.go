@@ -23,6 +23,50 @@ import (
 	"github.com/holdfast-dr/holdfast/ioengine"
 )
 
+// seen is a device whose lanes' loops are told.
+type seen struct {
+	front.Laned
+	loops chan *ioengine.Loop
+}
+
+func (s seen) Lane(requests int) (front.Lane, error) {
+	l, err := s.Laned.Lane(requests)
+	if err == nil {
+		s.loops <- l.Loop()
+	}
+	return l, err
+}
+
+// TestIdleIsNoHang: a connection whose client is silent shows that it waits in the kernel, however it waits, and so
+// the watchdog leaves it alone.
+func TestIdleIsNoHang(t *testing.T) {
+	needLanes(t)
+	dev, _ := testvolume.Open(t, ioengine.OS(), 1<<20)
+	d := seen{dev.(front.Laned), make(chan *ioengine.Loop, 1)}
+	s := serve(t, Export{Name: "v", Device: d})
+	r := s.raw(t)
+	r.begin("v", false)
+	loop := <-d.loops
+	write := request{cmd: cmdWrite, n: 4096}
+	for _, many := range []int{0, 1, 16, 1} {
+		var all []byte
+		for range many {
+			all = append(write.appendTo(all), make([]byte, 4096)...)
+		}
+		before, _ := loop.Pulse()
+		r.send(all)
+		r.get(many * simpleBytes)
+		for deadline := time.Now().Add(time.Minute); ; runtime.Gosched() {
+			if pulse, _ := loop.Pulse(); pulse%2 == 1 && (many == 0 || pulse != before) {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("after %d writes a silent client's loop seems to stand still", many)
+			}
+		}
+	}
+}
+
 // needLanes skips a test where the system offers no io_uring.
 func needLanes(t *testing.T) {
 	t.Helper()

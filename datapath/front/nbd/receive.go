@@ -7,6 +7,9 @@ import (
 	"os"
 	"syscall"
 	"unsafe"
+
+	"github.com/holdfast-dr/holdfast/ioengine"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 )
 
 // receiver takes bytes in from a connection: headers and small payload through its
@@ -18,6 +21,7 @@ type receiver struct {
 	fd   int             // the socket, when it is a lane's; or -1
 	// waits says that a lane's goroutine waits for the socket, that is, has nothing else to do; otherwise errLater.
 	waits bool
+	loop  *ioengine.Loop // the lane's, which hears of that; nil: there is none
 	// before is called when the buffer is used up and the socket must be asked.
 	before func()
 	// waited says that the last call found the socket empty at first.
@@ -230,6 +234,10 @@ func (r *receiver) tryRecv() (done bool) {
 	flags := uintptr(syscall.MSG_DONTWAIT)
 	if r.waits {
 		flags = 0
+		if !invariant.Planted("nbd/lane-seems-hung") {
+			r.loop.Leave()
+			defer r.loop.Return()
+		}
 	}
 	r.head.Iov, r.head.Iovlen = &r.iov[0], uint64(len(r.iov))
 	for {
