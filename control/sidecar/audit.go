@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
@@ -25,8 +26,10 @@ const (
 	auditName   = "audit.jsonl"
 	auditPrefix = "audit-"
 	auditSuffix = ".jsonl"
-	maxRecord   = 16 << 10 // bytes of a line
-	maxRequest  = 2 << 10  // bytes of a request that are written down
+	auditLock   = "audit.lock" // flocked by whoever writes
+	maxRecord   = 16 << 10     // bytes of a line
+	maxRequest  = 2 << 10      // bytes of a request that are written down
+	maxWord     = 128          // bytes of a group or a key that are written down
 )
 
 // Events of an audit record.
@@ -69,6 +72,7 @@ type audit struct {
 	keep int
 	now  func() time.Time
 	open func(path string) (auditFile, error) // for appending
+	lock *os.File                             // nil once it is closed
 
 	mu struct {
 		sync.Mutex
@@ -81,18 +85,44 @@ type audit struct {
 }
 
 func openForAppending(path string) (auditFile, error) {
-	return os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err // not f: no file at all
+	}
+	return f, nil
 }
 
-// openAudit goes on with the records in dir, which it makes.
+// openAudit goes on with the records in dir, which it makes. Until close, dir is nobody else's.
 func openAudit(dir string, size int64, keep int, now func() time.Time) (*audit, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	a := &audit{dir: dir, size: size, keep: keep, now: now, open: openForAppending}
+	lock, err := lockAudit(dir)
+	if err != nil {
+		return nil, err
+	}
+	a := &audit{dir: dir, size: size, keep: keep, now: now, open: openForAppending, lock: lock}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a, a.resumeLocked()
+	if err := a.resumeLocked(); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	return a, nil
+}
+
+// lockAudit keeps others from writing into dir until its file is closed: two that write would break each other's chain.
+func lockAudit(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, auditLock), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			err = fmt.Errorf("another vra-sidecar uses data_dir %s: stop that, or choose another data_dir", dir)
+		}
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 func (a *audit) path() string { return filepath.Join(a.dir, auditName) }
@@ -124,7 +154,10 @@ func (a *audit) resumeLocked() error {
 	if err != nil {
 		return err
 	}
-	return syncDir(a.dir)
+	if err := syncDir(a.dir); err != nil {
+		return a.failLocked(err)
+	}
+	return nil
 }
 
 // auditEnd is where a file of records ends: after so many bytes of whole lines.
@@ -174,7 +207,9 @@ func (a *audit) write(r Record) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	line = append(line, '\n')
+	if line = append(line, '\n'); len(line) > maxRecord { // or a few callers could push out what all others did
+		return 0, fmt.Errorf("a record of %d bytes, and it may have %d", len(line), maxRecord)
+	}
 	if _, err := a.mu.file.Write(line); err != nil {
 		return 0, a.failLocked(err)
 	}
@@ -223,10 +258,16 @@ func (a *audit) rotateLocked() error {
 func (a *audit) close() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.mu.file == nil {
+	if a.lock == nil {
 		return nil
 	}
-	return a.mu.file.Close()
+	var err error
+	if a.mu.file != nil {
+		err = a.mu.file.Close()
+	}
+	err = errors.Join(err, a.lock.Close())
+	a.lock, a.mu.file = nil, nil
+	return err
 }
 
 func syncDir(dir string) error {

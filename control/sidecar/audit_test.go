@@ -9,6 +9,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/holdfast-dr/holdfast/control/api"
+	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
 )
 
 func newAudit(t *testing.T, dir string, size int64, keep int) *audit {
@@ -46,7 +49,7 @@ func TestAuditGoesOn(t *testing.T) {
 	if err != nil || n+first != 25 || n < 6 || n > 16 {
 		t.Errorf("%d records from %d, %v", n, first, err)
 	}
-	if files, _ := filepath.Glob(filepath.Join(dir, "*")); len(files) != 4 {
+	if files, _ := filepath.Glob(filepath.Join(dir, "*")); len(files) != 5 { // and the lock
 		t.Errorf("%q", files)
 	}
 }
@@ -148,6 +151,72 @@ func TestAuditErrors(t *testing.T) {
 	}
 	if _, err := openAudit(filepath.Join(a.path(), "under a file"), 1, 1, time.Now); err == nil {
 		t.Error("a folder under a file")
+	}
+}
+
+// TestOneWritesTheAudit: a second start is refused before it touches anything, and may take over once the first has ended.
+func TestOneWritesTheAudit(t *testing.T) {
+	w := open(t, nil)
+	before, err := os.ReadFile(filepath.Join(w.cfg.DataDir, auditName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	torn := append(before, `{"n":1`...) // as if the first were just writing
+	if err := os.WriteFile(filepath.Join(w.cfg.DataDir, auditName), torn, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(w.cfg, w.car.log); err == nil || !strings.Contains(err.Error(), "another vra-sidecar uses data_dir") {
+		t.Errorf("a second start: %v", err)
+	}
+	if now, err := os.ReadFile(filepath.Join(w.cfg.DataDir, auditName)); err != nil || !bytes.Equal(now, torn) {
+		t.Errorf("it left %q, %v", now, err)
+	}
+	w.stop()
+	w.start()
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, auditLock), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := openAudit(dir, 1, 1, time.Now); err == nil {
+		t.Error("without a lock it writes")
+	}
+}
+
+// TestRecordsAreBounded: nobody rotates the audit away with long names, and no record outgrows its bound.
+func TestRecordsAreBounded(t *testing.T) {
+	w := open(t, nil)
+	for _, long := range []string{strings.Repeat("x", 60<<10), strings.Repeat("<", 60<<10), strings.Repeat("ä", 25<<10)} {
+		_, err := w.client(api.RoleOperator).Checkpoints.Create(t.Context(), &holdfastv1.CheckpointsServiceCreateRequest{Group: long, IdempotencyKey: long[:1000]})
+		failure(t, "a long key", err, api.InvalidArgument, "at most 128")
+	}
+	text, err := os.ReadFile(filepath.Join(w.cfg.DataDir, auditName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := bytes.SplitAfter(text, []byte("\n"))
+	for _, line := range lines {
+		if len(line) > maxRecord {
+			t.Errorf("a record of %d bytes", len(line))
+		}
+	}
+	for _, r := range w.records() {
+		if len(r.Group) > maxWord || len(r.Key) > maxWord || !strings.HasSuffix(r.Group, "...") || strings.Contains(r.Group, "\ufffd") {
+			t.Errorf("%s: a group of %d bytes, a key of %d: %q", r.Event, len(r.Group), len(r.Key), r.Group)
+		}
+	}
+	a := newAudit(t, t.TempDir(), 1<<20, 3)
+	if _, err := a.write(Record{Event: auditAsked, What: strings.Repeat("x", maxRecord)}); err == nil {
+		t.Error("a record that is too long is written")
+	}
+	if n := put(t, a, "y"); n != 1 || a.mu.bytes > 1000 {
+		t.Errorf("after it comes number %d in a file of %d bytes", n, a.mu.bytes)
+	}
+}
+
+// TestNoFile: what could not be opened is not taken for a file.
+func TestNoFile(t *testing.T) {
+	if f, err := openForAppending(t.TempDir()); err == nil || f != nil {
+		t.Errorf("%v, %v", f, err)
 	}
 }
 

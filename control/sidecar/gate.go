@@ -141,6 +141,14 @@ func short(path string) string {
 	return strings.TrimPrefix(path, "/")[:min(100, len(strings.TrimPrefix(path, "/")))]
 }
 
+// cut is at most maxWord bytes of what a caller chose.
+func cut(word string) string {
+	if len(word) <= maxWord {
+		return word
+	}
+	return strings.ToValidUTF8(word[:maxWord-len("...")], "") + "..."
+}
+
 // around writes down the calls that change something, before they are passed on and before they are answered.
 func (g *gate) around(ctx context.Context, call api.Call, do func() error) error {
 	if !rules[call.Procedure].changes {
@@ -150,7 +158,7 @@ func (g *gate) around(ctx context.Context, call api.Call, do func() error) error
 		return do()
 	}
 	c := callerOf(ctx)
-	r := Record{Event: auditAsked, Who: c.who, From: c.from, Port: g.port.String(), What: short(call.Procedure), Group: call.Group, Key: fmt.Sprintf("%.128s", call.Key), Request: call.JSON(maxRequest)}
+	r := Record{Event: auditAsked, Who: c.who, From: c.from, Port: g.port.String(), What: short(call.Procedure), Group: cut(call.Group), Key: cut(call.Key), Request: call.JSON(maxRequest)}
 	n, err := g.audit.write(r)
 	if err != nil {
 		g.log.Error("audit record not written, call refused", "err", err)
