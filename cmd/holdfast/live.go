@@ -65,8 +65,8 @@ is written to the source after that checkpoint is not in them: for a planned mov
 see holdfast move.
 
 Each machine's source.qmp in the machines' file is the monitor of the source's QEMU, by which
-it is stopped. If one cannot be reached, nothing is begun. Where the site is gone, or
-cannot be reached, --override-reason says why the source is not stopped: two copies may live
+it is stopped. If one cannot be reached, or is lost before QEMU said that the guest is off,
+nothing is begun. Where the site is gone, or cannot be reached, --override-reason says why the source is not stopped: two copies may live
 then, and the report and the target say so for ever.
 
 It returns once the machines are up. Then say failover commit, or failover rollback: it stops

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"syscall"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/control/api"
@@ -39,39 +37,31 @@ func again(ctx context.Context, ask func() error) error {
 	}
 }
 
-// stopSource stops a protected machine, by its monitor.
-func (c *carrier) stopSource(ctx context.Context, s recovery.Step, m *recovery.Machine) (found, error) {
-	mon, err := kvm.Dial(ctx, m.Source.QMP)
-	switch {
-	case errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) && c.triedBefore(s):
-		return found{text: "it is off"}, nil
-	case err != nil:
-		return found{}, fmt.Errorf("the source's machine cannot be reached, nor stopped: %w; if it is certain that it does not run, or two copies are the lesser evil: --override-reason", err)
-	}
-	defer mon.Close()
-	if c.job.Plan.SourceHow == hypervisor.ByForce {
-		err = mon.Do(ctx, kvm.Command{Execute: "quit"}, nil)
-		if _, refused := errors.AsType[*kvm.Refused](err); refused {
-			return found{}, err
-		}
-	} else if err := kvm.PowerDown(ctx, mon); err != nil {
-		return found{}, err
-	}
-	if err := kvm.Ended(ctx, mon); err != nil {
-		return found{}, err
+// stopSource stops a protected machine, by its monitor. That nobody listens there, or not any more, says
+// nothing of the guest: a socket may be forwarded.
+func (c *carrier) stopSource(ctx context.Context, m *recovery.Machine) (found, error) {
+	if err := turnOff(ctx, m.Source.QMP, c.job.Plan.SourceHow); err != nil {
+		return found{}, fmt.Errorf("whether the source's machine is off is not known: %w; if it is certain that it does not run, or two copies are the lesser evil: --override-reason", err)
 	}
 	return found{text: "off"}, nil
 }
 
-// triedBefore says whether the step was begun before this time: then what is gone may be gone because of it.
-func (c *carrier) triedBefore(s recovery.Step) bool {
-	times := 0
-	for _, e := range c.job.entries {
-		if e.Began != nil && *e.Began == s {
-			times++
-		}
+// turnOff turns the guest of a monitor off, and returns once QEMU said that it is.
+func turnOff(ctx context.Context, qmp string, how hypervisor.How) error {
+	mon, err := kvm.Dial(ctx, qmp)
+	if err != nil {
+		return fmt.Errorf("it cannot be reached: %w", err)
 	}
-	return times > 1
+	defer mon.Close()
+	if how == hypervisor.ByForce {
+		err = mon.Do(ctx, kvm.Command{Execute: "quit"}, nil)
+		if _, refused := errors.AsType[*kvm.Refused](err); refused {
+			return err
+		}
+	} else if err := kvm.PowerDown(ctx, mon); err != nil {
+		return err
+	}
+	return kvm.Ended(ctx, mon)
 }
 
 // lastCut makes a checkpoint of all that the source wrote, and waits until it is at the target.

@@ -1,8 +1,10 @@
 package failover
 
 import (
+	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -250,7 +252,46 @@ func TestSourceNotReached(t *testing.T) {
 	l.SetUnlinkOnClose(false)
 	l.Close()
 	f(filepath.Join(dir, "never"), hypervisor.Gracefully, recovery.Over, 0)
-	f(gone, hypervisor.ByForce, recovery.Running, 1) // its QEMU died
+	f(gone, hypervisor.ByForce, recovery.Over, 0) // its QEMU died, or whoever forwards the socket
+
+	// Whoever forwards the socket ends in the middle; the guest runs on, or has said that it is off.
+	forwarded := func(how hypervisor.How, last string, phase recovery.Phase, begun int) {
+		t.Helper()
+		path := filepath.Join(dir, strings.Map(letters, last)+string(how))
+		l, err := net.Listen("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			for c, err := l.Accept(); err == nil; c, err = l.Accept() {
+				fmt.Fprintln(c, `{"QMP": {"version": {"qemu": {"major": 7, "minor": 2}}}}`)
+				id := 0
+				for s := bufio.NewScanner(c); s.Scan() && !strings.Contains(s.Text(), last); {
+					id++
+					fmt.Fprintf(c, `{"return": {"status": "running"}, "id": %d}`+"\n", id)
+					if strings.Contains(s.Text(), "quit") {
+						break
+					}
+				}
+				c.Close()
+			}
+		}()
+		f(path, how, phase, begun)
+		l.Close()
+		<-done
+	}
+	forwarded(hypervisor.ByForce, "quit", recovery.Over, 0)
+	forwarded(hypervisor.ByForce, "query-status", recovery.Running, 1)
+	forwarded(hypervisor.Gracefully, "system_powerdown", recovery.Over, 0)
+}
+
+func letters(r rune) rune {
+	if r >= 'a' && r <= 'z' {
+		return r
+	}
+	return -1
 }
 
 func deref(s *string) string {

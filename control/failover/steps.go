@@ -27,7 +27,7 @@ func (c *carrier) do(ctx context.Context, s recovery.Step) (found, error) {
 	case recovery.Close:
 		return c.close(ctx)
 	case recovery.StopSource:
-		return c.stopSource(ctx, s, m)
+		return c.stopSource(ctx, m)
 	case recovery.LastCut:
 		return c.lastCut(ctx)
 	case recovery.Begin:

@@ -162,6 +162,9 @@ func holder(dir string) (pid int, err error) {
 	if lock.Type == syscall.F_UNLCK {
 		return 0, nil
 	}
+	if lock.Pid <= 0 { // it is in another namespace, or the lock is of no process
+		return 0, fmt.Errorf("%s is locked by a process that cannot be told (pid %d)", f.Name(), lock.Pid)
+	}
 	return int(lock.Pid), nil
 }
 
@@ -355,7 +358,11 @@ func PowerDown(ctx context.Context, mon *Monitor) error {
 	return mon.Do(ctx, Command{Execute: "system_powerdown"}, nil)
 }
 
-// Ended waits until the guest of a monitor is off: its QEMU has ended, or stands there shut down.
+// ErrLost says that a monitor was lost while nobody had said that its guest is off: it may run.
+var ErrLost = errors.New("the monitor was lost before the guest was off")
+
+// Ended waits until the guest of a monitor is off: QEMU said that it ends, and did, or stands there shut
+// down. ErrLost.
 func Ended(ctx context.Context, mon *Monitor) error {
 	tick := time.NewTicker(look)
 	defer tick.Stop()
@@ -364,8 +371,11 @@ func Ended(ctx context.Context, mon *Monitor) error {
 		if ctx.Err() != nil {
 			return fmt.Errorf("the guest is not off: %w", ctx.Err())
 		}
-		if err != nil || status == "shutdown" {
+		if status == "shutdown" || mon.dead != nil && mon.ending {
 			return nil // QEMU closes its disks before its monitor
+		}
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrLost, err)
 		}
 		select {
 		case <-tick.C:

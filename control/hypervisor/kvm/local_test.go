@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -251,4 +252,21 @@ func TestArguments(t *testing.T) {
 	f(hypervisor.Machine{Disks: []hypervisor.Disk{disk}}, `"export":"data"|"reconnect-delay":3600|"path":"/run/v1/data.nbd"|"serial":"a-volume-with-a-long"`, "")
 	f(hypervisor.Machine{Extra: []string{"-cpu", "qemu64", "-accel", "tcg", "-vga", "none"}}, "-cpu qemu64 -accel tcg -vga none", "kvm")
 	f(hypervisor.Machine{Kernel: "/boot/vmlinuz", Initrd: "/boot/initrd", Cmdline: "quiet"}, "-kernel /boot/vmlinuz -initrd /boot/initrd -append quiet", "")
+}
+
+// TestHolderUnknown: a lock whose process the kernel does not tell is no process that may be killed.
+func TestHolderUnknown(t *testing.T) {
+	const ofdSetLock = 37 // F_OFD_SETLK: such a lock is of no process, and shows as pid -1
+	dir := t.TempDir()
+	f, err := os.Create(filepath.Join(dir, pidName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := syscall.FcntlFlock(f.Fd(), ofdSetLock, &syscall.Flock_t{Type: syscall.F_WRLCK}); err != nil {
+		t.Fatal(err)
+	}
+	if pid, err := holder(dir); err == nil || pid != 0 {
+		t.Errorf("process %d, %v", pid, err)
+	}
 }

@@ -22,6 +22,7 @@ type Monitor struct {
 	decoder *json.Decoder
 	next    int
 	dead    error
+	ending  bool // QEMU said that it ends: by the event SHUTDOWN, or as its answer to quit
 
 	// Version is QEMU's: major, minor.
 	Version [2]int
@@ -133,6 +134,9 @@ func (m *Monitor) read() (message, error) {
 	if err != nil && m.in.N <= 0 {
 		err = fmt.Errorf("an answer of more than %d bytes", maxAnswer)
 	}
+	if err == nil && g.Event == "SHUTDOWN" {
+		m.ending = true
+	}
 	return g, err
 }
 
@@ -179,9 +183,15 @@ func (m *Monitor) ask(c Command) (message, error) {
 	if err == nil {
 		_, err = m.conn.Write(line.Bytes())
 	}
+	for werr := err; werr != nil; { // nobody listens any more: what was said before is still there
+		if _, err := m.read(); err != nil {
+			return message{}, werr
+		}
+	}
 	for err == nil {
 		var g message
 		if g, err = m.read(); err == nil && g.ID != nil && *g.ID == m.next && g.Event == "" {
+			m.ending = m.ending || c.Execute == "quit" && g.Error == nil
 			return g, nil
 		}
 	}

@@ -14,6 +14,9 @@ import (
 
 const greeting = `{"QMP": {"version": {"qemu": {"micro": 1, "minor": 2, "major": 7}}, "capabilities": ["oob"]}}`
 
+// hangUp at the end of an answer ends the connection after it.
+const hangUp = "\x04"
+
 // monitorThat listens as QEMU does and answers each line with what say returns; it hangs up at "".
 func monitorThat(t *testing.T, greets string, say func(line string) string) string {
 	t.Helper()
@@ -39,7 +42,10 @@ func monitorThat(t *testing.T, greets string, say func(line string) string) stri
 				if answer == "" {
 					break
 				}
-				fmt.Fprintln(c, answer)
+				answer, last := strings.CutSuffix(answer, hangUp)
+				if fmt.Fprintln(c, answer); last {
+					break
+				}
 			}
 			c.Close()
 		}
@@ -127,5 +133,54 @@ func TestMonitorEnds(t *testing.T) {
 	}
 	if _, err := Dial(t.Context(), monitorThat(t, `SSH-2.0`, fine)); err == nil {
 		t.Error("anything is taken for a monitor")
+	}
+}
+
+// TestEnded: only QEMU itself says that a guest is off; who loses its monitor knows nothing.
+func TestEnded(t *testing.T) {
+	const down = `{"timestamp": {}, "event": "SHUTDOWN", "data": {"guest": true}}` + "\n"
+	for _, c := range []struct {
+		name, power, quit, status string // what follows the answer, and what is answered
+		lost                      bool
+	}{
+		{name: "it hangs up", lost: true},
+		{name: "it hangs up once it was told", power: hangUp, lost: true},
+		{name: "it is shut down", status: `{"return": {"status": "shutdown"}, "id": 3}`},
+		{name: "it says so and hangs up", power: "\n" + down + hangUp},
+		{name: "it says so when it is asked, and hangs up", status: down + hangUp},
+		{name: "it answers quit", quit: hangUp},
+		{name: "it refuses", status: `{"error": {"desc": "no"}, "id": 3}`, lost: true},
+	} {
+		asked := 0
+		socket := monitorThat(t, greeting, func(line string) string {
+			switch {
+			case strings.Contains(line, "system_powerdown"):
+				return fine(line) + c.power
+			case strings.Contains(line, "quit"):
+				return fine(line) + c.quit
+			case strings.Contains(line, "query-status"):
+				if asked++; asked > 4 {
+					t.Errorf("%s: asked %d times", c.name, asked)
+					return ""
+				}
+				return c.status
+			}
+			return fine(line)
+		})
+		m, err := Dial(t.Context(), socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		what := "system_powerdown"
+		if c.quit != "" {
+			what = "quit"
+		}
+		if err := m.Do(t.Context(), Command{Execute: what}, nil); err != nil {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		if err := Ended(t.Context(), m); errors.Is(err, ErrLost) != c.lost || (err == nil) == c.lost {
+			t.Errorf("%s: %v, want it lost: %v", c.name, err, c.lost)
+		}
+		m.Close()
 	}
 }
