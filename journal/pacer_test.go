@@ -145,6 +145,29 @@ func TestDepth(t *testing.T) {
 	}
 }
 
+// A pass goes as fast as it can while nothing comes in, also because there is no room.
+func TestPassWithoutRoom(t *testing.T) {
+	var r retention
+	var p pacer
+	p.init()
+	p.took(100)
+	r.room.set(100, 0, 0)
+	if n := r.passPace(time.Now(), &p); math.IsInf(n, 1) {
+		t.Error("it is not paced beside an intake")
+	}
+	r.passage.speed = 1e12
+	if n := r.passage.depth(); n != shallowest {
+		t.Errorf("%d writes under way where one would do", n)
+	}
+	r.room.take(100)
+	if n := r.passPace(time.Now(), &p); !math.IsInf(n, 1) {
+		t.Errorf("it goes at %f bytes a second while nothing is taken", n)
+	}
+	if n := r.passage.depth(); n != deepest {
+		t.Errorf("%d writes under way while nothing is taken", n)
+	}
+}
+
 // Who brings records faster than the room lasts waits for each a little.
 func TestBrake(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

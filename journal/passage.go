@@ -122,6 +122,18 @@ func (p *passage) depth() int {
 	return p.deep
 }
 
+// passPace is how fast a pass is to read and write, in bytes a second: infinite where nothing comes in to be in the way of,
+// also because there is no room for it.
+func (r *retention) passPace(now time.Time, p *pacer) float64 {
+	rate := math.Inf(1)
+	if r.room.none() == nil {
+		// what is written was read before: both are paced alike
+		rate = p.target(now, 2*r.passage.need(now, r.room.left.Load(), p.rate(now)))
+	}
+	r.passage.aim(rate / 2)
+	return rate
+}
+
 // hold says that a record is held up.
 func (p *passage) hold(now time.Time) {
 	p.mu.Lock()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	iofs "io/fs"
+	"math"
 	"path"
 	"sync"
 	"time"
@@ -359,13 +360,11 @@ func (r *retainer) pass(g *Group, number uint64) {
 	r.beside(g, func() (more bool) {
 		x := &g.retention
 		err := g.promote(number, func(n int64) error {
-			if x.room.none() != nil {
+			now := time.Now()
+			rate := x.passPace(now, &r.pacer)
+			if math.IsInf(rate, 1) {
 				return r.live()
 			}
-			// what is written was read before: both are paced alike
-			now := time.Now()
-			rate := r.pacer.target(now, 2*x.passage.need(now, x.room.left.Load(), r.pacer.rate(now)))
-			x.passage.aim(rate / 2)
 			return x.pace.wait(r.ctx, now, n, rate, paceEven)
 		})
 		if r.ctx.Err() != nil {

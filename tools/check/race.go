@@ -27,6 +27,7 @@ var aloneTests = []string{
 	"TestWithoutFlush",
 	"TestFileAgainstModel",                                              // ioengine
 	"TestDamageAtOpening", "TestDeathOnAFullDisk", "TestFullFileSystem", // journal
+	"TestFailoverCrashAtEveryOperation", "TestFailoverErrorAtEveryOperation",
 }
 
 // race runs the tests of the shells under the race detector.
