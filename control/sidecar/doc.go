@@ -14,6 +14,6 @@
 //   - Nothing that guests wrote passes: no message but those of LogsService carries bytes at all.
 //
 // What it costs: nothing runs while nobody asks. One caller has at most limits.concurrent calls under way and
-// limits.rate a second on each port; a port has at most maxConns connections. An answer of the vra of at most
+// limits.rate a second on each port; a port has at most maxConns connections, maxPerHost of a host and maxPerName of a name. An answer of the vra of at most
 // 16 MiB is held once a call.
 package sidecar

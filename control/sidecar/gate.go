@@ -9,8 +9,6 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/control/api"
@@ -18,10 +16,13 @@ import (
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 )
 
-// Bounds of a port: connections at once, calls at once on one of them, a request, how long a caller may take to take
-// in a piece of an answer, and how long a stream lasts.
+// Bounds of a port: connections at once, of all, of one host (which need not have a certificate) and with certificates of one
+// name; calls at once on one of them, a request, how long a caller may take to take in a piece of an answer, and how long a
+// stream lasts.
 const (
 	maxConns    = 256
+	maxPerHost  = 32
+	maxPerName  = 16
 	maxPerConn  = 64
 	maxBody     = 64 << 10 // bytes
 	writeWait   = 10 * time.Second
@@ -34,6 +35,7 @@ type caller struct {
 	role string
 	from string // host:port; empty on the unix socket
 	port Port
+	ends time.Time // of the certificate, and with it of all that it allows; zero on the unix socket
 }
 
 type callerKey struct{}
@@ -54,8 +56,9 @@ type gate struct {
 	log    *slog.Logger
 	// writeWait is how long a caller may take to take in a piece of an answer.
 	writeWait time.Duration
-	// who tells who is at the other end of a request's connection.
-	who func(r *http.Request) (who, role string, err error)
+	// who tells who is at the other end of a request's connection: who, role and ends.
+	who func(r *http.Request) (caller, error)
+	now func() time.Time // what certificates end by
 }
 
 // ServeHTTP lets a request pass, or refuses it in the words of its protocol.
@@ -63,19 +66,24 @@ func (g *gate) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	w := &bounded{rw, http.NewResponseController(rw), g.writeWait}
 	w.clear()       // what the request before it on a connection left
 	defer w.begin() // for what is sent when we are done
-	who, role, err := g.who(r)
+	c, err := g.who(r)
 	if err != nil { // the handshake has seen to it that there is one
 		api.Refuse(w, r, api.Errorf(api.PermissionDenied, "", "%v", err))
 		return
 	}
-	c := caller{who: who, role: role, from: r.RemoteAddr, port: g.port}
-	if g.port == Local {
-		c.from = ""
+	if c.port = g.port; g.port != Local {
+		c.from = r.RemoteAddr
+	}
+	left := c.left(g.now())
+	if left <= 0 { // the handshake was when it was still good
+		w.Header().Set("Connection", "close")
+		g.refuse(w, r, c, string(pairing.Expired), api.Errorf(api.PermissionDenied, "get a new one, and connect again with it", "the certificate of %s ended at %s", c.who, c.ends.UTC().Format(time.RFC3339)))
+		return
 	}
 	stream := streams[r.URL.Path]
-	end, refused := g.limits.begin(who, stream)
+	end, refused := g.limits.begin(c.who, stream)
 	if refused != "" {
-		g.refuse(w, r, c, string(refused), api.Errorf(api.Exhausted, "call again in a second", "%s is over its limit of %s at the port of %s", who, refused, g.port))
+		g.refuse(w, r, c, string(refused), api.Errorf(api.Exhausted, "call again in a second", "%s is over its limit of %s at the port of %s", c.who, refused, g.port))
 		return
 	}
 	defer end()
@@ -84,8 +92,8 @@ func (g *gate) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		g.refuse(w, r, c, "not-offered", api.Errorf(api.Unimplemented, elsewhere(r.URL.Path), "%.200s is not offered at the port of %s", r.URL.Path, g.port))
 		return
 	}
-	if !rule.allows(role) {
-		g.refuse(w, r, c, "role", api.Errorf(api.PermissionDenied, "ask as "+strings.Join(rule.roles, ", "), "%s may not call %s: its role is %s", who, short(r.URL.Path), role))
+	if !rule.allows(c.role) {
+		g.refuse(w, r, c, "role", api.Errorf(api.PermissionDenied, "ask as "+strings.Join(rule.roles, ", "), "%s may not call %s: its role is %s", c.who, short(r.URL.Path), c.role))
 		if rule.changes {
 			g.note(c, r.URL.Path)
 		}
@@ -94,11 +102,19 @@ func (g *gate) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	ctx := context.WithValue(r.Context(), callerKey{}, c)
 	if stream {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, maxLifetime)
+		ctx, cancel = context.WithTimeout(ctx, left)
 		defer cancel()
 	}
 	g.count.calls.Add(1)
 	g.next.ServeHTTP(w, r.WithContext(ctx))
+}
+
+// left is how long a caller's stream may last: above 0, unless its certificate has ended.
+func (c caller) left(now time.Time) time.Duration {
+	if c.ends.IsZero() || invariant.Planted("control/sidecar/for-ever") {
+		return maxLifetime
+	}
+	return min(maxLifetime, c.ends.Sub(now))
 }
 
 // refuse answers and counts, and logs what is not only a matter of pace.
@@ -214,24 +230,25 @@ func (b *bounded) Flush() {
 func (b *bounded) Unwrap() http.ResponseWriter { return b.ResponseWriter }
 
 // certified is who of callers with certificates.
-func certified(r *http.Request) (who, role string, err error) {
+func certified(r *http.Request) (caller, error) {
 	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
-		return "", "", errors.New("no certificate")
+		return caller{}, errors.New("no certificate")
 	}
-	name, err := pairing.NameOf(r.TLS.PeerCertificates[0])
-	return name.String(), name.Role, err
+	leaf := r.TLS.PeerCertificates[0]
+	name, err := pairing.NameOf(leaf)
+	return caller{who: name.String(), role: name.Role, ends: leaf.NotAfter}, err
 }
 
 type uidKey struct{}
 
 // local is who of callers on the unix socket: the kernel says which user it is. They may do everything,
 // as they could at the vra's own socket.
-func local(r *http.Request) (who, role string, err error) {
+func local(r *http.Request) (caller, error) {
 	uid, ok := r.Context().Value(uidKey{}).(int)
 	if !ok {
-		return "", "", errors.New("no user")
+		return caller{}, errors.New("no user")
 	}
-	return fmt.Sprintf("uid %d", uid), api.RoleAdmin, nil
+	return caller{who: fmt.Sprintf("uid %d", uid), role: api.RoleAdmin}, nil
 }
 
 // withUID notes which user a connection is of.
@@ -260,41 +277,12 @@ func serverTLS(trust func() *pairing.Trust, at Port, count *counters, log *slog.
 					count.refused(string(refused.Reason))
 					count.lines.warn(log, "connection refused", "from", from, "port", at, "reason", refused.Reason, "certificate", refused.Name, "err", refused.Err)
 				}
+				if conn, ok := hello.Conn.(*counted); ok && err == nil {
+					err = conn.named(cs.PeerCertificates[0])
+				}
 				return err
 			}
 			return c, nil
 		},
 	}
-}
-
-// limited takes at most maxConns connections at once; more are closed as they come.
-type limited struct {
-	net.Listener
-	count *counters
-	open  atomic.Int64
-}
-
-func (l *limited) Accept() (net.Conn, error) {
-	for {
-		c, err := l.Listener.Accept()
-		if err != nil {
-			return nil, err
-		}
-		if l.open.Add(1) <= maxConns || invariant.Planted("control/sidecar/any-number") {
-			return &counted{Conn: c, done: sync.OnceFunc(func() { l.open.Add(-1) })}, nil
-		}
-		l.open.Add(-1)
-		l.count.refused("connections")
-		c.Close()
-	}
-}
-
-type counted struct {
-	net.Conn
-	done func()
-}
-
-func (c *counted) Close() error {
-	c.done()
-	return c.Conn.Close()
 }

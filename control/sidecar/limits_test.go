@@ -1,10 +1,17 @@
 package sidecar
 
 import (
+	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
+	"net/netip"
 	"os"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -100,12 +107,13 @@ func TestAuditIsNotFilledByTheDenied(t *testing.T) {
 	}
 }
 
-// TestConnectionsAreLimited at each port by itself; one that ends makes room.
+// TestConnectionsAreLimited at each port by itself, of one host to less than of all; one that ends makes room.
 func TestConnectionsAreLimited(t *testing.T) {
 	w := open(t, nil)
-	dial := func(address string) net.Conn {
+	dial := func(host int) net.Conn {
 		t.Helper()
-		c, err := net.Dial("tcp", address)
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, byte(host))}}
+		c, err := d.Dial("tcp", w.addresses().Commands)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -113,20 +121,33 @@ func TestConnectionsAreLimited(t *testing.T) {
 		return c
 	}
 	var held []net.Conn
-	for range maxConns {
-		held = append(held, dial(w.addresses().Commands))
+	refused := func(what string, one net.Conn) {
+		t.Helper()
+		one.SetReadDeadline(time.Now().Add(5 * time.Second))
+		if _, err := one.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%s stays: %v", what, err)
+		}
 	}
-	one := dial(w.addresses().Commands)
-	one.SetReadDeadline(time.Now().Add(5 * time.Second))
-	if _, err := one.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("one more stays: %v", err)
+	for host := 2; len(held) < maxConns-1; host++ {
+		for range min(maxPerHost, maxConns-1-len(held)) {
+			held = append(held, dial(host))
+		}
+		if host == 2 {
+			refused("one more of a host", dial(2))
+		}
 	}
+	last := w.client(api.RoleMonitor)
+	if _, err := last.Status.Get(t.Context(), &holdfastv1.StatusServiceGetRequest{}); err != nil {
+		t.Errorf("another host: %v", err)
+	}
+	refused("one more of all", dial(1))
 	if _, err := w.client(api.RoleMonitor).Checkpoints.List(t.Context(), &holdfastv1.CheckpointsServiceListRequest{}); err != nil {
 		t.Errorf("another port: %v", err)
 	}
 	for _, c := range held {
 		c.Close()
 	}
+	last.Close()
 	c := w.client(api.RoleMonitor)
 	for range 100 { // until the sidecar has seen that they ended
 		if _, err := c.Status.Get(t.Context(), &holdfastv1.StatusServiceGetRequest{}); err == nil {
@@ -135,4 +156,89 @@ func TestConnectionsAreLimited(t *testing.T) {
 		<-time.After(20 * time.Millisecond)
 	}
 	t.Error("the connections that ended leave no room")
+}
+
+// TestConnectionsOfAName: those with certificates of one name are few, and others are not held up.
+func TestConnectionsOfAName(t *testing.T) {
+	w := open(t, nil)
+	get := func(role string) error {
+		c := w.client(role)
+		_, err := c.Status.Get(t.Context(), &holdfastv1.StatusServiceGetRequest{})
+		return err
+	}
+	for range maxPerName {
+		if err := get(api.RoleMonitor); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := get(api.RoleMonitor); err == nil {
+		t.Error("one more of a name is let in")
+	}
+	if err := get(api.RoleAdmin); err != nil {
+		t.Errorf("another name: %v", err)
+	}
+}
+
+func TestHostOf(t *testing.T) {
+	for at, want := range map[string]string{"10.1.2.3:5": "10.1.2.3/32", "[::ffff:10.1.2.3]:5": "10.1.2.3/32", "[2001:db8:1:2:3:4:5:6]:7": "2001:db8:1:2::/64", "[fe80::1%lo]:7": "fe80::/64"} {
+		if got := hostOf(net.TCPAddrFromAddrPort(netip.MustParseAddrPort(at))).String(); got != want {
+			t.Errorf("%s is of %s, want %s", at, got, want)
+		}
+	}
+	if got := hostOf(&net.UnixAddr{}); got.IsValid() {
+		t.Error(got)
+	}
+}
+
+// TestCertificatesEnd also on a connection that was made before.
+func TestCertificatesEnd(t *testing.T) {
+	w := open(t, nil)
+	trust := w.trust(api.RoleMonitor, "ann")
+	ends, _ := trust.Ends()
+	var now atomic.Pointer[time.Time]
+	at := func(d time.Duration) { then := ends.Add(d); now.Store(&then) }
+	for _, p := range w.car.ports {
+		p.server.Handler.(*gate).now = func() time.Time { return *now.Load() }
+	}
+	at(-time.Minute)
+	var connections atomic.Int64
+	tr := &http.Transport{ForceAttemptHTTP2: true, DialTLSContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+		connections.Add(1)
+		c := trust.Client(api.RoleSidecar)
+		c.NextProtos = []string{"h2"}
+		return (&tls.Dialer{Config: c}).DialContext(ctx, network, address)
+	}}
+	t.Cleanup(tr.CloseIdleConnections)
+	get := func() string {
+		t.Helper()
+		res, err := (&http.Client{Transport: tr}).Post("https://"+w.addresses().Commands+"/holdfast.v1.StatusService/Get", "application/json", strings.NewReader("{}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		text, err := io.ReadAll(res.Body)
+		if err != nil || res.ProtoMajor != 2 {
+			t.Error(res.Proto, err)
+		}
+		return string(text)
+	}
+	if got := get(); !strings.Contains(got, `"site"`) {
+		t.Errorf("while it is good: %s", got)
+	}
+	at(time.Second)
+	for want := range int64(2) { // the first on the connection of before, and then that one is closed
+		got := get()
+		if !strings.Contains(got, "the certificate of west/monitor/ann ended at "+ends.UTC().Format(time.RFC3339)) || !strings.Contains(got, "permission_denied") || connections.Load() != want+1 {
+			t.Errorf("after its end, on connection %d: %s", connections.Load(), got)
+		}
+	}
+	at(-50 * time.Millisecond) // and stands still: so long may a stream last
+	err := w.client(api.RoleMonitor).Watch.Watch(t.Context(), &holdfastv1.WatchServiceWatchRequest{}, func(*holdfastv1.WatchServiceWatchResponse) error { return nil })
+	failure(t, "a stream beyond the end", err, api.TimedOut)
+	local := api.DialUnix(w.cfg.Socket)
+	defer local.Close()
+	at(time.Hour)
+	if _, err := local.Status.Get(t.Context(), &holdfastv1.StatusServiceGetRequest{}); err != nil {
+		t.Errorf("the unix socket: %v", err)
+	}
 }

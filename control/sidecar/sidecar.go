@@ -107,7 +107,7 @@ func Open(cfg *config.Sidecar, log *slog.Logger) (_ *Sidecar, err error) {
 			return nil, fmt.Errorf("%s: %w", p.at, err)
 		}
 		g := s.gate(p.at, services, certified)
-		s.ports = append(s.ports, port{p.at, &limited{Listener: l, count: s.count}, &http.Server{
+		s.ports = append(s.ports, port{p.at, newLimited(l, s.count), &http.Server{
 			Handler: g, TLSConfig: serverTLS(s.trust.Load, p.at, s.count, log), HTTP2: &http.HTTP2Config{MaxConcurrentStreams: maxPerConn},
 		}})
 	}
@@ -120,8 +120,8 @@ func Open(cfg *config.Sidecar, log *slog.Logger) (_ *Sidecar, err error) {
 }
 
 // gate makes what answers at a port: the services that have anything to answer there, behind the port's own limits.
-func (s *Sidecar) gate(at Port, services api.Handlers, who func(*http.Request) (string, string, error)) *gate {
-	g := &gate{port: at, limits: newLimits(s.cfg.Limits.Rate, s.cfg.Limits.Concurrent, time.Now), denied: newLimits(1, 1, time.Now), count: s.count, audit: s.audit, log: s.log, writeWait: writeWait, who: who}
+func (s *Sidecar) gate(at Port, services api.Handlers, who func(*http.Request) (caller, error)) *gate {
+	g := &gate{port: at, limits: newLimits(s.cfg.Limits.Rate, s.cfg.Limits.Concurrent, time.Now), denied: newLimits(1, 1, time.Now), count: s.count, audit: s.audit, log: s.log, writeWait: writeWait, who: who, now: time.Now}
 	switch at { // so that reflection tells what the port is for
 	case Commands:
 		services.Checkpoints, services.Logs = nil, nil

@@ -1,0 +1,125 @@
+package sidecar
+
+import (
+	"crypto/x509"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+
+	"github.com/holdfast-dr/holdfast/control/pairing"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+)
+
+// limited takes at most maxConns connections at once, and of one host maxPerHost; more are closed as they come. With
+// certificates of one name there are at most maxPerName.
+type limited struct {
+	net.Listener
+	count *counters
+
+	mu struct {
+		sync.Mutex
+		open  int
+		hosts map[netip.Prefix]int // without zeroes, as names
+		names map[string]int
+	}
+}
+
+func newLimited(l net.Listener, count *counters) *limited {
+	limit := &limited{Listener: l, count: count}
+	limit.mu.hosts, limit.mu.names = make(map[netip.Prefix]int), make(map[string]int)
+	return limit
+}
+
+func (l *limited) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		host := hostOf(c.RemoteAddr())
+		if why := l.take(host); why != "" {
+			l.count.refused(why)
+			c.Close()
+			continue
+		}
+		return &counted{Conn: c, of: l, host: host}, nil
+	}
+}
+
+// hostOf is what counts as one host: an address, of IPv6 the network of 64 bits that a host may choose its addresses from.
+func hostOf(a net.Addr) netip.Prefix {
+	tcp, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.Prefix{}
+	}
+	ip := tcp.AddrPort().Addr().Unmap().WithZone("")
+	host, _ := ip.Prefix(min(64, ip.BitLen())) // of a length that fits
+	return host
+}
+
+// take counts one more connection of a host, or says what it is refused for.
+func (l *limited) take(host netip.Prefix) (why string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case invariant.Planted("control/sidecar/any-number"):
+	case l.mu.open >= maxConns:
+		return "connections"
+	case l.mu.hosts[host] >= maxPerHost && !invariant.Planted("control/sidecar/one-host"):
+		return "connections-of-host"
+	}
+	l.mu.open++
+	l.mu.hosts[host]++
+	return ""
+}
+
+// counted is a connection that leaves room when it is closed.
+type counted struct {
+	net.Conn
+	of     *limited
+	host   netip.Prefix
+	name   string // guarded by of.mu, as closed; empty until the handshake
+	closed bool
+}
+
+// named counts a connection by the name of its certificate, which pairing has found good, or refuses it.
+func (c *counted) named(leaf *x509.Certificate) error {
+	name, err := pairing.NameOf(leaf)
+	if err != nil {
+		return err
+	}
+	c.of.mu.Lock()
+	defer c.of.mu.Unlock()
+	switch {
+	case c.closed:
+		return net.ErrClosed
+	case c.of.mu.names[name.String()] >= maxPerName:
+		c.of.count.refused("connections-of-name")
+		return fmt.Errorf("%s has %d connections already", name, maxPerName)
+	}
+	c.name = name.String()
+	c.of.mu.names[c.name]++
+	return nil
+}
+
+func (c *counted) Close() error {
+	c.of.mu.Lock()
+	if !c.closed {
+		c.closed = true
+		c.of.mu.open--
+		less(c.of.mu.hosts, c.host)
+		if c.name != "" {
+			less(c.of.mu.names, c.name)
+		}
+	}
+	c.of.mu.Unlock()
+	return c.Conn.Close()
+}
+
+// less takes one from a count, and leaves no zero.
+func less[K comparable](counts map[K]int, key K) {
+	if counts[key]--; counts[key] == 0 {
+		delete(counts, key)
+	}
+}
