@@ -326,8 +326,8 @@ func (a *app) beginJob(ctx context.Context, f *jobFlags, kind recovery.Kind, mor
 // endWait is how long another process may take to take its job back.
 const endWait = 2 * time.Minute
 
-// endJob says a word to a job that ends it, and carries it out. A job that another process is
-// just starting is asked to end, which it does itself.
+// endJob says a word to a job that ends it, and carries it out; it fails unless the job ends so. A job that
+// another process is just starting is asked to end, which it does itself, but not by a commit.
 func (a *app) endJob(ctx context.Context, id string, word recovery.Event, note string) error {
 	folder, _, err := a.recoveryFolder()
 	if err != nil {
@@ -338,7 +338,7 @@ func (a *app) endJob(ctx context.Context, id string, word recovery.Event, note s
 		return err
 	}
 	defer client.Close()
-	j, err := a.takeJob(ctx, folder, id)
+	j, err := a.takeJob(ctx, folder, id, word)
 	if err != nil {
 		return err
 	}
@@ -365,14 +365,18 @@ func (a *app) endJob(ctx context.Context, id string, word recovery.Event, note s
 	if err != nil {
 		return err
 	}
-	if err := j.Failure(report); err != nil && j.State.Verdict != recovery.Cancelled {
+	if err := j.Failure(report); err != nil && (j.State.Halted || !word.Met(j.State.Verdict)) {
 		return err
+	}
+	if !word.Met(j.State.Verdict) {
+		return fmt.Errorf("job %s is over: %s, and not by that word (%s)", id, j.State.Verdict, word)
 	}
 	return a.print(report, jobHead, [][]string{jobRow(report)})
 }
 
-// takeJob opens a job, once nobody else carries it out.
-func (a *app) takeJob(ctx context.Context, folder, id string) (*failover.Job, error) {
+// takeJob opens a job for a word, once nobody else carries it out. ErrBusy: it is to be committed, and another process
+// is still bringing its machines up.
+func (a *app) takeJob(ctx context.Context, folder, id string, word recovery.Event) (*failover.Job, error) {
 	late := time.NewTimer(endWait)
 	defer late.Stop()
 	again := time.NewTicker(100 * time.Millisecond)
@@ -382,8 +386,14 @@ func (a *app) takeJob(ctx context.Context, folder, id string) (*failover.Job, er
 		if !errors.Is(err, failover.ErrBusy) {
 			return j, err
 		}
-		if err := failover.AskToEnd(folder, id); err != nil {
-			return nil, err
+		if word != recovery.Final {
+			if err := failover.AskToEnd(folder, id); err != nil {
+				return nil, err
+			}
+		} else if r, rerr := reportOf(folder, id); rerr != nil {
+			return nil, rerr
+		} else if r.State == string(recovery.Starting) {
+			return nil, fmt.Errorf("machines are still being brought up: wait until they run, or say holdfast failover rollback %s: %w", id, err)
 		}
 		select {
 		case <-again.C:

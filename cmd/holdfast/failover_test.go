@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dr/holdfast/control/config"
+	"github.com/holdfast-dr/holdfast/control/failover"
 	"github.com/holdfast-dr/holdfast/control/hypervisor"
 	"github.com/holdfast-dr/holdfast/control/recovery"
 )
@@ -34,6 +35,9 @@ func jobIn(t *testing.T, folder, id string, kind recovery.Kind, checkpoint strin
 		e := recovery.Entry{Event: recovery.Did, Step: &step}
 		if !ok {
 			e = recovery.Entry{Event: recovery.Halt, Who: "root@east", Note: "billing <works>"}
+			if kind.Fences() {
+				e.Event = recovery.Undo // its timer
+			}
 		} else {
 			write(recovery.Entry{Began: &step})
 			if step.Do == fail {
@@ -126,6 +130,47 @@ func TestFailoverWords(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(folder, "r2", "report.txt")); err != nil {
 		t.Errorf("the report of a job whose command was killed before it wrote one: %v", err)
 	}
+}
+
+// TestCommitIsNoCancel: a commit never ends a job in another way, nor says that all is well when it ended so.
+func TestCommitIsNoCancel(t *testing.T) {
+	source, target := twoSites()
+	both := contextFile(t, source, target)
+	folder := filepath.Join(filepath.Dir(both), "recovery")
+	f := func(want int, message, word, id string) {
+		t.Helper()
+		if code, out, errs := holdfast(t, both, "failover", word, id); code != want || !strings.Contains(errs, message) {
+			t.Errorf("%s %s: exit %d, %s%s; want %d with %q", word, id, code, out, errs, want, message)
+		}
+	}
+	jobIn(t, folder, "r1", recovery.Live, "1", "")
+	f(exitFailed, "job r1 is over: rolled-back", "commit", "r1")
+	f(0, "", "rollback", "r1")
+	jobIn(t, folder, "r2", recovery.Test, "1", "")
+	f(exitFailed, "job r2 is over: passed", "commit", "r2")
+
+	jobIn(t, folder, "r3", recovery.Live, "1", "")
+	events := filepath.Join(folder, "r3", "events")
+	text, err := os.ReadFile(events)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, _, _ := strings.Cut(string(text), "\n")
+	if err := os.WriteFile(events, []byte(first+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	j, err := failover.Open(folder, "r3") // as who brings its machines up
+	if err != nil {
+		t.Fatal(err)
+	}
+	f(exitFailed, "machines are still being brought up", "commit", "r3")
+	if _, err := os.Stat(filepath.Join(folder, "r3", "cancel")); err == nil {
+		t.Error("whoever brings its machines up was asked to end")
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	f(exitFailed, "wait until its machines run", "commit", "r3")
 }
 
 // TestProofs: only what came up marks its checkpoint.

@@ -66,8 +66,9 @@ see holdfast move.
 
 Each machine's source.qmp in the machines' file is the monitor of the source's QEMU, by which
 it is stopped. If one cannot be reached, or is lost before QEMU said that the guest is off,
-nothing is begun. Where the site is gone, or cannot be reached, --override-reason says why the source is not stopped: two copies may live
-then, and the report and the target say so for ever.
+nothing is begun. Where the site is gone, or cannot be reached, --override-reason says why
+the source is not stopped: two copies may live then, and the report and the target say so
+for ever.
 
 It returns once the machines are up. Then say failover commit, or failover rollback: it stops
 them, discards what they wrote, and lets the source go on; all checkpoints are
@@ -115,7 +116,8 @@ again yourself.`,
 
 func (a *app) failoverCommit() *cobra.Command {
 	return a.wordCommand("commit", "Make a live failover final", `Commit lets the machines of a live failover stay for good: the source does not go on, and what
-they wrote becomes the group's. It cannot be taken back.`, recovery.Final)
+they wrote becomes the group's. It cannot be taken back. While machines are still being brought
+up it is refused. When the timer was quicker, and rolled back, it fails.`, recovery.Final)
 }
 
 func (a *app) failoverRollback() *cobra.Command {

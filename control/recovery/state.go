@@ -58,6 +58,17 @@ const (
 	Undo    Event = "rollback"
 )
 
+// Met says whether a job that ended so is what a user's word asks for.
+func (e Event) Met(v Verdict) bool {
+	switch e {
+	case Final:
+		return v == Committed
+	case Undo:
+		return v == RolledBack || v == Cancelled
+	}
+	return v == Passed || v == Cancelled
+}
+
 // Next is the step to carry out; there is none while a job waits for somebody's word, and when it is over.
 func (p *Plan) Next(s State) (Step, bool) {
 	var steps []Step
