@@ -261,7 +261,7 @@ func (g *Group) PassFailover() error {
 	if err := g.opened(); err != nil {
 		return err
 	}
-	if err := g.failoverStep(failover.Passed{Now: g.store.cfg.Clock()}); err != nil {
+	if err := g.timePasses(); err != nil {
 		return fmt.Errorf("journal: group %s: failover: %w", g.info.ID, err)
 	}
 	err := g.driveLocked()
@@ -271,24 +271,44 @@ func (g *Group) PassFailover() error {
 	return err
 }
 
+// timePasses takes in what the clocks say. g.failing is held.
+func (g *Group) timePasses() error {
+	_, err := g.failoverView(g.failoverNow())
+	return g.failoverStep(failover.Passed{Now: g.store.cfg.Clock(), Amiss: err != nil})
+}
+
 // Failover tells of the group's last failover.
 func (g *Group) Failover() FailoverInfo {
 	f := g.failoverNow()
 	i := FailoverInfo{Failover: f, Remains: f.LeftAt(g.store.cfg.Clock())}
 	g.mu.Lock()
 	i.Err = g.undriven
-	k := g.views.kept[f.View]
 	g.mu.Unlock()
-	switch {
-	case f.State.Shows() && k != nil:
-		i.View = g.tellView(k)
-		if i.Err == nil && i.View.State != ViewGood {
-			i.Err = fmt.Errorf("its view v%d is %s: %s", f.View, i.View.State, i.View.Reason)
-		}
-	case f.State.Shows() && i.Err == nil:
-		i.Err = fmt.Errorf("the file of its view v%d is gone, and what was written to it is not shown: %w", f.View, ErrCorrupt)
+	var err error
+	if i.View, err = g.failoverView(f); err != nil && f.State == failover.Recovering && f.Timer > 0 && i.Remains == 0 {
+		err = fmt.Errorf("its timer has run down, and it is not committed, as %w", err)
+	}
+	if i.Err == nil {
+		i.Err = err
 	}
 	return i
+}
+
+// failoverView tells of the view that a failover's machines run on, if it must be there. The error: it is not, or it is not good.
+func (g *Group) failoverView(f failover.Failover) (i ViewInfo, err error) {
+	if !f.State.Shows() {
+		return i, nil
+	}
+	g.mu.Lock()
+	k := g.views.kept[f.View]
+	g.mu.Unlock()
+	if k == nil {
+		return i, fmt.Errorf("the file of its view v%d is gone, and what was written to it is not shown: %w", f.View, ErrCorrupt)
+	}
+	if i = g.tellView(k); i.State != ViewGood {
+		err = fmt.Errorf("its view v%d is %s: %s", f.View, i.State, i.Reason)
+	}
+	return i, err
 }
 
 // ViewInUse says whether a live failover stands on the view: it is not to be closed by itself.
@@ -314,7 +334,7 @@ func (g *Group) loadFailover() {
 	g.failover = f
 	g.mu.Unlock()
 	g.store.viewing.saw(f.View)
-	err := g.failoverStep(failover.Passed{Now: g.store.cfg.Clock()}) // another boot may count from here
+	err := g.timePasses() // another boot may count from here
 	if err == nil {
 		err = g.driveLocked()
 	}

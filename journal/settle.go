@@ -18,6 +18,7 @@ const settleBytes = 4 << 20
 
 // settle makes the replicas of a committed failover what its machines see, while they run:
 //
+//  0. nothing of that is done, and no checkpoint given up, while its view is not there, or not good;
 //  1. all other checkpoints are stated gone, and test views end;
 //  2. the replicas are brought to the failover's checkpoint, as by any promotion;
 //  3. that is stated: from then on the view reads them alone, and nobody else reads them;
@@ -29,6 +30,9 @@ func (g *Group) settle(pace func(int64) error) error {
 	defer g.settling.Unlock()
 	f := g.failoverNow()
 	if f.State == failover.Committed {
+		if _, err := g.failoverView(f); err != nil && !invariant.Planted("journal/settles-blind") {
+			return fmt.Errorf("all checkpoints are kept: %w", err)
+		}
 		if err := g.forgetOthers(f.Checkpoint); err != nil {
 			return err
 		}

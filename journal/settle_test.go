@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/holdfast-dr/holdfast/ioengine/faultdisk"
 	"github.com/holdfast-dr/holdfast/journal/failover"
+	"github.com/holdfast-dr/holdfast/journal/retain"
 	"github.com/holdfast-dr/holdfast/journal/view"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
@@ -289,4 +292,59 @@ func TestSettleErrorAtEveryOperation(t *testing.T) {
 		}
 	}
 	t.Logf("%d errors", fired)
+}
+
+// While the view of a failover does not open, or its checkpoint is bad, no checkpoint is given up: not by who settles a
+// commit, and time does not commit it. Once it is there again, all goes on.
+func TestSettleNeedsTheView(t *testing.T) {
+	_, disk := viewWorld(t)
+	now := retain.Instant{Boot: [16]byte{1}, Mono: time.Hour, Wall: int64(time.Hour)}
+	open := func() *target {
+		cfg := config(disk)
+		cfg.Clock = func() retain.Instant { return now }
+		w, err := openWith(cfg)
+		ok(t, err)
+		return w
+	}
+	w := open()
+	all := w.numbers()
+	r := failoverTo(all[1])
+	r.Then = failover.Commit
+	i, err := w.group.BeginFailover(r)
+	ok(t, err)
+	d, _ := i.View.View.Device(1)
+	ok(t, errors.Join(d.WriteAt([]byte{1, 2, 3}, 5000), d.Flush()))
+	broken := func() *target {
+		ok(t, w.store.Close())
+		disk.Inject(faultdisk.Fault{Ops: faultdisk.OpOpen, Err: syscall.EIO, Ever: true, At: 1, Only: func(name string) bool { return strings.Contains(name, "/scratch/") }})
+		defer disk.Heal()
+		w := open()
+		if i := w.group.Failover(); i.View.State != ViewBroken {
+			t.Fatalf("its view is there: %+v", i)
+		}
+		return w
+	}
+	w = broken()
+	now.Mono += 2 * time.Hour
+	ok(t, w.group.PassFailover())
+	if i := w.group.Failover(); i.State != failover.Recovering || i.Remains != 0 || i.Err == nil || !strings.Contains(i.Err.Error(), "its timer has run down, and it is not committed") {
+		t.Errorf("%s, %v", i.State, i.Err)
+	}
+	_, err = w.group.CommitFailover("") // somebody says so
+	ok(t, err)
+	for range 2 {
+		if err := w.group.settle(noPace); err == nil || !slices.Equal(w.numbers(), all) {
+			t.Errorf("%v of %v are left: %v", w.numbers(), all, err)
+		}
+	}
+	if i := w.group.Failover(); i.State != failover.Committed || i.Err == nil {
+		t.Errorf("%s, %v", i.State, i.Err)
+	}
+	ok(t, w.store.Close())
+	w = open()
+	ok(t, w.group.settle(noPace))
+	if i := w.group.Failover(); i.State != failover.Settled || !slices.Equal(w.numbers(), all[1:2]) {
+		t.Errorf("%s: %v of %v are left", i.State, w.numbers(), all)
+	}
+	ok(t, w.store.Close())
 }

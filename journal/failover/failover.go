@@ -17,6 +17,7 @@
 //     in again.
 //   - Begin with the same id and checkpoint is told what became of it and changes nothing. With another
 //     it is refused, unless the last failover was rolled back: of two who begin at once one wins.
+//   - Time alone never makes final what is not there: a failover whose view is amiss waits for a word.
 //   - Time is what passed on a clock that nobody sets, within one boot. What cannot be told, as over a
 //     reboot, did not pass: nothing ends early.
 package failover
@@ -146,8 +147,11 @@ type (
 	Accept struct{ ID string }
 	// Promoted says that the replicas hold the checkpoint.
 	Promoted struct{}
-	// Passed says what the clocks say.
-	Passed struct{ Now retain.Instant }
+	// Passed says what the clocks say. Amiss: the view is not there, or not good; then time does not commit it.
+	Passed struct {
+		Now   retain.Instant
+		Amiss bool
+	}
 )
 
 func (Begin) event()    {}
@@ -184,7 +188,7 @@ func (f Failover) Step(e Event) (Failover, error) {
 		}
 		return f, nil
 	case Passed:
-		return f.passed(e.Now), nil
+		return f.passed(e), nil
 	}
 	panic(fmt.Sprintf("BUG: unknown event %T", e))
 }
@@ -243,20 +247,20 @@ func (f Failover) accept(e Accept) (Failover, error) {
 }
 
 // passed ends the failover when its time is over. What was used up is noted now and then.
-func (f Failover) passed(now retain.Instant) Failover {
+func (f Failover) passed(e Passed) Failover {
 	if f.Timer == 0 || f.State != Raised && f.State != Recovering {
 		return f
 	}
-	left := f.LeftAt(now)
+	left := f.LeftAt(e.Now)
 	switch {
-	case left <= 0 && f.Then == Commit && f.State == Recovering:
+	case left <= 0 && f.Then == Commit && f.State == Recovering && !e.Amiss:
 		f.State = Committed
 	case left <= 0 && f.Then == Rollback:
 		f.State = RollingBack
-	case f.Left-left < noteEvery && now.Boot == f.At.Boot:
+	case f.Left-left < noteEvery && e.Now.Boot == f.At.Boot:
 		return f
 	}
-	f.Left, f.At = left, now
+	f.Left, f.At = left, e.Now
 	return f
 }
 

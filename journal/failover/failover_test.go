@@ -43,8 +43,8 @@ func TestEveryEvent(t *testing.T) {
 		{Accept{ID: "a"}, [7]State{same, same, Committed, same, same, same, same}, [7]error{ErrNone, ErrNotReady, nil, ErrRolledBack, ErrRolledBack, nil, nil}},
 		{Accept{ID: "b"}, [7]State{same, same, same, same, same, same, same}, [7]error{ErrNone, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther}},
 		{Promoted{}, [7]State{same, same, same, same, same, Settled, same}, [7]error{}},
-		{Passed{at(59 * time.Second)}, [7]State{same, same, same, same, same, same, same}, [7]error{}},
-		{Passed{at(time.Hour)}, [7]State{same, RollingBack, RollingBack, same, same, same, same}, [7]error{}},
+		{Passed{Now: at(59 * time.Second)}, [7]State{same, same, same, same, same, same, same}, [7]error{}},
+		{Passed{Now: at(time.Hour)}, [7]State{same, RollingBack, RollingBack, same, same, same, same}, [7]error{}},
 	}
 	for _, row := range table {
 		for s := None; s <= Settled; s++ {
@@ -64,7 +64,7 @@ func TestEveryEvent(t *testing.T) {
 		t.Errorf("begun: %+v", f)
 	}
 	f, _ = f.Step(Kept{})
-	if f, _ = f.Step(Passed{at(2 * time.Minute)}); f.State != Committed {
+	if f, _ = f.Step(Passed{Now: at(2 * time.Minute)}); f.State != Committed {
 		t.Errorf("its time is over: %s", f.State)
 	}
 	f, _ = with(RollingBack).Step(Dropped{})
@@ -73,7 +73,7 @@ func TestEveryEvent(t *testing.T) {
 	}
 	f = with(Raised)
 	f.Then = Commit
-	if f, _ = f.Step(Passed{at(2 * time.Hour)}); f.State != Raised {
+	if f, _ = f.Step(Passed{Now: at(2 * time.Hour)}); f.State != Raised {
 		t.Errorf("without disks it was %s", f.State)
 	}
 }
@@ -96,7 +96,7 @@ func TestTime(t *testing.T) {
 	f := with(Recovering)
 	step := func(now retain.Instant) {
 		t.Helper()
-		next, err := f.Step(Passed{now})
+		next, err := f.Step(Passed{Now: now})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -136,5 +136,19 @@ func TestTime(t *testing.T) {
 	}
 	if f.At.Boot = [16]byte{}; f.LeftAt(retain.Instant{Mono: time.Hour}) != 0 || certain(retain.Instant{}, retain.Instant{Mono: 1}) != 0 {
 		t.Error("a boot that is not known counts")
+	}
+}
+
+// TestTimeWaitsForTheView: time alone does not make a failover final whose view is amiss; a word, and a rollback, do as ever.
+func TestTimeWaitsForTheView(t *testing.T) {
+	for then, want := range map[End]State{Commit: Recovering, Rollback: RollingBack} {
+		f := Failover{State: Recovering, ID: "a", Timer: time.Hour, Left: time.Hour, Then: then, At: at(0)}
+		g, err := f.Step(Passed{Now: at(2 * time.Hour), Amiss: true})
+		if err != nil || g.State != want || g.Left != 0 {
+			t.Errorf("then %s: %+v, %v", then, g, err)
+		}
+		if g, _ = g.Step(Passed{Now: at(2 * time.Hour)}); then == Commit && g.State != Committed {
+			t.Errorf("the view is there again, and it is %s", g.State)
+		}
 	}
 }
