@@ -21,8 +21,16 @@ const settleZeros = 1 << 20
 // Rebase makes the view read from the replicas alone what it has not written: they hold its
 // checkpoint now, and no version of the log counts any more.
 func (v *View) Rebase() {
+	alone := func() bool { _, yes := v.cfg.Versions.(ReplicasAlone); return yes }
+	v.life.RLock()
+	done := alone()
+	v.life.RUnlock()
+	if done {
+		return
+	}
 	v.life.Lock()
 	defer v.life.Unlock()
+	v.ahead.Wait() // what reads ahead holds no lock; nobody begins it now
 	v.cfg.Versions, v.cfg.At = ReplicasAlone{}, index.Vector{}
 }
 
@@ -126,7 +134,7 @@ func (s *scratch) forget(own []owned) (inFile, moved int64, err error) {
 			s.blocks.set(b, baseWord)
 			gone = append(gone, owned{b, 1, o.w})
 			if o.w != zerosWord {
-				slots = append(slots, retired{slot: o.w.slot()})
+				slots = append(slots, retired{o.w.slot(), true})
 			}
 		}
 	}

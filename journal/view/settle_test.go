@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/ioengine/faultdisk"
 )
 
@@ -120,4 +121,57 @@ func firstDifference(a, b []byte) int {
 		}
 	}
 	return -1
+}
+
+// scratchData is how many bytes the data file of scratch has allocated.
+func (s *settler) scratchData() (bytes int64) {
+	f, err := s.disk.Open(s.d.scratch.name+dataSuffix, ioengine.ReadOnly)
+	if err != nil {
+		return -1
+	}
+	defer f.Close()
+	for at, n, err := f.NextData(0); n > 0; at, n, err = f.NextData(at + n) {
+		if err != nil {
+			return -1
+		}
+		bytes += n
+	}
+	return bytes
+}
+
+// What was settled takes no space in scratch any more.
+func TestSettleGivesSpaceBack(t *testing.T) {
+	s := newSettler(t)
+	before, used := s.scratchData(), s.v.ScratchBytes()
+	must(t, s.settle())
+	if after := s.scratchData(); used < 5*blockBytes || before < used || after < 0 || after > before-used {
+		t.Errorf("scratch took %d bytes for %d, and takes %d once all was settled", before, used, after)
+	}
+	must(t, same(s.d, rand.New(rand.NewPCG(1, 1)), s.image))
+	must(t, s.v.Close())
+}
+
+// What is read ahead while a view comes to read the replicas alone has ended before it does. The race detector sees it.
+func TestRebaseBesideReadAhead(t *testing.T) {
+	w := newWorld(t, 3)
+	w.replica.image = bytes.Clone(w.images[5])
+	v, d := w.open(t, 5, Options{})
+	p := make([]byte, blockBytes)
+	for i := range int64(aheadRow + 1) {
+		must(t, d.ReadAt(p, i*blockBytes))
+	}
+	d.ahead.mu.Lock()
+	begun := d.ahead.upTo > 0
+	d.ahead.mu.Unlock()
+	if !begun {
+		t.Fatal("nothing is read ahead")
+	}
+	for range 2 {
+		v.Rebase()
+	}
+	if d.ahead.running {
+		t.Error("it is read ahead by versions that do not count any more")
+	}
+	must(t, same(d, rand.New(rand.NewPCG(1, 1)), w.images[5]))
+	must(t, v.Close())
 }
