@@ -29,7 +29,8 @@ type site struct {
 	fail   error // what it answers
 
 	failover     *holdfastv1.Failover
-	begun, calls int // how often it began, and was asked about it
+	begun, calls int                  // how often it began, and was asked about it
+	behind       *holdfastv1.Failover // it is being begun still: whoever ends one waits for it
 }
 
 func (s *site) Open(_ context.Context, r *holdfastv1.ViewsServiceOpenRequest) (*holdfastv1.ViewsServiceOpenResponse, error) {

@@ -118,22 +118,25 @@ func (r *Runner) failover(ctx context.Context, p *recovery.Plan) (f *holdfastv1.
 	return f, err
 }
 
-// takeBack lets the source go on, where it was fenced.
+// takeBack lets the source go on, where it was fenced. Where the target knows of none it is asked all the same: it may
+// still be at work on what it was asked to begin, and rolls that back behind it.
 func (c *carrier) takeBack(ctx context.Context) (found, error) {
 	f, err := c.failover(ctx, c.job.Plan)
 	if err != nil {
 		return found{}, err
 	}
-	switch f.GetState() {
-	case "", api.FailoverNone:
-		return found{text: "it had not begun"}, nil
-	case api.FailoverRolledBack:
+	if f.GetState() == api.FailoverRolledBack {
 		return found{text: "the target had done it"}, nil
 	}
 	err = again(ctx, func() error {
 		_, err := c.Target.Recovery.Rollback(ctx, &holdfastv1.RecoveryServiceRollbackRequest{Group: c.job.Plan.Group, Id: c.job.Plan.Key})
 		return err
 	})
+	if f == nil && err != nil && api.AsFailure(err).Code == api.Precondition {
+		if f, gerr := c.failover(ctx, c.job.Plan); gerr == nil && f == nil { // none, or another's
+			return found{text: "it had not begun"}, nil
+		}
+	}
 	return found{text: "the source may go on"}, err
 }
 

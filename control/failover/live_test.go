@@ -73,6 +73,9 @@ func (s failoverOf) Commit(_ context.Context, r *holdfastv1.RecoveryServiceCommi
 func (s failoverOf) Rollback(_ context.Context, r *holdfastv1.RecoveryServiceRollbackRequest) (*holdfastv1.RecoveryServiceRollbackResponse, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.behind != nil {
+		s.failover, s.behind = s.behind, nil
+	}
 	if err := s.at(r.Id); err != nil {
 		return nil, err
 	}
@@ -189,6 +192,34 @@ func TestTimer(t *testing.T) {
 	f(api.FailoverCommitted, recovery.Committed, 2)
 	f(api.FailoverSettled, recovery.Committed, 2)
 	f(api.FailoverRolledBack, recovery.RolledBack, 0)
+}
+
+// TestTakeBackBehindBegin: what the target is still beginning is taken back too, though it does not tell of it yet; what
+// is another's is not.
+func TestTakeBackBehindBegin(t *testing.T) {
+	t.Parallel()
+	for _, known := range []bool{false, true} { // another's
+		for _, behind := range []bool{false, true} {
+			s := &site{}
+			if known {
+				s.failover = &holdfastv1.Failover{Id: "another", State: api.FailoverRolledBack}
+			}
+			p := testPlan(recovery.Live)
+			if behind {
+				s.behind = &holdfastv1.Failover{Id: p.Key, State: api.FailoverRecovering}
+			}
+			j := begin(t, inMemory(t), p)
+			c := carrier{Runner: newRunner(t, s, newHost(t)), job: j}
+			got, err := c.takeBack(t.Context())
+			if want := map[bool]string{false: "it had not begun", true: "the source may go on"}[behind]; err != nil || got.text != want {
+				t.Errorf("another is known: %v, one is being begun: %v: %q, %v", known, behind, got.text, err)
+			}
+			if behind && (s.failover.GetId() != p.Key || s.failover.GetState() != api.FailoverRolledBack) {
+				t.Errorf("the target goes on with %v", s.failover)
+			}
+			j.Close()
+		}
+	}
 }
 
 // TestCommitTooLate: a commit that the timer forestalled halts, and can be rolled back.
