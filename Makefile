@@ -103,7 +103,7 @@ generate:
 
 # A package follows from the commit alone: its version and its dates too.
 export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null)
-VERSION ?= $(shell git log -1 --date=format:%Y%m%d --format=0~%cd+%h 2>/dev/null || echo 0~devel)
+VERSION ?= $(shell git log -1 --abbrev=12 --date=format:%Y%m%d%H%M%S --format=0~%cd+%h 2>/dev/null || echo 0~devel)
 
 deb:
 	@mkdir -p bin/deb

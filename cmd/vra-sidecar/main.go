@@ -29,6 +29,7 @@ import (
 )
 
 func main() {
+	systemd.HoldReloads()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)

@@ -136,11 +136,11 @@ func (a *archive) miss(name string, err error) error {
 
 func (b *bundler) addStatus(ctx context.Context, a *archive) error {
 	const name = "status.json"
-	ctx, cancel := context.WithTimeout(ctx, lookWait)
+	asking, cancel := context.WithTimeout(ctx, lookWait)
 	defer cancel()
-	res, err := b.vra.Status.Get(ctx, &holdfastv1.StatusServiceGetRequest{})
+	res, err := b.vra.Status.Get(asking, &holdfastv1.StatusServiceGetRequest{})
 	if err != nil {
-		return a.miss(name, b.vra.explain(err))
+		return a.miss(name, b.vra.explain(ctx, err))
 	}
 	text, err := api.StatusJSON(res)
 	if err != nil {

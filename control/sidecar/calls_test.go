@@ -1,15 +1,18 @@
 package sidecar
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
@@ -283,6 +286,34 @@ func TestVRAIsAway(t *testing.T) {
 	if _, err := c.Status.Get(t.Context(), &holdfastv1.StatusServiceGetRequest{}); err != nil {
 		t.Errorf("once it is back: %v", err)
 	}
+}
+
+// TestVRAHangs: one that is still opening takes connections and answers nothing, and one that hangs does not answer a question. Either
+// way the caller hears what to do.
+func TestVRAHangs(t *testing.T) {
+	w := open(t, nil)
+	const wait = 50 * time.Millisecond
+	w.car.vra.knock = wait
+	for _, p := range w.car.ports {
+		p.server.Handler.(*gate).lookingWait = wait
+	}
+	c := w.client(api.RoleOperator)
+	w.vra.set(func() { w.vra.hangs = true })
+	_, err := c.Status.Get(t.Context(), &holdfastv1.StatusServiceGetRequest{})
+	failure(t, "a vra that hangs", err, api.Unavailable, "did not answer in time", "still opening", "restart it")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	_, err = c.Status.Get(ctx, &holdfastv1.StatusServiceGetRequest{})
+	failure(t, "the caller's own time", err, api.TimedOut)
+	w.vraEnd()
+	os.Remove(w.cfg.VRASocket)
+	l, err := net.Listen("unix", w.cfg.VRASocket) // nobody accepts
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, err = c.Status.Get(t.Context(), &holdfastv1.StatusServiceGetRequest{})
+	failure(t, "a vra that is still opening", err, api.Unavailable, "did not answer in time", "still opening")
 }
 
 // TestCertificatesAreReadAgain: who came with the old CA is refused from then on.

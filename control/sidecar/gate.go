@@ -27,6 +27,7 @@ const (
 	maxBody     = 64 << 10 // bytes
 	writeWait   = 10 * time.Second
 	maxLifetime = 24 * time.Hour
+	lookingWait = 30 * time.Second // for the vra, with what changes nothing
 )
 
 // caller is who makes a call.
@@ -35,7 +36,8 @@ type caller struct {
 	role string
 	from string // host:port; empty on the unix socket
 	port Port
-	ends time.Time // of the certificate, and with it of all that it allows; zero on the unix socket
+	ends time.Time     // of the certificate, and with it of all that it allows; zero on the unix socket
+	wait time.Duration // for the vra; 0: as long as the caller waits
 }
 
 type callerKey struct{}
@@ -55,7 +57,8 @@ type gate struct {
 	audit  *audit
 	log    *slog.Logger
 	// writeWait is how long a caller may take to take in a piece of an answer.
-	writeWait time.Duration
+	writeWait   time.Duration
+	lookingWait time.Duration
 	// who tells who is at the other end of a request's connection: who, role and ends.
 	who func(r *http.Request) (caller, error)
 	now func() time.Time // what certificates end by
@@ -98,6 +101,9 @@ func (g *gate) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 			g.note(c, r.URL.Path)
 		}
 		return
+	}
+	if !rule.changes && !stream {
+		c.wait = g.lookingWait
 	}
 	ctx := context.WithValue(r.Context(), callerKey{}, c)
 	if stream {

@@ -94,6 +94,20 @@ func TestLimitsHold(t *testing.T) {
 	}
 }
 
+// TestLimitsDoNotKill: a sidecar that refuses is alive, and one that has ended is not.
+func TestLimitsDoNotKill(t *testing.T) {
+	w := open(t, func(c *config.Sidecar) { c.Limits.Rate = 1 })
+	for range 3 * burstSeconds {
+		if err := w.car.Alive(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.stop()
+	if err := w.car.Alive(t.Context()); err == nil || strings.Contains(err.Error(), "%!") {
+		t.Error(err)
+	}
+}
+
 // TestAuditIsNotFilledByTheDenied: who may not change anything cannot push what others changed out of the audit.
 func TestAuditIsNotFilledByTheDenied(t *testing.T) {
 	w := open(t, nil)

@@ -8,9 +8,15 @@ import (
 
 // pass asks the vra what we are asked, key and all, and explains what went wrong.
 func pass[Request, Response any](ctx context.Context, v *vra, r *Request, call func(context.Context, *Request) (*Response, error)) (*Response, error) {
-	res, err := call(ctx, r)
+	asking := ctx
+	if wait := callerOf(ctx).wait; wait > 0 {
+		var cancel context.CancelFunc
+		asking, cancel = context.WithTimeout(ctx, wait)
+		defer cancel()
+	}
+	res, err := call(asking, r)
 	if err != nil {
-		return nil, v.explain(err)
+		return nil, v.explain(ctx, err)
 	}
 	return res, nil
 }
@@ -135,5 +141,5 @@ func (s recoveryOf) Rollback(ctx context.Context, r *holdfastv1.RecoveryServiceR
 }
 
 func (s linksOf) Test(ctx context.Context, r *holdfastv1.LinksServiceTestRequest, tell func(*holdfastv1.LinksServiceTestResponse) error) error {
-	return s.v.explain(s.v.Links.Test(ctx, r, tell))
+	return s.v.explain(ctx, s.v.Links.Test(ctx, r, tell))
 }

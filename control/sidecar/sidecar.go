@@ -121,7 +121,7 @@ func Open(cfg *config.Sidecar, log *slog.Logger) (_ *Sidecar, err error) {
 
 // gate makes what answers at a port: the services that have anything to answer there, behind the port's own limits.
 func (s *Sidecar) gate(at Port, services api.Handlers, who func(*http.Request) (caller, error)) *gate {
-	g := &gate{port: at, limits: newLimits(s.cfg.Limits.Rate, s.cfg.Limits.Concurrent, time.Now), denied: newLimits(1, 1, time.Now), count: s.count, audit: s.audit, log: s.log, writeWait: writeWait, who: who, now: time.Now}
+	g := &gate{port: at, limits: newLimits(s.cfg.Limits.Rate, s.cfg.Limits.Concurrent, time.Now), denied: newLimits(1, 1, time.Now), count: s.count, audit: s.audit, log: s.log, writeWait: writeWait, lookingWait: lookingWait, who: who, now: time.Now}
 	switch at { // so that reflection tells what the port is for
 	case Commands:
 		services.Checkpoints, services.Logs = nil, nil
@@ -149,7 +149,7 @@ func (s *Sidecar) Reload() error {
 const aliveWait = 15 * time.Second
 
 // Alive asks the sidecar for its metrics over its own socket, by way of all that a caller goes through. Whether the vra
-// answers is no matter.
+// answers is no matter, nor is what is answered: one that refuses for its limits gets on.
 func (s *Sidecar) Alive(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, aliveWait)
 	defer cancel()
@@ -166,8 +166,8 @@ func (s *Sidecar) Alive(ctx context.Context) error {
 		return fmt.Errorf("the own socket: %w", err)
 	}
 	defer res.Body.Close()
-	if _, err := io.Copy(io.Discard, res.Body); err != nil || res.StatusCode != http.StatusOK {
-		return fmt.Errorf("the own socket: %s, %w", res.Status, err)
+	if _, err := io.Copy(io.Discard, res.Body); err != nil {
+		return fmt.Errorf("the own socket: %s: %w", res.Status, err)
 	}
 	return nil
 }

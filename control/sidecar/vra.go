@@ -24,6 +24,7 @@ const knockWait = 5 * time.Second
 type vra struct {
 	socket string
 	log    *slog.Logger
+	knock  time.Duration // knockWait
 	*api.Client
 	metrics *http.Client
 
@@ -40,7 +41,7 @@ type about struct {
 }
 
 func newVRA(socket string, log *slog.Logger) *vra {
-	v := &vra{socket: socket, log: log}
+	v := &vra{socket: socket, log: log, knock: knockWait}
 	v.Client = api.DialVia(v.dial)
 	v.metrics = &http.Client{Transport: &http.Transport{
 		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return v.dial(ctx) },
@@ -52,7 +53,7 @@ func newVRA(socket string, log *slog.Logger) *vra {
 // dial connects, and has the vra say who it is. The question goes over another connection: were another vra
 // started in between, the one that we return would be dead.
 func (v *vra) dial(ctx context.Context) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, knockWait)
+	ctx, cancel := context.WithTimeout(ctx, v.knock)
 	defer cancel()
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "unix", v.socket)
@@ -96,8 +97,9 @@ func (v *vra) judge(res *holdfastv1.StatusServiceAboutResponse, err error) error
 }
 
 // explain turns an error of a call to the vra into what the caller of the sidecar is told. What the vra
-// itself said is passed on as it is, but for a call that it does not know.
-func (v *vra) explain(err error) error {
+// itself said is passed on as it is, but for a call that it does not know, and that time is up when it is not for the
+// caller, whose ctx is: then the vra is still opening, is ending, or hangs.
+func (v *vra) explain(ctx context.Context, err error) error {
 	f := api.AsFailure(err)
 	if f == nil {
 		return nil
@@ -112,6 +114,9 @@ func (v *vra) explain(err error) error {
 		known := v.mu.known
 		v.mu.Unlock()
 		return api.Errorf(api.Unimplemented, "update the vra, or do without", "the vra (%s, services %d.%d) does not know this call", known.version, known.major, known.minor)
+	case (f.Code == api.TimedOut || f.Code == api.Canceled) && ctx.Err() == nil:
+		return api.Errorf(api.Unavailable, "see in its log whether it is still opening, or ends, and call again with the same idempotency key; if it hangs, restart it",
+			"the vra at %s did not answer in time: %s", v.socket, f.Message)
 	case !said && f.Code != api.Canceled && f.Code != api.TimedOut:
 		return api.Errorf(api.Unavailable, "see that the vra runs, and call again with the same idempotency key; if it was started anew meanwhile, look first whether it was done",
 			"the vra does not answer at %s: %s", v.socket, f.Message)
@@ -121,13 +126,13 @@ func (v *vra) explain(err error) error {
 
 // answers says whether the vra can be asked.
 func (v *vra) answers(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, knockWait)
+	asking, cancel := context.WithTimeout(ctx, knockWait)
 	defer cancel()
-	_, err := v.Status.About(ctx, &holdfastv1.StatusServiceAboutRequest{})
+	_, err := v.Status.About(asking, &holdfastv1.StatusServiceAboutRequest{})
 	if f := api.AsFailure(err); f != nil && f.Code == api.Unimplemented {
 		return nil
 	}
-	return v.explain(err)
+	return v.explain(ctx, err)
 }
 
 // maxMetrics is the most that is taken of the vra's metrics, in bytes.

@@ -36,7 +36,8 @@ type watch struct {
 	mu struct {
 		sync.Mutex
 		watchers int
-		stop     context.CancelFunc // ends the asking, while there are watchers
+		stop     context.CancelFunc // ends the asking, while there are watchers: nothing is published from then on
+		done     chan struct{}      // closed when it has ended
 		now      *picture           // nil: not asked yet
 		next     chan struct{}      // closed when now is another
 	}
@@ -99,19 +100,21 @@ func (w *watch) join() (leave func(), err error) {
 		ctx, stop := context.WithCancel(context.Background())
 		done := make(chan struct{})
 		go func() { defer close(done); w.look(ctx) }()
-		w.mu.stop = func() { stop(); <-done }
+		w.mu.stop, w.mu.done = stop, done
 	}
 	return func() {
 		w.count.watchers.Add(-1)
 		w.mu.Lock()
 		w.mu.watchers--
-		stop := func() {}
-		if w.mu.watchers == 0 {
-			stop, w.mu.stop = w.mu.stop, nil
-			w.mu.now = nil
+		if w.mu.watchers > 0 {
+			w.mu.Unlock()
+			return
 		}
+		w.mu.stop() // under the lock: what is asked for now is for nobody
+		w.mu.now = nil
+		done := w.mu.done
 		w.mu.Unlock()
-		stop()
+		<-done
 	}, nil
 }
 

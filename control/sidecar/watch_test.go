@@ -142,6 +142,28 @@ func TestWatch(t *testing.T) {
 	})
 }
 
+// TestNothingForNobody: the asking is ended before another watcher can come, so that it is told nothing of before.
+func TestNothingForNobody(t *testing.T) {
+	w := newWatch(func(context.Context) ([]*holdfastv1.Group, error) { return nil, nil }, newCounters())
+	leave, err := w.join()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.mu.Lock()
+	stop, stopped := w.mu.stop, false
+	w.mu.stop = func() {
+		if stopped = true; w.mu.TryLock() {
+			t.Error("between the last watcher's leaving and the end of asking another may come")
+			w.mu.Unlock()
+		}
+		stop()
+	}
+	w.mu.Unlock()
+	if leave(); !stopped || w.mu.now != nil {
+		t.Errorf("after the last: %t, %v", stopped, w.mu.now)
+	}
+}
+
 // TestWatchOverTheWire goes on while the vra is killed and started anew.
 func TestWatchOverTheWire(t *testing.T) {
 	w := open(t, nil)

@@ -34,6 +34,7 @@ type standIn struct {
 	groups []*holdfastv1.Group
 	fail   error
 	major  uint32
+	hangs  bool // in Status.Get
 	older  bool // it knows only the calls of 1.0
 }
 
@@ -56,10 +57,14 @@ func (s *standIn) calls() []string {
 	return append([]string(nil), s.asked...)
 }
 
-func (s *standIn) Get(context.Context, *holdfastv1.StatusServiceGetRequest) (*holdfastv1.StatusServiceGetResponse, error) {
+func (s *standIn) Get(ctx context.Context, _ *holdfastv1.StatusServiceGetRequest) (*holdfastv1.StatusServiceGetResponse, error) {
 	err := s.ask("Status.Get")
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.hangs {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
 	return &holdfastv1.StatusServiceGetResponse{Site: "west", Id: "vra-1", Groups: s.groups}, err
 }
 

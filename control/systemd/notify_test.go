@@ -6,8 +6,10 @@ import (
 	"errors"
 	"log/slog"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -128,5 +130,25 @@ func TestNobodyListens(t *testing.T) {
 	}
 	if n, err := FromEnvironment(quiet); n == nil {
 		t.Error(err)
+	}
+}
+
+// TestEarlyAndLateReloads: a SIGHUP before Reload, or after it, does not end the process, and is not lost.
+func TestEarlyAndLateReloads(t *testing.T) {
+	HoldReloads()
+	for range 2 {
+		if err := syscall.Kill(syscall.Getpid(), syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		for len(early) == 0 { // until it is delivered
+			runtime.Gosched()
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		time.AfterFunc(20*time.Second, stop)
+		reads := 0
+		(*Notifier)(nil).Reload(ctx, "", func() ([]string, error) { reads++; stop(); return nil, nil }, slog.New(slog.DiscardHandler))
+		if reads != 1 {
+			t.Errorf("%d reads", reads)
+		}
 	}
 }

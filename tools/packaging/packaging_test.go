@@ -228,7 +228,7 @@ func TestUnits(t *testing.T) {
 		if out := command(t, "systemd-analyze", "verify", "--man=no", filepath.Join(dir, name+".service")); strings.Contains(out, name+".service:") {
 			t.Errorf("systemd says %s", out)
 		}
-		for _, want := range []string{"\nType=notify\n", "\nExecReload=", "\nRestart=always\n", "\nStartLimitIntervalSec=0\n", "\nUser=holdfast\n", "--check-config\n"} {
+		for _, want := range []string{"\nType=notify\n", "\nExecReload=", "\nRestart=always\n", "\nStartLimitIntervalSec=0\n", "\nUser=holdfast\n", "\nRuntimeDirectoryMode=0711\n", "--check-config\n"} {
 			if !strings.Contains(text, want) {
 				t.Errorf("%s has no %q", unit, want)
 			}
@@ -288,6 +288,56 @@ func TestExamples(t *testing.T) {
 func TestScripts(t *testing.T) {
 	for _, name := range []string{"postinst", "prerm", "postrm"} {
 		command(t, "sh", "-n", "debian/"+name)
+	}
+}
+
+// TestScriptsDecide: with a service manager that answers as one would, a filter that is not at rest keeps the package, and a daemon
+// that does not come up again does not break an upgrade.
+func TestScriptsDecide(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "systemctl"), []byte(`#!/bin/sh
+echo "$*" >>"$ASKED"
+case "$*" in
+show*) printf '%s\n' $STATES ;;
+*try-restart*) exit 1 ;;
+is-active*) exit 3 ;;
+esac
+`))
+	write(t, filepath.Join(dir, "systemd-sysusers"), []byte("#!/bin/sh\n"))
+	write(t, filepath.Join(dir, "chown"), []byte("#!/bin/sh\n"))
+	write(t, filepath.Join(dir, "chmod"), []byte("#!/bin/sh\n"))
+	for _, name := range []string{"systemctl", "systemd-sysusers", "chown", "chmod"} {
+		if err := os.Chmod(filepath.Join(dir, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run := func(script, states string, args ...string) (asked string, err error) {
+		name := filepath.Join(dir, script)
+		write(t, name, []byte(strings.ReplaceAll(read(t, "debian/"+script), "/run/systemd/system", dir)))
+		write(t, filepath.Join(dir, "asked"), nil)
+		cmd := exec.Command("sh", append([]string{name}, args...)...)
+		cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"), "ASKED="+filepath.Join(dir, "asked"), "STATES="+states, "DPKG_ROOT=")
+		err = cmd.Run()
+		return read(t, filepath.Join(dir, "asked")), err
+	}
+	for states, goes := range map[string]bool{"": true, "inactive": true, "inactive failed": true, "active": false, "inactive deactivating": false, "activating": false, "reloading": false} {
+		if asked, err := run("prerm", states, "remove"); (err == nil) != goes || goes != strings.Contains(asked, "disable --now") || !strings.Contains(asked, "vra-filter*.service") {
+			t.Errorf("filters that are %q: %v, asked %s", states, err, asked)
+		}
+	}
+	if asked, err := run("postinst", "", "configure", "1.0"); err != nil || strings.Count(asked, "--no-block try-restart") != 2 {
+		t.Errorf("an upgrade: %v, asked %s", err, asked)
+	}
+}
+
+// TestVersion: of two commits of one day the later is the newer package.
+func TestVersion(t *testing.T) {
+	needs(t, "make")
+	if exec.Command("git", "-C", root, "log", "-1").Run() != nil {
+		t.Skip("this is no clone")
+	}
+	if out := command(t, "make", "-n", "-C", root, "deb"); !regexp.MustCompile(`-version '0~[0-9]{14}\+[0-9a-f]{12}'`).MatchString(out) {
+		t.Errorf("make deb runs %s", out)
 	}
 }
 
