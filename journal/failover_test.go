@@ -259,17 +259,18 @@ func (a *tale) end(w *target) (err error) {
 	return err
 }
 
-// holds looks at what an opened store shows of a tale that had come to a stage.
-func (a *tale) holds(w *target, s *source, stage int32, flushed bool) error {
+// holds looks at what an opened store shows of a tale that had come to a stage between from and to.
+// flushed: what was written must be there.
+func (a *tale) holds(w *target, s *source, from, to int32, flushed bool) error {
 	i := w.group.Failover()
 	over := failover.RolledBack
 	if a.commit {
 		over = failover.Committed
 	}
-	may := map[int32][]failover.State{taleBegins: {failover.None, failover.Recovering}, taleBegun: {failover.Recovering},
-		taleFlushed: {failover.Recovering}, taleEnds: {failover.Recovering, over}, taleEnded: {over}}[stage]
+	may := slices.Concat([][]failover.State{taleBegins: {failover.None, failover.Recovering}, taleBegun: {failover.Recovering},
+		taleFlushed: {failover.Recovering}, taleEnds: {failover.Recovering, over}, taleEnded: {over}}[from : to+1]...)
 	if !slices.Contains(may, i.State) || i.Err != nil && !(a.faulty && i.View.State == ViewFailed) {
-		return fmt.Errorf("at stage %d it is %s: %w", stage, i.State, i.Err)
+		return fmt.Errorf("at stage %d to %d it is %s: %v", from, to, i.State, i.Err)
 	}
 	_, err := w.group.Admit(testStream, 1, s.id.Incarnation)
 	if (i.State == failover.None) != (err == nil) || err != nil && !errors.Is(err, ErrFenced) {
@@ -295,27 +296,27 @@ func (a *tale) holds(w *target, s *source, stage int32, flushed bool) error {
 	with := bytes.Clone(plain)
 	copy(with[taleOff:], taleText)
 	if !bytes.Equal(got, with) && (flushed || !bytes.Equal(got, plain)) {
-		return fmt.Errorf("at stage %d the view differs at %d", stage, firstDifference(got, with))
+		return fmt.Errorf("at stage %d the view differs at %d", from, firstDifference(got, with))
 	}
 	return nil
 }
 
-// survives opens a crashed disk, looks, and ends the tale: from wherever it had come to.
-// flushed: what was written must be there.
-func (a *tale) survives(s *source, disk *faultdisk.Disk, stage int32, flushed bool) error {
+// survives opens a disk that crashed between two stages, looks, and ends the tale: from wherever it had
+// come to. flushed: what was written must be there.
+func (a *tale) survives(s *source, disk *faultdisk.Disk, from, to int32, flushed bool) error {
 	w, err := openTarget(disk)
 	if err != nil {
 		return fmt.Errorf("open: %w", err)
 	}
 	defer w.store.Close()
-	if err := a.holds(w, s, stage, flushed); err != nil {
+	if err := a.holds(w, s, from, to, flushed); err != nil {
 		return err
 	}
 	if i := w.group.Failover(); i.State == failover.Recovering {
 		if err := (&tale{commit: a.commit}).end(w); err != nil {
 			return err
 		}
-		if err := a.holds(w, s, taleEnded, flushed); err != nil {
+		if err := a.holds(w, s, taleEnded, taleEnded, flushed); err != nil {
 			return err
 		}
 	}
@@ -362,23 +363,27 @@ func TestFailoverCrashAtEveryOperation(t *testing.T) {
 			if failed != nil {
 				return
 			}
-			stage := a.stage.Load()
+			from := a.stage.Load() // where the operation is another goroutine's, the tale goes on beside this
+			survives := func(crashed *faultdisk.Disk) error {
+				return a.survives(s, crashed, from, a.stage.Load(), from >= taleFlushed)
+			}
 			for _, keep := range keeps {
 				points++
-				if err := a.survives(s, disk.Crash(rng, keep), stage, stage >= taleFlushed); err != nil && failed == nil {
+				if err := survives(disk.Crash(rng, keep)); err != nil && failed == nil {
 					failed = fmt.Errorf("operation %d (%#x of %s), keep %d: %w", disk.Ops(), op, name, keep, err)
 				}
 			}
-			if err := a.survives(s, disk.Kill(), stage, stage >= taleFlushed); err != nil && failed == nil {
+			if err := survives(disk.Kill()); err != nil && failed == nil {
 				failed = fmt.Errorf("operation %d (%#x of %s), killed: %w", disk.Ops(), op, name, err)
 			}
 			crashed := disk.Crash(rng, keeps[points%len(keeps)])
+			to := a.stage.Load()
 			crashed.OnOp(func(op faultdisk.Op, name string) {
 				if crashed.Ops()%(7*stride(5)) != 0 || failed != nil {
 					return
 				}
 				points++
-				if err := a.survives(s, crashed.Crash(rng, keeps[rng.IntN(len(keeps))]), stage, stage >= taleFlushed); err != nil && failed == nil {
+				if err := a.survives(s, crashed.Crash(rng, keeps[rng.IntN(len(keeps))]), from, to, from >= taleFlushed); err != nil && failed == nil {
 					failed = fmt.Errorf("operation %d, then %d (%#x of %s) of the recovery: %w", disk.Ops(), crashed.Ops(), op, name, err)
 				}
 			})
@@ -389,9 +394,9 @@ func TestFailoverCrashAtEveryOperation(t *testing.T) {
 		ok(t, a.run(w))
 		disk.OnOp(nil)
 		ok(t, failed)
-		ok(t, a.holds(w, s, taleEnded, true))
+		ok(t, a.holds(w, s, taleEnded, taleEnded, true))
 		ok(t, w.store.Close())
-		ok(t, a.survives(s, disk, taleEnded, true))
+		ok(t, a.survives(s, disk, taleEnded, taleEnded, true))
 	})
 	t.Logf("%d crashes", points)
 }
@@ -421,7 +426,7 @@ func TestFailoverErrorAtEveryOperation(t *testing.T) {
 				}
 				stage := b.stage.Load()
 				crashed := disk.Crash(seeded(at), keeps[at%len(keeps)])
-				if err := b.survives(s, crashed, stage, stage >= taleFlushed); err != nil {
+				if err := b.survives(s, crashed, stage, stage, stage >= taleFlushed); err != nil {
 					t.Fatalf("fault %+v, then a crash: %v", fault, err)
 				}
 				disk.Heal()
@@ -435,7 +440,7 @@ func TestFailoverErrorAtEveryOperation(t *testing.T) {
 					ok(t, b.end(w))
 				}
 				ok(t, w.store.Close())
-				if err := b.survives(s, disk, taleEnded, stage >= taleFlushed); err != nil {
+				if err := b.survives(s, disk, taleEnded, taleEnded, stage >= taleFlushed); err != nil {
 					t.Fatalf("fault %+v, tried again: %v", fault, err)
 				}
 				if !hit {
