@@ -101,6 +101,16 @@ func (a *app) recoveryFolder() (string, *config.Context, error) {
 	return folder, c, err
 }
 
+// jobsAndTarget is the folder of the jobs, the context that names it, and a client of the target's vra, which the caller closes.
+func (a *app) jobsAndTarget() (string, *config.Context, *api.Client, error) {
+	folder, c, err := a.recoveryFolder()
+	if err != nil {
+		return "", nil, nil, err
+	}
+	client, _, err := a.dial(api.RoleTarget)
+	return folder, c, client, err
+}
+
 // localMachines makes the driver of a job's machines: QEMU on this host.
 func localMachines(dir string) (hypervisor.Hypervisor, error) {
 	return kvm.NewLocal(dir, kvm.DefaultQEMU)
@@ -289,11 +299,7 @@ func (a *app) beginJob(ctx context.Context, f *jobFlags, kind recovery.Kind, mor
 	if err := checkAt(f.at); err != nil {
 		return err
 	}
-	folder, c, err := a.recoveryFolder()
-	if err != nil {
-		return err
-	}
-	client, _, err := a.dial(api.RoleTarget)
+	folder, c, client, err := a.jobsAndTarget()
 	if err != nil {
 		return err
 	}
@@ -329,11 +335,7 @@ const endWait = 2 * time.Minute
 // endJob says a word to a job that ends it, and carries it out; it fails unless the job ends so. A job that
 // another process is just starting is asked to end, which it does itself, but not by a commit.
 func (a *app) endJob(ctx context.Context, id string, word recovery.Event, note string) error {
-	folder, _, err := a.recoveryFolder()
-	if err != nil {
-		return err
-	}
-	client, _, err := a.dial(api.RoleTarget)
+	folder, _, client, err := a.jobsAndTarget()
 	if err != nil {
 		return err
 	}
@@ -416,11 +418,7 @@ job's word, and are off, as after a reboot of their host, are started again.`,
 		Args:              oneArg("job id"),
 		ValidArgsFunction: a.completeJobs,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			folder, _, err := a.recoveryFolder()
-			if err != nil {
-				return err
-			}
-			client, _, err := a.dial(api.RoleTarget)
+			folder, _, client, err := a.jobsAndTarget()
 			if err != nil {
 				return err
 			}
