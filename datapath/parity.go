@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dr/holdfast/ioengine"
+	"github.com/holdfast-dr/holdfast/ioengine/wait"
 	"github.com/holdfast-dr/holdfast/journal"
 	"github.com/holdfast-dr/holdfast/journal/index"
 	"github.com/holdfast-dr/holdfast/journal/segment"
@@ -102,20 +103,13 @@ func paced(ctx context.Context, rate int64) stripe.Pace {
 		if free.Before(now) {
 			free = now
 		}
-		wait := free.Sub(now)
+		rest := free.Sub(now)
 		free = free.Add(time.Duration(int64(n) * int64(time.Second) / rate))
 		mu.Unlock()
-		if wait < 10*time.Millisecond {
+		if rest < 10*time.Millisecond {
 			return ctx.Err()
 		}
-		t := time.NewTimer(wait)
-		defer t.Stop()
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-t.C:
-			return nil
-		}
+		return wait.For(ctx, rest)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+	"github.com/holdfast-dr/holdfast/ioengine/wait"
 )
 
 // pacer knows the rate of what comes in, by which promotion and folding go: below live
@@ -87,23 +88,8 @@ func (p *pacer) target(now time.Time, need float64) float64 {
 
 // wait waits until bytes may be read or written at that rate.
 func (b *bucket) wait(ctx context.Context, now time.Time, bytes int64, rate float64, ahead time.Duration) error {
-	if ctx.Err() != nil || !math.IsInf(rate, 1) && bytes > 0 && sleep(ctx, b.grant(now, bytes, rate, ahead)) != nil {
+	if ctx.Err() != nil || !math.IsInf(rate, 1) && bytes > 0 && wait.For(ctx, b.grant(now, bytes, rate, ahead)) != nil {
 		return ErrClosed
 	}
 	return nil
-}
-
-// sleep waits for so long, unless the context ends before.
-func sleep(ctx context.Context, d time.Duration) error {
-	if d <= 0 {
-		return nil
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+	"github.com/holdfast-dr/holdfast/ioengine/wait"
 	"github.com/holdfast-dr/holdfast/journal/replica"
 )
 
@@ -162,10 +163,11 @@ func (r *retention) brake(ctx context.Context, bytes int) error {
 	}
 	now := time.Now()
 	d := r.passage.intake.grant(now, int64(bytes), rate, paceAhead)
-	if d > 0 {
-		r.passage.hold(now)
+	if d <= 0 {
+		return nil
 	}
-	if err := sleep(ctx, min(d, brakeMost)); err != nil {
+	r.passage.hold(now)
+	if err := wait.For(ctx, min(d, brakeMost)); err != nil {
 		return fmt.Errorf("%w: history is being shortened: %w", ErrLimit, err)
 	}
 	return nil

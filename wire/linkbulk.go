@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+	"github.com/holdfast-dr/holdfast/ioengine/wait"
 )
 
 const (
@@ -53,8 +54,8 @@ func sendBulk(ctx context.Context, data *link, k bulk, told func(bytes int)) err
 		if free.Before(now.Add(-paceDebt)) {
 			free = now.Add(-paceDebt)
 		}
-		if err := sleep(ctx, free.Sub(now)); err != nil {
-			return err
+		if wait.For(ctx, free.Sub(now)) != nil {
+			return context.Cause(ctx)
 		}
 	}
 	data.SetWriteDeadline(time.Now().Add(bulkStall))
@@ -62,20 +63,6 @@ func sendBulk(ctx context.Context, data *link, k bulk, told func(bytes int)) err
 		return err
 	}
 	return data.socket.flush()
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	if d <= 0 {
-		return nil
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }
 
 // receiveBulk takes a bulk off the data connection up to its End, and tells now and

@@ -15,20 +15,17 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"os"
-	"os/signal"
-	"strings"
 	"sync"
 	"syscall"
 
 	"github.com/holdfast-dr/holdfast/control/config"
+	"github.com/holdfast-dr/holdfast/control/daemon"
 	"github.com/holdfast-dr/holdfast/control/systemd"
-	"github.com/holdfast-dr/holdfast/control/version"
 	"github.com/holdfast-dr/holdfast/datapath/capture"
 	"github.com/holdfast-dr/holdfast/datapath/front/nbd"
 	"github.com/holdfast-dr/holdfast/datapath/front/vhostuser"
@@ -36,65 +33,27 @@ import (
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
-func main() {
-	systemd.HoldReloads()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
-	if err == nil || errors.Is(err, flag.ErrHelp) {
-		return
-	}
-	fmt.Fprintln(os.Stderr, "vra-filter:", strings.ReplaceAll(err.Error(), "\n", "\nvra-filter: "))
-	if errors.Is(err, errUsage) {
-		os.Exit(2)
-	}
-	os.Exit(1)
-}
-
-var errUsage = errors.New("try vra-filter --help")
+func main() { daemon.Main("vra-filter", run) }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	flags := flag.NewFlagSet("vra-filter", flag.ContinueOnError)
-	flags.SetOutput(io.Discard) // an error is told once, by main
-	file := flags.String("config", "", "the configuration, a YAML `file`")
-	check := flags.Bool("check-config", false, "check the configuration and the files it names, say what is wrong, and end")
-	printVersion := flags.Bool("version", false, "print the version and end")
-	if err := flags.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			fmt.Fprintln(stderr, "Usage of vra-filter:")
-			flags.SetOutput(stderr)
-			flags.PrintDefaults()
-			return err
-		}
-		return fmt.Errorf("%w: %w", err, errUsage)
-	}
-	if *printVersion {
-		_, err := fmt.Fprintln(stdout, "vra-filter", version.Read())
+	flags := daemon.NewFlags("vra-filter")
+	if done, err := flags.Take(args, stdout, stderr); done || err != nil {
 		return err
 	}
-	if *file == "" || flags.NArg() > 0 {
-		return fmt.Errorf("--config is needed and nothing else: %w", errUsage)
-	}
-	cfg, err := config.LoadFilter(*file)
+	cfg, err := config.LoadFilter(flags.File)
 	if err != nil {
 		return err
 	}
-	// Before anything is made: what cannot run leaves nothing behind.
-	if err := cfg.CheckFiles(); err != nil {
-		return config.InFile(*file, err)
-	}
-	if *check {
-		_, err := fmt.Fprintln(stdout, "config ok")
+	if done, err := flags.Checked(cfg.CheckFiles(), stdout); done || err != nil {
 		return err
 	}
-	level := new(slog.LevelVar)
-	level.Set(cfg.LogLevel.Level())
-	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level})).With("group", cfg.Group.Name)
+	log, level := daemon.Log(stderr, cfg.LogLevel.Level())
+	log = log.With("group", cfg.Group.Name)
 	notify, err := systemd.FromEnvironment(log)
 	if err != nil {
 		return err
 	}
-	return serve(ctx, &live{file: *file, cfg: cfg, level: level}, notify, log)
+	return serve(ctx, &live{file: flags.File, cfg: cfg, level: level}, notify, log)
 }
 
 // serve opens the disks and serves them until ctx ends. The fronts stop first, so that
@@ -187,7 +146,7 @@ func openFronts(cfg *config.Filter, filter *capture.Filter, log *slog.Logger) (f
 		return nil, err
 	}
 	add := func(name, socket string, serve func(context.Context, *net.UnixListener) error) error {
-		listener, err := listen(socket, group)
+		listener, err := daemon.Listen(socket, group)
 		if err == nil {
 			fronts = append(fronts, served{name + " " + socket, listener, serve})
 		}
@@ -212,31 +171,4 @@ func openFronts(cfg *config.Filter, filter *capture.Filter, log *slog.Logger) (f
 		}
 	}
 	return fronts, nil
-}
-
-// listen opens the unix socket for its owner, and for the group of that number unless it is -1. We hold the disks by now: a socket
-// that stands there is a dead filter's, unless somebody answers on it.
-func listen(path string, group int) (*net.UnixListener, error) {
-	if c, err := net.Dial("unix", path); err == nil {
-		c.Close()
-		return nil, fmt.Errorf("%s: another process serves there; stop it, or name another socket", path)
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		return nil, err
-	}
-	mode := os.FileMode(0o600)
-	if group >= 0 {
-		mode = 0o660
-		if err := os.Chown(path, -1, group); err != nil {
-			return nil, errors.Join(fmt.Errorf("socket_group: %w: run the filter as a member of that group", err), l.Close())
-		}
-	}
-	if err := os.Chmod(path, mode); err != nil {
-		return nil, errors.Join(err, l.Close())
-	}
-	return l, nil
 }

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dr/holdfast/control/config"
+	"github.com/holdfast-dr/holdfast/control/daemon"
 	"github.com/holdfast-dr/holdfast/datapath/capture"
 	"github.com/holdfast-dr/holdfast/datapath/front/nbd"
 )
@@ -152,9 +153,9 @@ func TestArguments(t *testing.T) {
 			t.Errorf("%q: %v, want %v", args, got, want)
 		}
 	}
-	f(errUsage)
-	f(errUsage, "--nonsense")
-	f(errUsage, "--config", "x", "y")
+	f(daemon.ErrUsage)
+	f(daemon.ErrUsage, "--nonsense")
+	f(daemon.ErrUsage, "--config", "x", "y")
 	f(os.ErrNotExist, "--config", "no/such/file")
 	h := newHost(t)
 	var out bytes.Buffer
@@ -173,7 +174,7 @@ func TestArguments(t *testing.T) {
 	}
 	// One error, told by main alone.
 	out.Reset()
-	if err := run(t.Context(), []string{"--config"}, &out, &out); !errors.Is(err, errUsage) || out.Len() != 0 {
+	if err := run(t.Context(), []string{"--config"}, &out, &out); !errors.Is(err, daemon.ErrUsage) || out.Len() != 0 {
 		t.Errorf("--config without a value: %v, and %q", err, out.String())
 	}
 	if err := os.WriteFile(h.config, []byte("run_dir: /r\npool: 1KiB\nbogus: 1\n"), 0o600); err != nil {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/config"
+	"github.com/holdfast-dr/holdfast/control/daemon"
 	"github.com/holdfast-dr/holdfast/control/pairing"
 	"github.com/holdfast-dr/holdfast/control/systemd/manager"
 )
@@ -66,7 +67,7 @@ func TestArguments(t *testing.T) {
 		t.Helper()
 		var stdout, stderr bytes.Buffer
 		err := run(context.Background(), args, &stdout, &stderr)
-		if err == nil || !strings.Contains(err.Error(), want) || errors.Is(err, errUsage) != usage || stdout.Len() > 0 {
+		if err == nil || !strings.Contains(err.Error(), want) || errors.Is(err, daemon.ErrUsage) != usage || stdout.Len() > 0 {
 			t.Errorf("%q: %v (stdout %q), want %q", args, err, stdout.String(), want)
 		}
 	}

@@ -14,17 +14,13 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
-	"os/signal"
-	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -32,6 +28,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/config"
+	"github.com/holdfast-dr/holdfast/control/daemon"
 	"github.com/holdfast-dr/holdfast/control/systemd"
 	"github.com/holdfast-dr/holdfast/control/version"
 	"github.com/holdfast-dr/holdfast/datapath"
@@ -42,70 +39,32 @@ import (
 	"github.com/holdfast-dr/holdfast/wire/tape"
 )
 
-func main() {
-	systemd.HoldReloads()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
-	if err == nil || errors.Is(err, flag.ErrHelp) {
-		return
-	}
-	fmt.Fprintln(os.Stderr, "vra:", strings.ReplaceAll(err.Error(), "\n", "\nvra: "))
-	if errors.Is(err, errUsage) {
-		os.Exit(2)
-	}
-	os.Exit(1)
-}
-
-var errUsage = errors.New("try vra --help")
+func main() { daemon.Main("vra", run) }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	flags := flag.NewFlagSet("vra", flag.ContinueOnError)
-	flags.SetOutput(io.Discard) // an error is told once, by main
-	file := flags.String("config", "", "the configuration, a YAML `file`")
-	check := flags.Bool("check-config", false, "check the configuration and the files it names, say what is wrong, and end")
-	printVersion := flags.Bool("version", false, "print the version and end")
+	flags := daemon.NewFlags("vra")
 	stale := flags.Bool("accept-stale-stores", false, "this once, go on from the stores that are there, though others that are missing may hold, or are known to hold, what came later: that is given up, and the source sends it again")
 	nice := flags.Int("nice", 10, "how far the guests of this host go first where processors are few: 0 (not at all) to 19")
 	var debug debugTape
-	debug.flags(flags)
-	if err := flags.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			fmt.Fprintln(stderr, "Usage of vra:")
-			flags.SetOutput(stderr)
-			flags.PrintDefaults()
-			return err
-		}
-		return fmt.Errorf("%w: %w", err, errUsage)
-	}
-	if *printVersion {
-		_, err := fmt.Fprintln(stdout, "vra", version.Read())
+	debug.flags(flags.FlagSet)
+	if done, err := flags.Take(args, stdout, stderr); done || err != nil {
 		return err
 	}
-	if *file == "" || flags.NArg() > 0 {
-		return fmt.Errorf("--config is needed and nothing else: %w", errUsage)
-	}
 	if *nice < 0 || *nice > 19 {
-		return fmt.Errorf("--nice is 0 to 19: %w", errUsage)
+		return daemon.Usage(errors.New("--nice is 0 to 19"))
 	}
 	if err := debug.check(); err != nil {
-		return fmt.Errorf("%w: %w", err, errUsage)
+		return daemon.Usage(err)
 	}
-	cfg, err := config.LoadVRA(*file)
+	cfg, err := config.LoadVRA(flags.File)
 	if err != nil {
 		return err
 	}
-	// Before anything is made: what cannot run leaves nothing behind.
-	if err := checkFiles(cfg); err != nil {
-		return config.InFile(*file, err)
-	}
-	if *check {
-		_, err := fmt.Fprintln(stdout, "config ok")
+	if done, err := flags.Checked(checkFiles(cfg), stdout); done || err != nil {
 		return err
 	}
-	level := new(slog.LevelVar)
-	level.Set(cfg.LogLevel.Level())
-	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level})).With("site", cfg.Site, "vra", cfg.ID)
+	log, level := daemon.Log(stderr, cfg.LogLevel.Level())
+	log = log.With("site", cfg.Site, "vra", cfg.ID)
 	notify, err := systemd.FromEnvironment(log)
 	if err != nil {
 		return err
@@ -117,7 +76,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(serve(ctx, &live{file: *file, cfg: cfg, level: level}, notify, log, to, *stale), end())
+	return errors.Join(serve(ctx, &live{file: flags.File, cfg: cfg, level: level}, notify, log, to, *stale), end())
 }
 
 // checkFiles tells what of the files would keep the VRA from running; it makes nothing.
@@ -182,7 +141,7 @@ func serve(ctx context.Context, live *live, notify *systemd.Notifier, log *slog.
 	if err := os.MkdirAll(cfg.RunDir, 0o700); err != nil {
 		return err
 	}
-	socket, err := listen(cfg.Socket)
+	socket, err := daemon.Listen(cfg.Socket, -1)
 	if err != nil {
 		return err
 	}
@@ -256,28 +215,6 @@ func serve(ctx context.Context, live *live, notify *systemd.Notifier, log *slog.
 	err = parts.run(ctx)
 	log.Info("vra ends", "error", err)
 	return err
-}
-
-// listen opens the unix socket for its owner alone. One that a dead process left is
-// taken over; one that somebody answers on is not.
-func listen(path string) (*net.UnixListener, error) {
-	if c, err := net.Dial("unix", path); err == nil {
-		c.Close()
-		return nil, fmt.Errorf("socket %s: another process answers on it; stop that, or choose another socket", path)
-	}
-	if fi, err := os.Lstat(path); err == nil && fi.Mode()&os.ModeSocket != 0 {
-		if err := os.Remove(path); err != nil {
-			return nil, err
-		}
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		return nil, err
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, errors.Join(err, l.Close())
-	}
-	return l, nil
 }
 
 // groups says in the words of the data path what the file says.

@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/holdfast-dr/holdfast/control/config"
+	"github.com/holdfast-dr/holdfast/control/daemon"
 	"github.com/holdfast-dr/holdfast/control/pairing"
 	"github.com/holdfast-dr/holdfast/datapath"
 	"github.com/holdfast-dr/holdfast/wire"
@@ -34,7 +35,7 @@ func TestArguments(t *testing.T) {
 		t.Helper()
 		var stdout, stderr bytes.Buffer
 		err := run(context.Background(), args, &stdout, &stderr)
-		if err == nil || !strings.Contains(err.Error(), want) || errors.Is(err, errUsage) != usage || stdout.Len() > 0 {
+		if err == nil || !strings.Contains(err.Error(), want) || errors.Is(err, daemon.ErrUsage) != usage || stdout.Len() > 0 {
 			t.Errorf("%q: %v (stdout %q), want %q", args, err, stdout.String(), want)
 		}
 	}
@@ -159,38 +160,6 @@ func TestTargetIsAsConfigured(t *testing.T) {
 		if name := v.Type().Field(i).Name; v.Field(i).IsZero() && !slices.Contains(notConfigured, name) {
 			t.Errorf("%s is not set", name)
 		}
-	}
-}
-
-// TestSocket takes over what a dead process left, and nothing else.
-func TestSocket(t *testing.T) {
-	dir, err := os.MkdirTemp("", "hf")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	path := filepath.Join(dir, "s")
-	l, err := listen(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if fi, err := os.Stat(path); err != nil || fi.Mode().Perm() != 0o600 {
-		t.Errorf("socket %v, %v", fi, err)
-	}
-	if _, err := listen(path); err == nil || !strings.Contains(err.Error(), "another process") {
-		t.Errorf("a socket in use: %v", err)
-	}
-	l.SetUnlinkOnClose(false) // as a killed process leaves it
-	l.Close()
-	if l, err = listen(path); err != nil {
-		t.Fatal(err)
-	}
-	l.Close()
-	if err := os.WriteFile(path, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := listen(path); err == nil {
-		t.Error("a file that is no socket was taken over")
 	}
 }
 

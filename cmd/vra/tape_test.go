@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/holdfast-dr/holdfast/control/daemon"
 )
 
 // A tape is made only when it is asked for, for its owner alone, never over another
@@ -41,7 +43,7 @@ func TestDebugTape(t *testing.T) {
 	f := func(want string, args ...string) {
 		t.Helper()
 		var out bytes.Buffer
-		if err := run(context.Background(), append([]string{"--config", "x.yaml"}, args...), &out, &out); !errors.Is(err, errUsage) || !strings.Contains(err.Error(), want) {
+		if err := run(context.Background(), append([]string{"--config", "x.yaml"}, args...), &out, &out); !errors.Is(err, daemon.ErrUsage) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %q", args, err, want)
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/holdfast-dr/holdfast/control/hypervisor/kvm"
 	"github.com/holdfast-dr/holdfast/control/recovery"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+	"github.com/holdfast-dr/holdfast/ioengine/wait"
 )
 
 // How soon the target is asked again for what it could not do just now, at first and at most.
@@ -31,7 +32,7 @@ func again(ctx context.Context, ask func() error) error {
 		if f.Code != api.Unavailable {
 			return Explain(err)
 		}
-		if serr := sleep(ctx, rest); serr != nil {
+		if serr := wait.For(ctx, rest); serr != nil {
 			return errors.Join(serr, Explain(err))
 		}
 	}

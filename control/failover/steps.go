@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"time"
 
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
@@ -15,6 +14,7 @@ import (
 	"github.com/holdfast-dr/holdfast/control/hypervisor/kvm"
 	"github.com/holdfast-dr/holdfast/control/recovery"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+	"github.com/holdfast-dr/holdfast/ioengine/wait"
 )
 
 // do carries a step out, for the first time or again.
@@ -39,7 +39,7 @@ func (c *carrier) do(ctx context.Context, s recovery.Step) (found, error) {
 	case recovery.Define:
 		return found{}, c.define(ctx, m)
 	case recovery.Delay:
-		return found{}, sleep(ctx, m.Delay)
+		return found{}, wait.For(ctx, m.Delay)
 	case recovery.Before:
 		return c.script(ctx, s, m.Before.Command)
 	case recovery.After:
@@ -58,17 +58,6 @@ func (c *carrier) do(ctx context.Context, s recovery.Step) (found, error) {
 		err = fmt.Errorf("this release does not know the step %q", s.Do)
 	}
 	return found{}, err
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // name is how the target's views are found again: by it, whoever asks.

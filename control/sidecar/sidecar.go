@@ -17,6 +17,7 @@ import (
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
 	"github.com/holdfast-dr/holdfast/control/config"
+	"github.com/holdfast-dr/holdfast/control/daemon"
 	"github.com/holdfast-dr/holdfast/control/pairing"
 	"github.com/holdfast-dr/holdfast/control/version"
 )
@@ -111,7 +112,7 @@ func Open(cfg *config.Sidecar, log *slog.Logger) (_ *Sidecar, err error) {
 			Handler: g, TLSConfig: serverTLS(s.trust.Load, p.at, s.count, log), HTTP2: &http.HTTP2Config{MaxConcurrentStreams: maxPerConn},
 		}})
 	}
-	l, err := listenUnix(cfg.Socket)
+	l, err := daemon.Listen(cfg.Socket, -1)
 	if err != nil {
 		return nil, err
 	}
@@ -220,28 +221,6 @@ func (s *Sidecar) close() error {
 	}
 	s.vra.close()
 	return s.audit.close()
-}
-
-// listenUnix opens the unix socket for its owner alone. One that a dead process left is taken over; one that
-// somebody answers on is not.
-func listenUnix(path string) (*net.UnixListener, error) {
-	if c, err := net.Dial("unix", path); err == nil {
-		c.Close()
-		return nil, fmt.Errorf("socket %s: another process answers on it; stop that, or choose another socket", path)
-	}
-	if fi, err := os.Lstat(path); err == nil && fi.Mode()&os.ModeSocket != 0 {
-		if err := os.Remove(path); err != nil {
-			return nil, err
-		}
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		return nil, err
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, errors.Join(err, l.Close())
-	}
-	return l, nil
 }
 
 // status answers for the vra, and says who is in between.

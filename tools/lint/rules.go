@@ -15,14 +15,14 @@ var mayImport = map[string][]string{
 	"bench":          {"datapath", "journal", "wire", "ioengine", "control/api", "control/config", "control/pairing"},
 	"datapath":       {"wire", "journal", "ioengine", "control/api"},
 	"journal":        {"wire/record", "ioengine"},
-	"wire":           {"ioengine/buf", "ioengine/crc32c", "ioengine/invariant"},
+	"wire":           {"ioengine/buf", "ioengine/crc32c", "ioengine/invariant", "ioengine/wait"},
 	"ioengine":       {},
-	"control":        {"control", "ioengine/invariant"},
+	"control":        {"control", "ioengine/invariant", "ioengine/wait"},
 	"control/api":    {"ioengine/invariant"},
 	"control/config": {"ioengine/invariant"},
 	// The sidecar stays lean: no data path, no store, no hypervisor.
-	"control/sidecar": {"control/api", "control/config", "control/pairing", "control/version", "ioengine/invariant"},
-	"cmd/vra-sidecar": {"control/api", "control/config", "control/pairing", "control/version", "control/sidecar", "control/systemd"},
+	"control/sidecar": {"control/api", "control/config", "control/daemon", "control/pairing", "control/version", "ioengine/invariant"},
+	"cmd/vra-sidecar": {"control/api", "control/config", "control/daemon", "control/pairing", "control/version", "control/sidecar", "control/systemd"},
 }
 
 // forTests are our own packages that no product code may use.
