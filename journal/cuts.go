@@ -72,6 +72,7 @@ func (c *cuts) step(r durableRecord) (cp Checkpoint, listed bool) {
 		}
 		p := c.pendingCut(r)
 		p.at[r.stream] = r.seq
+		p.cut.Sources = max(p.cut.Sources, r.cut.Sources)
 		for _, v := range r.cut.Volumes {
 			p.volumes[v.ID] = v.Bytes
 		}
@@ -105,10 +106,17 @@ func (c *cuts) pendingCut(r durableRecord) *pendingCut {
 // at a time, so more are leftovers.
 const maxPendingCuts = 64
 
-// complete lists the cut when every stream has it and its confirm.
+// complete lists the cut when every stream has it and its confirm: as many as it says that there
+// are, some of which may not have sent anything yet, or else all that ever did.
 func (c *cuts) complete(number uint64) (Checkpoint, bool) {
 	p := c.pending[number]
+	if len(p.at) < int(p.cut.Sources) && !invariant.Planted("journal/first-sources") {
+		return Checkpoint{}, false
+	}
 	for id, s := range c.streams {
+		if p.cut.Sources > 0 && p.at[id] == 0 {
+			continue // it takes no part any more
+		}
 		if s.open || p.at[id] == 0 || !p.confirmed[id] && !invariant.Planted("journal/no-confirm") {
 			return Checkpoint{}, false
 		}

@@ -33,6 +33,9 @@ func TestCuts(t *testing.T) {
 			case 's', 'p': // solo, plural
 				r.kind = record.KindCut
 				r.cut = record.Cut{Checkpoint: n, Solo: w[2] == 's'}
+			case 't': // of two, and says so
+				r.kind = record.KindCut
+				r.cut = record.Cut{Checkpoint: n, Sources: 2}
 			case 'y':
 				r.kind, r.confirm = record.KindConfirm, n
 			}
@@ -64,6 +67,12 @@ func TestCuts(t *testing.T) {
 	f("1:o 1:c 2:o 2:c 1:p1 2:p1 1:y1 2:o 2:y1 2:c 2:y1", "")
 	f("1:o 1:c 2:o 2:c 1:p1 2:p1 1:p2 2:p2 1:y2 2:y2 1:y1 2:y1", "2@1=4,2=4") // overtaken
 	f("1:o 1:c 1:y9", "")
+	// A cut that says how many there are waits for those that were never heard of, and for no other.
+	f("1:o 1:c 1:t1 1:y1 2:o 2:c", "")
+	f("1:o 1:c 1:t1 1:y1 2:o 2:c 1:t2 2:t2 2:y2 1:y2", "2@1=5,2=3")
+	f("3:o 3:c 3:w 1:o 1:c 2:o 2:c 1:t1 1:y1 2:t1 2:y1", "1@1=3,2=3,3=3")
+	f("3:o 3:w 1:o 1:c 2:o 2:c 1:t1 1:y1 2:t1 2:y1", "1@1=3,2=3,3=2")
+	f("1:o 1:c 2:o 2:c 1:t1 1:y1 2:t1 2:o 2:y1 2:c", "")
 	// A source alone does not wait for a stream that is gone.
 	f("2:o 2:w 1:o 1:c 1:s1", "1@1=3,2=2")
 }

@@ -46,6 +46,8 @@ const (
 
 	maxCutVolumes = 1 << 20 // of one cut in all streams; a bound for what is read, far above any group
 
+	cutSources = 1024 // what a source counts beside the length of a tag
+
 	flagInCuts  = 1 // the stream has had a durable record
 	flagOpen    = 2 // a resync is open in it
 	flagInitial = 4 // none was ever closed
@@ -108,7 +110,7 @@ func appendPendingCut(dst []byte, p *pendingCut) []byte {
 	dst = le.AppendUint64(dst, p.cut.Checkpoint)
 	dst = le.AppendUint64(dst, uint64(p.time))
 	dst = le.AppendUint64(dst, uint64(p.cut.Wall))
-	dst = le.AppendUint16(dst, uint16(len(p.cut.Tag)))
+	dst = le.AppendUint16(dst, uint16(len(p.cut.Tag)+cutSources*int(p.cut.Sources)))
 	dst = append(dst, p.cut.Tag...)
 	dst = le.AppendUint32(dst, uint32(len(p.at)))
 	for _, id := range slices.Sorted(maps.Keys(p.at)) {
@@ -203,7 +205,8 @@ func (d *decoder) pendingCut() *pendingCut {
 	p := &pendingCut{at: map[record.StreamID]record.Seq{}, confirmed: map[record.StreamID]bool{}, volumes: map[record.VolumeID]int64{}}
 	p.cut.Checkpoint, p.time, p.cut.Wall = d.u64(), record.Time(d.u64()), int64(d.u64())
 	n := int(d.u16())
-	d.ok(n <= record.MaxTag)
+	p.cut.Sources, n = uint8(n/cutSources), n%cutSources
+	d.ok(n <= record.MaxTag && p.cut.Sources <= record.MaxSources && p.cut.Sources != 1)
 	p.cut.Tag = string(d.take(min(n, record.MaxTag)))
 	last := uint64(0)
 	for range d.count(maxStreams, 16) {

@@ -62,8 +62,8 @@ func TestHolds(t *testing.T) {
 	f(1, 100, 99, holdOn)
 	f(1, 100, 100, holdOver)
 	f(1, 100, 1000, holdOver)
-	f(1, uint64(holdMax)+5, 5, holdOn)
-	f(1, uint64(holdMax)+6, 5, holdOver) // no VRA sets one so far away
+	f(1, uint64(HoldMost)+5, 5, holdOn)
+	f(1, uint64(HoldMost)+6, 5, holdOver) // no VRA sets one so far away
 	f(1, 1<<63, 5, holdOver)
 }
 

@@ -367,18 +367,6 @@ func TestOtherBootTrustsNothing(t *testing.T) {
 	}
 }
 
-func TestHoldWaitsAndBreaks(t *testing.T) {
-	r := newRig(t, 512, 4*mib, mib, 1).open()
-	tap := r.covered()
-	deadline := tap.clock.now() + int64(holdMax)
-	tap.page.deadline.Store(uint64(deadline))
-	tap.page.hold.Store(7)
-	write(t, r.vol(0), 0, fill(512, 1))
-	if tap.clock.now() < deadline || tap.page.broken.Load() != 7 {
-		t.Errorf("answered %d ns before the deadline; broken is %d", deadline-tap.clock.now(), tap.page.broken.Load())
-	}
-}
-
 func TestOneTapAtATime(t *testing.T) {
 	r := newRig(t, 512, 4*mib, mib, 1).open()
 	r.openTap()

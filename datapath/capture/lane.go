@@ -107,6 +107,14 @@ func (op *laneOp) end(_ int, err error) {
 	if invariant.Planted("capture/lane-error-untold") {
 		err = nil
 	}
+	v := op.lane.v
+	if v.leave(op.w, err); v.page.held(v.clock) && !invariant.Planted("capture/lane-held") {
+		go func() { // the loop carries on with what it has
+			v.waitHold()
+			op.finish(err, v.wake)
+		}()
+		return
+	}
 	op.finish(err, op.lane.later)
 }
 
@@ -126,14 +134,18 @@ func (a *lane) Told() {
 // again writes all of it, and waits.
 func (op *laneOp) again() {
 	v := op.lane.v
-	op.finish(v.disk.writeRuns(op.w.runs, op.w.off), v.wake)
+	err := v.disk.writeRuns(op.w.runs, op.w.off)
+	v.leave(op.w, err)
+	v.waitHold()
+	op.finish(err, v.wake)
 }
 
+// finish answers: nothing holds that back.
 func (op *laneOp) finish(err error, wake func()) {
 	a, w, done := op.lane, op.w, op.done
 	op.w, op.done = nil, nil
 	a.ops.Put(op)
-	a.v.end(w, err, done, wake)
+	a.v.answer(w, err, done, wake)
 }
 
 // Read reads past any memory of ours: nobody checks what the guest's own disk holds.

@@ -50,7 +50,8 @@ type Tap struct {
 		missing  map[pageEntry]missingFilter
 		entered  []pageEntry // scratch
 		durable  record.Ticket
-		past     Stats // of pools that are gone
+		past     Stats  // of pools that are gone
+		holds    uint64 // number of the last one
 	}
 }
 
@@ -83,6 +84,7 @@ func openTap(cfg TapConfig, boot bootID) (_ *Tap, err error) {
 	if t.page, err = openPage(cfg.RunDir, cfg.Group, boot); err != nil {
 		return nil, err
 	}
+	t.page.hold.Store(0) // a dead VRA's
 	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
 		return nil, fmt.Errorf("eventfd: %w", err)
@@ -231,9 +233,13 @@ func (t *Tap) Free(ws []Write) {
 // after every write with a lower ticket and before every one with a higher.
 func (t *Tap) TakeTicket() record.Ticket {
 	t.merge.Lock()
+	defer t.merge.Unlock()
+	return t.takeLocked()
+}
+
+func (t *Tap) takeLocked() record.Ticket {
 	ticket := t.page.take()
 	t.merge.marks = append(t.merge.marks, ticket)
-	t.merge.Unlock()
 	t.rouse()
 	return ticket
 }

@@ -4,12 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
-	"time"
 
 	"github.com/holdfast-dr/holdfast/datapath/capture/activity"
 	"github.com/holdfast-dr/holdfast/datapath/capture/activity/regions"
@@ -215,11 +213,16 @@ func (v *volume) carryOut(w *guestWrite, fua bool, write func() error) error {
 // end ends w, whose disk write ended with err, calls done: the guest may be answered; and then wake, which
 // sees to it that the VRA hears of it.
 func (v *volume) end(w *guestWrite, err error, done func(error), wake func()) {
-	defer v.active.Done()
 	v.leave(w, err)
+	v.waitHold()
+	v.answer(w, err, done, wake)
+}
+
+// answer is the rest of end, once w has its ticket or is dropped, and nothing holds its answer back.
+func (v *volume) answer(w *guestWrite, err error, done func(error), wake func()) {
+	defer v.active.Done()
 	v.pool.guestWrites.Add(1)
 	v.pool.guestBytes.Add(uint64(w.end - w.off))
-	v.waitHold()
 	w.recycle()
 	done(told(err))
 	wake()
@@ -330,44 +333,6 @@ func (v *volume) dropLocked(off, end int64) {
 		v.page.lost.Add(1)
 	}
 }
-
-// waitHold answers no guest while a cut over several VRAs is being placed; past its
-// deadline the cut is broken, and said to be.
-func (v *volume) waitHold() {
-	for {
-		number := v.page.hold.Load()
-		switch holds(number, v.page.deadline.Load(), v.clock.now()) {
-		case holdNone:
-			return
-		case holdOver:
-			v.page.broken.Store(number)
-			return
-		}
-		time.Sleep(50 * time.Microsecond)
-	}
-}
-
-type holdState int
-
-const (
-	holdNone holdState = iota
-	holdOn
-	holdOver
-)
-
-// holds says what a filter does that looks at the hold word (a cut's number) now.
-// A deadline further away than holdMax is nonsense and counts as over.
-func holds(number, deadline uint64, now int64) holdState {
-	switch {
-	case number == 0:
-		return holdNone
-	case deadline > math.MaxInt64 || int64(deadline) <= now || int64(deadline) > now+int64(holdMax):
-		return holdOver
-	}
-	return holdOn
-}
-
-const holdMax = 2 * time.Millisecond
 
 func (v *volume) Flush() error { return told(v.sync()) }
 

@@ -26,10 +26,17 @@ type Cut struct {
 	Listed uint64
 	// Solo says that this source is the group's only one: the cut needs no confirm.
 	Solo bool
+	// Sources is how many streams of the group have this cut, each with a confirm, when all
+	// is well: the checkpoint is listed then and not before. 2 to MaxSources; 0 with Solo, and
+	// where the sender does not say.
+	Sources uint8
 	// Freeze says whether the guests were asked to come to rest around the cut.
 	Freeze  Freeze
 	Volumes []VolumeSize // that the checkpoint holds; stored in order of ID
 }
+
+// MaxSources bounds the source VRAs of one group.
+const MaxSources = 16
 
 // Freeze is how a freeze of the guests around a cut went.
 type Freeze uint8
@@ -61,8 +68,9 @@ const (
 	resyncList  = 0
 	flagInitial = 1
 
-	// A list is flags u8, a zero byte, the length of the text u16, the count of
+	// A list is flags u8, a byte that is a cut's Sources and else zero, the length of the text u16, the count of
 	// volumes u32, then the volumes and the text, which ends the body.
+	listSources = 1
 	listText    = 2
 	listCount   = 4
 	listHead    = 8
@@ -91,7 +99,9 @@ func AppendCut(dst []byte, id Identity, t Time, ticket Ticket, c Cut) []byte {
 	dst = le.AppendUint64(dst, c.Checkpoint)
 	dst = le.AppendUint64(dst, uint64(c.Wall))
 	dst = le.AppendUint64(dst, c.Listed)
+	list := len(dst)
 	dst = appendList(dst, flags, c.Tag, c.Volumes)
+	dst[list+listSources] = c.Sources
 	return end(dst, start, KindCut, id, t, ticket)
 }
 
@@ -104,7 +114,7 @@ func ParseCut(r Record) (Cut, error) {
 }
 
 func decodeCut(p []byte) (Cut, error) {
-	if len(p) < cutList {
+	if len(p) < cutList+listHead {
 		return Cut{}, corrupt("body of a cut")
 	}
 	c := Cut{
@@ -115,8 +125,12 @@ func decodeCut(p []byte) (Cut, error) {
 	if c.Checkpoint == 0 || c.Wall <= 0 || c.Listed >= c.Checkpoint {
 		return Cut{}, corrupt("numbers of a cut")
 	}
-	flags, text, volumes, err := decodeList(p[cutList:], flagSolo|flagFrozen|flagUnfrozen)
+	c.Sources = p[cutList+listSources]
+	flags, text, volumes, err := decodeList(p[cutList:], flagSolo|flagFrozen|flagUnfrozen, c.Sources)
 	c.Solo, c.Tag, c.Volumes = flags&flagSolo != 0, text, volumes
+	if c.Sources == 1 || c.Sources > MaxSources || c.Solo && c.Sources != 0 {
+		return Cut{}, corrupt("sources of a cut")
+	}
 	switch flags &^ flagSolo {
 	case flagFrozen:
 		c.Freeze = Frozen
@@ -196,7 +210,7 @@ func ParseResync(r Record) (Resync, error) {
 }
 
 func decodeResync(p []byte) (Resync, error) {
-	flags, text, volumes, err := decodeList(p[resyncList:], flagInitial)
+	flags, text, volumes, err := decodeList(p[resyncList:], flagInitial, 0)
 	return Resync{Initial: flags&flagInitial != 0, Reason: text, Volumes: volumes}, err
 }
 
@@ -249,8 +263,8 @@ func sortedByID(volumes []VolumeSize) []VolumeSize {
 	return slices.SortedFunc(slices.Values(volumes), byID)
 }
 
-func decodeList(p []byte, known byte) (flags byte, text string, volumes []VolumeSize, err error) {
-	if len(p) < listHead || p[0]&^known != 0 || p[1] != 0 {
+func decodeList(p []byte, known, sources byte) (flags byte, text string, volumes []VolumeSize, err error) {
+	if len(p) < listHead || p[0]&^known != 0 || p[listSources] != sources {
 		return 0, "", nil, corrupt("flags of a control record")
 	}
 	flags = p[0]

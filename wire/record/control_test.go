@@ -36,6 +36,9 @@ func TestControlRoundTrip(t *testing.T) {
 			Checkpoint: n, Wall: rapid.Int64Min(1).Draw(t, "wall"), Listed: rapid.Uint64Range(0, n-1).Draw(t, "listed"),
 			Tag: rapid.StringN(0, 64, MaxTag).Draw(t, "tag"), Solo: rapid.Bool().Draw(t, "solo"), Freeze: Freeze(rapid.IntRange(0, 2).Draw(t, "freeze")), Volumes: volumes,
 		}
+		if !cut.Solo {
+			cut.Sources = uint8(rapid.SampledFrom([]int{0, 2, MaxSources}).Draw(t, "sources"))
+		}
 		parse := func(p []byte, k Kind) Record {
 			r, err := Parse(p)
 			if err != nil || r.Kind != k || r.First != ticket || r.Last != ticket || r.Identity != testID {
@@ -85,7 +88,9 @@ func TestControlRules(t *testing.T) {
 	f("listed not before", "cut", cutListed, 12)
 	f("unknown flag", "cut", cutList, 9)
 	f("frozen, and not", "cut", cutList, 7)
-	f("reserved", "cut", cutList+1, 1)
+	f("solo of two", "cut", cutList+listSources, 2)
+	f("one of several", "cut-shared", cutList+listSources, 1)
+	f("too many sources", "cut-shared", cutList+listSources, MaxSources+1)
 	f("tag too long", "cut", cutList+listText+1, 2)
 	f("tag shorter", "cut", cutList+listText, 1)
 	f("many volumes", "cut", cutList+listCount+3, 0xFF)

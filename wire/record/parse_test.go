@@ -34,6 +34,7 @@ func controls() map[string][]byte {
 	volumes := []VolumeSize{{2, 1 << 30}, {1, 512}} // sorted when stored
 	return map[string][]byte{
 		"cut":          AppendCut(nil, testID, testTime, 9, Cut{Checkpoint: 12, Wall: 1_700_000_000_000_000_000, Tag: "vor dem Umzug ✓", Listed: 10, Solo: true, Volumes: volumes}),
+		"cut-shared":   AppendCut(nil, testID, testTime, 9, Cut{Checkpoint: 12, Wall: 1_700_000_000_000_000_000, Sources: 3, Volumes: volumes}),
 		"cut-frozen":   AppendCut(nil, testID, testTime, 9, Cut{Checkpoint: 12, Wall: 1_700_000_000_000_000_000, Tag: "t", Solo: true, Freeze: Frozen, Volumes: volumes}),
 		"confirm":      AppendConfirm(nil, testID, testTime, 9, 12),
 		"resize":       AppendResize(nil, testID, testTime, 9, VolumeSize{2, 1 << 31}),
