@@ -13,8 +13,12 @@ import (
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
-// settleBytes is how much of scratch is brought into the replicas at once.
-const settleBytes = 4 << 20
+// What of scratch is brought into the replicas: settleBytes at once, and each time that settleMost of a volume are there durably, scratch
+// tells of it no more.
+const (
+	settleBytes = 4 << 20
+	settleMost  = 256 << 20
+)
 
 // settle makes the replicas of a committed failover what its machines see, while they run:
 //
@@ -54,7 +58,7 @@ func (g *Group) settle(pace func(int64) error) error {
 	i.View.View.Rebase()
 	for _, v := range i.View.View.Volumes() {
 		for {
-			moved, err := i.View.View.Settle(v.ID, settleBytes, func(parts []view.Part) error { return g.beneath(v.ID, parts, pace) })
+			moved, err := i.View.View.Settle(v.ID, settleBytes, settleMost, beneath{g, v.ID, pace})
 			if err != nil {
 				return fmt.Errorf("volume %d: %w", v.ID, err)
 			}
@@ -121,24 +125,42 @@ func (g *Group) statePromoted() error {
 	return g.failoverStep(failover.Promoted{})
 }
 
-// beneath puts parts of a volume into its replica, and returns when they are durable.
-func (g *Group) beneath(id record.VolumeID, parts []view.Part, pace func(int64) error) error {
+// beneath is the replica of a volume, into which what machines wrote is moved.
+type beneath struct {
+	g    *Group
+	id   record.VolumeID
+	pace func(int64) error
+}
+
+// Put implements view.Below.
+func (b beneath) Put(parts []view.Part) error {
+	g := b.g
 	g.retention.passing.Lock()
 	defer g.retention.passing.Unlock()
 	g.mu.Lock()
-	r := g.replicaOf(id)
+	r := g.replicaOf(b.id)
 	g.mu.Unlock()
 	changes := make([]replica.Change, len(parts))
 	for i, p := range parts {
 		changes[i] = replica.Change{Off: p.Off, Len: p.Len, Data: p.Data}
 	}
 	p := g.retention.promoter
-	p.Pace = pace
+	p.Pace = b.pace
 	found, err := p.Apply(r, changes)
 	for _, d := range found {
-		g.log.Error("a replica is damaged where a machine has written a part of a block", "volume", id, "offset", d.Off, "error", d.Err)
+		g.log.Error("a replica is damaged where a machine has written a part of a block", "volume", b.id, "offset", d.Off, "error", d.Err)
 	}
-	return errors.Join(err, p.Finish())
+	return err
+}
+
+// Sync implements view.Below.
+func (b beneath) Sync() error {
+	b.g.retention.passing.Lock()
+	defer b.g.retention.passing.Unlock()
+	if invariant.Planted("journal/settle-unsynced") {
+		return nil
+	}
+	return b.g.retention.promoter.Finish()
 }
 
 // settles begins to settle a committed failover, unless that is under way.

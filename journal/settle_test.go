@@ -191,6 +191,12 @@ func (g *Group) upkeepSettled() {
 	}
 }
 
+// puts is a view.Below that is durable at once.
+type puts func([]view.Part) error
+
+func (f puts) Put(parts []view.Part) error { return f(parts) }
+func (puts) Sync() error                   { return nil }
+
 // A block that is written while it is settled stays in scratch, as it is written last.
 func TestSettleBesideWrites(t *testing.T) {
 	_, disk, images := inFailover(t)
@@ -200,12 +206,12 @@ func TestSettleBesideWrites(t *testing.T) {
 	d, _ := v.Device(1)
 	p := bytes.Repeat([]byte{0x77}, 4096)
 	first := true
-	moved, err := v.Settle(1, 64<<10, func(parts []view.Part) error {
+	moved, err := v.Settle(1, 64<<10, 1<<20, puts(func(parts []view.Part) error {
 		if first = false; len(parts) == 0 {
 			t.Error("nothing is to be settled")
 		}
 		return d.WriteAt(p, 12288)
-	})
+	}))
 	ok(t, err)
 	if moved == 0 || first {
 		t.Errorf("%d blocks were settled", moved)

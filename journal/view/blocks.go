@@ -157,6 +157,25 @@ func (m *blocks) clear(first, last int64, was func(word)) {
 	}
 }
 
+// forget makes the blocks first to last the view's own no more.
+func (m *blocks) forget(first, last int64) {
+	for b := first; b <= last; {
+		p := m.parts[b/partBlocks].Load()
+		switch {
+		case p == nil:
+			b = (b/partBlocks + 1) * partBlocks
+		case b%leafBlocks == 0 && b+leafBlocks-1 <= last:
+			p[b%partBlocks/leafBlocks].Store(nil)
+			b += leafBlocks
+		case m.leaf(b) == nil:
+			b = (b/leafBlocks + 1) * leafBlocks
+		default:
+			m.set(b, baseWord)
+			b++
+		}
+	}
+}
+
 // inFile counts the blocks from first to last that are in the file.
 func (m *blocks) inFile(first, last int64) (n int64) {
 	for b := first; b <= last; b++ {
@@ -172,20 +191,23 @@ func (m *blocks) inFile(first, last int64) (n int64) {
 
 // each calls tell with every block that is the view's own, in order, until it returns
 // false; of zeros with as many as follow each other.
-func (m *blocks) each(tell func(first, count int64, w word) bool) {
+func (m *blocks) each(tell func(first, count int64, w word) bool) { m.from(0, tell) }
+
+// from is each of the blocks from one on.
+func (m *blocks) from(begin int64, tell func(first, count int64, w word) bool) {
 	var first, zeros int64
 	flush := func() bool {
 		n := zeros
 		zeros = 0
 		return n == 0 || tell(first, n, zerosWord)
 	}
-	for i := range m.parts {
+	for i := begin / partBlocks; i < int64(len(m.parts)); i++ {
 		p := m.parts[i].Load()
-		for k := 0; p != nil && k < len(p); k++ {
+		for k := max(0, begin-i*partBlocks) / leafBlocks; p != nil && k < int64(len(p)); k++ {
 			l := p[k].Load()
-			for j := 0; l != nil && j < leafBlocks; j++ {
-				b := int64(i)*partBlocks + int64(k)*leafBlocks + int64(j)
-				w := word(l[j].Load())
+			at := i*partBlocks + k*leafBlocks
+			for b := max(begin, at); l != nil && b < at+leafBlocks; b++ {
+				w := word(l[b-at].Load())
 				if w == zerosWord {
 					if zeros > 0 && first+zeros != b && !flush() {
 						return

@@ -76,6 +76,15 @@ func (s *scratch) shorten(f *scratchFiles) error {
 		f.rewriteAt = max(2*f.log.end, s.rewrite)
 		return nil
 	}
+	if err := s.rewriteMap(f); errors.Is(err, ErrFailed) {
+		return err
+	}
+	return nil
+}
+
+// rewriteMap puts a map in the place of the file that tells the same, durably. It is as it was after an error, but ErrFailed. s.flushing
+// and s.mapping are held.
+func (s *scratch) rewriteMap(f *scratchFiles) error {
 	old := s.slots.cut()
 	if err := f.data.Sync(); err != nil { // of what was entered since the flush
 		return s.fail(err)
@@ -87,7 +96,7 @@ func (s *scratch) shorten(f *scratchFiles) error {
 		return s.fail(err)
 	case err != nil:
 		s.slots.uncut(old)
-		return nil
+		return fmt.Errorf("scratch: %w", err)
 	}
 	f.head.note(f.log.header, f.log.marked)
 	s.free(f, old)

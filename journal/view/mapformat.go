@@ -13,7 +13,7 @@ import (
 const (
 	mapMagic  = 0x584d4648 // "HFMX"
 	dataMagic = 0x44534648 // "HFSD"
-	version   = 2
+	version   = 3          // 2 has no entryBase
 
 	headerBytes = 4096
 	atMagic     = 0
@@ -68,19 +68,20 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // mapHeader says whose map a file is.
 type mapHeader struct {
-	group  record.GroupID
-	view   uint64
-	volume record.VolumeID
-	size   int64    // of the volume
-	life   uint32   // of the file; each that takes another's place has the next
-	boot   [16]byte // of the machine, when it was made
+	version uint8
+	group   record.GroupID
+	view    uint64
+	volume  record.VolumeID
+	size    int64    // of the volume
+	life    uint32   // of the file; each that takes another's place has the next
+	boot    [16]byte // of the machine, when it was made
 }
 
 // identify begins a header: what it is, and whose.
 func (h mapHeader) identify(p []byte, magic uint32) {
 	le := binary.LittleEndian
 	le.PutUint32(p[atMagic:], magic)
-	p[atVersion] = version
+	p[atVersion] = h.version
 	le.PutUint32(p[atBlock:], blockBytes)
 	le.PutUint32(p[atVolume:], uint32(h.volume))
 	le.PutUint64(p[atGroup:], uint64(h.group))
@@ -97,12 +98,12 @@ func parseIdentity(p []byte, magic uint32, what string) (h mapHeader, err error)
 		return h, fmt.Errorf("%s: %w", what, ErrCorrupt)
 	}
 	switch v := p[atVersion]; {
-	case v < version:
+	case v < 2:
 		return h, fmt.Errorf("%s of version %d, of an older release that kept no checksums: close the view, or open it with that release: %w", what, v, ErrFormat)
 	case v > version:
 		return h, fmt.Errorf("%s of version %d, want %d: %w", what, v, version, ErrFormat)
 	}
-	h = mapHeader{group: record.GroupID(le.Uint64(p[atGroup:])), view: le.Uint64(p[atView:]), volume: record.VolumeID(le.Uint32(p[atVolume:])),
+	h = mapHeader{version: p[atVersion], group: record.GroupID(le.Uint64(p[atGroup:])), view: le.Uint64(p[atView:]), volume: record.VolumeID(le.Uint32(p[atVolume:])),
 		size: int64(le.Uint64(p[atSize:])), life: le.Uint32(p[atLife:])}
 	if le.Uint32(p[atBlock:]) != blockBytes || !isZero(p[atVersion+1:atBlock]) || !isZero(p[atLife+4:atBoot]) || h.size <= 0 || h.size > record.VolumeLimit {
 		return h, fmt.Errorf("%s: %w", what, ErrCorrupt)
@@ -177,6 +178,7 @@ const (
 	entryMark
 	entryRun  // blocks in slots that follow each other
 	entrySums // belongs to a run
+	entryBase // the view's own no more: what lies beneath holds the same
 )
 
 // cells returns how many the entry takes.
@@ -241,7 +243,7 @@ func parseMapEntry(p []byte, life uint32, blocks uint64) (e mapEntry, ok bool) {
 	switch e.kind {
 	case entryMark:
 		return e, e.first < e.number && uint64(e.count) < e.number && e.slot == 0
-	case entryZeros:
+	case entryZeros, entryBase:
 		ok = e.slot == 0
 	case entryRun:
 		ok = e.count <= maxRun

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"flag"
+	"fmt"
 	"hash/crc32"
 	"os"
 	"reflect"
@@ -15,7 +16,7 @@ import (
 
 var update = flag.Bool("update", false, "write golden files anew")
 
-var goldenHeader = mapHeader{group: 0x0102030405060708, view: 9, volume: 3, size: 1<<30 + 512, life: 5, boot: [16]byte{1, 2, 15: 16}}
+var goldenHeader = mapHeader{version: version, group: 0x0102030405060708, view: 9, volume: 3, size: 1<<30 + 512, life: 5, boot: [16]byte{1, 2, 15: 16}}
 
 var goldenEntries = []mapEntry{
 	{kind: entryRun, count: 8, first: 77, number: 1, slot: 4, sums: []uint32{1, 2, 3, 4, 5, 6, 7, 8}},
@@ -25,14 +26,25 @@ var goldenEntries = []mapEntry{
 	{kind: entryMark, count: 2, first: 6, number: 7},
 	{kind: entryZeros, count: 9, first: 0, number: 8},
 	{kind: entryRun, count: 2, first: 9, number: 9, slot: 1, sums: []uint32{9, 10}},
+	{kind: entryBase, count: 2, first: 8, number: 11},
 }
 
 const goldenMarked = 7
 
-// goldenMap is a map with all there can be in one.
-func goldenMap() []byte {
-	p := goldenHeader.appendTo(nil)
-	for _, e := range goldenEntries {
+// goldenOf are the header and entries as a version may have them.
+func goldenOf(v uint8) (mapHeader, []mapEntry) {
+	h, es := goldenHeader, goldenEntries
+	if h.version = v; v == 2 {
+		es = es[:len(es)-1]
+	}
+	return h, es
+}
+
+// goldenMap is a map of a version with all there can be in one.
+func goldenMap(v uint8) []byte {
+	h, es := goldenOf(v)
+	p := h.appendTo(nil)
+	for _, e := range es {
 		p = e.appendTo(p, goldenHeader.life)
 		for e.kind == entryMark && len(p)%markPage != 0 {
 			p = append(p, 0)
@@ -52,10 +64,24 @@ func replayBytes(p []byte, h mapHeader, trust bool) (r replayed, entries []mapEn
 	return r, entries, err
 }
 
-// The bytes of version 2 do not change, and go on opening; version 1 is refused.
+// The bytes of versions 2 and 3 do not change, and go on opening; version 1 is refused.
 func TestMapGolden(t *testing.T) {
-	head := goldenHeader.appendHead(goldenHeader.appendHead(nil, 3), goldenMarked)
-	for name, want := range map[string][]byte{"testdata/v2.map": goldenMap(), "testdata/v2.head": head} {
+	for v := uint8(2); v <= version; v++ {
+		golden(t, v)
+	}
+	old, err := os.ReadFile("testdata/v1.map")
+	must(t, err)
+	if _, err := parseMapHeader(old); !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), "older release") {
+		t.Errorf("version 1: %v", err)
+	}
+}
+
+func golden(t *testing.T, v uint8) {
+	header, es := goldenOf(v)
+	head := header.appendHead(header.appendHead(nil, 3), goldenMarked)
+	p := goldenMap(v)
+	for name, want := range map[string][]byte{"map": p, "head": head} {
+		name = fmt.Sprintf("testdata/v%d.%s", v, name)
 		if *update {
 			must(t, os.WriteFile(name, want, 0o666))
 		}
@@ -65,40 +91,34 @@ func TestMapGolden(t *testing.T) {
 			t.Errorf("%s changed", name)
 		}
 	}
-	p := goldenMap()
 	h, err := parseMapHeader(p)
 	must(t, err)
-	if h != goldenHeader {
+	if h != header {
 		t.Errorf("header %+v", h)
 	}
 	var want []mapEntry
-	for _, e := range goldenEntries {
+	for _, e := range es {
 		if e.kind != entryMark {
 			want = append(want, e)
 		}
 	}
-	for trust, n := range map[bool]int{true: 5, false: 3} {
+	for trust, n := range map[bool]int{true: len(want), false: 3} {
 		r, have, err := replayBytes(p, h, trust)
 		must(t, err)
-		if r.last != 10 || r.end != int64(len(p)) || r.marked != goldenMarked || trust && r.high != 13 || !reflect.DeepEqual(have, want[:n]) {
-			t.Errorf("trust %v: %+v: %+v", trust, r, have)
+		if r.last != 8+uint64(v) || r.end != int64(len(p)) || r.marked != goldenMarked || trust && r.high != 13 || !reflect.DeepEqual(have, want[:n]) {
+			t.Errorf("version %d, trust %v: %+v: %+v", v, trust, r, have)
 		}
 	}
 	h, marked, err := parseHead(head[headBytes:])
 	must(t, err)
-	if h.boot = goldenHeader.boot; h != goldenHeader || marked != goldenMarked {
+	if h.boot = header.boot; h != header || marked != goldenMarked {
 		t.Errorf("head %+v, %d", h, marked)
-	}
-	old, err := os.ReadFile("testdata/v1.map")
-	must(t, err)
-	if _, err := parseMapHeader(old); !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), "older release") {
-		t.Errorf("version 1: %v", err)
 	}
 }
 
 // Each flipped bit is found: an error, or an entry that no later mark says was durable.
 func TestMapFlips(t *testing.T) {
-	whole := goldenMap()
+	whole := goldenMap(version)
 	for i := range whole {
 		p := bytes.Clone(whole)
 		p[i] ^= 0x10
@@ -113,9 +133,9 @@ func TestMapFlips(t *testing.T) {
 		at := i - headerBytes
 		padding := at >= 5*entryBytes && at < markPage || at >= markPage+2*entryBytes && at < 2*markPage
 		_, have, err := replayBytes(p, h, true)
-		if !errors.Is(err, ErrCorrupt) && !(padding && err == nil && len(have) == 5) {
-			// Of the last run only: it was being written.
-			if last := len(whole) - entryBytes; i < last || len(have) != 4 {
+		if !errors.Is(err, ErrCorrupt) && !(padding && err == nil && len(have) == 6) {
+			// Of the last entry only: it was being written.
+			if last := len(whole) - entryBytes; i < last || len(have) != 5 {
 				t.Fatalf("byte %d flipped, and nothing was lost: %v, %d entries", i, err, len(have))
 			}
 		}
@@ -129,7 +149,7 @@ func TestMapFlips(t *testing.T) {
 			t.Fatalf("byte %d flipped: %v, %d entries", i, err, len(have))
 		}
 	}
-	for _, v := range []byte{1, 3} {
+	for _, v := range []byte{1, version + 1} {
 		p := bytes.Clone(whole)
 		p[atVersion] = v
 		p = append(mapHeaderSum(p[:headerBytes]), p[headerBytes:]...)
@@ -148,7 +168,8 @@ func TestMapFlips(t *testing.T) {
 }
 
 func FuzzMap(f *testing.F) {
-	f.Add(goldenMap())
+	f.Add(goldenMap(2))
+	f.Add(goldenMap(version))
 	f.Add(goldenHeader.appendTo(nil))
 	f.Add(goldenHeader.appendHead(nil, goldenMarked))
 	f.Fuzz(func(t *testing.T, p []byte) {
@@ -167,7 +188,7 @@ func FuzzMap(f *testing.F) {
 			t.Fatalf("%v, %v: %d of %d entries", err, err2, len(some), len(all))
 		}
 		for _, e := range append(some, all...) {
-			if e.first+uint64(e.count) > h.blocks() || e.kind == entryMark || e.kind != entryZeros && int(e.count) != len(e.sums) {
+			if e.first+uint64(e.count) > h.blocks() || e.kind == entryMark || e.kind != entryZeros && e.kind != entryBase && int(e.count) != len(e.sums) {
 				t.Fatalf("entry %+v of %d bytes", e, h.size)
 			}
 		}

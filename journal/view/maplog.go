@@ -180,8 +180,12 @@ func (h mapHeader) same(o mapHeader) bool {
 }
 
 func applyEntry(m *blocks, e *mapEntry) {
-	if e.kind == entryZeros {
-		m.clear(int64(e.first), int64(e.first)+int64(e.count)-1, func(word) {})
+	switch first, last := int64(e.first), int64(e.first)+int64(e.count)-1; e.kind {
+	case entryZeros:
+		m.clear(first, last, func(word) {})
+		return
+	case entryBase:
+		m.forget(first, last)
 		return
 	}
 	for i, sum := range e.sums {
@@ -193,8 +197,7 @@ func applyEntry(m *blocks, e *mapEntry) {
 // of is synced. After an error, but ErrFailed, the old file is still there and right.
 func (l *mapLog) rewrite(boot [16]byte, m *blocks) error {
 	h := l.header
-	h.life++
-	h.boot = boot
+	h.version, h.life, h.boot = version, h.life+1, boot
 	fresh, err := createMap(l.fs, l.name, h, m)
 	if err != nil {
 		return err

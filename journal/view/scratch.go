@@ -44,6 +44,8 @@ type scratch struct {
 		flushed uint64 // changes that are durable
 	}
 	mapping sync.Mutex // of the map, with the words it tells of; after flushing
+	// settling are the blocks that are being settled and were not written since; under mapping.
+	settling map[int64]struct{}
 
 	failed atomic.Pointer[error] // of a sync: final
 }
@@ -239,6 +241,7 @@ func (s *scratch) enter(f *scratchFiles, entries []mapEntry) error {
 			if w.place() == inFile {
 				s.slots.retire(w.slot(), false)
 			}
+			delete(s.settling, int64(e.first)+int64(k))
 		}
 	}
 	return nil

@@ -19,6 +19,7 @@ type settler struct {
 	image   []byte
 	v       *View
 	d       *Device
+	syncs   int
 }
 
 func (s *settler) open(again bool) (err error) {
@@ -51,7 +52,8 @@ func newSettler(t *testing.T) *settler {
 	return s
 }
 
-func (s *settler) put(parts []Part) error {
+// Put implements Below.
+func (s *settler) Put(parts []Part) error {
 	last := int64(-1)
 	for _, p := range parts {
 		if p.Off <= last || p.Off+p.Len > testBytes || p.Data != nil && int64(len(p.Data)) != p.Len {
@@ -65,10 +67,16 @@ func (s *settler) put(parts []Part) error {
 	return nil
 }
 
-// settle moves all there is, in small portions.
+// Sync implements Below.
+func (s *settler) Sync() error {
+	s.syncs++
+	return nil
+}
+
+// settle moves all there is, in small portions, of which a few are moved at once.
 func (s *settler) settle() error {
 	for {
-		moved, err := s.v.Settle(1, 3*blockBytes, s.put)
+		moved, err := s.v.Settle(1, blockBytes, 3*blockBytes, s)
 		if err != nil || moved == 0 {
 			return err
 		}
@@ -82,7 +90,7 @@ func TestSettleErrorAtEveryOperation(t *testing.T) {
 	points := 0
 	for at := 1; ; at++ {
 		s := newSettler(t)
-		if _, err := s.v.Settle(9, blockBytes, s.put); err == nil {
+		if _, err := s.v.Settle(9, blockBytes, blockBytes, s); err == nil {
 			t.Fatal("a volume that is none was settled")
 		}
 		seen := 0
@@ -121,6 +129,51 @@ func firstDifference(a, b []byte) int {
 		}
 	}
 	return -1
+}
+
+// A portion of what is moved is durable beneath before scratch forgets it, and that is said once for many portions.
+func TestSettleSyncsOnce(t *testing.T) {
+	s := newSettler(t)
+	moved, err := s.v.Settle(1, blockBytes, 1<<20, s)
+	must(t, err)
+	if moved < 8 || s.syncs != 1 {
+		t.Errorf("%d blocks were settled, with %d syncs", moved, s.syncs)
+	}
+	if moved, err = s.v.Settle(1, blockBytes, 1<<20, s); moved != 0 || err != nil || s.syncs != 1 {
+		t.Errorf("and then %d: %v, with %d syncs", moved, err, s.syncs)
+	}
+	must(t, s.v.Close())
+}
+
+// A block that is written twice while it is settled, so that it stands where it stood, is not forgotten.
+func TestSettleWrittenTwice(t *testing.T) {
+	s := newSettler(t)
+	const block = 3 // whole in scratch
+	was := s.d.scratch.blocks.at(block)
+	other := bytes.Repeat([]byte{9}, blockBytes)
+	_, err := s.v.Settle(1, 1<<20, 1<<20, between{s, func() {
+		for s.d.scratch.blocks.at(block).slot() != was.slot() || bytes.Equal(s.image[block*blockBytes:][:blockBytes], other) == false {
+			must(t, s.d.WriteAt(other, block*blockBytes))
+			copy(s.image[block*blockBytes:], other)
+			must(t, s.d.Flush())
+		}
+		s.d.scratch.blocks.set(block, fileWord(was.slot(), was.sum())) // as if the sums were the same
+	}})
+	must(t, err)
+	if now := s.d.scratch.blocks.at(block); now != was {
+		t.Errorf("scratch has forgotten what was written last: %x", now)
+	}
+}
+
+// between does something when all was put.
+type between struct {
+	*settler
+	do func()
+}
+
+func (b between) Sync() error {
+	b.do()
+	return nil
 }
 
 // scratchData is how many bytes the data file of scratch has allocated.

@@ -138,7 +138,7 @@ func New(cfg Config) (*View, error) {
 		if !cfg.Scratch {
 			continue
 		}
-		h := mapHeader{group: cfg.Group, view: cfg.Number, volume: disk.ID, size: disk.Bytes, life: 1, boot: cfg.Boot}
+		h := mapHeader{version: version, group: cfg.Group, view: cfg.Number, volume: disk.ID, size: disk.Bytes, life: 1, boot: cfg.Boot}
 		if !cfg.Again {
 			d.scratch = newScratch(cfg.FS, cfg.Dir, h)
 			continue
