@@ -89,6 +89,7 @@ type flow struct {
 		end     context.CancelFunc // ends it
 		inc     record.Incarnation // drawn
 		drawn   drawn              // all that were
+		foreign record.Incarnation // that the target stands at, which was not drawn here; 0: it was
 		epoch   record.Epoch       // of what is sent in lives that begin now
 		marks   map[record.Ticket]*mark
 		last    *mark // whose ticket was taken last
@@ -255,7 +256,11 @@ func (f *flow) closeStreamLocked() {
 func (f *flow) drawLocked(a group.Draw) {
 	f.endLifeLocked(a.Life)
 	f.window.Reset(1) // what it held is in the marks
-	inc, err := f.raise(f.mu.inc)
+	above := f.mu.inc
+	if a.Beyond {
+		above += drawMost
+	}
+	inc, err := f.raise(above)
 	if err != nil {
 		f.failLocked(err)
 		return

@@ -45,6 +45,20 @@ func (d drawn) with(n record.Incarnation) drawn {
 	return d
 }
 
+// adopting counts one as drawn here that was not.
+func (d drawn) adopting(n record.Incarnation) drawn {
+	if d.own(n) {
+		return d
+	}
+	d.ours = append(slices.Clone(d.ours), n)
+	slices.Sort(d.ours)
+	if len(d.ours) > maxDrawn {
+		d.floor, d.ours = d.ours[0], d.ours[1:]
+	}
+	d.last = d.ours[len(d.ours)-1]
+	return d
+}
+
 // jump is how many numbers the first draw of a process leaves out.
 func jump() record.Incarnation { return record.Incarnation(rand.Uint32N(drawMost)) }
 

@@ -93,7 +93,10 @@ const (
 	askFilters = 10 * time.Second
 
 	// retryStorage is how long a source waits after the target could not store, and
-	// retryRefused after any other refusal.
+	// retryRefused after any other refusal; after retryOutdrawn it draws an incarnation
+	// above one that was let in before.
 	retryStorage = 2 * time.Second
 	retryRefused = 10 * time.Second
+
+	retryOutdrawn = time.Second
 )

@@ -190,9 +190,13 @@ func (f *flow) stood(m *wire.Stand) {
 		f.mu.opening = f.mu.session.Opening(m.Stream)
 		f.mu.told = f.mu.telling
 	}
+	f.mu.foreign = 0
+	if m.Incarnation != 0 && !f.mu.drawn.own(m.Incarnation) {
+		f.mu.foreign = m.Incarnation
+	}
 	f.stepLocked(group.Stood{
 		Durable: m.Durable, Incarnation: m.Incarnation, Acked: f.mu.ledger.Acked, Sealed: f.window.Next() - 1,
-		MarksNew: f.marksNew, Unfinished: f.mu.ledger.Unfinished, Foreign: m.Incarnation != 0 && !f.mu.drawn.own(m.Incarnation),
+		MarksNew: f.marksNew, Unfinished: f.mu.ledger.Unfinished, Foreign: f.mu.foreign != 0,
 	})
 	// What stands there is acknowledged too, if it is of this life.
 	if m.Incarnation == f.mu.inc && m.Durable < f.window.Next() {
@@ -202,18 +206,17 @@ func (f *flow) stood(m *wire.Stand) {
 
 func (f *flow) refused(m *wire.Refused) {
 	f.count.refusals.Add(1)
-	retry := retryRefused
-	if m.Code == wire.CodeStorage {
-		retry = retryStorage
+	r := group.Refused{Text: m.Text, Retry: retryRefused}
+	switch m.Code {
+	case wire.CodeStorage:
+		r.Retry = retryStorage
+	case wire.CodeFenced: // whether another one has sent anything shows when this one is let in
+		r.Retry, r.Outdrawn = retryOutdrawn, true
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.stopSendLocked()
-	text := m.Text
-	if m.Code == wire.CodeFenced {
-		text = "another VRA has sent this group since: this one is a clone, or was restored from an older state (" + text + ")"
-	}
-	f.stepLocked(group.Refused{Text: text, Retry: retry})
+	f.stepLocked(r)
 }
 
 // fenced takes the target's word that a failover has raised the epoch: the source stands by, or goes

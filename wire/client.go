@@ -95,7 +95,7 @@ func Connect(ctx context.Context, c ClientConfig, h Handler) error {
 		}
 		d := wait.next(lasted, rand.Float64)
 		if errors.Is(err, ErrSuperseded) {
-			d = backoffMax // another process has our name: do not fight over the seat
+			d = backoffMax // another process has our name: it keeps the seat
 		}
 		c.Failed(err, d)
 		t := time.NewTimer(d)

@@ -12,7 +12,7 @@ var (
 	ErrDead       = errors.New("peer is silent")
 	ErrStalled    = errors.New("data connection is stuck")
 	ErrSlow       = errors.New("peer does not take its control messages")
-	ErrSuperseded = errors.New("a newer session of the same peer took over")
+	ErrSuperseded = errors.New("another session of the same peer stands")
 	ErrProtocol   = errors.New("protocol broken")
 	ErrVersion    = errors.New("no common protocol version")
 	ErrUntrusted  = errors.New("certificate refused")

@@ -124,14 +124,15 @@ const (
 	CodeUnknown                    // the group is not taken here
 	CodeVersion                    // no common version of the protocol
 	CodeProtocol                   // the peer broke the protocol
-	CodeSuperseded                 // a newer session of the same peer stands
+	CodeSuperseded                 // another session of the same peer stands
 	CodeStopping                   // the process ends in good order
 	CodeBusy                       // too many sessions
+	CodeHeld                       // another session that is alive has the stream
 )
 
 func (c Code) String() string {
 	names := [...]string{"", "other", "fenced", "lineage", "corrupt", "gap", "storage", "unknown",
-		"version", "protocol", "superseded", "stopping", "busy"}
+		"version", "protocol", "superseded", "stopping", "busy", "held"}
 	if c == 0 || int(c) >= len(names) {
 		return fmt.Sprintf("code %d", uint16(c))
 	}

@@ -96,12 +96,11 @@ type joining struct {
 	data chan *link // capacity 1: whoever takes the token out of the map sends
 }
 
-// seat is the one place a peer has: its newest session takes it, after the one
-// before has left.
+// seat is the one place a peer has: a session takes it after the one before has left.
 type seat struct {
-	free   chan struct{} // holds one when nobody sits
-	newest *Session
-	users  int
+	free  chan struct{} // holds one when nobody sits
+	sits  *Session      // nil: nobody
+	users int           // who sits, and who waits
 }
 
 // Listen opens both ports. Connections are taken once Serve runs.
@@ -302,9 +301,9 @@ func (s *Server) takeControl(ctx context.Context, l *link, first []byte, h Handl
 		return
 	}
 	defer s.leave(session)
-	left, ok := s.sit(session, deadline)
-	if !ok {
-		s.reject(session, CodeSuperseded, "the session before has not ended yet, or a newer one came")
+	left, err := s.sit(session, deadline)
+	if err != nil {
+		s.reject(session, CodeSuperseded, err.Error())
 		return
 	}
 	defer left()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -245,14 +246,16 @@ func TestUsedUpMemoryHoldsBackTheSource(t *testing.T) {
 	})
 }
 
-func TestNewerSessionSupersedes(t *testing.T) {
+// A source that is started anew gets its seat once what is left of its session before is found dead,
+// and done with what it had under way.
+func TestSeatOfADeadSessionIsTaken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, &faultlink.Net{}, nil)
 		defer w.stop()
 		w.target.onRecord = func(s *Session, r *Received) error {
 			defer r.Release()
 			<-s.Context().Done()        // the end is asked for,
-			time.Sleep(3 * time.Second) // and what runs takes its time
+			time.Sleep(2 * time.Second) // and what runs takes its time
 			return nil
 		}
 		first, second := newHandler(t), newHandler(t)
@@ -262,34 +265,58 @@ func TestNewerSessionSupersedes(t *testing.T) {
 			t.Fatal(err)
 		}
 		synctest.Wait()
+		w.net.Freeze() // the host is gone: nobody says goodbye
+		stop()
+		began := time.Now()
 		defer w.connect(second, nil)()
 		<-second.opened
-		if err := <-first.closed; !errors.Is(err, ErrSuperseded) {
-			t.Errorf("the older source was told: %v", err)
+		if took := time.Since(began); took > seatTime {
+			t.Errorf("it waited %v for its own seat", took)
 		}
-		if err := <-w.target.closed; !errors.Is(err, ErrSuperseded) {
+		if err := <-w.target.closed; !errors.Is(err, ErrDead) {
 			t.Errorf("the target closed the older one for: %v", err)
 		}
-		stop()
-		want := []string{"opened east/vra/s1", "record 1 of 200 bytes", "closed", "opened east/vra/s1"}
-		want[1] = fmt.Sprintf("record 1 of %d bytes", len(small(1)))
+		want := []string{"opened east/vra/s1", fmt.Sprintf("record 1 of %d bytes", len(small(1))), "closed", "opened east/vra/s1"}
 		if said := w.target.said(); !slices.Equal(said, want) {
 			t.Errorf("the target saw %q", said)
 		}
 	})
 }
 
-// Two live processes with one name do not fight over the seat several times a second.
-func TestSupersededSourceWaits(t *testing.T) {
+// A clone of a source gets nothing while its original lives, which takes no notice, and does not knock
+// several times a second.
+func TestLivingSessionKeepsItsSeat(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, &faultlink.Net{}, nil)
 		defer w.stop()
-		defer w.connect(newHandler(t), nil)()
-		defer w.connect(newHandler(t), nil)()
+		first, clone := newHandler(t), newHandler(t)
+		stop := w.connect(first, nil)
+		s := <-first.opened
+		<-w.target.opened
+		refused := 0
+		defer w.connect(clone, func(c *ClientConfig) {
+			c.Failed = func(err error, next time.Duration) {
+				if refused++; !errors.Is(err, ErrSuperseded) || !strings.Contains(err.Error(), "clone") || next != backoffMax {
+					t.Errorf("the clone was told: %v, and tries again in %v", err, next)
+				}
+			}
+		})()
 		time.Sleep(time.Minute)
-		if n := w.net.Dialled("control"); n > 2+2*12 {
-			t.Errorf("%d sessions a minute", n)
+		if refused < 3 || refused > 60/int(backoffMax.Seconds()) {
+			t.Errorf("it was refused %d times in a minute", refused)
 		}
+		if err := s.SendRecord(context.Background(), small(1)); err != nil {
+			t.Error(err)
+		}
+		select {
+		case err := <-first.closed:
+			t.Errorf("the original's session ended: %v", err)
+		case <-clone.opened:
+			t.Error("the clone has a session beside its original's")
+		default:
+		}
+		stop()
+		<-clone.opened // who is left is let in
 	})
 }
 

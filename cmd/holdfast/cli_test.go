@@ -290,6 +290,7 @@ func TestGolden(t *testing.T) {
 	f("group-pause", both, "group", "pause", "lab")
 	f("group-resume", both, "vpg", "resume", "lab")
 	f("group-sync", both, "group", "sync", "lab", "--volume", "data")
+	f("group-adopt", both, "group", "adopt", "lab", "--reason", "the host was installed anew")
 	f("volume-list", both, "group", "volume", "list", "lab")
 	f("volume-add", both, "group", "volume", "add", "lab", "new", "--id", "3", "--pool-socket", "/run/pool3", "--wait")
 	f("volume-remove", both, "group", "volume", "remove", "lab", "new")

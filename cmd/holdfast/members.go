@@ -137,6 +137,35 @@ written to while nothing watched it. It returns at once; holdfast status tells h
 	return cmd
 }
 
+func (a *app) groupAdopt() *cobra.Command {
+	var reason string
+	cmd := &cobra.Command{
+		Use:   "adopt NAME",
+		Short: "Go on with a group that another vra has sent, or that this one has forgotten",
+		Long: `A source whose target holds what it did not send itself is refused: it may be a clone, or
+have been restored from an older state. Where the other one is gone for good, or this one has
+only lost its data directory, adopt lets it go on: the group's disks, as they are here, are
+compared with what the target holds, and what differs is sent. Checkpoints that were made
+stay. Who adopted, when and why stands in the log and in the audit of the sidecar.
+Stop the other vra first: the target lets nobody in beside a source that lives.`,
+		Example:           "  holdfast group adopt db --reason 'the host was installed anew'",
+		Args:              oneArg("group"),
+		ValidArgsFunction: a.completeSourceGroups,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if reason == "" {
+				return usagef("say with --reason why the other one does not go on")
+			}
+			return a.onSource(cmd, func(ctx context.Context, c *api.Client) (*holdfastv1.GroupMembers, error) {
+				res, err := c.Groups.Adopt(ctx, &holdfastv1.GroupsServiceAdoptRequest{Group: args[0], Reason: reason, IdempotencyKey: api.NewKey()})
+				return res.GetMembers(), err
+			})
+		},
+	}
+	cmd.Flags().StringVar(&reason, "reason", "", "why, in a `TEXT` of at most 256 bytes")
+	cmd.RegisterFlagCompletionFunc("reason", cobra.NoFileCompletions)
+	return cmd
+}
+
 func (a *app) groupVolume() *cobra.Command {
 	return parent("volume", "The volumes of a group that runs",
 		`A group may get another volume, or lose one, while it runs. What is changed so stays in

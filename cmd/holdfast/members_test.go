@@ -48,6 +48,13 @@ func (s retentionOf) Sync(_ context.Context, r *holdfastv1.GroupsServiceSyncRequ
 	return &holdfastv1.GroupsServiceSyncResponse{Members: s.theMembers()}, nil
 }
 
+func (s retentionOf) Adopt(_ context.Context, r *holdfastv1.GroupsServiceAdoptRequest) (*holdfastv1.GroupsServiceAdoptResponse, error) {
+	if r.Reason != "the host was installed anew" {
+		return nil, api.Errorf(api.Precondition, "see holdfast status", "nothing to adopt")
+	}
+	return &holdfastv1.GroupsServiceAdoptResponse{Members: s.theMembers()}, nil
+}
+
 // AddVolume adds it once, however often the tests ask.
 func (s retentionOf) AddVolume(_ context.Context, r *holdfastv1.GroupsServiceAddVolumeRequest) (*holdfastv1.GroupsServiceAddVolumeResponse, error) {
 	m := s.theMembers()

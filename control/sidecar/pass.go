@@ -116,6 +116,10 @@ func (s groupsOf) Sync(ctx context.Context, r *holdfastv1.GroupsServiceSyncReque
 	return pass(ctx, s.v, r, s.v.Groups.Sync)
 }
 
+func (s groupsOf) Adopt(ctx context.Context, r *holdfastv1.GroupsServiceAdoptRequest) (*holdfastv1.GroupsServiceAdoptResponse, error) {
+	return pass(ctx, s.v, r, s.v.Groups.Adopt)
+}
+
 func (s groupsOf) AddVolume(ctx context.Context, r *holdfastv1.GroupsServiceAddVolumeRequest) (*holdfastv1.GroupsServiceAddVolumeResponse, error) {
 	return pass(ctx, s.v, r, s.v.Groups.AddVolume)
 }

@@ -71,6 +71,7 @@ var rules = map[string]rule{
 	"/holdfast.v1.GroupsService/Pause":        {Commands, work, true},
 	"/holdfast.v1.GroupsService/Resume":       {Commands, work, true},
 	"/holdfast.v1.GroupsService/Sync":         {Commands, work, true},
+	"/holdfast.v1.GroupsService/Adopt":        {Commands, own, true},
 	"/holdfast.v1.GroupsService/AddVolume":    {Commands, own, true},
 	"/holdfast.v1.GroupsService/RemoveVolume": {Commands, own, true},
 

@@ -16,6 +16,7 @@
 //   - What it compares (Compare) is answered in order, of all that was acknowledged when
 //     it asked, at least; what cannot be read is said not to be known.
 //   - A stream that the journal refuses does not end the session: the other streams go on.
+//   - While a session that was let in with a stream lives, no other one is, whatever its incarnation.
 //
 // A record is parsed before anything of it is believed; one that does not parse, or
 // belongs to a stream that was never opened, ends the session. The memory of records
@@ -26,6 +27,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -44,6 +46,7 @@ type Target struct {
 		sync.Mutex
 		sessions map[*wire.Session]*session
 		groups   map[record.GroupID]*groupLink
+		holders  map[held]*session // who was let in with a stream, and lives
 	}
 }
 
@@ -68,6 +71,7 @@ func New(store *journal.Store, log *slog.Logger) *Target {
 	t := &Target{store: store, log: log}
 	t.mu.sessions = make(map[*wire.Session]*session)
 	t.mu.groups = make(map[record.GroupID]*groupLink)
+	t.mu.holders = make(map[held]*session)
 	for _, g := range store.Groups() {
 		t.listen(g)
 	}
@@ -185,6 +189,37 @@ func (t *Target) Link(id record.GroupID) (Link, bool) {
 	return l, true
 }
 
+// held is a stream that a session has.
+type held struct {
+	group  record.GroupID
+	stream record.StreamID
+}
+
+// errHeld says that another session has a stream.
+var errHeld = errors.New("another source that is alive sends this stream: one of them is a clone of the other, or was restored")
+
+// hold gives a stream to a session, unless another one has it. A session that has it now and is then
+// not let in gives it back.
+func (t *Target) hold(h held, n *session) (first bool, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch has := t.mu.holders[h]; {
+	case has == n:
+		return false, nil
+	case has != nil && !invariant.Planted("deliver/highest-life-wins"):
+		return false, fmt.Errorf("it is %v: %w", has.wire.Peer(), errHeld)
+	}
+	t.mu.holders[h] = n
+	return true, nil
+}
+
+// letGo takes back what a session has: the given stream, or all for none.
+func (t *Target) letGo(n *session, only held) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	maps.DeleteFunc(t.mu.holders, func(h held, by *session) bool { return by == n && (only == held{} || h == only) })
+}
+
 // attach notes that a stream is open, or is not any more.
 func (t *Target) attach(st *stream, open bool) {
 	t.mu.Lock()
@@ -227,6 +262,7 @@ func codeOf(err error) wire.Code {
 		is   error
 		code wire.Code
 	}{
+		{errHeld, wire.CodeHeld},
 		{journal.ErrFenced, wire.CodeFenced},
 		{journal.ErrLineage, wire.CodeLineage},
 		{journal.ErrCorrupt, wire.CodeCorrupt},

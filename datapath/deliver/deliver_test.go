@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -49,6 +50,7 @@ type world struct {
 	seq    record.Seq
 	inc    record.Incarnation
 	ticket record.Ticket
+	net    *faultlink.Net
 	wrong  func(wire.Message) bool // a word that must not come now; nil for none
 }
 
@@ -67,7 +69,8 @@ func newWorld(t *testing.T) *world {
 	}
 	w.target = New(store, slog.New(slog.DiscardHandler))
 	sourceTrust, targetTrust := testtrust.Sites()
-	var net faultlink.Net
+	net := new(faultlink.Net)
+	w.net = net
 	server, err := wire.Listen(wire.ServerConfig{ListenControl: "c", ListenData: "d", Credentials: targetTrust, Listen: net.Listen})
 	if err != nil {
 		t.Fatal(err)
@@ -415,5 +418,60 @@ func TestFenced(t *testing.T) {
 	w.openStream(func(m *wire.OpenStream) { m.Epoch = 3 })
 	if r := await[*wire.Refused](w); r.Code != wire.CodeFenced { // the epoch is right, its life is over
 		t.Errorf("refused with %+v", r)
+	}
+}
+
+// A second VRA, with a name of its own and a higher incarnation, does not get a stream while the one
+// that has it lives; then it does.
+func TestHeldStreamIsNotTaken(t *testing.T) {
+	w := established(t)
+	clone := &world{t: t, target: w.target, inc: 9, src: &source{t: t, session: make(chan *wire.Session, 8), words: make(chan wire.Message, 1024), ended: make(chan error, 8)}}
+	ctx, stop := context.WithCancel(context.Background())
+	connected := make(chan error, 1)
+	go func() {
+		connected <- wire.Connect(ctx, wire.ClientConfig{Control: "c", Data: "d", Credentials: testtrust.Second(), Dial: w.net.Dial}, clone.src)
+	}()
+	defer func() {
+		stop()
+		if err := <-connected; err != nil {
+			t.Error(err)
+		}
+	}()
+	clone.w = <-clone.src.session
+	clone.openStream(nil)
+	if r := await[*wire.Refused](clone); r.Code != wire.CodeHeld || !strings.Contains(r.Text, "clone") {
+		t.Errorf("the clone is told %+v", r)
+	}
+	w.send(w.data("on")) // who has it goes on,
+	w.awaitDurable(5)
+	if err := w.w.Send(&wire.CloseStream{Stream: streamID}); err != nil { // also when it rests,
+		t.Fatal(err)
+	}
+	w.openStream(func(m *wire.OpenStream) { m.Lineage = 4 }) // or was refused
+	await[*wire.Refused](w)
+	clone.openStream(nil)
+	await[*wire.Refused](clone)
+	w.net.Freeze() // of both: the clone comes back at once, what is left of the other goes in time
+	clone.w = <-clone.src.session
+	for clone.openStream(nil); awaitAny(clone) == nil; {
+		clone.openStream(nil)
+	}
+}
+
+// awaitAny waits for the answer to an OpenStream: nil where it was refused.
+func awaitAny(w *world) *wire.Stand {
+	w.t.Helper()
+	select {
+	case m := <-w.src.words:
+		switch m := m.(type) {
+		case *wire.Stand:
+			return m
+		case *wire.Refused:
+			return nil
+		}
+		return awaitAny(w)
+	case <-time.After(patience):
+		w.t.Fatal("the clone is not answered")
+		return nil
 	}
 }

@@ -81,6 +81,7 @@ func (n *session) stop() {
 	for _, st := range streams {
 		n.target.attach(st, false)
 	}
+	n.target.letGo(n, held{})
 	<-n.ended
 	<-n.lacked
 	<-n.told
@@ -141,10 +142,19 @@ func (n *session) admit(m *wire.OpenStream) (*stream, journal.Standing, error) {
 	for i, v := range m.Volumes {
 		volumes[i] = journal.VolumeInfo{ID: v.ID, Name: v.Name, Bytes: v.Bytes}
 	}
-	if err := g.SetVolumes(volumes); err != nil {
+	has := held{m.Group, m.Stream}
+	first, err := n.target.hold(has, n)
+	if err != nil {
 		return nil, journal.Standing{}, err
 	}
-	stand, err := g.Admit(m.Stream, m.Epoch, m.Incarnation)
+	err = g.SetVolumes(volumes)
+	var stand journal.Standing
+	if err == nil {
+		stand, err = g.Admit(m.Stream, m.Epoch, m.Incarnation)
+	}
+	if err != nil && first {
+		n.target.letGo(n, has)
+	}
 	return st, stand, err
 }
 

@@ -38,7 +38,13 @@ type (
 		Text   string
 		Retry  time.Duration // when to ask again
 		Fenced bool          // a failover has raised the epoch: stand by
+		// Outdrawn says that a higher incarnation was let in, by which no record needs to have come: one
+		// above it is drawn when it is time to ask again.
+		Outdrawn bool
 	}
+	// Adopted says that an operator wants what another VRA has sent to be gone on with: all is marked, and
+	// what stands at the target counts as drawn here.
+	Adopted struct{}
 	// Granted says that a failover was rolled back, and that what is sent from now on is of a new
 	// epoch, which is kept.
 	Granted struct{}
@@ -124,7 +130,10 @@ type (
 	// CloseStream tells the target that nothing more comes, until OpenStream.
 	CloseStream struct{}
 	// Draw gives up what is captured and sealed and draws a higher incarnation. Then Drawn.
-	Draw struct{ Life uint64 }
+	Draw struct {
+		Life   uint64
+		Beyond bool // far above: another one has drawn from here too
+	}
 	// Resume sends from the window, from From on.
 	Resume struct{ From record.Seq }
 	// Begin starts the incarnation: drop what is captured, mark everything (MarkAll), or all of those volumes
@@ -171,6 +180,7 @@ func (SessionDown) event() {}
 func (Drawn) event()       {}
 func (Stood) event()       {}
 func (Refused) event()     {}
+func (Adopted) event()     {}
 func (Granted) event()     {}
 func (Acked) event()       {}
 func (Begun) event()       {}

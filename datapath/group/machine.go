@@ -50,6 +50,10 @@ type Machine struct {
 	standby string // why the target takes nothing until its failover is over; empty: it is in none
 	fenced  bool   // it was so since the last life began
 
+	outdrawn bool // a higher incarnation than ours was let in at the target
+	drawnOut bool // it was so since the last life began
+	adopted  bool // since the last life began
+
 	paused bool // nothing is sent
 	rested bool // it was paused since the last life began
 	retell bool // the target is to be told anew which volumes there are
@@ -133,6 +137,15 @@ func (m *Machine) step(now time.Time, e Event) []Action {
 		if e.Fenced { // which the target takes back by itself
 			m.standby, m.fenced, m.link.doubt = e.Text, true, ""
 		}
+		if m.outdrawn = e.Outdrawn; m.outdrawn { // which it gets over by itself
+			m.link.doubt = ""
+		}
+	case Adopted:
+		m.link.doubt = ""
+		if m.adopted = true; m.phase != idle && !m.link.asking {
+			return m.giveUp()
+		}
+		return m.ask()
 	case Granted:
 		return m.granted()
 	case Acked:
@@ -242,8 +255,11 @@ func (m *Machine) stood(now time.Time, e Stood) []Action {
 		return []Action{CloseStream{}}
 	}
 	if e.Foreign {
-		return m.step(now, Refused{Retry: 10 * time.Second, Text: "another VRA has sent this group since this one did: this one is a clone, or was restored from an older state. " +
-			"Stop it; where the other is gone for good, protect these disks as a group with another id"})
+		return m.step(now, Refused{Retry: 10 * time.Second, Text: "another VRA has sent this group, or this one did and has forgotten it: it is a clone, was restored from an older state, " +
+			"or lost its data directory. Stop it where the other one is to go on; where that is gone for good, holdfast group adopt takes the group on again"})
+	}
+	if m.adopted && m.phase != idle { // it was asked for the life before
+		return m.giveUp()
 	}
 	fresh := e.Durable == 0 && e.Incarnation == 0
 	lost := e.Durable < e.Acked && !invariant.Planted("group/trust-a-target-that-lost")
@@ -269,11 +285,15 @@ func (m *Machine) stood(now time.Time, e Stood) []Action {
 		b.Reason = "first synchronisation"
 	case lost:
 		b.Reason = "the target has lost records that it had acknowledged"
+	case m.adopted && !e.Unfinished:
+		b.Reason = "it was adopted: all of it is compared with what the target holds"
 	case e.MarksNew:
 		b.MarkAll, b.MarkUnknown = false, !invariant.Planted("group/host-crash-trusted")
 		b.Reason = "the host restarted: what may have changed is compared"
 	case m.fenced && !e.Unfinished:
 		b.MarkAll, b.Reason = false, "a failover of it was rolled back, and what had changed is read again"
+	case m.drawnOut && !e.Unfinished:
+		b.MarkAll, b.Reason = false, "a later incarnation was let in at the target, and what had changed is read again"
 	case m.gave:
 		b.MarkAll, b.Reason = false, "its memory was needed by groups of higher priority, so what had changed is read again"
 	case m.rested && !e.Unfinished:
@@ -284,7 +304,7 @@ func (m *Machine) stood(now time.Time, e Stood) []Action {
 		b.MarkAll, b.Reason = false, "the source restarted"
 	}
 	m.reborn()
-	m.gave, m.rested, m.fenced = false, false, false
+	m.gave, m.rested, m.fenced, m.drawnOut, m.adopted = false, false, false, false, false
 	m.standing()
 	b.Life = m.life
 	m.phase, m.initial, m.why, m.opensAt = beginning, b.Initial, b.Reason, b.Next
@@ -435,6 +455,11 @@ func (m *Machine) next(now time.Time) []Action {
 	var as []Action
 	if m.link.refused && !m.link.retry.IsZero() && !now.Before(m.link.retry) {
 		m.link.retry = time.Time{}
+		if m.outdrawn && !m.paused && !invariant.Planted("group/locked-out") {
+			m.outdrawn, m.drawnOut = false, true
+			m.reborn()
+			return append(as, Draw{Life: m.life, Beyond: true})
+		}
 		as = append(as, m.ask()...)
 	}
 	if m.paused && !invariant.Planted("group/pause-forgotten") {

@@ -394,6 +394,29 @@ func TestStandby(t *testing.T) {
 	f("[OpenStream]", Disconnected, "", Drawn{2, 10})
 	f("[Begin Resume]", Resync, "rolled back", stood)
 
+	// One that was outdrawn draws far above when it is time to ask again.
+	outdrawn := Refused{Text: "a later life", Retry: time.Second, Outdrawn: true}
+	live()
+	f("[]", Error, "a later life", outdrawn, after(time.Second/2))
+	f("[Draw]", Error, "a later life", after(time.Second))
+	f("[OpenStream]", Error, "", Drawn{2, 5000})
+	f("[Begin Resume]", Resync, "later incarnation", stood)
+
+	// One that is refused because of what another one sent is let in once it is adopted, also in the middle of its life,
+	// and whether the target is being asked or not.
+	foreign := Stood{Durable: 20, Incarnation: 77, Foreign: true}
+	live()
+	f("[OpenStream]", Error, "group adopt", SessionDown{Reason: "cut"}, SessionUp{}, foreign)
+	f("[Draw]", Error, "", Adopted{})
+	f("[OpenStream]", Error, "", Drawn{2, 10})
+	f("[Begin Resume]", Resync, "adopted", stood)
+	live()
+	f("[OpenStream OpenStream Take]", Error, "", SessionDown{Reason: "cut"}, SessionUp{}, foreign, after(10*time.Second))
+	f("[]", Error, "", Adopted{})
+	f("[Draw]", Error, "", Stood{Durable: 20, Incarnation: 77, Acked: 20})
+	f("[OpenStream]", Error, "", Drawn{2, 10})
+	f("[Begin Resume]", Resync, "adopted", stood)
+
 	live()
 	f("[Draw]", Standby, "", fenced)
 	f("[OpenStream]", Standby, "", Drawn{2, 10}, after(10*time.Second))

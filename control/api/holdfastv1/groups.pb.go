@@ -1277,6 +1277,116 @@ func (x *GroupsServiceSyncResponse) GetMembers() *GroupMembers {
 	return nil
 }
 
+// GroupsServiceAdoptRequest is what Adopt is asked.
+type GroupsServiceAdoptRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty means the only group there is.
+	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// Why the VRA that sent the group does not go on: 1 to 256 bytes that can be printed, for the log and the audit.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Draw one for each call that is meant once; repetitions with it get the first answer.
+	IdempotencyKey string `protobuf:"bytes,3,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *GroupsServiceAdoptRequest) Reset() {
+	*x = GroupsServiceAdoptRequest{}
+	mi := &file_holdfast_v1_groups_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupsServiceAdoptRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupsServiceAdoptRequest) ProtoMessage() {}
+
+func (x *GroupsServiceAdoptRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_groups_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupsServiceAdoptRequest.ProtoReflect.Descriptor instead.
+func (*GroupsServiceAdoptRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_groups_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *GroupsServiceAdoptRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *GroupsServiceAdoptRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *GroupsServiceAdoptRequest) GetIdempotencyKey() string {
+	if x != nil {
+		return x.IdempotencyKey
+	}
+	return ""
+}
+
+// GroupsServiceAdoptResponse is what Adopt answers.
+type GroupsServiceAdoptResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As they stand after the call.
+	Members       *GroupMembers `protobuf:"bytes,1,opt,name=members,proto3" json:"members,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupsServiceAdoptResponse) Reset() {
+	*x = GroupsServiceAdoptResponse{}
+	mi := &file_holdfast_v1_groups_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupsServiceAdoptResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupsServiceAdoptResponse) ProtoMessage() {}
+
+func (x *GroupsServiceAdoptResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_groups_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupsServiceAdoptResponse.ProtoReflect.Descriptor instead.
+func (*GroupsServiceAdoptResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_groups_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *GroupsServiceAdoptResponse) GetMembers() *GroupMembers {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
 // GroupsServiceAddVolumeRequest is what AddVolume is asked.
 type GroupsServiceAddVolumeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1296,7 +1406,7 @@ type GroupsServiceAddVolumeRequest struct {
 
 func (x *GroupsServiceAddVolumeRequest) Reset() {
 	*x = GroupsServiceAddVolumeRequest{}
-	mi := &file_holdfast_v1_groups_proto_msgTypes[18]
+	mi := &file_holdfast_v1_groups_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1308,7 +1418,7 @@ func (x *GroupsServiceAddVolumeRequest) String() string {
 func (*GroupsServiceAddVolumeRequest) ProtoMessage() {}
 
 func (x *GroupsServiceAddVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_groups_proto_msgTypes[18]
+	mi := &file_holdfast_v1_groups_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1321,7 +1431,7 @@ func (x *GroupsServiceAddVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupsServiceAddVolumeRequest.ProtoReflect.Descriptor instead.
 func (*GroupsServiceAddVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_groups_proto_rawDescGZIP(), []int{18}
+	return file_holdfast_v1_groups_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GroupsServiceAddVolumeRequest) GetGroup() string {
@@ -1370,7 +1480,7 @@ type GroupsServiceAddVolumeResponse struct {
 
 func (x *GroupsServiceAddVolumeResponse) Reset() {
 	*x = GroupsServiceAddVolumeResponse{}
-	mi := &file_holdfast_v1_groups_proto_msgTypes[19]
+	mi := &file_holdfast_v1_groups_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1382,7 +1492,7 @@ func (x *GroupsServiceAddVolumeResponse) String() string {
 func (*GroupsServiceAddVolumeResponse) ProtoMessage() {}
 
 func (x *GroupsServiceAddVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_groups_proto_msgTypes[19]
+	mi := &file_holdfast_v1_groups_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1395,7 +1505,7 @@ func (x *GroupsServiceAddVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupsServiceAddVolumeResponse.ProtoReflect.Descriptor instead.
 func (*GroupsServiceAddVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_groups_proto_rawDescGZIP(), []int{19}
+	return file_holdfast_v1_groups_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *GroupsServiceAddVolumeResponse) GetMembers() *GroupMembers {
@@ -1420,7 +1530,7 @@ type GroupsServiceRemoveVolumeRequest struct {
 
 func (x *GroupsServiceRemoveVolumeRequest) Reset() {
 	*x = GroupsServiceRemoveVolumeRequest{}
-	mi := &file_holdfast_v1_groups_proto_msgTypes[20]
+	mi := &file_holdfast_v1_groups_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1432,7 +1542,7 @@ func (x *GroupsServiceRemoveVolumeRequest) String() string {
 func (*GroupsServiceRemoveVolumeRequest) ProtoMessage() {}
 
 func (x *GroupsServiceRemoveVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_groups_proto_msgTypes[20]
+	mi := &file_holdfast_v1_groups_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1445,7 +1555,7 @@ func (x *GroupsServiceRemoveVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupsServiceRemoveVolumeRequest.ProtoReflect.Descriptor instead.
 func (*GroupsServiceRemoveVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_groups_proto_rawDescGZIP(), []int{20}
+	return file_holdfast_v1_groups_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *GroupsServiceRemoveVolumeRequest) GetGroup() string {
@@ -1480,7 +1590,7 @@ type GroupsServiceRemoveVolumeResponse struct {
 
 func (x *GroupsServiceRemoveVolumeResponse) Reset() {
 	*x = GroupsServiceRemoveVolumeResponse{}
-	mi := &file_holdfast_v1_groups_proto_msgTypes[21]
+	mi := &file_holdfast_v1_groups_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1492,7 +1602,7 @@ func (x *GroupsServiceRemoveVolumeResponse) String() string {
 func (*GroupsServiceRemoveVolumeResponse) ProtoMessage() {}
 
 func (x *GroupsServiceRemoveVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_groups_proto_msgTypes[21]
+	mi := &file_holdfast_v1_groups_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1505,7 +1615,7 @@ func (x *GroupsServiceRemoveVolumeResponse) ProtoReflect() protoreflect.Message 
 
 // Deprecated: Use GroupsServiceRemoveVolumeResponse.ProtoReflect.Descriptor instead.
 func (*GroupsServiceRemoveVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_groups_proto_rawDescGZIP(), []int{21}
+	return file_holdfast_v1_groups_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GroupsServiceRemoveVolumeResponse) GetMembers() *GroupMembers {
@@ -1615,6 +1725,12 @@ const file_holdfast_v1_groups_proto_rawDesc = "" +
 	"\avolumes\x18\x02 \x03(\tR\avolumes\x12'\n" +
 	"\x0fidempotency_key\x18\x03 \x01(\tR\x0eidempotencyKey\"P\n" +
 	"\x19GroupsServiceSyncResponse\x123\n" +
+	"\amembers\x18\x01 \x01(\v2\x19.holdfast.v1.GroupMembersR\amembers\"r\n" +
+	"\x19GroupsServiceAdoptRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12'\n" +
+	"\x0fidempotency_key\x18\x03 \x01(\tR\x0eidempotencyKey\"Q\n" +
+	"\x1aGroupsServiceAdoptResponse\x123\n" +
 	"\amembers\x18\x01 \x01(\v2\x19.holdfast.v1.GroupMembersR\amembers\"\xa3\x01\n" +
 	"\x1dGroupsServiceAddVolumeRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
@@ -1630,7 +1746,7 @@ const file_holdfast_v1_groups_proto_rawDesc = "" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12'\n" +
 	"\x0fidempotency_key\x18\x03 \x01(\tR\x0eidempotencyKey\"X\n" +
 	"!GroupsServiceRemoveVolumeResponse\x123\n" +
-	"\amembers\x18\x01 \x01(\v2\x19.holdfast.v1.GroupMembersR\amembers2\x96\a\n" +
+	"\amembers\x18\x01 \x01(\v2\x19.holdfast.v1.GroupMembersR\amembers2\xf0\a\n" +
 	"\rGroupsService\x12m\n" +
 	"\fGetRetention\x12-.holdfast.v1.GroupsServiceGetRetentionRequest\x1a..holdfast.v1.GroupsServiceGetRetentionResponse\x12m\n" +
 	"\fSetRetention\x12-.holdfast.v1.GroupsServiceSetRetentionRequest\x1a..holdfast.v1.GroupsServiceSetRetentionResponse\x12[\n" +
@@ -1639,7 +1755,8 @@ const file_holdfast_v1_groups_proto_rawDesc = "" +
 	"GetMembers\x12+.holdfast.v1.GroupsServiceGetMembersRequest\x1a,.holdfast.v1.GroupsServiceGetMembersResponse\x12X\n" +
 	"\x05Pause\x12&.holdfast.v1.GroupsServicePauseRequest\x1a'.holdfast.v1.GroupsServicePauseResponse\x12[\n" +
 	"\x06Resume\x12'.holdfast.v1.GroupsServiceResumeRequest\x1a(.holdfast.v1.GroupsServiceResumeResponse\x12U\n" +
-	"\x04Sync\x12%.holdfast.v1.GroupsServiceSyncRequest\x1a&.holdfast.v1.GroupsServiceSyncResponse\x12d\n" +
+	"\x04Sync\x12%.holdfast.v1.GroupsServiceSyncRequest\x1a&.holdfast.v1.GroupsServiceSyncResponse\x12X\n" +
+	"\x05Adopt\x12&.holdfast.v1.GroupsServiceAdoptRequest\x1a'.holdfast.v1.GroupsServiceAdoptResponse\x12d\n" +
 	"\tAddVolume\x12*.holdfast.v1.GroupsServiceAddVolumeRequest\x1a+.holdfast.v1.GroupsServiceAddVolumeResponse\x12m\n" +
 	"\fRemoveVolume\x12-.holdfast.v1.GroupsServiceRemoveVolumeRequest\x1a..holdfast.v1.GroupsServiceRemoveVolumeResponseBCZAgithub.com/holdfast-dr/holdfast/control/api/holdfastv1;holdfastv1b\x06proto3"
 
@@ -1655,7 +1772,7 @@ func file_holdfast_v1_groups_proto_rawDescGZIP() []byte {
 	return file_holdfast_v1_groups_proto_rawDescData
 }
 
-var file_holdfast_v1_groups_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_holdfast_v1_groups_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_holdfast_v1_groups_proto_goTypes = []any{
 	(*RetentionPolicy)(nil),                   // 0: holdfast.v1.RetentionPolicy
 	(*Retention)(nil),                         // 1: holdfast.v1.Retention
@@ -1675,53 +1792,58 @@ var file_holdfast_v1_groups_proto_goTypes = []any{
 	(*GroupsServiceResumeResponse)(nil),       // 15: holdfast.v1.GroupsServiceResumeResponse
 	(*GroupsServiceSyncRequest)(nil),          // 16: holdfast.v1.GroupsServiceSyncRequest
 	(*GroupsServiceSyncResponse)(nil),         // 17: holdfast.v1.GroupsServiceSyncResponse
-	(*GroupsServiceAddVolumeRequest)(nil),     // 18: holdfast.v1.GroupsServiceAddVolumeRequest
-	(*GroupsServiceAddVolumeResponse)(nil),    // 19: holdfast.v1.GroupsServiceAddVolumeResponse
-	(*GroupsServiceRemoveVolumeRequest)(nil),  // 20: holdfast.v1.GroupsServiceRemoveVolumeRequest
-	(*GroupsServiceRemoveVolumeResponse)(nil), // 21: holdfast.v1.GroupsServiceRemoveVolumeResponse
-	(*durationpb.Duration)(nil),               // 22: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),             // 23: google.protobuf.Timestamp
+	(*GroupsServiceAdoptRequest)(nil),         // 18: holdfast.v1.GroupsServiceAdoptRequest
+	(*GroupsServiceAdoptResponse)(nil),        // 19: holdfast.v1.GroupsServiceAdoptResponse
+	(*GroupsServiceAddVolumeRequest)(nil),     // 20: holdfast.v1.GroupsServiceAddVolumeRequest
+	(*GroupsServiceAddVolumeResponse)(nil),    // 21: holdfast.v1.GroupsServiceAddVolumeResponse
+	(*GroupsServiceRemoveVolumeRequest)(nil),  // 22: holdfast.v1.GroupsServiceRemoveVolumeRequest
+	(*GroupsServiceRemoveVolumeResponse)(nil), // 23: holdfast.v1.GroupsServiceRemoveVolumeResponse
+	(*durationpb.Duration)(nil),               // 24: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),             // 25: google.protobuf.Timestamp
 }
 var file_holdfast_v1_groups_proto_depIdxs = []int32{
-	22, // 0: holdfast.v1.RetentionPolicy.history:type_name -> google.protobuf.Duration
-	22, // 1: holdfast.v1.RetentionPolicy.minimum:type_name -> google.protobuf.Duration
+	24, // 0: holdfast.v1.RetentionPolicy.history:type_name -> google.protobuf.Duration
+	24, // 1: holdfast.v1.RetentionPolicy.minimum:type_name -> google.protobuf.Duration
 	0,  // 2: holdfast.v1.Retention.policy:type_name -> holdfast.v1.RetentionPolicy
-	22, // 3: holdfast.v1.Retention.held:type_name -> google.protobuf.Duration
-	23, // 4: holdfast.v1.Retention.since:type_name -> google.protobuf.Timestamp
+	24, // 3: holdfast.v1.Retention.held:type_name -> google.protobuf.Duration
+	25, // 4: holdfast.v1.Retention.since:type_name -> google.protobuf.Timestamp
 	1,  // 5: holdfast.v1.GroupsServiceGetRetentionResponse.retention:type_name -> holdfast.v1.Retention
-	22, // 6: holdfast.v1.GroupsServiceSetRetentionRequest.history:type_name -> google.protobuf.Duration
-	22, // 7: holdfast.v1.GroupsServiceSetRetentionRequest.minimum:type_name -> google.protobuf.Duration
+	24, // 6: holdfast.v1.GroupsServiceSetRetentionRequest.history:type_name -> google.protobuf.Duration
+	24, // 7: holdfast.v1.GroupsServiceSetRetentionRequest.minimum:type_name -> google.protobuf.Duration
 	1,  // 8: holdfast.v1.GroupsServiceSetRetentionResponse.retention:type_name -> holdfast.v1.Retention
 	9,  // 9: holdfast.v1.GroupMembers.volumes:type_name -> holdfast.v1.GroupVolume
 	8,  // 10: holdfast.v1.GroupsServiceGetMembersResponse.members:type_name -> holdfast.v1.GroupMembers
 	8,  // 11: holdfast.v1.GroupsServicePauseResponse.members:type_name -> holdfast.v1.GroupMembers
 	8,  // 12: holdfast.v1.GroupsServiceResumeResponse.members:type_name -> holdfast.v1.GroupMembers
 	8,  // 13: holdfast.v1.GroupsServiceSyncResponse.members:type_name -> holdfast.v1.GroupMembers
-	8,  // 14: holdfast.v1.GroupsServiceAddVolumeResponse.members:type_name -> holdfast.v1.GroupMembers
-	8,  // 15: holdfast.v1.GroupsServiceRemoveVolumeResponse.members:type_name -> holdfast.v1.GroupMembers
-	2,  // 16: holdfast.v1.GroupsService.GetRetention:input_type -> holdfast.v1.GroupsServiceGetRetentionRequest
-	4,  // 17: holdfast.v1.GroupsService.SetRetention:input_type -> holdfast.v1.GroupsServiceSetRetentionRequest
-	6,  // 18: holdfast.v1.GroupsService.Verify:input_type -> holdfast.v1.GroupsServiceVerifyRequest
-	10, // 19: holdfast.v1.GroupsService.GetMembers:input_type -> holdfast.v1.GroupsServiceGetMembersRequest
-	12, // 20: holdfast.v1.GroupsService.Pause:input_type -> holdfast.v1.GroupsServicePauseRequest
-	14, // 21: holdfast.v1.GroupsService.Resume:input_type -> holdfast.v1.GroupsServiceResumeRequest
-	16, // 22: holdfast.v1.GroupsService.Sync:input_type -> holdfast.v1.GroupsServiceSyncRequest
-	18, // 23: holdfast.v1.GroupsService.AddVolume:input_type -> holdfast.v1.GroupsServiceAddVolumeRequest
-	20, // 24: holdfast.v1.GroupsService.RemoveVolume:input_type -> holdfast.v1.GroupsServiceRemoveVolumeRequest
-	3,  // 25: holdfast.v1.GroupsService.GetRetention:output_type -> holdfast.v1.GroupsServiceGetRetentionResponse
-	5,  // 26: holdfast.v1.GroupsService.SetRetention:output_type -> holdfast.v1.GroupsServiceSetRetentionResponse
-	7,  // 27: holdfast.v1.GroupsService.Verify:output_type -> holdfast.v1.GroupsServiceVerifyResponse
-	11, // 28: holdfast.v1.GroupsService.GetMembers:output_type -> holdfast.v1.GroupsServiceGetMembersResponse
-	13, // 29: holdfast.v1.GroupsService.Pause:output_type -> holdfast.v1.GroupsServicePauseResponse
-	15, // 30: holdfast.v1.GroupsService.Resume:output_type -> holdfast.v1.GroupsServiceResumeResponse
-	17, // 31: holdfast.v1.GroupsService.Sync:output_type -> holdfast.v1.GroupsServiceSyncResponse
-	19, // 32: holdfast.v1.GroupsService.AddVolume:output_type -> holdfast.v1.GroupsServiceAddVolumeResponse
-	21, // 33: holdfast.v1.GroupsService.RemoveVolume:output_type -> holdfast.v1.GroupsServiceRemoveVolumeResponse
-	25, // [25:34] is the sub-list for method output_type
-	16, // [16:25] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	8,  // 14: holdfast.v1.GroupsServiceAdoptResponse.members:type_name -> holdfast.v1.GroupMembers
+	8,  // 15: holdfast.v1.GroupsServiceAddVolumeResponse.members:type_name -> holdfast.v1.GroupMembers
+	8,  // 16: holdfast.v1.GroupsServiceRemoveVolumeResponse.members:type_name -> holdfast.v1.GroupMembers
+	2,  // 17: holdfast.v1.GroupsService.GetRetention:input_type -> holdfast.v1.GroupsServiceGetRetentionRequest
+	4,  // 18: holdfast.v1.GroupsService.SetRetention:input_type -> holdfast.v1.GroupsServiceSetRetentionRequest
+	6,  // 19: holdfast.v1.GroupsService.Verify:input_type -> holdfast.v1.GroupsServiceVerifyRequest
+	10, // 20: holdfast.v1.GroupsService.GetMembers:input_type -> holdfast.v1.GroupsServiceGetMembersRequest
+	12, // 21: holdfast.v1.GroupsService.Pause:input_type -> holdfast.v1.GroupsServicePauseRequest
+	14, // 22: holdfast.v1.GroupsService.Resume:input_type -> holdfast.v1.GroupsServiceResumeRequest
+	16, // 23: holdfast.v1.GroupsService.Sync:input_type -> holdfast.v1.GroupsServiceSyncRequest
+	18, // 24: holdfast.v1.GroupsService.Adopt:input_type -> holdfast.v1.GroupsServiceAdoptRequest
+	20, // 25: holdfast.v1.GroupsService.AddVolume:input_type -> holdfast.v1.GroupsServiceAddVolumeRequest
+	22, // 26: holdfast.v1.GroupsService.RemoveVolume:input_type -> holdfast.v1.GroupsServiceRemoveVolumeRequest
+	3,  // 27: holdfast.v1.GroupsService.GetRetention:output_type -> holdfast.v1.GroupsServiceGetRetentionResponse
+	5,  // 28: holdfast.v1.GroupsService.SetRetention:output_type -> holdfast.v1.GroupsServiceSetRetentionResponse
+	7,  // 29: holdfast.v1.GroupsService.Verify:output_type -> holdfast.v1.GroupsServiceVerifyResponse
+	11, // 30: holdfast.v1.GroupsService.GetMembers:output_type -> holdfast.v1.GroupsServiceGetMembersResponse
+	13, // 31: holdfast.v1.GroupsService.Pause:output_type -> holdfast.v1.GroupsServicePauseResponse
+	15, // 32: holdfast.v1.GroupsService.Resume:output_type -> holdfast.v1.GroupsServiceResumeResponse
+	17, // 33: holdfast.v1.GroupsService.Sync:output_type -> holdfast.v1.GroupsServiceSyncResponse
+	19, // 34: holdfast.v1.GroupsService.Adopt:output_type -> holdfast.v1.GroupsServiceAdoptResponse
+	21, // 35: holdfast.v1.GroupsService.AddVolume:output_type -> holdfast.v1.GroupsServiceAddVolumeResponse
+	23, // 36: holdfast.v1.GroupsService.RemoveVolume:output_type -> holdfast.v1.GroupsServiceRemoveVolumeResponse
+	27, // [27:37] is the sub-list for method output_type
+	17, // [17:27] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_v1_groups_proto_init() }
@@ -1738,7 +1860,7 @@ func file_holdfast_v1_groups_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_v1_groups_proto_rawDesc), len(file_holdfast_v1_groups_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   22,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

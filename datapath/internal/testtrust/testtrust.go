@@ -17,12 +17,18 @@ import (
 )
 
 // Sites returns the credentials of a source and of a target.
-var Sites = sync.OnceValues(func() (source, target wire.Credentials) {
+func Sites() (source, target wire.Credentials) { return made().source, made().target }
+
+// Second returns those of another VRA of the source's site.
+func Second() wire.Credentials { return made().second }
+
+var made = sync.OnceValue(func() (m struct{ source, second, target wire.Credentials }) {
 	west, westKey := authority("west")
 	east, eastKey := authority("east")
-	source = wire.Credentials{Certificate: leaf("west", west, westKey), Pins: []wire.Pin{{Site: "east", CA: east}}}
-	target = wire.Credentials{Certificate: leaf("east", east, eastKey), Pins: []wire.Pin{{Site: "west", CA: west}}}
-	return source, target
+	m.source = wire.Credentials{Certificate: leaf("west", "v1", west, westKey), Pins: []wire.Pin{{Site: "east", CA: east}}}
+	m.second = wire.Credentials{Certificate: leaf("west", "v2", west, westKey), Pins: m.source.Pins}
+	m.target = wire.Credentials{Certificate: leaf("east", "v1", east, eastKey), Pins: []wire.Pin{{Site: "west", CA: west}}}
+	return m
 })
 
 func authority(site string) (*x509.Certificate, *ecdsa.PrivateKey) {
@@ -32,8 +38,8 @@ func authority(site string) (*x509.Certificate, *ecdsa.PrivateKey) {
 	return cert, key
 }
 
-func leaf(site string, ca *x509.Certificate, caKey *ecdsa.PrivateKey) tls.Certificate {
-	t := template("/vra/v1", site)
+func leaf(site, id string, ca *x509.Certificate, caKey *ecdsa.PrivateKey) tls.Certificate {
+	t := template("/vra/"+id, site)
 	t.KeyUsage = x509.KeyUsageDigitalSignature
 	t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth}
 	cert, key := sign(t, ca, caKey)

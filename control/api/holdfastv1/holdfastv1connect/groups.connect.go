@@ -50,6 +50,8 @@ const (
 	GroupsServiceResumeProcedure = "/holdfast.v1.GroupsService/Resume"
 	// GroupsServiceSyncProcedure is the fully-qualified name of the GroupsService's Sync RPC.
 	GroupsServiceSyncProcedure = "/holdfast.v1.GroupsService/Sync"
+	// GroupsServiceAdoptProcedure is the fully-qualified name of the GroupsService's Adopt RPC.
+	GroupsServiceAdoptProcedure = "/holdfast.v1.GroupsService/Adopt"
 	// GroupsServiceAddVolumeProcedure is the fully-qualified name of the GroupsService's AddVolume RPC.
 	GroupsServiceAddVolumeProcedure = "/holdfast.v1.GroupsService/AddVolume"
 	// GroupsServiceRemoveVolumeProcedure is the fully-qualified name of the GroupsService's
@@ -77,6 +79,12 @@ type GroupsServiceClient interface {
 	// Sync has volumes sent again as a whole, whatever is marked. It does not wait.
 	// Errors: not_found when there is no such volume.
 	Sync(context.Context, *holdfastv1.GroupsServiceSyncRequest) (*holdfastv1.GroupsServiceSyncResponse, error)
+	// Adopt has a source go on with a group that another VRA has sent, or that it has sent itself before it
+	// lost its data directory; until then it is refused. All of the group is compared with what the target
+	// holds, and what differs is sent; its checkpoints stay. It does not wait.
+	// Errors: failed_precondition when the target holds nothing that is strange to the source;
+	// unavailable when not all filters answer.
+	Adopt(context.Context, *holdfastv1.GroupsServiceAdoptRequest) (*holdfastv1.GroupsServiceAdoptResponse, error)
 	// AddVolume adds a volume to a group that runs, durably. It does not wait: the volume is read
 	// once its filter is there, and stands in checkpoints when all of it is at the target.
 	// Errors: invalid_argument for a name, id or socket that is taken or malformed.
@@ -139,6 +147,12 @@ func NewGroupsServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			connect.WithSchema(groupsServiceMethods.ByName("Sync")),
 			connect.WithClientOptions(opts...),
 		),
+		adopt: connect.NewClient[holdfastv1.GroupsServiceAdoptRequest, holdfastv1.GroupsServiceAdoptResponse](
+			httpClient,
+			baseURL+GroupsServiceAdoptProcedure,
+			connect.WithSchema(groupsServiceMethods.ByName("Adopt")),
+			connect.WithClientOptions(opts...),
+		),
 		addVolume: connect.NewClient[holdfastv1.GroupsServiceAddVolumeRequest, holdfastv1.GroupsServiceAddVolumeResponse](
 			httpClient,
 			baseURL+GroupsServiceAddVolumeProcedure,
@@ -163,6 +177,7 @@ type groupsServiceClient struct {
 	pause        *connect.Client[holdfastv1.GroupsServicePauseRequest, holdfastv1.GroupsServicePauseResponse]
 	resume       *connect.Client[holdfastv1.GroupsServiceResumeRequest, holdfastv1.GroupsServiceResumeResponse]
 	sync         *connect.Client[holdfastv1.GroupsServiceSyncRequest, holdfastv1.GroupsServiceSyncResponse]
+	adopt        *connect.Client[holdfastv1.GroupsServiceAdoptRequest, holdfastv1.GroupsServiceAdoptResponse]
 	addVolume    *connect.Client[holdfastv1.GroupsServiceAddVolumeRequest, holdfastv1.GroupsServiceAddVolumeResponse]
 	removeVolume *connect.Client[holdfastv1.GroupsServiceRemoveVolumeRequest, holdfastv1.GroupsServiceRemoveVolumeResponse]
 }
@@ -230,6 +245,15 @@ func (c *groupsServiceClient) Sync(ctx context.Context, req *holdfastv1.GroupsSe
 	return nil, err
 }
 
+// Adopt calls holdfast.v1.GroupsService.Adopt.
+func (c *groupsServiceClient) Adopt(ctx context.Context, req *holdfastv1.GroupsServiceAdoptRequest) (*holdfastv1.GroupsServiceAdoptResponse, error) {
+	response, err := c.adopt.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // AddVolume calls holdfast.v1.GroupsService.AddVolume.
 func (c *groupsServiceClient) AddVolume(ctx context.Context, req *holdfastv1.GroupsServiceAddVolumeRequest) (*holdfastv1.GroupsServiceAddVolumeResponse, error) {
 	response, err := c.addVolume.CallUnary(ctx, connect.NewRequest(req))
@@ -268,6 +292,12 @@ type GroupsServiceHandler interface {
 	// Sync has volumes sent again as a whole, whatever is marked. It does not wait.
 	// Errors: not_found when there is no such volume.
 	Sync(context.Context, *holdfastv1.GroupsServiceSyncRequest) (*holdfastv1.GroupsServiceSyncResponse, error)
+	// Adopt has a source go on with a group that another VRA has sent, or that it has sent itself before it
+	// lost its data directory; until then it is refused. All of the group is compared with what the target
+	// holds, and what differs is sent; its checkpoints stay. It does not wait.
+	// Errors: failed_precondition when the target holds nothing that is strange to the source;
+	// unavailable when not all filters answer.
+	Adopt(context.Context, *holdfastv1.GroupsServiceAdoptRequest) (*holdfastv1.GroupsServiceAdoptResponse, error)
 	// AddVolume adds a volume to a group that runs, durably. It does not wait: the volume is read
 	// once its filter is there, and stands in checkpoints when all of it is at the target.
 	// Errors: invalid_argument for a name, id or socket that is taken or malformed.
@@ -326,6 +356,12 @@ func NewGroupsServiceHandler(svc GroupsServiceHandler, opts ...connect.HandlerOp
 		connect.WithSchema(groupsServiceMethods.ByName("Sync")),
 		connect.WithHandlerOptions(opts...),
 	)
+	groupsServiceAdoptHandler := connect.NewUnaryHandlerSimple(
+		GroupsServiceAdoptProcedure,
+		svc.Adopt,
+		connect.WithSchema(groupsServiceMethods.ByName("Adopt")),
+		connect.WithHandlerOptions(opts...),
+	)
 	groupsServiceAddVolumeHandler := connect.NewUnaryHandlerSimple(
 		GroupsServiceAddVolumeProcedure,
 		svc.AddVolume,
@@ -354,6 +390,8 @@ func NewGroupsServiceHandler(svc GroupsServiceHandler, opts ...connect.HandlerOp
 			groupsServiceResumeHandler.ServeHTTP(w, r)
 		case GroupsServiceSyncProcedure:
 			groupsServiceSyncHandler.ServeHTTP(w, r)
+		case GroupsServiceAdoptProcedure:
+			groupsServiceAdoptHandler.ServeHTTP(w, r)
 		case GroupsServiceAddVolumeProcedure:
 			groupsServiceAddVolumeHandler.ServeHTTP(w, r)
 		case GroupsServiceRemoveVolumeProcedure:
@@ -393,6 +431,10 @@ func (UnimplementedGroupsServiceHandler) Resume(context.Context, *holdfastv1.Gro
 
 func (UnimplementedGroupsServiceHandler) Sync(context.Context, *holdfastv1.GroupsServiceSyncRequest) (*holdfastv1.GroupsServiceSyncResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.GroupsService.Sync is not implemented"))
+}
+
+func (UnimplementedGroupsServiceHandler) Adopt(context.Context, *holdfastv1.GroupsServiceAdoptRequest) (*holdfastv1.GroupsServiceAdoptResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.GroupsService.Adopt is not implemented"))
 }
 
 func (UnimplementedGroupsServiceHandler) AddVolume(context.Context, *holdfastv1.GroupsServiceAddVolumeRequest) (*holdfastv1.GroupsServiceAddVolumeResponse, error) {
