@@ -36,7 +36,7 @@ func (t *Target) passFailovers(ctx context.Context) {
 		case <-tick.C:
 		}
 		for _, g := range t.store.Groups() {
-			err, name := g.PassFailover(), g.Info().Name
+			err, name := g.PassFailover(t.machinesOn(g)), g.Info().Name
 			if err == nil {
 				delete(failed, name)
 			} else if text := err.Error(); failed[name] != text && !errors.Is(err, journal.ErrClosed) {
@@ -52,6 +52,32 @@ func (t *Target) passFailovers(ctx context.Context) {
 	}
 }
 
+// machinesOn is how many connections the disks of a group's live failover have.
+func (t *Target) machinesOn(g *journal.Group) (n int) {
+	f := g.Failover()
+	if f.View.Number == 0 {
+		return 0
+	}
+	for _, v := range t.views.list(g.Info().Name) {
+		if v.Number == f.View.Number {
+			n = v.clients
+		}
+	}
+	return n
+}
+
+// byTimer says what a timer that ran down has done; empty: it did nothing.
+func byTimer(i journal.FailoverInfo) string {
+	if i.Over.By != failover.ByTimer {
+		return ""
+	}
+	text := "its timer rolled it back at " + time.Unix(0, i.Over.Wall).UTC().Format(time.RFC3339)
+	if i.Over.Machines == 0 {
+		return text + "; nobody was connected to its disks"
+	}
+	return text + fmt.Sprintf(", and took its disks, which had %d connections, from machines that ran: holdfast failover resume stops them where they were started", i.Over.Machines)
+}
+
 // failoverState says how a group stands in a live failover; ok: it is in one, or was committed.
 func failoverState(i journal.FailoverInfo) (state, reason string, ok bool) {
 	switch i.State {
@@ -61,6 +87,9 @@ func failoverState(i journal.FailoverInfo) (state, reason string, ok bool) {
 		reason = fmt.Sprintf("a live failover: machines may run on checkpoint %d as view v%d", i.Checkpoint, i.View.Number)
 	case failover.RollingBack:
 		reason = fmt.Sprintf("the live failover at checkpoint %d is being rolled back", i.Checkpoint)
+		if by := byTimer(i); by != "" {
+			reason += ": " + by
+		}
 	case failover.Committed:
 		reason = fmt.Sprintf("the live failover at checkpoint %d was committed: machines run on view v%d, and no source may send this group", i.Checkpoint, i.View.Number)
 	case failover.Settled:
@@ -160,6 +189,8 @@ func failoverFailure(i journal.FailoverInfo, err error) error {
 		return api.Errorf(api.NotFound, "see checkpoint list", "%v", err)
 	case errors.Is(err, failover.ErrNone):
 		return api.Errorf(api.Precondition, "begin one", "%v", err)
+	case errors.Is(err, failover.ErrEnded):
+		return api.Errorf(api.Precondition, "begin another one, under an id of its own", "%v", err)
 	case errors.Is(err, failover.ErrOther):
 		return api.Errorf(api.Precondition, "see how it stands, and commit it or roll it back", "%v", err)
 	case errors.Is(err, failover.ErrCommitted):
@@ -201,6 +232,7 @@ func (h recoveryHandler) failover(g *journal.Group, i journal.FailoverInfo) (*ho
 			}
 		}
 	}
+	m.Reason = byTimer(i)
 	if err != nil {
 		m.Reason = err.Error()
 	}

@@ -37,6 +37,7 @@ type entry struct {
 	spans  []span // thinned
 
 	failover failover.Failover
+	ended    failover.Ended
 }
 
 // entryKind says what an entry states.
@@ -67,15 +68,21 @@ const (
 	// Of version 3.
 	entryFailover entryKind = 19 // how far a live failover has come, and its epoch
 
+	// Of version 5.
+	entryEnded entryKind = 22 // a failover is over, or was given up before it began
+
 	firstOfVersion2 = entryTag
 	firstOfVersion3 = entryFailover
-	lastKnown       = entryFailover
+	firstOfVersion5 = entryEnded
+	lastKnown       = entryEnded
 )
 
 // version is that of the slots that hold such entries: a release that knows only the
 // older kinds must refuse a newer one, and not take it for the torn end of the file.
 func (k entryKind) version() byte {
 	switch {
+	case k >= firstOfVersion5:
+		return 5
 	case k >= firstOfVersion3:
 		return 3
 	case k >= firstOfVersion2:
@@ -85,7 +92,7 @@ func (k entryKind) version() byte {
 }
 
 // known says whether this release reads such entries.
-func (k entryKind) known() bool { return k != 0 && k <= lastKnown }
+func (k entryKind) known() bool { return k != 0 && (k <= entryFailover || k == lastKnown) }
 
 // The frame of an entry; see FORMAT.md. Entries begin at multiples of slotBytes, so
 // that writing one never touches a sector that holds another.

@@ -30,6 +30,7 @@ type facts struct {
 	policy    string            // how long history is kept; "": never said
 	parity    string            // how files are protected; "": never said
 	failover  failover.Failover // the last one
+	ended     []failover.Ended  // those that are over, or never began: the last of them
 }
 
 // promoted is the checkpoint that the replicas hold, and what it holds of each stream,
@@ -104,6 +105,8 @@ func (f *facts) apply(e entry) {
 		f.parity = e.reason
 	case entryFailover: // it raises the epoch in the same breath
 		f.failover, f.epoch = e.failover, max(f.epoch, e.failover.Epoch)
+	case entryEnded:
+		f.ended = failover.Note(f.ended, e.ended)
 	case entryThinned:
 		for _, s := range e.spans {
 			f.thin(s)
@@ -211,6 +214,9 @@ func (f *facts) entries() []entry {
 	}
 	if f.failover.State != failover.None {
 		es = append(es, entry{kind: entryFailover, failover: f.failover})
+	}
+	for _, e := range f.ended {
+		es = append(es, entry{kind: entryEnded, ended: e})
 	}
 	return append(append(es, f.abandoned...), f.folded...)
 }

@@ -27,9 +27,10 @@ type FailoverRequest struct {
 // FailoverInfo tells of the last failover of a group.
 type FailoverInfo struct {
 	failover.Failover
-	Remains time.Duration // of its timer, now
-	View    ViewInfo      // what machines run on; Number 0: it is not there
-	Err     error         // why it does not get on, or what ails its view; nil: nothing
+	Remains time.Duration  // of its timer, now
+	View    ViewInfo       // what machines run on; Number 0: it is not there
+	Err     error          // why it does not get on, or what ails its view; nil: nothing
+	Over    failover.Ended // how it was ended; zero: it was not, or nobody knows
 }
 
 // BeginFailover fences the source and opens the group at a checkpoint, for machines to run on. Both
@@ -55,7 +56,7 @@ func (g *Group) BeginFailover(r FailoverRequest) (FailoverInfo, error) {
 func (g *Group) beginFailing(r FailoverRequest) error {
 	have := g.failoverNow()
 	next, err := have.Step(failover.Begin{ID: r.ID, Checkpoint: r.Checkpoint, Above: g.manifest.now().epoch, View: g.store.viewing.next(),
-		Note: r.Note, Timer: r.Timer, Then: r.Then, Now: g.store.cfg.Clock()})
+		Note: r.Note, Timer: r.Timer, Then: r.Then, Now: g.store.cfg.Clock(), Ended: g.manifest.now().ended})
 	if err != nil || next == have {
 		return err
 	}
@@ -71,7 +72,11 @@ func (g *Group) beginFailing(r FailoverRequest) error {
 	g.marking.Lock() // nothing goes meanwhile
 	defer g.marking.Unlock()
 	if err = g.mayRecover(r.Checkpoint); err == nil {
-		err = g.stateFailover(next)
+		var over []entry
+		if have.State != failover.None {
+			over = []entry{g.overNow(have.ID, failover.Succeeded, 0)}
+		}
+		err = g.stateFailover(next, over...)
 	}
 	if err != nil {
 		undo()
@@ -116,11 +121,17 @@ func (g *Group) fence(epoch record.Epoch) (undo func(), err error) {
 	return undo, nil
 }
 
-// stateFailover makes it durable how far the failover has come. What is durable though its witness
+// overNow states that a failover is over.
+func (g *Group) overNow(id string, by failover.Ender, machines int) entry {
+	return entry{kind: entryEnded, ended: failover.Ended{ID: id, By: by, Wall: g.store.cfg.Clock().Wall, Machines: uint32(machines)}}
+}
+
+// stateFailover makes it durable how far the failover has come, and what more there is to say. What is durable though its witness
 // is not counts: after a crash it would be read.
-func (g *Group) stateFailover(next failover.Failover) error {
+func (g *Group) stateFailover(next failover.Failover, more ...entry) error {
 	if !invariant.Planted("journal/machines-first") {
-		err := g.onReserve(func() error { return g.manifest.put(true, entry{kind: entryFailover, failover: next}) })
+		es := append([]entry{{kind: entryFailover, failover: next}}, more...)
+		err := g.onReserve(func() error { return g.manifest.put(true, es...) })
 		if err != nil && g.manifest.now().failover != next {
 			return err
 		}
@@ -164,20 +175,25 @@ func (g *Group) driveLocked() (err error) {
 		default:
 			return nil
 		}
-		if err := g.failoverStep(e); err != nil {
+		if err := g.failoverStep(e, failover.ByWord, 0); err != nil {
 			return err
 		}
 	}
 }
 
-// failoverStep takes an event in, durably.
-func (g *Group) failoverStep(e failover.Event) error {
+// failoverStep takes an event in, durably. Where that ends it, by is what does, and machines how many
+// connections its disks have.
+func (g *Group) failoverStep(e failover.Event, by failover.Ender, machines int) error {
 	have := g.failoverNow()
 	next, err := have.Step(e)
 	if err != nil || next == have {
 		return err
 	}
-	if err := g.stateFailover(next); err != nil {
+	var more []entry
+	if next.State == failover.RollingBack && have.State != next.State {
+		more = []entry{g.overNow(have.ID, by, machines)}
+	}
+	if err := g.stateFailover(next, more...); err != nil {
 		return err
 	}
 	g.mu.Lock()
@@ -231,7 +247,7 @@ func (g *Group) CommitFailover(id string) (FailoverInfo, error) {
 }
 
 // RollBackFailover ends the failover with the ID: what was written is discarded, and a source may go
-// on. The empty ID is the present one. An error of the disk leaves it under way: it is tried again by
+// on. The empty ID is the present one. Of one that has not begun it is remembered, durably, that it shall not. An error of the disk leaves it under way: it is tried again by
 // the same call, by PassFailover and when the store is opened.
 func (g *Group) RollBackFailover(id string) (FailoverInfo, error) {
 	return g.endFailover(failover.Abandon{ID: id})
@@ -243,16 +259,30 @@ func (g *Group) endFailover(e failover.Event) (FailoverInfo, error) {
 	if err := g.opened(); err != nil {
 		return FailoverInfo{}, err
 	}
-	if err := g.failoverStep(e); err != nil {
-		return FailoverInfo{}, fmt.Errorf("journal: group %s: failover: %w", g.info.ID, err)
+	if err := g.failoverStep(e, failover.ByWord, 0); err != nil {
+		return FailoverInfo{}, fmt.Errorf("journal: group %s: failover: %w", g.info.ID, errors.Join(err, g.neverBegins(e)))
 	}
 	err := g.driveLocked()
 	return g.Failover(), err
 }
 
+// neverBegins remembers of a failover that is not there, and that somebody wanted to end, that it shall
+// not begin.
+func (g *Group) neverBegins(e failover.Event) error {
+	a, ok := e.(failover.Abandon)
+	if f := g.failoverNow(); !ok || a.ID == "" || len(a.ID) > failover.MaxID || f.State != failover.None && f.ID == a.ID || invariant.Planted("journal/begins-late") {
+		return nil
+	}
+	if _, known := failover.Find(g.manifest.now().ended, a.ID); known {
+		return nil
+	}
+	return g.onReserve(func() error { return g.manifest.put(true, g.overNow(a.ID, failover.BeforeIt, 0)) })
+}
+
 // PassFailover lets time pass: a failover whose timer has run down ends, and what could not be done
-// is tried again. It is to be called every few seconds.
-func (g *Group) PassFailover() error {
+// is tried again. It is to be called every few seconds. machines is how many connections its disks have:
+// if they are taken away now that is remembered.
+func (g *Group) PassFailover(machines int) error {
 	if !g.failoverNow().State.Fences() { // the usual case costs nothing
 		return nil
 	}
@@ -261,7 +291,7 @@ func (g *Group) PassFailover() error {
 	if err := g.opened(); err != nil {
 		return err
 	}
-	if err := g.timePasses(); err != nil {
+	if err := g.timePasses(machines); err != nil {
 		return fmt.Errorf("journal: group %s: failover: %w", g.info.ID, err)
 	}
 	err := g.driveLocked()
@@ -272,15 +302,18 @@ func (g *Group) PassFailover() error {
 }
 
 // timePasses takes in what the clocks say. g.failing is held.
-func (g *Group) timePasses() error {
+func (g *Group) timePasses(machines int) error {
 	_, err := g.failoverView(g.failoverNow())
-	return g.failoverStep(failover.Passed{Now: g.store.cfg.Clock(), Amiss: err != nil})
+	return g.failoverStep(failover.Passed{Now: g.store.cfg.Clock(), Amiss: err != nil}, failover.ByTimer, machines)
 }
 
 // Failover tells of the group's last failover.
 func (g *Group) Failover() FailoverInfo {
 	f := g.failoverNow()
 	i := FailoverInfo{Failover: f, Remains: f.LeftAt(g.store.cfg.Clock())}
+	if f.State == failover.RollingBack || f.State == failover.RolledBack {
+		i.Over, _ = failover.Find(g.manifest.now().ended, f.ID)
+	}
 	g.mu.Lock()
 	i.Err = g.undriven
 	g.mu.Unlock()
@@ -334,7 +367,7 @@ func (g *Group) loadFailover() {
 	g.failover = f
 	g.mu.Unlock()
 	g.store.viewing.saw(f.View)
-	err := g.timePasses() // another boot may count from here
+	err := g.timePasses(0) // another boot may count from here
 	if err == nil {
 		err = g.driveLocked()
 	}

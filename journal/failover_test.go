@@ -152,13 +152,65 @@ func TestFailoverHalfBegun(t *testing.T) {
 		if end == failover.RolledBack {
 			i, err = w.group.RollBackFailover("")
 		} else {
-			err = w.group.PassFailover()
+			err = w.group.PassFailover(0)
 			i = w.group.Failover()
 		}
 		if err != nil || i.State != end || i.Err != nil {
 			t.Fatalf("%s: %+v, %v", end, i, err)
 		}
 	}
+	ok(t, w.store.Close())
+}
+
+// A word that comes late fences nobody: the id of a failover that is over, or whose end was asked for
+// before it began, begins none, also over restarts.
+func TestLateBegin(t *testing.T) {
+	_, disk := viewWorld(t)
+	w, err := openTarget(disk)
+	ok(t, err)
+	at := w.numbers()[0]
+	begin := func(id string) error {
+		r := failoverTo(at)
+		r.ID = id
+		_, err := w.group.BeginFailover(r)
+		return err
+	}
+	rollBack := func(id string) error {
+		_, err := w.group.RollBackFailover(id)
+		return err
+	}
+	if err := rollBack("never"); !errors.Is(err, failover.ErrNone) {
+		t.Errorf("rolled back: %v", err)
+	}
+	if err := rollBack(""); !errors.Is(err, failover.ErrNone) {
+		t.Errorf("rolled back: %v", err)
+	}
+	ok(t, begin("a"))
+	if err := rollBack("other"); !errors.Is(err, failover.ErrOther) {
+		t.Errorf("rolled back: %v", err)
+	}
+	ok(t, rollBack("a"))
+	ok(t, begin("b"))
+	ok(t, rollBack("b"))
+	for range 2 {
+		ok(t, begin("b")) // told what became of it
+		for _, id := range []string{"never", "other", "a"} {
+			if err := begin(id); !errors.Is(err, failover.ErrEnded) || w.group.Failover().ID != "b" || w.group.Failover().State != failover.RolledBack {
+				t.Errorf("%s began: %v; %+v", id, err, w.group.Failover())
+			}
+		}
+		ok(t, w.store.Close())
+		w, err = openTarget(disk)
+		ok(t, err)
+	}
+	if over := w.group.Failover().Over; over.By != failover.ByWord || over.ID != "b" {
+		t.Errorf("it was ended: %+v", over)
+	}
+	disk.Inject(faultdisk.Fault{Ops: faultdisk.OpMutating, Err: syscall.EIO, Ever: true, At: 1})
+	if err := rollBack("unkept"); !errors.Is(err, failover.ErrOther) || !errors.Is(err, syscall.EIO) {
+		t.Errorf("it is not remembered, and nobody is told: %v", err)
+	}
+	disk.Heal()
 	ok(t, w.store.Close())
 }
 
@@ -180,7 +232,7 @@ func TestFailoverTimer(t *testing.T) {
 		t.Helper()
 		now.Mono += mono
 		now.Wall += int64(wall)
-		ok(t, w.group.PassFailover())
+		ok(t, w.group.PassFailover(0))
 		if i := w.group.Failover(); i.State != want || i.Remains != left {
 			t.Errorf("%s with %s left, want %s with %s", i.State, i.Remains, want, left)
 		}
@@ -194,7 +246,12 @@ func TestFailoverTimer(t *testing.T) {
 	now.Boot, now.Mono = [16]byte{2}, 0
 	w = open()
 	pass(29*time.Minute, 29*time.Minute, failover.Recovering, time.Minute)
-	pass(time.Minute, 0, failover.RolledBack, 0)
+	now.Mono += time.Minute
+	ok(t, w.group.PassFailover(3))
+	pass(0, 0, failover.RolledBack, 0)
+	if over := w.group.Failover().Over; over.By != failover.ByTimer || over.Machines != 3 || over.Wall != now.Wall {
+		t.Errorf("it was ended: %+v", over)
+	}
 	if views := w.group.Views(); len(views) != 0 {
 		t.Errorf("its view is there: %+v", views)
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"reflect"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -157,6 +158,47 @@ func TestGoldenVersion3(t *testing.T) {
 		change(&e.failover)
 		if _, _, err := parseEntry(appendEntry(nil, frame{testGroup, 1, 0}, e), testGroup); err == nil {
 			t.Errorf("change %d: %+v is read", i, e.failover)
+		}
+	}
+}
+
+// version5 has what came with version 5.
+var version5 = []entry{
+	{kind: entryEnded, ended: failover.Ended{ID: "5b3e", By: failover.ByTimer, Wall: 3e18, Machines: 4}},
+	{kind: entryEnded, ended: failover.Ended{ID: strings.Repeat("x", failover.MaxID), By: failover.BeforeIt, Wall: 4e18}},
+	{kind: entryMark},
+}
+
+func TestGoldenVersion5(t *testing.T) {
+	const name = "testdata/v5.manifest"
+	es := append([]entry{{kind: entryGroup, lineage: testLineage, name: "group"}}, version5...)
+	var p []byte
+	for i, e := range es {
+		p = appendEntry(p, frame{testGroup, uint64(i + 1), uint64(i)}, e)
+	}
+	if *update {
+		ok(t, os.WriteFile(name, p, 0o666))
+	}
+	golden, err := os.ReadFile(name)
+	ok(t, err)
+	r := &manifest{group: testGroup, facts: newFacts()}
+	ok(t, r.replay(golden))
+	if want := []failover.Ended{version5[0].ended, version5[1].ended}; !bytes.Equal(p, golden) || !slices.Equal(r.facts.ended, want) {
+		t.Errorf("golden ends are %+v; first difference at %d", r.facts.ended, firstDifference(p, golden))
+	}
+	if again := r.facts.entries(); !states(again, version5[0]) || !states(again, version5[1]) {
+		t.Errorf("written anew it states %v", again)
+	}
+	for i, change := range []func(*failover.Ended){
+		func(e *failover.Ended) { e.ID = "" },
+		func(e *failover.Ended) { e.ID += "x" },
+		func(e *failover.Ended) { e.By = 0 },
+		func(e *failover.Ended) { e.By = failover.Succeeded + 1 },
+	} {
+		e := version5[1]
+		change(&e.ended)
+		if _, _, err := parseEntry(appendEntry(nil, frame{testGroup, 1, 0}, e), testGroup); err == nil {
+			t.Errorf("change %d: %+v is read", i, e.ended)
 		}
 	}
 }

@@ -87,6 +87,11 @@ func appendPayload(dst []byte, e entry) []byte {
 		dst = le.AppendUint64(dst, e.end)
 	case entryFailover:
 		dst = appendFailover(dst, e.failover)
+	case entryEnded:
+		dst = append(dst, byte(e.ended.By))
+		dst = le.AppendUint64(dst, uint64(e.ended.Wall))
+		dst = le.AppendUint32(dst, e.ended.Machines)
+		dst = append(dst, e.ended.ID...)
 	case entryMark:
 	}
 	return dst
@@ -206,6 +211,10 @@ func parsePayload(kind entryKind, p []byte) (entry, bool) {
 		d.ok(e.end > e.number && e.end <= math.MaxInt64)
 	case entryFailover:
 		e.failover = d.readFailover()
+	case entryEnded:
+		e.ended = failover.Ended{By: failover.Ender(d.u8()), Wall: int64(d.u64()), Machines: d.u32()}
+		e.ended.ID, d.p = string(d.p), nil
+		d.bad = d.bad || e.ended.ID == "" || len(e.ended.ID) > failover.MaxID || e.ended.By < failover.ByWord || e.ended.By > failover.Succeeded
 	case entryMark:
 	default:
 		return entry{}, false

@@ -122,7 +122,7 @@ func (g *Group) readsAlone(number uint64) (bool, error) {
 func (g *Group) statePromoted() error {
 	g.failing.Lock()
 	defer g.failing.Unlock()
-	return g.failoverStep(failover.Promoted{})
+	return g.failoverStep(failover.Promoted{}, failover.ByWord, 0)
 }
 
 // beneath is the replica of a volume, into which what machines wrote is moved.

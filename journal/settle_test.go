@@ -171,7 +171,7 @@ func TestSettlesByItself(t *testing.T) {
 	_, err = w.group.CommitFailover("")
 	ok(t, err)
 	for mark := byte(2); mark < 4; mark++ {
-		ok(t, w.group.PassFailover())
+		ok(t, w.group.PassFailover(0))
 		w.group.upkeepSettled()
 		ok(t, w.replicasHold(images))
 		ok(t, scribble(w.group.Failover().View.View, images, mark))
@@ -332,7 +332,7 @@ func TestSettleNeedsTheView(t *testing.T) {
 	}
 	w = broken()
 	now.Mono += 2 * time.Hour
-	ok(t, w.group.PassFailover())
+	ok(t, w.group.PassFailover(0))
 	if i := w.group.Failover(); i.State != failover.Recovering || i.Remains != 0 || i.Err == nil || !strings.Contains(i.Err.Error(), "its timer has run down, and it is not committed") {
 		t.Errorf("%s, %v", i.State, i.Err)
 	}

@@ -17,6 +17,8 @@
 //     in again.
 //   - Begin with the same id and checkpoint is told what became of it and changes nothing. With another
 //     it is refused, unless the last failover was rolled back: of two who begin at once one wins.
+//   - An id whose failover is over, or was given up before it began, begins none: a word that comes
+//     late, or twice, fences nobody.
 //   - Time alone never makes final what is not there: a failover whose view is amiss waits for a word.
 //   - Time is what passed on a clock that nobody sets, within one boot. What cannot be told, as over a
 //     reboot, did not pass: nothing ends early.
@@ -119,6 +121,7 @@ var (
 	ErrCommitted  = errors.New("the failover was committed, which is final")
 	ErrRolledBack = errors.New("the failover was rolled back")
 	ErrNotReady   = errors.New("the failover's disks are not there yet")
+	ErrEnded      = errors.New("the failover of that id is over, or was given up before it began")
 )
 
 // Event is something that is asked for, or happened.
@@ -136,6 +139,7 @@ type (
 		Timer      time.Duration
 		Then       End
 		Now        retain.Instant
+		Ended      []Ended // those that were before
 	}
 	// Kept says that the view is written down.
 	Kept struct{}
@@ -199,6 +203,9 @@ func (f Failover) begin(e Begin) (Failover, error) {
 			return f, fmt.Errorf("%s began at checkpoint %d, not %d: %w", f.ID, f.Checkpoint, e.Checkpoint, ErrOther)
 		}
 		return f, nil
+	}
+	if _, over := Find(e.Ended, e.ID); over && !invariant.Planted("journal/failover/begins-late") {
+		return f, fmt.Errorf("%s: %w", e.ID, ErrEnded)
 	}
 	if f.State.Fences() && !invariant.Planted("journal/failover/two-win") {
 		return f, fmt.Errorf("%s at checkpoint %d is %s: %w", f.ID, f.Checkpoint, f.State, ErrOther)

@@ -2,6 +2,7 @@ package failover
 
 import (
 	"errors"
+	"strconv"
 	"testing"
 	"time"
 
@@ -34,6 +35,8 @@ func TestEveryEvent(t *testing.T) {
 		{other, [7]State{Raised, same, same, same, Raised, same, same}, [7]error{nil, ErrOther, ErrOther, ErrOther, nil, ErrOther, ErrOther}},
 		{Begin{ID: "a", Checkpoint: 7, Above: 5}, [7]State{Raised, same, same, same, same, same, same}, [7]error{}},
 		{Begin{ID: "a", Checkpoint: 8, Above: 5}, [7]State{Raised, same, same, same, same, same, same}, [7]error{nil, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther}},
+		{Begin{ID: "b", Checkpoint: 9, Above: 5, View: 4, Now: at(1), Ended: []Ended{{ID: "b"}}}, [7]State{same, same, same, same, same, same, same},
+			[7]error{ErrEnded, ErrEnded, ErrEnded, ErrEnded, ErrEnded, ErrEnded, ErrEnded}},
 		{Kept{}, [7]State{same, Recovering, same, same, same, same, same}, [7]error{}},
 		{Abandon{}, [7]State{same, RollingBack, RollingBack, same, same, same, same}, [7]error{ErrNone, nil, nil, nil, nil, ErrCommitted, ErrCommitted}},
 		{Abandon{ID: "a"}, [7]State{same, RollingBack, RollingBack, same, same, same, same}, [7]error{ErrNone, nil, nil, nil, nil, ErrCommitted, ErrCommitted}},
@@ -150,5 +153,22 @@ func TestTimeWaitsForTheView(t *testing.T) {
 		if g, _ = g.Step(Passed{Now: at(2 * time.Hour)}); then == Commit && g.State != Committed {
 			t.Errorf("the view is there again, and it is %s", g.State)
 		}
+	}
+}
+
+// What is remembered of those that are over is bounded, and the first word on each stands.
+func TestNote(t *testing.T) {
+	var list []Ended
+	for i := range 3 * MaxEnded {
+		list = Note(list, Ended{ID: strconv.Itoa(i / 2), By: ByTimer + Ender(i%2)})
+	}
+	if len(list) != MaxEnded || list[0].ID != strconv.Itoa(MaxEnded/2) {
+		t.Errorf("%d are remembered, from %s on", len(list), list[0].ID)
+	}
+	if e, ok := Find(list, list[5].ID); !ok || e.By != ByTimer {
+		t.Errorf("found %+v, %v", e, ok)
+	}
+	if _, ok := Find(list, "0"); ok {
+		t.Error("one of long ago is remembered")
 	}
 }
