@@ -190,7 +190,7 @@ func serve(ctx context.Context, live *live, notify *systemd.Notifier, log *slog.
 	}
 	built := version.Read()
 	who := datapath.Identity{Site: cfg.Site, ID: cfg.ID, Version: built.Version, Commit: built.Commit}
-	parts.add("socket", func(ctx context.Context) error {
+	parts.addFirst("socket", func(ctx context.Context) error {
 		return api.Serve(ctx, socket, datapath.Handlers(who, source, target), []int{os.Getuid(), 0}, log)
 	})
 	if cfg.MetricsListen != "" {
@@ -198,10 +198,10 @@ func serve(ctx context.Context, live *live, notify *systemd.Notifier, log *slog.
 		if err != nil {
 			return fmt.Errorf("metrics: %w", err)
 		}
-		parts.add("metrics", func(ctx context.Context) error { return serveMetrics(ctx, l, datapath.Metrics(who, source, target)) })
+		parts.addFirst("metrics", func(ctx context.Context) error { return serveMetrics(ctx, l, datapath.Metrics(who, source, target)) })
 	}
 	live.source, live.target = source, target
-	parts.add("reload", func(ctx context.Context) error {
+	parts.addFirst("reload", func(ctx context.Context) error {
 		notify.Reload(ctx, "replicates", live.read, log)
 		return nil
 	})
@@ -237,20 +237,33 @@ func groups(s *config.Source) (gs []datapath.GroupConfig) {
 type parts []part
 
 type part struct {
-	name string
-	run  func(context.Context) error
+	name  string
+	run   func(context.Context) error
+	first bool // it ends before the others when all are asked to
 }
 
-func (p *parts) add(name string, run func(context.Context) error) { *p = append(*p, part{name, run}) }
+func (p *parts) add(name string, run func(context.Context) error) {
+	*p = append(*p, part{name, run, false})
+}
+
+// addFirst adds a part that ends before those that were added by add, when all are asked to: what it has begun may need them.
+func (p *parts) addFirst(name string, run func(context.Context) error) {
+	*p = append(*p, part{name, run, true})
+}
 
 func (p parts) run(ctx context.Context) error {
-	run, fail := context.WithCancelCause(ctx)
+	run, fail := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer fail(nil)
-	var wg sync.WaitGroup
+	first, stop := context.WithCancel(run)
+	var wg, firstOnes sync.WaitGroup
 	for _, part := range p {
-		wg.Go(func() {
-			err := part.run(run)
-			if err == nil && run.Err() == nil {
+		until, group := run, &wg
+		if part.first {
+			until, group = first, &firstOnes
+		}
+		group.Go(func() {
+			err := part.run(until)
+			if err == nil && until.Err() == nil {
 				err = errors.New("ended by itself")
 			}
 			if err != nil {
@@ -258,7 +271,19 @@ func (p parts) run(ctx context.Context) error {
 			}
 		})
 	}
+	ended := make(chan struct{})
+	asked := context.AfterFunc(ctx, func() {
+		defer close(ended)
+		stop()
+		firstOnes.Wait()
+		fail(nil)
+	})
 	wg.Wait()
+	firstOnes.Wait()
+	if !asked() {
+		<-ended
+	}
+	stop()
 	if ctx.Err() != nil {
 		return nil
 	}

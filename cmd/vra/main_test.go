@@ -176,6 +176,29 @@ func TestPartsEndTogether(t *testing.T) {
 	if err := p[:1].run(ctx); err != nil {
 		t.Errorf("asked to stop: %v", err)
 	}
+	// What was begun by those that end first may need the others.
+	ctx, stop = context.WithCancel(t.Context())
+	var first parts
+	last := make(chan struct{})
+	first.add("last", func(ctx context.Context) error { <-ctx.Done(); close(last); return nil })
+	first.addFirst("first", func(ctx context.Context) error {
+		stop()
+		<-ctx.Done()
+		select {
+		case <-last:
+			t.Error("the others ended before")
+		case <-time.After(10 * time.Millisecond):
+		}
+		return nil
+	})
+	if err := first.run(ctx); err != nil {
+		t.Errorf("asked to stop: %v", err)
+	}
+	first[1].run = func(context.Context) error { return broken }
+	last = make(chan struct{})
+	if err := first.run(t.Context()); !errors.Is(err, broken) {
+		t.Errorf("%v", err)
+	}
 }
 
 func TestMetricsAreServed(t *testing.T) {

@@ -68,7 +68,7 @@ func Mux(h Handlers, maxRequest int, around Around) http.Handler {
 // mux mounts the services.
 func (h Handlers) mux(maxRequest int, wrap connect.UnaryInterceptorFunc) *http.ServeMux {
 	mux := http.NewServeMux()
-	opts := []connect.HandlerOption{connect.WithInterceptors(wrap), connect.WithReadMaxBytes(maxRequest)}
+	opts := []connect.HandlerOption{connect.WithInterceptors(untilEnd{}, wrap), connect.WithReadMaxBytes(maxRequest)}
 	var names []string
 	mount := func(name string) func(path string, handler http.Handler) {
 		names = append(names, name)
@@ -108,7 +108,7 @@ func (h Handlers) mux(maxRequest int, wrap connect.UnaryInterceptorFunc) *http.S
 		mux.Handle("GET /metrics", h.Metrics)
 	}
 	if h.Healthy != nil {
-		limit := connect.WithReadMaxBytes(maxRequest)
+		limit := connect.WithHandlerOptions(connect.WithInterceptors(untilEnd{}), connect.WithReadMaxBytes(maxRequest))
 		reflector := grpcreflect.NewStaticReflector(append(names, grpchealth.HealthV1ServiceName)...)
 		mux.Handle(grpchealth.NewHandler(&health{h.Healthy, names}, limit))
 		mux.Handle(grpcreflect.NewHandlerV1(reflector, limit))
@@ -146,5 +146,9 @@ func Refuse(w http.ResponseWriter, r *http.Request, err error) {
 		writer.Write(w, r, onWire(err)) // its failing is the caller's going away
 		return
 	}
-	http.Error(w, AsFailure(err).Error(), http.StatusForbidden)
+	status := http.StatusForbidden
+	if AsFailure(err).Code == Unavailable {
+		status = http.StatusServiceUnavailable
+	}
+	http.Error(w, AsFailure(err).Error(), status)
 }

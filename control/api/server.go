@@ -52,7 +52,8 @@ const (
 	maxRequest = 1 << 20
 	headerWait = 10 * time.Second
 	idleWait   = 2 * time.Minute
-	stopWait   = 2 * time.Second // for calls under way when Serve is asked to end
+	stopWait   = 2 * time.Second        // for calls under way when Serve is asked to end
+	lastWait   = 500 * time.Millisecond // for the answers of those that were then told to
 )
 
 // Serve answers on l, a unix socket, until ctx ends; it closes l. Only processes of
@@ -64,6 +65,9 @@ func Serve(ctx context.Context, l *net.UnixListener, h Handlers, uids []int, log
 
 // ServeHTTP answers on l until ctx ends; it closes l. srv says what answers, and may say how; it is
 // held to what no caller may exceed. With a TLS configuration it speaks TLS. The error is nil when ctx ended it.
+//
+// When ctx ends new calls are refused, streams end at once, and calls have stopWait to come to their own end: the context that
+// handlers get lasts so long. Whoever is not answered any more is told to connect again.
 func ServeHTTP(ctx context.Context, l net.Listener, srv *http.Server, log *slog.Logger) error {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
@@ -72,7 +76,10 @@ func ServeHTTP(ctx context.Context, l net.Listener, srv *http.Server, log *slog.
 	srv.Protocols = &protocols
 	srv.ReadHeaderTimeout, srv.IdleTimeout = headerWait, idleWait
 	srv.ErrorLog = slog.NewLogLogger(log.Handler(), slog.LevelDebug)
-	srv.BaseContext = func(net.Listener) context.Context { return ctx }
+	calls, giveUp := context.WithCancel(context.WithValue(context.WithoutCancel(ctx), servingKey{}, ctx))
+	defer giveUp()
+	srv.BaseContext = func(net.Listener) context.Context { return calls }
+	srv.Handler = refusing(srv.Handler)
 	served := make(chan error, 1)
 	go func() {
 		if srv.TLSConfig != nil {
@@ -86,15 +93,23 @@ func ServeHTTP(ctx context.Context, l net.Listener, srv *http.Server, log *slog.
 		return fmt.Errorf("serve %s: %w", l.Addr(), err)
 	case <-ctx.Done():
 	}
-	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopWait)
-	defer cancel()
-	if srv.Shutdown(stop) != nil {
-		srv.Close()
+	if shutdown(srv, stopWait) != nil {
+		giveUp()
+		if shutdown(srv, lastWait) != nil {
+			srv.Close()
+		}
 	}
 	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve %s: %w", l.Addr(), err)
 	}
 	return nil
+}
+
+// shutdown waits until no call is under way any more, but no longer than wait.
+func shutdown(srv *http.Server, wait time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), wait)
+	defer cancel()
+	return srv.Shutdown(ctx)
 }
 
 // OwnersOnly accepts only connections of the users in uids; others are closed at once.

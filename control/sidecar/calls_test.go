@@ -295,7 +295,7 @@ func TestVRAHangs(t *testing.T) {
 	const wait = 50 * time.Millisecond
 	w.car.vra.knock = wait
 	for _, p := range w.car.ports {
-		p.server.Handler.(*gate).lookingWait = wait
+		p.gate.lookingWait = wait
 	}
 	c := w.client(api.RoleOperator)
 	w.vra.set(func() { w.vra.hangs = true })

@@ -212,7 +212,7 @@ func TestCertificatesEnd(t *testing.T) {
 	var now atomic.Pointer[time.Time]
 	at := func(d time.Duration) { then := ends.Add(d); now.Store(&then) }
 	for _, p := range w.car.ports {
-		p.server.Handler.(*gate).now = func() time.Time { return *now.Load() }
+		p.gate.now = func() time.Time { return *now.Load() }
 	}
 	at(-time.Minute)
 	var connections atomic.Int64

@@ -53,6 +53,7 @@ type port struct {
 	at       Port
 	listener net.Listener
 	server   *http.Server
+	gate     *gate
 }
 
 // CheckFiles tells what of the files that the configuration names would keep a sidecar from running; it makes nothing.
@@ -110,13 +111,14 @@ func Open(cfg *config.Sidecar, log *slog.Logger) (_ *Sidecar, err error) {
 		g := s.gate(p.at, services, certified)
 		s.ports = append(s.ports, port{p.at, newLimited(l, s.count), &http.Server{
 			Handler: g, TLSConfig: serverTLS(s.trust.Load, p.at, s.count, log), HTTP2: &http.HTTP2Config{MaxConcurrentStreams: maxPerConn},
-		}})
+		}, g})
 	}
 	l, err := daemon.Listen(cfg.Socket, -1)
 	if err != nil {
 		return nil, err
 	}
-	s.ports = append(s.ports, port{Local, api.OwnersOnly(l, []int{os.Getuid(), 0}, log), &http.Server{Handler: s.gate(Local, services, local), ConnContext: withUID}})
+	g := s.gate(Local, services, local)
+	s.ports = append(s.ports, port{Local, api.OwnersOnly(l, []int{os.Getuid(), 0}, log), &http.Server{Handler: g, ConnContext: withUID}, g})
 	return s, nil
 }
 

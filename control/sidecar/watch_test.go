@@ -214,7 +214,7 @@ func TestSlowWatcherIsDropped(t *testing.T) {
 		return groups
 	}
 	for _, p := range w.car.ports {
-		p.server.Handler.(*gate).writeWait = 100 * time.Millisecond
+		p.gate.writeWait = 100 * time.Millisecond
 	}
 	w.vra.set(func() { w.vra.groups = many("protected") })
 	conn, err := net.Dial("tcp", w.addresses().Commands)
@@ -251,7 +251,7 @@ func TestAnswersMayBeLongInComing(t *testing.T) {
 	w := open(t, nil)
 	const wait = 200 * time.Millisecond
 	for _, p := range w.car.ports {
-		p.server.Handler.(*gate).writeWait = wait
+		p.gate.writeWait = wait
 	}
 	w.vra.set(func() { w.vra.groups = []*holdfastv1.Group{group("a", "protected", 0)} })
 	c := w.client(api.RoleMonitor)
