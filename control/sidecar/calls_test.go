@@ -301,8 +301,13 @@ func TestVRAHangs(t *testing.T) {
 	w.vra.set(func() { w.vra.hangs = true })
 	_, err := c.Status.Get(t.Context(), &holdfastv1.StatusServiceGetRequest{})
 	failure(t, "a vra that hangs", err, api.Unavailable, "did not answer in time", "still opening", "restart it")
+	watched := &status{vra: w.car.vra, lookWait: wait}
+	_, err = watched.groups(t.Context())
+	failure(t, "what watchers of one that hangs are told", err, api.Unavailable, "the vra at "+w.cfg.VRASocket+" has not told how its groups stand within 50ms", "if it hangs, restart it")
 	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
+	_, err = watched.groups(ctx)
+	failure(t, "the watcher's own end", err, api.TimedOut)
 	_, err = c.Status.Get(ctx, &holdfastv1.StatusServiceGetRequest{})
 	failure(t, "the caller's own time", err, api.TimedOut)
 	w.vraEnd()
@@ -314,6 +319,8 @@ func TestVRAHangs(t *testing.T) {
 	defer l.Close()
 	_, err = c.Status.Get(t.Context(), &holdfastv1.StatusServiceGetRequest{})
 	failure(t, "a vra that is still opening", err, api.Unavailable, "did not answer in time", "still opening")
+	_, err = watched.groups(t.Context())
+	failure(t, "what watchers of one that is still opening are told", err, api.Unavailable, "has not told how its groups stand", "still opening")
 }
 
 // TestCertificatesAreReadAgain: who came with the old CA is refused from then on.

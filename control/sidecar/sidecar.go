@@ -92,7 +92,7 @@ func Open(cfg *config.Sidecar, log *slog.Logger) (_ *Sidecar, err error) {
 			s.close()
 		}
 	}()
-	status := &status{vra: s.vra, id: cfg.ID, began: time.Now(), built: version.Read()}
+	status := &status{vra: s.vra, id: cfg.ID, began: time.Now(), built: version.Read(), lookWait: lookWait}
 	numbers := &metrics{vra: s.vra, count: s.count, trust: s.trust.Load, began: status.began}
 	bundle := &bundler{vra: s.vra, metrics: numbers, logs: cfg.Logs, configs: cfg.Configs, audit: filepath.Join(cfg.DataDir, auditName), now: time.Now}
 	services := api.Handlers{
@@ -231,6 +231,8 @@ type status struct {
 	id    string
 	began time.Time
 	built version.Version
+	// lookWait is how long the vra may take to tell watchers how things stand.
+	lookWait time.Duration
 }
 
 // Get implements api.StatusHandler.
@@ -250,8 +252,14 @@ func (s *status) About(ctx context.Context, r *holdfastv1.StatusServiceAboutRequ
 	return res, err
 }
 
-// groups is what watchers are told about.
+// groups is what watchers are told about. A vra that does not answer in time is one that is away.
 func (s *status) groups(ctx context.Context) ([]*holdfastv1.Group, error) {
-	res, err := s.Get(ctx, &holdfastv1.StatusServiceGetRequest{})
-	return res.GetGroups(), err
+	asking, cancel := context.WithTimeout(ctx, s.lookWait)
+	defer cancel()
+	res, err := s.vra.Status.Get(asking, &holdfastv1.StatusServiceGetRequest{})
+	if f := api.AsFailure(err); f != nil && f.Code == api.TimedOut && ctx.Err() == nil {
+		return nil, api.Errorf(api.Unavailable, "see in its log whether it is still opening, or ends; if it hangs, restart it",
+			"the vra at %s has not told how its groups stand within %v", s.vra.socket, s.lookWait)
+	}
+	return res.GetGroups(), s.vra.explain(ctx, err)
 }

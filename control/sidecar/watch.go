@@ -14,7 +14,7 @@ import (
 // How often the vra is asked while somebody watches, and how many may.
 const (
 	lookEvery   = 500 * time.Millisecond
-	lookWait    = 5 * time.Second
+	lookWait    = 5 * time.Second // for the vra, which hangs if it takes longer
 	minProgress = time.Second
 	maxWatchers = 64
 )
@@ -30,7 +30,7 @@ type picture struct {
 // Each caller is told the difference between what it was told last and how things stand now: one that is slow
 // misses what was in between, and takes no memory for it.
 type watch struct {
-	ask   func(context.Context) ([]*holdfastv1.Group, error)
+	ask   func(context.Context) ([]*holdfastv1.Group, error) // within a bounded time
 	count *counters
 
 	mu struct {
@@ -124,9 +124,7 @@ func (w *watch) look(ctx context.Context) {
 	defer tick.Stop()
 	for {
 		p := &picture{}
-		asking, cancel := context.WithTimeout(ctx, lookWait)
-		groups, err := w.ask(asking)
-		cancel()
+		groups, err := w.ask(ctx)
 		if ctx.Err() != nil {
 			return
 		}
