@@ -192,7 +192,7 @@ func (b *bundler) addLog(a *archive, name, file string, q logQuery) error {
 	if err != nil {
 		return a.miss(name, err)
 	}
-	var clean redactor
+	clean := found.clean
 	var text bytes.Buffer
 	for _, line := range found.kept {
 		text.WriteString(clean.line(line))

@@ -61,7 +61,8 @@ type tail struct {
 	last  time.Time // of the last line that had one
 	kept  []string
 	size  int64
-	above bool // something was left out before what is kept
+	above bool     // something was left out before what is kept
+	clean redactor // as it is before what is kept: it has seen what was left out
 }
 
 // add considers the next line.
@@ -70,12 +71,16 @@ func (t *tail) add(line string) {
 		t.last = at
 	}
 	if !t.from.IsZero() && t.last.Before(t.from) || !t.to.IsZero() && !t.last.Before(t.to) {
+		if len(t.kept) == 0 {
+			t.clean.pass(line)
+		}
 		return
 	}
 	t.kept = append(t.kept, line)
 	t.size += int64(len(line)) + 1
 	for t.size > t.bytes || t.lines > 0 && len(t.kept) > t.lines {
 		t.size -= int64(len(t.kept[0])) + 1
+		t.clean.pass(t.kept[0])
 		t.kept[0] = ""
 		t.kept, t.above = t.kept[1:], true
 	}

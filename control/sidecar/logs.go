@@ -136,7 +136,7 @@ func (l *logs) Read(ctx context.Context, r *holdfastv1.LogsServiceReadRequest, t
 		end.close()
 		return api.Errorf(api.Unavailable, "see that the sidecar may read it", "the log %s: %s", file.Name, problem(err))
 	}
-	var clean redactor
+	clean := found.clean
 	give := func(lines []string) error {
 		for i := range lines {
 			lines[i] = clean.line(lines[i])

@@ -116,7 +116,7 @@ func TestFollow(t *testing.T) {
 	next("first")
 	writeLines(t, path, "second", "password=hunter2 was tried")
 	next("second")
-	next("password=[removed] was tried")
+	next("password=[removed]")
 	if err := os.Rename(path, path+".1"); err != nil {
 		t.Fatal(err)
 	}
@@ -283,31 +283,128 @@ func TestRedactLeaves(t *testing.T) {
 	}
 }
 
+// plants are the ways in which a secret stands in a text, and what it may not have in it there: %s is its place.
+var plants = []struct{ text, without string }{
+	{"password: %s", ""},
+	{"password=%s", ""},
+	{"db_password = %s # why", ""},
+	{"Password for root: %s", ""},
+	{`password: "%s"`, `"\`},
+	{`password: "%s", user: root`, `"\`},
+	{"password: '%s'", "'"},
+	{`{"password":"%s","x":1}`, `"\`},
+	{`{"a":"{\"pass\\u0077ord\":\"%s\",\"x\":1}"}`, `"\`},
+	{`{"pass\u0077ord":"%s"}`, `"\`},
+	{`msg="{\"token\":\"%s\"}" x=1`, `"\`},
+	{`{"a":"{\"b\":\"{\\\"token\\\":\\\"%s\\\"}\"}"}`, `"\`},
+	{"--password %s", ""},
+	{`run: [/bin/x, "--password", "%s"]`, `"\`},
+	{"--password=%s --user x", ""},
+	{"- --password\n- %s", ""},
+	{`- name: DB_PASSWORD` + "\n" + `  value: "%s"`, ""},
+	{`{"name": "DB_PASSWORD", "value": "%s"}`, ""},
+	{"https://root:%s@esx1/sdk?x=1", ` "`},
+	{"https://%s@esx1/sdk", ` "`},
+	{"postgres root:%s@tcp(db:5432)/x", ` "`},
+	{"Authorization: Basic %s", ""},
+	{"-H 'authorization: Bearer %s' https://x", "'"},
+	{"secret: |\n  %s\n  %s\nafter: 1", ""},
+	{"secret: >-\n\n  %s\nafter: 1", ""},
+	{"  secret:\n    a: %s\n  after: 1", ""},
+	{"credentials:\n- %s\n- %s", ""},
+	{"password: one\n  %s\nafter: 1", ""},
+	{"password: \"one\n  %s\"", `"`},
+	{"PASSWORD='one\n%s'", "'"},
+	{"-----BEGIN EC PRIVATE KEY-----\n%s\n-----END EC PRIVATE KEY-----", "-"},
+	{"  -----BEGIN PRIVATE KEY-----\n  Proc-Type: x\n\n  %s\n  -----END PRIVATE KEY-----", "-"},
+	{`key: "-----BEGIN PRIVATE KEY-----\n%s\n-----END PRIVATE KEY-----\n"`, "-"},
+	{"access_key: [%s, x]", ""},
+	{"cookie: {a: %s}", ""},
+}
+
+// FuzzRedact plants a secret into a text: nothing of it ever comes out, whatever it is made of and wherever it stands.
 func FuzzRedact(f *testing.F) {
 	_, text := secretsOf(f)
-	f.Add(text, "hunter2hunter2")
-	f.Add("x", "y")
-	f.Fuzz(func(t *testing.T, text, secret string) {
+	for i := range plants {
+		f.Add("before\n", "\nafter", "s3cr3t, horse; battery}x]", uint(i))
+		f.Add(text+"\n", "", `it's 100% "so" \`, uint(i))
+		f.Add(`msg="`, `" x=1`, "Zm9vOmJhcg+/AB==", uint(i))
+	}
+	f.Fuzz(func(t *testing.T, before, after, secret string, i uint) {
+		one := plants[i%uint(len(plants))]
+		const mark = "Qx7"
+		// Each word of it bears a mark, by which it is found again.
+		var words []string
+		for _, word := range strings.Fields(strings.Map(func(c rune) rune {
+			if c < ' ' || strings.ContainsRune(one.without, c) {
+				return ' '
+			}
+			return c
+		}, secret)) {
+			words = append(words, mark+word+mark)
+		}
+		secret = strings.Join(words, " ")
+		if strings.ContainsRune(one.without, ' ') {
+			secret = strings.Join(words, "")
+		}
+		if secret == "" || strings.Contains(before+after, mark) {
+			return
+		}
+		// What stands before it may be anything but a text that this one is a part of: the rest of a string, or of a key.
+		before = strings.Map(func(c rune) rune {
+			if strings.ContainsRune("'\"\\`", c) {
+				return -1
+			}
+			return c
+		}, before)
+		if strings.Contains(one.text, "\n") { // its lines begin where they do
+			before += "\n"
+		}
+		text := before + strings.ReplaceAll(one.text, "%s", secret) + after
 		var r redactor
 		out := r.text(text)
+		if strings.Contains(out, mark) {
+			t.Errorf("%q becomes %q", text, out)
+		}
 		if strings.Count(out, "\n") != strings.Count(text, "\n") {
 			t.Errorf("%q becomes %q: another number of lines", text, out)
 		}
-		// Whatever stands around it, a plain word that is called a password goes.
-		word := strings.Map(func(c rune) rune {
-			if c >= 'a' && c <= 'z' {
-				return c
-			}
-			return -1
-		}, secret)
-		if len(word) < 8 || strings.Contains(removed+"password", word) {
-			return
-		}
-		r = redactor{}
-		if out := r.line("password=Q" + word); strings.Contains(out, "Q"+word) {
-			t.Errorf("%q is left", out)
-		}
 	})
+}
+
+// TestRedactCut: where what is shown begins in the middle of a secret, the rest of it does not come out.
+func TestRedactCut(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "vra.log")
+	key := string(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: bytes.Repeat([]byte{7, 9, 200}, 49)}))
+	body := strings.Split(strings.TrimSpace(key), "\n")
+	writeLines(t, path+".1", "one", body[0])
+	writeLines(t, path, body[1:]...)
+	writeLines(t, path, "secret: |", "  hunter2", "  hunter3", "last")
+	for n := 1; n <= len(body)+5; n++ {
+		found, end, err := readLog(path, logQuery{lines: n, bytes: readDefault})
+		end.close()
+		if err != nil || len(found.kept) != n {
+			t.Fatalf("%d lines: %q, %v", n, found.kept, err)
+		}
+		for _, line := range found.kept {
+			line = found.clean.line(line)
+			if strings.Contains(line, "hunter") || slices.ContainsFunc(body[1:len(body)-1], func(s string) bool { return strings.Contains(line, s) }) {
+				t.Errorf("of the last %d lines %q comes out", n, line)
+			}
+		}
+	}
+	// Without what was before, too: what looks like a piece of a key is no loss to anybody.
+	var r redactor
+	if got := r.line("  " + body[1]); got != removed {
+		t.Errorf("%q is left", got)
+	}
+	// A line that begins with its time is never the rest of another.
+	for _, line := range []string{body[0], "secret: |", "PASSWORD='x", "- --password"} {
+		r.line(line)
+		if got := r.line(stamped(1, "x")); got != stamped(1, "x") {
+			t.Errorf("after %q: %q", line, got)
+		}
+	}
 }
 
 func FuzzEachLine(f *testing.F) {
