@@ -5,34 +5,42 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"sync"
+	"time"
 
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
 	"github.com/holdfast-dr/holdfast/control/config"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 )
 
-// Bounds of reading logs over the API: bytes of lines in a message, what a call may ask for, calls that look
-// through logs at once, and bundles that are made at once.
+// Bounds of reading logs over the API: bytes of lines in a message, what a call may ask for; calls that look
+// through logs at once, follow them, and bundles that are made at once, of all callers and of each; and how long a caller may take to
+// take in what was found, or a bundle.
 const (
 	pieceBytes   = 32 << 10
 	readDefault  = 1 << 20
 	readMost     = 8 << 20
 	maxScanning  = 4
-	maxBundling  = 1
+	eachScanning = 2
 	maxFollowing = 16
+	eachFollows  = 4
+	maxBundling  = 1
+	tellWait     = time.Minute
+	bundleWait   = 5 * time.Minute
 )
 
 // logs implements api.LogsHandler over the files that the configuration names, and no others.
 type logs struct {
 	files     []config.SidecarLog
 	bundle    *bundler
-	scanning  chan struct{}
-	bundling  chan struct{}
-	following chan struct{}
+	scanning  *places
+	bundling  *places
+	following *places
 }
 
 func newLogs(files []config.SidecarLog, b *bundler) *logs {
-	return &logs{files: files, bundle: b, scanning: make(chan struct{}, maxScanning), bundling: make(chan struct{}, maxBundling), following: make(chan struct{}, maxFollowing)}
+	return &logs{files: files, bundle: b, scanning: newPlaces(maxScanning, eachScanning), bundling: newPlaces(maxBundling, maxBundling), following: newPlaces(maxFollowing, eachFollows)}
 }
 
 // List implements api.LogsHandler.
@@ -83,13 +91,52 @@ func (l *logs) named(name string) (config.SidecarLog, error) {
 	return config.SidecarLog{}, api.Errorf(api.NotFound, "name one of those that List tells; logs stands in the sidecar's file", "no log %.100q here", name)
 }
 
-// take takes a place, or says that there is none.
-func take(places chan struct{}, what string) (free func(), err error) {
-	select {
-	case places <- struct{}{}:
-		return func() { <-places }, nil
-	default:
-		return nil, api.Errorf(api.Exhausted, "try again in a while", "%d callers %s already", cap(places), what)
+// places are for what only so many calls may do at once, of all callers and of each.
+type places struct {
+	most, each int
+
+	mu struct {
+		sync.Mutex
+		taken int
+		by    map[string]int // without zeroes
+	}
+}
+
+func newPlaces(most, each int) *places {
+	p := &places{most: most, each: each}
+	p.mu.by = make(map[string]int)
+	return p
+}
+
+// take takes a place for a caller, or says that there is none.
+func (p *places) take(who, what string) (free func(), err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.mu.by[who] >= p.each && !invariant.Planted("control/sidecar/one-reader"):
+		return nil, api.Errorf(api.Exhausted, "end one of them, or wait for its end", "%s has %d calls that %s already", who, p.each, what)
+	case p.mu.taken >= p.most:
+		return nil, api.Errorf(api.Exhausted, "try again in a while", "%d calls %s already", p.most, what)
+	}
+	p.mu.taken++
+	p.mu.by[who]++
+	return sync.OnceFunc(func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.mu.taken--
+		less(p.mu.by, who)
+	}), nil
+}
+
+// within bounds how long a caller may take to take in all of an answer: what it holds others wait for. The bound holds between
+// two pieces; that of the port ends one that is not taken in.
+func within[T any](most time.Duration, tell func(T) error) func(T) error {
+	began := time.Now()
+	return func(m T) error {
+		if took := time.Since(began); took > most {
+			return api.Errorf(api.Exhausted, "ask for less, or for a shorter time", "the answer was not taken in within %v", most)
+		}
+		return tell(m)
 	}
 }
 
@@ -119,20 +166,21 @@ func (l *logs) Read(ctx context.Context, r *holdfastv1.LogsServiceReadRequest, t
 	if err != nil {
 		return err
 	}
+	who := callerOf(ctx).who
 	if r.Follow {
-		free, err := take(l.following, "follow logs")
+		free, err := l.following.take(who, "follow logs")
 		if err != nil {
 			return err
 		}
 		defer free()
 	}
-	free, err := take(l.scanning, "read logs")
+	free, err := l.scanning.take(who, "read logs")
 	if err != nil {
 		return err
 	}
+	defer free()
 	found, end, err := readLog(file.Path, q)
 	if err != nil {
-		free()
 		end.close()
 		return api.Errorf(api.Unavailable, "see that the sidecar may read it", "the log %s: %s", file.Name, problem(err))
 	}
@@ -143,7 +191,7 @@ func (l *logs) Read(ctx context.Context, r *holdfastv1.LogsServiceReadRequest, t
 		}
 		return tell(&holdfastv1.LogsServiceReadResponse{Lines: lines})
 	}
-	more := found.above
+	more, first := found.above, within(tellWait, tell)
 	for lines := found.kept; len(lines) > 0 && err == nil; {
 		n, size := 0, 0
 		for n < len(lines) && size < pieceBytes {
@@ -154,7 +202,7 @@ func (l *logs) Read(ctx context.Context, r *holdfastv1.LogsServiceReadRequest, t
 		for i := range piece {
 			piece[i] = clean.line(lines[i])
 		}
-		err = tell(&holdfastv1.LogsServiceReadResponse{Lines: piece, MoreBefore: more})
+		err = first(&holdfastv1.LogsServiceReadResponse{Lines: piece, MoreBefore: more})
 		lines, more = lines[n:], false
 	}
 	free()
@@ -168,10 +216,10 @@ func (l *logs) Read(ctx context.Context, r *holdfastv1.LogsServiceReadRequest, t
 
 // Bundle implements api.LogsHandler.
 func (l *logs) Bundle(ctx context.Context, r *holdfastv1.LogsServiceBundleRequest, tell func(*holdfastv1.LogsServiceBundleResponse) error) error {
-	free, err := take(l.bundling, "make a bundle")
+	free, err := l.bundling.take(callerOf(ctx).who, "make a bundle")
 	if err != nil {
 		return err
 	}
 	defer free()
-	return l.bundle.write(ctx, api.Time(r.From), func(p []byte) error { return tell(&holdfastv1.LogsServiceBundleResponse{Tar: p}) })
+	return l.bundle.write(ctx, api.Time(r.From), within(bundleWait, func(p []byte) error { return tell(&holdfastv1.LogsServiceBundleResponse{Tar: p}) }))
 }

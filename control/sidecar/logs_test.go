@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/control/api"
@@ -157,15 +158,68 @@ func TestLogsRefuse(t *testing.T) {
 	f(&holdfastv1.LogsServiceReadRequest{Log: "a", LastLines: -1}, api.InvalidArgument)
 	f(&holdfastv1.LogsServiceReadRequest{Log: "a", Follow: true, To: api.Timestamp(time.Now())}, api.InvalidArgument)
 	f(&holdfastv1.LogsServiceReadRequest{Log: "c"}, api.Unavailable, "the log c")
-	free, err := take(make(chan struct{}), "do this")
-	if err == nil {
-		free()
-	}
-	failure(t, "no place", err, api.Exhausted)
 	enough := errors.New("enough")
 	if err := c.Logs.Read(t.Context(), &holdfastv1.LogsServiceReadRequest{Log: "a"}, func(*holdfastv1.LogsServiceReadResponse) error { return enough }); !errors.Is(err, enough) {
 		t.Error(err)
 	}
+}
+
+func TestPlaces(t *testing.T) {
+	p := newPlaces(3, 2)
+	take := func(who string, words ...string) (free func()) {
+		t.Helper()
+		free, err := p.take(who, "read logs")
+		if len(words) > 0 {
+			failure(t, who, err, api.Exhausted, words...)
+		} else if err != nil {
+			t.Error(err)
+		}
+		return free
+	}
+	free := take("ann")
+	take("ann")
+	take("ann", "ann has 2 calls that read logs already")
+	last := take("bob")
+	take("bob", "3 calls read logs already")
+	free()
+	free() // a second time is none
+	take("eve")
+	take("bob", "3 calls read logs already")
+	last()
+	take("bob")
+}
+
+// TestSlowReaderIsLetGo: who takes long to take in what was found does not keep others from reading.
+func TestSlowReaderIsLetGo(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "vra.log")
+	writeLines(t, path, slices.Repeat([]string{strings.Repeat("x", 1<<10)}, 1<<10)...)
+	synctest.Test(t, func(t *testing.T) {
+		l := newLogs([]config.SidecarLog{{Name: "vra", Path: path}}, nil)
+		slow := func(each time.Duration) (func(*holdfastv1.LogsServiceReadResponse) error, *int) {
+			told := 0
+			return func(*holdfastv1.LogsServiceReadResponse) error { told++; time.Sleep(each); return nil }, &told
+		}
+		began := time.Now()
+		tell, told := slow(9 * time.Second)
+		err := l.Read(t.Context(), &holdfastv1.LogsServiceReadRequest{}, tell)
+		failure(t, "a slow reader", err, api.Exhausted, "was not taken in within 1m0s", "ask for less")
+		if took := time.Since(began); *told != 7 || took > tellWait+9*time.Second {
+			t.Errorf("told %d pieces in %v", *told, took)
+		}
+		tell, told = slow(time.Second)
+		if err := l.Read(t.Context(), &holdfastv1.LogsServiceReadRequest{}, tell); err != nil || *told < 30 {
+			t.Errorf("one that takes half a minute: %d pieces, %v", *told, err)
+		}
+		// One that follows may be told for ever.
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+		defer cancel()
+		if err := l.Read(ctx, &holdfastv1.LogsServiceReadRequest{Follow: true, LastLines: 1}, tell); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("one that follows: %v", err)
+		}
+		if l.scanning.mu.taken+l.following.mu.taken != 0 {
+			t.Error("places are not left")
+		}
+	})
 }
 
 // secretsOf plants what must not be in a bundle, and the texts that carry it.
