@@ -20,6 +20,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -191,7 +192,7 @@ func serve(ctx context.Context, live *live, notify *systemd.Notifier, log *slog.
 	built := version.Read()
 	who := datapath.Identity{Site: cfg.Site, ID: cfg.ID, Version: built.Version, Commit: built.Commit}
 	parts.addFirst("socket", func(ctx context.Context) error {
-		return api.Serve(ctx, socket, datapath.Handlers(who, source, target), []int{os.Getuid(), 0}, log)
+		return api.ServeKeeping(ctx, socket, datapath.Handlers(who, source, target), []int{os.Getuid(), 0}, filepath.Join(cfg.DataDir, "keys.jsonl"), log)
 	})
 	if cfg.MetricsListen != "" {
 		l, err := net.Listen("tcp", cfg.MetricsListen)

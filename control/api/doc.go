@@ -18,6 +18,7 @@
 //   - A mutating call carries an idempotency key. Serve remembers the answers of
 //     the last onceKeys keys: a repeated call gets the first one's answer, and one
 //     that comes while the first still runs waits for it. Errors are not remembered.
+//     ServeKeeping keeps them in a file, over restarts.
 //   - Serve speaks HTTP/1.1 and HTTP/2 without TLS, protobuf or JSON, so that
 //     `curl --unix-socket S --json '{}' http://vra/holdfast.v1.StatusService/Get` works.
 //   - The socket is for the users handed to Serve, whatever the file's mode says:

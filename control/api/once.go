@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"log/slog"
 	"reflect"
 	"slices"
 	"sync"
@@ -25,6 +26,10 @@ type once struct {
 		answers map[string]*answer // by procedure and key
 		order   []string           // the keys in answers, oldest first
 	}
+	file struct {
+		sync.Mutex
+		*keys // nil: what is answered is remembered as long as the process lives
+	}
 }
 
 // answer is a call under way or done. ready is closed when res and err are set.
@@ -32,6 +37,7 @@ type answer struct {
 	ready chan struct{}
 	res   connect.AnyResponse
 	err   error
+	line  []byte // in the file; nil: it is not there
 }
 
 func newOnce() *once {
@@ -39,6 +45,64 @@ func newOnce() *once {
 	o.mu.answers = make(map[string]*answer)
 	return o
 }
+
+// keep has the answers remembered in a file, and repeats those that are there already.
+func (o *once) keep(path string, log *slog.Logger) error {
+	k := &keys{path: path, log: log}
+	err := k.read(func(one keyed, res connect.AnyResponse) {
+		a, first := o.claim(one.Procedure + keySeparator + one.Key)
+		if !first {
+			return
+		}
+		a.res = res
+		a.line, _ = line(one.Procedure, one.Key, res) // it was one
+		close(a.ready)
+	})
+	o.file.keys = k
+	return err
+}
+
+// note writes an answer down, before it goes out.
+func (o *once) note(procedure, key string, a *answer) {
+	o.file.Lock()
+	defer o.file.Unlock()
+	if o.file.keys == nil {
+		return
+	}
+	text, err := line(procedure, key, a.res)
+	if err != nil || text == nil {
+		o.file.log.Warn("the answer to an idempotency key is too long to be kept: a repetition would be carried out once this process has ended", "procedure", procedure, "error", err)
+		return
+	}
+	o.mu.Lock()
+	a.line = text
+	o.mu.Unlock()
+	o.file.add(text, o.lines)
+}
+
+// lines are those of all answers that are remembered, the oldest first.
+func (o *once) lines() (all [][]byte) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, key := range o.mu.order {
+		if text := o.mu.answers[key].line; text != nil {
+			all = append(all, text)
+		}
+	}
+	return all
+}
+
+// close lets go of the file.
+func (o *once) close() error {
+	o.file.Lock()
+	defer o.file.Unlock()
+	if o.file.keys == nil {
+		return nil
+	}
+	return o.file.close()
+}
+
+const keySeparator = "\x00" // between a procedure and a key
 
 // wrap is the interceptor: it turns errors into Connect's and repeats answers.
 func (o *once) wrap(next connect.UnaryFunc) connect.UnaryFunc {
@@ -54,7 +118,7 @@ func (o *once) wrap(next connect.UnaryFunc) connect.UnaryFunc {
 			res, err := next(ctx, req)
 			return res, onWire(err)
 		}
-		return o.do(ctx, req.Spec().Procedure+"\x00"+key, func() (connect.AnyResponse, error) {
+		return o.do(ctx, req.Spec().Procedure, key, func() (connect.AnyResponse, error) {
 			res, err := next(ctx, req)
 			return res, onWire(err)
 		})
@@ -63,13 +127,16 @@ func (o *once) wrap(next connect.UnaryFunc) connect.UnaryFunc {
 
 // do runs call, or waits for the one with this key that runs or ran. When the first
 // caller fails (it may only have given up), the next in line runs its own call.
-func (o *once) do(ctx context.Context, key string, call func() (connect.AnyResponse, error)) (connect.AnyResponse, error) {
+func (o *once) do(ctx context.Context, procedure, key string, call func() (connect.AnyResponse, error)) (connect.AnyResponse, error) {
+	name := procedure + keySeparator + key
 	for {
-		a, first := o.claim(key)
+		a, first := o.claim(name)
 		if first {
 			a.res, a.err = call()
-			if a.err != nil && !invariant.Planted("api/remember-failure") {
-				o.forget(key)
+			if a.err == nil {
+				o.note(procedure, key, a)
+			} else if !invariant.Planted("api/remember-failure") {
+				o.forget(name)
 			}
 			close(a.ready)
 			return a.res, a.err

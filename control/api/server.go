@@ -59,8 +59,20 @@ const (
 // Serve answers on l, a unix socket, until ctx ends; it closes l. Only processes of
 // the users in uids get in (root is not implied). The error is nil when ctx ended it.
 func Serve(ctx context.Context, l *net.UnixListener, h Handlers, uids []int, log *slog.Logger) error {
-	mux := h.mux(maxRequest, newOnce().wrap)
-	return ServeHTTP(ctx, OwnersOnly(l, uids, log), &http.Server{Handler: mux}, log)
+	return ServeKeeping(ctx, l, h, uids, "", log)
+}
+
+// ServeKeeping is Serve with the answers to idempotency keys kept in a file, so that they hold also when the process is started
+// anew. Where the file cannot be used the log says so, and they hold as long as the process lives.
+func ServeKeeping(ctx context.Context, l *net.UnixListener, h Handlers, uids []int, file string, log *slog.Logger) error {
+	o := newOnce()
+	if file != "" {
+		if err := o.keep(file, log); err != nil {
+			log.Warn("answers to idempotency keys of before are not known: a repetition is carried out", "file", file, "error", err)
+		}
+	}
+	err := ServeHTTP(ctx, OwnersOnly(l, uids, log), &http.Server{Handler: h.mux(maxRequest, o.wrap)}, log)
+	return errors.Join(err, o.close())
 }
 
 // ServeHTTP answers on l until ctx ends; it closes l. srv says what answers, and may say how; it is

@@ -1,0 +1,203 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"connectrpc.com/connect"
+	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
+)
+
+// opener opens views of which each has another id.
+func opener() *vra {
+	return &vra{open: func(_ context.Context, nth int) (*holdfastv1.ViewsServiceOpenResponse, error) {
+		return &holdfastv1.ViewsServiceOpenResponse{View: &holdfastv1.View{Id: fmt.Sprint("v", nth), Volumes: []*holdfastv1.ViewVolume{{Name: "d", Bytes: 7}}}}, nil
+	}}
+}
+
+// TestKeysOutliveTheServer: what was answered to a key is answered again by the next process, whatever happened to the file in between
+// but for what is damaged.
+func TestKeysOutliveTheServer(t *testing.T) {
+	dir := t.TempDir()
+	file, v := filepath.Join(dir, "keys.jsonl"), opener()
+	var said bytes.Buffer
+	serve := func(test func(open func(key, want string))) {
+		t.Helper()
+		path := filepath.Join(t.TempDir(), "s")
+		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() {
+			done <- ServeKeeping(ctx, l, Handlers{Views: v}, []int{os.Getuid()}, file, slog.New(slog.NewTextHandler(&said, nil)))
+		}()
+		c := DialUnix(path)
+		defer c.Close()
+		test(func(key, want string) {
+			t.Helper()
+			res, err := c.Views.Open(t.Context(), &holdfastv1.ViewsServiceOpenRequest{IdempotencyKey: key})
+			if err != nil || res.View.Id != want || len(res.View.Volumes) != 1 || res.View.Volumes[0].Bytes != 7 {
+				t.Errorf("%s: %v, %v, want %s", key, res, err, want)
+			}
+		})
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	serve(func(open func(key, want string)) {
+		open("a", "v1")
+		open("b", "v2")
+		open("a", "v1")
+		open("", "v3") // without one, each is a call
+	})
+	serve(func(open func(key, want string)) {
+		open("b", "v2")
+		open("a", "v1")
+		open("c", "v4")
+	})
+	if said.Len() > 0 {
+		t.Errorf("it complains: %s", &said)
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := bytes.SplitAfter(text, []byte("\n"))
+	lines[1][bytes.Index(lines[1], []byte(`"answer":"`))+12] ^= 1
+	torn := append(bytes.Join(lines, nil), lines[2][:20]...)
+	if err := os.WriteFile(file, torn, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	serve(func(open func(key, want string)) {
+		open("c", "v4")
+		open("a", "v1")
+		open("b", "v5") // damaged
+	})
+	if !strings.Contains(said.String(), "damaged_lines=2") {
+		t.Errorf("it says %s", &said)
+	}
+	serve(func(open func(key, want string)) {
+		open("b", "v5")
+		open("c", "v4")
+	})
+}
+
+// TestKeysFileFails: calls are answered all the same, what this costs is logged, and it is tried again.
+func TestKeysFileFails(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	var said bytes.Buffer
+	o := newOnce()
+	if err := o.keep(filepath.Join(dir, "keys.jsonl"), slog.New(slog.NewTextHandler(&said, nil))); err != nil {
+		t.Fatal(err)
+	}
+	answer := func(id string) func() (connect.AnyResponse, error) {
+		return func() (connect.AnyResponse, error) {
+			return connect.NewResponse(&holdfastv1.ViewsServiceOpenResponse{View: &holdfastv1.View{Id: id}}), nil
+		}
+	}
+	call := func(key string, complains bool) {
+		t.Helper()
+		said.Reset()
+		res, err := o.do(t.Context(), "/holdfast.v1.ViewsService/Open", key, answer(key))
+		if err != nil || res.Any().(*holdfastv1.ViewsServiceOpenResponse).View.Id != key {
+			t.Errorf("%s: %v, %v", key, res, err)
+		}
+		if complains != (said.Len() > 0) {
+			t.Errorf("%s: it says %q", key, said.String())
+		}
+	}
+	known := func(want ...string) {
+		t.Helper()
+		var got []string
+		if err := o.file.read(func(one keyed, _ connect.AnyResponse) { got = append(got, one.Key) }); err != nil || strings.Join(got, " ") != strings.Join(want, " ") {
+			t.Errorf("the file knows %q, %v, want %q", got, err, want)
+		}
+	}
+	call("a", false)
+	o.file.file.Close() // a write fails
+	call("b", false)
+	known("a", "b")
+	r, w, err := os.Pipe() // a sync fails
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	o.file.close()
+	o.file.file = w
+	call("c", false)
+	known("a", "b", "c")
+	o.file.close()
+	if err := os.Rename(dir, dir+"-away"); err != nil { // no file can be made
+		t.Fatal(err)
+	}
+	call("d", true)
+	if err := os.Rename(dir+"-away", dir); err != nil {
+		t.Fatal(err)
+	}
+	call("e", false)
+	known("a", "b", "c", "d", "e")
+	o.file.close()
+	if err := os.Remove(o.file.path); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(o.file.path, "in the way"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	call("f", true)
+	if err := newOnce().keep(o.file.path, slog.New(slog.DiscardHandler)); err == nil {
+		t.Error("a folder is read as the file")
+	}
+	call(strings.Repeat("k", keyLine), true) // too long to be kept
+	if err := o.close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestKeysFileIsBounded: it holds no more than what is remembered, and a little.
+func TestKeysFileIsBounded(t *testing.T) {
+	o := newOnce()
+	if err := o.keep(filepath.Join(t.TempDir(), "keys.jsonl"), slog.New(slog.DiscardHandler)); err != nil {
+		t.Fatal(err)
+	}
+	defer o.close()
+	volume := &holdfastv1.ViewVolume{Name: strings.Repeat("x", 45<<10)}
+	for i := range 140 {
+		o.do(t.Context(), "/holdfast.v1.ViewsService/Open", fmt.Sprint(i%50), func() (connect.AnyResponse, error) {
+			return connect.NewResponse(&holdfastv1.ViewsServiceOpenResponse{View: &holdfastv1.View{Volumes: []*holdfastv1.ViewVolume{volume}}}), nil
+		})
+		o.forget("/holdfast.v1.ViewsService/Open" + keySeparator + fmt.Sprint(i%50-1))
+	}
+	if fi, err := os.Stat(o.file.path); err != nil || fi.Size() > keysMost+keyLine || fi.Size() != o.file.size {
+		t.Errorf("%v, %v", fi, err)
+	}
+}
+
+func FuzzKeysFile(f *testing.F) {
+	f.Add([]byte(`{"procedure":"/holdfast.v1.ViewsService/Close","key":"k","answer":"","sum":1}` + "\n"))
+	f.Add([]byte("{}\n\n\xff"))
+	path := filepath.Join(f.TempDir(), "keys")
+	f.Fuzz(func(t *testing.T, p []byte) {
+		if err := os.WriteFile(path, p, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		k := keys{path: path, log: slog.New(slog.DiscardHandler)}
+		k.read(func(one keyed, res connect.AnyResponse) {
+			if one.Sum != one.sum() || len(one.Key) > maxKey || res == nil {
+				t.Errorf("%+v", one)
+			}
+		})
+	})
+}
