@@ -58,6 +58,7 @@ func (h *handler) Get(ctx context.Context, r *holdfastv1.StatusServiceGetRequest
 	if r.Group != "" && len(res.Groups) == 0 {
 		return nil, noGroup(r.Group)
 	}
+	res.Groups, res.NextPageToken = api.Page(res.Groups, r.PageSize, r.PageToken, func(g *holdfastv1.Group) string { return g.Role + " " + g.Name })
 	return res, nil
 }
 

@@ -35,6 +35,7 @@ func (h groupsHandler) GetRetention(_ context.Context, r *holdfastv1.GroupsServi
 	for _, g := range h.target.store.Groups() {
 		res.Retention = append(res.Retention, retentionMessage(g))
 	}
+	res.Retention, res.NextPageToken = api.Page(res.Retention, r.PageSize, r.PageToken, func(m *holdfastv1.Retention) string { return m.Group })
 	return res, nil
 }
 

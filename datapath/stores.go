@@ -14,7 +14,7 @@ import (
 // storesHandler implements api.StoresHandler.
 type storesHandler struct{ *handler }
 
-func (h storesHandler) List(context.Context, *holdfastv1.StoresServiceListRequest) (*holdfastv1.StoresServiceListResponse, error) {
+func (h storesHandler) List(_ context.Context, r *holdfastv1.StoresServiceListRequest) (*holdfastv1.StoresServiceListResponse, error) {
 	if h.target == nil {
 		return nil, api.Errorf(api.Precondition, "ask the VRA of the other site", "this VRA is no target")
 	}
@@ -35,6 +35,7 @@ func (h storesHandler) List(context.Context, *holdfastv1.StoresServiceListReques
 	for _, dir := range st.Strays {
 		res.Stores = append(res.Stores, &holdfastv1.Store{Folder: dir, State: api.StoreStray, Reason: "it is configured and not of the set: add it"})
 	}
+	res.Stores, res.NextPageToken = api.Page(res.Stores, r.PageSize, r.PageToken, func(s *holdfastv1.Store) string { return s.Folder })
 	return res, nil
 }
 

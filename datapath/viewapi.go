@@ -3,6 +3,7 @@ package datapath
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strconv"
 	"syscall"
 	"time"
@@ -101,6 +102,8 @@ func (h viewsHandler) List(_ context.Context, r *holdfastv1.ViewsServiceListRequ
 	for _, v := range h.target.views.list(r.Group) {
 		res.Views = append(res.Views, v.message())
 	}
+	// A longer number is a later one.
+	res.Views, res.NextPageToken = api.Page(res.Views, r.PageSize, r.PageToken, func(v *holdfastv1.View) string { return fmt.Sprintf("%03d%s", len(v.Id), v.Id) })
 	return res, nil
 }
 

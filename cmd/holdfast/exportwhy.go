@@ -24,7 +24,7 @@ func why(ctx context.Context, client *api.Client, group string, v *holdfastv1.Vi
 	}
 	ctx, cancel := context.WithTimeout(ctx, whyWait)
 	defer cancel()
-	views, verr := client.Views.List(ctx, &holdfastv1.ViewsServiceListRequest{Group: group})
+	views, verr := api.All(ctx, &holdfastv1.ViewsServiceListRequest{Group: group}, client.Views.List)
 	if verr != nil {
 		return fmt.Errorf("%w; the target cannot be asked why: %w", err, explain(api.RoleTarget, verr))
 	}

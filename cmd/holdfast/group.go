@@ -124,7 +124,7 @@ func (a *app) retentionShow() *cobra.Command {
 			if len(args) > 0 {
 				req.Group = args[0]
 			}
-			res, err := client.Groups.GetRetention(cmd.Context(), req)
+			res, err := api.All(cmd.Context(), req, client.Groups.GetRetention)
 			if err != nil {
 				return explain(api.RoleTarget, err)
 			}
@@ -240,7 +240,7 @@ func historyOr(given time.Duration) time.Duration {
 // completeGroups offers the groups of the target.
 func (a *app) completeGroups(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	return a.offer(cmd, args, api.RoleTarget, func(ctx context.Context, client *api.Client, _ *config.Context) (words []string) {
-		res, _ := client.Groups.GetRetention(ctx, &holdfastv1.GroupsServiceGetRetentionRequest{})
+		res, _ := api.All(ctx, &holdfastv1.GroupsServiceGetRetentionRequest{}, client.Groups.GetRetention)
 		for _, m := range res.GetRetention() {
 			words = append(words, m.GetGroup())
 		}

@@ -291,7 +291,7 @@ func twoArgs(what string) cobra.PositionalArgs {
 // completeSourceGroups offers the groups of the source.
 func (a *app) completeSourceGroups(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	return a.offer(cmd, args, api.RoleSource, func(ctx context.Context, client *api.Client, _ *config.Context) (words []string) {
-		res, _ := client.Status.Get(ctx, &holdfastv1.StatusServiceGetRequest{})
+		res, _ := api.All(ctx, &holdfastv1.StatusServiceGetRequest{}, client.Status.Get)
 		for _, g := range res.GetGroups() {
 			if g.GetRole() == api.RoleSource {
 				words = append(words, g.GetName())

@@ -195,7 +195,7 @@ func groupsOf(ctx context.Context, v config.ContextVRA) ([]*holdfastv1.Group, er
 	defer client.Close()
 	ctx, cancel := context.WithTimeout(ctx, statusWait)
 	defer cancel()
-	res, err := client.Status.Get(ctx, &holdfastv1.StatusServiceGetRequest{})
+	res, err := api.All(ctx, &holdfastv1.StatusServiceGetRequest{}, client.Status.Get)
 	return res.GetGroups(), err
 }
 

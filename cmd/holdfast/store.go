@@ -55,7 +55,7 @@ func (a *app) storeList() *cobra.Command {
 				return err
 			}
 			defer client.Close()
-			res, err := client.Stores.List(cmd.Context(), &holdfastv1.StoresServiceListRequest{})
+			res, err := api.All(cmd.Context(), &holdfastv1.StoresServiceListRequest{}, client.Stores.List)
 			if err != nil {
 				return explain(api.RoleTarget, err)
 			}

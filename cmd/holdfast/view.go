@@ -209,7 +209,7 @@ func (a *app) viewShow() *cobra.Command {
 				return err
 			}
 			defer client.Close()
-			res, err := client.Views.List(cmd.Context(), &holdfastv1.ViewsServiceListRequest{Group: c.Group})
+			res, err := api.All(cmd.Context(), &holdfastv1.ViewsServiceListRequest{Group: c.Group}, client.Views.List)
 			if err != nil {
 				return explain(api.RoleTarget, err)
 			}
@@ -240,7 +240,7 @@ func (a *app) viewList() *cobra.Command {
 				return err
 			}
 			defer client.Close()
-			res, err := client.Views.List(cmd.Context(), &holdfastv1.ViewsServiceListRequest{Group: c.Group})
+			res, err := api.All(cmd.Context(), &holdfastv1.ViewsServiceListRequest{Group: c.Group}, client.Views.List)
 			if err != nil {
 				return explain(api.RoleTarget, err)
 			}

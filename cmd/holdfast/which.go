@@ -133,7 +133,7 @@ func (a *app) completeCheckpoints(cmd *cobra.Command, _ []string, _ string) ([]s
 // completeViews offers the ids of the open views.
 func (a *app) completeViews(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	return a.offer(cmd, args, api.RoleTarget, func(ctx context.Context, client *api.Client, c *config.Context) (words []string) {
-		res, _ := client.Views.List(ctx, &holdfastv1.ViewsServiceListRequest{Group: c.Group})
+		res, _ := api.All(ctx, &holdfastv1.ViewsServiceListRequest{Group: c.Group}, client.Views.List)
 		for _, v := range res.GetViews() {
 			words = append(words, v.GetId()+"\tof checkpoint "+v.GetCheckpoint())
 		}

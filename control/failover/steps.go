@@ -65,7 +65,7 @@ func (c *carrier) name() string { return c.job.Plan.ID + " " + c.job.Plan.Key }
 
 // view finds the job's view; nil when there is none.
 func (c *carrier) view(ctx context.Context) (*holdfastv1.View, error) {
-	res, err := c.Target.Views.List(ctx, &holdfastv1.ViewsServiceListRequest{Group: c.job.Plan.Group})
+	res, err := api.All(ctx, &holdfastv1.ViewsServiceListRequest{Group: c.job.Plan.Group}, c.Target.Views.List)
 	if err != nil {
 		return nil, Explain(err)
 	}

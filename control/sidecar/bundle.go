@@ -138,7 +138,7 @@ func (b *bundler) addStatus(ctx context.Context, a *archive) error {
 	const name = "status.json"
 	asking, cancel := context.WithTimeout(ctx, lookWait)
 	defer cancel()
-	res, err := b.vra.Status.Get(asking, &holdfastv1.StatusServiceGetRequest{})
+	res, err := api.All(asking, &holdfastv1.StatusServiceGetRequest{}, b.vra.Status.Get)
 	if err != nil {
 		return a.miss(name, b.vra.explain(ctx, err))
 	}

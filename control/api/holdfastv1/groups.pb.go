@@ -266,7 +266,11 @@ func (x *Retention) GetPromotedBytes() int64 {
 type GroupsServiceGetRetentionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty means all groups.
-	Group         string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// At most so many in the answer; 0 means 1000, more than 10000 is 10000. There are less where they are long.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// Empty for the first page; then next_page_token of the answer before.
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -308,11 +312,27 @@ func (x *GroupsServiceGetRetentionRequest) GetGroup() string {
 	return ""
 }
 
+func (x *GroupsServiceGetRetentionRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *GroupsServiceGetRetentionRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
 // GroupsServiceGetRetentionResponse is what GetRetention answers.
 type GroupsServiceGetRetentionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// One for each group.
-	Retention     []*Retention `protobuf:"bytes,1,rep,name=retention,proto3" json:"retention,omitempty"`
+	// One for each group, by name.
+	Retention []*Retention `protobuf:"bytes,1,rep,name=retention,proto3" json:"retention,omitempty"`
+	// Empty when there are no more.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -352,6 +372,13 @@ func (x *GroupsServiceGetRetentionResponse) GetRetention() []*Retention {
 		return x.Retention
 	}
 	return nil
+}
+
+func (x *GroupsServiceGetRetentionResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
 }
 
 // GroupsServiceSetRetentionRequest is what SetRetention is asked.
@@ -1651,11 +1678,15 @@ const file_holdfast_v1_groups_proto_rawDesc = "" +
 	" \x01(\tR\x05level\x12\x16\n" +
 	"\x06reason\x18\v \x01(\tR\x06reason\x120\n" +
 	"\x05since\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12%\n" +
-	"\x0epromoted_bytes\x18\r \x01(\x03R\rpromotedBytes\"8\n" +
+	"\x0epromoted_bytes\x18\r \x01(\x03R\rpromotedBytes\"t\n" +
 	" GroupsServiceGetRetentionRequest\x12\x14\n" +
-	"\x05group\x18\x01 \x01(\tR\x05group\"Y\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1b\n" +
+	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"\x81\x01\n" +
 	"!GroupsServiceGetRetentionResponse\x124\n" +
-	"\tretention\x18\x01 \x03(\v2\x16.holdfast.v1.RetentionR\tretention\"\xe7\x02\n" +
+	"\tretention\x18\x01 \x03(\v2\x16.holdfast.v1.RetentionR\tretention\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xe7\x02\n" +
 	" GroupsServiceSetRetentionRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x123\n" +
 	"\ahistory\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\ahistory\x12\x19\n" +

@@ -245,7 +245,11 @@ func (x *Sidecar) GetStarted() *timestamppb.Timestamp {
 type StatusServiceGetRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Only this group; empty asks for all.
-	Group         string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// At most so many in the answer; 0 means 1000, more than 10000 is 10000. There are less where they are long.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// Empty for the first page; then next_page_token of the answer before.
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -287,6 +291,20 @@ func (x *StatusServiceGetRequest) GetGroup() string {
 	return ""
 }
 
+func (x *StatusServiceGetRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *StatusServiceGetRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
 // StatusServiceGetResponse is what Get answers.
 type StatusServiceGetResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -300,8 +318,10 @@ type StatusServiceGetResponse struct {
 	Commit string `protobuf:"bytes,4,opt,name=commit,proto3" json:"commit,omitempty"`
 	// When the process began.
 	Started *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=started,proto3" json:"started,omitempty"`
-	// Groups that it is the source of, then those that it is the target of.
-	Groups        []*Group `protobuf:"bytes,6,rep,name=groups,proto3" json:"groups,omitempty"`
+	// Groups that it is the source of, then those that it is the target of, each by name.
+	Groups []*Group `protobuf:"bytes,6,rep,name=groups,proto3" json:"groups,omitempty"`
+	// Empty when there are no more.
+	NextPageToken string `protobuf:"bytes,7,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -376,6 +396,13 @@ func (x *StatusServiceGetResponse) GetGroups() []*Group {
 		return x.Groups
 	}
 	return nil
+}
+
+func (x *StatusServiceGetResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
 }
 
 // Group is a group as one VRA sees it.
@@ -928,16 +955,20 @@ const file_holdfast_v1_status_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x16\n" +
 	"\x06commit\x18\x03 \x01(\tR\x06commit\x124\n" +
-	"\astarted\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\astarted\"/\n" +
+	"\astarted\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\astarted\"k\n" +
 	"\x17StatusServiceGetRequest\x12\x14\n" +
-	"\x05group\x18\x01 \x01(\tR\x05group\"\xd2\x01\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1b\n" +
+	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"\xfa\x01\n" +
 	"\x18StatusServiceGetResponse\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\tR\aversion\x12\x16\n" +
 	"\x06commit\x18\x04 \x01(\tR\x06commit\x124\n" +
 	"\astarted\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\astarted\x12*\n" +
-	"\x06groups\x18\x06 \x03(\v2\x12.holdfast.v1.GroupR\x06groups\"\xaa\b\n" +
+	"\x06groups\x18\x06 \x03(\v2\x12.holdfast.v1.GroupR\x06groups\x12&\n" +
+	"\x0fnext_page_token\x18\a \x01(\tR\rnextPageToken\"\xaa\b\n" +
 	"\x05Group\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +

@@ -23,7 +23,11 @@ const (
 
 // StoresServiceListRequest is what List is asked.
 type StoresServiceListRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most so many in the answer; 0 means 1000, more than 10000 is 10000. There are less where they are long.
+	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// Empty for the first page; then next_page_token of the answer before.
+	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -58,12 +62,26 @@ func (*StoresServiceListRequest) Descriptor() ([]byte, []int) {
 	return file_holdfast_v1_stores_proto_rawDescGZIP(), []int{0}
 }
 
+func (x *StoresServiceListRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *StoresServiceListRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
 // StoresServiceListResponse is what List answers.
 type StoresServiceListResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// none, local, or k+m as in 4+2.
 	Parity string `protobuf:"bytes,1,opt,name=parity,proto3" json:"parity,omitempty"`
-	// Those of the set, and those that are only configured.
+	// Those of the set, and those that are only configured, by folder.
 	Stores []*Store `protobuf:"bytes,2,rep,name=stores,proto3" json:"stores,omitempty"`
 	// How many more stores may be lost; absent without a set of stores. Below zero something is lost.
 	Spare *int32 `protobuf:"varint,3,opt,name=spare,proto3,oneof" json:"spare,omitempty"`
@@ -78,7 +96,9 @@ type StoresServiceListResponse struct {
 	// Of what runs in the background: files that are done.
 	DoneFiles int64 `protobuf:"varint,8,opt,name=done_files,json=doneFiles,proto3" json:"done_files,omitempty"`
 	// Of what runs in the background: files that are still to do.
-	TodoFiles     int64 `protobuf:"varint,9,opt,name=todo_files,json=todoFiles,proto3" json:"todo_files,omitempty"`
+	TodoFiles int64 `protobuf:"varint,9,opt,name=todo_files,json=todoFiles,proto3" json:"todo_files,omitempty"`
+	// Empty when there are no more.
+	NextPageToken string `protobuf:"bytes,10,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -174,6 +194,13 @@ func (x *StoresServiceListResponse) GetTodoFiles() int64 {
 		return x.TodoFiles
 	}
 	return 0
+}
+
+func (x *StoresServiceListResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
 }
 
 // Store is one folder.
@@ -446,8 +473,11 @@ var File_holdfast_v1_stores_proto protoreflect.FileDescriptor
 
 const file_holdfast_v1_stores_proto_rawDesc = "" +
 	"\n" +
-	"\x18holdfast/v1/stores.proto\x12\vholdfast.v1\"\x1a\n" +
-	"\x18StoresServiceListRequest\"\x9a\x02\n" +
+	"\x18holdfast/v1/stores.proto\x12\vholdfast.v1\"V\n" +
+	"\x18StoresServiceListRequest\x12\x1b\n" +
+	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\"\xc2\x02\n" +
 	"\x19StoresServiceListResponse\x12\x16\n" +
 	"\x06parity\x18\x01 \x01(\tR\x06parity\x12*\n" +
 	"\x06stores\x18\x02 \x03(\v2\x12.holdfast.v1.StoreR\x06stores\x12\x19\n" +
@@ -459,7 +489,9 @@ const file_holdfast_v1_stores_proto_rawDesc = "" +
 	"\n" +
 	"done_files\x18\b \x01(\x03R\tdoneFiles\x12\x1d\n" +
 	"\n" +
-	"todo_files\x18\t \x01(\x03R\ttodoFilesB\b\n" +
+	"todo_files\x18\t \x01(\x03R\ttodoFiles\x12&\n" +
+	"\x0fnext_page_token\x18\n" +
+	" \x01(\tR\rnextPageTokenB\b\n" +
 	"\x06_spare\"\x84\x01\n" +
 	"\x05Store\x12\x16\n" +
 	"\x06folder\x18\x01 \x01(\tR\x06folder\x12\x14\n" +

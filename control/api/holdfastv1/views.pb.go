@@ -404,7 +404,11 @@ func (x *ViewsServiceOpenResponse) GetView() *View {
 type ViewsServiceListRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty means all groups.
-	Group         string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// At most so many in the answer; 0 means 1000, more than 10000 is 10000. There are less where they are long.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// Empty for the first page; then next_page_token of the answer before.
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -446,11 +450,27 @@ func (x *ViewsServiceListRequest) GetGroup() string {
 	return ""
 }
 
+func (x *ViewsServiceListRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ViewsServiceListRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
 // ViewsServiceListResponse is what List answers.
 type ViewsServiceListResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Also those that ended by themselves.
-	Views         []*View `protobuf:"bytes,1,rep,name=views,proto3" json:"views,omitempty"`
+	// Also those that ended by themselves. In the order in which they were opened.
+	Views []*View `protobuf:"bytes,1,rep,name=views,proto3" json:"views,omitempty"`
+	// Empty when there are no more.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -490,6 +510,13 @@ func (x *ViewsServiceListResponse) GetViews() []*View {
 		return x.Views
 	}
 	return nil
+}
+
+func (x *ViewsServiceListResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
 }
 
 // ViewsServiceCloseRequest is what Close is asked.
@@ -623,11 +650,15 @@ const file_holdfast_v1_views_proto_rawDesc = "" +
 	"\x04live\x18\a \x01(\bR\x04live\x12\x18\n" +
 	"\apassing\x18\b \x01(\bR\apassing\"A\n" +
 	"\x18ViewsServiceOpenResponse\x12%\n" +
-	"\x04view\x18\x01 \x01(\v2\x11.holdfast.v1.ViewR\x04view\"/\n" +
+	"\x04view\x18\x01 \x01(\v2\x11.holdfast.v1.ViewR\x04view\"k\n" +
 	"\x17ViewsServiceListRequest\x12\x14\n" +
-	"\x05group\x18\x01 \x01(\tR\x05group\"C\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1b\n" +
+	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"k\n" +
 	"\x18ViewsServiceListResponse\x12'\n" +
-	"\x05views\x18\x01 \x03(\v2\x11.holdfast.v1.ViewR\x05views\"S\n" +
+	"\x05views\x18\x01 \x03(\v2\x11.holdfast.v1.ViewR\x05views\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"S\n" +
 	"\x18ViewsServiceCloseRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12'\n" +
 	"\x0fidempotency_key\x18\x02 \x01(\tR\x0eidempotencyKey\"\x1b\n" +

@@ -61,7 +61,7 @@ const (
 
 // GroupsServiceClient is a client for the holdfast.v1.GroupsService service.
 type GroupsServiceClient interface {
-	// GetRetention tells how much history is kept, and what it takes.
+	// GetRetention tells how much history is kept, and what it takes, by pages.
 	GetRetention(context.Context, *holdfastv1.GroupsServiceGetRetentionRequest) (*holdfastv1.GroupsServiceGetRetentionResponse, error)
 	// SetRetention changes that for a group, durably. It takes effect at once: history that
 	// is too long or too large from then on goes.
@@ -274,7 +274,7 @@ func (c *groupsServiceClient) RemoveVolume(ctx context.Context, req *holdfastv1.
 
 // GroupsServiceHandler is an implementation of the holdfast.v1.GroupsService service.
 type GroupsServiceHandler interface {
-	// GetRetention tells how much history is kept, and what it takes.
+	// GetRetention tells how much history is kept, and what it takes, by pages.
 	GetRetention(context.Context, *holdfastv1.GroupsServiceGetRetentionRequest) (*holdfastv1.GroupsServiceGetRetentionResponse, error)
 	// SetRetention changes that for a group, durably. It takes effect at once: history that
 	// is too long or too large from then on goes.

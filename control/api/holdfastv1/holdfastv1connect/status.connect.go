@@ -41,7 +41,7 @@ const (
 
 // StatusServiceClient is a client for the holdfast.v1.StatusService service.
 type StatusServiceClient interface {
-	// Get tells how groups stand.
+	// Get tells how groups stand, by pages.
 	Get(context.Context, *holdfastv1.StatusServiceGetRequest) (*holdfastv1.StatusServiceGetResponse, error)
 	// About tells who answers and which words it knows. One that does not know this call speaks version 1.0.
 	About(context.Context, *holdfastv1.StatusServiceAboutRequest) (*holdfastv1.StatusServiceAboutResponse, error)
@@ -99,7 +99,7 @@ func (c *statusServiceClient) About(ctx context.Context, req *holdfastv1.StatusS
 
 // StatusServiceHandler is an implementation of the holdfast.v1.StatusService service.
 type StatusServiceHandler interface {
-	// Get tells how groups stand.
+	// Get tells how groups stand, by pages.
 	Get(context.Context, *holdfastv1.StatusServiceGetRequest) (*holdfastv1.StatusServiceGetResponse, error)
 	// About tells who answers and which words it knows. One that does not know this call speaks version 1.0.
 	About(context.Context, *holdfastv1.StatusServiceAboutRequest) (*holdfastv1.StatusServiceAboutResponse, error)

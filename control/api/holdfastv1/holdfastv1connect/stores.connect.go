@@ -43,7 +43,7 @@ const (
 
 // StoresServiceClient is a client for the holdfast.v1.StoresService service.
 type StoresServiceClient interface {
-	// List tells of the stores and how well they are.
+	// List tells of the stores and how well they are, by pages.
 	List(context.Context, *holdfastv1.StoresServiceListRequest) (*holdfastv1.StoresServiceListResponse, error)
 	// Add takes an empty folder into the set. What lies too thin is moved to it in the background.
 	// Errors: failed_precondition when the journal is in one folder, or the folder is not empty; not_found
@@ -122,7 +122,7 @@ func (c *storesServiceClient) Retire(ctx context.Context, req *holdfastv1.Stores
 
 // StoresServiceHandler is an implementation of the holdfast.v1.StoresService service.
 type StoresServiceHandler interface {
-	// List tells of the stores and how well they are.
+	// List tells of the stores and how well they are, by pages.
 	List(context.Context, *holdfastv1.StoresServiceListRequest) (*holdfastv1.StoresServiceListResponse, error)
 	// Add takes an empty folder into the set. What lies too thin is moved to it in the background.
 	// Errors: failed_precondition when the journal is in one folder, or the folder is not empty; not_found

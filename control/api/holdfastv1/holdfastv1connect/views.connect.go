@@ -48,7 +48,7 @@ type ViewsServiceClient interface {
 	// there are as many views as there may be, or no room for one; failed_precondition when a live failover of
 	// the group was committed; invalid_argument for what cannot be meant.
 	Open(context.Context, *holdfastv1.ViewsServiceOpenRequest) (*holdfastv1.ViewsServiceOpenResponse, error)
-	// List tells of all views, also of those that ended by themselves.
+	// List tells of all views, also of those that ended by themselves, by pages.
 	List(context.Context, *holdfastv1.ViewsServiceListRequest) (*holdfastv1.ViewsServiceListResponse, error)
 	// Close ends a view and drops its scratch. A view that is not there is NOT_FOUND.
 	Close(context.Context, *holdfastv1.ViewsServiceCloseRequest) (*holdfastv1.ViewsServiceCloseResponse, error)
@@ -127,7 +127,7 @@ type ViewsServiceHandler interface {
 	// there are as many views as there may be, or no room for one; failed_precondition when a live failover of
 	// the group was committed; invalid_argument for what cannot be meant.
 	Open(context.Context, *holdfastv1.ViewsServiceOpenRequest) (*holdfastv1.ViewsServiceOpenResponse, error)
-	// List tells of all views, also of those that ended by themselves.
+	// List tells of all views, also of those that ended by themselves, by pages.
 	List(context.Context, *holdfastv1.ViewsServiceListRequest) (*holdfastv1.ViewsServiceListResponse, error)
 	// Close ends a view and drops its scratch. A view that is not there is NOT_FOUND.
 	Close(context.Context, *holdfastv1.ViewsServiceCloseRequest) (*holdfastv1.ViewsServiceCloseResponse, error)
