@@ -2,7 +2,7 @@
 // disks over NBD, or to virtual machines that share their memory with it (vhost-user-blk), and
 // splits each write to the VRA of this host.
 //
-//	vra-filter --config FILE [--check-config]
+//	vra-filter --config FILE [--check-config] [--log-file FILE]
 //
 // It logs to stderr and closes cleanly on SIGINT or SIGTERM: what is in flight is
 // answered, and the marks are noted to be whole. Killed, it loses no mark either: its
@@ -47,7 +47,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if done, err := flags.Checked(cfg.CheckFiles(), stdout); done || err != nil {
 		return err
 	}
-	log, level := daemon.Log(stderr, cfg.LogLevel.Level())
+	log, level, logged := flags.Log(stderr, cfg.LogLevel.Level())
+	defer logged()
 	log = log.With("group", cfg.Group.Name)
 	notify, err := systemd.FromEnvironment(log)
 	if err != nil {

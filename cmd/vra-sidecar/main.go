@@ -1,7 +1,7 @@
 // Command vra-sidecar speaks for the vra of its machine, over mutual TLS and on a unix socket: commands and
 // status on port 4006, checkpoints on 4009, logs on 4005.
 //
-//	vra-sidecar --config FILE [--check-config | --check-audit]
+//	vra-sidecar --config FILE [--check-config | --check-audit] [--log-file FILE]
 //
 // It logs to stderr, reads its certificates again on SIGHUP, and ends in good order on SIGINT or SIGTERM. A file that
 // differs is refused on SIGHUP: a restart costs nobody anything. Under systemd it tells when it answers, and that it does.
@@ -49,7 +49,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	debug.SetMemoryLimit(memory)
-	log, _ := daemon.Log(stderr, slog.LevelInfo)
+	log, _, logged := flags.Log(stderr, slog.LevelInfo)
+	defer logged()
 	return serve(ctx, flags.File, cfg, log.With("sidecar", cfg.ID))
 }
 

@@ -1,6 +1,6 @@
 // Command vra is the data plane: the source of some groups, a target, or both.
 //
-//	vra --config FILE [--check-config] [--nice N] [--debug-tape FILE]
+//	vra --config FILE [--check-config] [--log-file FILE] [--nice N] [--debug-tape FILE]
 //
 // It logs to stderr, answers status, checkpoints and views on its unix socket, and
 // ends in good order on SIGINT or SIGTERM. Being killed is as good: what was
@@ -64,7 +64,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if done, err := flags.Checked(checkFiles(cfg), stdout); done || err != nil {
 		return err
 	}
-	log, level := daemon.Log(stderr, cfg.LogLevel.Level())
+	log, level, logged := flags.Log(stderr, cfg.LogLevel.Level())
+	defer logged()
 	log = log.With("site", cfg.Site, "vra", cfg.ID)
 	notify, err := systemd.FromEnvironment(log)
 	if err != nil {

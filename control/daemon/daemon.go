@@ -1,5 +1,5 @@
 // Package daemon is what the mains of all daemons have in common: how they are started and end, the flags that
-// each has, the log, and the unix sockets they listen on.
+// each has, where they log to, and the unix sockets they listen on.
 package daemon
 
 import (
@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/holdfast-dr/holdfast/control/config"
@@ -49,6 +50,7 @@ func status(name string, err error, stderr io.Writer) int {
 type Flags struct {
 	*flag.FlagSet
 	File           string // of the configuration; never empty once they are parsed
+	logFile        string
 	check, version bool
 }
 
@@ -58,6 +60,7 @@ func NewFlags(name string) *Flags {
 	f.SetOutput(io.Discard) // an error is told once, by Main
 	f.StringVar(&f.File, "config", "", "the configuration, a YAML `file`")
 	f.BoolVar(&f.check, "check-config", false, "check the configuration and the files it names, say what is wrong, and end")
+	f.StringVar(&f.logFile, "log-file", "", "log to this `file` too, and to FILE.1 and so on when it is full")
 	f.BoolVar(&f.version, "version", false, "print the version and end")
 	return f
 }
@@ -97,11 +100,35 @@ func (f *Flags) Checked(wrong error, stdout io.Writer) (done bool, err error) {
 	return false, nil
 }
 
-// Log writes to stderr from the level on that it returns, which may be changed at any time.
-func Log(stderr io.Writer, from slog.Level) (*slog.Logger, *slog.LevelVar) {
-	level := new(slog.LevelVar)
+// Log writes to stderr, and to the file that the flags name, from the level on that it returns, which may be changed at any time. The
+// caller calls end when nothing more is logged.
+func (f *Flags) Log(stderr io.Writer, from slog.Level) (log *slog.Logger, level *slog.LevelVar, end func()) {
+	level, end = new(slog.LevelVar), func() {}
 	level.Set(from)
-	return slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level})), level
+	if f.logFile != "" {
+		b := &both{stderr: stderr}
+		b.file = openLogFile(f.logFile, logFileBytes, func(s string) { b.toStderr([]byte(f.Name() + ": " + s + "\n")) })
+		stderr, end = b, b.file.close
+	}
+	return slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level})), level, end
+}
+
+// both gives what is logged to stderr and to a file: neither keeps it from the other.
+type both struct {
+	mu     sync.Mutex
+	stderr io.Writer
+	file   *logFile
+}
+
+func (b *both) Write(p []byte) (int, error) {
+	b.file.Write(p)
+	return b.toStderr(p)
+}
+
+func (b *both) toStderr(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.stderr.Write(p)
 }
 
 // Listen opens a unix socket for its owner alone, and for the members of the group of that number unless it is -1. One that a

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"flag"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -69,17 +68,6 @@ func TestChecked(t *testing.T) {
 	f(true, "", "config ok\n", nil, "--check-config")
 	f(false, "f: site is needed", "", errors.New("site is needed"))
 	f(false, "f: site is needed", "", errors.New("site is needed"), "--check-config")
-}
-
-func TestLog(t *testing.T) {
-	var said bytes.Buffer
-	log, level := Log(&said, slog.LevelWarn)
-	log.Info("one")
-	level.Set(slog.LevelInfo)
-	log.Info("two")
-	if got := said.String(); strings.Contains(got, "one") || !strings.Contains(got, "level=INFO msg=two") {
-		t.Errorf("logged %q", got)
-	}
 }
 
 // TestListen takes over what a dead process left, and nothing else.

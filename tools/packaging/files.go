@@ -36,6 +36,7 @@ func collect(root, bin, prefix string) (files []file, err error) {
 		c.add(0o644, "/etc/holdfast/"+name+".yaml", c.read(filepath.Join(root, "cmd", name, name+".yaml")))
 		c.add(0o644, c.below("share/man/man8/"+name+".8.gz"), zipped(c.read(filepath.Join(root, "cmd", name, name+".8"))))
 	}
+	c.template("vra-filter")
 	c.from(0o644, filepath.Join(root, "tools/packaging/holdfast.sysusers"), "lib/sysusers.d/holdfast.conf")
 	for _, name := range []string{"METRICS.md", "dashboard.json", "alerts.yaml", "alerts.test.yaml"} {
 		c.from(0o644, filepath.Join(root, "control/sidecar/monitor", name), "share/holdfast/monitor/"+name)
@@ -77,6 +78,28 @@ func (c *collector) read(name string) []byte {
 func (c *collector) unit(name, to string) {
 	text := c.read(filepath.Join(c.root, name))
 	c.add(0o644, c.below(to), bytes.ReplaceAll(text, []byte("=/usr/bin/"), []byte("="+c.below("bin")+"/")))
+}
+
+// template adds a unit by which a daemon runs several times on a host: its instance NAME reads /etc/holdfast/DAEMON-NAME.yaml. It is made of
+// the daemon's own unit, which stands in the tree.
+func (c *collector) template(daemon string) {
+	for _, f := range c.files {
+		if f.path != c.below("lib/systemd/system/"+daemon+".service") {
+			continue
+		}
+		text := f.data
+		for was, is := range map[string]string{
+			"/etc/holdfast/" + daemon + ".yaml": "/etc/holdfast/" + daemon + "-%i.yaml", "/" + daemon + ".log": "/" + daemon + "-%i.log",
+			"Description=Holdfast filter": "Description=Holdfast filter %i", "systemctl edit " + daemon: "systemctl edit " + daemon + "@",
+		} {
+			if !bytes.Contains(text, []byte(was)) {
+				panic("BUG: the unit of " + daemon + " does not say " + was)
+			}
+			text = bytes.ReplaceAll(text, []byte(was), []byte(is))
+		}
+		c.add(f.mode, c.below("lib/systemd/system/"+daemon+"@.service"), text)
+		return
+	}
 }
 
 // written adds the pages and completions that the user's command writes of itself.

@@ -110,7 +110,7 @@ func TestPackage(t *testing.T) {
 		}
 	}
 	for _, want := range []string{
-		"./usr/bin/vra", "./usr/bin/vra-filter", "./usr/bin/holdfast", "./usr/lib/systemd/system/vra.service", "./usr/lib/sysusers.d/holdfast.conf",
+		"./usr/bin/vra", "./usr/bin/vra-filter", "./usr/bin/holdfast", "./usr/lib/systemd/system/vra.service", "./usr/lib/systemd/system/vra-filter@.service", "./usr/lib/sysusers.d/holdfast.conf",
 		"./usr/share/man/man8/vra.8.gz", "./usr/share/man/man1/holdfast-status.1.gz", "./usr/share/bash-completion/completions/holdfast",
 		"./usr/share/holdfast/monitor/dashboard.json", "./usr/share/holdfast/monitor/alerts.yaml", "./etc/holdfast/vra.yaml", "./usr/share/doc/holdfast/copyright",
 	} {
@@ -219,21 +219,37 @@ func TestInstall(t *testing.T) {
 // TestUnits: systemd's own judgement of how far the services are shut in, and that it reads every line.
 func TestUnits(t *testing.T) {
 	needs(t, "systemd-analyze")
-	for name, most := range map[string]int{"vra": 20, "vra-filter": 40, "vra-sidecar": 20} {
-		unit := filepath.Join(root, "cmd", name, name+".service")
+	dir := t.TempDir()
+	for _, f := range gathered(t, 0, "/usr") {
+		if strings.HasSuffix(f.path, ".service") {
+			write(t, filepath.Join(dir, filepath.Base(f.path)), f.data)
+		}
+	}
+	for name, most := range map[string]int{"vra": 20, "vra-filter": 40, "vra-filter@": 40, "vra-sidecar": 20} {
+		unit := filepath.Join(dir, name+".service")
 		t.Log(name, strings.TrimSpace(lastLine(command(t, "systemd-analyze", "security", "--offline=true", "--no-pager", fmt.Sprintf("--threshold=%d", most), unit))))
-		dir := t.TempDir()
+		if name == "vra-filter@" { // as one of its instances
+			for _, want := range []string{"--config /etc/holdfast/vra-filter-%i.yaml --check-config\n", "--config /etc/holdfast/vra-filter-%i.yaml --log-file /var/log/holdfast/vra-filter-%i.log\n"} {
+				if !strings.Contains(read(t, unit), want) {
+					t.Errorf("%s has no %q", unit, want)
+				}
+			}
+			name = "vra-filter@shop"
+			write(t, filepath.Join(dir, name+".service"), []byte(read(t, unit)))
+			unit = filepath.Join(dir, name+".service")
+		}
 		text := regexp.MustCompile(`/usr/bin/[a-z-]+`).ReplaceAllString(read(t, unit), "/bin/true")
-		write(t, filepath.Join(dir, name+".service"), []byte(regexp.MustCompile(`(?m)^Documentation=.*\n`).ReplaceAllString(text, "")))
-		if out := command(t, "systemd-analyze", "verify", "--man=no", filepath.Join(dir, name+".service")); strings.Contains(out, name+".service:") {
+		checked := t.TempDir()
+		write(t, filepath.Join(checked, name+".service"), []byte(regexp.MustCompile(`(?m)^Documentation=.*\n`).ReplaceAllString(text, "")))
+		if out := command(t, "systemd-analyze", "verify", "--man=no", filepath.Join(checked, name+".service")); strings.Contains(out, name+".service:") {
 			t.Errorf("systemd says %s", out)
 		}
-		for _, want := range []string{"\nType=notify\n", "\nExecReload=", "\nRestart=always\n", "\nStartLimitIntervalSec=0\n", "\nUser=holdfast\n", "\nRuntimeDirectoryMode=0711\n", "--check-config\n"} {
+		for _, want := range []string{"\nType=notify\n", "\nExecReload=", "\nRestart=always\n", "\nStartLimitIntervalSec=0\n", "\nUser=holdfast\n", "\nRuntimeDirectoryMode=0711\n", "--check-config\n", " --log-file /var/log/holdfast/"} {
 			if !strings.Contains(text, want) {
 				t.Errorf("%s has no %q", unit, want)
 			}
 		}
-		if own := name == "vra-filter"; own == strings.Contains(text, "\nWatchdogSec=") { // its watchdog is its own
+		if own := strings.HasPrefix(name, "vra-filter"); own == strings.Contains(text, "\nWatchdogSec=") { // its watchdog is its own
 			t.Errorf("%s: who watches?", unit)
 		}
 		if name != "vra-sidecar" && strings.Contains(text, "\nProcSubset=pid") {
