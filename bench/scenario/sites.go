@@ -325,8 +325,10 @@ func (m *manifest) sidecar(dir, site string) *config.Sidecar {
 // remote are both VRAs by their sidecars.
 func (m *manifest) remote(dir string) (vras []config.ContextVRA) {
 	for _, v := range []config.ContextVRA{{Site: sourceSite, Role: "source"}, {Site: targetSite, Role: "target"}} {
-		at, listen := filepath.Join(dir, keysOf(v.Site)), m.sidecar(dir, v.Site).Listen
+		own := m.sidecar(dir, v.Site)
+		at, listen := filepath.Join(dir, keysOf(v.Site)), own.Listen
 		v.Sidecar = &config.ContextSidecar{
+			ID:       own.ID,
 			Commands: listen.Commands, Checkpoints: listen.Checkpoints, Logs: listen.Logs,
 			TLS: config.SidecarTLS{CA: filepath.Join(at, "ca.pem"), Cert: filepath.Join(at, "admin.pem"), Key: filepath.Join(at, "admin-key.pem")},
 		}

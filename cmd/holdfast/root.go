@@ -169,7 +169,7 @@ func dialVRA(v config.ContextVRA) (*api.Client, error) {
 	if site := trust.Name().Site; site != v.Site {
 		return nil, fmt.Errorf("%s is a certificate of the site %s, and the context says that this is %s", s.TLS.Cert, site, v.Site)
 	}
-	return api.DialTLS(api.Addresses{Commands: s.Commands, Checkpoints: s.Checkpoints, Logs: s.Logs}, trust.Client(api.RoleSidecar)), nil
+	return api.DialTLS(api.Addresses{Commands: s.Commands, Checkpoints: s.Checkpoints, Logs: s.Logs}, trust.ClientOf(api.RoleSidecar, s.ID)), nil
 }
 
 // explain makes an error of a call one line with what to do.

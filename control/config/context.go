@@ -33,6 +33,8 @@ type ContextVRA struct {
 
 // ContextSidecar is a sidecar on any machine, each address host:port, and the user's certificate.
 type ContextSidecar struct {
+	// ID is the sidecar's, as its certificate names it: no other one is taken for it. Empty: any of the site.
+	ID          string     `yaml:"id,omitempty"`
 	Commands    string     `yaml:"commands"`
 	Checkpoints string     `yaml:"checkpoints"`
 	Logs        string     `yaml:"logs"`
@@ -47,6 +49,9 @@ func (v *ContextVRA) validate(m *mistakes, at string) {
 	}
 	if v.Socket != "" {
 		m.add(at+".sidecar", "is there, and so is socket: name one")
+	}
+	if s.ID != "" {
+		m.name(at+".sidecar.id", s.ID)
 	}
 	m.address(at+".sidecar.commands", s.Commands, 1)
 	m.address(at+".sidecar.checkpoints", s.Checkpoints, 1)

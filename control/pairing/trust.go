@@ -45,6 +45,7 @@ const (
 	Expired       Reason = "expired"
 	NotYet        Reason = "not-yet-valid"
 	WrongRole     Reason = "wrong-role"
+	OtherID       Reason = "other-id" // it is of our site and of the role, and not who was dialled
 	OldTLS        Reason = "old-tls"
 )
 
@@ -134,6 +135,25 @@ func (t *Trust) Server(roles ...string) *tls.Config {
 // Client is the TLS of the end that dials: it takes leaves of the site with one of these roles.
 func (t *Trust) Client(roles ...string) *tls.Config {
 	return t.config(x509.ExtKeyUsageServerAuth, roles)
+}
+
+// ClientOf is Client for one whose id is known: no other of its role is taken for it. An empty id takes any.
+func (t *Trust) ClientOf(role, id string) *tls.Config {
+	c := t.Client(role)
+	if id == "" || invariant.Planted("control/pairing/any-id") {
+		return c
+	}
+	verify := c.VerifyConnection
+	c.VerifyConnection = func(cs tls.ConnectionState) error {
+		if err := verify(cs); err != nil {
+			return err
+		}
+		if name, err := t.Peer(cs); err != nil || name.ID != id {
+			return &Refused{OtherID, name, fmt.Errorf("it is not %s/%s/%s: see that the address is the right one", t.site, role, id)}
+		}
+		return nil
+	}
+	return c
 }
 
 func (t *Trust) config(usage x509.ExtKeyUsage, roles []string) *tls.Config {

@@ -112,6 +112,15 @@ func TestTrustBothWays(t *testing.T) {
 	if err := tls.Client(far, ann.Client("sidecar")).HandshakeContext(t.Context()); err == nil || !strings.Contains(err.Error(), string(WrongRole)) {
 		t.Errorf("a monitor that listens: %v", err)
 	}
+	for id, want := range map[string]string{"vra-1": "", "": "", "vra-2": string(OtherID)} {
+		near, far := net.Pipe()
+		defer near.Close()
+		go drain(tls.Server(near, sidecar.Server("admin")))
+		defer far.Close()
+		if err := tls.Client(far, ann.ClientOf("sidecar", id)).HandshakeContext(t.Context()); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("who dials %q: %v, want %q", id, err, want)
+		}
+	}
 }
 
 func TestNewTrustRefuses(t *testing.T) {
