@@ -1,6 +1,7 @@
 package sidecar
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -255,4 +257,43 @@ func TestCertificatesEnd(t *testing.T) {
 	if _, err := local.Status.Get(t.Context(), &holdfastv1.StatusServiceGetRequest{}); err != nil {
 		t.Errorf("the unix socket: %v", err)
 	}
+}
+
+// TestAliveIsBounded: one that takes connections and does not answer, or not to the end, does not get on.
+func TestAliveIsBounded(t *testing.T) {
+	dir, err := os.MkdirTemp("", "hf") // short: it holds a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	socket := filepath.Join(dir, "s")
+	l, err := net.Listen("unix", socket) // nobody accepts
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	s := &Sidecar{cfg: &config.Sidecar{Socket: socket}, aliveWait: 50 * time.Millisecond}
+	if err := s.Alive(t.Context()); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("one that does not answer: %v", err)
+	}
+	s.aliveWait = time.Minute
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range 2 { // the one from above, and this one
+			c, err := l.Accept()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if _, err := http.ReadRequest(bufio.NewReader(c)); err == nil {
+				io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
+			}
+			c.Close()
+		}
+	}()
+	if err := s.Alive(t.Context()); err == nil || !strings.Contains(err.Error(), "200 OK: unexpected EOF") {
+		t.Errorf("one that breaks off: %v", err)
+	}
+	<-done
 }

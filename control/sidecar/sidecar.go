@@ -46,6 +46,8 @@ type Sidecar struct {
 	audit *audit
 	count *counters
 	ports []port
+	// aliveWait is how long the own socket may take to answer.
+	aliveWait time.Duration
 }
 
 // port is a place to listen, and what answers there.
@@ -79,7 +81,7 @@ func loadTrust(cfg *config.Sidecar) (*pairing.Trust, error) {
 
 // Open takes the ports and the audit of a configuration that was checked. The vra need not be there yet.
 func Open(cfg *config.Sidecar, log *slog.Logger) (_ *Sidecar, err error) {
-	s := &Sidecar{cfg: cfg, log: log, count: newCounters()}
+	s := &Sidecar{cfg: cfg, log: log, count: newCounters(), aliveWait: aliveWait}
 	if err := s.Reload(); err != nil {
 		return nil, err
 	}
@@ -154,7 +156,7 @@ const aliveWait = 15 * time.Second
 // Alive asks the sidecar for its metrics over its own socket, by way of all that a caller goes through. Whether the vra
 // answers is no matter, nor is what is answered: one that refuses for its limits gets on.
 func (s *Sidecar) Alive(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, aliveWait)
+	ctx, cancel := context.WithTimeout(ctx, s.aliveWait)
 	defer cancel()
 	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer

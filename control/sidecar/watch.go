@@ -125,9 +125,6 @@ func (w *watch) look(ctx context.Context) {
 	for {
 		p := &picture{}
 		groups, err := w.ask(ctx)
-		if ctx.Err() != nil {
-			return
-		}
 		if p.time, p.groups = time.Now(), groups; err != nil {
 			p.groups, p.unreachable = nil, err.Error()
 		}

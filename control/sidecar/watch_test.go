@@ -144,24 +144,37 @@ func TestWatch(t *testing.T) {
 
 // TestNothingForNobody: the asking is ended before another watcher can come, so that it is told nothing of before.
 func TestNothingForNobody(t *testing.T) {
-	w := newWatch(func(context.Context) ([]*holdfastv1.Group, error) { return nil, nil }, newCounters())
-	leave, err := w.join()
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.mu.Lock()
-	stop, stopped := w.mu.stop, false
-	w.mu.stop = func() {
-		if stopped = true; w.mu.TryLock() {
-			t.Error("between the last watcher's leaving and the end of asking another may come")
-			w.mu.Unlock()
+	synctest.Test(t, func(t *testing.T) {
+		asked := 0
+		w := newWatch(func(ctx context.Context) ([]*holdfastv1.Group, error) {
+			if asked++; asked > 1 {
+				<-ctx.Done() // an answer that comes when nobody watches any more
+			}
+			return []*holdfastv1.Group{group("a", "protected", 0)}, nil
+		}, newCounters())
+		leave, err := w.join()
+		if err != nil {
+			t.Fatal(err)
 		}
-		stop()
-	}
-	w.mu.Unlock()
-	if leave(); !stopped || w.mu.now != nil {
-		t.Errorf("after the last: %t, %v", stopped, w.mu.now)
-	}
+		time.Sleep(lookEvery)
+		synctest.Wait()
+		w.mu.Lock()
+		if asked != 2 || w.mu.now == nil {
+			t.Errorf("asked %d times: %v", asked, w.mu.now)
+		}
+		stop, stopped := w.mu.stop, false
+		w.mu.stop = func() {
+			if stopped = true; w.mu.TryLock() {
+				t.Error("between the last watcher's leaving and the end of asking another may come")
+				w.mu.Unlock()
+			}
+			stop()
+		}
+		w.mu.Unlock()
+		if leave(); !stopped || w.mu.now != nil {
+			t.Errorf("after the last: %t, %v", stopped, w.mu.now)
+		}
+	})
 }
 
 // TestWatchOverTheWire goes on while the vra is killed and started anew.
