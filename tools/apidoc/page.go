@@ -23,6 +23,10 @@ Any call may fail with ` + "`not_found`" + ` for a group that is not there, ` + 
 (over a sidecar above 64 KiB, or when the caller is over its limits), ` + "`permission_denied`" + ` over a sidecar when it is not for the caller's role,
 ` + "`deadline_exceeded`" + ` and ` + "`unavailable`" + ` (try again), and ` + "`internal`" + `. What a call can fail with beside that stands at it. An error
 carries a message and an ErrorInfo, which says what to do next.
+
+Lists come by pages: ask again with the answer's next_page_token as page_token until it is empty. A call that changes something takes an
+idempotency key: when it succeeded a repetition gets the same answer, also after the VRA was started anew, as long as it is among the last 1024.
+A server that is ending answers ` + "`unavailable`" + `, and ends streams with it: connect again.
 `
 
 // render writes the page, or tells everything that has no comment.
