@@ -211,6 +211,9 @@ func (e *logEnd) more(path string, give func([]string) error) error {
 			return f.Close()
 		}
 		if e.file != nil {
+			if err := e.rest(give); err != nil { // what was written to it until the new one was there
+				return errors.Join(err, f.Close())
+			}
 			e.file.Close()
 		}
 		e.file, e.at = f, 0
