@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
+	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/ioengine/faultdisk"
 	"github.com/holdfast-dr/holdfast/journal/index"
 	"github.com/holdfast-dr/holdfast/journal/replica"
@@ -21,7 +23,12 @@ import (
 func filledAtRandom(t *testing.T, volume, size, total int64) (*faultdisk.Disk, *Store, *Group, []byte) {
 	t.Helper()
 	disk := faultdisk.New(512)
-	cfg := config(disk)
+	store, g, image := filledOn(t, config(disk), volume, size, total)
+	return disk, store, g, image
+}
+
+func filledOn(t *testing.T, cfg Config, volume, size, total int64) (*Store, *Group, []byte) {
+	t.Helper()
 	cfg.SegmentBytes, cfg.IndexMemory = 0, 0
 	store, err := Open(cfg)
 	ok(t, err)
@@ -30,7 +37,54 @@ func filledAtRandom(t *testing.T, volume, size, total int64) (*faultdisk.Disk, *
 	ok(t, g.SetVolumes([]VolumeInfo{{ID: 1, Name: "disk", Bytes: volume}}))
 	image := make([]byte, volume)
 	fillRandom(t, g, volume, size, total, image)
-	return disk, store, g, image
+	return store, g, image
+}
+
+// readFS counts the bytes that are read of the log.
+type readFS struct {
+	ioengine.FS
+	bytes atomic.Int64
+}
+
+func (r *readFS) Open(name string, flags ioengine.Flags) (ioengine.File, error) {
+	f, err := r.FS.Open(name, flags)
+	if err == nil && strings.Contains(name, "/log/") {
+		f = readFile{f, r}
+	}
+	return f, err
+}
+
+type readFile struct {
+	ioengine.File
+	fs *readFS
+}
+
+func (f readFile) ReadAt(p []byte, off int64) (int, error) {
+	f.fs.bytes.Add(int64(len(p)))
+	return f.File.ReadAt(p, off)
+}
+
+// A pass reads what of the log it brings about once: what was read ahead of a block that goes on behind it is not
+// read again. Reading takes of the disk what intake could have.
+func TestPromoteReadsOnce(t *testing.T) {
+	const volume, size, total = 72 << 22, 72 << 10, 20 << 20
+	fsys := &readFS{FS: faultdisk.New(512)}
+	cfg := config(nil)
+	cfg.FS = fsys
+	store, g, image := filledOn(t, cfg, volume, size, total)
+	before := fsys.bytes.Load()
+	ok(t, g.promote(2, noPace))
+	read, brought := fsys.bytes.Load()-before, int64(0)
+	for off := int64(0); off < volume; off += size {
+		if !bytes.Equal(image[off:off+size], make([]byte, size)) {
+			brought += size
+		}
+	}
+	if read < brought || read > brought*15/14 {
+		t.Errorf("%d bytes were read to bring %d", read, brought)
+	}
+	holdsImage(t, g, image, "read once")
+	ok(t, store.Close())
 }
 
 func holdsImage(t *testing.T, g *Group, image []byte, where string) {

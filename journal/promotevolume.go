@@ -189,6 +189,10 @@ func (p *promotion) read(b *portion, depth int) error {
 
 // readOrder fills the data of some pieces, which lie in the log in this order.
 func (p *promotion) readOrder(b *portion, r *blockReader, order []int) error {
+	if len(order) > 0 {
+		last := &b.pieces[order[len(order)-1]]
+		r.window.end = last.Pos + segment.Pos(last.Block.At+last.Block.Stored)
+	}
 	for i := 0; i < len(order); {
 		first := &b.pieces[order[i]]
 		n := 1 // pieces of the same block
@@ -242,11 +246,13 @@ type blockReader struct {
 }
 
 // window reads ahead: blocks that are wanted next lie behind each other more often
-// than not. What cannot be read ahead is read by itself.
+// than not. What cannot be read ahead is read by itself; what was, is read once.
 type window struct {
-	pos segment.Pos
-	buf []byte
-	mem []byte
+	pos  segment.Pos
+	buf  []byte // of mem, from skip on where it was read ahead
+	skip int
+	mem  []byte
+	end  segment.Pos // of what is wanted: behind it others read
 }
 
 const windowBytes = 512 << 10
@@ -258,19 +264,25 @@ func (w *window) read(log *segment.Log, pos segment.Pos, n int) ([]byte, error) 
 	if w.mem == nil {
 		w.mem = buf.Row(windowBytes+buf.Align, 1)[0]
 	}
-	near := pos >= w.pos && pos < w.pos+segment.Pos(len(w.buf))+windowBytes/4
-	mem := w.mem
-	if !near { // who knows whether what follows is wanted
+	mem, held := w.mem, 0
+	switch next := w.pos + segment.Pos(len(w.buf)); {
+	case pos < w.pos || pos >= next+windowBytes/4: // who knows whether what follows is wanted
 		mem = mem[:min(buf.RoundUp(n+buf.Align), len(mem))]
+	case pos < next && w.skip >= 0 && !invariant.Planted("journal/promote-reads-twice"):
+		from := w.skip + int(pos-w.pos)
+		held = copy(mem[from&(buf.Align-1):], w.buf[pos-w.pos:])
+	}
+	if most := buf.RoundUp(int(max(w.end-pos, segment.Pos(n))) + buf.Align); most < len(mem) && !invariant.Planted("journal/promote-reads-twice") {
+		mem = mem[:most]
 	}
 	w.buf = w.buf[:0]
-	if p, err := log.ReadAhead(mem, pos, n); err == nil {
-		w.pos, w.buf = pos, p
+	if p, err := log.ReadAhead(mem, pos, n, held); err == nil {
+		w.pos, w.buf, w.skip = pos, p, cap(mem)-cap(p)
 		return p[:n], nil
 	}
 	if err := log.ReadAt(w.mem[:n], pos); err != nil {
 		return nil, err
 	}
-	w.pos, w.buf = pos, w.mem[:n]
+	w.pos, w.buf, w.skip = pos, w.mem[:n], -1
 	return w.buf, nil
 }

@@ -154,34 +154,36 @@ func TestReadBackFindsRot(t *testing.T) {
 }
 
 // The read-back reads about every byte once, and in large parts, wherever in them the
-// records begin and end.
+// records begin and end, and be they larger than a part.
 func TestReadBackReadsInLargeParts(t *testing.T) {
-	disk := &countedFS{FS: faultdisk.New(512)}
-	var bytes, reads int64
-	o := testOptions()
-	o.SegmentBytes = 6 << 20
-	o.Go = func(work func()) {
-		bytes, reads = disk.bytes.Load(), disk.reads.Load()
-		work()
-		bytes, reads = disk.bytes.Load()-bytes, disk.reads.Load()-reads
-	}
-	ok(t, disk.Mkdir("store"))
-	l, err := Open(disk, testDir, testGroup, Watermark{}, o, nil)
-	ok(t, err)
-	rng := seeded(3)
-	for seq := record.Seq(1); len(l.Segments()) < 2; seq++ {
-		_, err := l.Append(sealed(seq, 60000, rng))
-		ok(t, err)
-		if seq%10 == 0 {
-			ok(t, l.Commit())
+	for _, payload := range []int{60000, scanBytes, scanBytes - 8000, 3 * scanBytes / 2} {
+		disk := &countedFS{FS: faultdisk.New(512)}
+		var bytes, reads int64
+		o := testOptions()
+		o.SegmentBytes = 12 << 20
+		o.Go = func(work func()) {
+			bytes, reads = disk.bytes.Load(), disk.reads.Load()
+			work()
+			bytes, reads = disk.bytes.Load()-bytes, disk.reads.Load()-reads
 		}
+		ok(t, disk.Mkdir("store"))
+		l, err := Open(disk, testDir, testGroup, Watermark{}, o, nil)
+		ok(t, err)
+		rng := seeded(3)
+		for seq := record.Seq(1); len(l.Segments()) < 2; seq++ {
+			_, err := l.Append(sealed(seq, payload, rng))
+			ok(t, err)
+			if seq%10 == 0 || payload > 60000 {
+				ok(t, l.Commit())
+			}
+		}
+		s := l.Segments()[0]
+		size := int64(s.End - s.First)
+		if s.State != StateVerified || bytes > size*10/9 || reads > 2*size/scanBytes+12 {
+			t.Errorf("records of %d: %d bytes are %s at the cost of %d reads of %d bytes in all", payload, size, s.State, reads, bytes)
+		}
+		ok(t, l.Close())
 	}
-	s := l.Segments()[0]
-	size := int64(s.End - s.First)
-	if s.State != StateVerified || bytes > size*10/9 || reads > 2*size/scanBytes+12 {
-		t.Errorf("%d bytes are %s at the cost of %d reads of %d bytes in all", size, s.State, reads, bytes)
-	}
-	ok(t, l.Close())
 }
 
 // The read-back says which block is damaged, and no other: of a record that is damaged

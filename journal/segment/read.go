@@ -29,9 +29,11 @@ func (l *Log) ReadAt(p []byte, pos Pos) error {
 
 // ReadAhead reads at least the n durable bytes at pos, and what follows them in their segment as far as mem
 // has room for it, straight into mem, whose address and length are multiples of buf.Align and which is larger than n by
-// at least that. What is returned is a part of mem and begins at pos. Errors are those of ReadAt, and
+// at least that. What is returned is a part of mem and begins at pos, less than buf.Align into mem. The first held bytes are there
+// already, of an earlier call with the same memory, and are not read again: moved to where their address is the same
+// modulo buf.Align, in the first buf.Align of mem. Errors are those of ReadAt, and
 // ErrRange also where the bytes are of several segments.
-func (l *Log) ReadAhead(mem []byte, pos Pos, n int) (p []byte, err error) {
+func (l *Log) ReadAhead(mem []byte, pos Pos, n, held int) (p []byte, err error) {
 	err = l.inFile(pos, n, func(o *openFile, off int64, most int) error {
 		if n > most {
 			return fmt.Errorf("%w: %d bytes of several segments", ErrRange, n)
@@ -39,10 +41,12 @@ func (l *Log) ReadAhead(mem []byte, pos Pos, n int) (p []byte, err error) {
 		skip := int(off & (buf.Align - 1))
 		most = min(most, len(mem)-skip)
 		p = mem[skip : skip+most]
+		held := min(held, most)
 		if o.file.Align() == 1 {
-			return readFull(o.file, p, off)
+			return readFull(o.file, p[held:], off+int64(held))
 		}
-		return readFull(o.file, mem[:buf.RoundUp(skip+most)], off-int64(skip))
+		from := (skip + held) &^ (buf.Align - 1)
+		return readFull(o.file, mem[from:buf.RoundUp(skip+most)], off+int64(from-skip))
 	})
 	return p, err
 }

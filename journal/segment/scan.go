@@ -89,20 +89,24 @@ func (s *scanner) fill(off int64, n int) error {
 	} else {
 		s.ahead = pageBytes
 	}
-	s.at, s.n = off&^(pageBytes-1), 0
-	part := buf.RoundUp(max(int(off-s.at)+n, s.ahead))
-	part = int(min(int64(part), (s.size-s.at+pageBytes-1)&^(pageBytes-1)))
+	at := off &^ (pageBytes - 1)
+	held := s.held(at)
+	s.at, s.n = at, 0
+	part := buf.RoundUp(max(int(off-at)+n, len(held)+s.ahead))
+	part = int(min(int64(part), (s.size-at+pageBytes-1)&^(pageBytes-1)))
 	if part > len(s.mem) && part < scanBytes {
 		s.mem = buf.Aligned(part)
 	} else if part > len(s.mem) {
 		s.mem = buf.Row(part, 1)[0]
 	}
+	got := copy(s.mem, held)
 	if s.pace != nil {
-		if err := s.pace(part); err != nil {
+		if err := s.pace(part - got); err != nil {
 			return err
 		}
 	}
-	got, err := s.file.ReadAt(s.mem[:part], s.at)
+	more, err := s.file.ReadAt(s.mem[got:part], at+int64(got))
+	got += more
 	if errors.Is(err, io.EOF) {
 		err = nil
 	}
@@ -113,6 +117,15 @@ func (s *scanner) fill(off int64, n int) error {
 		s.n = got
 	}
 	return err
+}
+
+// held returns what is held of the file from at on, where that ends with a page: the rest is read behind it.
+// A record that goes on behind what was read ahead is so not read twice.
+func (s *scanner) held(at int64) []byte {
+	if at < s.at || at >= s.at+int64(s.n) || s.n%pageBytes != 0 || invariant.Planted("journal/segment/read-twice") {
+		return nil
+	}
+	return s.mem[at-s.at : s.n]
 }
 
 // round is one round of a segment.
