@@ -19,6 +19,8 @@ type flows struct {
 	Replica float64 // bytes a second into the replica, 64 KiB at random places
 	Back    float64 // bytes a second that closed segments are read back at
 	Volume  int64
+	Log     int64   // bytes of the log, which is written round and round
+	Seconds float64 // beside the others
 }
 
 // flowsResult is the time, in ms, within which 99 of 100 writes of 1 MiB in order and their syncs end,
@@ -29,11 +31,7 @@ type flowsResult struct {
 	Stalled       float64 // ms
 }
 
-const (
-	flowsLog    = 4 * gib
-	flowsAlone  = 8  // seconds
-	flowsBeside = 20 // seconds
-)
+const flowsAlone = 8 // seconds
 
 // flows measures them in files that were written before, as a recycled segment and a synchronised replica were.
 func (b *bench) flows(f flows) (r flowsResult, err error) {
@@ -45,7 +43,7 @@ func (b *bench) flows(f flows) (r flowsResult, err error) {
 	at := func(name string, size int64) []string {
 		return []string{"--name=" + name, "--filename=" + filepath.Join(dir, name), fmt.Sprint("--size=", size), "--direct=1"}
 	}
-	log, replica := at("log", b.size(flowsLog)), at("replica", f.Volume)
+	log, replica := at("log", f.Log), at("replica", f.Volume)
 	for _, file := range [][]string{log, replica} {
 		if _, err := b.fioJobs(slices.Concat(file, []string{"--rw=write", "--bs=1M", "--ioengine=psync", "--end_fsync=1"})); err != nil {
 			return r, err
@@ -61,7 +59,7 @@ func (b *bench) flows(f flows) (r flowsResult, err error) {
 		return r, err
 	}
 	disk := bars.WatchDisk(dir)
-	r.Beside, err = b.flowsTook(max(2, int(flowsBeside*b.scale)), slices.Concat(writes, others))
+	r.Beside, err = b.flowsTook(max(2, int(f.Seconds)), slices.Concat(writes, others))
 	r.Stalls, r.Stalled = sumOf(disk())
 	return r, err
 }

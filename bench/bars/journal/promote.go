@@ -206,13 +206,6 @@ type intake struct {
 	err      error
 }
 
-// readBackRate is what the journal reads closed segments back at beside an intake, in bytes a
-// second, and readBackShare the part of the intake that it reads beyond that.
-const (
-	readBackRate  = 64 * mib
-	readBackShare = 16
-)
-
 const (
 	promoteWrites = 16
 	promoteWrite  = 64 * kib
@@ -371,7 +364,8 @@ func (b *bench) promote() error {
 		}
 		b.Sample(bars.Sample{Row: "promote-keeps-up", Value: float64(both.Promoted) / float64(both.Taken), Ours: float64(both.Promoted) / mib, Peer: float64(both.Taken) / mib, OursUnit: "MiB", Foreign: foreign,
 			Note: fmt.Sprintf("intake %.0f MB/s, from the first to the last of the ends of %d passes; %.1f s late, level %s, %d MiB written, %.2f CPU-s/GiB, %.2f without", rate/1e6, both.Passes, both.Late, both.Level, both.Written/mib, both.perGiB(), alone.perGiB())})
-		disk, err := b.flows(flows{Rate: rate, Replica: rate * float64(both.Written) / float64(both.Measured), Back: readBackRate + rate/readBackShare, Volume: b.size(16 * gib)})
+		disk, err := b.flows(flows{Rate: rate, Replica: rate * float64(both.Written) / float64(both.Measured), Back: rate, Volume: b.size(16 * gib),
+			Log: history, Seconds: seconds})
 		if err != nil {
 			return err
 		}
