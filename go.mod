@@ -13,6 +13,8 @@ require (
 	github.com/dgraph-io/badger/v4 v4.9.6
 	// Parity at tens of GB/s: Reed-Solomon in vector instructions is not ours to write. Door: journal/stripe.
 	github.com/klauspost/reedsolomon v1.14.2
+	// The words of libvirt's daemon, of which there are hundreds, made from its own protocol file. Door: control/hypervisor/kvm.
+	github.com/digitalocean/go-libvirt v0.0.0-20240812180835-9c6c0a310c6c
 	// Opens one in sixteen of the blocks that our LZ4 encoder made before they are sent: not what made them says that they are right. Doors: wire/record, bench/bars.
 	github.com/pierrec/lz4/v4 v4.1.33
 	// Metrics in the form that every monitoring system reads. Doors: datapath, cmd/vra.
@@ -53,4 +55,5 @@ require (
 	go.opentelemetry.io/otel v1.41.0 // indirect
 	go.opentelemetry.io/otel/metric v1.41.0 // indirect
 	go.opentelemetry.io/otel/trace v1.41.0 // indirect
+	golang.org/x/crypto v0.26.0 // indirect
 )

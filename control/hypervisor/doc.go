@@ -38,6 +38,36 @@ type Hypervisor interface {
 	Undefine(ctx context.Context, name string) error
 }
 
+// Inventory is a hypervisor that tells which machines there are, of whomever.
+type Inventory interface {
+	Inventory(context.Context) ([]Found, error)
+}
+
+// Found is a machine that a hypervisor knows.
+type Found struct {
+	Name        string         `json:"name"`
+	State       State          `json:"state"`
+	MemoryBytes int64          `json:"memory_bytes"`
+	CPUs        int            `json:"cpus"`
+	Firmware    Firmware       `json:"firmware"`
+	Disks       []FoundDisk    `json:"disks"`    // in the guest's order
+	Networks    []FoundNetwork `json:"networks"` // in the guest's order
+}
+
+// FoundDisk is a disk of a machine that is known.
+type FoundDisk struct {
+	Name   string `json:"name"`   // as the hypervisor names it: vda
+	Path   string `json:"path"`   // a file or device of the hypervisor's host, or another place in its words
+	Format string `json:"format"` // raw can be protected
+}
+
+// FoundNetwork is an interface of a machine that is known.
+type FoundNetwork struct {
+	MAC  string `json:"mac"`
+	Kind string `json:"kind"` // bridge, network, user: in the hypervisor's words
+	Name string `json:"name"` // of the bridge or network; empty where the kind has none
+}
+
 // ErrAbsent says that no machine of that name is defined.
 var ErrAbsent = errors.New("no such machine")
 

@@ -27,4 +27,5 @@
 // of the old node see none of the guest's writes: detach first.
 //
 // Local is the driver of this host's QEMU for recovery: it makes machines of definitions, and runs them.
+// Libvirt does the same with the libvirt of this host, and tells which machines that has.
 package kvm

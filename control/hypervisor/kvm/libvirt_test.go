@@ -1,0 +1,350 @@
+package kvm
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	raster "image"
+	"image/png"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/digitalocean/go-libvirt"
+
+	"github.com/holdfast-dr/holdfast/control/hypervisor"
+)
+
+// rootDaemon runs libvirtd where nothing of the host's is seen or left: its folders are in memory, and gone
+// with the namespace.
+const rootDaemon = `set -e
+mkdir "$1/etc" "$1/run"
+cp -a /etc/. "$1/etc/"
+mkdir -p "$1/etc/libvirt"
+mount --bind "$1/etc" /etc
+for g in libvirt-qemu kvm; do grep -q ^$g: /etc/group || echo "$g:x:64055:" >>/etc/group; done
+grep -q ^libvirt-qemu: /etc/passwd || echo libvirt-qemu:x:64055:64055::/:/bin/false >>/etc/passwd
+for p in /run /var/cache /var/log /var/lib; do mount -t tmpfs none $p; done
+cp "$1/qemu.conf" /etc/libvirt/
+exec libvirtd -f "$1/libvirtd.conf" -p "$1/pid"`
+
+// aLibvirt starts a libvirtd of the test's own, and returns a driver that keeps its files in a folder beside.
+func aLibvirt(t *testing.T) *Libvirt {
+	t.Helper()
+	for _, name := range []string{"libvirtd", DefaultQEMU} {
+		if _, err := exec.LookPath(name); err != nil {
+			t.Skip(name + " is not there; install it: apt-get install libvirt-daemon libvirt-daemon-driver-qemu qemu-system-x86")
+		}
+	}
+	dir, err := os.MkdirTemp("", "hfv") // sockets have short names
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(name, text string) {
+		t.Helper()
+		if err := errors.Join(os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700), os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	qemuConf := "security_driver = \"none\"\nstdio_handler = \"file\"\n"
+	daemonConf := "log_outputs = \"3:file:" + dir + "/log\"\nauth_unix_rw = \"none\"\n"
+	var c *exec.Cmd
+	socket, uri := dir+"/run/libvirt/libvirt-sock", "qemu:///session"
+	if os.Getuid() == 0 {
+		write("qemu.conf", qemuConf+"user = \"root\"\ngroup = \"root\"\ndynamic_ownership = 0\nremember_owner = 0\nnamespaces = []\ncgroup_controllers = []\n")
+		write("libvirtd.conf", daemonConf+"unix_sock_dir = \""+dir+"/run\"\n")
+		socket, uri = dir+"/run/libvirt-sock", "qemu:///system"
+		c = exec.Command("unshare", "--mount", "sh", "-c", rootDaemon, "sh", dir)
+	} else {
+		write("config/libvirt/qemu.conf", qemuConf)
+		write("config/libvirt/libvirtd.conf", daemonConf)
+		c = exec.Command("libvirtd")
+		c.Env = append(os.Environ(), "HOME="+dir, "XDG_RUNTIME_DIR="+dir+"/run", "XDG_CONFIG_HOME="+dir+"/config", "XDG_CACHE_HOME="+dir+"/cache", "XDG_DATA_HOME="+dir+"/data")
+		write("run/.made", "")
+	}
+	var said bytes.Buffer
+	c.Stdout, c.Stderr = &said, &said
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- c.Wait() }()
+	t.Cleanup(func() {
+		c.Process.Signal(syscall.SIGTERM)
+		<-ended
+		if t.Failed() {
+			log, _ := os.ReadFile(dir + "/log")
+			t.Logf("libvirtd said: %s\n%s", said.Bytes(), log)
+		}
+		os.RemoveAll(dir)
+	})
+	until(t, "libvirtd listens", func() bool {
+		select {
+		case err := <-ended:
+			ended <- err
+			t.Fatalf("libvirtd ended: %v: %s", err, said.Bytes())
+		default:
+		}
+		_, err := os.Stat(socket)
+		return err == nil
+	})
+	l, err := NewLibvirt(socket, uri, filepath.Join(dir, "machines"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// TestLibvirt holds the driver to a real libvirtd, with real machines.
+func TestLibvirt(t *testing.T) {
+	l := aLibvirt(t)
+	t.Run("life", func(t *testing.T) { domainLife(t, l) })
+	t.Run("limits", func(t *testing.T) { domainLimits(t, l) })
+}
+
+// domainLife takes a machine through its life, each call twice, and by two drivers that know nothing of
+// one another; a domain that somebody else defined is seen, and left alone.
+func domainLife(t *testing.T, l *Libvirt) {
+	disk := served(t)
+	again := *l
+	m := hypervisor.Machine{Name: "web1", MemoryBytes: 32 << 20, CPUs: 1, Firmware: hypervisor.BIOS, Disks: []hypervisor.Disk{disk},
+		Networks: []hypervisor.Network{{MAC: "52:54:00:00:00:01", Forward: []string{"127.0.0.1:0=10.0.2.15:80"}}}}
+	ctx := t.Context()
+	each := func(what string, do func(l *Libvirt) error) {
+		t.Helper()
+		for _, l := range []*Libvirt{l, &again} {
+			if err := do(l); err != nil {
+				t.Fatalf("%s: %v", what, err)
+			}
+		}
+	}
+	state := func(want hypervisor.State) {
+		t.Helper()
+		each("state", func(l *Libvirt) error {
+			got, err := l.State(ctx, "web1")
+			if err == nil && got != want {
+				t.Errorf("it is %s, want %s", got, want)
+			}
+			return err
+		})
+	}
+	start := func(l *Libvirt) error { return l.Start(ctx, "web1") }
+	stop := func(how hypervisor.How) func(l *Libvirt) error {
+		return func(l *Libvirt) error { return l.Stop(ctx, "web1", how) }
+	}
+	others := `<domain type='qemu'><name>web1</name><memory>32768</memory><vcpu>2</vcpu><os><type>hvm</type></os><devices>
+		<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='/disks/web1.qcow2'/><target dev='sda' bus='sata'/></disk>
+		<disk type='file' device='cdrom'><target dev='sdb' bus='sata'/></disk>
+		<interface type='user'><mac address='52:54:00:00:00:99'/></interface></devices></domain>`
+	if err := l.with(ctx, func(c *libvirt.Libvirt) error { _, err := c.DomainDefineXML(others); return err }); err != nil {
+		t.Fatal(err)
+	}
+	state(hypervisor.Absent)
+	each("stop what is not there", stop(hypervisor.ByForce))
+	if err := start(l); !errors.Is(err, hypervisor.ErrAbsent) {
+		t.Errorf("started what is not there: %v", err)
+	}
+	each("define", func(l *Libvirt) error { return l.Define(ctx, m) })
+	state(hypervisor.Off)
+	if p, err := l.Serial(ctx, "web1", 0); err != nil || p != nil {
+		t.Errorf("before it was started it said %q, %v", p, err)
+	}
+	t.Cleanup(func() { l.Stop(context.Background(), "web1", hypervisor.ByForce) })
+	each("start", start)
+	state(hypervisor.Running)
+	said := func() string { p, _ := again.Serial(ctx, "web1", 0); return string(p) }
+	until(t, "the guest says HELLO", func() bool { return said() == "HELLO\n" })
+	shot, err := l.Screenshot(ctx, "web1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if picture, err := png.Decode(bytes.NewReader(shot)); err != nil || picture.Bounds().Dx() < 320 {
+		t.Errorf("a picture of %d bytes: %v", len(shot), err)
+	}
+	other := m
+	other.CPUs = 2
+	if err := l.Define(ctx, other); err == nil || !strings.Contains(err.Error(), "another definition") {
+		t.Errorf("defined anew while it runs: %v", err)
+	}
+	each("define what runs", func(l *Libvirt) error { return l.Define(ctx, m) })
+	if err := l.Undefine(ctx, "web1"); err == nil || !strings.Contains(err.Error(), "not off") {
+		t.Errorf("undefined while it runs: %v", err)
+	}
+	if err := l.domain(ctx, "web1", func(c *libvirt.Libvirt, d libvirt.Domain) error { return c.DomainSuspend(d) }); err != nil {
+		t.Fatal(err)
+	}
+	state(hypervisor.Paused)
+	if err := l.Stop(ctx, "web1", hypervisor.Gracefully); err == nil || !strings.Contains(err.Error(), "would not hear") {
+		t.Errorf("stopped gracefully while paused: %v", err)
+	}
+	each("start what is paused", start)
+	state(hypervisor.Running)
+	each("stop gracefully", stop(hypervisor.Gracefully))
+	state(hypervisor.Off)
+	if _, err := l.Screenshot(ctx, "web1"); err == nil {
+		t.Error("a picture of a machine that is off")
+	}
+	other.CPUs = 1
+	other.MemoryBytes = 48 << 20
+	each("define anew", func(l *Libvirt) error { return l.Define(ctx, other) })
+	each("start again", start)
+	until(t, "the guest says HELLO again", func() bool { return said() == "HELLO\nHELLO\n" })
+	all, err := l.Inventory(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkInventory(t, all, l.uuid("web1"))
+	each("stop by force", stop(hypervisor.ByForce))
+	state(hypervisor.Off)
+	each("undefine", func(l *Libvirt) error { return l.Undefine(ctx, "web1") })
+	state(hypervisor.Absent)
+	if all, err = l.Inventory(ctx); err != nil || len(all) != 1 {
+		t.Errorf("left: %+v, %v", all, err)
+	}
+}
+
+func checkInventory(t *testing.T, all []hypervisor.Found, id libvirt.UUID) {
+	t.Helper()
+	byName := map[string]hypervisor.Found{}
+	for _, f := range all {
+		byName[f.Name] = f
+	}
+	if want := (hypervisor.Found{Name: "web1", State: hypervisor.Off, MemoryBytes: 32 << 20, CPUs: 2, Firmware: hypervisor.BIOS,
+		Disks:    []hypervisor.FoundDisk{{Name: "sda", Path: "/disks/web1.qcow2", Format: "qcow2"}},
+		Networks: []hypervisor.FoundNetwork{{MAC: "52:54:00:00:00:99", Kind: "user"}}}); !reflect.DeepEqual(byName["web1"], want) {
+		t.Errorf("of somebody else's is told %+v", byName["web1"])
+	}
+	ours := byName["web1-"+strings.ToLower(hexOf(id[:4]))]
+	if len(all) != 2 || ours.State != hypervisor.Running || ours.MemoryBytes != 48<<20 {
+		t.Errorf("there are %+v", all)
+	}
+}
+
+func hexOf(p []byte) (s string) {
+	for _, b := range p {
+		s += strconv.FormatUint(uint64(b)+0x100, 16)[1:]
+	}
+	return s
+}
+
+// domainLimits: a guest that does not hear its power button is left to the caller when its time is over;
+// what cannot be started is told, and so is a libvirt that is not there.
+func domainLimits(t *testing.T, l *Libvirt) {
+	disk := served(t)
+	m := hypervisor.Machine{Name: "deaf", MemoryBytes: 32 << 20, CPUs: 1, Disks: []hypervisor.Disk{disk}}
+	ctx := t.Context()
+	if err := errors.Join(l.Define(ctx, m), l.Start(ctx, "deaf")); err != nil {
+		t.Fatal(err)
+	}
+	defer l.Stop(context.Background(), "deaf", hypervisor.ByForce)
+	// Before the boot sector has run nobody hears the button.
+	short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+	defer cancel()
+	if err := l.Stop(short, "deaf", hypervisor.Gracefully); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("stopped: %v", err)
+	}
+	if err := l.Stop(ctx, "deaf", hypervisor.ByForce); err != nil {
+		t.Fatal(err)
+	}
+	for _, change := range []func(*hypervisor.Machine){
+		func(m *hypervisor.Machine) { m.Disks[0].NBD = strings.Replace(disk.NBD, "data?", "other?", 1) },
+		func(m *hypervisor.Machine) { m.Kernel = "/nowhere/kernel" },
+	} {
+		bad := m
+		bad.Disks = []hypervisor.Disk{disk}
+		change(&bad)
+		if err := l.Define(ctx, bad); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Start(ctx, "deaf"); err == nil {
+			t.Errorf("%+v started", bad)
+		}
+	}
+	gone, err := NewLibvirt(filepath.Join(t.TempDir(), "none"), "", t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := gone.State(ctx, "deaf"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a libvirt that is not there: %v", err)
+	}
+	if _, err := gone.Inventory(ctx); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("its inventory: %v", err)
+	}
+	if err := l.Undefine(ctx, "deaf"); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestDomain: a domain has what its definition names, and what cannot be had is refused.
+func TestDomain(t *testing.T) {
+	l := &Libvirt{dir: "/jobs/r1"}
+	disk := hypervisor.Disk{Volume: "a-volume-with-a-long-name", NBD: "nbd+unix:///da%26ta?socket=/run/v1/d"}
+	f := func(m hypervisor.Machine, want, not string) {
+		t.Helper()
+		m.Name, m.MemoryBytes, m.CPUs = "web1", 64<<20, 2
+		if err := l.Check(m); err != nil {
+			t.Error(err)
+		}
+		text, err := l.xml(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, w := range strings.Split(want, "|") {
+			if !strings.Contains(text, w) {
+				t.Errorf("no %q in %s", w, text)
+			}
+		}
+		if not != "" && strings.Contains(text, not) {
+			t.Errorf("%q in %s", not, text)
+		}
+	}
+	f(hypervisor.Machine{}, `<memory unit="b">67108864</memory>|<vcpu>2</vcpu>|<controller type="usb" model="none">|path="/jobs/r1/web1/serial"`, "<interface")
+	f(hypervisor.Machine{Networks: []hypervisor.Network{{Forward: []string{"127.0.0.1:2222=10.0.2.15:22"}}}}, "user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:2222-10.0.2.15:22", "<interface")
+	f(hypervisor.Machine{Networks: []hypervisor.Network{{Bridge: "br0", MAC: "52:54:00:00:00:01"}}}, `<interface type="bridge">|<source bridge="br0">|<mac address="52:54:00:00:00:01">`, "netdev")
+	f(hypervisor.Machine{Disks: []hypervisor.Disk{disk, disk}}, `export&#34;:&#34;da\u0026ta&#34;|/run/v1/d|reconnect-delay&#34;:3600|disk1|a-volume-with-a-long&#34;|bootindex&#34;:2`, "")
+	if _, err := l.xml(hypervisor.Machine{Name: "x", MemoryBytes: 1 << 20, CPUs: 1, Disks: slices.Repeat([]hypervisor.Disk{disk}, 25)}); err == nil {
+		t.Error("25 disks find their places")
+	}
+	f(hypervisor.Machine{Kernel: "/boot/k", Initrd: "/boot/i", Cmdline: "a < b"}, "<kernel>/boot/k</kernel>|<cmdline>a &lt; b</cmdline>", "")
+	f(hypervisor.Machine{Firmware: hypervisor.UEFI}, `<os firmware="efi">`, "")
+	for _, m := range []hypervisor.Machine{{Name: "../x", MemoryBytes: 1 << 20, CPUs: 1}, {Name: "x", MemoryBytes: 1, CPUs: 1}, {Name: "x", MemoryBytes: 1 << 20},
+		{Name: "x", MemoryBytes: 1 << 20, CPUs: 1, Extra: []string{"-cpu", "max"}}, {Name: "x", MemoryBytes: 1 << 20, CPUs: 1, Networks: []hypervisor.Network{{MAC: "x"}}}} {
+		if err := l.Check(m); err == nil {
+			t.Errorf("%+v is fine", m)
+		}
+	}
+	if l.uuid("a") == l.uuid("b") || l.uuid("a") == (&Libvirt{dir: "/jobs/r2"}).uuid("a") || l.uuid("a") != l.uuid("a") {
+		t.Error("two machines have one name, or one two")
+	}
+}
+
+// Pictures come as PNG or PPM; what is neither is refused.
+func TestPicture(t *testing.T) {
+	ppm := append([]byte("P6\n2 1\n255\n"), 255, 0, 0, 0, 0, 255)
+	p, err := asPNG(ppm)
+	if err != nil {
+		t.Fatal(err)
+	}
+	picture, err := png.Decode(bytes.NewReader(p))
+	if err != nil || picture.Bounds() != raster.Rect(0, 0, 2, 1) {
+		t.Fatalf("%v, %v", picture, err)
+	}
+	if r, _, b, _ := picture.At(1, 0).RGBA(); r != 0 || b != 0xffff {
+		t.Errorf("the second pixel is %v", picture.At(1, 0))
+	}
+	if same, err := asPNG(p); err != nil || !bytes.Equal(same, p) {
+		t.Errorf("a PNG changed: %v", err)
+	}
+	for _, bad := range []string{"", "P5\n2 1\n255\n......", "P6\n2 1\n65535\n......", "P6\n0 1\n255\n", "P6\n2 1\n255\n.....", "P6\n2000000000 2000000000\n255\n"} {
+		if _, err := asPNG([]byte(bad)); err == nil {
+			t.Errorf("%q is a picture", bad)
+		}
+	}
+}
