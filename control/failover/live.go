@@ -170,7 +170,7 @@ func (r *Runner) Settle(ctx context.Context, j *Job) (bool, error) {
 	case api.FailoverCommitted, api.FailoverSettled:
 		e.Event = recovery.Final
 	case api.FailoverRolledBack, api.FailoverRollingBack:
-		e.Event = recovery.Undo
+		e.Event, e.Note = recovery.Undo, f.GetReason() // what was taken from machines that ran
 	default:
 		return false, nil
 	}

@@ -177,6 +177,7 @@ func TestTimer(t *testing.T) {
 		s.mu.Lock()
 		if s.failover.State = target; target == api.FailoverRolledBack {
 			failoverOf{s}.rollBack()
+			s.failover.Reason = "its timer took disks away"
 		}
 		s.mu.Unlock()
 		if ended, err := r.Settle(t.Context(), j); err != nil || !ended {
@@ -187,6 +188,10 @@ func TestTimer(t *testing.T) {
 		}
 		if j.State.Phase != recovery.Over || j.State.Verdict != verdict || len(h.machines) != machines {
 			t.Errorf("%s: %+v with %d machines", target, j.State, len(h.machines))
+		}
+		report, err := r.Report(j)
+		if err != nil || verdict == recovery.RolledBack && (report.Note == nil || *report.Note != s.failover.Reason) {
+			t.Errorf("the report does not say what the timer did: %+v, %v", report, err)
 		}
 	}
 	f(api.FailoverCommitted, recovery.Committed, 2)
