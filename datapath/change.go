@@ -72,6 +72,12 @@ func (f *flow) changeLocked(do func(*roster.Roster) error) error {
 	if err := do(&next); err != nil {
 		return err
 	}
+	if f.mu.roster.Removed != 0 {
+		if next.Removed != f.mu.roster.Removed || string(next.Encode()) != string(f.mu.roster.Encode()) {
+			return roster.ErrRemoved
+		}
+		return nil
+	}
 	if !invariant.Planted("datapath/change-not-kept") {
 		if err := writeDurably(f.rosterName, next.Encode()); err != nil {
 			return fmt.Errorf("keep what is asked of the group: %w", err)
@@ -89,10 +95,13 @@ func (f *flow) changeLocked(do func(*roster.Roster) error) error {
 			delete(f.mu.admitted, v.ID)
 		}
 	}
+	if next.Removed != 0 {
+		f.tap.Leave()
+	}
 	f.followLocked()
 	f.intakeLocked()
 	f.serveLocked()
-	if before.Paused != next.Paused {
+	if before.Rests() != next.Rests() {
 		f.pauseLocked()
 	}
 	select {
@@ -103,7 +112,7 @@ func (f *flow) changeLocked(do func(*roster.Roster) error) error {
 }
 
 func (f *flow) pauseLocked() {
-	if f.mu.roster.Paused {
+	if f.mu.roster.Rests() {
 		f.stepLocked(group.Pause{})
 	} else {
 		f.stepLocked(group.Unpause{})

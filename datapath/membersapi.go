@@ -5,6 +5,7 @@ import (
 	"errors"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
@@ -34,6 +35,8 @@ func (h *handler) changed(ctx context.Context, group string, do func(*roster.Ros
 		return nil, api.Errorf(api.NotFound, "see holdfast group volume list", "%v", err)
 	case errors.Is(err, roster.ErrTaken):
 		return nil, api.Errorf(api.InvalidArgument, "choose another", "%v", err)
+	case errors.Is(err, roster.ErrRemoved):
+		return nil, api.Errorf(api.Precondition, "protect its disks as a group with another id", "%v", err)
 	case errors.Is(err, roster.ErrLast):
 		return nil, api.Errorf(api.Precondition, "add another volume first", "%v", err)
 	case err != nil:
@@ -95,10 +98,26 @@ func (h groupsHandler) RemoveVolume(ctx context.Context, r *holdfastv1.GroupsSer
 	return &holdfastv1.GroupsServiceRemoveVolumeResponse{Members: m}, err
 }
 
-func (f *flow) paused() bool {
+// Unprotect has nothing of a group captured any more, for good.
+func (h groupsHandler) Unprotect(ctx context.Context, r *holdfastv1.GroupsServiceUnprotectRequest) (*holdfastv1.GroupsServiceUnprotectResponse, error) {
+	if r.Group == "" {
+		return nil, api.Errorf(api.InvalidArgument, "name it", "which group is to be removed is not said")
+	}
+	m, err := h.changed(ctx, r.Group, func(ro *roster.Roster) error { ro.GiveUp(time.Now().UnixNano()); return nil })
+	return &holdfastv1.GroupsServiceUnprotectResponse{Members: m}, err
+}
+
+// resting says why the group makes no checkpoint, where that was asked for; nil: it does.
+func (f *flow) resting() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.mu.roster.Paused
+	switch {
+	case f.mu.roster.Removed != 0:
+		return api.Errorf(api.Precondition, "protect its disks as a group with another id", "the group is removed: no checkpoint is made")
+	case f.mu.roster.Paused:
+		return api.Errorf(api.Precondition, "resume it with holdfast group resume", "the group is paused: no checkpoint is made")
+	}
+	return nil
 }
 
 // membersMessage is what is asked of the group, and how far that is.

@@ -95,7 +95,7 @@ func newSyncs() prometheus.Histogram {
 
 var states = []string{
 	api.StateInitialSync, api.StateProtected, api.StateBehind, api.StateSpilling, api.StateMarksOnly, api.StateResync,
-	api.StateDisconnected, api.StatePaused, api.StateStandby, api.StateRecovering, api.StateError,
+	api.StateDisconnected, api.StatePaused, api.StateRemoved, api.StateStandby, api.StateRecovering, api.StateError,
 }
 
 // Describe implements prometheus.Collector.

@@ -157,7 +157,7 @@ func (s *Source) openFlow(g GroupConfig) (*flow, error) {
 		return nil, errors.Join(err, f.tap.Close())
 	}
 	f.mu.machine = group.New(g.Interval, f.mu.inc, time.Now())
-	if f.mu.roster.Paused {
+	if f.mu.roster.Rests() {
 		f.mu.machine.Step(time.Now(), group.Pause{})
 	}
 	f.mu.marks = make(map[record.Ticket]*mark)

@@ -36,6 +36,11 @@ func (s *Source) status(ctx context.Context, f *flow) *holdfastv1.Group {
 		PackRawBytesTotal: int64(f.count.raw.Load()), PackStoredBytesTotal: int64(f.count.stored.Load()),
 		WindowBytes: window.Bytes, WindowLimit: f.window.Limit(),
 	}
+	if at := f.mu.roster.Removed; at != 0 {
+		g.State, g.Since = api.StateRemoved, api.Timestamp(time.Unix(0, at))
+		g.Reason = "it is not protected any more: its filters serve its disks and capture nothing. Take it out of the file of this vra"
+		return g
+	}
 	g.Compression, g.Codec = f.compression.String(), "lz4"
 	if f.count.storing.Load() {
 		g.Codec = "raw"
@@ -110,8 +115,8 @@ func (f *flow) etaLocked(window, dirty int64) *float64 {
 
 // create cuts a checkpoint and waits until the target lists it. unfrozen says why a freeze that was asked for failed.
 func (f *flow) create(ctx context.Context, tag string, freeze bool) (c *holdfastv1.Checkpoint, unfrozen, err error) {
-	if f.paused() {
-		return nil, nil, api.Errorf(api.Precondition, "resume it with holdfast group resume", "the group is paused: no checkpoint is made")
+	if err := f.resting(); err != nil {
+		return nil, nil, err
 	}
 	w := &wish{tag: tag, taken: make(chan struct{}), listed: make(chan struct{})}
 	if freeze {

@@ -35,6 +35,9 @@
 //   - A live failover (journal/failover) is one synced entry of the manifest: from it on no source
 //     appends, nothing of the history goes, and a view with scratch stands at its checkpoint, until
 //     it is committed or rolled back. It goes on after a crash at any moment.
+//   - A group is removed by one synced file (RemoveGroup): before it is there all that was
+//     promised stands, from then on the group is gone, and its disks are plain files if they were
+//     to be kept. Nobody who stands on the group loses what is under him: it is refused.
 //   - Index and catalogue are caches on disk: the log and the manifest log are the truth,
 //     and what is missing or not of them is built anew from them.
 //

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"time"
@@ -43,7 +44,7 @@ func (g *Group) BeginFailover(r FailoverRequest) (FailoverInfo, error) {
 	}
 	g.failing.Lock()
 	defer g.failing.Unlock()
-	if err := g.opened(); err != nil {
+	if err := cmp.Or(g.opened(), g.stays()); err != nil {
 		return FailoverInfo{}, err
 	}
 	if err := g.beginFailing(r); err != nil {

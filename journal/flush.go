@@ -55,12 +55,13 @@ type flushes struct {
 
 // flushing is a group's part in it.
 type flushing struct {
-	held, active int64        // its shares
-	complete     segment.Pos  // where the record ends that last completed a checkpoint
-	flushed      segment.Pos  // what was last given to be written ends here
-	busy         atomic.Bool  // it is being written
-	missed       atomic.Bool  // the last write failed
-	frozen       atomic.Int64 // bytes that are being written, or could not be
+	held, active int64          // its shares
+	complete     segment.Pos    // where the record ends that last completed a checkpoint
+	flushed      segment.Pos    // what was last given to be written ends here
+	busy         atomic.Bool    // it is being written
+	writing      sync.WaitGroup // whoever writes it
+	missed       atomic.Bool    // the last write failed
+	frozen       atomic.Int64   // bytes that are being written, or could not be
 }
 
 // flushIndexes looks at the groups that were in a round, and begins to write what is
@@ -68,6 +69,9 @@ type flushing struct {
 func (s *Store) flushIndexes(groups map[*Group]struct{}) {
 	f, most := &s.flushes, s.flushAfter()
 	for g := range groups {
+		if g.parting.Load() {
+			continue
+		}
 		s.measure(g)
 		if g.index != nil && g.segments.Durable()-g.flush.flushed > most {
 			s.flush(g)
@@ -141,7 +145,9 @@ func (s *Store) flush(g *Group) {
 	g.flush.frozen.Store(g.index.Memory())
 	g.flush.flushed = snap.Pos
 	s.measure(g)
+	g.flush.writing.Add(1)
 	s.flushes.writing.Go(func() {
+		defer g.flush.writing.Done()
 		s.flushes.slots <- struct{}{}
 		err := write()
 		<-s.flushes.slots

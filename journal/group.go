@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/journal/failover"
@@ -41,6 +42,8 @@ type Group struct {
 	healed   map[uint64]bool // segments that the loading brought back
 	loaded   chan struct{}
 	ended    chan struct{}  // closed when the group takes no more
+	parting  atomic.Bool    // it has had its last round; set on the goroutine that ends rounds
+	parted   chan struct{}  // closed after that: the rounds do not know it any more
 	upkeep   sync.WaitGroup // goroutines that end then
 
 	// steady is held for reading by who reads what was looked up and must not be wrong about
@@ -67,6 +70,7 @@ type Group struct {
 	bytes       int       // of the records in queue and in the rounds
 	room        sync.Cond // bytes fell
 	closed      bool
+	leaving     bool   // it is being removed: nothing is taken or shown any more
 	fatal       error  // why no data is taken until the store is opened again
 	trouble     error  // why the last round failed; nil: it did not
 	unwritten   error  // why the index was not written the last time; nil: it was
@@ -234,13 +238,12 @@ func (g *Group) SetVolumes(vs []VolumeInfo) error {
 func (g *Group) setVolume(want VolumeInfo) error {
 	g.mu.Lock()
 	have := g.volumes[want.ID]
-	closed := g.closed
+	err := g.stoppedLocked()
 	g.mu.Unlock()
-	if closed {
-		return ErrClosed
+	if err != nil {
+		return err
 	}
 	v := &volume{info: want}
-	var err error
 	if have == nil {
 		v.replica, err = replica.Create(g.store.cfg.FS, g.replicaDir(), g.place(want.ID), want.Bytes)
 	} else {
@@ -334,7 +337,21 @@ func (g *Group) stoppedLocked() error {
 	if g.fatal != nil {
 		return fmt.Errorf("journal: group %s: %w: %w", g.info.ID, ErrFailed, g.fatal)
 	}
-	return nil
+	return g.staysLocked()
+}
+
+// stays is ErrRemoved for a group that is being removed.
+func (g *Group) stays() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.staysLocked()
+}
+
+func (g *Group) staysLocked() error {
+	if !g.leaving || invariant.Planted("journal/leaving-takes") {
+		return nil
+	}
+	return fmt.Errorf("journal: group %s: it is being removed: %w", g.info.ID, ErrRemoved)
 }
 
 // Durable returns the highest durable sequence of the stream; 0: none.

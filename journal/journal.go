@@ -25,6 +25,8 @@ var (
 	ErrClosed   = errors.New("journal is closed")
 	ErrFormat   = errors.New("unknown format of the data directory")
 	ErrFailed   = errors.New("group has stopped taking data")
+	ErrNoGroup  = errors.New("no such group")
+	ErrRemoved  = errors.New("group is removed")
 )
 
 // Config says where a store lives and what it may use of the world.

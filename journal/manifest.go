@@ -30,8 +30,9 @@ type manifest struct {
 	file    ioengine.File // nil: to be written anew
 	at      int64         // where the next entry goes
 	limit   int64         // bytes; beyond it the file is written anew
-	next    uint64        // number of the next entry
-	durable uint64        // number of the last durable one
+	closed  bool
+	next    uint64 // number of the next entry
+	durable uint64 // number of the last durable one
 }
 
 const (
@@ -131,6 +132,9 @@ func (m *manifest) put(witness bool, es ...entry) error {
 }
 
 func (m *manifest) putLocked(es []entry) error {
+	if m.closed {
+		return ErrClosed
+	}
 	if m.file == nil || m.at > m.limit {
 		return m.rewriteLocked(es)
 	}
@@ -215,6 +219,7 @@ func (m *manifest) now() facts {
 func (m *manifest) close() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.closed = true
 	if m.file == nil {
 		return nil
 	}

@@ -64,6 +64,14 @@ var errBelow = errors.New("checkpoints below are still in use")
 func (g *Group) promote(number uint64, pace func(bytes int64) error) error {
 	g.retention.passing.Lock()
 	defer g.retention.passing.Unlock()
+	if err := g.stays(); err != nil {
+		return fmt.Errorf("promotion to checkpoint %d: %w", number, err)
+	}
+	return g.promotes(number, pace)
+}
+
+// promotes is promote for who holds passing.
+func (g *Group) promotes(number uint64, pace func(bytes int64) error) error {
 	// The replicas of a settled failover have gone on: nothing of the log goes over them again.
 	if f := g.failoverNow(); f.State == failover.Settled && !invariant.Planted("journal/promotes-over-settled") {
 		return fmt.Errorf("promotion to checkpoint %d: a live failover is settled: %w", number, ErrInUse)

@@ -17,11 +17,15 @@ func (g *Group) replicaDir() string { return path.Join(g.dir, "replica") }
 func (g *Group) scratchDir() string { return path.Join(g.dir, "scratch") }
 func (g *Group) viewsDir() string   { return path.Join(g.dir, "views") }
 
+func (s *Store) groupDir(id record.GroupID) string {
+	return path.Join(s.cfg.Dir, groupsName, id.String())
+}
+
 func (s *Store) newGroup(id record.GroupID) *Group {
-	g := &Group{store: s, dir: path.Join(s.cfg.Dir, groupsName, id.String()), log: s.log.With("group", id.String()),
+	g := &Group{store: s, dir: s.groupDir(id), log: s.log.With("group", id.String()),
 		info: GroupInfo{ID: id}, admission: newAdmission(), cuts: newCuts(),
 		standings: make(map[record.StreamID]mark), volumes: make(map[record.VolumeID]*volume),
-		blockOwner: s.cache.Owner(), shown: make(map[uint64]segment.State), loaded: make(chan struct{}), ended: make(chan struct{})}
+		blockOwner: s.cache.Owner(), shown: make(map[uint64]segment.State), loaded: make(chan struct{}), ended: make(chan struct{}), parted: make(chan struct{})}
 	g.room.L = &g.mu
 	return g
 }
@@ -82,10 +86,21 @@ func (s *Store) openGroups(ids []record.GroupID) []*Group {
 	return groups
 }
 
-// openGroup recovers the group in its folder; nil: it was never quite made. One that
+// openGroup recovers the group in its folder; nil: it was never quite made, or is removed. One that
 // does not open stands for that: see shut.
 func (s *Store) openGroup(id record.GroupID) *Group {
 	g := s.newGroup(id)
+	r, err := s.readRemoved(g.dir, id)
+	if r != nil {
+		s.mu.Lock()
+		s.removed[id] = r
+		s.mu.Unlock()
+		s.viewing.saw(r.views)
+		return nil
+	}
+	if err != nil {
+		return s.shut(id, nil, err)
+	}
 	m, err := g.findManifest()
 	if err == nil && m == nil {
 		return nil

@@ -35,9 +35,9 @@ type retainer struct {
 
 	mu    sync.Mutex // after all others
 	book  retain.Book
-	saved time.Duration // of the clock, when the book was last written
-	began bool          // it counted at all
-	busy  map[*Group]bool
+	saved time.Duration            // of the clock, when the book was last written
+	began bool                     // it counted at all
+	busy  map[*Group]chan struct{} // closed when they are busy no longer
 }
 
 const (
@@ -62,7 +62,7 @@ const (
 func (r *retainer) open(s *Store) {
 	r.s = s
 	r.ctx, r.cancel = context.WithCancel(context.Background())
-	r.wake, r.slots, r.busy = make(chan struct{}, 1), make(chan struct{}, passesAtOnce), make(map[*Group]bool)
+	r.wake, r.slots, r.busy = make(chan struct{}, 1), make(chan struct{}, passesAtOnce), make(map[*Group]chan struct{})
 	r.pacer.init()
 	p, err := readAll(s.cfg.FS, path.Join(s.cfg.Dir, agesName))
 	if err == nil {
@@ -297,7 +297,17 @@ func (g *Group) noteAges(now time.Duration) {
 func (r *retainer) isBusy(g *Group) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.busy[g]
+	return r.busy[g] != nil
+}
+
+// await waits until a group that is looked at no more is not worked on any more.
+func (r *retainer) await(g *Group) {
+	r.mu.Lock()
+	done := r.busy[g]
+	r.mu.Unlock()
+	if done != nil {
+		<-done
+	}
 }
 
 // thinEvery is how often checkpoints of a group are thinned out.
@@ -320,7 +330,7 @@ func (r *retainer) thin(g *Group, now time.Duration) {
 			f.thinned.Add(int64(thinned))
 			did, err = g.foldLog(r.folds(g))
 		}
-		if r.ctx.Err() != nil {
+		if r.ctx.Err() != nil || g.stays() != nil {
 			return false
 		}
 		if err != nil {
@@ -337,6 +347,9 @@ func (r *retainer) thin(g *Group, now time.Duration) {
 // folds is the pace of folding a group's log.
 func (r *retainer) folds(g *Group) func(int64) error {
 	return func(n int64) error {
+		if err := g.openStill(); err != nil {
+			return err
+		}
 		if g.retention.room.none() != nil {
 			return r.live()
 		}
@@ -360,6 +373,9 @@ func (r *retainer) pass(g *Group, number uint64) {
 	r.beside(g, func() (more bool) {
 		x := &g.retention
 		err := g.promote(number, func(n int64) error {
+			if err := g.openStill(); err != nil {
+				return err
+			}
 			now := time.Now()
 			rate := x.passPace(now, &r.pacer)
 			if math.IsInf(rate, 1) {
@@ -367,7 +383,7 @@ func (r *retainer) pass(g *Group, number uint64) {
 			}
 			return x.pace.wait(r.ctx, now, n, rate, paceEven)
 		})
-		if r.ctx.Err() != nil {
+		if r.ctx.Err() != nil || g.stays() != nil {
 			return false
 		}
 		g.passed(err)
@@ -379,8 +395,9 @@ func (r *retainer) pass(g *Group, number uint64) {
 // few groups are at once. When the work says that there is perhaps more to do, everything
 // is looked at again, once the group is busy no longer: a look passes over those that are.
 func (r *retainer) beside(g *Group, work func() (more bool)) {
+	done := make(chan struct{})
 	r.mu.Lock()
-	r.busy[g] = true
+	r.busy[g] = done
 	r.mu.Unlock()
 	r.passes.Go(func() {
 		more := false
@@ -388,6 +405,7 @@ func (r *retainer) beside(g *Group, work func() (more bool)) {
 			r.mu.Lock()
 			delete(r.busy, g)
 			r.mu.Unlock()
+			close(done)
 			if more && !invariant.Planted("journal/more-unlooked") {
 				r.kick()
 			}

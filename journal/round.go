@@ -363,11 +363,16 @@ func (f *flight) list() {
 	s.list(groups)
 	clear(s.behind)
 	for g := range groups {
-		if g.waits() {
+		if g.waits() && !g.parting.Load() {
 			s.behind[g] = struct{}{}
 		}
 	}
 	s.flushIndexes(groups)
+	for _, p := range f.parts {
+		if p.group.parting.Load() {
+			s.part(p.group)
+		}
+	}
 }
 
 // list makes the complete checkpoints of the groups visible. The watermark comes

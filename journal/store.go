@@ -38,7 +38,8 @@ type Store struct {
 	scrubber   scrubber
 	flushes    flushes
 
-	opening sync.Mutex // one OpenGroup at a time; before mu
+	removing sync.Mutex // one group is removed at a time; before all others
+	opening  sync.Mutex // one OpenGroup at a time; before mu
 
 	raising sync.Mutex // the watermarks are raised; after all others
 
@@ -47,6 +48,10 @@ type Store struct {
 	pending map[*Group]struct{} // have something for the next round
 	waiting waiting             // what that is
 	closed  bool
+
+	removed  map[record.GroupID]*Removed // what is in them is guarded by mu too
+	clearing map[record.GroupID]bool     // of them, those whose space is being freed
+	removals sync.WaitGroup              // goroutines that do
 
 	stages *segment.Stages // shared by the logs
 	staged atomic.Int32    // groups that have records in the open round of their log
@@ -85,7 +90,7 @@ func Open(cfg Config) (*Store, error) {
 	}
 	s := &Store{cfg: cfg, log: cfg.Log, groups: make(map[record.GroupID]*Group), pending: make(map[*Group]struct{}), behind: make(map[*Group]struct{}),
 		stages: segment.NewStages(cfg.stageBytes, stageCount), readBacks: newReadBacks(),
-		wake: make(chan struct{}, 1), stopped: make(chan struct{})}
+		wake: make(chan struct{}, 1), stopped: make(chan struct{}), removed: make(map[record.GroupID]*Removed), clearing: make(map[record.GroupID]bool)}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -102,6 +107,9 @@ func Open(cfg Config) (*Store, error) {
 		s.retainer.run()
 	}
 	s.scrubber.run()
+	for _, r := range s.removed {
+		s.clears(r)
+	}
 	return s, nil
 }
 
@@ -254,9 +262,11 @@ func writeWhole(fs ioengine.FS, dir, temporary, name string, p []byte) error {
 func (s *Store) Close() error {
 	s.scrubber.close()
 	s.retainer.close() // passes need the rounds to end
+	s.opening.Lock()   // what takes a group out of the rounds needs them too
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
+		s.opening.Unlock()
 		return nil
 	}
 	s.closed = true
@@ -264,7 +274,9 @@ func (s *Store) Close() error {
 		g.stop() // what it has queued by now goes into the last round
 	}
 	s.mu.Unlock()
+	s.opening.Unlock()
 	s.kick()
+	s.removals.Wait()
 	<-s.stopped
 	s.flushAll()
 	return s.closeFiles()
@@ -315,6 +327,9 @@ func (s *Store) OpenGroup(info GroupInfo) (*Group, error) {
 	}
 	s.opening.Lock()
 	defer s.opening.Unlock()
+	if err := s.isRemoved(info.ID); err != nil {
+		return nil, err
+	}
 	if g, ok := s.Group(info.ID); ok {
 		g = s.openAgain(g)
 		return g, g.meet(info)

@@ -47,6 +47,12 @@ func (n *viewNumbers) next() uint64 {
 	return n.last
 }
 
+func (n *viewNumbers) seen() uint64 {
+	n.Lock()
+	defer n.Unlock()
+	return n.last
+}
+
 func (n *viewNumbers) saw(number uint64) {
 	n.Lock()
 	defer n.Unlock()
@@ -97,8 +103,8 @@ func (g *Group) openView(number uint64, o ViewOptions, cfg view.Config) (*view.V
 		return nil, fmt.Errorf("journal: group %s: checkpoint %d: %w", g.info.ID, number, err)
 	}
 	g.mu.Lock()
-	closed, gone := g.closed, g.lostLocked(number)
-	if !closed && !gone {
+	closed, gone, leaving := g.closed, g.lostLocked(number), g.leaving
+	if !closed && !gone && !leaving {
 		if g.views.open == nil {
 			g.views.open = make(map[*view.View]ViewOptions)
 		}
@@ -107,6 +113,9 @@ func (g *Group) openView(number uint64, o ViewOptions, cfg view.Config) (*view.V
 	g.mu.Unlock()
 	if gone && !closed {
 		return nil, errors.Join(fmt.Errorf("journal: group %s: checkpoint %d: %w", g.info.ID, number, ErrNotFound), opened.Close())
+	}
+	if leaving && !closed {
+		return nil, errors.Join(fmt.Errorf("journal: group %s: %w", g.info.ID, ErrRemoved), opened.Close())
 	}
 	if closed {
 		end := opened.Close

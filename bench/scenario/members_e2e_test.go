@@ -138,4 +138,32 @@ func TestGroupChangesWhileItRuns(t *testing.T) {
 	}
 	l.must(l.Close(t.Context(), v))
 	compare(both, false)
+
+	removed := func(args ...string) (r struct{ Disks []struct{ Name, Path string } }, err error) {
+		return r, l.JSON(t.Context(), &r, append([]string{"group", "remove", l.Group}, args...)...)
+	}
+	v = l.open(both.ID)
+	if _, err := removed("--yes"); err == nil {
+		t.Error("a group was removed under a view")
+	}
+	l.must(l.Close(t.Context(), v))
+	// The guest writes on through all of it, and what is kept is what it had written before.
+	runFor(t, s, func() bool { return s.Stats().Bytes >= 32<<20 })
+	l.protected()
+	out := filepath.Join(t.TempDir(), "export")
+	l.must(l.JSON(t.Context(), nil, "export", "--checkpoint", l.checkpoint("last").ID, "--out", out))
+	want, err := os.ReadFile(filepath.Join(out, l.Volumes[0].Name))
+	l.must(err)
+	r, err := removed("--keep-replica", "--checkpoint", "last", "--yes")
+	l.must(err)
+	if kept, err := os.ReadFile(r.Disks[0].Path); err != nil || len(r.Disks) != 1 || !bytes.Equal(kept, want) {
+		t.Errorf("what is kept, %+v, is not the checkpoint: %v", r, err)
+	}
+	runFor(t, s, func() bool { return s.Stats().Bytes >= 36<<20 })
+	l.kill("vra-source")
+	l.kill("vra-target")
+	l.must(l.Await(t.Context(), time.Minute, "removed", func(st drive.Status) bool { return st.State == "removed" }))
+	if again, err := removed("--yes"); err != nil || len(again.Disks) != 1 {
+		t.Errorf("asked again it says %+v: %v", again, err)
+	}
 }

@@ -37,6 +37,7 @@ type site struct {
 	retention   *holdfastv1.GroupsServiceSetRetentionRequest
 	shaped      *holdfastv1.ShapingServiceSetRequest
 	members     *holdfastv1.GroupMembers
+	removals    []string // what was asked of them
 	tested      *holdfastv1.LinksServiceTestRequest
 	hang        bool // Create never answers
 	asked       func()
@@ -294,6 +295,7 @@ func TestGolden(t *testing.T) {
 	f("volume-list", both, "group", "volume", "list", "lab")
 	f("volume-add", both, "group", "volume", "add", "lab", "new", "--id", "3", "--pool-socket", "/run/pool3", "--wait")
 	f("volume-remove", both, "group", "volume", "remove", "lab", "new")
+	f("group-remove", both, "group", "remove", "lab", "--keep-replica", "--checkpoint", "1", "--yes")
 	f("view-open", both, "view", "open", "--checkpoint", "latest")
 	f("view-list", both, "view", "list")
 	f("view-show", both, "view", "show", "v1")

@@ -59,6 +59,7 @@ States of a group:
   resync        what is marked is sent again; no new checkpoint until that is done
   disconnected  the other site does not answer; the guest goes on
   paused        somebody asked for it: what changes is only marked
+  removed       it is not protected any more: its filters serve its disks, and no more
   recovering    the group is being brought back
   error         somebody must act: the reason says what on
 

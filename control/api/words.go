@@ -23,6 +23,7 @@ const (
 	StateResync       = "resync"
 	StateDisconnected = "disconnected"
 	StatePaused       = "paused"
+	StateRemoved      = "removed"
 	StateRecovering   = "recovering"
 	StateStandby      = "standby"
 	StateError        = "error"

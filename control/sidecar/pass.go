@@ -128,6 +128,14 @@ func (s groupsOf) RemoveVolume(ctx context.Context, r *holdfastv1.GroupsServiceR
 	return pass(ctx, s.v, r, s.v.Groups.RemoveVolume)
 }
 
+func (s groupsOf) Unprotect(ctx context.Context, r *holdfastv1.GroupsServiceUnprotectRequest) (*holdfastv1.GroupsServiceUnprotectResponse, error) {
+	return pass(ctx, s.v, r, s.v.Groups.Unprotect)
+}
+
+func (s groupsOf) Remove(ctx context.Context, r *holdfastv1.GroupsServiceRemoveRequest) (*holdfastv1.GroupsServiceRemoveResponse, error) {
+	return pass(ctx, s.v, r, s.v.Groups.Remove)
+}
+
 func (s recoveryOf) Begin(ctx context.Context, r *holdfastv1.RecoveryServiceBeginRequest) (*holdfastv1.RecoveryServiceBeginResponse, error) {
 	return pass(ctx, s.v, r, s.v.Recovery.Begin)
 }

@@ -74,6 +74,8 @@ var rules = map[string]rule{
 	"/holdfast.v1.GroupsService/Adopt":        {Commands, own, true},
 	"/holdfast.v1.GroupsService/AddVolume":    {Commands, own, true},
 	"/holdfast.v1.GroupsService/RemoveVolume": {Commands, own, true},
+	"/holdfast.v1.GroupsService/Unprotect":    {Commands, own, true},
+	"/holdfast.v1.GroupsService/Remove":       {Commands, own, true},
 
 	// They name the failover, and again they change nothing: they need no other key.
 	"/holdfast.v1.RecoveryService/Get":      {Commands, look, false},

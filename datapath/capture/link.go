@@ -24,6 +24,7 @@ type link struct {
 	socket string
 	log    *slog.Logger
 	needed atomic.Bool
+	end    context.CancelFunc // of follow
 
 	mu struct {
 		sync.Mutex

@@ -19,7 +19,7 @@ import (
 type TapConfig struct {
 	RunDir  string // as the filters'
 	Group   record.GroupID
-	Filters []string // pool sockets
+	Filters []string // pool sockets; there may be none
 	Log     *slog.Logger
 }
 
@@ -67,8 +67,8 @@ func OpenTap(cfg TapConfig) (*Tap, error) {
 }
 
 func openTap(cfg TapConfig, boot bootID) (_ *Tap, err error) {
-	if cfg.RunDir == "" || cfg.Group == 0 || len(cfg.Filters) == 0 || cfg.Log == nil {
-		return nil, errors.New("run directory, group, filters and logger are needed")
+	if cfg.RunDir == "" || cfg.Group == 0 || cfg.Log == nil {
+		return nil, errors.New("run directory, group and logger are needed")
 	}
 	t := &Tap{cfg: cfg, clock: newMonoClock()}
 	t.merge.missing = map[pageEntry]missingFilter{}
@@ -113,7 +113,20 @@ func (t *Tap) Follow(socket string, needed bool) {
 	l.needed.Store(needed)
 	l.mu.changed = make(chan struct{})
 	t.follow.links = append(slices.Clip(t.follow.links), l)
-	t.wg.Go(func() { l.follow(t.run) })
+	ctx, end := context.WithCancel(t.run)
+	l.end = end
+	t.wg.Go(func() { l.follow(ctx) })
+}
+
+// Leave connects to no filter any more: they go on without a VRA. Next gives what they had published
+// before.
+func (t *Tap) Leave() {
+	t.follow.Lock()
+	defer t.follow.Unlock()
+	for _, l := range t.follow.links {
+		l.end()
+	}
+	t.follow.links = nil
 }
 
 // links are all that there are now. The slice is not changed any more.

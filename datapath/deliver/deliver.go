@@ -269,6 +269,7 @@ func codeOf(err error) wire.Code {
 		{journal.ErrGap, wire.CodeGap},
 		{journal.ErrNeedOpen, wire.CodeGap},
 		{journal.ErrAdmit, wire.CodeOther},
+		{journal.ErrRemoved, wire.CodeOther},
 		{journal.ErrVolume, wire.CodeOther},
 		{journal.ErrClosed, wire.CodeStopping},
 	} {

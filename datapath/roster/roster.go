@@ -35,8 +35,9 @@ type Volume struct {
 type Roster struct {
 	Format  int               `json:"format"`
 	Paused  bool              `json:"paused,omitempty"`
-	Again   []record.VolumeID `json:"again,omitempty"` // to be marked dirty as a whole, and not marked yet
-	Volumes []Volume          `json:"volumes"`         // by id
+	Removed int64             `json:"removed,omitempty"` // when the group was given up for good, wall clock ns; 0: it was not
+	Again   []record.VolumeID `json:"again,omitempty"`   // to be marked dirty as a whole, and not marked yet
+	Volumes []Volume          `json:"volumes"`           // by id
 }
 
 // format is of the files of this version.
@@ -51,6 +52,7 @@ var (
 	ErrNoVolume = errors.New("no such volume")
 	ErrTaken    = errors.New("is taken")
 	ErrLast     = errors.New("the last volume of a group stays")
+	ErrRemoved  = errors.New("the group is removed")
 )
 
 // Parse reads what Encode wrote.
@@ -267,8 +269,11 @@ func (r *Roster) Left(id record.VolumeID) bool {
 
 // Sockets are those of the filters to be followed: the configured ones, and of each volume
 // that a command added; also of one that is gone, as its filter may still stand in the
-// group's order.
+// group's order. Of a group that is removed there are none.
 func (r *Roster) Sockets(configured []string) []string {
+	if r.Removed != 0 && !invariant.Planted("roster/removed-is-followed") {
+		return nil
+	}
 	all := slices.Clone(configured)
 	for _, v := range r.Volumes {
 		if v.Own && v.Socket != "" && !slices.Contains(all, v.Socket) {
@@ -277,6 +282,16 @@ func (r *Roster) Sockets(configured []string) []string {
 	}
 	return all
 }
+
+// GiveUp states that nothing of the group is wanted any more, for good.
+func (r *Roster) GiveUp(now int64) {
+	if r.Removed == 0 {
+		r.Removed, r.Paused, r.Again = now, false, nil
+	}
+}
+
+// Rests says whether nothing of the group is to be sent.
+func (r *Roster) Rests() bool { return r.Paused || r.Removed != 0 }
 
 // Needed says whether the group needs the filter of that socket: not one that is known to
 // serve nothing but volumes that are gone, or not begun with. One of which nothing is known is

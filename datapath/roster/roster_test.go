@@ -84,6 +84,12 @@ func TestChanges(t *testing.T) {
 	if !r.Needed("/pool") || !r.Learn(1, "/pool") || r.Learn(1, "/pool") || r.Needed("/pool") || !r.Needed("/b") || r.Needed("/x") {
 		t.Error("which filters are needed")
 	}
+	r.Paused = true
+	r.GiveUp(5)
+	r.GiveUp(6)
+	if r.Removed != 5 || r.Paused || !r.Rests() || len(r.Sockets([]string{"/pool"})) != 0 {
+		t.Errorf("after it was given up: %+v, sockets %v", r, r.Sockets([]string{"/pool"}))
+	}
 }
 
 // TestFileRoundTrip does many random changes; what was kept after each must read as the same, and no id comes twice.

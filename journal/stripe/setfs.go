@@ -15,6 +15,9 @@ import (
 
 var _ ioengine.FS = (*Set)(nil)
 
+// Plain says that its names are no files of this machine.
+func (s *Set) Plain() bool { return false }
+
 func pathError(op, name string, err error) error {
 	if err == nil {
 		return nil

@@ -1652,6 +1652,335 @@ func (x *GroupsServiceRemoveVolumeResponse) GetMembers() *GroupMembers {
 	return nil
 }
 
+// GroupsServiceUnprotectRequest is what Unprotect is asked.
+type GroupsServiceUnprotectRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The group's name; it must be said.
+	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// Draw one for each call that is meant once; repetitions with it get the first answer.
+	IdempotencyKey string `protobuf:"bytes,2,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *GroupsServiceUnprotectRequest) Reset() {
+	*x = GroupsServiceUnprotectRequest{}
+	mi := &file_holdfast_v1_groups_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupsServiceUnprotectRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupsServiceUnprotectRequest) ProtoMessage() {}
+
+func (x *GroupsServiceUnprotectRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_groups_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupsServiceUnprotectRequest.ProtoReflect.Descriptor instead.
+func (*GroupsServiceUnprotectRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_groups_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *GroupsServiceUnprotectRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *GroupsServiceUnprotectRequest) GetIdempotencyKey() string {
+	if x != nil {
+		return x.IdempotencyKey
+	}
+	return ""
+}
+
+// GroupsServiceUnprotectResponse is what Unprotect answers.
+type GroupsServiceUnprotectResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As they stand after the call.
+	Members       *GroupMembers `protobuf:"bytes,1,opt,name=members,proto3" json:"members,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupsServiceUnprotectResponse) Reset() {
+	*x = GroupsServiceUnprotectResponse{}
+	mi := &file_holdfast_v1_groups_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupsServiceUnprotectResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupsServiceUnprotectResponse) ProtoMessage() {}
+
+func (x *GroupsServiceUnprotectResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_groups_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupsServiceUnprotectResponse.ProtoReflect.Descriptor instead.
+func (*GroupsServiceUnprotectResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_groups_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *GroupsServiceUnprotectResponse) GetMembers() *GroupMembers {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+// GroupsServiceRemoveRequest is what Remove is asked.
+type GroupsServiceRemoveRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The group's name; it must be said.
+	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// Its volumes stay as plain disks.
+	KeepReplica bool `protobuf:"varint,2,opt,name=keep_replica,json=keepReplica,proto3" json:"keep_replica,omitempty"`
+	// The id of the checkpoint as of which they stay; empty is the newest good one.
+	Checkpoint string `protobuf:"bytes,3,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	// Change nothing: only say whether it would be done.
+	DryRun bool `protobuf:"varint,4,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// Draw one for each call that is meant once; repetitions with it get the first answer.
+	IdempotencyKey string `protobuf:"bytes,5,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *GroupsServiceRemoveRequest) Reset() {
+	*x = GroupsServiceRemoveRequest{}
+	mi := &file_holdfast_v1_groups_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupsServiceRemoveRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupsServiceRemoveRequest) ProtoMessage() {}
+
+func (x *GroupsServiceRemoveRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_groups_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupsServiceRemoveRequest.ProtoReflect.Descriptor instead.
+func (*GroupsServiceRemoveRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_groups_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *GroupsServiceRemoveRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *GroupsServiceRemoveRequest) GetKeepReplica() bool {
+	if x != nil {
+		return x.KeepReplica
+	}
+	return false
+}
+
+func (x *GroupsServiceRemoveRequest) GetCheckpoint() string {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return ""
+}
+
+func (x *GroupsServiceRemoveRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *GroupsServiceRemoveRequest) GetIdempotencyKey() string {
+	if x != nil {
+		return x.IdempotencyKey
+	}
+	return ""
+}
+
+// GroupsServiceRemoveResponse is what Remove answers.
+type GroupsServiceRemoveResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The group's name.
+	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// The id of the checkpoint as of which the disks stay; empty: none do.
+	Checkpoint string `protobuf:"bytes,2,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	// The disks that stay.
+	Disks []*KeptDisk `protobuf:"bytes,3,rep,name=disks,proto3" json:"disks,omitempty"`
+	// Why not all of it is done yet, though the group is gone; the same call tries again. Empty: all is done.
+	Left          string `protobuf:"bytes,4,opt,name=left,proto3" json:"left,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupsServiceRemoveResponse) Reset() {
+	*x = GroupsServiceRemoveResponse{}
+	mi := &file_holdfast_v1_groups_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupsServiceRemoveResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupsServiceRemoveResponse) ProtoMessage() {}
+
+func (x *GroupsServiceRemoveResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_groups_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupsServiceRemoveResponse.ProtoReflect.Descriptor instead.
+func (*GroupsServiceRemoveResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_groups_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *GroupsServiceRemoveResponse) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *GroupsServiceRemoveResponse) GetCheckpoint() string {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return ""
+}
+
+func (x *GroupsServiceRemoveResponse) GetDisks() []*KeptDisk {
+	if x != nil {
+		return x.Disks
+	}
+	return nil
+}
+
+func (x *GroupsServiceRemoveResponse) GetLeft() string {
+	if x != nil {
+		return x.Left
+	}
+	return ""
+}
+
+// KeptDisk is a plain raw disk that was a volume of a group.
+type KeptDisk struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The volume's name within the group.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// And its number.
+	Id uint32 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
+	// Its size.
+	Bytes int64 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// The file, on the target's host.
+	Path          string `protobuf:"bytes,4,opt,name=path,proto3" json:"path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeptDisk) Reset() {
+	*x = KeptDisk{}
+	mi := &file_holdfast_v1_groups_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeptDisk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeptDisk) ProtoMessage() {}
+
+func (x *KeptDisk) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_groups_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeptDisk.ProtoReflect.Descriptor instead.
+func (*KeptDisk) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_groups_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *KeptDisk) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *KeptDisk) GetId() uint32 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *KeptDisk) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *KeptDisk) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
 var File_holdfast_v1_groups_proto protoreflect.FileDescriptor
 
 const file_holdfast_v1_groups_proto_rawDesc = "" +
@@ -1777,7 +2106,32 @@ const file_holdfast_v1_groups_proto_rawDesc = "" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12'\n" +
 	"\x0fidempotency_key\x18\x03 \x01(\tR\x0eidempotencyKey\"X\n" +
 	"!GroupsServiceRemoveVolumeResponse\x123\n" +
-	"\amembers\x18\x01 \x01(\v2\x19.holdfast.v1.GroupMembersR\amembers2\xf0\a\n" +
+	"\amembers\x18\x01 \x01(\v2\x19.holdfast.v1.GroupMembersR\amembers\"^\n" +
+	"\x1dGroupsServiceUnprotectRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12'\n" +
+	"\x0fidempotency_key\x18\x02 \x01(\tR\x0eidempotencyKey\"U\n" +
+	"\x1eGroupsServiceUnprotectResponse\x123\n" +
+	"\amembers\x18\x01 \x01(\v2\x19.holdfast.v1.GroupMembersR\amembers\"\xb7\x01\n" +
+	"\x1aGroupsServiceRemoveRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12!\n" +
+	"\fkeep_replica\x18\x02 \x01(\bR\vkeepReplica\x12\x1e\n" +
+	"\n" +
+	"checkpoint\x18\x03 \x01(\tR\n" +
+	"checkpoint\x12\x17\n" +
+	"\adry_run\x18\x04 \x01(\bR\x06dryRun\x12'\n" +
+	"\x0fidempotency_key\x18\x05 \x01(\tR\x0eidempotencyKey\"\x94\x01\n" +
+	"\x1bGroupsServiceRemoveResponse\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1e\n" +
+	"\n" +
+	"checkpoint\x18\x02 \x01(\tR\n" +
+	"checkpoint\x12+\n" +
+	"\x05disks\x18\x03 \x03(\v2\x15.holdfast.v1.KeptDiskR\x05disks\x12\x12\n" +
+	"\x04left\x18\x04 \x01(\tR\x04left\"X\n" +
+	"\bKeptDisk\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\rR\x02id\x12\x14\n" +
+	"\x05bytes\x18\x03 \x01(\x03R\x05bytes\x12\x12\n" +
+	"\x04path\x18\x04 \x01(\tR\x04path2\xb3\t\n" +
 	"\rGroupsService\x12m\n" +
 	"\fGetRetention\x12-.holdfast.v1.GroupsServiceGetRetentionRequest\x1a..holdfast.v1.GroupsServiceGetRetentionResponse\x12m\n" +
 	"\fSetRetention\x12-.holdfast.v1.GroupsServiceSetRetentionRequest\x1a..holdfast.v1.GroupsServiceSetRetentionResponse\x12[\n" +
@@ -1789,7 +2143,9 @@ const file_holdfast_v1_groups_proto_rawDesc = "" +
 	"\x04Sync\x12%.holdfast.v1.GroupsServiceSyncRequest\x1a&.holdfast.v1.GroupsServiceSyncResponse\x12X\n" +
 	"\x05Adopt\x12&.holdfast.v1.GroupsServiceAdoptRequest\x1a'.holdfast.v1.GroupsServiceAdoptResponse\x12d\n" +
 	"\tAddVolume\x12*.holdfast.v1.GroupsServiceAddVolumeRequest\x1a+.holdfast.v1.GroupsServiceAddVolumeResponse\x12m\n" +
-	"\fRemoveVolume\x12-.holdfast.v1.GroupsServiceRemoveVolumeRequest\x1a..holdfast.v1.GroupsServiceRemoveVolumeResponseBCZAgithub.com/holdfast-dr/holdfast/control/api/holdfastv1;holdfastv1b\x06proto3"
+	"\fRemoveVolume\x12-.holdfast.v1.GroupsServiceRemoveVolumeRequest\x1a..holdfast.v1.GroupsServiceRemoveVolumeResponse\x12d\n" +
+	"\tUnprotect\x12*.holdfast.v1.GroupsServiceUnprotectRequest\x1a+.holdfast.v1.GroupsServiceUnprotectResponse\x12[\n" +
+	"\x06Remove\x12'.holdfast.v1.GroupsServiceRemoveRequest\x1a(.holdfast.v1.GroupsServiceRemoveResponseBCZAgithub.com/holdfast-dr/holdfast/control/api/holdfastv1;holdfastv1b\x06proto3"
 
 var (
 	file_holdfast_v1_groups_proto_rawDescOnce sync.Once
@@ -1803,7 +2159,7 @@ func file_holdfast_v1_groups_proto_rawDescGZIP() []byte {
 	return file_holdfast_v1_groups_proto_rawDescData
 }
 
-var file_holdfast_v1_groups_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_holdfast_v1_groups_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_holdfast_v1_groups_proto_goTypes = []any{
 	(*RetentionPolicy)(nil),                   // 0: holdfast.v1.RetentionPolicy
 	(*Retention)(nil),                         // 1: holdfast.v1.Retention
@@ -1829,18 +2185,23 @@ var file_holdfast_v1_groups_proto_goTypes = []any{
 	(*GroupsServiceAddVolumeResponse)(nil),    // 21: holdfast.v1.GroupsServiceAddVolumeResponse
 	(*GroupsServiceRemoveVolumeRequest)(nil),  // 22: holdfast.v1.GroupsServiceRemoveVolumeRequest
 	(*GroupsServiceRemoveVolumeResponse)(nil), // 23: holdfast.v1.GroupsServiceRemoveVolumeResponse
-	(*durationpb.Duration)(nil),               // 24: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),             // 25: google.protobuf.Timestamp
+	(*GroupsServiceUnprotectRequest)(nil),     // 24: holdfast.v1.GroupsServiceUnprotectRequest
+	(*GroupsServiceUnprotectResponse)(nil),    // 25: holdfast.v1.GroupsServiceUnprotectResponse
+	(*GroupsServiceRemoveRequest)(nil),        // 26: holdfast.v1.GroupsServiceRemoveRequest
+	(*GroupsServiceRemoveResponse)(nil),       // 27: holdfast.v1.GroupsServiceRemoveResponse
+	(*KeptDisk)(nil),                          // 28: holdfast.v1.KeptDisk
+	(*durationpb.Duration)(nil),               // 29: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),             // 30: google.protobuf.Timestamp
 }
 var file_holdfast_v1_groups_proto_depIdxs = []int32{
-	24, // 0: holdfast.v1.RetentionPolicy.history:type_name -> google.protobuf.Duration
-	24, // 1: holdfast.v1.RetentionPolicy.minimum:type_name -> google.protobuf.Duration
+	29, // 0: holdfast.v1.RetentionPolicy.history:type_name -> google.protobuf.Duration
+	29, // 1: holdfast.v1.RetentionPolicy.minimum:type_name -> google.protobuf.Duration
 	0,  // 2: holdfast.v1.Retention.policy:type_name -> holdfast.v1.RetentionPolicy
-	24, // 3: holdfast.v1.Retention.held:type_name -> google.protobuf.Duration
-	25, // 4: holdfast.v1.Retention.since:type_name -> google.protobuf.Timestamp
+	29, // 3: holdfast.v1.Retention.held:type_name -> google.protobuf.Duration
+	30, // 4: holdfast.v1.Retention.since:type_name -> google.protobuf.Timestamp
 	1,  // 5: holdfast.v1.GroupsServiceGetRetentionResponse.retention:type_name -> holdfast.v1.Retention
-	24, // 6: holdfast.v1.GroupsServiceSetRetentionRequest.history:type_name -> google.protobuf.Duration
-	24, // 7: holdfast.v1.GroupsServiceSetRetentionRequest.minimum:type_name -> google.protobuf.Duration
+	29, // 6: holdfast.v1.GroupsServiceSetRetentionRequest.history:type_name -> google.protobuf.Duration
+	29, // 7: holdfast.v1.GroupsServiceSetRetentionRequest.minimum:type_name -> google.protobuf.Duration
 	1,  // 8: holdfast.v1.GroupsServiceSetRetentionResponse.retention:type_name -> holdfast.v1.Retention
 	9,  // 9: holdfast.v1.GroupMembers.volumes:type_name -> holdfast.v1.GroupVolume
 	8,  // 10: holdfast.v1.GroupsServiceGetMembersResponse.members:type_name -> holdfast.v1.GroupMembers
@@ -1850,31 +2211,37 @@ var file_holdfast_v1_groups_proto_depIdxs = []int32{
 	8,  // 14: holdfast.v1.GroupsServiceAdoptResponse.members:type_name -> holdfast.v1.GroupMembers
 	8,  // 15: holdfast.v1.GroupsServiceAddVolumeResponse.members:type_name -> holdfast.v1.GroupMembers
 	8,  // 16: holdfast.v1.GroupsServiceRemoveVolumeResponse.members:type_name -> holdfast.v1.GroupMembers
-	2,  // 17: holdfast.v1.GroupsService.GetRetention:input_type -> holdfast.v1.GroupsServiceGetRetentionRequest
-	4,  // 18: holdfast.v1.GroupsService.SetRetention:input_type -> holdfast.v1.GroupsServiceSetRetentionRequest
-	6,  // 19: holdfast.v1.GroupsService.Verify:input_type -> holdfast.v1.GroupsServiceVerifyRequest
-	10, // 20: holdfast.v1.GroupsService.GetMembers:input_type -> holdfast.v1.GroupsServiceGetMembersRequest
-	12, // 21: holdfast.v1.GroupsService.Pause:input_type -> holdfast.v1.GroupsServicePauseRequest
-	14, // 22: holdfast.v1.GroupsService.Resume:input_type -> holdfast.v1.GroupsServiceResumeRequest
-	16, // 23: holdfast.v1.GroupsService.Sync:input_type -> holdfast.v1.GroupsServiceSyncRequest
-	18, // 24: holdfast.v1.GroupsService.Adopt:input_type -> holdfast.v1.GroupsServiceAdoptRequest
-	20, // 25: holdfast.v1.GroupsService.AddVolume:input_type -> holdfast.v1.GroupsServiceAddVolumeRequest
-	22, // 26: holdfast.v1.GroupsService.RemoveVolume:input_type -> holdfast.v1.GroupsServiceRemoveVolumeRequest
-	3,  // 27: holdfast.v1.GroupsService.GetRetention:output_type -> holdfast.v1.GroupsServiceGetRetentionResponse
-	5,  // 28: holdfast.v1.GroupsService.SetRetention:output_type -> holdfast.v1.GroupsServiceSetRetentionResponse
-	7,  // 29: holdfast.v1.GroupsService.Verify:output_type -> holdfast.v1.GroupsServiceVerifyResponse
-	11, // 30: holdfast.v1.GroupsService.GetMembers:output_type -> holdfast.v1.GroupsServiceGetMembersResponse
-	13, // 31: holdfast.v1.GroupsService.Pause:output_type -> holdfast.v1.GroupsServicePauseResponse
-	15, // 32: holdfast.v1.GroupsService.Resume:output_type -> holdfast.v1.GroupsServiceResumeResponse
-	17, // 33: holdfast.v1.GroupsService.Sync:output_type -> holdfast.v1.GroupsServiceSyncResponse
-	19, // 34: holdfast.v1.GroupsService.Adopt:output_type -> holdfast.v1.GroupsServiceAdoptResponse
-	21, // 35: holdfast.v1.GroupsService.AddVolume:output_type -> holdfast.v1.GroupsServiceAddVolumeResponse
-	23, // 36: holdfast.v1.GroupsService.RemoveVolume:output_type -> holdfast.v1.GroupsServiceRemoveVolumeResponse
-	27, // [27:37] is the sub-list for method output_type
-	17, // [17:27] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	8,  // 17: holdfast.v1.GroupsServiceUnprotectResponse.members:type_name -> holdfast.v1.GroupMembers
+	28, // 18: holdfast.v1.GroupsServiceRemoveResponse.disks:type_name -> holdfast.v1.KeptDisk
+	2,  // 19: holdfast.v1.GroupsService.GetRetention:input_type -> holdfast.v1.GroupsServiceGetRetentionRequest
+	4,  // 20: holdfast.v1.GroupsService.SetRetention:input_type -> holdfast.v1.GroupsServiceSetRetentionRequest
+	6,  // 21: holdfast.v1.GroupsService.Verify:input_type -> holdfast.v1.GroupsServiceVerifyRequest
+	10, // 22: holdfast.v1.GroupsService.GetMembers:input_type -> holdfast.v1.GroupsServiceGetMembersRequest
+	12, // 23: holdfast.v1.GroupsService.Pause:input_type -> holdfast.v1.GroupsServicePauseRequest
+	14, // 24: holdfast.v1.GroupsService.Resume:input_type -> holdfast.v1.GroupsServiceResumeRequest
+	16, // 25: holdfast.v1.GroupsService.Sync:input_type -> holdfast.v1.GroupsServiceSyncRequest
+	18, // 26: holdfast.v1.GroupsService.Adopt:input_type -> holdfast.v1.GroupsServiceAdoptRequest
+	20, // 27: holdfast.v1.GroupsService.AddVolume:input_type -> holdfast.v1.GroupsServiceAddVolumeRequest
+	22, // 28: holdfast.v1.GroupsService.RemoveVolume:input_type -> holdfast.v1.GroupsServiceRemoveVolumeRequest
+	24, // 29: holdfast.v1.GroupsService.Unprotect:input_type -> holdfast.v1.GroupsServiceUnprotectRequest
+	26, // 30: holdfast.v1.GroupsService.Remove:input_type -> holdfast.v1.GroupsServiceRemoveRequest
+	3,  // 31: holdfast.v1.GroupsService.GetRetention:output_type -> holdfast.v1.GroupsServiceGetRetentionResponse
+	5,  // 32: holdfast.v1.GroupsService.SetRetention:output_type -> holdfast.v1.GroupsServiceSetRetentionResponse
+	7,  // 33: holdfast.v1.GroupsService.Verify:output_type -> holdfast.v1.GroupsServiceVerifyResponse
+	11, // 34: holdfast.v1.GroupsService.GetMembers:output_type -> holdfast.v1.GroupsServiceGetMembersResponse
+	13, // 35: holdfast.v1.GroupsService.Pause:output_type -> holdfast.v1.GroupsServicePauseResponse
+	15, // 36: holdfast.v1.GroupsService.Resume:output_type -> holdfast.v1.GroupsServiceResumeResponse
+	17, // 37: holdfast.v1.GroupsService.Sync:output_type -> holdfast.v1.GroupsServiceSyncResponse
+	19, // 38: holdfast.v1.GroupsService.Adopt:output_type -> holdfast.v1.GroupsServiceAdoptResponse
+	21, // 39: holdfast.v1.GroupsService.AddVolume:output_type -> holdfast.v1.GroupsServiceAddVolumeResponse
+	23, // 40: holdfast.v1.GroupsService.RemoveVolume:output_type -> holdfast.v1.GroupsServiceRemoveVolumeResponse
+	25, // 41: holdfast.v1.GroupsService.Unprotect:output_type -> holdfast.v1.GroupsServiceUnprotectResponse
+	27, // 42: holdfast.v1.GroupsService.Remove:output_type -> holdfast.v1.GroupsServiceRemoveResponse
+	31, // [31:43] is the sub-list for method output_type
+	19, // [19:31] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_v1_groups_proto_init() }
@@ -1891,7 +2258,7 @@ func file_holdfast_v1_groups_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_v1_groups_proto_rawDesc), len(file_holdfast_v1_groups_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   24,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

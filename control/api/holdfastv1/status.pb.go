@@ -415,7 +415,8 @@ type Group struct {
 	// "source" or "target".
 	Role string `protobuf:"bytes,3,opt,name=role,proto3" json:"role,omitempty"`
 	// initial-sync, protected, behind, spilling, marks-only, resync, disconnected,
-	// paused, standby (a failover at the target has fenced this source), recovering or error.
+	// paused, removed (it is not protected any more), standby (a failover at the target has fenced this source),
+	// recovering or error.
 	State string `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
 	// Why it is in that state, a sentence for an operator; may be empty when protected.
 	Reason string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`

@@ -57,6 +57,10 @@ const (
 	// GroupsServiceRemoveVolumeProcedure is the fully-qualified name of the GroupsService's
 	// RemoveVolume RPC.
 	GroupsServiceRemoveVolumeProcedure = "/holdfast.v1.GroupsService/RemoveVolume"
+	// GroupsServiceUnprotectProcedure is the fully-qualified name of the GroupsService's Unprotect RPC.
+	GroupsServiceUnprotectProcedure = "/holdfast.v1.GroupsService/Unprotect"
+	// GroupsServiceRemoveProcedure is the fully-qualified name of the GroupsService's Remove RPC.
+	GroupsServiceRemoveProcedure = "/holdfast.v1.GroupsService/Remove"
 )
 
 // GroupsServiceClient is a client for the holdfast.v1.GroupsService service.
@@ -92,6 +96,13 @@ type GroupsServiceClient interface {
 	// RemoveVolume takes a volume out of a group that runs, for good. Checkpoints that hold it stay.
 	// Errors: not_found when there is no such volume; failed_precondition when it is the last one.
 	RemoveVolume(context.Context, *holdfastv1.GroupsServiceRemoveVolumeRequest) (*holdfastv1.GroupsServiceRemoveVolumeResponse, error)
+	// Unprotect has a source capture and send nothing of a group any more, for good; its guests go on.
+	Unprotect(context.Context, *holdfastv1.GroupsServiceUnprotectRequest) (*holdfastv1.GroupsServiceUnprotectResponse, error)
+	// Remove ends a group at its target, for good: all of its history and, unless they are kept, its disks. It
+	// returns when that is durable; the space is given back after. To keep disks may take as long as to read and write all of them.
+	// Errors: failed_precondition while a view of it is open or a failover under way, or when a disk that is to be kept is damaged;
+	// not_found when there is no such checkpoint.
+	Remove(context.Context, *holdfastv1.GroupsServiceRemoveRequest) (*holdfastv1.GroupsServiceRemoveResponse, error)
 }
 
 // NewGroupsServiceClient constructs a client for the holdfast.v1.GroupsService service. By default,
@@ -165,6 +176,18 @@ func NewGroupsServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			connect.WithSchema(groupsServiceMethods.ByName("RemoveVolume")),
 			connect.WithClientOptions(opts...),
 		),
+		unprotect: connect.NewClient[holdfastv1.GroupsServiceUnprotectRequest, holdfastv1.GroupsServiceUnprotectResponse](
+			httpClient,
+			baseURL+GroupsServiceUnprotectProcedure,
+			connect.WithSchema(groupsServiceMethods.ByName("Unprotect")),
+			connect.WithClientOptions(opts...),
+		),
+		remove: connect.NewClient[holdfastv1.GroupsServiceRemoveRequest, holdfastv1.GroupsServiceRemoveResponse](
+			httpClient,
+			baseURL+GroupsServiceRemoveProcedure,
+			connect.WithSchema(groupsServiceMethods.ByName("Remove")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -180,6 +203,8 @@ type groupsServiceClient struct {
 	adopt        *connect.Client[holdfastv1.GroupsServiceAdoptRequest, holdfastv1.GroupsServiceAdoptResponse]
 	addVolume    *connect.Client[holdfastv1.GroupsServiceAddVolumeRequest, holdfastv1.GroupsServiceAddVolumeResponse]
 	removeVolume *connect.Client[holdfastv1.GroupsServiceRemoveVolumeRequest, holdfastv1.GroupsServiceRemoveVolumeResponse]
+	unprotect    *connect.Client[holdfastv1.GroupsServiceUnprotectRequest, holdfastv1.GroupsServiceUnprotectResponse]
+	remove       *connect.Client[holdfastv1.GroupsServiceRemoveRequest, holdfastv1.GroupsServiceRemoveResponse]
 }
 
 // GetRetention calls holdfast.v1.GroupsService.GetRetention.
@@ -272,6 +297,24 @@ func (c *groupsServiceClient) RemoveVolume(ctx context.Context, req *holdfastv1.
 	return nil, err
 }
 
+// Unprotect calls holdfast.v1.GroupsService.Unprotect.
+func (c *groupsServiceClient) Unprotect(ctx context.Context, req *holdfastv1.GroupsServiceUnprotectRequest) (*holdfastv1.GroupsServiceUnprotectResponse, error) {
+	response, err := c.unprotect.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// Remove calls holdfast.v1.GroupsService.Remove.
+func (c *groupsServiceClient) Remove(ctx context.Context, req *holdfastv1.GroupsServiceRemoveRequest) (*holdfastv1.GroupsServiceRemoveResponse, error) {
+	response, err := c.remove.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // GroupsServiceHandler is an implementation of the holdfast.v1.GroupsService service.
 type GroupsServiceHandler interface {
 	// GetRetention tells how much history is kept, and what it takes, by pages.
@@ -305,6 +348,13 @@ type GroupsServiceHandler interface {
 	// RemoveVolume takes a volume out of a group that runs, for good. Checkpoints that hold it stay.
 	// Errors: not_found when there is no such volume; failed_precondition when it is the last one.
 	RemoveVolume(context.Context, *holdfastv1.GroupsServiceRemoveVolumeRequest) (*holdfastv1.GroupsServiceRemoveVolumeResponse, error)
+	// Unprotect has a source capture and send nothing of a group any more, for good; its guests go on.
+	Unprotect(context.Context, *holdfastv1.GroupsServiceUnprotectRequest) (*holdfastv1.GroupsServiceUnprotectResponse, error)
+	// Remove ends a group at its target, for good: all of its history and, unless they are kept, its disks. It
+	// returns when that is durable; the space is given back after. To keep disks may take as long as to read and write all of them.
+	// Errors: failed_precondition while a view of it is open or a failover under way, or when a disk that is to be kept is damaged;
+	// not_found when there is no such checkpoint.
+	Remove(context.Context, *holdfastv1.GroupsServiceRemoveRequest) (*holdfastv1.GroupsServiceRemoveResponse, error)
 }
 
 // NewGroupsServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -374,6 +424,18 @@ func NewGroupsServiceHandler(svc GroupsServiceHandler, opts ...connect.HandlerOp
 		connect.WithSchema(groupsServiceMethods.ByName("RemoveVolume")),
 		connect.WithHandlerOptions(opts...),
 	)
+	groupsServiceUnprotectHandler := connect.NewUnaryHandlerSimple(
+		GroupsServiceUnprotectProcedure,
+		svc.Unprotect,
+		connect.WithSchema(groupsServiceMethods.ByName("Unprotect")),
+		connect.WithHandlerOptions(opts...),
+	)
+	groupsServiceRemoveHandler := connect.NewUnaryHandlerSimple(
+		GroupsServiceRemoveProcedure,
+		svc.Remove,
+		connect.WithSchema(groupsServiceMethods.ByName("Remove")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/holdfast.v1.GroupsService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case GroupsServiceGetRetentionProcedure:
@@ -396,6 +458,10 @@ func NewGroupsServiceHandler(svc GroupsServiceHandler, opts ...connect.HandlerOp
 			groupsServiceAddVolumeHandler.ServeHTTP(w, r)
 		case GroupsServiceRemoveVolumeProcedure:
 			groupsServiceRemoveVolumeHandler.ServeHTTP(w, r)
+		case GroupsServiceUnprotectProcedure:
+			groupsServiceUnprotectHandler.ServeHTTP(w, r)
+		case GroupsServiceRemoveProcedure:
+			groupsServiceRemoveHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -443,4 +509,12 @@ func (UnimplementedGroupsServiceHandler) AddVolume(context.Context, *holdfastv1.
 
 func (UnimplementedGroupsServiceHandler) RemoveVolume(context.Context, *holdfastv1.GroupsServiceRemoveVolumeRequest) (*holdfastv1.GroupsServiceRemoveVolumeResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.GroupsService.RemoveVolume is not implemented"))
+}
+
+func (UnimplementedGroupsServiceHandler) Unprotect(context.Context, *holdfastv1.GroupsServiceUnprotectRequest) (*holdfastv1.GroupsServiceUnprotectResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.GroupsService.Unprotect is not implemented"))
+}
+
+func (UnimplementedGroupsServiceHandler) Remove(context.Context, *holdfastv1.GroupsServiceRemoveRequest) (*holdfastv1.GroupsServiceRemoveResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.GroupsService.Remove is not implemented"))
 }

@@ -1,0 +1,77 @@
+package datapath
+
+import (
+	"context"
+	"errors"
+	"strconv"
+
+	"github.com/holdfast-dr/holdfast/control/api"
+	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
+	"github.com/holdfast-dr/holdfast/journal"
+	"github.com/holdfast-dr/holdfast/wire/record"
+)
+
+// Remove ends a target's group for good. It goes on when its caller does not wait any more: asked again, it says what came of it.
+func (h groupsHandler) Remove(_ context.Context, r *holdfastv1.GroupsServiceRemoveRequest) (*holdfastv1.GroupsServiceRemoveResponse, error) {
+	if r.Group == "" {
+		return nil, api.Errorf(api.InvalidArgument, "name it", "which group is to be removed is not said")
+	}
+	o := journal.RemoveOptions{Keep: r.KeepReplica, Try: r.DryRun}
+	if r.Checkpoint != "" {
+		n, err := strconv.ParseUint(r.Checkpoint, 10, 64)
+		if err != nil || n == 0 {
+			return nil, api.Errorf(api.InvalidArgument, "see the checkpoints with checkpoint list", "%q is not the id of a checkpoint", r.Checkpoint)
+		}
+		if !r.KeepReplica {
+			return nil, api.Errorf(api.InvalidArgument, "ask to keep the replica, or name no checkpoint", "a checkpoint is named, and no disk is to be kept")
+		}
+		o.Checkpoint = n
+	}
+	id, err := h.removable(r.Group)
+	if err != nil {
+		return nil, err
+	}
+	gone, err := h.target.store.RemoveGroup(id, o, nil)
+	switch {
+	case errors.Is(err, journal.ErrInUse):
+		return nil, api.Errorf(api.Precondition, "close its views with view close, and end its failover with failover", "%v", err)
+	case errors.Is(err, journal.ErrNotFound):
+		return nil, api.Errorf(api.NotFound, "see the checkpoints with checkpoint list", "%v", err)
+	case errors.Is(err, journal.ErrCorrupt):
+		return nil, api.Errorf(api.Precondition, "name another checkpoint, or export its disks first and keep none", "%v", err)
+	case err != nil:
+		return nil, err
+	}
+	res := &holdfastv1.GroupsServiceRemoveResponse{Group: r.Group}
+	if gone.Checkpoint != 0 {
+		res.Checkpoint = strconv.FormatUint(gone.Checkpoint, 10)
+	}
+	for _, d := range gone.Disks {
+		res.Disks = append(res.Disks, &holdfastv1.KeptDisk{Name: d.Name, Id: uint32(d.ID), Bytes: d.Bytes, Path: d.File})
+	}
+	if gone.Left != nil {
+		res.Left = gone.Left.Error()
+	}
+	return res, nil
+}
+
+// removable finds a group of that name, or the last one of that name that was removed.
+func (h *handler) removable(name string) (id record.GroupID, err error) {
+	g, err := h.targetGroup(name)
+	if err == nil {
+		return g.Info().ID, nil
+	}
+	if h.target == nil {
+		return 0, err
+	}
+	var last journal.Removed
+	for _, r := range h.target.store.Removed() {
+		if r.Name == name && r.At.After(last.At) {
+			last = r
+		}
+	}
+	if last.ID == 0 {
+		return 0, err
+	}
+	return last.ID, nil
+}
