@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"flag"
+	"fmt"
 	"hash/crc32"
 	"io/fs"
 	"log/slog"
@@ -13,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -339,6 +341,94 @@ func TestErrors(t *testing.T) {
 		w.log.Abandon()
 	})
 	t.Logf("%d places", n)
+}
+
+// TestUnloggedIsNoted fails each write and sync of the log's file once, under writers, and crashes the host at every
+// operation from then on: no write had begun by then of which the log that is found says nothing. So it is with no help
+// from anybody who notes elsewhere that the disk is unlogged.
+func TestUnloggedIsNoted(t *testing.T) {
+	crashes, failed := 0, 0
+	for at, more := 1, true; more; at++ {
+		synctest.Test(t, func(t *testing.T) { // in which no write ever waits for too long
+			w := newWorld(t, uint64(at))
+			w.open(thisID)
+			w.run(10)
+			var seen atomic.Int64
+			w.disk.Inject(faultdisk.Fault{Err: syscall.EIO, At: at, Ops: faultdisk.OpWrite | faultdisk.OpSync, Only: func(name string) bool {
+				if name == "/disk" {
+					return false
+				}
+				seen.Add(1)
+				return true
+			}})
+			w.disk.OnOp(func(faultdisk.Op, string) {
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				crashes++
+				if err := w.tells(); err != nil {
+					t.Errorf("error at %d: %v", at, err)
+				}
+			})
+			var writers sync.WaitGroup
+			for r := range int64(someRegions) {
+				writers.Go(func() { w.begin(r * RegionBytes / BlockBytes) })
+			}
+			writers.Wait()
+			if w.state != regions.On {
+				failed++
+			}
+			w.log.Keep()
+			synctest.Wait()
+			w.disk.OnOp(nil)
+			w.log.Abandon()
+			more = seen.Load() >= int64(at)
+		})
+	}
+	if failed == 0 {
+		t.Error("the log never failed")
+	}
+	t.Logf("%d crashes, %d logs that failed", crashes, failed)
+}
+
+// tells crashes the host now, and says of which write that had begun the log says nothing that is found then. With mu held.
+func (w *world) tells() error {
+	next := thisID
+	next.Boot = [16]byte{9}
+	found := Read(w.disk.Crash(w.luck, faultdisk.KeepNone), "/disk.log", next)
+	if found.Tells(next.Boot, 0) != nil {
+		return nil
+	}
+	says := told(found)
+	for b := range w.flying {
+		if !says[b] {
+			return fmt.Errorf("block %d is being written, and the log that a crash finds does not tell", b)
+		}
+	}
+	return nil
+}
+
+// TestGoneTooLate: a file that cannot be removed in time holds nobody up for longer than a log that is slow.
+func TestGoneTooLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		w.open(thisID)
+		hang := make(chan struct{})
+		w.disk.Inject(faultdisk.Fault{Ops: faultdisk.OpRemove, Stall: hang})
+		w.disk.Inject(faultdisk.Fault{Ops: faultdisk.OpSync, Err: syscall.EIO, Only: func(name string) bool { return name != "/disk" }})
+		began := time.Now()
+		w.begin(0)
+		if d := time.Since(began); d != LateAfter || w.state != regions.Off {
+			t.Errorf("a write waited %s, state %d", d, w.state)
+		}
+		began = time.Now()
+		w.begin(9000)
+		if d := time.Since(began); d != 0 {
+			t.Errorf("the next one waited %s", d)
+		}
+		close(hang)
+		synctest.Wait()
+		w.log.Abandon()
+	})
 }
 
 // TestNothingCanBeWritten: where not even the old file can be removed that is said, and the guest goes on.

@@ -6,7 +6,8 @@
 // What a caller may rely on:
 //   - A write that Enter let go on, in the state On, changes only regions that stand in the log durably.
 //   - Read returns, after any crash, log and marks that together hold every block in which the disk and the
-//     target may differ, unless the log was Late or Off when it crashed.
+//     target may differ, unless the log was Late when it crashed. One that has failed is removed, durably, before a
+//     write goes on that it says nothing of: Read finds none then. Only where that takes longer than LateAfter it may.
 //   - Nobody waits longer than LateAfter.
 //
 // A write into a region that stands in the log costs a look at a bit and a store of four bytes. Memory: what package

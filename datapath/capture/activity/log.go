@@ -47,7 +47,8 @@ type Log struct {
 	regions *regions.Log
 	left    bool          // regions have left, and the file does not say so
 	next    chan struct{} // closed when the round that is not begun has ended
-	under   chan struct{} // of the round under way
+	under   chan struct{} // of the round under way, and of what follows where it failed
+	gone    chan struct{} // while the file lacks regions and may be found: closed when it is gone
 	file    ioengine.File // nil while it is Off
 	told    regions.State
 
@@ -136,6 +137,7 @@ func (l *Log) make() error {
 	l.cfg.Lock.Lock()
 	defer l.cfg.Lock.Unlock()
 	l.file = file
+	l.goneLocked()
 	l.regions.Back(there)
 	l.tellLocked()
 	l.rouse()
@@ -232,7 +234,8 @@ func (l *Log) rouse() {
 	}
 }
 
-// EnterLocked is a write to [off, end) that is about to begin. Nil: it may. Else it waits, by Wait, and then may.
+// EnterLocked is a write to [off, end) that is about to begin. Nil: it may. Else it waits, by Wait, and then may: its
+// regions stand in the log then, or no crash finds the log, or it took too long.
 func (l *Log) EnterLocked(off, end int64) <-chan struct{} {
 	if l == nil {
 		return nil
@@ -244,6 +247,9 @@ func (l *Log) EnterLocked(off, end int64) <-chan struct{} {
 	case regions.GoesOn:
 		l.rouse()
 		return nil
+	}
+	if l.gone != nil {
+		return l.gone
 	}
 	l.rouse()
 	if l.under != nil && !l.regions.Wanted(from, to) {
@@ -313,21 +319,24 @@ func (l *Log) round() bool {
 	}
 	l.cfg.Lock.Lock()
 	gone := l.file != file // the marks beside it could not be written
-	if err == nil && !gone {
+	failed := err != nil || gone
+	if !failed {
 		l.regions.Done(true)
 		l.tellLocked()
 	} else if !gone {
 		l.failLocked(err)
 	}
+	if failed && !invariant.Planted("activity/goes-before-gone") { // who waits for the round waits for that too; until it has ended nobody makes another file
+		l.cfg.Lock.Unlock()
+		l.keeping.Lock()
+		l.discard()
+		l.keeping.Unlock()
+		l.cfg.Lock.Lock()
+	}
 	close(l.under)
 	l.under = nil
 	l.cfg.Lock.Unlock()
-	if err != nil {
-		l.keeping.Lock()
-		defer l.keeping.Unlock()
-		l.discard()
-	}
-	return err == nil && !gone
+	return !failed
 }
 
 // failLocked gives the file up.
@@ -336,9 +345,17 @@ func (l *Log) failLocked(err error) {
 	l.broken = append(l.broken, l.file)
 	l.file = nil
 	l.regions.Fail()
-	close(l.next) // who waits for the next round waits for none
-	l.next = make(chan struct{})
+	l.gone, l.next = l.next, make(chan struct{}) // who waits for the next round waits for that instead
 	l.tellLocked()
+}
+
+// goneLocked says that no crash finds the file that lacks regions, or that it cannot be helped.
+func (l *Log) goneLocked() {
+	l.regions.Gone()
+	if l.gone != nil {
+		close(l.gone)
+		l.gone = nil
+	}
 }
 
 // discard sees to it that a crash finds no file that lacks regions, as far as the store takes that. Keeping is held.
@@ -349,6 +366,11 @@ func (l *Log) discard() {
 	if !off {
 		return
 	}
+	defer func() {
+		l.cfg.Lock.Lock()
+		defer l.cfg.Lock.Unlock()
+		l.goneLocked()
+	}()
 	err := l.cfg.FS.Remove(l.cfg.Path)
 	if err == nil {
 		err = l.cfg.FS.SyncDir(path.Dir(l.cfg.Path))

@@ -65,8 +65,9 @@ type Log struct {
 	idle   uint32 // ticks
 	now    uint32
 	state  State
+	there  bool // while Off: a crash may find the file, which lacks regions
 	logged Set  // durably in the log; all that was written to while it is Off
-	wanted Set  // to be in it, by the next round
+	wanted Set  // to be in it, by the next round; while the file is there, by the next file
 	wants  bool // there is something in wanted
 	taken  Set  // of the round under way; nil while there is none
 	last   []uint32
@@ -104,7 +105,7 @@ type Entry uint8
 const (
 	Goes   Entry = iota // its regions stand in the log, or there is none
 	GoesOn              // it does not wait, but a round is due
-	Waits               // for the end of the round in which its regions are, at most until GoOn
+	Waits               // for the end of the round in which its regions are, or for Gone; at most until GoOn
 )
 
 // Enter is a write to regions [from, to) that is about to begin.
@@ -123,6 +124,10 @@ func (l *Log) Enter(from, to int) (e Entry) {
 
 // miss sees to it that region r comes into the log.
 func (l *Log) miss(r int) Entry {
+	if l.state == Off && l.there && !invariant.Planted("regions/write-beside-the-file") {
+		l.wanted.Add(r)
+		return Waits
+	}
 	if l.state == Off {
 		l.logged.Add(r)
 		return Goes
@@ -163,34 +168,52 @@ func (l *Log) Take(left bool) (all Set, ok bool) {
 
 // Done ends the round under way: what it took is durable, or the log is gone.
 func (l *Log) Done(durable bool) {
+	if !durable {
+		l.Fail()
+		return
+	}
 	for i := range l.logged {
 		l.logged[i] |= l.taken[i]
 	}
 	l.taken = nil
-	if !durable {
-		l.Fail()
-	} else if l.state == Late && !l.wants {
+	if l.state == Late && !l.wants {
 		l.state = On
 	}
 }
 
-// GoOn lets writes go on before the round has ended that they wait for.
+// GoOn lets writes go on before the round has ended, or the file has gone, that they wait for.
 func (l *Log) GoOn() {
+	l.Gone()
 	if l.state == On && (l.taken != nil || l.wants) {
 		l.state = Late
 	}
 }
 
-// Fail notes that the log cannot be written any more. A round under way is over.
+// Fail notes that the log cannot be written any more. A round under way is over. Until Gone a write waits whose
+// regions do not stand in the file: a crash would find it without them, and believe it.
 func (l *Log) Fail() {
-	l.logged, l.state = l.Logged(), Off
-	clear(l.wanted)
+	if l.taken != nil {
+		for i, w := range l.taken {
+			l.wanted[i] |= w
+		}
+	}
+	l.state, l.there = Off, true
 	l.taken, l.wants = nil, false
+}
+
+// Gone notes that a crash does not find the file of a log that is Off any more, or that nobody is to wait for that.
+func (l *Log) Gone() {
+	if !l.there {
+		return
+	}
+	l.logged, l.there = l.Logged(), false
+	clear(l.wanted)
 }
 
 // Back notes that a new log was made, in which the regions of there stand durably. What was written to
 // meanwhile comes into it by the next round; until then it is Late.
 func (l *Log) Back(there Set) {
+	l.Gone()
 	l.state = On
 	for i, w := range l.logged {
 		if more := w &^ there[i]; more != 0 {

@@ -56,6 +56,8 @@ func TestSteps(t *testing.T) {
 				l.Fail()
 			case "broken":
 				l.Done(false)
+			case "gone":
+				l.Gone()
 			case "goon":
 				l.GoOn()
 			case "back":
@@ -89,9 +91,12 @@ func TestSteps(t *testing.T) {
 	// Late: nobody waits, and what comes is logged all the same.
 	f("goon; state = on; enter 0 0 = waits; goon; state = late; enter 5 5 = goes on; take = [0 1 2 3 4 5 6 7]; enter 9 9 = goes on; done; state = late; take = [0 1 2 3 4 5 6 7 8 9]; done; state = on")
 	// Off: what is written to is remembered for the next file.
-	f("enter 0 0 = waits; take = [0 1 2 3]; enter 4 4 = waits; broken; state = off; enter 9 9 = goes; take = none; logged = [0 1 2 3 4 5 6 7 9]")
-	f("fail; enter 9 9 = goes; back 9; state = on; take = none; enter 9 9 = goes; enter 8 8 = waits")
-	f("fail; enter 5 5 = goes; enter 9 9 = goes; back 5; state = late; enter 9 9 = goes on; take = [5 8 9]; done; state = on")
+	f("enter 0 0 = waits; take = [0 1 2 3]; enter 4 4 = waits; broken; state = off; enter 9 9 = waits; enter 0 0 = waits; gone; enter 8 8 = goes; enter 0 9 = goes; take = none; logged = [0 1 2 3 4 5 6 7 8 9]")
+	// While a crash may find the file, who writes where it says nothing waits until it is gone, or too long.
+	f("enter 0 0 = waits; take = [0 1 2 3]; done; fail; enter 1 1 = goes; enter 4 4 = waits; enter 4 4 = waits; goon; state = off; enter 4 5 = goes; logged = [0 1 2 3 4 5]")
+	f("enter 0 0 = waits; fail; gone; gone; enter 1 1 = goes; fail; enter 9 9 = waits; back 1; state = late; take = [0 1 2 3 9]")
+	f("fail; gone; enter 9 9 = goes; back 9; state = on; take = none; enter 9 9 = goes; enter 8 8 = waits")
+	f("fail; gone; enter 5 5 = goes; enter 9 9 = goes; back 5; state = late; enter 9 9 = goes on; take = [5 8 9]; done; state = on")
 	// A region leaves once nothing began in it for the idle time, and none is under way.
 	f("enter 0 0 = waits; take = [0 1 2 3]; done; tick 3; idle = []; tick 1; idle 2 = [0 1 3]; leave; logged = [2]; left = [2]; done; enter 0 0 = waits")
 	f("enter 0 0 = waits; take = [0 1 2 3]; done; tick 4; enter 1 1 = goes; idle = [0 2 3]; enter 2 2 = goes; leave; logged = [1 2]")
@@ -112,7 +117,9 @@ func TestAnyOrder(t *testing.T) {
 		var waiting [][2]int
 		var round, asked Set
 		var idle []int
-		var kept Set // active, when the marks were kept
+		var kept Set               // active, when the marks were kept
+		wasOn := true              // nobody has gone on without the log
+		found, late := true, false // a crash finds the file; who waited for it to be gone went on
 		begin := func(w [2]int) {
 			for r := w[0]; r < w[1]; r++ {
 				active.Add(r)
@@ -123,7 +130,7 @@ func TestAnyOrder(t *testing.T) {
 			}
 		}
 		for range rapid.IntRange(1, 80).Draw(t, "steps") {
-			switch rapid.IntRange(0, 9).Draw(t, "event") {
+			switch rapid.IntRange(0, 10).Draw(t, "event") {
 			case 0, 1, 2:
 				from := rapid.IntRange(0, n-1).Draw(t, "from")
 				w := [2]int{from, rapid.IntRange(from+1, n).Draw(t, "to")}
@@ -145,6 +152,7 @@ func TestAnyOrder(t *testing.T) {
 					round = nil
 				}
 			case 5:
+				late = late || l.State() == Off && found
 				l.GoOn()
 			case 6:
 				if round != nil && rapid.IntRange(0, 3).Draw(t, "breaks") == 0 {
@@ -154,11 +162,17 @@ func TestAnyOrder(t *testing.T) {
 					asked = l.Logged()
 				}
 			case 7:
-				if l.State() == Off && asked != nil {
+				if l.State() == Off && asked != nil && !l.there {
 					copy(file, asked)
 					l.Back(asked)
+					found, late = true, false
 				}
 				asked = nil
+			case 10:
+				if l.State() == Off {
+					found = false
+					l.Gone()
+				}
 			case 8:
 				for r, c := range flying {
 					if flying[r] = max(0, c-1); c == 1 && rapid.Bool().Draw(t, "one") {
@@ -192,9 +206,11 @@ func TestAnyOrder(t *testing.T) {
 				goes = append(goes, w)
 			}
 			waiting = goes
-			if l.State() != On {
+			if l.State() != On && !(l.State() == Off && found && !late && wasOn) {
+				wasOn = false
 				continue
 			}
+			wasOn = true
 			active.Each(func(r int) {
 				if !file.Has(r) {
 					t.Fatalf("region %d was written to and does not stand in the log: file %v", r, file.list())
