@@ -4,12 +4,37 @@ import (
 	"bytes"
 	"os"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
 )
+
+// TestRemovedAtTargetAlone removes a group under its source, which sends as it can: it is told so and stays away, and its guest
+// goes on.
+func TestRemovedAtTargetAlone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	w.start()
+	w.awaitState(api.StateProtected)
+	g := w.write(1<<20, 0)
+	w.await("writes", func() bool { return g.count() > 200 })
+	for _, keep := range []bool{true, false} { // the second time it is told what came of the first
+		res, err := Handlers(Identity{}, nil, w.tg).Groups.Remove(t.Context(), &holdfastv1.GroupsServiceRemoveRequest{Group: "shop", KeepReplica: keep})
+		if err != nil || len(res.Disks) != len(w.volumes) || res.Left != "" {
+			t.Fatalf("%v, %v", res, err)
+		}
+	}
+	w.await("the source to say why", func() bool { return strings.Contains(w.status().Reason, "was removed here") })
+	before := g.count()
+	w.await("the guest to go on", func() bool { return g.count() > before+100 })
+	g.endPrompt()
+	if n := len(w.tg.store.Groups()); n != 0 {
+		t.Errorf("the target has %d groups", n)
+	}
+}
 
 // TestRemovedGroup ends the protection of a group under its guest, which feels nothing: the disks stay at the target as they
 // were at its newest checkpoint, and neither a restart nor the source brings the group back.

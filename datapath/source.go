@@ -138,6 +138,9 @@ func (s *Source) openFlow(g GroupConfig) (*flow, error) {
 	if err := f.openRoster(s.cfg.DataDir); err != nil {
 		return nil, err
 	}
+	if f.mu.roster.Removed != 0 {
+		f.log.Warn("the group was removed, and nothing of it is captured: take it out of the configuration")
+	}
 	f.tap, err = capture.OpenTap(capture.TapConfig{RunDir: s.cfg.RunDir, Group: g.ID, Filters: f.mu.roster.Sockets(g.Filters), Log: f.log})
 	if err != nil {
 		return nil, err

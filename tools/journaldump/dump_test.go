@@ -251,6 +251,24 @@ func TestVerifyFindsDamage(t *testing.T) {
 
 // TestPinsAndBrokenGroupsAreListed: what a group's manifest pins, and, when it does not
 // open, that and what to do.
+func TestRemovedGroupsAreListed(t *testing.T) {
+	m := makeStore(t)
+	s, err := journal.Open(journal.Config{FS: ioengine.OS(), Dir: m.dir, SegmentBytes: 128 << 10})
+	ok(t, err)
+	r, err := s.RemoveGroup(0xa1, journal.RemoveOptions{Keep: true}, nil)
+	ok(t, err)
+	kept, err := os.ReadFile(r.Disks[0].File)
+	if err != nil || !bytes.Equal(kept, m.images[r.Checkpoint]) {
+		t.Errorf("what is kept is not checkpoint %d: %v", r.Checkpoint, err)
+	}
+	ok(t, s.Close())
+	out, err := dumped(t, "list", m.dir)
+	ok(t, err)
+	if !strings.Contains(out, "group shop  00000000000000a1  lineage 5  removed") || !strings.Contains(out, "kept/00000000000000a1/00000001.raw") || strings.Contains(out, "SEGMENT") {
+		t.Errorf("%s", out)
+	}
+}
+
 func TestPinsAndBrokenGroupsAreListed(t *testing.T) {
 	m := makeStore(t)
 	s, err := journal.Open(journal.Config{FS: ioengine.OS(), Dir: m.dir, SegmentBytes: 128 << 10})

@@ -27,6 +27,7 @@ type volumeView struct {
 	ID    uint32 `json:"id"`
 	Name  string `json:"name"`
 	Bytes int64  `json:"bytes"`
+	File  string `json:"file,omitempty"` // of a group that was removed: where the disk stays
 }
 
 type segmentView struct {
@@ -72,11 +73,23 @@ func list(ctx context.Context, d *dump, _ []string) error {
 			return err
 		}
 	}
+	for _, r := range d.store.Removed() {
+		all = append(all, removedView(r))
+	}
 	return d.show(all, func(w io.Writer) {
 		for _, g := range all {
 			g.print(w)
 		}
 	})
+}
+
+// removedView is a group that is there no more.
+func removedView(r journal.Removed) groupView {
+	v := groupView{ID: r.ID.String(), Name: r.Name, Lineage: fmt.Sprintf("%x", r.Lineage), State: "removed"}
+	for _, x := range r.Disks {
+		v.Volumes = append(v.Volumes, volumeView{uint32(x.ID), x.Name, x.Bytes, x.File})
+	}
+	return v
 }
 
 func (d *dump) view(g *journal.Group) (groupView, error) {
@@ -89,7 +102,7 @@ func (d *dump) view(g *journal.Group) (groupView, error) {
 		v.State, v.Error = "error", st.Err.Error()
 	}
 	for _, x := range g.Volumes() {
-		v.Volumes = append(v.Volumes, volumeView{uint32(x.ID), x.Name, x.Bytes})
+		v.Volumes = append(v.Volumes, volumeView{ID: uint32(x.ID), Name: x.Name, Bytes: x.Bytes})
 	}
 	log, err := d.openLog(info.ID)
 	if err != nil {
@@ -130,7 +143,12 @@ func (g groupView) print(w io.Writer) {
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	fmt.Fprint(t, "  VOLUME\tSIZE\tNAME\n")
 	for _, v := range g.Volumes {
-		fmt.Fprintf(t, "  %d\t%s\t%s\n", v.ID, size(v.Bytes), v.Name)
+		fmt.Fprintf(t, "  %d\t%s\t%s\t%s\n", v.ID, size(v.Bytes), v.Name, v.File)
+	}
+	if g.State == "removed" {
+		t.Flush()
+		fmt.Fprintln(w)
+		return
 	}
 	fmt.Fprint(t, "  SEGMENT\tFIRST\tEND\tRECORDS\tSTATE\n")
 	for _, s := range g.Segments {
