@@ -42,6 +42,12 @@ func frames() (all []struct {
 	for _, f := range testFrames() {
 		add(f.name, appendFrame(nil, f.kind, f.body))
 	}
+	add("meet", appendFrame(nil, typeMeet, hello{Versions{9, 11}}.appendTo))
+	add("met", appendFrame(nil, typeMet, hello{Versions{9, 9}}.appendTo))
+	for _, w := range cutWords() {
+		add("cutword-"+w.Kind.String(), appendFrame(nil, typeCutWord, func(p []byte) []byte { return appendCutWord(p, w) }))
+	}
+	add("cutbeat", appendFrame(nil, typeCutBeat, nil))
 	add("attach", appendFrame(nil, typeAttach, attach{tok, 3}.appendTo))
 	add("taken", appendFrame(nil, typeTaken, taken{[]takenLine{{0, 1 << 30, 5, false}, {3, 1 << 20, 1_500_000_000, true}}}.appendTo))
 	add("gone", appendFrame(nil, typeGone, func(p []byte) []byte { return putU32(p, 3) }))

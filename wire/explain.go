@@ -26,6 +26,7 @@ var frameNames = map[frameType]string{
 	typeDurable: "Durable", typeListed: "Listed", typeLacking: "Lacking", typeEverywhere: "Everywhere", typeTest: "Test",
 	typeOrdered: FrameOrdered, typeAttach: "Attach", typeTaken: "Taken", typeGone: "Gone",
 	typeCompare: "Compare", typeSums: "Sums", typeFenced: "Fenced",
+	typeMeet: "Meet", typeMet: "Met", typeCutWord: "CutWord", typeCutBeat: "CutBeat",
 	typePing: "Ping", typePong: "Pong", typePush: "Push", typePull: "Pull", typeMeasured: "Measured", typeChunk: FrameChunk, typeEnd: "End",
 }
 
@@ -72,7 +73,10 @@ func Explain(p []byte) (e Explained, err error) {
 		return e, badFrame(BadLength, "%d bytes in a frame of %d", len(body), n)
 	}
 	switch t {
-	case typeHello:
+	case typeCutWord:
+		w, err := parseCutWord(body)
+		return Explained{Group: w.Group, Text: fmt.Sprintf("%v checkpoint %d of leader %s, term %d %s", w.Kind, w.ID.Number, w.ID.Leader, w.ID.Term, w.Why)}, err
+	case typeHello, typeMeet, typeMet:
 		h, err := parseHello(body)
 		return Explained{Text: fmt.Sprintf("speaks versions %v", h.speaks)}, err
 	case typeWelcome:
@@ -87,7 +91,7 @@ func Explain(p []byte) (e Explained, err error) {
 			return e, badFrame(BadBody, "a token of %d bytes", n)
 		}
 		return e, nil
-	case typeJoined, typeEnd, typeChunk, typeRecord, typeOrdered:
+	case typeJoined, typeEnd, typeCutBeat, typeChunk, typeRecord, typeOrdered:
 		return e, nil
 	case typeAttach:
 		a, err := parseAttach(body)

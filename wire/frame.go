@@ -56,6 +56,12 @@ const (
 	// First on a further data connection.
 	typeAttach frameType = 8
 
+	// Between source VRAs that share groups.
+	typeMeet    frameType = 9
+	typeMet     frameType = 10
+	typeCutWord frameType = 64
+	typeCutBeat frameType = 65
+
 	// Of link tests only.
 	typeTest     frameType = 7
 	typePing     frameType = 48
@@ -70,8 +76,12 @@ const (
 // bodyLimit is the longest body of a type, -1 for an unknown type.
 func bodyLimit(t frameType) int {
 	switch t {
-	case typeHello:
+	case typeHello, typeMeet, typeMet:
 		return helloBytes
+	case typeCutWord:
+		return maxCutWord
+	case typeCutBeat:
+		return 0
 	case typeWelcome:
 		return welcomeBytes
 	case typeJoin:

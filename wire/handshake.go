@@ -29,7 +29,8 @@ func (v Versions) String() string {
 //	6 has cuts say how a freeze of the guests went
 //	7 adds Compare and Sums
 //	8 adds Fenced
-var ours = Versions{1, 8}
+//	9 has cuts say how many sources their group has, which may have several
+var ours = Versions{1, 9}
 
 // OrderedSince is the first version in which records are ordered by the target, and so
 // may travel over several data connections.

@@ -175,10 +175,20 @@ func (s *Server) Serve(ctx context.Context, h Handler) error {
 }
 
 // accept gives each connection to take, in a goroutine of its own, until the port
-// is closed; it returns when all of them have. A want of descriptors passes.
+// is closed; it returns when all of them have.
 func (s *Server) accept(ctx context.Context, port net.Listener, take func(net.Conn)) error {
+	return acceptAll(ctx, port, s.slots, take, func(conn net.Conn) {
+		s.refuse(conn, &refusal{ReasonFull, errors.New("too many connections")})
+	}, func() {})
+}
+
+// acceptAll gives each connection to take, in a goroutine of its own and with an entry in slots that take
+// gives back, or where there is no room to refused, until the port is closed. Then it calls closed, and returns when all takes
+// have. A want of descriptors passes.
+func acceptAll(ctx context.Context, port net.Listener, slots chan struct{}, take, refused func(net.Conn), closed func()) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	defer closed()
 	for {
 		conn, err := port.Accept()
 		var passing interface{ Temporary() bool }
@@ -194,11 +204,11 @@ func (s *Server) accept(ctx context.Context, port net.Listener, take func(net.Co
 			return err
 		}
 		select {
-		case s.slots <- struct{}{}:
+		case slots <- struct{}{}:
 			wg.Go(func() { take(conn) })
 		default:
 			conn.Close()
-			s.refuse(conn, &refusal{ReasonFull, errors.New("too many connections")})
+			refused(conn)
 		}
 	}
 }

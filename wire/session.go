@@ -98,6 +98,9 @@ func (s *Session) Ordered() bool { return s.version >= OrderedSince }
 // TakesFreezes says whether the target takes cuts that say how a freeze went.
 func (s *Session) TakesFreezes() bool { return s.version >= freezeSince }
 
+// TakesSources says whether the target takes cuts that say how many sources their group has.
+func (s *Session) TakesSources() bool { return s.version >= cutsSince }
+
 // Context ends when the session begins to end; its cause is the reason.
 func (s *Session) Context() context.Context { return s.ctx }
 

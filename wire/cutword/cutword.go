@@ -92,3 +92,12 @@ func Membership(streams []record.StreamID) uint64 {
 	}
 	return max(sum, 1)
 }
+
+// FromLeader says that a leader says it, and not a member.
+func (w Word) FromLeader() bool {
+	switch w.Kind {
+	case Place, Release, Confirm, Void:
+		return true
+	}
+	return false
+}
