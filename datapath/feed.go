@@ -348,15 +348,26 @@ func (f *feed) mark(t record.Ticket) {
 		}
 	case group.Cut:
 		cut := record.Cut{Wall: m.taken.UnixNano(), Tag: p.Tag, Solo: true, Freeze: f.sayable(p.Freeze), Volumes: m.volumes}
+		if p.Number != 0 {
+			cut.Solo, cut.Sources, cut.Wall = false, uint8(len(f.cuts.members)), p.Wall
+		}
 		f.control(t, func(dst []byte, id record.Identity, at record.Time) []byte {
 			// The number of a checkpoint is the seq of its cut: it rises for ever, over
 			// every restart, without anybody having to remember it.
-			cut.Checkpoint = uint64(id.Seq)
+			// Several sources agree on one, in the same manner: see cutter.
+			if cut.Checkpoint = p.Number; p.Number == 0 {
+				cut.Checkpoint = uint64(id.Seq)
+			}
 			cut.Listed = min(f.listedNewest(), cut.Checkpoint-1)
 			placed.Number = cut.Checkpoint
 			return record.AppendCut(dst, id, at, t, cut)
 		})
 		f.noteCut(p.Ask, cut)
+	case group.Confirm:
+		f.control(t, func(dst []byte, id record.Identity, at record.Time) []byte {
+			return record.AppendConfirm(dst, id, at, t, p.Number)
+		})
+		return
 	}
 	if p.Kind == group.Close {
 		f.tap.SetLostCovered(p.Cover)

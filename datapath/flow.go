@@ -37,6 +37,7 @@ type flow struct {
 	began        time.Time
 	rosterName   string
 	freezer      freezer
+	cuts         *cutter // of a group that several source VRAs share; else nil
 	intake       atomic.Pointer[intake]
 	marksNew     bool // the host restarted since what was kept was, and what changed was not marked since
 	keptName     string
@@ -113,6 +114,7 @@ type flow struct {
 		lacks    lacks
 		lost     []wire.Lack // that the target told of, to be marked
 		listed   wire.Listed
+		listedAt time.Time // when the newest was heard of
 		asks     map[uint64]*wish
 		nextAsk  uint64
 		fatal    error
@@ -172,6 +174,9 @@ func (f *flow) stepLocked(e group.Event) {
 	}
 	for _, a := range f.mu.machine.Step(time.Now(), e) {
 		f.actLocked(a)
+	}
+	if f.cuts != nil {
+		f.cuts.tellLocked(f.mu.machine)
 	}
 	s := f.mu.machine.Status()
 	if s.State != f.mu.state {
@@ -342,9 +347,14 @@ func (f *flow) takeLocked(a group.Take) {
 
 // ticketLocked takes a ticket that feed will meet.
 func (f *flow) ticketLocked() *mark {
-	m := &mark{ticket: f.tap.TakeTicket(), volumes: f.membersLocked(), taken: time.Now(), decided: make(chan struct{}), open: true}
+	f.mu.last = f.markLocked(f.tap.TakeTicket())
+	return f.mu.last
+}
+
+// markLocked notes a ticket of ours.
+func (f *flow) markLocked(t record.Ticket) *mark {
+	m := &mark{ticket: t, volumes: f.membersLocked(), taken: time.Now(), decided: make(chan struct{}), open: true}
 	f.mu.marks[m.ticket] = m
-	f.mu.last = m
 	return m
 }
 

@@ -64,6 +64,10 @@ var (
 	descThinned     = desc("journal_thinned_checkpoints_total", "Checkpoints that were thinned out.", "group")
 	descPromoted    = desc("journal_promoted_bytes_total", "Bytes that promotion wrote into replicas.", "group")
 	descOldest      = desc("journal_oldest_checkpoint_age_seconds", "How far back the oldest checkpoint lies; absent when there is none.", "group")
+	descCuts        = desc("group_shared_cuts_total", "Cuts that this VRA led for a group with several source VRAs: confirmed by all, or void and tried again.", "group", "result")
+	descIntervals   = desc("group_shared_intervals_total", "Intervals in which this VRA was to lead a checkpoint of a group with several source VRAs.", "group")
+	descServed      = desc("group_shared_intervals_listed_total", "Intervals of them whose checkpoint was listed.", "group")
+	descHolds       = desc("group_hold_seconds", "For how long guests' answers were held for a cut of several source VRAs.", "group")
 	descCap         = desc("shaping_cap_bytes_per_second", "What may leave this VRA a second, as the interface counts; absent without a cap.")
 	descShaped      = desc("shaping_wire_bytes_total", "Bytes that sessions put on the interface: TLS, headers, acknowledgements and what was sent again.")
 	descHeld        = desc("group_held_by_cap_seconds_total", "Time in which a group had something to send and only the cap held it.", "group")
@@ -104,7 +108,7 @@ func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 		descLag, descBehind, descState, descCheckpoints, descWrites, descBytes, descWire, descBad, descRefused, descRaw, descStored, descPackTime, descPackWrong, descPackRaw, descPackTurns, descWindow,
 		descDirty, descErrors, descJournal, descScrub, descRepairs, descDamage, descLimit, descLevel, descPromoted, descFolded, descFreed, descThinned, descOldest, descStore,
 		descConns, descConnsLost, descAgain, descReordered, descCap, descShaped, descHeld, descWindowMost, descBudget, descGaveWay, descCompared, descDiffer,
-		descPolicy, descNewest, descBadPoints, descScrubAge, descStores, descSpare, descThin, descDropped, descUncaptured, descUnlogged, descSlots, descFilters,
+		descCuts, descIntervals, descServed, descHolds, descPolicy, descNewest, descBadPoints, descScrubAge, descStores, descSpare, descThin, descDropped, descUncaptured, descUnlogged, descSlots, descFilters,
 		descCertificate, descBuild,
 	} {
 		ch <- d
@@ -167,6 +171,7 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 	m.collectCertificates(gauge)
 	m.collectCapture(gauge, count)
 	m.collectPack(gauge, count)
+	m.collectCuts(ch, count)
 	m.collectShaping(gauge, count)
 	m.collectWire(count)
 	m.collectConnections(gauge, count)
@@ -217,6 +222,31 @@ func (m metrics) collectCapture(gauge, count func(*prometheus.Desc, float64, ...
 		gauge(descSlots, float64(s.Slots-s.Free), f.cfg.Name, "taken")
 		gauge(descFilters, float64(s.Filters), f.cfg.Name, "connected")
 		gauge(descFilters, float64(s.Needed), f.cfg.Name, "needed")
+	}
+}
+
+// collectCuts tells of the groups that have several source VRAs.
+func (m metrics) collectCuts(ch chan<- prometheus.Metric, count func(*prometheus.Desc, float64, ...string)) {
+	if m.h.source == nil {
+		return
+	}
+	for _, f := range m.h.source.flows {
+		if f.cuts == nil {
+			continue
+		}
+		s := f.cuts.state()
+		count(descCuts, float64(s.Stats.Confirmed), f.cfg.Name, "confirmed")
+		count(descCuts, float64(s.Stats.Void), f.cfg.Name, "void")
+		if s.Leads {
+			count(descIntervals, float64(s.Stats.Intervals), f.cfg.Name)
+			count(descServed, float64(s.Stats.Listed), f.cfg.Name)
+		}
+		buckets, below := make(map[float64]uint64), uint64(0)
+		for i, b := range holdBounds {
+			below += s.Holds.buckets[i]
+			buckets[b.Seconds()] = below
+		}
+		ch <- prometheus.MustNewConstHistogram(descHolds, s.Holds.count, s.Holds.sum.Seconds(), buckets, f.cfg.Name)
 	}
 }
 

@@ -15,7 +15,7 @@ const listOfMetrics = "../control/sidecar/monitor/METRICS.md"
 
 func described(t *testing.T) []monitor.Metric {
 	t.Helper()
-	have, err := monitor.Described([]string{"holdfast_journal_sync_seconds"}, Metrics(Identity{}, nil, &Target{syncs: newSyncs()}))
+	have, err := monitor.Described([]string{"holdfast_journal_sync_seconds", "holdfast_group_hold_seconds"}, Metrics(Identity{}, nil, &Target{syncs: newSyncs()}))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -164,7 +164,10 @@ func (f *flow) message(m wire.Message) error {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		if m.Checkpoint > f.mu.listed.Checkpoint {
-			f.mu.listed = *m
+			f.mu.listed, f.mu.listedAt = *m, time.Now()
+		}
+		if f.cuts != nil {
+			f.cuts.listed(m.Checkpoint)
 		}
 		f.stepLocked(group.Listed{Number: m.Checkpoint})
 		if !invariant.Planted("datapath/everywhere-untold") {

@@ -35,9 +35,14 @@ func (f *flow) tick(now time.Time) {
 	f.metersLocked(now)
 	lost := f.tap.Lost()
 	f.lagLocked(lost)
-	f.stepLocked(group.Tick{Sense: group.Sense{
-		Lost: lost, Lag: f.mu.lag, Full: f.window.Stats().Bytes >= f.window.Limit(), Trouble: trouble,
-	}})
+	sense := group.Sense{Lost: lost, Lag: f.mu.lag, Full: f.window.Stats().Bytes >= f.window.Limit(), Trouble: trouble}
+	if f.cuts != nil {
+		if !f.mu.machine.Whole() {
+			f.mu.listedAt = now // none is due
+		}
+		sense.NoCut = f.cuts.uncut(now.Sub(f.mu.listedAt))
+	}
+	f.stepLocked(group.Tick{Sense: sense})
 }
 
 // filtersLocked says what is wrong with the filters; empty when nothing is.

@@ -39,6 +39,11 @@ type SourceConfig struct {
 	Connections int // data connections to each target, 1 to 8; 0 is as many as pay
 	Log         *slog.Logger
 	Tape        *tape.Tape // for debugging; nil is none
+
+	// What groups with several source VRAs need: where the others tell of cuts, host:port, and
+	// credentials whose pins are of the VRAs' own site.
+	ListenCuts      string
+	SiteCredentials wire.Credentials
 	// Dial replaces the network's; nil is net.Dialer.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
@@ -55,6 +60,9 @@ type GroupConfig struct {
 	Filters       []string      // pool sockets
 	Volumes       []VolumeName
 	Freeze        Freeze // around checkpoints that ask for it
+	// Members are all source VRAs of the group, this one among them, in the order in which all
+	// have them: the first leads. None: this is the only one.
+	Members []Member
 }
 
 // VolumeName names a volume that a filter serves.
@@ -70,6 +78,7 @@ type Source struct {
 	peers []*peer
 	gate  *gate.Gate
 	share *shares
+	cuts  *cutLinks // nil where no group has several source VRAs
 	began time.Time
 }
 
@@ -109,6 +118,9 @@ func OpenSource(cfg SourceConfig) (s *Source, err error) {
 		}
 		s.flows = append(s.flows, f)
 		s.peerOf(g).flows = append(s.peerOf(g).flows, f)
+	}
+	if s.cuts, err = openCutLinks(s); err != nil {
+		return s, err
 	}
 	s.shareOut()
 	return s, nil
@@ -166,6 +178,10 @@ func (s *Source) openFlow(g GroupConfig) (*flow, error) {
 	f.mu.marks = make(map[record.Ticket]*mark)
 	f.mu.asks = make(map[uint64]*wish)
 	f.freezer = newFreezer(s.cfg.DataDir, g)
+	if len(g.Members) > 1 {
+		f.mu.machine.Share()
+		f.cuts = newCutter(f, g.Members)
+	}
 	f.mu.ctx, f.mu.end = context.WithCancel(context.Background())
 	f.mu.end()
 	n := pack.InFlight() + jobs
@@ -192,6 +208,13 @@ func (s *Source) Run(ctx context.Context) error {
 	for _, f := range s.flows {
 		wg.Go(func() { f.run(run) })
 	}
+	if s.cuts != nil {
+		wg.Go(func() {
+			if err := s.cuts.run(run); err != nil {
+				fail(err)
+			}
+		})
+	}
 	wg.Go(func() { s.gate.Run(run) })
 	wg.Go(func() { s.watchShares(run) })
 	for _, p := range s.peers {
@@ -211,6 +234,9 @@ func (s *Source) Run(ctx context.Context) error {
 // Close gives the groups up.
 func (s *Source) Close() error {
 	var err error
+	if s.cuts != nil && s.cuts.server != nil {
+		_ = s.cuts.server.Close() // Run may have closed it
+	}
 	for _, f := range s.flows {
 		err = errors.Join(err, f.tap.Close(), f.ledger.f.Close())
 	}
@@ -237,6 +263,9 @@ func (f *flow) run(ctx context.Context) {
 	wg.Go(func() { f.askWhatLacks(ctx) })
 	wg.Go(func() { f.markLost(ctx) })
 	wg.Go(func() { f.keeper(ctx) })
+	if f.cuts != nil {
+		wg.Go(func() { f.cuts.run(ctx) })
+	}
 }
 
 // run keeps a session with the target.

@@ -54,6 +54,9 @@ func LoadCredentials(certFile, keyFile string, peerCAs ...string) (Credentials, 
 	return c, nil
 }
 
+// Self is whom our own certificate names.
+func (c *Credentials) Self() (Peer, error) { return peerOf(c.Certificate.Leaf) }
+
 func parsePin(pemBytes []byte) (Pin, error) {
 	block, rest := pem.Decode(pemBytes)
 	if block == nil || block.Type != "CERTIFICATE" {

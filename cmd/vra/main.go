@@ -173,7 +173,14 @@ func serve(ctx context.Context, live *live, notify *systemd.Notifier, log *slog.
 		if err != nil {
 			return err
 		}
+		site := wire.Credentials{}
+		if s.Shared() {
+			if site, err = wire.LoadCredentials(cfg.TLS.Cert, cfg.TLS.Key, cfg.TLS.CA); err != nil {
+				return err
+			}
+		}
 		source, err = datapath.OpenSource(datapath.SourceConfig{
+			ListenCuts: s.ListenCuts, SiteCredentials: site,
 			Shaping: policy, Compression: compression, Connections: s.DataConnections(), WindowBudget: int64(s.WindowBudget),
 			RunDir: cfg.RunDir, DataDir: cfg.DataDir, Credentials: credentials, Groups: groups(s), Log: log, Tape: to,
 		})
@@ -226,6 +233,9 @@ func groups(s *config.Source) (gs []datapath.GroupConfig) {
 			Name: g.Name, ID: record.GroupID(g.ID), Stream: record.StreamID(g.Stream), Lineage: uint64(g.Lineage),
 			Interval: time.Duration(g.Interval), Window: int64(g.Window), Control: cmp.Or(g.Target.Address, g.Target.Control), Data: cmp.Or(g.Target.Address, g.Target.Data),
 			Filters: g.Filters, Freeze: datapath.Freeze{Before: g.Freeze.Before, After: g.Freeze.After},
+		}
+		for _, m := range g.Sources {
+			d.Members = append(d.Members, datapath.Member{VRA: m.VRA, Stream: record.StreamID(m.Stream), Address: m.Address})
 		}
 		for _, v := range g.Volumes {
 			d.Volumes = append(d.Volumes, datapath.VolumeName{ID: record.VolumeID(v.ID), Name: v.Name})

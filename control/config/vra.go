@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -69,6 +70,9 @@ type Source struct {
 	// WindowBudget is the memory of all groups' windows together, by default 1GiB or, for many
 	// groups, 4MiB each. When it is short, groups of lower priority give way first.
 	WindowBudget Size `yaml:"window_budget,omitempty"`
+	// ListenCuts is host:port where other source VRAs of this site, which share groups, tell of
+	// cuts: by default :4007, which a VRA that is a target too needs for that.
+	ListenCuts string `yaml:"listen_cuts,omitempty"`
 }
 
 // Shaping says how much may leave a source, all groups and connections together.
@@ -90,8 +94,62 @@ type SourceGroup struct {
 	Target   Endpoint       `yaml:"target"`
 	Filters  []string       `yaml:"filters"` // the pool sockets of the filters of its volumes
 	Volumes  []SourceVolume `yaml:"volumes"`
+	// Sources are all source VRAs of a group that has several, this one among them, alike and in
+	// the same order in the files of all: the first leads the checkpoints.
+	Sources []GroupSource `yaml:"sources,omitempty"`
 
 	Freeze Freeze `yaml:"freeze,omitempty"` // for checkpoints that are made with --freeze
+}
+
+// GroupSource is one of several source VRAs of a group.
+type GroupSource struct {
+	VRA     string `yaml:"vra"`               // its id within the site
+	Stream  ID     `yaml:"stream"`            // its own stream of the group
+	Address string `yaml:"address,omitempty"` // host:port of its source.listen_cuts; of this VRA itself it may be left out
+}
+
+// MaxSources is how many source VRAs a group may have.
+const MaxSources = 16
+
+// validateSources checks the sources of a group of the VRA of that id.
+func (g *SourceGroup) validateSources(m *mistakes, at, id string, addresses map[string]string) {
+	if len(g.Sources) == 0 {
+		return
+	}
+	if len(g.Sources) == 1 || len(g.Sources) > MaxSources {
+		m.add(at, "%d of them: 2 to %d, or none where this VRA is the only one", len(g.Sources), MaxSources)
+	}
+	if len(g.Freeze.Before)+len(g.Freeze.After) > 0 {
+		m.add(at, "are there, and so is freeze: guests of several VRAs cannot be frozen together yet")
+	}
+	names, streams, mine := map[string]string{}, map[ID]string{}, false
+	for i, s := range g.Sources {
+		where := fmt.Sprintf("%s[%d]", at, i)
+		m.name(where+".vra", s.VRA)
+		m.id(where+".stream", s.Stream)
+		unique(m, names, where+".vra", s.VRA, "")
+		unique(m, streams, where+".stream", s.Stream, 0)
+		if s.VRA == id {
+			mine = true
+			if s.Stream != g.Stream {
+				m.add(where+".stream", "%v is not this VRA's stream of the group, %v", s.Stream, g.Stream)
+			}
+			continue
+		}
+		m.address(where+".address", s.Address, 1)
+		if was := addresses[s.VRA]; was != "" && was != s.Address {
+			m.add(where+".address", "%s has the address %s in another group", s.VRA, was)
+		}
+		addresses[s.VRA] = s.Address
+	}
+	if !mine {
+		m.add(at, "this VRA, %s, is not among them", id)
+	}
+}
+
+// Shared says that a group has several source VRAs.
+func (s *Source) Shared() bool {
+	return slices.ContainsFunc(s.Groups, func(g SourceGroup) bool { return len(g.Sources) > 0 })
 }
 
 // Freeze are the commands around a cut: a program by its absolute path, and its arguments. No
@@ -218,7 +276,7 @@ func (c *VRA) Validate() error {
 		within(&m, "target.index_memory", t.IndexMemory, MinIndex, MaxTargetBytes)
 	}
 	if c.Source != nil {
-		c.Source.validate(&m)
+		c.Source.validate(&m, c.ID)
 	}
 	if c.MetricsListen != "" {
 		m.address("metrics_listen", c.MetricsListen, 0)
@@ -248,6 +306,9 @@ func (c *VRA) listeners(m *mistakes) {
 	all := []listener{{"metrics_listen", c.MetricsListen}}
 	if t := c.Target; t != nil {
 		all = []listener{{"target.listen_control", t.ListenControl}, {"target.listen_data", t.ListenData}, {"target.listen", t.Listen}, all[0]}
+	}
+	if c.Source != nil {
+		all = append(all, listener{"source.listen_cuts", c.Source.ListenCuts})
 	}
 	for i, l := range all {
 		for _, earlier := range all[:i] {
@@ -284,7 +345,7 @@ func (s *Source) DataConnections() int {
 	return 0
 }
 
-func (s *Source) validate(m *mistakes) {
+func (s *Source) validate(m *mistakes, id string) {
 	if len(s.Groups) == 0 {
 		m.add("source.groups", "is empty")
 	}
@@ -304,7 +365,13 @@ func (s *Source) validate(m *mistakes) {
 	if s.WindowBudget >= MinWindowBudget && s.WindowBudget < least {
 		m.add("source.window_budget", "%v is not enough for %d groups: at least %v, %v each", s.WindowBudget, len(s.Groups), least, MinWindowShare)
 	}
-	names, ids, streams := map[string]string{}, map[ID]string{}, map[ID]string{}
+	if s.Shared() {
+		s.ListenCuts = or(s.ListenCuts, ":4007")
+	}
+	if s.ListenCuts != "" {
+		m.address("source.listen_cuts", s.ListenCuts, 0)
+	}
+	names, ids, streams, addresses := map[string]string{}, map[ID]string{}, map[ID]string{}, map[string]string{}
 	for i := range s.Groups {
 		g, at := &s.Groups[i], fmt.Sprintf("source.groups[%d]", i)
 		if g.Interval == 0 {
@@ -324,6 +391,7 @@ func (s *Source) validate(m *mistakes) {
 		within(m, at+".window", g.Window, MinWindow, MaxWindow)
 		g.Target.validate(m, at+".target")
 		g.Freeze.validate(m, at+".freeze")
+		g.validateSources(m, at+".sources", id, addresses)
 		if len(g.Filters) == 0 {
 			m.add(at+".filters", "is empty")
 		}

@@ -233,7 +233,6 @@ func (l *Leader) answered(now time.Time, e Heard) []Say {
 		l.rest(now)
 		l.stage, l.trouble = Resting, ""
 		l.stats.Confirmed++
-		l.wanted = false
 		if l.c.Auto && !l.served {
 			l.served, l.mine[0] = true, l.id.Number
 		}

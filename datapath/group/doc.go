@@ -21,6 +21,7 @@
 //   - While it is paused no life begins, and the one there was is over once an answer of the
 //     target's that was under way for it has come.
 //   - A volume that is added stands in cuts from when MayJoin says so.
+//   - Among several source VRAs cuts come from outside (Shared); what they hold to is the same.
 //   - A cut says that the guests were at rest only if they were when its ticket was taken.
 //   - The state is never better than the truth: protected needs a checkpoint that
 //     was listed after the last resync closed.

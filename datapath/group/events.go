@@ -66,6 +66,17 @@ type (
 		Before uint64 // Close: lost, read before the dirty maps were found empty
 		Left   int64  // Close: bytes dirty, read after the ticket
 	}
+	// Shared says that the ticket of a cut was taken that several source VRAs take together, and
+	// what was read after that. Nothing else happened since CanCut said that it may be taken.
+	Shared struct {
+		Number uint64
+		Wall   int64 // ns since 1970
+		Tag    string
+		Mine   bool   // this VRA leads it, for whoever Wanted tells of
+		Lost   uint64 // read after the ticket was taken
+	}
+	// SharedVoid says that such a cut, which was placed, will never be confirmed.
+	SharedVoid struct{ Number uint64 }
 	// Placed says that a boundary's record stands in the stream.
 	Placed struct {
 		Life   uint64
@@ -106,6 +117,7 @@ type Sense struct {
 	Lag     time.Duration // age of the oldest captured write that is not durable
 	Full    bool          // the window is at its limit, or the memory of all windows is used up
 	Trouble string        // why the filters cannot be heard; empty if they can
+	NoCut   string        // why no checkpoint came about for longer than two intervals, among several source VRAs; empty if one did
 }
 
 // Boundary is a place in the stream that takes a ticket of its own.
@@ -116,9 +128,10 @@ const (
 	Cut Boundary = iota + 1
 	Open
 	Close
+	Confirm // of a cut that several source VRAs took; no event is about it
 )
 
-func (b Boundary) String() string { return [...]string{"?", "cut", "open", "close"}[b] }
+func (b Boundary) String() string { return [...]string{"?", "cut", "open", "close", "confirm"}[b] }
 
 // Action is something to do.
 type Action interface{ action() }
@@ -168,6 +181,8 @@ type (
 		Freeze record.Freeze
 		Reason string
 		Cover  uint64 // Close: the count of lost that the resync covers
+		Number uint64 // Cut and Confirm of several source VRAs: the checkpoint's; 0 for a cut of this one alone
+		Wall   int64  // as well: its time, ns since 1970
 	}
 	// Void gives up the ticket just taken.
 	Void struct{ Kind Boundary }
@@ -186,6 +201,8 @@ func (Acked) event()       {}
 func (Begun) event()       {}
 func (Walked) event()      {}
 func (Taken) event()       {}
+func (Shared) event()      {}
+func (SharedVoid) event()  {}
 func (Placed) event()      {}
 func (Listed) event()      {}
 func (CutAsked) event()    {}

@@ -42,6 +42,9 @@ type Machine struct {
 	placed  map[uint64]ask // checkpoints placed for a wish, not yet listed
 	listed  uint64         // highest checkpoint listed
 	firstOK uint64         // first checkpoint of this protection; 0 until it is placed
+	shared  bool           // several source VRAs have the group: none cuts by itself
+	number  uint64         // of the shared cut being taken
+	void    bool           // it will never be confirmed
 	walkBad string         // why the last pass could not go on
 
 	status Status
@@ -161,6 +164,10 @@ func (m *Machine) step(now time.Time, e Event) []Action {
 		return m.walked(e)
 	case Taken:
 		return m.taken(now, e)
+	case Shared:
+		return m.share(now, e)
+	case SharedVoid:
+		m.wasVoid(e.Number)
 	case Placed:
 		return m.wasPlaced(e)
 	case Listed:
@@ -424,6 +431,9 @@ func (m *Machine) wasPlaced(e Placed) []Action {
 			m.placed[e.Number] = m.tag
 			m.tag = ask{}
 		}
+		if m.void {
+			m.wasVoid(e.Number)
+		}
 	}
 	return nil
 }
@@ -479,6 +489,9 @@ func (m *Machine) next(now time.Time) []Action {
 		m.why = m.marked()
 		m.taking = Open
 		return append(as, Take{Life: m.life, Kind: Open})
+	}
+	if m.shared {
+		return as
 	}
 	if len(m.asked) > 0 {
 		m.tag, m.asked = m.asked[0], m.asked[1:]

@@ -3,6 +3,8 @@ package group
 import (
 	"fmt"
 	"time"
+
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 )
 
 // State is the word that a user reads.
@@ -61,7 +63,7 @@ func (m *Machine) state(now time.Time) (State, string) {
 	case m.phase == idle || m.phase == beginning || m.phase == syncing:
 		return m.sync(), m.why + m.hindrance()
 	case !m.Safe():
-		return m.sync(), "everything was read; a checkpoint is listed once the target has it all"
+		return m.sync(), "everything was read; a checkpoint is listed once the target has it all" + m.uncut()
 	case m.sense.Lost != m.covered:
 		return Resync, m.marked()
 	case m.behind():
@@ -70,6 +72,8 @@ func (m *Machine) state(now time.Time) (State, string) {
 			why += "; the memory it may use is full, soon changes are only marked"
 		}
 		return Behind, why
+	case m.sense.NoCut != "" && !invariant.Planted("group/uncut-unsaid"):
+		return Behind, "no checkpoint came about for longer than two intervals: " + m.sense.NoCut
 	}
 	return Protected, ""
 }
@@ -106,6 +110,13 @@ func (m *Machine) hindrance() string {
 		return ""
 	}
 	return "; it waits: " + m.walkBad
+}
+
+func (m *Machine) uncut() string {
+	if m.sense.NoCut == "" {
+		return ""
+	}
+	return "; none comes about: " + m.sense.NoCut
 }
 
 // behind is entered at two intervals of lag and left at one, so that it does not flap.

@@ -27,9 +27,10 @@ func main() {
 	mib := flag.Int64("mib", 1024, "MiB of each disk")
 	length := flag.Duration("length", 4*time.Second, "of each measurement of a rate")
 	faults := flag.Duration("faults", time.Minute, "of each measurement under a fault; the bars say 1m")
+	cutRate := flag.Float64("cut-rate", 6000, "writes of 4 KiB a second to the 12 volumes of the three hosts that share a group; 0 is as many as find room")
 	flag.Parse()
 	o.Main(nil, func(r *bars.Run) error {
-		b := &bench{Run: r, size: *mib << 20, length: *length, faults: *faults, data: load.Corpus(load.DB, 1)}
+		b := &bench{Run: r, size: *mib << 20, length: *length, faults: *faults, cutRate: *cutRate, data: load.Corpus(load.DB, 1)}
 		b.open = sync.OnceValue(b.begin)
 		defer b.close()
 		return r.Measure("capture", bars.Head{
@@ -41,12 +42,13 @@ func main() {
 // bench is one run of the bars.
 type bench struct {
 	*bars.Run
-	size   int64 // of each disk, bytes
-	length time.Duration
-	faults time.Duration
-	data   []byte       // what guests write
-	seed   uint64       // of the last load
-	open   func() error // begin, once: the first measure that wants the sides has them opened
+	size    int64 // of each disk, bytes
+	length  time.Duration
+	faults  time.Duration
+	cutRate float64
+	data    []byte       // what guests write
+	seed    uint64       // of the last load
+	open    func() error // begin, once: the first measure that wants the sides has them opened
 	sides
 }
 
@@ -60,6 +62,7 @@ func (b *bench) measures() []bars.Measure {
 		{Rows: []string{"nbd-1"}, Do: func() error { return b.nbd("nbd-1", 1) }},
 		{Rows: []string{"vra-killed"}, Do: b.killed},
 		{Rows: []string{"host-crash"}, Do: b.hostCrash},
+		{Rows: []string{"cuts-listed", "cuts-hold"}, Do: b.cuts},
 		{Rows: []string{"p99-link", "p99-dead", "p99-stopped", "fault-errors"}, Do: b.faulty},
 	}
 }

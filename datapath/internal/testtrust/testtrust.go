@@ -22,6 +22,17 @@ func Sites() (source, target wire.Credentials) { return made().source, made().ta
 // Second returns those of another VRA of the source's site.
 func Second() wire.Credentials { return made().second }
 
+// Source is what one of several source VRAs has: towards the target, and towards the others of its site.
+type Source struct{ Target, Site wire.Credentials }
+
+// Sources are several VRAs of the source's site: v1, which is that of Sites, and v2, which is Second.
+func Sources() (all []Source) {
+	for _, c := range []wire.Credentials{made().source, made().second} {
+		all = append(all, Source{c, wire.Credentials{Certificate: c.Certificate, Pins: made().target.Pins}})
+	}
+	return all
+}
+
 var made = sync.OnceValue(func() (m struct{ source, second, target wire.Credentials }) {
 	west, westKey := authority("west")
 	east, eastKey := authority("east")
