@@ -316,18 +316,6 @@ func (h *holds) add(d time.Duration) {
 	h.sum += d
 }
 
-// p99 is a bound that 99 of 100 holds did not go beyond; 0 for none yet.
-func (h *holds) p99() time.Duration {
-	left := h.count - h.count/100
-	for i, n := range h.buckets {
-		if n >= left && h.count > 0 {
-			return holdBounds[i]
-		}
-		left -= min(n, left)
-	}
-	return 0
-}
-
 // named finds a member by the name of its VRA.
 func (c *cutter) named(vra string) (Member, bool) {
 	i := slices.IndexFunc(c.members, func(m Member) bool { return m.VRA == vra })
