@@ -273,6 +273,12 @@ func TestSharedGroup(t *testing.T) {
 		t.Errorf("%d checkpoints, %d writes", len(s.listed())-from, wrote)
 	}
 
+	body := holdMetrics(t, Handlers(Identity{}, s.hosts[0].s, nil).Metrics)
+	for _, series := range []string{`shared_cuts_total{group="shop",result="confirmed"} `, `shared_intervals_total{group="shop"} `, `shared_intervals_listed_total{group="shop"} `, `hold_seconds_count{group="shop"} `} {
+		if series = "holdfast_group_" + series; !strings.Contains(body, series) || strings.Contains(body, series+"0\n") {
+			t.Errorf("%s is missing or none", series)
+		}
+	}
 	s.stopHostSource(1)
 	before := len(s.listed())
 	end = s.causes()
