@@ -12,7 +12,6 @@ import (
 	"github.com/holdfast-dr/holdfast/datapath/capture"
 	"github.com/holdfast-dr/holdfast/datapath/cut"
 	"github.com/holdfast-dr/holdfast/datapath/group"
-	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/wire/cutword"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
@@ -253,7 +252,7 @@ func (f *flow) cannotCutLocked() string {
 		return "the VRA stops"
 	case f.mu.fatal != nil:
 		return "the group has stopped here: " + f.mu.fatal.Error()
-	case f.mu.session != nil && !f.mu.session.TakesSources() && !invariant.Planted("datapath/shared-untaken"):
+	case f.mu.session != nil && !f.mu.session.TakesSources():
 		return "the target is of a release that knows no groups with several sources"
 	}
 	return f.mu.machine.CanCut()

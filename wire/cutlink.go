@@ -101,6 +101,9 @@ func (c *CutLink) write() {
 		if len(out) > 0 {
 			c.l.SetWriteDeadline(time.Now().Add(deadAfter))
 			if _, err := c.l.Write(out); err != nil {
+				if isTimeout(err) {
+					err = ErrDead
+				}
 				c.end(&lostError{"cut", err})
 				return
 			}
