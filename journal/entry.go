@@ -16,7 +16,7 @@ type entry struct {
 	kind    entryKind
 	lineage uint64          // group
 	name    string          // group, volume
-	volume  record.VolumeID // volume; damaged, repaired: whose replica; 0: the log
+	volume  record.VolumeID // volume, disk; damaged, repaired: whose replica; 0: the log
 	bytes   int64           // volume
 	stream  record.StreamID // admitted, applied
 	life    life            // admitted, applied; epoch: its epoch
@@ -29,7 +29,7 @@ type entry struct {
 	number uint64
 	end    uint64 // abandoned: where the segment ends; damaged, repaired: where it ends; folded: the last old segment
 	into   uint64 // folded: the new segment
-	reason string // bad, damaged; tag: the text; pin: the label; policy, parity: what only its owner reads
+	reason string // bad, damaged; tag: the text; pin: the label; policy, parity: what only its owner reads; disk: its path
 	pinned bool   // pin
 	first  int    // promoted: the place of at in the whole vector
 	count  int    // promoted: the streams of the whole vector
@@ -68,11 +68,16 @@ const (
 	// Of version 3.
 	entryFailover entryKind = 19 // how far a live failover has come, and its epoch
 
+	// Of version 4.
+	entryReleased entryKind = 20 // the disks of the failover before it were given away
+	entryDisk     entryKind = 21 // a volume's replica is a disk that stands elsewhere
+
 	// Of version 5.
 	entryEnded entryKind = 22 // a failover is over, or was given up before it began
 
 	firstOfVersion2 = entryTag
 	firstOfVersion3 = entryFailover
+	firstOfVersion4 = entryReleased
 	firstOfVersion5 = entryEnded
 	lastKnown       = entryEnded
 )
@@ -83,6 +88,8 @@ func (k entryKind) version() byte {
 	switch {
 	case k >= firstOfVersion5:
 		return 5
+	case k >= firstOfVersion4:
+		return 4
 	case k >= firstOfVersion3:
 		return 3
 	case k >= firstOfVersion2:
@@ -92,7 +99,7 @@ func (k entryKind) version() byte {
 }
 
 // known says whether this release reads such entries.
-func (k entryKind) known() bool { return k != 0 && (k <= entryFailover || k == lastKnown) }
+func (k entryKind) known() bool { return k != 0 && k <= lastKnown }
 
 // The frame of an entry; see FORMAT.md. Entries begin at multiples of slotBytes, so
 // that writing one never touches a sector that holds another.
@@ -113,7 +120,8 @@ const (
 	maxName    = 63
 	maxReason  = 256 // bytes of a reason, tag or label
 	maxOpaque  = maxPayload
-	maxParts   = 28 // streams of a vector, or spans, in one entry
+	maxPath    = maxPayload - 4 // bytes of the path of a disk
+	maxParts   = 28             // streams of a vector, or spans, in one entry
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)

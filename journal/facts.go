@@ -26,11 +26,12 @@ type facts struct {
 	gone      uint64            // all checkpoints below are gone; 0: none
 	thinned   spans
 	promoted  promoted
-	promoting promoted          // of which not all parts have come
-	policy    string            // how long history is kept; "": never said
-	parity    string            // how files are protected; "": never said
-	failover  failover.Failover // the last one
-	ended     []failover.Ended  // those that are over, or never began: the last of them
+	promoting promoted                   // of which not all parts have come
+	policy    string                     // how long history is kept; "": never said
+	parity    string                     // how files are protected; "": never said
+	failover  failover.Failover          // the last one
+	disks     map[record.VolumeID]string // where replicas are that stand elsewhere
+	ended     []failover.Ended           // those that are over, or never began: the last of them
 }
 
 // promoted is the checkpoint that the replicas hold, and what it holds of each stream,
@@ -54,7 +55,7 @@ type streamFacts struct {
 
 func newFacts() facts {
 	return facts{volumes: map[record.VolumeID]VolumeInfo{}, streams: map[record.StreamID]streamFacts{}, bad: map[uint64]string{},
-		tags: map[uint64]string{}, pins: map[uint64]string{}}
+		tags: map[uint64]string{}, pins: map[uint64]string{}, disks: map[record.VolumeID]string{}}
 }
 
 // apply takes one entry in.
@@ -107,6 +108,12 @@ func (f *facts) apply(e entry) {
 		f.failover, f.epoch = e.failover, max(f.epoch, e.failover.Epoch)
 	case entryEnded:
 		f.ended = failover.Note(f.ended, e.ended)
+	case entryReleased:
+		if f.failover.State.Final() {
+			f.failover.State = failover.Released
+		}
+	case entryDisk:
+		f.disks[e.volume] = e.reason
 	case entryThinned:
 		for _, s := range e.spans {
 			f.thin(s)
@@ -176,6 +183,9 @@ func (f *facts) entries() []entry {
 		v := f.volumes[id]
 		es = append(es, entry{kind: entryVolume, volume: v.ID, bytes: v.Bytes, name: v.Name})
 	}
+	for _, id := range slices.Sorted(maps.Keys(f.disks)) {
+		es = append(es, entry{kind: entryDisk, volume: id, reason: f.disks[id]})
+	}
 	for _, id := range slices.Sorted(maps.Keys(f.streams)) {
 		s := f.streams[id]
 		if s.admitted != (life{}) {
@@ -213,7 +223,7 @@ func (f *facts) entries() []entry {
 		es = append(es, entry{kind: entryParity, reason: f.parity})
 	}
 	if f.failover.State != failover.None {
-		es = append(es, entry{kind: entryFailover, failover: f.failover})
+		es = append(es, failoverEntries(f.failover)...)
 	}
 	for _, e := range f.ended {
 		es = append(es, entry{kind: entryEnded, ended: e})
@@ -221,11 +231,21 @@ func (f *facts) entries() []entry {
 	return append(append(es, f.abandoned...), f.folded...)
 }
 
+// failoverEntries state how far a failover has come. That its disks were given away is an entry of its own,
+// which a release that knows nothing of it does not take for a torn end.
+func failoverEntries(f failover.Failover) []entry {
+	if f.State != failover.Released {
+		return []entry{{kind: entryFailover, failover: f}}
+	}
+	f.State = failover.Settled
+	return []entry{{kind: entryFailover, failover: f}, {kind: entryReleased}}
+}
+
 func (f *facts) clone() facts {
 	g := *f
 	g.volumes, g.streams, g.bad = maps.Clone(f.volumes), maps.Clone(f.streams), maps.Clone(f.bad)
 	g.abandoned, g.folded = slices.Clone(f.abandoned), slices.Clone(f.folded)
-	g.tags, g.pins = maps.Clone(f.tags), maps.Clone(f.pins)
+	g.tags, g.pins, g.disks = maps.Clone(f.tags), maps.Clone(f.pins), maps.Clone(f.disks)
 	g.promoting.at = slices.Clone(f.promoting.at)
 	return g
 }

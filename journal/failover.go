@@ -131,7 +131,7 @@ func (g *Group) overNow(id string, by failover.Ender, machines int) entry {
 // is not counts: after a crash it would be read.
 func (g *Group) stateFailover(next failover.Failover, more ...entry) error {
 	if !invariant.Planted("journal/machines-first") {
-		es := append([]entry{{kind: entryFailover, failover: next}}, more...)
+		es := append(failoverEntries(next), more...)
 		err := g.onReserve(func() error { return g.manifest.put(true, es...) })
 		if err != nil && g.manifest.now().failover != next {
 			return err
@@ -396,6 +396,8 @@ func (g *Group) WhyFenced() string {
 	switch f := g.failoverNow(); f.State {
 	case failover.Committed, failover.Settled:
 		return fmt.Sprintf("a live failover to checkpoint %d was committed at the target: its machines run there", f.Checkpoint)
+	case failover.Released:
+		return fmt.Sprintf("a live failover to checkpoint %d was committed at the target, and its disks were given away: its machines run there, or are protected from there", f.Checkpoint)
 	case failover.None, failover.RolledBack:
 		return "the target has come to a higher epoch"
 	default:

@@ -92,6 +92,7 @@ type Group struct {
 	views           views
 	failover        failover.Failover // the last one, as it is durable
 	undriven        error             // why it does not get on; nil: it does
+	released        bool              // it stands for a group whose disks were given away, and of which nothing else is left
 	settlesNow      bool              // somebody settles it
 	settlePace      bucket            // of whoever does
 
@@ -213,8 +214,8 @@ func (g *Group) Volumes() []VolumeInfo {
 // checkpoint says itself which volumes it holds, and of what size.
 func (g *Group) SetVolumes(vs []VolumeInfo) error {
 	for _, v := range vs {
-		if v.ID == 0 || v.Bytes <= 0 || v.Bytes > record.VolumeLimit || len(v.Name) > maxName {
-			return fmt.Errorf("journal: volume %d %q of %d bytes is not valid", v.ID, v.Name, v.Bytes)
+		if err := v.validate(); err != nil {
+			return fmt.Errorf("journal: %w", err)
 		}
 	}
 	g.admitting.Lock()
@@ -423,7 +424,9 @@ func (g *Group) close() error {
 		err = errors.Join(err, g.retention.promoter.Close())
 	}
 	for _, v := range g.volumes {
-		err = errors.Join(err, v.replica.Close())
+		if v.replica != nil {
+			err = errors.Join(err, v.replica.Close())
+		}
 	}
 	if g.manifest != nil {
 		err = errors.Join(err, g.manifest.close())

@@ -2,6 +2,7 @@ package journal
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -79,9 +80,23 @@ type GroupInfo struct {
 	Lineage uint64 // not 0
 }
 
+func (i GroupInfo) validate() error {
+	if i.ID == 0 || i.Lineage == 0 || len(i.Name) == 0 || len(i.Name) > maxName {
+		return fmt.Errorf("group %s %q of lineage %x is not valid", i.ID, i.Name, i.Lineage)
+	}
+	return nil
+}
+
 // VolumeInfo names a volume of a group and its size.
 type VolumeInfo struct {
 	ID    record.VolumeID
 	Name  string
 	Bytes int64
+}
+
+func (v VolumeInfo) validate() error {
+	if v.ID == 0 || v.Bytes <= 0 || v.Bytes > record.VolumeLimit || len(v.Name) > maxName {
+		return fmt.Errorf("volume %d %q of %d bytes is not valid", v.ID, v.Name, v.Bytes)
+	}
+	return nil
 }

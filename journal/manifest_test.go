@@ -124,6 +124,46 @@ var version3 = []entry{
 	{kind: entryMark},
 }
 
+// version4 has what came with version 4.
+var version4 = []entry{
+	{kind: entryVolume, volume: 2, bytes: 8192, name: "two"},
+	{kind: entryDisk, volume: 2, reason: "/images/two.raw"},
+	{kind: entryFailover, failover: failover.Failover{State: failover.Settled, ID: "5b3e", Checkpoint: 21, Epoch: 5, View: 18, Began: 3e18, Then: failover.Rollback}},
+	{kind: entryReleased},
+	{kind: entryMark},
+}
+
+func TestGoldenVersion4(t *testing.T) {
+	const name = "testdata/v4.manifest"
+	es := append([]entry{{kind: entryGroup, lineage: testLineage, name: "group"}}, version4...)
+	var p []byte
+	for i, e := range es {
+		p = appendEntry(p, frame{testGroup, uint64(i + 1), uint64(i)}, e)
+	}
+	if *update {
+		ok(t, os.WriteFile(name, p, 0o666))
+	}
+	golden, err := os.ReadFile(name)
+	ok(t, err)
+	r := &manifest{group: testGroup, facts: newFacts()}
+	ok(t, r.replay(golden))
+	if !bytes.Equal(p, golden) || r.facts.failover.State != failover.Released || r.facts.epoch != 5 || r.facts.disks[2] != "/images/two.raw" {
+		t.Errorf("golden manifest states %+v; first difference at %d", r.facts, firstDifference(p, golden))
+	}
+	again := newFacts() // written anew it says the same
+	for _, e := range r.facts.entries() {
+		again.apply(e)
+	}
+	if !reflect.DeepEqual(again, r.facts) {
+		t.Errorf("written anew it states\n%+v, want\n%+v", again, r.facts)
+	}
+	for _, e := range []entry{{kind: entryDisk, reason: "/images/two.raw"}, {kind: entryDisk, volume: 2, reason: "two.raw"}, {kind: entryDisk, volume: 2}} {
+		if _, _, err := parseEntry(appendEntry(nil, frame{testGroup, 1, 0}, e), testGroup); err == nil {
+			t.Errorf("%+v is read", e)
+		}
+	}
+}
+
 func TestGoldenVersion3(t *testing.T) {
 	const name = "testdata/v3.manifest"
 	es := append([]entry{{kind: entryGroup, lineage: testLineage, name: "group"}}, version3...)

@@ -3,6 +3,7 @@ package journal
 import (
 	"encoding/binary"
 	"math"
+	"path"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/journal/failover"
@@ -92,6 +93,10 @@ func appendPayload(dst []byte, e entry) []byte {
 		dst = le.AppendUint64(dst, uint64(e.ended.Wall))
 		dst = le.AppendUint32(dst, e.ended.Machines)
 		dst = append(dst, e.ended.ID...)
+	case entryDisk:
+		dst = le.AppendUint32(dst, uint32(e.volume))
+		dst = append(dst, e.reason...)
+	case entryReleased:
 	case entryMark:
 	}
 	return dst
@@ -215,6 +220,11 @@ func parsePayload(kind entryKind, p []byte) (entry, bool) {
 		e.ended = failover.Ended{By: failover.Ender(d.u8()), Wall: int64(d.u64()), Machines: d.u32()}
 		e.ended.ID, d.p = string(d.p), nil
 		d.bad = d.bad || e.ended.ID == "" || len(e.ended.ID) > failover.MaxID || e.ended.By < failover.ByWord || e.ended.By > failover.Succeeded
+	case entryDisk:
+		e.volume = record.VolumeID(d.u32())
+		e.reason = d.rest(maxPath)
+		d.ok(e.volume != 0 && path.IsAbs(e.reason))
+	case entryReleased:
 	case entryMark:
 	default:
 		return entry{}, false

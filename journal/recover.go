@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+	"github.com/holdfast-dr/holdfast/journal/failover"
 	"github.com/holdfast-dr/holdfast/journal/segment"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
@@ -33,7 +34,20 @@ func (s *Store) newGroup(id record.GroupID) *Group {
 // createGroup makes a group's folders, and last its manifest: without one there is no
 // group, and what a crash left of making it is used again.
 func (s *Store) createGroup(info GroupInfo) (*Group, error) {
-	fs, g := s.cfg.FS, s.newGroup(info.ID)
+	g, err := s.makeFolders(info.ID)
+	if err != nil {
+		return nil, err
+	}
+	m, err := createManifest(s.cfg.FS, g.dir, info)
+	if err != nil {
+		return nil, err
+	}
+	return g.load(m)
+}
+
+// makeFolders makes the folders of a group that is not there yet.
+func (s *Store) makeFolders(id record.GroupID) (*Group, error) {
+	fs, g := s.cfg.FS, s.newGroup(id)
 	for _, dir := range []string{g.dir, g.logDir(), g.replicaDir(), g.scratchDir()} {
 		if err := fs.Mkdir(dir); err != nil {
 			return nil, err
@@ -42,14 +56,7 @@ func (s *Store) createGroup(info GroupInfo) (*Group, error) {
 	if err := g.noLog(); err != nil {
 		return nil, err
 	}
-	if err := errors.Join(fs.SyncDir(g.dir), fs.SyncDir(path.Dir(g.dir))); err != nil {
-		return nil, err
-	}
-	m, err := createManifest(fs, g.dir, info)
-	if err != nil {
-		return nil, err
-	}
-	return g.load(m)
+	return g, errors.Join(fs.SyncDir(g.dir), fs.SyncDir(path.Dir(g.dir)))
 }
 
 // noLog makes sure that no log lies where a manifest is missing.
@@ -104,6 +111,9 @@ func (s *Store) openGroup(id record.GroupID) *Group {
 	m, err := g.findManifest()
 	if err == nil && m == nil {
 		return nil
+	}
+	if err == nil && m.now().failover.State == failover.Released {
+		return s.released(g, m)
 	}
 	if err == nil {
 		g, err = g.load(m)
@@ -190,7 +200,7 @@ func nextStep(dir string, why error) string {
 // openAgain tries a group again that did not open for want of something that may be
 // there now; damage stays. It returns the group that stands now.
 func (s *Store) openAgain(g *Group) *Group {
-	if g.index != nil || isDamage(g.fatal) || errors.Is(g.fatal, ErrFormat) || s.mayTake() != nil {
+	if g.index != nil || g.released || isDamage(g.fatal) || errors.Is(g.fatal, ErrFormat) || s.mayTake() != nil {
 		return g
 	}
 	opened := s.openGroups([]record.GroupID{g.info.ID})

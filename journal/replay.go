@@ -60,7 +60,7 @@ func (g *Group) loadVolumes() error {
 	g.info.Name, g.info.Lineage = facts.name, facts.lineage
 	g.failover = facts.failover // views want to know
 	for id, info := range facts.volumes {
-		r, err := replica.Open(g.store.cfg.FS, g.replicaDir(), g.place(id), info.Bytes)
+		r, err := replica.OpenAt(g.store.cfg.FS, g.replicaDir(), facts.disks[id], g.place(id), info.Bytes)
 		if err != nil {
 			return err
 		}

@@ -285,7 +285,10 @@ func (s *Store) Close() error {
 func (s *Store) closeFiles() error {
 	s.readBacks.close()
 	var err error
-	for _, g := range s.Groups() {
+	s.mu.Lock()
+	groups := maps.Clone(s.groups)
+	s.mu.Unlock()
+	for _, g := range groups {
 		err = errors.Join(err, g.close())
 	}
 	if s.catalogue != nil {
@@ -300,13 +303,15 @@ func (s *Store) closeFiles() error {
 	return err
 }
 
-// Groups returns the groups, ordered by id.
+// Groups returns the groups, ordered by id, without those of which nothing is left.
 func (s *Store) Groups() []*Group {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	gs := make([]*Group, 0, len(s.groups))
 	for _, id := range slices.Sorted(maps.Keys(s.groups)) {
-		gs = append(gs, s.groups[id])
+		if g := s.groups[id]; !g.released {
+			gs = append(gs, g)
+		}
 	}
 	return gs
 }
@@ -322,8 +327,8 @@ func (s *Store) Group(id record.GroupID) (*Group, bool) {
 // OpenGroup returns the group, making it when absent, and takes over a new name.
 // ErrLineage when it is there with another history.
 func (s *Store) OpenGroup(info GroupInfo) (*Group, error) {
-	if info.ID == 0 || info.Lineage == 0 || len(info.Name) == 0 || len(info.Name) > maxName {
-		return nil, fmt.Errorf("journal: group %s %q of lineage %x is not valid", info.ID, info.Name, info.Lineage)
+	if err := info.validate(); err != nil {
+		return nil, fmt.Errorf("journal: %w", err)
 	}
 	s.opening.Lock()
 	defer s.opening.Unlock()
@@ -342,12 +347,17 @@ func (s *Store) OpenGroup(info GroupInfo) (*Group, error) {
 	if err != nil {
 		return nil, fmt.Errorf("journal: group %s: %w", info.ID, err)
 	}
+	return s.enter(g)
+}
+
+// enter puts a group that was made among those of the store. s.opening is held.
+func (s *Store) enter(g *Group) (*Group, error) {
 	s.retainer.begin(g)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return nil, errors.Join(ErrClosed, g.close())
 	}
-	s.groups[info.ID] = g
+	s.groups[g.info.ID] = g
 	return g, nil
 }

@@ -2,8 +2,8 @@
 // group makes each state durable before it acts on it, so that whoever comes after a crash at any
 // moment goes on from there.
 //
-//	           Begin                Kept                           Promoted
-//	none ───────────────► raised ─────────► recovering ──────────► committed ─────────► settled
+//	           Begin                Kept                           Promoted            Release
+//	none ───────────────► raised ─────────► recovering ──────────► committed ─────────► settled ─────────► released
 //	  ▲                     │                   │        Commit, or time
 //	  │ Begin               │ Rollback, time    │ Rollback, or time
 //	  │                     ▼                   ▼
@@ -15,6 +15,8 @@
 //   - Raised, Recovering and RollingBack hold the history: no checkpoint goes. From Committed on the
 //     machines' disks are the group's truth, all other checkpoints may go, and no source is ever let
 //     in again.
+//   - From Released on the disks are not the journal's any more: whoever they were given to writes to
+//     them, and nothing else of the group is left.
 //   - Begin with the same id and checkpoint is told what became of it and changes nothing. With another
 //     it is refused, unless the last failover was rolled back: of two who begin at once one wins.
 //   - An id whose failover is over, or was given up before it began, begins none: a word that comes
@@ -46,9 +48,10 @@ const (
 	RolledBack        // it is over: a source is granted Epoch
 	Committed         // it is final: what the view shows is the group
 	Settled           // the replicas hold the checkpoint, and what was written goes there too
+	Released          // the disks were given away, with all that was written
 )
 
-var stateNames = [...]string{"none", "raised", "recovering", "rolling-back", "rolled-back", "committed", "settled"}
+var stateNames = [...]string{"none", "raised", "recovering", "rolling-back", "rolled-back", "committed", "settled", "released"}
 
 func (s State) String() string {
 	if int(s) < len(stateNames) {
@@ -64,13 +67,13 @@ func (s State) Holds() bool {
 }
 
 // Final says that there is no way back.
-func (s State) Final() bool { return s == Committed || s == Settled }
+func (s State) Final() bool { return s == Committed || s == Settled || s == Released }
 
 // Fences says that no source may append.
 func (s State) Fences() bool { return s != None && s != RolledBack }
 
 // Shows says that the view must be there.
-func (s State) Shows() bool { return s == Recovering || s.Final() }
+func (s State) Shows() bool { return s == Recovering || s == Committed || s == Settled }
 
 // End is how a failover ends when its time is over.
 type End uint8
@@ -116,12 +119,14 @@ const noteEvery = time.Minute
 
 // Errors of Step. What was refused changed nothing.
 var (
-	ErrOther      = errors.New("another failover of the group is under way")
-	ErrNone       = errors.New("no failover of the group is under way")
-	ErrCommitted  = errors.New("the failover was committed, which is final")
-	ErrRolledBack = errors.New("the failover was rolled back")
-	ErrNotReady   = errors.New("the failover's disks are not there yet")
-	ErrEnded      = errors.New("the failover of that id is over, or was given up before it began")
+	ErrOther        = errors.New("another failover of the group is under way")
+	ErrNone         = errors.New("no failover of the group is under way")
+	ErrCommitted    = errors.New("the failover was committed, which is final")
+	ErrRolledBack   = errors.New("the failover was rolled back")
+	ErrNotReady     = errors.New("the failover's disks are not there yet")
+	ErrNotCommitted = errors.New("the failover is not committed")
+	ErrUnsettled    = errors.New("the replicas do not hold yet what the machines see")
+	ErrEnded        = errors.New("the failover of that id is over, or was given up before it began")
 )
 
 // Event is something that is asked for, or happened.
@@ -151,6 +156,9 @@ type (
 	Accept struct{ ID string }
 	// Promoted says that the replicas hold the checkpoint.
 	Promoted struct{}
+	// Release asks for the disks of the failover with the ID; empty: whichever there is. All that was written
+	// stands in them.
+	Release struct{ ID string }
 	// Passed says what the clocks say. Amiss: the view is not there, or not good; then time does not commit it.
 	Passed struct {
 		Now   retain.Instant
@@ -164,6 +172,7 @@ func (Abandon) event()  {}
 func (Dropped) event()  {}
 func (Accept) event()   {}
 func (Promoted) event() {}
+func (Release) event()  {}
 func (Passed) event()   {}
 
 // Step returns what the failover is after the event: to be made durable where it differs, and then
@@ -191,6 +200,8 @@ func (f Failover) Step(e Event) (Failover, error) {
 			f.State = Settled
 		}
 		return f, nil
+	case Release:
+		return f.release(e)
 	case Passed:
 		return f.passed(e), nil
 	}
@@ -232,7 +243,7 @@ func (f Failover) abandon(e Abandon) (Failover, error) {
 	switch f.State {
 	case Raised, Recovering:
 		f.State = RollingBack
-	case Committed, Settled:
+	case Committed, Settled, Released:
 		return f, ErrCommitted
 	}
 	return f, nil
@@ -249,6 +260,27 @@ func (f Failover) accept(e Accept) (Failover, error) {
 		f.State = Committed
 	case RollingBack, RolledBack:
 		return f, ErrRolledBack
+	}
+	return f, nil
+}
+
+func (f Failover) release(e Release) (Failover, error) {
+	if err := f.of(e.ID); err != nil {
+		return f, err
+	}
+	switch f.State {
+	case Settled:
+		f.State = Released
+	case Released:
+	case Committed:
+		if !invariant.Planted("journal/failover/releases-early") {
+			return f, ErrUnsettled
+		}
+		f.State = Released
+	case RollingBack, RolledBack:
+		return f, ErrRolledBack
+	default:
+		return f, ErrNotCommitted
 	}
 	return f, nil
 }

@@ -29,28 +29,31 @@ func TestEveryEvent(t *testing.T) {
 	other := Begin{ID: "b", Checkpoint: 9, Above: 5, View: 4, Timer: time.Minute, Then: Commit, Now: at(1)}
 	table := []struct {
 		event Event
-		want  [7]State // by state
-		errs  [7]error
+		want  [8]State // by state
+		errs  [8]error
 	}{
-		{other, [7]State{Raised, same, same, same, Raised, same, same}, [7]error{nil, ErrOther, ErrOther, ErrOther, nil, ErrOther, ErrOther}},
-		{Begin{ID: "a", Checkpoint: 7, Above: 5}, [7]State{Raised, same, same, same, same, same, same}, [7]error{}},
-		{Begin{ID: "a", Checkpoint: 8, Above: 5}, [7]State{Raised, same, same, same, same, same, same}, [7]error{nil, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther}},
-		{Begin{ID: "b", Checkpoint: 9, Above: 5, View: 4, Now: at(1), Ended: []Ended{{ID: "b"}}}, [7]State{same, same, same, same, same, same, same},
-			[7]error{ErrEnded, ErrEnded, ErrEnded, ErrEnded, ErrEnded, ErrEnded, ErrEnded}},
-		{Kept{}, [7]State{same, Recovering, same, same, same, same, same}, [7]error{}},
-		{Abandon{}, [7]State{same, RollingBack, RollingBack, same, same, same, same}, [7]error{ErrNone, nil, nil, nil, nil, ErrCommitted, ErrCommitted}},
-		{Abandon{ID: "a"}, [7]State{same, RollingBack, RollingBack, same, same, same, same}, [7]error{ErrNone, nil, nil, nil, nil, ErrCommitted, ErrCommitted}},
-		{Abandon{ID: "b"}, [7]State{same, same, same, same, same, same, same}, [7]error{ErrNone, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther}},
-		{Dropped{}, [7]State{same, same, same, RolledBack, same, same, same}, [7]error{}},
-		{Accept{}, [7]State{same, same, Committed, same, same, same, same}, [7]error{ErrNone, ErrNotReady, nil, ErrRolledBack, ErrRolledBack, nil, nil}},
-		{Accept{ID: "a"}, [7]State{same, same, Committed, same, same, same, same}, [7]error{ErrNone, ErrNotReady, nil, ErrRolledBack, ErrRolledBack, nil, nil}},
-		{Accept{ID: "b"}, [7]State{same, same, same, same, same, same, same}, [7]error{ErrNone, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther}},
-		{Promoted{}, [7]State{same, same, same, same, same, Settled, same}, [7]error{}},
-		{Passed{Now: at(59 * time.Second)}, [7]State{same, same, same, same, same, same, same}, [7]error{}},
-		{Passed{Now: at(time.Hour)}, [7]State{same, RollingBack, RollingBack, same, same, same, same}, [7]error{}},
+		{other, [8]State{Raised, same, same, same, Raised, same, same, same}, [8]error{nil, ErrOther, ErrOther, ErrOther, nil, ErrOther, ErrOther, ErrOther}},
+		{Begin{ID: "a", Checkpoint: 7, Above: 5}, [8]State{Raised, same, same, same, same, same, same, same}, [8]error{}},
+		{Begin{ID: "a", Checkpoint: 8, Above: 5}, [8]State{Raised, same, same, same, same, same, same, same}, [8]error{nil, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther}},
+		{Begin{ID: "b", Checkpoint: 9, Above: 5, View: 4, Now: at(1), Ended: []Ended{{ID: "b"}}}, [8]State{same, same, same, same, same, same, same, same},
+			[8]error{ErrEnded, ErrEnded, ErrEnded, ErrEnded, ErrEnded, ErrEnded, ErrEnded, ErrEnded}},
+		{Kept{}, [8]State{same, Recovering, same, same, same, same, same, same}, [8]error{}},
+		{Abandon{}, [8]State{same, RollingBack, RollingBack, same, same, same, same, same}, [8]error{ErrNone, nil, nil, nil, nil, ErrCommitted, ErrCommitted, ErrCommitted}},
+		{Abandon{ID: "a"}, [8]State{same, RollingBack, RollingBack, same, same, same, same, same}, [8]error{ErrNone, nil, nil, nil, nil, ErrCommitted, ErrCommitted, ErrCommitted}},
+		{Abandon{ID: "b"}, [8]State{same, same, same, same, same, same, same, same}, [8]error{ErrNone, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther}},
+		{Dropped{}, [8]State{same, same, same, RolledBack, same, same, same, same}, [8]error{}},
+		{Accept{}, [8]State{same, same, Committed, same, same, same, same, same}, [8]error{ErrNone, ErrNotReady, nil, ErrRolledBack, ErrRolledBack, nil, nil, nil}},
+		{Accept{ID: "a"}, [8]State{same, same, Committed, same, same, same, same, same}, [8]error{ErrNone, ErrNotReady, nil, ErrRolledBack, ErrRolledBack, nil, nil, nil}},
+		{Accept{ID: "b"}, [8]State{same, same, same, same, same, same, same, same}, [8]error{ErrNone, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther}},
+		{Release{}, [8]State{same, same, same, same, same, same, Released, same}, [8]error{ErrNone, ErrNotCommitted, ErrNotCommitted, ErrRolledBack, ErrRolledBack, ErrUnsettled, nil, nil}},
+		{Release{ID: "a"}, [8]State{same, same, same, same, same, same, Released, same}, [8]error{ErrNone, ErrNotCommitted, ErrNotCommitted, ErrRolledBack, ErrRolledBack, ErrUnsettled, nil, nil}},
+		{Release{ID: "b"}, [8]State{same, same, same, same, same, same, same, same}, [8]error{ErrNone, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther}},
+		{Promoted{}, [8]State{same, same, same, same, same, Settled, same, same}, [8]error{}},
+		{Passed{Now: at(59 * time.Second)}, [8]State{same, same, same, same, same, same, same, same}, [8]error{}},
+		{Passed{Now: at(time.Hour)}, [8]State{same, RollingBack, RollingBack, same, same, same, same, same}, [8]error{}},
 	}
 	for _, row := range table {
-		for s := None; s <= Settled; s++ {
+		for s := None; s <= Released; s++ {
 			f := with(s)
 			next, err := f.Step(row.event)
 			want := row.want[s]
@@ -82,10 +85,10 @@ func TestEveryEvent(t *testing.T) {
 }
 
 func TestHolds(t *testing.T) {
-	for s := None; s <= Settled; s++ {
-		final := s == Committed || s == Settled
+	for s := None; s <= Released; s++ {
+		final := s == Committed || s == Settled || s == Released
 		holds := s == Raised || s == Recovering || s == RollingBack || final
-		if s.Holds() != holds || s.Fences() != holds || s.Final() != final || s.Shows() != (s == Recovering || final) {
+		if s.Holds() != holds || s.Fences() != holds || s.Final() != final || s.Shows() != (s == Recovering || final && s != Released) {
 			t.Errorf("%s: holds %v, fences %v, shows %v", s, s.Holds(), s.Fences(), s.Shows())
 		}
 	}

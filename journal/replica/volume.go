@@ -37,6 +37,7 @@ type Volume struct {
 	place     Place
 	fs        ioengine.FS
 	dir       string
+	image     string       // the image's name; empty: it stands beside the sums
 	bytes     atomic.Int64 // of the volume; the image is rounded up to whole blocks
 	raw, sums ioengine.File
 	warmed    []atomic.Uint64                  // a bit for each stretch of the sums that was read ahead; see warm
@@ -76,9 +77,17 @@ func Create(fs ioengine.FS, dir string, p Place, bytes int64) (*Volume, error) {
 
 // Open opens the replica of a volume of so many bytes.
 func Open(fs ioengine.FS, dir string, p Place, bytes int64) (*Volume, error) {
-	v := &Volume{place: p, fs: fs, dir: dir}
+	return OpenAt(fs, dir, "", p, bytes)
+}
+
+// OpenAt is Open of one whose image is the disk of that name, which nobody else has then; empty: it stands in dir.
+func OpenAt(fs ioengine.FS, dir, image string, p Place, bytes int64) (*Volume, error) {
+	v := &Volume{place: p, fs: fs, dir: dir, image: image}
 	v.bytes.Store(bytes)
 	err := v.openFiles(0)
+	if err == nil {
+		err = v.hold()
+	}
 	if err == nil {
 		err = v.check()
 	}
@@ -97,10 +106,24 @@ func (v *Volume) openFiles(flags ioengine.Flags) (err error) {
 	return err
 }
 
-func (v *Volume) rawName() string  { return v.name() + ".raw" }
+func (v *Volume) rawName() string {
+	if v.image != "" {
+		return v.image
+	}
+	return ImageName(v.dir, v.place.Volume)
+}
+
 func (v *Volume) sumsName() string { return v.name() + ".sum" }
 func (v *Volume) name() string {
 	return path.Join(v.dir, fmt.Sprintf("%08x", uint32(v.place.Volume)))
+}
+
+// ImageSuffix is what the names of images end with.
+const ImageSuffix = ".raw"
+
+// ImageName is the file in dir that is the image of a volume's replica, without a header: a raw disk.
+func ImageName(dir string, volume record.VolumeID) string {
+	return path.Join(dir, fmt.Sprintf("%08x", uint32(volume))+ImageSuffix)
 }
 
 // format makes both files those of a volume of zeros.

@@ -1,0 +1,272 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	iofs "io/fs"
+	"path"
+	"slices"
+
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+	"github.com/holdfast-dr/holdfast/journal/failover"
+	"github.com/holdfast-dr/holdfast/journal/replica"
+	"github.com/holdfast-dr/holdfast/wire/record"
+)
+
+// Disk is a disk that holds a volume: a raw file or a block device.
+type Disk struct {
+	VolumeInfo
+	Path string // absolute
+}
+
+// adoptedSeq and adoptedLife are where the stream of an adopted group stands before its source has sent anything: what the disks
+// held when they were adopted counts as a first synchronisation that is over. So a source that finds the stream there
+// knows that the disks are, and one that does not sends all.
+const adoptedSeq = record.Seq(1)
+
+// AdoptedIncarnation is that of the life, before its source's first.
+const AdoptedIncarnation = record.Incarnation(1)
+
+var adoptedLife = life{epoch: 1, inc: AdoptedIncarnation}
+
+// Adoption says which disks are to be the replicas of a new group.
+type Adoption struct {
+	Group  GroupInfo
+	Stream record.StreamID // that its source will send
+	Disks  []Disk
+	// Read is told how many bytes of all disks were read; an error of it ends the adoption.
+	Read func(bytes int64) error
+}
+
+// Adopt makes a group whose replicas are disks that stand elsewhere and hold what they held before: what its source
+// sends goes through the log, so that they stay as they are until a checkpoint of it is listed and promoted. The group is
+// there, durably, when it returns, and not before; until then nothing of it was begun but sums, and the disks are as they were.
+// One that was adopted so before is returned as it stands. ErrLineage: the group is there and is another;
+// ioengine.ErrLocked: somebody else has a disk.
+func (s *Store) Adopt(a Adoption) (*Group, error) {
+	if err := a.validate(); err != nil {
+		return nil, fmt.Errorf("journal: adopt: %w", err)
+	}
+	s.opening.Lock()
+	defer s.opening.Unlock()
+	if g, ok := s.Group(a.Group.ID); ok {
+		return g, g.adoptedSo(a)
+	}
+	g := s.newGroup(a.Group.ID)
+	names, err := s.cfg.FS.List(g.dir)
+	half := err == nil && slices.Contains(names, manifestName) // it was adopted, and did not open
+	if err = s.reserve.hold(len(s.Groups()) + 1); err == nil {
+		if half {
+			g = s.openGroup(a.Group.ID)
+			err = errors.Join(g.opened(), s.raise(g))
+		} else {
+			g, err = s.adoptGroup(a)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("journal: group %s: adopt: %w", a.Group.ID, err)
+	}
+	if g, err = s.enter(g); err == nil {
+		err = g.adoptedSo(a)
+	}
+	return g, err
+}
+
+func (a *Adoption) validate() error {
+	if err := a.Group.validate(); err != nil {
+		return err
+	}
+	if a.Stream == 0 || a.Stream == record.FoldedStream || len(a.Disks) == 0 || len(a.Disks) > record.MaxVolumes {
+		return fmt.Errorf("stream %s and %d disks are not valid", a.Stream, len(a.Disks))
+	}
+	ids := make(map[record.VolumeID]bool)
+	for _, d := range a.Disks {
+		if err := d.validate(); err != nil {
+			return err
+		}
+		if !path.IsAbs(d.Path) || len(d.Path) > maxPath || ids[d.ID] {
+			return fmt.Errorf("disk %q of volume %d is not valid", d.Path, d.ID)
+		}
+		ids[d.ID] = true
+	}
+	return nil
+}
+
+// adoptedSo says whether the group is the one that the adoption asks for.
+func (g *Group) adoptedSo(a Adoption) error {
+	if err := g.opened(); err != nil {
+		return err
+	}
+	facts := g.manifest.now()
+	same := facts.lineage == a.Group.Lineage && len(facts.disks) == len(a.Disks)
+	for _, d := range a.Disks {
+		same = same && facts.disks[d.ID] == d.Path
+	}
+	if !same {
+		return fmt.Errorf("journal: group %s is there, and not of these disks: %w", a.Group.ID, ErrLineage)
+	}
+	return nil
+}
+
+// adoptGroup makes the folders, then the sums, and last the manifest, which states all at once.
+func (s *Store) adoptGroup(a Adoption) (*Group, error) {
+	g, err := s.makeFolders(a.Group.ID)
+	if err != nil {
+		return nil, err
+	}
+	facts := newFacts()
+	facts.lineage, facts.name, facts.epoch = a.Group.Lineage, a.Group.Name, adoptedLife.epoch
+	facts.streams[a.Stream] = streamFacts{admitted: adoptedLife, applied: entry{kind: entryApplied, stream: a.Stream, life: adoptedLife, seq: adoptedSeq, closed: true}}
+	var before int64
+	for _, d := range a.Disks {
+		v, err := replica.Adopt(s.cfg.FS, g.replicaDir(), d.Path, g.place(d.ID), d.Bytes, func(n int64) error { return a.Read(before + n) })
+		if err != nil {
+			return nil, err
+		}
+		if err := v.Close(); err != nil { // load opens it
+			return nil, err
+		}
+		before += d.Bytes
+		facts.volumes[d.ID], facts.disks[d.ID] = d.VolumeInfo, d.Path
+	}
+	m := &manifest{fs: s.cfg.FS, dir: g.dir, group: a.Group.ID, facts: facts, next: 1}
+	if err := m.rewriteLocked(nil); err != nil {
+		return nil, fmt.Errorf("manifest: %w", err)
+	}
+	return g.load(m)
+}
+
+// Release gives the disks of a settled failover away: nobody writes to its view any more, so what is left in scratch
+// goes into the replicas, and from the moment at which that is stated they are the caller's, with all that the machines wrote. Nothing else of
+// the group is left after the store was opened again, but that no source is let in; until then its files stand and
+// are not touched. Again it returns the same. Those of failover.Step.
+func (g *Group) Release(id string) ([]Disk, error) {
+	if err := g.release(id); err != nil {
+		return nil, fmt.Errorf("journal: group %s: release: %w", g.info.ID, err)
+	}
+	return g.Disks(), nil
+}
+
+func (g *Group) release(id string) error {
+	if g.released {
+		return nil
+	}
+	if err := g.opened(); err != nil {
+		return err
+	}
+	f := g.failoverNow()
+	if _, err := f.Step(failover.Release{ID: id}); err != nil {
+		return err
+	}
+	if f.State == failover.Settled {
+		if err := g.settle(func(int64) error { return nil }); err != nil { // at full speed: machines wait
+			return err
+		}
+	}
+	g.settling.Lock()
+	defer g.settling.Unlock()
+	if err := g.emptied(); err != nil {
+		return err
+	}
+	g.failing.Lock()
+	defer g.failing.Unlock()
+	if err := g.failoverStep(failover.Release{ID: id}, failover.ByWord, 0); err != nil {
+		return err
+	}
+	if err := g.dropFailoverView(f); err != nil { // the next opening removes it
+		g.log.Warn("the view of a failover whose disks were given away is not removed yet", "error", err)
+	}
+	return nil
+}
+
+// emptied says whether the replicas hold all that was written to the failover's view.
+func (g *Group) emptied() error {
+	i := g.Failover()
+	if !i.State.Shows() || invariant.Planted("journal/releases-unsettled") {
+		return nil
+	}
+	if i.View.View == nil {
+		return i.Err
+	}
+	for _, v := range i.View.View.Volumes() {
+		if n := i.View.View.Written(v.ID); n > 0 {
+			return fmt.Errorf("volume %d has %d blocks in scratch: somebody writes to the view: %w", v.ID, n, ErrInUse)
+		}
+	}
+	return nil
+}
+
+// Disks tells where the group's replicas are; it is of a released one that they are somebody else's.
+func (g *Group) Disks() (disks []Disk) {
+	facts := g.manifest.now()
+	for _, v := range g.Volumes() {
+		d := Disk{VolumeInfo: v, Path: facts.disks[v.ID]}
+		if d.Path == "" {
+			d.Path = replica.ImageName(g.replicaDir(), v.ID)
+		}
+		disks = append(disks, d)
+	}
+	return disks
+}
+
+// Released says that the group's disks were given away, and nothing of it is left.
+func (g *Group) Released() bool { return g.failoverNow().State == failover.Released }
+
+// released makes what stands for a group whose disks were given away: it takes and shows nothing. What is left of its history is removed;
+// what cannot be is tried again the next time. The disks are left alone, but that a file is made as long as its volume.
+func (s *Store) released(g *Group, m *manifest) *Group {
+	facts := m.now()
+	g.manifest, g.released = m, true
+	g.info.Name, g.info.Lineage = facts.name, facts.lineage
+	g.failover, g.admission.epoch = facts.failover, facts.epoch
+	g.fatal = fmt.Errorf("%s: %w", g.WhyFenced(), ErrFenced)
+	s.viewing.saw(facts.failover.View)
+	for id, info := range facts.volumes {
+		g.volumes[id] = &volume{info: info}
+	}
+	if err := errors.Join(g.cutDisks(), g.removeHistory()); err != nil {
+		g.log.Warn("what is left of a group whose disks were given away is not removed, and is the next time", "error", err)
+	}
+	close(g.loaded)
+	return g
+}
+
+// cutDisks makes files that were images, in whole blocks, as long as their volumes.
+func (g *Group) cutDisks() (err error) {
+	for _, d := range g.Disks() {
+		err = errors.Join(err, g.cutDisk(d))
+	}
+	return err
+}
+
+func (g *Group) cutDisk(d Disk) error {
+	f, err := g.store.cfg.FS.Open(d.Path, 0)
+	if err != nil {
+		return err
+	}
+	size, err := f.Size()
+	if err == nil && size > d.Bytes {
+		if err = f.Truncate(d.Bytes); err == nil {
+			err = f.Sync()
+		}
+	}
+	return errors.Join(err, f.Close())
+}
+
+// removeHistory removes all files of the group but its manifest and the images.
+func (g *Group) removeHistory() (err error) {
+	fs := g.store.cfg.FS
+	for _, dir := range []string{g.logDir(), path.Join(g.dir, indexName), g.scratchDir(), g.viewsDir(), g.replicaDir()} {
+		names, lerr := fs.List(dir)
+		if errors.Is(lerr, iofs.ErrNotExist) {
+			continue
+		}
+		err = errors.Join(err, lerr)
+		for _, name := range names {
+			if path.Ext(name) != replica.ImageSuffix {
+				err = errors.Join(err, fs.Remove(path.Join(dir, name)))
+			}
+		}
+	}
+	return errors.Join(err, g.store.catalogue.Clear(g.info.ID))
+}
