@@ -49,7 +49,7 @@ func (h *handler) Get(ctx context.Context, r *holdfastv1.StatusServiceGetRequest
 		}
 	}
 	if h.target != nil {
-		for _, g := range h.target.store.Groups() {
+		for _, g := range h.target.groups() {
 			if r.Group == "" || r.Group == g.Info().Name {
 				res.Groups = append(res.Groups, h.target.status(g))
 			}

@@ -32,7 +32,7 @@ func (h groupsHandler) GetRetention(_ context.Context, r *holdfastv1.GroupsServi
 	if h.target == nil {
 		return nil, api.Errorf(api.Precondition, "ask the target", "this VRA is the source: history is kept at the target")
 	}
-	for _, g := range h.target.store.Groups() {
+	for _, g := range h.target.groups() {
 		res.Retention = append(res.Retention, retentionMessage(g))
 	}
 	res.Retention, res.NextPageToken = api.Page(res.Retention, r.PageSize, r.PageToken, func(m *holdfastv1.Retention) string { return m.Group })

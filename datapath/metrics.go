@@ -307,7 +307,7 @@ func (m metrics) collectShaping(gauge, count func(*prometheus.Desc, float64, ...
 
 // collectRetention tells what history takes.
 func (m metrics) collectRetention(t *Target, gauge, count func(*prometheus.Desc, float64, ...string)) {
-	for _, g := range t.store.Groups() {
+	for _, g := range t.groups() {
 		name, r := g.Info().Name, g.Retention()
 		gauge(descJournal, float64(r.Usage.Log), name, "log")
 		gauge(descJournal, float64(r.Usage.Index), name, "index")

@@ -35,7 +35,7 @@ func (t *Target) passFailovers(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		for _, g := range t.store.Groups() {
+		for _, g := range t.groups() {
 			err, name := g.PassFailover(t.machinesOn(g)), g.Info().Name
 			if err == nil {
 				delete(failed, name)
@@ -221,6 +221,10 @@ func (h recoveryHandler) failover(g *journal.Group, i journal.FailoverInfo) (*ho
 		if i.State == failover.Raised || i.State == failover.Recovering {
 			m.Left = api.Span(i.Remains)
 		}
+	}
+	m.Lineage = fmt.Sprintf("%016x", g.Info().Lineage)
+	for _, d := range disksOf(g, i) {
+		m.Disks = append(m.Disks, &holdfastv1.Disk{Volume: d.Name, Id: uint32(d.ID), Bytes: uint64(d.Bytes), Path: d.Path})
 	}
 	err := i.Err
 	if i.View.Number != 0 {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,6 +26,7 @@ type TargetConfig struct {
 	FS            ioengine.FS
 	Store         string // the folder of journal and replicas
 	RunDir        string // memory-backed; sockets of views stand below it
+	DataDir       string // what must survive a reboot; OpenDataDir has locked it
 	ListenControl string // host:port
 	ListenData    string // empty: the control port takes both
 	Credentials   wire.Credentials
@@ -52,6 +54,7 @@ type Target struct {
 	syncs   prometheus.Histogram // of the store's commit rounds
 
 	protection *protection // of the stores' disks
+	turns      *turns
 
 	mu struct {
 		sync.Mutex
@@ -67,7 +70,7 @@ type stateSince struct {
 
 // OpenTarget opens the journal, which recovers it, and both ports.
 func OpenTarget(cfg TargetConfig) (t *Target, err error) {
-	t = &Target{cfg: cfg, began: time.Now(), syncs: newSyncs()}
+	t = &Target{cfg: cfg, began: time.Now(), syncs: newSyncs(), turns: newTurns()}
 	t.mu.states = make(map[string]stateSince)
 	defer func() {
 		if err != nil {
@@ -128,6 +131,7 @@ func (t *Target) Close() error {
 	if t.views != nil {
 		t.views.stop()
 	}
+	t.turns.stop()
 	t.protection.stop()
 	var err error
 	if t.store != nil {
@@ -136,9 +140,14 @@ func (t *Target) Close() error {
 	return errors.Join(err, t.protection.close())
 }
 
+// groups are those that the target takes and shows: not one whose disks were given away, until the store is opened anew.
+func (t *Target) groups() []*journal.Group {
+	return slices.DeleteFunc(t.store.Groups(), (*journal.Group).Released)
+}
+
 // group finds a group by name; the empty name is the only one.
 func (t *Target) group(name string) *journal.Group {
-	gs := t.store.Groups()
+	gs := t.groups()
 	if name == "" && len(gs) == 1 {
 		return gs[0]
 	}

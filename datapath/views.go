@@ -38,8 +38,9 @@ type views struct {
 
 	mu struct {
 		sync.Mutex
-		served map[uint64]*servedView
-		closed bool
+		served   map[uint64]*servedView
+		withheld map[uint64]bool // are not served, whoever asks
+		closed   bool
 	}
 }
 
@@ -67,20 +68,48 @@ type viewStatus struct {
 var (
 	errTooMany = fmt.Errorf("%d views are open", maxViews)
 	errNoView  = errors.New("no such view")
+
+	errWithheld = errors.New("the view is being handed over")
 )
 
 // newViews serves the views that the journal kept.
 func newViews(runDir string, store *journal.Store, log *slog.Logger) (*views, error) {
 	v := &views{dir: filepath.Join(runDir, "views"), log: log, store: store}
 	v.mu.served = make(map[uint64]*servedView)
-	if err := os.RemoveAll(v.dir); err != nil { // sockets of a process that is gone
+	v.mu.withheld = make(map[uint64]bool)
+	if err := os.MkdirAll(v.dir, 0o700); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(v.dir, 0o700); err != nil {
+	if err := v.removeDead(); err != nil {
 		return nil, err
 	}
 	v.serveKept()
 	return v, nil
+}
+
+// removeDead removes the sockets of a process that is gone, and not those at which somebody answers: a filter may serve there what
+// was a view.
+func (vs *views) removeDead() error {
+	all, err := os.ReadDir(vs.dir)
+	for _, e := range all {
+		name := filepath.Join(vs.dir, e.Name())
+		if c, derr := net.Dial("unix", name); derr == nil && !invariant.Planted("datapath/removes-living") {
+			c.Close()
+			continue
+		}
+		err = errors.Join(err, os.RemoveAll(name))
+	}
+	return err
+}
+
+// withhold ends the serving of a view, or lets it be served again.
+func (vs *views) withhold(number uint64, yes bool) {
+	vs.mu.Lock()
+	vs.mu.withheld[number] = yes
+	vs.mu.Unlock()
+	if yes {
+		vs.unserve(number)
+	}
 }
 
 // serveKept serves what the journal has open and is not served: what it kept, and what
@@ -159,6 +188,9 @@ func (vs *views) serve(v viewStatus) error {
 	defer vs.mu.Unlock()
 	if vs.mu.closed {
 		return net.ErrClosed
+	}
+	if vs.mu.withheld[v.Number] {
+		return errWithheld
 	}
 	l, err := net.Listen("unix", vs.socket(v.Number))
 	if err != nil {

@@ -210,8 +210,9 @@ func (w *world) mkdir(name string) {
 func (w *world) startTarget() {
 	w.t.Helper()
 	_, credentials := testtrust.Sites()
+	w.mkdir("tdata")
 	tg, err := OpenTarget(TargetConfig{
-		FS: w.fs, Store: w.store, RunDir: w.dir + "/trun", ListenControl: "127.0.0.1:0", ListenData: "127.0.0.1:0",
+		FS: w.fs, Store: w.store, RunDir: w.dir + "/trun", DataDir: w.dir + "/tdata", ListenControl: "127.0.0.1:0", ListenData: "127.0.0.1:0",
 		Credentials: credentials, SegmentBytes: 4 << 20, OpenCatalogue: w.catalogue, Log: w.log.With("part", "target"), Parity: w.parity,
 	})
 	if err != nil {

@@ -153,14 +153,20 @@ func openFronts(cfg *config.Filter, filter *capture.Filter, log *slog.Logger) (f
 		}
 		return err
 	}
+	nbds := make(map[string]*nbd.Server)
 	for _, v := range cfg.Volumes {
 		device := filter.Device(v.Name)
 		if v.NBD != "" {
-			server := &nbd.Server{Log: log}
-			if err := server.Add(nbd.Export{Name: v.Name, Device: device}); err != nil {
-				return fronts, err
+			server, shared := nbds[v.NBD] // with a volume before
+			if !shared {
+				server = &nbd.Server{Log: log}
+				nbds[v.NBD] = server
 			}
-			if err := add("nbd", v.NBD, func(ctx context.Context, l *net.UnixListener) error { return server.Serve(ctx, l) }); err != nil {
+			err := server.Add(nbd.Export{Name: v.Name, Device: device})
+			if err == nil && !shared {
+				err = add("nbd", v.NBD, func(ctx context.Context, l *net.UnixListener) error { return server.Serve(ctx, l) })
+			}
+			if err != nil {
 				return fronts, err
 			}
 		}

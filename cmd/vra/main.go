@@ -78,7 +78,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(serve(ctx, &live{file: flags.File, cfg: cfg, level: level}, notify, log, to, *stale), end())
+	for {
+		err = serve(ctx, &live{file: flags.File, cfg: cfg, level: level}, notify, log, to, *stale)
+		if !errors.Is(err, datapath.ErrTurned) || ctx.Err() != nil {
+			return errors.Join(err, end())
+		}
+	}
 }
 
 // checkFiles tells what of the files would keep the VRA from running; it makes nothing.
@@ -121,7 +126,7 @@ func targetConfig(cfg *config.VRA, credentials wire.Credentials, log *slog.Logge
 	t := cfg.Target
 	policy, err := retention(t.Retention)
 	return datapath.TargetConfig{
-		FS: ioengine.OS(), Store: t.Store, RunDir: cfg.RunDir, ListenControl: cmp.Or(t.Listen, t.ListenControl), ListenData: t.ListenData,
+		FS: ioengine.OS(), Store: t.Store, RunDir: cfg.RunDir, DataDir: cfg.DataDir, ListenControl: cmp.Or(t.Listen, t.ListenControl), ListenData: t.ListenData,
 		CacheBytes: int64(t.Cache), IndexMemory: int64(t.IndexMemory), Retention: policy, Credentials: credentials, Log: log,
 		Parity: datapath.Parity{Local: t.Parity.Local, K: t.Parity.K, M: t.Parity.M, Stores: t.Stores, DataDir: cfg.DataDir},
 	}, err
@@ -163,8 +168,16 @@ func serve(ctx context.Context, live *live, notify *systemd.Notifier, log *slog.
 		}
 		defer func() { err = errors.Join(err, target.Close()) }()
 	}
+	s := cfg.Source
+	if s == nil { // what a group needs that is sent from here since its protection was reversed
+		s = &config.Source{Compression: config.Auto, WindowBudget: config.DefaultWindowBudget}
+	}
+	sent, err := datapath.SourceGroups(cfg.DataDir, groups(s), target)
+	if err != nil {
+		return err
+	}
 	var source *datapath.Source
-	if s := cfg.Source; s != nil {
+	if len(sent) > 0 {
 		policy, err := shaping(s)
 		if err != nil {
 			return err
@@ -182,7 +195,7 @@ func serve(ctx context.Context, live *live, notify *systemd.Notifier, log *slog.
 		source, err = datapath.OpenSource(datapath.SourceConfig{
 			ListenCuts: s.ListenCuts, SiteCredentials: site,
 			Shaping: policy, Compression: compression, Connections: s.DataConnections(), WindowBudget: int64(s.WindowBudget),
-			RunDir: cfg.RunDir, DataDir: cfg.DataDir, Credentials: credentials, Groups: groups(s), Log: log, Tape: to,
+			RunDir: cfg.RunDir, DataDir: cfg.DataDir, Credentials: credentials, Groups: sent, Log: log, Tape: to,
 		})
 		if err != nil {
 			return err
@@ -193,6 +206,7 @@ func serve(ctx context.Context, live *live, notify *systemd.Notifier, log *slog.
 	parts := parts{}
 	if target != nil {
 		parts.add("target", target.Run)
+		parts.add("parts", target.Turned)
 	}
 	if source != nil {
 		parts.add("source", source.Run)

@@ -68,6 +68,7 @@ const (
 	FailoverRolledBack  = "rolled-back"
 	FailoverCommitted   = "committed"
 	FailoverSettled     = "settled"
+	FailoverReleased    = "released"
 )
 
 // How a live failover ends when its time is over.

@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"os"
+	"strings"
 )
 
 // Filter is the file of a vra-filter: some volumes of one group on this host.
@@ -30,7 +31,7 @@ type FilterVolume struct {
 	ID   uint32 `yaml:"id"`
 	Path string `yaml:"path"` // the disk: a raw file or a block device
 	// The unix sockets where the guest finds it; one is needed.
-	NBD       string `yaml:"nbd,omitempty"`        // over NBD, under the volume's name
+	NBD       string `yaml:"nbd,omitempty"`        // over NBD, under the volume's name; volumes may share one
 	VhostUser string `yaml:"vhost_user,omitempty"` // as a vhost-user-blk device: through memory shared with the virtual machine
 	// ActivityLog is the small file from which is known, after a crash of the host, what must be compared: by default
 	// beside a disk that is a file, under its name with ".activity", and none for a block device. "none": all is compared.
@@ -60,10 +61,13 @@ func (v *FilterVolume) LogPath() string {
 // socketKey is a socket, and the key that names it.
 type socketKey struct{ key, path string }
 
+// nbdKey ends the key of a volume's socket of NBD.
+const nbdKey = ".nbd"
+
 // sockets are those that the volume has.
 func (v *FilterVolume) sockets(at string) (list []socketKey) {
 	if v.NBD != "" {
-		list = append(list, socketKey{at + ".nbd", v.NBD})
+		list = append(list, socketKey{at + nbdKey, v.NBD})
 	}
 	if v.VhostUser != "" {
 		list = append(list, socketKey{at + ".vhost_user", v.VhostUser})
@@ -126,7 +130,9 @@ func (c *Filter) Validate() error {
 		}
 		for _, s := range v.sockets(at) {
 			m.socket(s.key, s.path)
-			unique(&m, sockets, s.key, s.path, "")
+			if !strings.HasSuffix(s.key, nbdKey) || !strings.HasSuffix(sockets[s.path], nbdKey) { // volumes may share one: each has its name there
+				unique(&m, sockets, s.key, s.path, "")
+			}
 		}
 	}
 	c.LogLevel.validate(&m)

@@ -148,6 +148,14 @@ func (s recoveryOf) Commit(ctx context.Context, r *holdfastv1.RecoveryServiceCom
 	return pass(ctx, s.v, r, s.v.Recovery.Commit)
 }
 
+func (s recoveryOf) Adopt(ctx context.Context, r *holdfastv1.RecoveryServiceAdoptRequest) (*holdfastv1.RecoveryServiceAdoptResponse, error) {
+	return pass(ctx, s.v, r, s.v.Recovery.Adopt)
+}
+
+func (s recoveryOf) HandOver(ctx context.Context, r *holdfastv1.RecoveryServiceHandOverRequest) (*holdfastv1.RecoveryServiceHandOverResponse, error) {
+	return pass(ctx, s.v, r, s.v.Recovery.HandOver)
+}
+
 func (s recoveryOf) Rollback(ctx context.Context, r *holdfastv1.RecoveryServiceRollbackRequest) (*holdfastv1.RecoveryServiceRollbackResponse, error) {
 	return pass(ctx, s.v, r, s.v.Recovery.Rollback)
 }

@@ -23,6 +23,79 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Disk is a disk that holds a volume.
+type Disk struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The volume's name.
+	Volume string `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
+	// The volume's number within its group.
+	Id uint32 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
+	// Its size.
+	Bytes uint64 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// The file or block device, on the host of the vra.
+	Path          string `protobuf:"bytes,4,opt,name=path,proto3" json:"path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Disk) Reset() {
+	*x = Disk{}
+	mi := &file_holdfast_v1_recovery_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Disk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Disk) ProtoMessage() {}
+
+func (x *Disk) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_recovery_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Disk.ProtoReflect.Descriptor instead.
+func (*Disk) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_recovery_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *Disk) GetVolume() string {
+	if x != nil {
+		return x.Volume
+	}
+	return ""
+}
+
+func (x *Disk) GetId() uint32 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Disk) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *Disk) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
 // Failover is a live failover of a group, under way or over.
 type Failover struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -51,14 +124,18 @@ type Failover struct {
 	// What is left of the timer; absent where none runs.
 	Left *durationpb.Duration `protobuf:"bytes,11,opt,name=left,proto3" json:"left,omitempty"`
 	// The disks, while machines may run; it is among the views that ViewsService lists.
-	View          *View `protobuf:"bytes,12,opt,name=view,proto3" json:"view,omitempty"`
+	View *View `protobuf:"bytes,12,opt,name=view,proto3" json:"view,omitempty"`
+	// The replicas of the volumes in the view, once it is committed.
+	Disks []*Disk `protobuf:"bytes,13,rep,name=disks,proto3" json:"disks,omitempty"`
+	// The group's lineage, 16 hexadecimal digits.
+	Lineage       string `protobuf:"bytes,14,opt,name=lineage,proto3" json:"lineage,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Failover) Reset() {
 	*x = Failover{}
-	mi := &file_holdfast_v1_recovery_proto_msgTypes[0]
+	mi := &file_holdfast_v1_recovery_proto_msgTypes[1]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -70,7 +147,7 @@ func (x *Failover) String() string {
 func (*Failover) ProtoMessage() {}
 
 func (x *Failover) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_recovery_proto_msgTypes[0]
+	mi := &file_holdfast_v1_recovery_proto_msgTypes[1]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -83,7 +160,7 @@ func (x *Failover) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failover.ProtoReflect.Descriptor instead.
 func (*Failover) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_recovery_proto_rawDescGZIP(), []int{0}
+	return file_holdfast_v1_recovery_proto_rawDescGZIP(), []int{1}
 }
 
 func (x *Failover) GetId() string {
@@ -170,6 +247,20 @@ func (x *Failover) GetView() *View {
 	return nil
 }
 
+func (x *Failover) GetDisks() []*Disk {
+	if x != nil {
+		return x.Disks
+	}
+	return nil
+}
+
+func (x *Failover) GetLineage() string {
+	if x != nil {
+		return x.Lineage
+	}
+	return ""
+}
+
 // RecoveryServiceBeginRequest says which group is to run where.
 type RecoveryServiceBeginRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -191,7 +282,7 @@ type RecoveryServiceBeginRequest struct {
 
 func (x *RecoveryServiceBeginRequest) Reset() {
 	*x = RecoveryServiceBeginRequest{}
-	mi := &file_holdfast_v1_recovery_proto_msgTypes[1]
+	mi := &file_holdfast_v1_recovery_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -203,7 +294,7 @@ func (x *RecoveryServiceBeginRequest) String() string {
 func (*RecoveryServiceBeginRequest) ProtoMessage() {}
 
 func (x *RecoveryServiceBeginRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_recovery_proto_msgTypes[1]
+	mi := &file_holdfast_v1_recovery_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -216,7 +307,7 @@ func (x *RecoveryServiceBeginRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoveryServiceBeginRequest.ProtoReflect.Descriptor instead.
 func (*RecoveryServiceBeginRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_recovery_proto_rawDescGZIP(), []int{1}
+	return file_holdfast_v1_recovery_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *RecoveryServiceBeginRequest) GetGroup() string {
@@ -272,7 +363,7 @@ type RecoveryServiceBeginResponse struct {
 
 func (x *RecoveryServiceBeginResponse) Reset() {
 	*x = RecoveryServiceBeginResponse{}
-	mi := &file_holdfast_v1_recovery_proto_msgTypes[2]
+	mi := &file_holdfast_v1_recovery_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -284,7 +375,7 @@ func (x *RecoveryServiceBeginResponse) String() string {
 func (*RecoveryServiceBeginResponse) ProtoMessage() {}
 
 func (x *RecoveryServiceBeginResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_recovery_proto_msgTypes[2]
+	mi := &file_holdfast_v1_recovery_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -297,7 +388,7 @@ func (x *RecoveryServiceBeginResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoveryServiceBeginResponse.ProtoReflect.Descriptor instead.
 func (*RecoveryServiceBeginResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_recovery_proto_rawDescGZIP(), []int{2}
+	return file_holdfast_v1_recovery_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *RecoveryServiceBeginResponse) GetFailover() *Failover {
@@ -318,7 +409,7 @@ type RecoveryServiceGetRequest struct {
 
 func (x *RecoveryServiceGetRequest) Reset() {
 	*x = RecoveryServiceGetRequest{}
-	mi := &file_holdfast_v1_recovery_proto_msgTypes[3]
+	mi := &file_holdfast_v1_recovery_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -330,7 +421,7 @@ func (x *RecoveryServiceGetRequest) String() string {
 func (*RecoveryServiceGetRequest) ProtoMessage() {}
 
 func (x *RecoveryServiceGetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_recovery_proto_msgTypes[3]
+	mi := &file_holdfast_v1_recovery_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -343,7 +434,7 @@ func (x *RecoveryServiceGetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoveryServiceGetRequest.ProtoReflect.Descriptor instead.
 func (*RecoveryServiceGetRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_recovery_proto_rawDescGZIP(), []int{3}
+	return file_holdfast_v1_recovery_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *RecoveryServiceGetRequest) GetGroup() string {
@@ -364,7 +455,7 @@ type RecoveryServiceGetResponse struct {
 
 func (x *RecoveryServiceGetResponse) Reset() {
 	*x = RecoveryServiceGetResponse{}
-	mi := &file_holdfast_v1_recovery_proto_msgTypes[4]
+	mi := &file_holdfast_v1_recovery_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -376,7 +467,7 @@ func (x *RecoveryServiceGetResponse) String() string {
 func (*RecoveryServiceGetResponse) ProtoMessage() {}
 
 func (x *RecoveryServiceGetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_recovery_proto_msgTypes[4]
+	mi := &file_holdfast_v1_recovery_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -389,7 +480,7 @@ func (x *RecoveryServiceGetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoveryServiceGetResponse.ProtoReflect.Descriptor instead.
 func (*RecoveryServiceGetResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_recovery_proto_rawDescGZIP(), []int{4}
+	return file_holdfast_v1_recovery_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *RecoveryServiceGetResponse) GetFailover() *Failover {
@@ -412,7 +503,7 @@ type RecoveryServiceCommitRequest struct {
 
 func (x *RecoveryServiceCommitRequest) Reset() {
 	*x = RecoveryServiceCommitRequest{}
-	mi := &file_holdfast_v1_recovery_proto_msgTypes[5]
+	mi := &file_holdfast_v1_recovery_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -424,7 +515,7 @@ func (x *RecoveryServiceCommitRequest) String() string {
 func (*RecoveryServiceCommitRequest) ProtoMessage() {}
 
 func (x *RecoveryServiceCommitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_recovery_proto_msgTypes[5]
+	mi := &file_holdfast_v1_recovery_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -437,7 +528,7 @@ func (x *RecoveryServiceCommitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoveryServiceCommitRequest.ProtoReflect.Descriptor instead.
 func (*RecoveryServiceCommitRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_recovery_proto_rawDescGZIP(), []int{5}
+	return file_holdfast_v1_recovery_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RecoveryServiceCommitRequest) GetGroup() string {
@@ -465,7 +556,7 @@ type RecoveryServiceCommitResponse struct {
 
 func (x *RecoveryServiceCommitResponse) Reset() {
 	*x = RecoveryServiceCommitResponse{}
-	mi := &file_holdfast_v1_recovery_proto_msgTypes[6]
+	mi := &file_holdfast_v1_recovery_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -477,7 +568,7 @@ func (x *RecoveryServiceCommitResponse) String() string {
 func (*RecoveryServiceCommitResponse) ProtoMessage() {}
 
 func (x *RecoveryServiceCommitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_recovery_proto_msgTypes[6]
+	mi := &file_holdfast_v1_recovery_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -490,7 +581,7 @@ func (x *RecoveryServiceCommitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoveryServiceCommitResponse.ProtoReflect.Descriptor instead.
 func (*RecoveryServiceCommitResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_recovery_proto_rawDescGZIP(), []int{6}
+	return file_holdfast_v1_recovery_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RecoveryServiceCommitResponse) GetFailover() *Failover {
@@ -513,7 +604,7 @@ type RecoveryServiceRollbackRequest struct {
 
 func (x *RecoveryServiceRollbackRequest) Reset() {
 	*x = RecoveryServiceRollbackRequest{}
-	mi := &file_holdfast_v1_recovery_proto_msgTypes[7]
+	mi := &file_holdfast_v1_recovery_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -525,7 +616,7 @@ func (x *RecoveryServiceRollbackRequest) String() string {
 func (*RecoveryServiceRollbackRequest) ProtoMessage() {}
 
 func (x *RecoveryServiceRollbackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_recovery_proto_msgTypes[7]
+	mi := &file_holdfast_v1_recovery_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -538,7 +629,7 @@ func (x *RecoveryServiceRollbackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoveryServiceRollbackRequest.ProtoReflect.Descriptor instead.
 func (*RecoveryServiceRollbackRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_recovery_proto_rawDescGZIP(), []int{7}
+	return file_holdfast_v1_recovery_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RecoveryServiceRollbackRequest) GetGroup() string {
@@ -566,7 +657,7 @@ type RecoveryServiceRollbackResponse struct {
 
 func (x *RecoveryServiceRollbackResponse) Reset() {
 	*x = RecoveryServiceRollbackResponse{}
-	mi := &file_holdfast_v1_recovery_proto_msgTypes[8]
+	mi := &file_holdfast_v1_recovery_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -578,7 +669,7 @@ func (x *RecoveryServiceRollbackResponse) String() string {
 func (*RecoveryServiceRollbackResponse) ProtoMessage() {}
 
 func (x *RecoveryServiceRollbackResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_recovery_proto_msgTypes[8]
+	mi := &file_holdfast_v1_recovery_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -591,7 +682,7 @@ func (x *RecoveryServiceRollbackResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoveryServiceRollbackResponse.ProtoReflect.Descriptor instead.
 func (*RecoveryServiceRollbackResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_recovery_proto_rawDescGZIP(), []int{8}
+	return file_holdfast_v1_recovery_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RecoveryServiceRollbackResponse) GetFailover() *Failover {
@@ -601,11 +692,344 @@ func (x *RecoveryServiceRollbackResponse) GetFailover() *Failover {
 	return nil
 }
 
+// RecoveryServiceAdoptRequest says what is to be adopted.
+type RecoveryServiceAdoptRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The group's name.
+	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// The id of the group that is made, 16 hexadecimal digits; drawn by the caller, who gives it again when he asks again.
+	Id string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	// The id of the stream that its source will send, 16 hexadecimal digits.
+	Stream string `protobuf:"bytes,3,opt,name=stream,proto3" json:"stream,omitempty"`
+	// The group's lineage, 16 hexadecimal digits.
+	Lineage string `protobuf:"bytes,4,opt,name=lineage,proto3" json:"lineage,omitempty"`
+	// The disks, of all its volumes. Where a path is empty it is that from which this vra protected the volume before, if it knows that.
+	Disks         []*Disk `protobuf:"bytes,5,rep,name=disks,proto3" json:"disks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecoveryServiceAdoptRequest) Reset() {
+	*x = RecoveryServiceAdoptRequest{}
+	mi := &file_holdfast_v1_recovery_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecoveryServiceAdoptRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecoveryServiceAdoptRequest) ProtoMessage() {}
+
+func (x *RecoveryServiceAdoptRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_recovery_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecoveryServiceAdoptRequest.ProtoReflect.Descriptor instead.
+func (*RecoveryServiceAdoptRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_recovery_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *RecoveryServiceAdoptRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *RecoveryServiceAdoptRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *RecoveryServiceAdoptRequest) GetStream() string {
+	if x != nil {
+		return x.Stream
+	}
+	return ""
+}
+
+func (x *RecoveryServiceAdoptRequest) GetLineage() string {
+	if x != nil {
+		return x.Lineage
+	}
+	return ""
+}
+
+func (x *RecoveryServiceAdoptRequest) GetDisks() []*Disk {
+	if x != nil {
+		return x.Disks
+	}
+	return nil
+}
+
+// RecoveryServiceAdoptResponse tells how far it has come.
+type RecoveryServiceAdoptResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The group is there, and its source may send.
+	Adopted bool `protobuf:"varint,1,opt,name=adopted,proto3" json:"adopted,omitempty"`
+	// What was read of the disks.
+	ReadBytes uint64 `protobuf:"varint,2,opt,name=read_bytes,json=readBytes,proto3" json:"read_bytes,omitempty"`
+	// What is to be read.
+	Bytes         uint64 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecoveryServiceAdoptResponse) Reset() {
+	*x = RecoveryServiceAdoptResponse{}
+	mi := &file_holdfast_v1_recovery_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecoveryServiceAdoptResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecoveryServiceAdoptResponse) ProtoMessage() {}
+
+func (x *RecoveryServiceAdoptResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_recovery_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecoveryServiceAdoptResponse.ProtoReflect.Descriptor instead.
+func (*RecoveryServiceAdoptResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_recovery_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *RecoveryServiceAdoptResponse) GetAdopted() bool {
+	if x != nil {
+		return x.Adopted
+	}
+	return false
+}
+
+func (x *RecoveryServiceAdoptResponse) GetReadBytes() uint64 {
+	if x != nil {
+		return x.ReadBytes
+	}
+	return 0
+}
+
+func (x *RecoveryServiceAdoptResponse) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+// RecoveryServiceHandOverRequest says what becomes of the group.
+type RecoveryServiceHandOverRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The group's name; empty means the only one there is.
+	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// The failover's id; empty means the present one, whichever that is.
+	Failover string `protobuf:"bytes,2,opt,name=failover,proto3" json:"failover,omitempty"`
+	// The id of the group that the other site has adopted, 16 hexadecimal digits.
+	Id string `protobuf:"bytes,3,opt,name=id,proto3" json:"id,omitempty"`
+	// The id of its stream, 16 hexadecimal digits.
+	Stream string `protobuf:"bytes,4,opt,name=stream,proto3" json:"stream,omitempty"`
+	// Where the other site's vra takes control connections from here, host:port.
+	Control string `protobuf:"bytes,5,opt,name=control,proto3" json:"control,omitempty"`
+	// Where it takes data connections; the same where one port takes both.
+	Data string `protobuf:"bytes,6,opt,name=data,proto3" json:"data,omitempty"`
+	// Between checkpoints; absent means 5 s.
+	Interval      *durationpb.Duration `protobuf:"bytes,7,opt,name=interval,proto3" json:"interval,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecoveryServiceHandOverRequest) Reset() {
+	*x = RecoveryServiceHandOverRequest{}
+	mi := &file_holdfast_v1_recovery_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecoveryServiceHandOverRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecoveryServiceHandOverRequest) ProtoMessage() {}
+
+func (x *RecoveryServiceHandOverRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_recovery_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecoveryServiceHandOverRequest.ProtoReflect.Descriptor instead.
+func (*RecoveryServiceHandOverRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_recovery_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *RecoveryServiceHandOverRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *RecoveryServiceHandOverRequest) GetFailover() string {
+	if x != nil {
+		return x.Failover
+	}
+	return ""
+}
+
+func (x *RecoveryServiceHandOverRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *RecoveryServiceHandOverRequest) GetStream() string {
+	if x != nil {
+		return x.Stream
+	}
+	return ""
+}
+
+func (x *RecoveryServiceHandOverRequest) GetControl() string {
+	if x != nil {
+		return x.Control
+	}
+	return ""
+}
+
+func (x *RecoveryServiceHandOverRequest) GetData() string {
+	if x != nil {
+		return x.Data
+	}
+	return ""
+}
+
+func (x *RecoveryServiceHandOverRequest) GetInterval() *durationpb.Duration {
+	if x != nil {
+		return x.Interval
+	}
+	return nil
+}
+
+// RecoveryServiceHandOverResponse tells what a filter is to serve, and how far it has come.
+type RecoveryServiceHandOverResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// This vra is the group's source by now.
+	Source bool `protobuf:"varint,1,opt,name=source,proto3" json:"source,omitempty"`
+	// The disks.
+	Disks []*Disk `protobuf:"bytes,2,rep,name=disks,proto3" json:"disks,omitempty"`
+	// Where machines look for them over NBD, all under the volumes' names: a unix socket.
+	Nbd string `protobuf:"bytes,3,opt,name=nbd,proto3" json:"nbd,omitempty"`
+	// Where this vra looks for the filter's pool: a unix socket.
+	Pool string `protobuf:"bytes,4,opt,name=pool,proto3" json:"pool,omitempty"`
+	// The directory that filter and vra share.
+	RunDir        string `protobuf:"bytes,5,opt,name=run_dir,json=runDir,proto3" json:"run_dir,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecoveryServiceHandOverResponse) Reset() {
+	*x = RecoveryServiceHandOverResponse{}
+	mi := &file_holdfast_v1_recovery_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecoveryServiceHandOverResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecoveryServiceHandOverResponse) ProtoMessage() {}
+
+func (x *RecoveryServiceHandOverResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_recovery_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecoveryServiceHandOverResponse.ProtoReflect.Descriptor instead.
+func (*RecoveryServiceHandOverResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_recovery_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *RecoveryServiceHandOverResponse) GetSource() bool {
+	if x != nil {
+		return x.Source
+	}
+	return false
+}
+
+func (x *RecoveryServiceHandOverResponse) GetDisks() []*Disk {
+	if x != nil {
+		return x.Disks
+	}
+	return nil
+}
+
+func (x *RecoveryServiceHandOverResponse) GetNbd() string {
+	if x != nil {
+		return x.Nbd
+	}
+	return ""
+}
+
+func (x *RecoveryServiceHandOverResponse) GetPool() string {
+	if x != nil {
+		return x.Pool
+	}
+	return ""
+}
+
+func (x *RecoveryServiceHandOverResponse) GetRunDir() string {
+	if x != nil {
+		return x.RunDir
+	}
+	return ""
+}
+
 var File_holdfast_v1_recovery_proto protoreflect.FileDescriptor
 
 const file_holdfast_v1_recovery_proto_rawDesc = "" +
 	"\n" +
-	"\x1aholdfast/v1/recovery.proto\x12\vholdfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17holdfast/v1/views.proto\"\xf5\x02\n" +
+	"\x1aholdfast/v1/recovery.proto\x12\vholdfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17holdfast/v1/views.proto\"X\n" +
+	"\x04Disk\x12\x16\n" +
+	"\x06volume\x18\x01 \x01(\tR\x06volume\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\rR\x02id\x12\x14\n" +
+	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\x12\x12\n" +
+	"\x04path\x18\x04 \x01(\tR\x04path\"\xb8\x03\n" +
 	"\bFailover\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\tR\x05group\x12\x14\n" +
@@ -621,7 +1045,9 @@ const file_holdfast_v1_recovery_proto_rawDesc = "" +
 	"\x04then\x18\n" +
 	" \x01(\tR\x04then\x12-\n" +
 	"\x04left\x18\v \x01(\v2\x19.google.protobuf.DurationR\x04left\x12%\n" +
-	"\x04view\x18\f \x01(\v2\x11.holdfast.v1.ViewR\x04view\"\xbc\x01\n" +
+	"\x04view\x18\f \x01(\v2\x11.holdfast.v1.ViewR\x04view\x12'\n" +
+	"\x05disks\x18\r \x03(\v2\x11.holdfast.v1.DiskR\x05disks\x12\x18\n" +
+	"\alineage\x18\x0e \x01(\tR\alineage\"\xbc\x01\n" +
 	"\x1bRecoveryServiceBeginRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1e\n" +
 	"\n" +
@@ -646,12 +1072,39 @@ const file_holdfast_v1_recovery_proto_rawDesc = "" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\"T\n" +
 	"\x1fRecoveryServiceRollbackResponse\x121\n" +
-	"\bfailover\x18\x01 \x01(\v2\x15.holdfast.v1.FailoverR\bfailover2\x8f\x03\n" +
+	"\bfailover\x18\x01 \x01(\v2\x15.holdfast.v1.FailoverR\bfailover\"\x9e\x01\n" +
+	"\x1bRecoveryServiceAdoptRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x16\n" +
+	"\x06stream\x18\x03 \x01(\tR\x06stream\x12\x18\n" +
+	"\alineage\x18\x04 \x01(\tR\alineage\x12'\n" +
+	"\x05disks\x18\x05 \x03(\v2\x11.holdfast.v1.DiskR\x05disks\"m\n" +
+	"\x1cRecoveryServiceAdoptResponse\x12\x18\n" +
+	"\aadopted\x18\x01 \x01(\bR\aadopted\x12\x1d\n" +
+	"\n" +
+	"read_bytes\x18\x02 \x01(\x04R\treadBytes\x12\x14\n" +
+	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\"\xdf\x01\n" +
+	"\x1eRecoveryServiceHandOverRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1a\n" +
+	"\bfailover\x18\x02 \x01(\tR\bfailover\x12\x0e\n" +
+	"\x02id\x18\x03 \x01(\tR\x02id\x12\x16\n" +
+	"\x06stream\x18\x04 \x01(\tR\x06stream\x12\x18\n" +
+	"\acontrol\x18\x05 \x01(\tR\acontrol\x12\x12\n" +
+	"\x04data\x18\x06 \x01(\tR\x04data\x125\n" +
+	"\binterval\x18\a \x01(\v2\x19.google.protobuf.DurationR\binterval\"\xa1\x01\n" +
+	"\x1fRecoveryServiceHandOverResponse\x12\x16\n" +
+	"\x06source\x18\x01 \x01(\bR\x06source\x12'\n" +
+	"\x05disks\x18\x02 \x03(\v2\x11.holdfast.v1.DiskR\x05disks\x12\x10\n" +
+	"\x03nbd\x18\x03 \x01(\tR\x03nbd\x12\x12\n" +
+	"\x04pool\x18\x04 \x01(\tR\x04pool\x12\x17\n" +
+	"\arun_dir\x18\x05 \x01(\tR\x06runDir2\xd4\x04\n" +
 	"\x0fRecoveryService\x12\\\n" +
 	"\x05Begin\x12(.holdfast.v1.RecoveryServiceBeginRequest\x1a).holdfast.v1.RecoveryServiceBeginResponse\x12V\n" +
 	"\x03Get\x12&.holdfast.v1.RecoveryServiceGetRequest\x1a'.holdfast.v1.RecoveryServiceGetResponse\x12_\n" +
 	"\x06Commit\x12).holdfast.v1.RecoveryServiceCommitRequest\x1a*.holdfast.v1.RecoveryServiceCommitResponse\x12e\n" +
-	"\bRollback\x12+.holdfast.v1.RecoveryServiceRollbackRequest\x1a,.holdfast.v1.RecoveryServiceRollbackResponseBCZAgithub.com/holdfast-dr/holdfast/control/api/holdfastv1;holdfastv1b\x06proto3"
+	"\bRollback\x12+.holdfast.v1.RecoveryServiceRollbackRequest\x1a,.holdfast.v1.RecoveryServiceRollbackResponse\x12\\\n" +
+	"\x05Adopt\x12(.holdfast.v1.RecoveryServiceAdoptRequest\x1a).holdfast.v1.RecoveryServiceAdoptResponse\x12e\n" +
+	"\bHandOver\x12+.holdfast.v1.RecoveryServiceHandOverRequest\x1a,.holdfast.v1.RecoveryServiceHandOverResponseBCZAgithub.com/holdfast-dr/holdfast/control/api/holdfastv1;holdfastv1b\x06proto3"
 
 var (
 	file_holdfast_v1_recovery_proto_rawDescOnce sync.Once
@@ -665,44 +1118,57 @@ func file_holdfast_v1_recovery_proto_rawDescGZIP() []byte {
 	return file_holdfast_v1_recovery_proto_rawDescData
 }
 
-var file_holdfast_v1_recovery_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_holdfast_v1_recovery_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_holdfast_v1_recovery_proto_goTypes = []any{
-	(*Failover)(nil),                        // 0: holdfast.v1.Failover
-	(*RecoveryServiceBeginRequest)(nil),     // 1: holdfast.v1.RecoveryServiceBeginRequest
-	(*RecoveryServiceBeginResponse)(nil),    // 2: holdfast.v1.RecoveryServiceBeginResponse
-	(*RecoveryServiceGetRequest)(nil),       // 3: holdfast.v1.RecoveryServiceGetRequest
-	(*RecoveryServiceGetResponse)(nil),      // 4: holdfast.v1.RecoveryServiceGetResponse
-	(*RecoveryServiceCommitRequest)(nil),    // 5: holdfast.v1.RecoveryServiceCommitRequest
-	(*RecoveryServiceCommitResponse)(nil),   // 6: holdfast.v1.RecoveryServiceCommitResponse
-	(*RecoveryServiceRollbackRequest)(nil),  // 7: holdfast.v1.RecoveryServiceRollbackRequest
-	(*RecoveryServiceRollbackResponse)(nil), // 8: holdfast.v1.RecoveryServiceRollbackResponse
-	(*timestamppb.Timestamp)(nil),           // 9: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),             // 10: google.protobuf.Duration
-	(*View)(nil),                            // 11: holdfast.v1.View
+	(*Disk)(nil),                            // 0: holdfast.v1.Disk
+	(*Failover)(nil),                        // 1: holdfast.v1.Failover
+	(*RecoveryServiceBeginRequest)(nil),     // 2: holdfast.v1.RecoveryServiceBeginRequest
+	(*RecoveryServiceBeginResponse)(nil),    // 3: holdfast.v1.RecoveryServiceBeginResponse
+	(*RecoveryServiceGetRequest)(nil),       // 4: holdfast.v1.RecoveryServiceGetRequest
+	(*RecoveryServiceGetResponse)(nil),      // 5: holdfast.v1.RecoveryServiceGetResponse
+	(*RecoveryServiceCommitRequest)(nil),    // 6: holdfast.v1.RecoveryServiceCommitRequest
+	(*RecoveryServiceCommitResponse)(nil),   // 7: holdfast.v1.RecoveryServiceCommitResponse
+	(*RecoveryServiceRollbackRequest)(nil),  // 8: holdfast.v1.RecoveryServiceRollbackRequest
+	(*RecoveryServiceRollbackResponse)(nil), // 9: holdfast.v1.RecoveryServiceRollbackResponse
+	(*RecoveryServiceAdoptRequest)(nil),     // 10: holdfast.v1.RecoveryServiceAdoptRequest
+	(*RecoveryServiceAdoptResponse)(nil),    // 11: holdfast.v1.RecoveryServiceAdoptResponse
+	(*RecoveryServiceHandOverRequest)(nil),  // 12: holdfast.v1.RecoveryServiceHandOverRequest
+	(*RecoveryServiceHandOverResponse)(nil), // 13: holdfast.v1.RecoveryServiceHandOverResponse
+	(*timestamppb.Timestamp)(nil),           // 14: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),             // 15: google.protobuf.Duration
+	(*View)(nil),                            // 16: holdfast.v1.View
 }
 var file_holdfast_v1_recovery_proto_depIdxs = []int32{
-	9,  // 0: holdfast.v1.Failover.began:type_name -> google.protobuf.Timestamp
-	10, // 1: holdfast.v1.Failover.timer:type_name -> google.protobuf.Duration
-	10, // 2: holdfast.v1.Failover.left:type_name -> google.protobuf.Duration
-	11, // 3: holdfast.v1.Failover.view:type_name -> holdfast.v1.View
-	10, // 4: holdfast.v1.RecoveryServiceBeginRequest.timer:type_name -> google.protobuf.Duration
-	0,  // 5: holdfast.v1.RecoveryServiceBeginResponse.failover:type_name -> holdfast.v1.Failover
-	0,  // 6: holdfast.v1.RecoveryServiceGetResponse.failover:type_name -> holdfast.v1.Failover
-	0,  // 7: holdfast.v1.RecoveryServiceCommitResponse.failover:type_name -> holdfast.v1.Failover
-	0,  // 8: holdfast.v1.RecoveryServiceRollbackResponse.failover:type_name -> holdfast.v1.Failover
-	1,  // 9: holdfast.v1.RecoveryService.Begin:input_type -> holdfast.v1.RecoveryServiceBeginRequest
-	3,  // 10: holdfast.v1.RecoveryService.Get:input_type -> holdfast.v1.RecoveryServiceGetRequest
-	5,  // 11: holdfast.v1.RecoveryService.Commit:input_type -> holdfast.v1.RecoveryServiceCommitRequest
-	7,  // 12: holdfast.v1.RecoveryService.Rollback:input_type -> holdfast.v1.RecoveryServiceRollbackRequest
-	2,  // 13: holdfast.v1.RecoveryService.Begin:output_type -> holdfast.v1.RecoveryServiceBeginResponse
-	4,  // 14: holdfast.v1.RecoveryService.Get:output_type -> holdfast.v1.RecoveryServiceGetResponse
-	6,  // 15: holdfast.v1.RecoveryService.Commit:output_type -> holdfast.v1.RecoveryServiceCommitResponse
-	8,  // 16: holdfast.v1.RecoveryService.Rollback:output_type -> holdfast.v1.RecoveryServiceRollbackResponse
-	13, // [13:17] is the sub-list for method output_type
-	9,  // [9:13] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	14, // 0: holdfast.v1.Failover.began:type_name -> google.protobuf.Timestamp
+	15, // 1: holdfast.v1.Failover.timer:type_name -> google.protobuf.Duration
+	15, // 2: holdfast.v1.Failover.left:type_name -> google.protobuf.Duration
+	16, // 3: holdfast.v1.Failover.view:type_name -> holdfast.v1.View
+	0,  // 4: holdfast.v1.Failover.disks:type_name -> holdfast.v1.Disk
+	15, // 5: holdfast.v1.RecoveryServiceBeginRequest.timer:type_name -> google.protobuf.Duration
+	1,  // 6: holdfast.v1.RecoveryServiceBeginResponse.failover:type_name -> holdfast.v1.Failover
+	1,  // 7: holdfast.v1.RecoveryServiceGetResponse.failover:type_name -> holdfast.v1.Failover
+	1,  // 8: holdfast.v1.RecoveryServiceCommitResponse.failover:type_name -> holdfast.v1.Failover
+	1,  // 9: holdfast.v1.RecoveryServiceRollbackResponse.failover:type_name -> holdfast.v1.Failover
+	0,  // 10: holdfast.v1.RecoveryServiceAdoptRequest.disks:type_name -> holdfast.v1.Disk
+	15, // 11: holdfast.v1.RecoveryServiceHandOverRequest.interval:type_name -> google.protobuf.Duration
+	0,  // 12: holdfast.v1.RecoveryServiceHandOverResponse.disks:type_name -> holdfast.v1.Disk
+	2,  // 13: holdfast.v1.RecoveryService.Begin:input_type -> holdfast.v1.RecoveryServiceBeginRequest
+	4,  // 14: holdfast.v1.RecoveryService.Get:input_type -> holdfast.v1.RecoveryServiceGetRequest
+	6,  // 15: holdfast.v1.RecoveryService.Commit:input_type -> holdfast.v1.RecoveryServiceCommitRequest
+	8,  // 16: holdfast.v1.RecoveryService.Rollback:input_type -> holdfast.v1.RecoveryServiceRollbackRequest
+	10, // 17: holdfast.v1.RecoveryService.Adopt:input_type -> holdfast.v1.RecoveryServiceAdoptRequest
+	12, // 18: holdfast.v1.RecoveryService.HandOver:input_type -> holdfast.v1.RecoveryServiceHandOverRequest
+	3,  // 19: holdfast.v1.RecoveryService.Begin:output_type -> holdfast.v1.RecoveryServiceBeginResponse
+	5,  // 20: holdfast.v1.RecoveryService.Get:output_type -> holdfast.v1.RecoveryServiceGetResponse
+	7,  // 21: holdfast.v1.RecoveryService.Commit:output_type -> holdfast.v1.RecoveryServiceCommitResponse
+	9,  // 22: holdfast.v1.RecoveryService.Rollback:output_type -> holdfast.v1.RecoveryServiceRollbackResponse
+	11, // 23: holdfast.v1.RecoveryService.Adopt:output_type -> holdfast.v1.RecoveryServiceAdoptResponse
+	13, // 24: holdfast.v1.RecoveryService.HandOver:output_type -> holdfast.v1.RecoveryServiceHandOverResponse
+	19, // [19:25] is the sub-list for method output_type
+	13, // [13:19] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_v1_recovery_proto_init() }
@@ -717,7 +1183,7 @@ func file_holdfast_v1_recovery_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_v1_recovery_proto_rawDesc), len(file_holdfast_v1_recovery_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -42,6 +42,11 @@ const (
 	// RecoveryServiceRollbackProcedure is the fully-qualified name of the RecoveryService's Rollback
 	// RPC.
 	RecoveryServiceRollbackProcedure = "/holdfast.v1.RecoveryService/Rollback"
+	// RecoveryServiceAdoptProcedure is the fully-qualified name of the RecoveryService's Adopt RPC.
+	RecoveryServiceAdoptProcedure = "/holdfast.v1.RecoveryService/Adopt"
+	// RecoveryServiceHandOverProcedure is the fully-qualified name of the RecoveryService's HandOver
+	// RPC.
+	RecoveryServiceHandOverProcedure = "/holdfast.v1.RecoveryService/HandOver"
 )
 
 // RecoveryServiceClient is a client for the holdfast.v1.RecoveryService service.
@@ -65,6 +70,19 @@ type RecoveryServiceClient interface {
 	// Errors: failed_precondition when there is none, it is another one, or it was committed; unavailable
 	// when it is decided and does not get on: it is tried again by itself.
 	Rollback(context.Context, *holdfastv1.RecoveryServiceRollbackRequest) (*holdfastv1.RecoveryServiceRollbackResponse, error)
+	// Adopt makes a group of disks that stand at this site and hold what it held before a failover to the other site. It begins
+	// with reading them, and answers at once; asked again it tells how far that has come. The disks stay as they are until a
+	// checkpoint of the group is listed and promoted. Once they are adopted this vra sends no group of that name any more.
+	// Errors: failed_precondition when this vra is no target, still sends the group, somebody has a disk open, or the group is
+	// there with other disks;
+	// invalid_argument for what cannot be meant; unavailable while the vra is being stopped.
+	Adopt(context.Context, *holdfastv1.RecoveryServiceAdoptRequest) (*holdfastv1.RecoveryServiceAdoptResponse, error)
+	// HandOver gives away the disks of a settled failover: this vra, which was their target, becomes the source of the
+	// group that the other site has adopted. From then on a filter is to serve the disks, at the socket where the machines
+	// find them; until it does, the machines wait. Asked again it tells how far that has come.
+	// Errors: failed_precondition when the failover is not settled, or is another one; unavailable when it does not get on:
+	// ask again; invalid_argument for what cannot be meant.
+	HandOver(context.Context, *holdfastv1.RecoveryServiceHandOverRequest) (*holdfastv1.RecoveryServiceHandOverResponse, error)
 }
 
 // NewRecoveryServiceClient constructs a client for the holdfast.v1.RecoveryService service. By
@@ -102,6 +120,18 @@ func NewRecoveryServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			connect.WithSchema(recoveryServiceMethods.ByName("Rollback")),
 			connect.WithClientOptions(opts...),
 		),
+		adopt: connect.NewClient[holdfastv1.RecoveryServiceAdoptRequest, holdfastv1.RecoveryServiceAdoptResponse](
+			httpClient,
+			baseURL+RecoveryServiceAdoptProcedure,
+			connect.WithSchema(recoveryServiceMethods.ByName("Adopt")),
+			connect.WithClientOptions(opts...),
+		),
+		handOver: connect.NewClient[holdfastv1.RecoveryServiceHandOverRequest, holdfastv1.RecoveryServiceHandOverResponse](
+			httpClient,
+			baseURL+RecoveryServiceHandOverProcedure,
+			connect.WithSchema(recoveryServiceMethods.ByName("HandOver")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -111,6 +141,8 @@ type recoveryServiceClient struct {
 	get      *connect.Client[holdfastv1.RecoveryServiceGetRequest, holdfastv1.RecoveryServiceGetResponse]
 	commit   *connect.Client[holdfastv1.RecoveryServiceCommitRequest, holdfastv1.RecoveryServiceCommitResponse]
 	rollback *connect.Client[holdfastv1.RecoveryServiceRollbackRequest, holdfastv1.RecoveryServiceRollbackResponse]
+	adopt    *connect.Client[holdfastv1.RecoveryServiceAdoptRequest, holdfastv1.RecoveryServiceAdoptResponse]
+	handOver *connect.Client[holdfastv1.RecoveryServiceHandOverRequest, holdfastv1.RecoveryServiceHandOverResponse]
 }
 
 // Begin calls holdfast.v1.RecoveryService.Begin.
@@ -149,6 +181,24 @@ func (c *recoveryServiceClient) Rollback(ctx context.Context, req *holdfastv1.Re
 	return nil, err
 }
 
+// Adopt calls holdfast.v1.RecoveryService.Adopt.
+func (c *recoveryServiceClient) Adopt(ctx context.Context, req *holdfastv1.RecoveryServiceAdoptRequest) (*holdfastv1.RecoveryServiceAdoptResponse, error) {
+	response, err := c.adopt.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// HandOver calls holdfast.v1.RecoveryService.HandOver.
+func (c *recoveryServiceClient) HandOver(ctx context.Context, req *holdfastv1.RecoveryServiceHandOverRequest) (*holdfastv1.RecoveryServiceHandOverResponse, error) {
+	response, err := c.handOver.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // RecoveryServiceHandler is an implementation of the holdfast.v1.RecoveryService service.
 type RecoveryServiceHandler interface {
 	// Begin raises the group's epoch, durably, and opens its disks at a checkpoint. No machine may be
@@ -170,6 +220,19 @@ type RecoveryServiceHandler interface {
 	// Errors: failed_precondition when there is none, it is another one, or it was committed; unavailable
 	// when it is decided and does not get on: it is tried again by itself.
 	Rollback(context.Context, *holdfastv1.RecoveryServiceRollbackRequest) (*holdfastv1.RecoveryServiceRollbackResponse, error)
+	// Adopt makes a group of disks that stand at this site and hold what it held before a failover to the other site. It begins
+	// with reading them, and answers at once; asked again it tells how far that has come. The disks stay as they are until a
+	// checkpoint of the group is listed and promoted. Once they are adopted this vra sends no group of that name any more.
+	// Errors: failed_precondition when this vra is no target, still sends the group, somebody has a disk open, or the group is
+	// there with other disks;
+	// invalid_argument for what cannot be meant; unavailable while the vra is being stopped.
+	Adopt(context.Context, *holdfastv1.RecoveryServiceAdoptRequest) (*holdfastv1.RecoveryServiceAdoptResponse, error)
+	// HandOver gives away the disks of a settled failover: this vra, which was their target, becomes the source of the
+	// group that the other site has adopted. From then on a filter is to serve the disks, at the socket where the machines
+	// find them; until it does, the machines wait. Asked again it tells how far that has come.
+	// Errors: failed_precondition when the failover is not settled, or is another one; unavailable when it does not get on:
+	// ask again; invalid_argument for what cannot be meant.
+	HandOver(context.Context, *holdfastv1.RecoveryServiceHandOverRequest) (*holdfastv1.RecoveryServiceHandOverResponse, error)
 }
 
 // NewRecoveryServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -203,6 +266,18 @@ func NewRecoveryServiceHandler(svc RecoveryServiceHandler, opts ...connect.Handl
 		connect.WithSchema(recoveryServiceMethods.ByName("Rollback")),
 		connect.WithHandlerOptions(opts...),
 	)
+	recoveryServiceAdoptHandler := connect.NewUnaryHandlerSimple(
+		RecoveryServiceAdoptProcedure,
+		svc.Adopt,
+		connect.WithSchema(recoveryServiceMethods.ByName("Adopt")),
+		connect.WithHandlerOptions(opts...),
+	)
+	recoveryServiceHandOverHandler := connect.NewUnaryHandlerSimple(
+		RecoveryServiceHandOverProcedure,
+		svc.HandOver,
+		connect.WithSchema(recoveryServiceMethods.ByName("HandOver")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/holdfast.v1.RecoveryService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case RecoveryServiceBeginProcedure:
@@ -213,6 +288,10 @@ func NewRecoveryServiceHandler(svc RecoveryServiceHandler, opts ...connect.Handl
 			recoveryServiceCommitHandler.ServeHTTP(w, r)
 		case RecoveryServiceRollbackProcedure:
 			recoveryServiceRollbackHandler.ServeHTTP(w, r)
+		case RecoveryServiceAdoptProcedure:
+			recoveryServiceAdoptHandler.ServeHTTP(w, r)
+		case RecoveryServiceHandOverProcedure:
+			recoveryServiceHandOverHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -236,4 +315,12 @@ func (UnimplementedRecoveryServiceHandler) Commit(context.Context, *holdfastv1.R
 
 func (UnimplementedRecoveryServiceHandler) Rollback(context.Context, *holdfastv1.RecoveryServiceRollbackRequest) (*holdfastv1.RecoveryServiceRollbackResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.RecoveryService.Rollback is not implemented"))
+}
+
+func (UnimplementedRecoveryServiceHandler) Adopt(context.Context, *holdfastv1.RecoveryServiceAdoptRequest) (*holdfastv1.RecoveryServiceAdoptResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.RecoveryService.Adopt is not implemented"))
+}
+
+func (UnimplementedRecoveryServiceHandler) HandOver(context.Context, *holdfastv1.RecoveryServiceHandOverRequest) (*holdfastv1.RecoveryServiceHandOverResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.RecoveryService.HandOver is not implemented"))
 }
