@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -195,11 +196,27 @@ const newestLooked = 100
 
 // runner makes what carries jobs out, and tells of its steps.
 func (a *app) runner(client *api.Client) *failover.Runner {
-	r := &failover.Runner{Target: client, Hypervisor: localMachines, Who: who(), Now: time.Now, Tell: a.tellStep}
+	r := &failover.Runner{FilterBinary: filterBinary(), Progress: func(text string) { fmt.Fprintln(a.stderr, printable("  "+text)) }, Target: client, Hypervisor: localMachines, Who: who(), Now: time.Now, Tell: a.tellStep}
 	if source, _, err := a.dial(api.RoleSource); err == nil { // a context of the second site may have none
 		r.Source = source
 	}
 	return r
+}
+
+// filterBinary is the vra-filter beside this program, or else the one in the PATH.
+func filterBinary() string {
+	const name = "vra-filter"
+	if own, err := os.Executable(); err == nil {
+		if beside := filepath.Join(filepath.Dir(own), name); isFile(beside) {
+			return beside
+		}
+	}
+	return name
+}
+
+func isFile(path string) bool {
+	st, err := os.Stat(path)
+	return err == nil && st.Mode().IsRegular()
 }
 
 func (a *app) tellStep(s recovery.Step, ended bool, text string, err error) {
@@ -571,6 +588,18 @@ func (a *app) printPlan(p *recovery.Plan) error {
 func whatStep(p *recovery.Plan, s recovery.Step) string {
 	m := p.Machine(s.Machine)
 	switch s.Do {
+	case recovery.Adopt:
+		var disks []string
+		for _, d := range p.Reversal.Disks {
+			disks = append(disks, d.Volume+" "+cmp.Or(d.Path, "(as before)"))
+		}
+		return "the old source's disks become replicas: " + strings.Join(disks, ", ")
+	case recovery.HandOver:
+		return "the disks that machines run on are sent to " + p.Reversal.Control + "; the machines wait from here on"
+	case recovery.Serve:
+		return "vra-filter --config " + p.Reversal.Filter + ", on this host"
+	case recovery.Sync:
+		return "what differs, until a checkpoint is listed"
 	case recovery.Open, recovery.Begin:
 		at := "checkpoint " + p.Checkpoint
 		if p.Checkpoint == "" {

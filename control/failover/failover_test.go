@@ -31,6 +31,8 @@ type site struct {
 	failover     *holdfastv1.Failover
 	begun, calls int                  // how often it began, and was asked about it
 	behind       *holdfastv1.Failover // it is being begun still: whoever ends one waits for it
+
+	reversing reversing
 }
 
 func (s *site) Open(_ context.Context, r *holdfastv1.ViewsServiceOpenRequest) (*holdfastv1.ViewsServiceOpenResponse, error) {
@@ -75,7 +77,7 @@ func (s *site) dial(t *testing.T) *api.Client {
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- api.Serve(ctx, l, api.Handlers{Views: s, Recovery: failoverOf{s}, Checkpoints: sourceOf{}}, []int{os.Getuid()}, slog.New(slog.DiscardHandler))
+		done <- api.Serve(ctx, l, api.Handlers{Views: s, Recovery: failoverOf{s}, Checkpoints: sourceOf{}, Status: statusOf{s: s}}, []int{os.Getuid()}, slog.New(slog.DiscardHandler))
 	}()
 	c := api.DialUnix(filepath.Join(dir, "s"))
 	t.Cleanup(func() { c.Close(); stop(); <-done; os.RemoveAll(dir) })

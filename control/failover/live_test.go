@@ -91,8 +91,12 @@ func (s failoverOf) rollBack() {
 	s.views = slices.DeleteFunc(s.views, func(v *holdfastv1.View) bool { return v.Id == "v9" })
 }
 
-// sourceOf is the source of a move, which makes its last cut, and answers nothing else.
+// sourceOf is the source of a move, which makes its last cut, and that of a reversal, which lists one by then.
 type sourceOf struct{ api.CheckpointsHandler }
+
+func (s sourceOf) List(context.Context, *holdfastv1.CheckpointsServiceListRequest) (*holdfastv1.CheckpointsServiceListResponse, error) {
+	return &holdfastv1.CheckpointsServiceListResponse{Checkpoints: []*holdfastv1.Checkpoint{{Id: "5"}}}, nil
+}
 
 func (s sourceOf) Create(_ context.Context, r *holdfastv1.CheckpointsServiceCreateRequest) (*holdfastv1.CheckpointsServiceCreateResponse, error) {
 	return &holdfastv1.CheckpointsServiceCreateResponse{Checkpoint: &holdfastv1.Checkpoint{Id: "77", Tag: r.Tag}}, nil

@@ -27,6 +27,10 @@ type Runner struct {
 	Now func() time.Time
 	// Tell is called before and after each step.
 	Tell func(s recovery.Step, ended bool, text string, err error)
+	// Progress, where it is not nil, is told now and then how far a step has come that takes long.
+	Progress func(text string)
+	// FilterBinary is the vra-filter that a reversal starts.
+	FilterBinary string
 }
 
 // MachinesDir is the hypervisor's folder of a job.
@@ -192,6 +196,9 @@ func (j *Job) Failure(r *recovery.Report) error {
 	}
 	switch {
 	case j.State.Halted:
+		if r.Reason == nil && j.Plan.Kind == recovery.Reverse {
+			why = "it was interrupted"
+		}
 		return fmt.Errorf("job %s halted: %s; mend that, and carry it on with: holdfast failover resume %s", j.Plan.ID, why, j.Plan.ID)
 	case j.State.Verdict == recovery.Failed:
 		return fmt.Errorf("job %s failed, and was taken back: %s", j.Plan.ID, why)

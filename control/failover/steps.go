@@ -36,6 +36,14 @@ func (c *carrier) do(ctx context.Context, s recovery.Step) (found, error) {
 		return c.takeBack(ctx)
 	case recovery.Keep:
 		return c.keep(ctx)
+	case recovery.Adopt:
+		return c.adopt(ctx)
+	case recovery.HandOver:
+		return c.handOver(ctx)
+	case recovery.Serve:
+		return c.serve(ctx)
+	case recovery.Sync:
+		return c.sync(ctx)
 	case recovery.Define:
 		return found{}, c.define(ctx, m)
 	case recovery.Delay:

@@ -12,6 +12,8 @@
 //	                                                     failed ▼ │ resume
 //	                                                        (halted)
 //
+// A reversal has no machines and no way back: what fails there halts it where it is, and it is carried on.
+//
 // What every reader may rely on:
 //   - A job ends as if nothing had been (no machine, no view, the source's epoch granted again), or, a live one, committed.
 //   - No machine of a live failover is started before the source is fenced (Begin), and none runs when that is taken back.

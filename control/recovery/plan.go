@@ -19,6 +19,8 @@ const (
 	Proof Kind = "verify" // the same, and it ends by itself once they are up
 	Live  Kind = "live"   // the source is fenced, and machines take over
 	Move  Kind = "move"   // the same without loss: the source is stopped first, and its last write is brought over
+
+	Reverse Kind = "reverse" // after a commit: the two sites swap their parts, and machines run on
 )
 
 // Fences says whether the source's epoch is taken away.
@@ -42,6 +44,30 @@ type Plan struct {
 	// Timer ends a live failover by itself after so long, by what Then says; zero: nothing does.
 	Timer time.Duration `json:"timer,omitempty"`
 	Then  End           `json:"then,omitempty"`
+
+	// Reversal is what a reversal is about; it has no machines.
+	Reversal *Reversal `json:"reversal,omitempty"`
+}
+
+// Reversal says how the two sites of a committed failover swap their parts.
+type Reversal struct {
+	Failover string        `json:"failover"` // its id
+	ID       string        `json:"id"`       // of the group as it is protected then, 16 hexadecimal digits
+	Stream   string        `json:"stream"`
+	Lineage  string        `json:"lineage"`
+	Control  string        `json:"control"` // where the old source's vra takes records from then on, host:port
+	Data     string        `json:"data"`
+	Interval time.Duration `json:"interval"` // between checkpoints
+	Filter   string        `json:"filter"`   // the file of the vra-filter that serves the disks then
+	Disks    []ReverseDisk `json:"disks"`
+}
+
+// ReverseDisk is a volume, and the disk of the old source that is to be its replica.
+type ReverseDisk struct {
+	Volume string `json:"volume"`
+	ID     uint32 `json:"id"`
+	Bytes  uint64 `json:"bytes"`
+	Path   string `json:"path,omitempty"` // at the old source; empty: its vra knows
 }
 
 // Machine is a machine, and how it is brought up.
@@ -96,6 +122,14 @@ const (
 	After      Verb = "after"
 )
 
+// Of a reversal.
+const (
+	Adopt    Verb = "adopt"     // the old source's disks become replicas
+	HandOver Verb = "hand-over" // the disks that machines run on become a source's
+	Serve    Verb = "serve"     // by a filter
+	Sync     Verb = "sync"      // what differs is sent, until a checkpoint is listed
+)
+
 // On the way to the end.
 const (
 	Stop     Verb = "stop"
@@ -118,11 +152,25 @@ const (
 	defineLimit = 30 * time.Second
 	startLimit  = 2 * time.Minute
 	cutLimit    = 10 * time.Minute // all that waits at the source must come over
+
+	adoptLimit = 24 * time.Hour // each disk is read once
+	turnLimit  = 10 * time.Minute
+	syncLimit  = 30 * 24 * time.Hour // as the link is
 )
 
 // Up lists the steps until the machines run.
 func (p *Plan) Up() (steps []Step) {
 	add := func(do Verb, m string, limit time.Duration) { steps = append(steps, Step{do, m, limit}) }
+	if p.Kind == Reverse {
+		add(Adopt, "", adoptLimit) // first: until that is done the machines run as they did
+		add(HandOver, "", turnLimit)
+		add(Serve, "", targetLimit)
+		add(Sync, "", syncLimit)
+		if invariant.Planted("recovery/hands-over-first") {
+			steps[0], steps[1] = steps[1], steps[0]
+		}
+		return steps
+	}
 	if p.Kind.Fences() && p.Override == "" {
 		for _, m := range slices.Backward(p.Machines) { // what was started last depends on the others
 			if m.Source.QMP != "" {

@@ -35,7 +35,7 @@ func Replay(entries []Entry) (*Plan, State, error) {
 		return nil, State{}, errors.New("the job has no plan")
 	}
 	p, s := entries[0].Plan, Fresh()
-	if len(p.Machines) == 0 {
+	if len(p.Machines) == 0 && p.Reversal == nil {
 		return nil, s, errors.New("the job's plan has no machines")
 	}
 	for i, e := range entries[1:] {
@@ -131,6 +131,11 @@ func NewReport(entries []Entry, now time.Time) (*Report, error) {
 	if s.Verdict != NoVerdict {
 		r.Verdict = &s.Verdict
 	}
+	defer func() {
+		if p.Kind == Reverse && s.Phase == Over {
+			r.Reason = nil // what failed was done later
+		}
+	}()
 	r.Seconds = r.duration.Seconds()
 	state := Fresh()
 	for i, e := range entries[1:] {

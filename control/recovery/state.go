@@ -136,8 +136,11 @@ func (p *Plan) Step(s State, e Event) (State, error) {
 
 func (p *Plan) starting(s State, e Event, refuse func(string) (State, error)) (State, error) {
 	step, ok := p.Next(s)
-	if !ok {
+	if !ok && !s.Halted {
 		panic("BUG: starting, and nothing is left to do")
+	}
+	if p.Kind == Reverse {
+		return p.reversing(s, e, refuse)
 	}
 	switch e {
 	case Did:
@@ -154,11 +157,31 @@ func (p *Plan) starting(s State, e Event, refuse func(string) (State, error)) (S
 	return refuse("wait until its machines run")
 }
 
+// reversing is a reversal on its way. It has no way back, and none is needed: at each step both sites have what they had, or more.
+// What fails, or is interrupted, waits for somebody to carry it on.
+func (p *Plan) reversing(s State, e Event, refuse func(string) (State, error)) (State, error) {
+	switch e {
+	case Did:
+		if s.Halted {
+			return refuse("resume it")
+		}
+		return p.forward(s), nil
+	case Failing, Cancel:
+		s.Halted = true
+		return s, nil
+	}
+	return refuse("a reversal is not taken back: carry it on with failover resume; a move, and another reversal, bring the group back")
+}
+
 // forward is the state after the next step of the way up.
 func (p *Plan) forward(s State) State {
 	s.At++
 	if n := len(p.Up()); s.At < n {
 		s.Reached = s.At
+		return s
+	}
+	if p.Kind == Reverse {
+		s.Phase, s.At, s.Verdict = Over, 0, Passed
 		return s
 	}
 	if p.Kind == Proof {

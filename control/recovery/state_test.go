@@ -31,6 +31,7 @@ func plans() []*Plan {
 	return []*Plan{
 		{Kind: Test, Machines: machines}, {Kind: Proof, Machines: machines}, {Kind: Live, Machines: machines},
 		{Kind: Live, Machines: over, Override: "the site burnt"}, {Kind: Move, Machines: over},
+		{Kind: Reverse, Reversal: &Reversal{}},
 	}
 }
 
@@ -77,7 +78,7 @@ func (s State) text(p *Plan) string {
 func TestTable(t *testing.T) {
 	var b strings.Builder
 	for i, p := range plans() {
-		p.Machines = p.Machines[len(p.Machines)-1:]
+		p.Machines = p.Machines[max(0, len(p.Machines)-1):]
 		fmt.Fprintf(&b, "plan %d: %s\n", i, p.Kind)
 		for _, s := range p.Up() {
 			fmt.Fprintln(&b, strings.TrimRight(fmt.Sprintf("  up %s %s", s.Do, s.Machine), " "))
@@ -116,6 +117,8 @@ func TestTable(t *testing.T) {
 // world is what steps did.
 type world struct {
 	fenced, view, defined, running bool // of any machine
+
+	adopted, handed, served, synced bool // of a reversal
 }
 
 func (w *world) do(t *testing.T, p *Plan, s Step) {
@@ -148,6 +151,18 @@ func (w *world) do(t *testing.T, p *Plan, s Step) {
 	case Close, TakeBack:
 		bad(w.running || w.defined, "machines stand on it")
 		w.view, w.fenced = false, false
+	case Adopt:
+		bad(w.handed, "the machines' disks went first")
+		w.adopted = true
+	case HandOver:
+		bad(!w.adopted, "nobody would take what is sent")
+		w.handed = true
+	case Serve:
+		bad(!w.handed, "the target serves them")
+		w.served = true
+	case Sync:
+		bad(!w.served, "nobody reads the disks")
+		w.synced = true
 	case Keep:
 		bad(!w.running || !w.fenced, "nothing runs that could be kept")
 	}
@@ -157,6 +172,9 @@ func (w *world) do(t *testing.T, p *Plan, s Step) {
 // with each step done twice, as one that was killed would: they end with nothing left behind, or committed.
 func TestEachWayEnds(t *testing.T) {
 	for _, p := range plans() {
+		if p.Kind == Reverse {
+			continue // it goes one way: TestReversal
+		}
 		for _, e := range []Event{Did, Failing, Cancel, Halt, Final, Undo} {
 			for _, half := range []bool{false, true} { // what failed had been done
 				for at := range len(p.Up()) + 1 {
@@ -311,4 +329,43 @@ func indented(t *testing.T, v any) string {
 		t.Fatal(err)
 	}
 	return string(p) + "\n"
+}
+
+// TestReversal has a reversal fail, or be interrupted, at each step, before or after that was done: it halts, is carried on
+// and ends with all done; nothing takes it back.
+func TestReversal(t *testing.T) {
+	p := &Plan{Kind: Reverse, Reversal: &Reversal{}}
+	for at := range p.Up() {
+		for _, e := range []Event{Failing, Cancel} {
+			for _, half := range []bool{false, true} {
+				s, w := Fresh(), &world{}
+				for i := range p.Up() {
+					step, ok := p.Next(s)
+					if !ok {
+						t.Fatalf("step %d: none in %s", i, s.text(p))
+					}
+					if i == at {
+						if half {
+							w.do(t, p, step)
+						}
+						s, _ = p.Step(s, e)
+						if _, ok := p.Next(s); ok || !s.Halted {
+							t.Fatalf("%s at step %d leads to %s", e, i, s.text(p))
+						}
+						for _, word := range []Event{Halt, Final, Undo, Did} {
+							if next, err := p.Step(s, word); err == nil || next != s {
+								t.Errorf("%s of %s leads to %s, %v", word, s.text(p), next.text(p), err)
+							}
+						}
+						s, _ = p.Step(s, Resume)
+					}
+					w.do(t, p, step)
+					s, _ = p.Step(s, Did)
+				}
+				if s.Phase != Over || s.Verdict != Passed || !w.synced {
+					t.Errorf("%s at step %d: it ends %s", e, at, s.text(p))
+				}
+			}
+		}
+	}
 }

@@ -1,0 +1,150 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"hash/fnv"
+	"net"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/control/api"
+	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
+	"github.com/holdfast-dr/holdfast/control/config"
+	"github.com/holdfast-dr/holdfast/control/failover"
+	"github.com/holdfast-dr/holdfast/control/recovery"
+	"github.com/spf13/cobra"
+)
+
+// reverseFlags are what is said of a reversal.
+type reverseFlags struct {
+	group, to, filter, note string
+	disks                   []string
+	interval                time.Duration
+	dry                     bool
+}
+
+func (a *app) reverseCommand() *cobra.Command {
+	f := reverseFlags{interval: time.Duration(config.DefaultInterval)}
+	cmd := &cobra.Command{
+		Use:   "reverse",
+		Short: "After a committed failover, protect a group the other way round",
+		Long: `Reverse swaps the parts of the two sites once a failover was committed: the machines run on
+where they are, protected from there, and the disks that they had before are the replicas.
+What differs is found by comparing both sides by sums, and is all that is sent.
+
+  adopt      the old site's vra reads its old disks once, and takes them as replicas. They
+             stay where they are, and as they are until a checkpoint of the new direction is
+             listed. Stop the vra-filter that served them, for good, and give the file of
+             that vra a target section
+  hand-over  what machines wrote goes into the disks of the second site, and its vra is their
+             source from then on. Both vra open their files anew for that: other groups that
+             they send are resynced. The journal of before is given back
+  serve      a vra-filter serves the disks at the socket where machines look for them; they
+             wait from the hand-over until then. It is started by this command, on this host,
+             which must be that of the machines, unless somebody serves there
+  sync       until a checkpoint is listed
+
+It is a job as those of holdfast failover. What fails, or is interrupted, halts it where it is: failover resume
+carries it on, and at each step both sites have what they had. It is not taken back:
+swap the roles in the context, and holdfast move and another reverse bring the group back.`,
+		Example: "  holdfast reverse --to 192.0.2.1:4007,192.0.2.1:4008 --disk db1=/images/db1.raw --dry-run\n  holdfast reverse --to 192.0.2.1:4007,192.0.2.1:4008 --disk db1=/images/db1.raw",
+		Args:    noArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return a.reverse(cmd.Context(), &f) },
+	}
+	fs := cmd.Flags()
+	fs.StringVar(&f.group, "group", "", "`NAME` of the group; by default that of the context")
+	fs.StringVar(&f.to, "to", "", "where the old site's vra takes records from now on, `CONTROL,DATA`, each host:port; one where one port takes both")
+	fs.StringArrayVar(&f.disks, "disk", nil, "the old disk of a volume, at the old site, as `VOLUME=PATH`; may be repeated; not needed where a reversal has named it before")
+	fs.StringVar(&f.filter, "filter", "", "`FILE` of the vra-filter that serves the disks from then on; it is written unless it is there; by default among the jobs")
+	fs.DurationVar(&f.interval, "interval", f.interval, "`DURATION` between checkpoints")
+	fs.StringVar(&f.note, "note", "", "`TEXT` for the report")
+	fs.BoolVar(&f.dry, "dry-run", false, "say what would be done, and do nothing")
+	cmd.MarkFlagFilename("filter", "yaml")
+	return cmd
+}
+
+func (a *app) reverse(ctx context.Context, f *reverseFlags) error {
+	folder, c, client, err := a.jobsAndTarget()
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	if f.group == "" {
+		f.group = c.Group
+	}
+	r, checkpoint, err := f.reversal(ctx, client, folder)
+	if err != nil {
+		return err
+	}
+	p := &recovery.Plan{Key: strings.ToLower(api.NewKey()), Kind: recovery.Reverse, Group: f.group, Checkpoint: checkpoint, Who: who(), Note: f.note, Reversal: r}
+	r.ID, r.Stream = drawnID(p.Key+" group"), drawnID(p.Key+" stream")
+	if f.dry {
+		return a.printPlan(p)
+	}
+	j, err := failover.Create(folder, p, recovery.Entry{Time: time.Now(), Who: p.Who})
+	if err != nil {
+		return err
+	}
+	defer j.Close()
+	fmt.Fprintf(a.stderr, "Job %s: group %s, the other way round.\n", p.ID, p.Group)
+	return a.carryOn(ctx, a.runner(client), j)
+}
+
+// drawnID makes an id of 16 hexadecimal digits of a word that nobody else has drawn.
+func drawnID(word string) string {
+	h := fnv.New64a()
+	h.Write([]byte(word))
+	return fmt.Sprintf("%016x", h.Sum64()|1)
+}
+
+// reversal is what the flags say of the failover that was committed.
+func (f *reverseFlags) reversal(ctx context.Context, client *api.Client, folder string) (*recovery.Reversal, string, error) {
+	control, data, two := strings.Cut(f.to, ",")
+	if !two {
+		data = control
+	}
+	for _, at := range []string{control, data} {
+		if _, _, err := net.SplitHostPort(at); err != nil {
+			return nil, "", usagef("--to %q: want where the old site's vra listens, as target.listen_control and listen_data of its file: host:port,host:port", f.to)
+		}
+	}
+	if f.interval < time.Duration(config.MinInterval) || f.interval > time.Duration(config.MaxInterval) {
+		return nil, "", usagef("--interval %s: want 1s to 1m", f.interval)
+	}
+	paths := map[string]string{}
+	for _, d := range f.disks {
+		volume, path, ok := strings.Cut(d, "=")
+		if !ok || !filepath.IsAbs(path) {
+			return nil, "", usagef("--disk %q: want a volume and the absolute path of its old disk, as db1=/images/db1.raw", d)
+		}
+		paths[volume] = path
+	}
+	res, err := client.Recovery.Get(ctx, &holdfastv1.RecoveryServiceGetRequest{Group: f.group})
+	if err != nil {
+		return nil, "", explain(api.RoleTarget, err)
+	}
+	have := res.Failover
+	if have.State != api.FailoverCommitted && have.State != api.FailoverSettled {
+		return nil, "", fmt.Errorf("there is nothing to reverse: the last failover of group %s is %s, and not committed: see holdfast failover list, and commit one; a reversal that was begun is carried on with holdfast failover resume", f.group, have.State)
+	}
+	r := &recovery.Reversal{Failover: have.Id, Lineage: have.Lineage, Control: control, Data: data, Interval: f.interval, Filter: f.filter}
+	if r.Filter == "" {
+		r.Filter = filepath.Join(folder, "filter-"+f.group+"-"+have.Checkpoint+".yaml")
+	}
+	if r.Filter, err = filepath.Abs(r.Filter); err != nil {
+		return nil, "", err
+	}
+	for _, d := range have.Disks {
+		r.Disks = append(r.Disks, recovery.ReverseDisk{Volume: d.Volume, ID: d.Id, Bytes: d.Bytes, Path: paths[d.Volume]})
+		delete(paths, d.Volume)
+	}
+	for v := range paths {
+		return nil, "", usagef("--disk: group %s has no volume %s", f.group, v)
+	}
+	if len(r.Disks) == 0 {
+		return nil, "", fmt.Errorf("the disks of group %s are not told: %s", f.group, orHyphen(textOrNull(have.Reason)))
+	}
+	return r, have.Checkpoint, nil
+}
