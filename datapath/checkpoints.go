@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"math"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/journal"
 	"github.com/holdfast-dr/holdfast/journal/index"
 	"github.com/holdfast-dr/holdfast/wire/record"
@@ -173,6 +176,29 @@ func (h checkpoints) Create(ctx context.Context, r *holdfastv1.CheckpointsServic
 		f.log.Warn("a checkpoint is crash-consistent, though a freeze was asked for", "checkpoint", c.Id, "error", unfrozen)
 	}
 	return res, nil
+}
+
+// LeadCut leads a cut of all source VRAs of a group and waits until its checkpoint is listed.
+func (h checkpoints) LeadCut(ctx context.Context, r *holdfastv1.CheckpointsServiceLeadCutRequest) (*holdfastv1.CheckpointsServiceLeadCutResponse, error) {
+	if h.source == nil {
+		return nil, api.Errorf(api.Precondition, "ask a source", "this VRA is the target: cuts are led at a source")
+	}
+	f := h.source.flow(r.Group)
+	if f == nil {
+		return nil, noGroup(r.Group)
+	}
+	if f.cuts == nil {
+		return nil, api.Errorf(api.Precondition, "call Create", "the group has one source VRA alone, and no others to lead")
+	}
+	if err := api.CheckTag(r.Tag); err != nil {
+		return nil, api.Errorf(api.InvalidArgument, "choose another", "tag %v", err)
+	}
+	if have, asked := f.cuts.names(), slices.Sorted(slices.Values(r.Sources)); !slices.Equal(have, asked) && !invariant.Planted("datapath/any-sources") {
+		return nil, api.Errorf(api.Precondition, "give source.groups[].sources in the files of all VRAs the same list, or name these", "the group's source VRAs are %s here, and not %s",
+			strings.Join(have, ", "), strings.Join(asked, ", "))
+	}
+	c, _, err := f.create(ctx, r.Tag, false)
+	return &holdfastv1.CheckpointsServiceLeadCutResponse{Checkpoint: c}, err
 }
 
 func checkpointMessage(c journal.Checkpoint) *holdfastv1.Checkpoint {

@@ -269,6 +269,18 @@ func TestSharedGroup(t *testing.T) {
 			t.Errorf("%v, %v", found, err)
 		}
 	}
+	lead := func(host int, sources ...string) error {
+		_, err := Handlers(Identity{}, s.hosts[host].s, nil).Checkpoints.LeadCut(ctx, &holdfastv1.CheckpointsServiceLeadCutRequest{Tag: "by a manager", Sources: sources})
+		return err
+	}
+	if err := lead(1, "v2", "v1"); err != nil {
+		t.Error(err)
+	}
+	for _, sources := range [][]string{nil, {"v1"}, {"v1", "v3"}, {"v1", "v2", "v3"}} {
+		if err := lead(1, sources...); err == nil || api.AsFailure(err).Code != api.Precondition {
+			t.Errorf("led among %v: %v", sources, err)
+		}
+	}
 	if wrote := end(); s.checkCauses(from) < 8 || wrote < 100 {
 		t.Errorf("%d checkpoints, %d writes", len(s.listed())-from, wrote)
 	}

@@ -126,6 +126,10 @@ func (s checkpointsOf) Create(ctx context.Context, r *holdfastv1.CheckpointsServ
 	return &holdfastv1.CheckpointsServiceCreateResponse{Checkpoint: &holdfastv1.Checkpoint{Id: "9", Time: api.Timestamp(moment), Tag: r.Tag, State: api.CheckpointGood}}, nil
 }
 
+func (s checkpointsOf) LeadCut(context.Context, *holdfastv1.CheckpointsServiceLeadCutRequest) (*holdfastv1.CheckpointsServiceLeadCutResponse, error) {
+	return nil, api.Errorf(api.Precondition, "", "one source")
+}
+
 type viewsOf struct{ *site }
 
 func (s viewsOf) Open(_ context.Context, r *holdfastv1.ViewsServiceOpenRequest) (*holdfastv1.ViewsServiceOpenResponse, error) {

@@ -56,6 +56,10 @@ func (s checkpointsOf) Create(ctx context.Context, r *holdfastv1.CheckpointsServ
 	return pass(ctx, s.v, r, s.v.Checkpoints.Create)
 }
 
+func (s checkpointsOf) LeadCut(ctx context.Context, r *holdfastv1.CheckpointsServiceLeadCutRequest) (*holdfastv1.CheckpointsServiceLeadCutResponse, error) {
+	return pass(ctx, s.v, r, s.v.Checkpoints.LeadCut)
+}
+
 func (s viewsOf) Open(ctx context.Context, r *holdfastv1.ViewsServiceOpenRequest) (*holdfastv1.ViewsServiceOpenResponse, error) {
 	return pass(ctx, s.v, r, s.v.Views.Open)
 }

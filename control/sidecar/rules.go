@@ -52,11 +52,12 @@ var rules = map[string]rule{
 	"/holdfast.v1.StatusService/About": {everywhere, look, false},
 	"/holdfast.v1.WatchService/Watch":  {Commands, look, false},
 
-	"/holdfast.v1.CheckpointsService/List":   {Checkpoints, look, false},
-	"/holdfast.v1.CheckpointsService/Get":    {Checkpoints, look, false},
-	"/holdfast.v1.CheckpointsService/Create": {Checkpoints, work, true},
-	"/holdfast.v1.CheckpointsService/Tag":    {Checkpoints, work, true},
-	"/holdfast.v1.CheckpointsService/Pin":    {Checkpoints, work, true},
+	"/holdfast.v1.CheckpointsService/List":    {Checkpoints, look, false},
+	"/holdfast.v1.CheckpointsService/Get":     {Checkpoints, look, false},
+	"/holdfast.v1.CheckpointsService/Create":  {Checkpoints, work, true},
+	"/holdfast.v1.CheckpointsService/LeadCut": {Checkpoints, work, true},
+	"/holdfast.v1.CheckpointsService/Tag":     {Checkpoints, work, true},
+	"/holdfast.v1.CheckpointsService/Pin":     {Checkpoints, work, true},
 	// To let a checkpoint go is to shorten history.
 	"/holdfast.v1.CheckpointsService/Unpin": {Checkpoints, own, true},
 

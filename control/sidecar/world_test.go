@@ -111,6 +111,13 @@ func (s standInCheckpoints) Create(_ context.Context, r *holdfastv1.CheckpointsS
 	return &holdfastv1.CheckpointsServiceCreateResponse{Checkpoint: &holdfastv1.Checkpoint{Id: fmt.Sprint(len(s.calls()))}}, nil
 }
 
+func (s standInCheckpoints) LeadCut(_ context.Context, r *holdfastv1.CheckpointsServiceLeadCutRequest) (*holdfastv1.CheckpointsServiceLeadCutResponse, error) {
+	if err := s.ask("Checkpoints.LeadCut " + r.Tag); err != nil {
+		return nil, err
+	}
+	return &holdfastv1.CheckpointsServiceLeadCutResponse{Checkpoint: &holdfastv1.Checkpoint{Id: fmt.Sprint(len(s.calls()))}}, nil
+}
+
 // ServeHTTP is the stand-in's metrics.
 func (s *standIn) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	io.WriteString(w, "# TYPE holdfast_x gauge\nholdfast_x 1\n")

@@ -873,6 +873,125 @@ func (x *CheckpointsServiceCreateResponse) GetFreezeFailed() string {
 	return ""
 }
 
+// CheckpointsServiceLeadCutRequest is what LeadCut is asked.
+type CheckpointsServiceLeadCutRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty means the only group there is.
+	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// At most 256 bytes of UTF-8.
+	Tag string `protobuf:"bytes,2,opt,name=tag,proto3" json:"tag,omitempty"`
+	// A repeated call with the same key gets the first one's answer.
+	IdempotencyKey string `protobuf:"bytes,3,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	// The ids of all source VRAs of the group, in any order. Others than the VRA knows of are refused.
+	Sources       []string `protobuf:"bytes,4,rep,name=sources,proto3" json:"sources,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckpointsServiceLeadCutRequest) Reset() {
+	*x = CheckpointsServiceLeadCutRequest{}
+	mi := &file_holdfast_v1_checkpoints_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckpointsServiceLeadCutRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckpointsServiceLeadCutRequest) ProtoMessage() {}
+
+func (x *CheckpointsServiceLeadCutRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_checkpoints_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckpointsServiceLeadCutRequest.ProtoReflect.Descriptor instead.
+func (*CheckpointsServiceLeadCutRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_checkpoints_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *CheckpointsServiceLeadCutRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *CheckpointsServiceLeadCutRequest) GetTag() string {
+	if x != nil {
+		return x.Tag
+	}
+	return ""
+}
+
+func (x *CheckpointsServiceLeadCutRequest) GetIdempotencyKey() string {
+	if x != nil {
+		return x.IdempotencyKey
+	}
+	return ""
+}
+
+func (x *CheckpointsServiceLeadCutRequest) GetSources() []string {
+	if x != nil {
+		return x.Sources
+	}
+	return nil
+}
+
+// CheckpointsServiceLeadCutResponse is what LeadCut answers.
+type CheckpointsServiceLeadCutResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The one that was made.
+	Checkpoint    *Checkpoint `protobuf:"bytes,1,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckpointsServiceLeadCutResponse) Reset() {
+	*x = CheckpointsServiceLeadCutResponse{}
+	mi := &file_holdfast_v1_checkpoints_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckpointsServiceLeadCutResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckpointsServiceLeadCutResponse) ProtoMessage() {}
+
+func (x *CheckpointsServiceLeadCutResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_checkpoints_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckpointsServiceLeadCutResponse.ProtoReflect.Descriptor instead.
+func (*CheckpointsServiceLeadCutResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_checkpoints_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *CheckpointsServiceLeadCutResponse) GetCheckpoint() *Checkpoint {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return nil
+}
+
 var File_holdfast_v1_checkpoints_proto protoreflect.FileDescriptor
 
 const file_holdfast_v1_checkpoints_proto_rawDesc = "" +
@@ -943,14 +1062,24 @@ const file_holdfast_v1_checkpoints_proto_rawDesc = "" +
 	"\n" +
 	"checkpoint\x18\x01 \x01(\v2\x17.holdfast.v1.CheckpointR\n" +
 	"checkpoint\x12#\n" +
-	"\rfreeze_failed\x18\x02 \x01(\tR\ffreezeFailed2\xda\x04\n" +
+	"\rfreeze_failed\x18\x02 \x01(\tR\ffreezeFailed\"\x8d\x01\n" +
+	" CheckpointsServiceLeadCutRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x10\n" +
+	"\x03tag\x18\x02 \x01(\tR\x03tag\x12'\n" +
+	"\x0fidempotency_key\x18\x03 \x01(\tR\x0eidempotencyKey\x12\x18\n" +
+	"\asources\x18\x04 \x03(\tR\asources\"\\\n" +
+	"!CheckpointsServiceLeadCutResponse\x127\n" +
+	"\n" +
+	"checkpoint\x18\x01 \x01(\v2\x17.holdfast.v1.CheckpointR\n" +
+	"checkpoint2\xc4\x05\n" +
 	"\x12CheckpointsService\x12_\n" +
 	"\x04List\x12*.holdfast.v1.CheckpointsServiceListRequest\x1a+.holdfast.v1.CheckpointsServiceListResponse\x12\\\n" +
 	"\x03Get\x12).holdfast.v1.CheckpointsServiceGetRequest\x1a*.holdfast.v1.CheckpointsServiceGetResponse\x12\\\n" +
 	"\x03Tag\x12).holdfast.v1.CheckpointsServiceTagRequest\x1a*.holdfast.v1.CheckpointsServiceTagResponse\x12\\\n" +
 	"\x03Pin\x12).holdfast.v1.CheckpointsServicePinRequest\x1a*.holdfast.v1.CheckpointsServicePinResponse\x12b\n" +
 	"\x05Unpin\x12+.holdfast.v1.CheckpointsServiceUnpinRequest\x1a,.holdfast.v1.CheckpointsServiceUnpinResponse\x12e\n" +
-	"\x06Create\x12,.holdfast.v1.CheckpointsServiceCreateRequest\x1a-.holdfast.v1.CheckpointsServiceCreateResponseBCZAgithub.com/holdfast-dr/holdfast/control/api/holdfastv1;holdfastv1b\x06proto3"
+	"\x06Create\x12,.holdfast.v1.CheckpointsServiceCreateRequest\x1a-.holdfast.v1.CheckpointsServiceCreateResponse\x12h\n" +
+	"\aLeadCut\x12-.holdfast.v1.CheckpointsServiceLeadCutRequest\x1a..holdfast.v1.CheckpointsServiceLeadCutResponseBCZAgithub.com/holdfast-dr/holdfast/control/api/holdfastv1;holdfastv1b\x06proto3"
 
 var (
 	file_holdfast_v1_checkpoints_proto_rawDescOnce sync.Once
@@ -964,51 +1093,56 @@ func file_holdfast_v1_checkpoints_proto_rawDescGZIP() []byte {
 	return file_holdfast_v1_checkpoints_proto_rawDescData
 }
 
-var file_holdfast_v1_checkpoints_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_holdfast_v1_checkpoints_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_holdfast_v1_checkpoints_proto_goTypes = []any{
-	(*CheckpointsServiceListRequest)(nil),    // 0: holdfast.v1.CheckpointsServiceListRequest
-	(*CheckpointsServiceListResponse)(nil),   // 1: holdfast.v1.CheckpointsServiceListResponse
-	(*CheckpointCounts)(nil),                 // 2: holdfast.v1.CheckpointCounts
-	(*CheckpointsServiceGetRequest)(nil),     // 3: holdfast.v1.CheckpointsServiceGetRequest
-	(*CheckpointsServiceGetResponse)(nil),    // 4: holdfast.v1.CheckpointsServiceGetResponse
-	(*CheckpointsServiceTagRequest)(nil),     // 5: holdfast.v1.CheckpointsServiceTagRequest
-	(*CheckpointsServiceTagResponse)(nil),    // 6: holdfast.v1.CheckpointsServiceTagResponse
-	(*CheckpointsServicePinRequest)(nil),     // 7: holdfast.v1.CheckpointsServicePinRequest
-	(*CheckpointsServicePinResponse)(nil),    // 8: holdfast.v1.CheckpointsServicePinResponse
-	(*CheckpointsServiceUnpinRequest)(nil),   // 9: holdfast.v1.CheckpointsServiceUnpinRequest
-	(*CheckpointsServiceUnpinResponse)(nil),  // 10: holdfast.v1.CheckpointsServiceUnpinResponse
-	(*CheckpointsServiceCreateRequest)(nil),  // 11: holdfast.v1.CheckpointsServiceCreateRequest
-	(*CheckpointsServiceCreateResponse)(nil), // 12: holdfast.v1.CheckpointsServiceCreateResponse
-	(*timestamppb.Timestamp)(nil),            // 13: google.protobuf.Timestamp
-	(*Checkpoint)(nil),                       // 14: holdfast.v1.Checkpoint
+	(*CheckpointsServiceListRequest)(nil),     // 0: holdfast.v1.CheckpointsServiceListRequest
+	(*CheckpointsServiceListResponse)(nil),    // 1: holdfast.v1.CheckpointsServiceListResponse
+	(*CheckpointCounts)(nil),                  // 2: holdfast.v1.CheckpointCounts
+	(*CheckpointsServiceGetRequest)(nil),      // 3: holdfast.v1.CheckpointsServiceGetRequest
+	(*CheckpointsServiceGetResponse)(nil),     // 4: holdfast.v1.CheckpointsServiceGetResponse
+	(*CheckpointsServiceTagRequest)(nil),      // 5: holdfast.v1.CheckpointsServiceTagRequest
+	(*CheckpointsServiceTagResponse)(nil),     // 6: holdfast.v1.CheckpointsServiceTagResponse
+	(*CheckpointsServicePinRequest)(nil),      // 7: holdfast.v1.CheckpointsServicePinRequest
+	(*CheckpointsServicePinResponse)(nil),     // 8: holdfast.v1.CheckpointsServicePinResponse
+	(*CheckpointsServiceUnpinRequest)(nil),    // 9: holdfast.v1.CheckpointsServiceUnpinRequest
+	(*CheckpointsServiceUnpinResponse)(nil),   // 10: holdfast.v1.CheckpointsServiceUnpinResponse
+	(*CheckpointsServiceCreateRequest)(nil),   // 11: holdfast.v1.CheckpointsServiceCreateRequest
+	(*CheckpointsServiceCreateResponse)(nil),  // 12: holdfast.v1.CheckpointsServiceCreateResponse
+	(*CheckpointsServiceLeadCutRequest)(nil),  // 13: holdfast.v1.CheckpointsServiceLeadCutRequest
+	(*CheckpointsServiceLeadCutResponse)(nil), // 14: holdfast.v1.CheckpointsServiceLeadCutResponse
+	(*timestamppb.Timestamp)(nil),             // 15: google.protobuf.Timestamp
+	(*Checkpoint)(nil),                        // 16: holdfast.v1.Checkpoint
 }
 var file_holdfast_v1_checkpoints_proto_depIdxs = []int32{
-	13, // 0: holdfast.v1.CheckpointsServiceListRequest.from:type_name -> google.protobuf.Timestamp
-	13, // 1: holdfast.v1.CheckpointsServiceListRequest.to:type_name -> google.protobuf.Timestamp
-	14, // 2: holdfast.v1.CheckpointsServiceListResponse.checkpoints:type_name -> holdfast.v1.Checkpoint
+	15, // 0: holdfast.v1.CheckpointsServiceListRequest.from:type_name -> google.protobuf.Timestamp
+	15, // 1: holdfast.v1.CheckpointsServiceListRequest.to:type_name -> google.protobuf.Timestamp
+	16, // 2: holdfast.v1.CheckpointsServiceListResponse.checkpoints:type_name -> holdfast.v1.Checkpoint
 	2,  // 3: holdfast.v1.CheckpointsServiceListResponse.counts:type_name -> holdfast.v1.CheckpointCounts
-	14, // 4: holdfast.v1.CheckpointsServiceGetResponse.checkpoint:type_name -> holdfast.v1.Checkpoint
-	14, // 5: holdfast.v1.CheckpointsServiceTagResponse.checkpoint:type_name -> holdfast.v1.Checkpoint
-	14, // 6: holdfast.v1.CheckpointsServicePinResponse.checkpoint:type_name -> holdfast.v1.Checkpoint
-	14, // 7: holdfast.v1.CheckpointsServiceUnpinResponse.checkpoint:type_name -> holdfast.v1.Checkpoint
-	14, // 8: holdfast.v1.CheckpointsServiceCreateResponse.checkpoint:type_name -> holdfast.v1.Checkpoint
-	0,  // 9: holdfast.v1.CheckpointsService.List:input_type -> holdfast.v1.CheckpointsServiceListRequest
-	3,  // 10: holdfast.v1.CheckpointsService.Get:input_type -> holdfast.v1.CheckpointsServiceGetRequest
-	5,  // 11: holdfast.v1.CheckpointsService.Tag:input_type -> holdfast.v1.CheckpointsServiceTagRequest
-	7,  // 12: holdfast.v1.CheckpointsService.Pin:input_type -> holdfast.v1.CheckpointsServicePinRequest
-	9,  // 13: holdfast.v1.CheckpointsService.Unpin:input_type -> holdfast.v1.CheckpointsServiceUnpinRequest
-	11, // 14: holdfast.v1.CheckpointsService.Create:input_type -> holdfast.v1.CheckpointsServiceCreateRequest
-	1,  // 15: holdfast.v1.CheckpointsService.List:output_type -> holdfast.v1.CheckpointsServiceListResponse
-	4,  // 16: holdfast.v1.CheckpointsService.Get:output_type -> holdfast.v1.CheckpointsServiceGetResponse
-	6,  // 17: holdfast.v1.CheckpointsService.Tag:output_type -> holdfast.v1.CheckpointsServiceTagResponse
-	8,  // 18: holdfast.v1.CheckpointsService.Pin:output_type -> holdfast.v1.CheckpointsServicePinResponse
-	10, // 19: holdfast.v1.CheckpointsService.Unpin:output_type -> holdfast.v1.CheckpointsServiceUnpinResponse
-	12, // 20: holdfast.v1.CheckpointsService.Create:output_type -> holdfast.v1.CheckpointsServiceCreateResponse
-	15, // [15:21] is the sub-list for method output_type
-	9,  // [9:15] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	16, // 4: holdfast.v1.CheckpointsServiceGetResponse.checkpoint:type_name -> holdfast.v1.Checkpoint
+	16, // 5: holdfast.v1.CheckpointsServiceTagResponse.checkpoint:type_name -> holdfast.v1.Checkpoint
+	16, // 6: holdfast.v1.CheckpointsServicePinResponse.checkpoint:type_name -> holdfast.v1.Checkpoint
+	16, // 7: holdfast.v1.CheckpointsServiceUnpinResponse.checkpoint:type_name -> holdfast.v1.Checkpoint
+	16, // 8: holdfast.v1.CheckpointsServiceCreateResponse.checkpoint:type_name -> holdfast.v1.Checkpoint
+	16, // 9: holdfast.v1.CheckpointsServiceLeadCutResponse.checkpoint:type_name -> holdfast.v1.Checkpoint
+	0,  // 10: holdfast.v1.CheckpointsService.List:input_type -> holdfast.v1.CheckpointsServiceListRequest
+	3,  // 11: holdfast.v1.CheckpointsService.Get:input_type -> holdfast.v1.CheckpointsServiceGetRequest
+	5,  // 12: holdfast.v1.CheckpointsService.Tag:input_type -> holdfast.v1.CheckpointsServiceTagRequest
+	7,  // 13: holdfast.v1.CheckpointsService.Pin:input_type -> holdfast.v1.CheckpointsServicePinRequest
+	9,  // 14: holdfast.v1.CheckpointsService.Unpin:input_type -> holdfast.v1.CheckpointsServiceUnpinRequest
+	11, // 15: holdfast.v1.CheckpointsService.Create:input_type -> holdfast.v1.CheckpointsServiceCreateRequest
+	13, // 16: holdfast.v1.CheckpointsService.LeadCut:input_type -> holdfast.v1.CheckpointsServiceLeadCutRequest
+	1,  // 17: holdfast.v1.CheckpointsService.List:output_type -> holdfast.v1.CheckpointsServiceListResponse
+	4,  // 18: holdfast.v1.CheckpointsService.Get:output_type -> holdfast.v1.CheckpointsServiceGetResponse
+	6,  // 19: holdfast.v1.CheckpointsService.Tag:output_type -> holdfast.v1.CheckpointsServiceTagResponse
+	8,  // 20: holdfast.v1.CheckpointsService.Pin:output_type -> holdfast.v1.CheckpointsServicePinResponse
+	10, // 21: holdfast.v1.CheckpointsService.Unpin:output_type -> holdfast.v1.CheckpointsServiceUnpinResponse
+	12, // 22: holdfast.v1.CheckpointsService.Create:output_type -> holdfast.v1.CheckpointsServiceCreateResponse
+	14, // 23: holdfast.v1.CheckpointsService.LeadCut:output_type -> holdfast.v1.CheckpointsServiceLeadCutResponse
+	17, // [17:24] is the sub-list for method output_type
+	10, // [10:17] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_v1_checkpoints_proto_init() }
@@ -1023,7 +1157,7 @@ func file_holdfast_v1_checkpoints_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_v1_checkpoints_proto_rawDesc), len(file_holdfast_v1_checkpoints_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -47,6 +47,9 @@ const (
 	// CheckpointsServiceCreateProcedure is the fully-qualified name of the CheckpointsService's Create
 	// RPC.
 	CheckpointsServiceCreateProcedure = "/holdfast.v1.CheckpointsService/Create"
+	// CheckpointsServiceLeadCutProcedure is the fully-qualified name of the CheckpointsService's
+	// LeadCut RPC.
+	CheckpointsServiceLeadCutProcedure = "/holdfast.v1.CheckpointsService/LeadCut"
 )
 
 // CheckpointsServiceClient is a client for the holdfast.v1.CheckpointsService service.
@@ -71,6 +74,13 @@ type CheckpointsServiceClient interface {
 	// Errors: failed_precondition when the group is paused, or a freeze is asked for and no commands are
 	// configured; unavailable when it is not listed within the time of the call: it may be later.
 	Create(context.Context, *holdfastv1.CheckpointsServiceCreateRequest) (*holdfastv1.CheckpointsServiceCreateResponse, error)
+	// LeadCut has the VRA that is asked lead a checkpoint that all source VRAs of the group take together, and
+	// answers once it is listed at the target. Any of them may be asked. Between themselves they hold their guests for
+	// 2 ms at most, which no caller could keep to; so the words of the cut go straight from VRA to VRA. The first of them leads one
+	// each interval by itself, asked or not.
+	// Errors: failed_precondition when the group is paused, has one source VRA alone, or has other ones than
+	// the caller says; unavailable as of Create.
+	LeadCut(context.Context, *holdfastv1.CheckpointsServiceLeadCutRequest) (*holdfastv1.CheckpointsServiceLeadCutResponse, error)
 }
 
 // NewCheckpointsServiceClient constructs a client for the holdfast.v1.CheckpointsService service.
@@ -120,17 +130,24 @@ func NewCheckpointsServiceClient(httpClient connect.HTTPClient, baseURL string, 
 			connect.WithSchema(checkpointsServiceMethods.ByName("Create")),
 			connect.WithClientOptions(opts...),
 		),
+		leadCut: connect.NewClient[holdfastv1.CheckpointsServiceLeadCutRequest, holdfastv1.CheckpointsServiceLeadCutResponse](
+			httpClient,
+			baseURL+CheckpointsServiceLeadCutProcedure,
+			connect.WithSchema(checkpointsServiceMethods.ByName("LeadCut")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // checkpointsServiceClient implements CheckpointsServiceClient.
 type checkpointsServiceClient struct {
-	list   *connect.Client[holdfastv1.CheckpointsServiceListRequest, holdfastv1.CheckpointsServiceListResponse]
-	get    *connect.Client[holdfastv1.CheckpointsServiceGetRequest, holdfastv1.CheckpointsServiceGetResponse]
-	tag    *connect.Client[holdfastv1.CheckpointsServiceTagRequest, holdfastv1.CheckpointsServiceTagResponse]
-	pin    *connect.Client[holdfastv1.CheckpointsServicePinRequest, holdfastv1.CheckpointsServicePinResponse]
-	unpin  *connect.Client[holdfastv1.CheckpointsServiceUnpinRequest, holdfastv1.CheckpointsServiceUnpinResponse]
-	create *connect.Client[holdfastv1.CheckpointsServiceCreateRequest, holdfastv1.CheckpointsServiceCreateResponse]
+	list    *connect.Client[holdfastv1.CheckpointsServiceListRequest, holdfastv1.CheckpointsServiceListResponse]
+	get     *connect.Client[holdfastv1.CheckpointsServiceGetRequest, holdfastv1.CheckpointsServiceGetResponse]
+	tag     *connect.Client[holdfastv1.CheckpointsServiceTagRequest, holdfastv1.CheckpointsServiceTagResponse]
+	pin     *connect.Client[holdfastv1.CheckpointsServicePinRequest, holdfastv1.CheckpointsServicePinResponse]
+	unpin   *connect.Client[holdfastv1.CheckpointsServiceUnpinRequest, holdfastv1.CheckpointsServiceUnpinResponse]
+	create  *connect.Client[holdfastv1.CheckpointsServiceCreateRequest, holdfastv1.CheckpointsServiceCreateResponse]
+	leadCut *connect.Client[holdfastv1.CheckpointsServiceLeadCutRequest, holdfastv1.CheckpointsServiceLeadCutResponse]
 }
 
 // List calls holdfast.v1.CheckpointsService.List.
@@ -187,6 +204,15 @@ func (c *checkpointsServiceClient) Create(ctx context.Context, req *holdfastv1.C
 	return nil, err
 }
 
+// LeadCut calls holdfast.v1.CheckpointsService.LeadCut.
+func (c *checkpointsServiceClient) LeadCut(ctx context.Context, req *holdfastv1.CheckpointsServiceLeadCutRequest) (*holdfastv1.CheckpointsServiceLeadCutResponse, error) {
+	response, err := c.leadCut.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // CheckpointsServiceHandler is an implementation of the holdfast.v1.CheckpointsService service.
 type CheckpointsServiceHandler interface {
 	// List returns the listed checkpoints of a group, by pages.
@@ -209,6 +235,13 @@ type CheckpointsServiceHandler interface {
 	// Errors: failed_precondition when the group is paused, or a freeze is asked for and no commands are
 	// configured; unavailable when it is not listed within the time of the call: it may be later.
 	Create(context.Context, *holdfastv1.CheckpointsServiceCreateRequest) (*holdfastv1.CheckpointsServiceCreateResponse, error)
+	// LeadCut has the VRA that is asked lead a checkpoint that all source VRAs of the group take together, and
+	// answers once it is listed at the target. Any of them may be asked. Between themselves they hold their guests for
+	// 2 ms at most, which no caller could keep to; so the words of the cut go straight from VRA to VRA. The first of them leads one
+	// each interval by itself, asked or not.
+	// Errors: failed_precondition when the group is paused, has one source VRA alone, or has other ones than
+	// the caller says; unavailable as of Create.
+	LeadCut(context.Context, *holdfastv1.CheckpointsServiceLeadCutRequest) (*holdfastv1.CheckpointsServiceLeadCutResponse, error)
 }
 
 // NewCheckpointsServiceHandler builds an HTTP handler from the service implementation. It returns
@@ -254,6 +287,12 @@ func NewCheckpointsServiceHandler(svc CheckpointsServiceHandler, opts ...connect
 		connect.WithSchema(checkpointsServiceMethods.ByName("Create")),
 		connect.WithHandlerOptions(opts...),
 	)
+	checkpointsServiceLeadCutHandler := connect.NewUnaryHandlerSimple(
+		CheckpointsServiceLeadCutProcedure,
+		svc.LeadCut,
+		connect.WithSchema(checkpointsServiceMethods.ByName("LeadCut")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/holdfast.v1.CheckpointsService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case CheckpointsServiceListProcedure:
@@ -268,6 +307,8 @@ func NewCheckpointsServiceHandler(svc CheckpointsServiceHandler, opts ...connect
 			checkpointsServiceUnpinHandler.ServeHTTP(w, r)
 		case CheckpointsServiceCreateProcedure:
 			checkpointsServiceCreateHandler.ServeHTTP(w, r)
+		case CheckpointsServiceLeadCutProcedure:
+			checkpointsServiceLeadCutHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -299,4 +340,8 @@ func (UnimplementedCheckpointsServiceHandler) Unpin(context.Context, *holdfastv1
 
 func (UnimplementedCheckpointsServiceHandler) Create(context.Context, *holdfastv1.CheckpointsServiceCreateRequest) (*holdfastv1.CheckpointsServiceCreateResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.CheckpointsService.Create is not implemented"))
+}
+
+func (UnimplementedCheckpointsServiceHandler) LeadCut(context.Context, *holdfastv1.CheckpointsServiceLeadCutRequest) (*holdfastv1.CheckpointsServiceLeadCutResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.CheckpointsService.LeadCut is not implemented"))
 }
