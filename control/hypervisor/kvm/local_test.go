@@ -171,6 +171,51 @@ func TestLocal(t *testing.T) {
 	state(hypervisor.Absent)
 }
 
+// TestUEFI starts a machine with UEFI, which says itself what it boots, and keeps variables of the machine's own.
+func TestUEFI(t *testing.T) {
+	_, empty, err := uefi()
+	if err != nil {
+		t.Skip(err)
+	}
+	disk := served(t)
+	l, err := NewLocal(t.TempDir(), DefaultQEMU)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := t.Context()
+	err = l.Define(ctx, hypervisor.Machine{Name: "web1", MemoryBytes: 128 << 20, CPUs: 1, Firmware: hypervisor.UEFI, Disks: []hypervisor.Disk{disk}})
+	if err == nil {
+		t.Cleanup(func() { l.Stop(context.Background(), "web1", hypervisor.ByForce) })
+		err = l.Start(ctx, "web1")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	until(t, "UEFI boots", func() bool {
+		p, err := l.Serial(ctx, "web1", 0)
+		return err == nil && bytes.Contains(p, []byte("BdsDxe"))
+	})
+	if err := l.Stop(ctx, "web1", hypervisor.ByForce); err != nil {
+		t.Fatal(err)
+	}
+	vars := func(path string) []byte {
+		t.Helper()
+		p, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	dir := filepath.Join(l.dir, "web1")
+	kept := vars(filepath.Join(dir, varsName))
+	if bytes.Equal(kept, vars(empty)) {
+		t.Error("UEFI has kept nothing")
+	}
+	if err := keepVars(dir); err != nil || !bytes.Equal(kept, vars(filepath.Join(dir, varsName))) {
+		t.Errorf("at the next start what it kept is gone: %v", err)
+	}
+}
+
 // TestLocalRefuses: what cannot be started is told with QEMU's own words, or before it is asked.
 func TestLocalRefuses(t *testing.T) {
 	disk := served(t)
