@@ -320,7 +320,7 @@ func TestDomain(t *testing.T) {
 			t.Errorf("%+v is fine", m)
 		}
 	}
-	if l.uuid("a") == l.uuid("b") || l.uuid("a") == (&Libvirt{dir: "/jobs/r2"}).uuid("a") || l.uuid("a") != l.uuid("a") {
+	if first, again := l.uuid("a"), l.uuid("a"); first == l.uuid("b") || first == (&Libvirt{dir: "/jobs/r2"}).uuid("a") || first != again {
 		t.Error("two machines have one name, or one two")
 	}
 }
