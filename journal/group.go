@@ -239,7 +239,10 @@ func (g *Group) SetVolumes(vs []VolumeInfo) error {
 func (g *Group) setVolume(want VolumeInfo) error {
 	g.mu.Lock()
 	have := g.volumes[want.ID]
-	err := g.stoppedLocked()
+	err := g.staysLocked() // one that takes nothing for another reason is shown, and so are its volumes
+	if g.closed {
+		err = ErrClosed
+	}
 	g.mu.Unlock()
 	if err != nil {
 		return err

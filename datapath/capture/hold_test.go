@@ -71,6 +71,9 @@ func TestHoldKeepsTheOrder(t *testing.T) {
 		for round%16 == 0 && time.Duration(tap.clock.now()) < h.Began+HoldMost { // over the deadline, or about there
 			runtime.Gosched()
 		}
+		for round%64 == 0 && tap.page.broken.Load() < h.number && time.Duration(tap.clock.now()) < h.Began+time.Second { // until a writer has met it
+			runtime.Gosched()
+		}
 		if ended, intact := tap.EndHold(h); intact {
 			held = append(held, stood{h.Ticket, ended})
 		} else {

@@ -83,6 +83,9 @@ func (c *collector) unit(name, to string) {
 // template adds a unit by which a daemon runs several times on a host: its instance NAME reads /etc/holdfast/DAEMON-NAME.yaml. It is made of
 // the daemon's own unit, which stands in the tree.
 func (c *collector) template(daemon string) {
+	if c.err != nil {
+		return
+	}
 	for _, f := range c.files {
 		if f.path != c.below("lib/systemd/system/"+daemon+".service") {
 			continue
