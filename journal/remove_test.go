@@ -381,6 +381,30 @@ func TestRemoveErrorAtEveryCallSite(t *testing.T) {
 	t.Logf("%d places", n)
 }
 
+// Where neither the file can be written nor what there is of it be taken back, nobody knows whether the group is
+// there after a crash: it takes nothing more.
+func TestRemoveIsNotTakenBack(t *testing.T) {
+	rw := newRemovedWorld(t)
+	s, err := rw.store(rw.disk)
+	ok(t, err)
+	var began atomic.Bool
+	rw.disk.Inject(faultdisk.Fault{Ops: faultdisk.OpAny, Err: syscall.EIO, Ever: true, At: 1, Only: func(name string) bool {
+		if strings.HasPrefix(path.Base(name), removedName) {
+			began.Store(true)
+		}
+		return began.Load()
+	}})
+	if _, err := s.RemoveGroup(testGroup, RemoveOptions{}, nil); !errors.Is(err, syscall.EIO) {
+		t.Errorf("removed: %v", err)
+	}
+	rw.disk.Heal()
+	if g, there := s.Group(testGroup); !there || g.stays() == nil {
+		t.Errorf("it takes writes: %v", there)
+	}
+	s.Close() // may fail, as everything may
+	ok(t, rw.wholeOrGone(rw.disk.Crash(seeded(1), keeps[0]), false, false))
+}
+
 // The file of every version is read; one that is damaged, or newer, says so, and the group stays shut.
 func TestRemovedFile(t *testing.T) {
 	golden, err := os.ReadFile(filepath.Join("testdata", "v1.removed"))
