@@ -293,17 +293,17 @@ func TestLivingSessionKeepsItsSeat(t *testing.T) {
 		stop := w.connect(first, nil)
 		s := <-first.opened
 		<-w.target.opened
-		refused := 0
+		var refused atomic.Int64
 		defer w.connect(clone, func(c *ClientConfig) {
 			c.Failed = func(err error, next time.Duration) {
-				if refused++; !errors.Is(err, ErrSuperseded) || !strings.Contains(err.Error(), "clone") || next != backoffMax {
+				if refused.Add(1); !errors.Is(err, ErrSuperseded) || !strings.Contains(err.Error(), "clone") || next != backoffMax {
 					t.Errorf("the clone was told: %v, and tries again in %v", err, next)
 				}
 			}
 		})()
 		time.Sleep(time.Minute)
-		if refused < 3 || refused > 60/int(backoffMax.Seconds()) {
-			t.Errorf("it was refused %d times in a minute", refused)
+		if n := refused.Load(); n < 3 || n > int64(time.Minute/backoffMax) {
+			t.Errorf("it was refused %d times in a minute", n)
 		}
 		if err := s.SendRecord(context.Background(), small(1)); err != nil {
 			t.Error(err)
