@@ -136,6 +136,39 @@ func TestFollow(t *testing.T) {
 	}
 }
 
+// TestNothingIsLostOfTheOldFile: what is written to it after it was read to its end, and before there is a new one, is told.
+func TestNothingIsLostOfTheOldFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "vra.log")
+	writeLines(t, path, "first")
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	end := logEnd{file: f}
+	defer func() { end.close() }()
+	var heard []string
+	if err := end.more(path, func(lines []string) error {
+		if heard = append(heard, lines...); len(heard) == 1 { // it was read to its end
+			if err := os.Rename(path, path+".1"); err != nil {
+				t.Fatal(err)
+			}
+			writeLines(t, path+".1", "late")
+			writeLines(t, path, "new")
+		}
+		return nil
+	}); err != nil || !slices.Equal(heard, []string{"first", "late", "new"}) {
+		t.Errorf("heard %q, %v", heard, err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	writeLines(t, path, "another")
+	broken := errors.New("broken")
+	if err := end.more(path, func([]string) error { return broken }); !errors.Is(err, broken) {
+		t.Errorf("nobody listens: %v", err)
+	}
+}
+
 func TestLogsRefuse(t *testing.T) {
 	dir := t.TempDir()
 	a, b := filepath.Join(dir, "a"), filepath.Join(dir, "b")
@@ -327,6 +360,18 @@ func TestBundleHoldsNoSecret(t *testing.T) {
 
 // TestRedactLeaves what is no secret as it is.
 func TestRedactLeaves(t *testing.T) {
+	for line, want := range map[string]string{ // a value that certainly ends leaves what is behind it
+		`{"password":"h\"u","x":1}`:              `{"password":[removed],"x":1}`,
+		`msg="{\"token\":\"s\",\"keep\":1}" x=1`: `msg="{\"token\":[removed],\"keep\":1}" x=1`,
+		`{"token":5,"x":1}`:                      `{"token":[removed],"x":1}`,
+		"password: 'a' # why":                    "password: [removed] # why",
+		"see https://a:b@c/d and e":              "see https://[removed]@c/d and e",
+	} {
+		var r redactor
+		if got := r.line(line); got != want || r.count != 1 {
+			t.Errorf("%s becomes %s, want %s", line, got, want)
+		}
+	}
 	for _, line := range []string{
 		"key: /etc/holdfast/key.pem", stamped(1, `"link resumed" from_seq=7`), "tls: {ca: /a, cert: /b, key: /c}", "-----BEGIN CERTIFICATE-----", "idempotency_key=abc", "nbd+unix:///vol1?socket=/run/x", "",
 	} {
@@ -383,6 +428,7 @@ func FuzzRedact(f *testing.F) {
 		f.Add("before\n", "\nafter", "s3cr3t, horse; battery}x]", uint(i))
 		f.Add(text+"\n", "", `it's 100% "so" \`, uint(i))
 		f.Add(`msg="`, `" x=1`, "Zm9vOmJhcg+/AB==", uint(i))
+		f.Add("", "", "a@b", uint(i))
 	}
 	f.Fuzz(func(t *testing.T, before, after, secret string, i uint) {
 		one := plants[i%uint(len(plants))]

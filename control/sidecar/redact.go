@@ -42,7 +42,7 @@ var (
 	}{
 		{regexp.MustCompile(`hfj[0-9]+-[A-Za-z0-9]+`), removed},                                                  // of pairing
 		{regexp.MustCompile(`://[^\s"]*@`), "://" + removed + "@"},                                               // in URLs
-		{regexp.MustCompile(`([^\s:/@"'=]:)[^\s"]+@`), "${1}" + removed + "@"},                                   // user:password@host
+		{regexp.MustCompile(`([^\s:/@"'=]:)(?:[^\s"/]|/[^\s"/])[^\s"]*@`), "${1}" + removed + "@"},               // user:password@host
 		{regexp.MustCompile(`(?i)\b(bearer|basic)(\\*["']?[:\s]+)[A-Za-z0-9._~+/=-]{6,}`), "${1}${2}" + removed}, // in headers
 	}
 )
