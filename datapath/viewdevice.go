@@ -5,13 +5,14 @@ import (
 	"sync"
 
 	"github.com/holdfast-dr/holdfast/datapath/front"
+	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/journal/view"
 )
 
 // viewDevice shows a disk of a view to a block server.
 type viewDevice struct{ *view.Device }
 
-var _ front.Device = viewDevice{}
+var _ front.Laned = viewDevice{}
 
 // viewBuffers hold writes on their way into scratch, by size: 64 KiB and the longest.
 var viewBuffers [2]sync.Pool
@@ -91,3 +92,40 @@ func (d viewDevice) Trim(off, n int64, fua bool) error { return d.Zero(off, n, t
 
 // Flush implements front.Device.
 func (d viewDevice) Flush() error { return told(d.Device.Flush()) }
+
+// viewLane reads a disk of a view by a loop.
+type viewLane struct {
+	d    viewDevice
+	loop *ioengine.Loop
+}
+
+// Lane implements front.Laned.
+func (d viewDevice) Lane(requests int) (front.Lane, error) {
+	loop, err := d.Loop(requests)
+	if err != nil {
+		return nil, err
+	}
+	return &viewLane{d, loop}, nil
+}
+
+// Loop implements front.Lane.
+func (a *viewLane) Loop() *ioengine.Loop { return a.loop }
+
+// Write implements front.Lane. A write may wait for others, for room in the map, or for the disk.
+func (a *viewLane) Write(w front.Write, done func(error)) {
+	go func() { done(w.Commit(false)) }()
+}
+
+// Pass implements front.Lane: what is written has a checksum, so it must not change.
+func (*viewLane) Pass([][]byte, int64, func(error)) bool { return false }
+
+// Read implements front.Lane.
+func (a *viewLane) Read(parts [][]byte, off int64, done func(error)) bool {
+	return len(parts) == 1 && a.d.ReadBy(a.loop, parts[0], off, done)
+}
+
+// Told implements front.Lane.
+func (*viewLane) Told() {}
+
+// Close implements front.Lane.
+func (a *viewLane) Close() { a.loop.Close() }

@@ -23,7 +23,8 @@ import (
 
 // maxViews bounds the views open at once. Each has a socket and a goroutine, and for
 // each disk that was written to two files; each of its clients, of which there are at
-// most 64, has a connection and at most 17 goroutines.
+// most 64, has a connection, at most 17 goroutines, and one for
+// each write under way, of which there are at most 128.
 const maxViews = 256
 
 // views are the images that a target shows. Each has one unix socket of its own in

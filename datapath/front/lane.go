@@ -12,7 +12,8 @@ type Laned interface {
 }
 
 // Lane starts requests, and tells of their ends while its goroutine is in Loop().Step: there, or
-// on a goroutine of its own for a request that had to wait for something else than the disk. All
+// on a goroutine of its own for a request that had to wait for something else than the disk; or in the call, where there was nothing
+// to wait for. All
 // methods belong to the goroutine that made it.
 type Lane interface {
 	// Loop is what the goroutine waits by.

@@ -85,6 +85,43 @@ func (l *Log) inFile(pos Pos, n int, read func(o *openFile, off int64, most int)
 	return nil
 }
 
+// Loan is the file of a segment, lent to who reads it by himself.
+type Loan struct {
+	File ioengine.File
+	Off  int64 // in it, where the bytes begin
+
+	log  *Log
+	of   *segment
+	open *openFile
+}
+
+// Lend gives out the file that has the n durable bytes at pos. It is given back, by Return, once; until then it stays what it is,
+// and Close waits. ErrRange: they are not durable, were dropped, or are of several segments.
+func (l *Log) Lend(pos Pos, n int) (Loan, error) {
+	l.names.RLock()
+	defer l.names.RUnlock()
+	s, most, err := l.find(pos, n)
+	if err != nil {
+		return Loan{}, err
+	}
+	if most < n {
+		s.pins.Add(-1)
+		return Loan{}, fmt.Errorf("%w: %d bytes of several segments", ErrRange, n)
+	}
+	o, err := l.files.get(s.header)
+	if err != nil {
+		s.pins.Add(-1)
+		return Loan{}, fmt.Errorf("group %s at %s: %w", l.group, pos, err)
+	}
+	return Loan{File: o.file, Off: offset(s.First, pos), log: l, of: s, open: o}, nil
+}
+
+// Return gives the file back.
+func (o *Loan) Return() {
+	o.log.files.put(o.open)
+	o.of.pins.Add(-1)
+}
+
 // find returns the segment that holds pos, pinned, and how many durable bytes it holds from there on. There are at least n of
 // them in the log.
 func (l *Log) find(pos Pos, n int) (*segment, int, error) {

@@ -33,32 +33,42 @@ type ahead struct {
 }
 
 // reading tells of a read that is about to begin, waits until what of it is being
-// brought is here, and begins the next stretch when it is time.
-func (d *Device) reading(off, n int64) {
+// brought is here, and begins the next stretch when it is time. Who must not wait is told false instead of that, and
+// has told of nothing.
+func (d *Device) reading(off, n int64, mayWait bool) bool {
 	a := &d.ahead
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if !mayWait && a.comes(off, n) {
+		return false
+	}
 	if off == a.next {
 		a.row++
 	} else {
 		a.row, a.bytes, a.upTo = 0, aheadLeast, 0
 	}
 	a.next = off + n
-	for a.running && off < a.upTo && off+n > a.done && a.done < a.upTo && off >= a.done-aheadStep {
+	for a.comes(off, n) {
 		a.moved.Wait()
 	}
 	if a.row < aheadRow || a.running || n > aheadStep {
-		return
+		return true
 	}
 	from := max(a.upTo, a.next)
 	if from-a.next > a.bytes/2 || from >= d.disk.Bytes {
-		return
+		return true
 	}
 	a.done, a.upTo = from, min(from+a.bytes, d.disk.Bytes)
 	a.bytes = min(2*a.bytes, aheadMost)
 	a.running = true
 	to := a.upTo
 	d.view.ahead.Go(func() { d.bring(from, to) })
+	return true
+}
+
+// comes says whether a part of the range is being brought, and soon here.
+func (a *ahead) comes(off, n int64) bool {
+	return a.running && off < a.upTo && off+n > a.done && a.done < a.upTo && off >= a.done-aheadStep
 }
 
 // bring brings the blocks of [from, to) into the cache. What does not read is left for

@@ -17,6 +17,7 @@ type Device struct {
 	disk    Disk
 	scratch *scratch // nil: read-only
 	ahead   ahead
+	lookups lookups
 }
 
 // Size returns the disk's size in bytes.
@@ -28,6 +29,11 @@ func (d *Device) ReadOnly() bool { return d.scratch == nil || d.view.cfg.ReadOnl
 // enter lets a call in; leave must follow.
 func (d *Device) enter(off, n int64) error {
 	d.view.life.RLock()
+	return d.entered(off, n)
+}
+
+// entered is enter of who has the lock; with an error it has it no more.
+func (d *Device) entered(off, n int64) error {
 	var err error
 	if d.view.closed {
 		err = ErrClosed
@@ -63,7 +69,7 @@ func (d *Device) ReadAt(p []byte, off int64) error {
 		case inZeros:
 			clear(p[:n])
 		case inBase:
-			d.reading(off, n)
+			d.reading(off, n, true)
 			err = d.readBase(p[:n], off)
 		}
 		if err != nil {

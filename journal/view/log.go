@@ -88,6 +88,12 @@ func (v *View) readSpan(p []byte, off int64, pieces []index.Piece, stored int) e
 	if err := v.cfg.Log.ReadAt(span, begin); err != nil {
 		return fmt.Errorf("record %s: %w", pieces[0].ID, err)
 	}
+	return v.openSpan(p, off, pieces, span)
+}
+
+// openSpan opens the blocks of all pieces, which lie in what was read of the log from the first one's on.
+func (v *View) openSpan(p []byte, off int64, pieces []index.Piece, span []byte) error {
+	begin := start(&pieces[0])
 	raw := raws.Get().(*[]byte)
 	defer raws.Put(raw)
 	var block []byte
