@@ -149,32 +149,44 @@ func TestReadBy(t *testing.T) {
 	good("replica", last, same)
 	good("replica alone", numbers[len(numbers)-2], func(v *view.View, _ map[record.VolumeID][]byte) { v.Rebase() })
 
-	var files []string
-	for _, pattern := range []string{"*.raw", "*.seg"} {
-		ok(t, filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
-			if found, _ := filepath.Match(pattern, filepath.Base(path)); found {
-				files = append(files, path)
-			}
-			return err
-		}))
+	if _, failed := read(last, func(v *view.View, images map[record.VolumeID][]byte) {
+		ok(t, scribble(v, images, 2))
+		harm(t, dir, "*.data")
+	}); !errors.Is(failed, view.ErrCorrupt) {
+		t.Errorf("scratch that is damaged: %v", failed)
 	}
-	for _, name := range files {
-		f, err := os.OpenFile(name, os.O_RDWR, 0)
-		ok(t, err)
-		info, err := f.Stat()
-		ok(t, err)
-		for off := int64(4096 + 700); off < info.Size(); off += 2500 {
-			var p [1]byte
-			_, err := f.ReadAt(p[:], off)
-			ok(t, err)
-			p[0] ^= 0x40
-			_, err = f.WriteAt(p[:], off)
-			ok(t, err)
-		}
-		ok(t, f.Close())
-	}
+	harm(t, dir, "*.raw")
+	harm(t, dir, "*.seg")
 	if _, failed := read(last, same); failed == nil {
-		t.Errorf("none of %d files that are damaged is found so", len(files))
+		t.Error("log and replica are damaged, and nothing of it is found")
 	}
 	w.store.Close() // may fail, as what it closes is damaged
+}
+
+// harm flips bits all over the files of that name.
+func harm(t *testing.T, dir, pattern string) {
+	t.Helper()
+	harmed := 0
+	ok(t, filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
+		if found, _ := filepath.Match(pattern, filepath.Base(path)); err != nil || !found {
+			return err
+		}
+		p, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		for off := 4096 + 700; off < len(p); off += 2500 {
+			p[off] ^= 0x40
+		}
+		harmed++
+		f, err := os.OpenFile(path, os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		_, err = f.WriteAt(p, 0)
+		return errors.Join(err, f.Close())
+	}))
+	if harmed == 0 {
+		t.Fatalf("no file is called %s", pattern)
+	}
 }

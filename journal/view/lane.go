@@ -42,7 +42,10 @@ type laneRead struct {
 	skip   int // in mem, where the blocks begin
 	stored int
 
+	words [scratchMost]word // of scratch
+
 	ended func(int, error) // by the log's file
+	wrote func(int, error) // by that of scratch
 	told  func(error)      // by the replica
 }
 
@@ -54,6 +57,9 @@ type lookups struct{ cost atomic.Int64 }
 
 // laneBytes is the most that is read of the log at once: a block that does not compress, wherever it begins.
 const laneBytes = 2*record.LineBytes + 2*buf.Align
+
+// scratchMost is how many blocks of scratch are read at once.
+const scratchMost = 64
 
 const quickLookup = 50 * time.Microsecond
 
@@ -79,7 +85,7 @@ func (d *Device) Loop(entries int) (*ioengine.Loop, error) {
 // ReadBy begins to fill p by a loop, and calls done once, with what ReadAt would return: in this call, from the loop's Step, or on a
 // goroutine. False: it is not begun, and ReadAt is to be asked, which may wait. It is for the loop's goroutine.
 //
-// What is read so is in one row of the log, or in the replica, and as it should be; all else ReadAt does.
+// What is read so is in one row of the log or of scratch, or in the replica, and as it should be; all else ReadAt does.
 func (d *Device) ReadBy(loop *ioengine.Loop, p []byte, off int64, done func(error)) bool {
 	if len(p) == 0 || d.lookups.slow() || !d.view.life.TryRLock() { // who waits for the lock may wait for a read of this loop
 		return false
@@ -90,7 +96,7 @@ func (d *Device) ReadBy(loop *ioengine.Loop, p []byte, off int64, done func(erro
 	r, ok := laneReads.Get().(*laneRead)
 	if !ok {
 		r = &laneRead{mem: buf.Aligned(laneBytes)}
-		r.ended, r.told = r.end, r.tell
+		r.ended, r.wrote, r.told = r.end, r.endScratch, r.tell
 	}
 	r.d, r.p, r.off, r.done = d, p, off, done
 	if begun, ended := r.begin(loop); ended {
@@ -107,9 +113,12 @@ func (d *Device) ReadBy(loop *ioengine.Loop, p []byte, off int64, done func(erro
 func (r *laneRead) begin(loop *ioengine.Loop) (begun, ended bool) {
 	d, n := r.d, int64(len(r.p))
 	if s := d.scratch; s != nil {
-		if in, where := s.blocks.run(r.off, n); in < n || where == inFile {
+		switch in, where := s.blocks.run(r.off, n); {
+		case in < n:
 			return false, false
-		} else if where == inZeros {
+		case where == inFile:
+			return r.scratch(loop), false
+		case where == inZeros:
 			clear(r.p)
 			return true, true
 		}
@@ -137,6 +146,34 @@ func (r *laneRead) begin(loop *ioengine.Loop) (begun, ended bool) {
 	}
 	replica, ok := d.disk.Replica.(LaneReplica)
 	return ok && replica.ReadBy(loop, r.p, r.off, r.told), false
+}
+
+// scratch begins a read of what the view has written, where that stands in one row of slots.
+func (r *laneRead) scratch(loop *ioengine.Loop) bool {
+	s, count := r.d.scratch, len(r.p)/blockBytes
+	if s.failure() != nil || r.off%blockBytes != 0 || len(r.p)%blockBytes != 0 || count > len(r.words) {
+		return false
+	}
+	for i := range count {
+		w := s.blocks.at(r.off/blockBytes + int64(i))
+		if w.place() != inFile || i > 0 && w.slot() != r.words[0].slot()+uint32(i) {
+			return false
+		}
+		r.words[i] = w
+	}
+	r.parts[0] = r.p
+	return loop.Read(s.files.Load().data, r.parts[:], slotAt(r.words[0].slot()), r.wrote)
+}
+
+// endScratch is what the loop says of scratch. A block may have been written meanwhile, and its slot then too.
+func (r *laneRead) endScratch(_ int, err error) {
+	s := r.d.scratch
+	for i := 0; err == nil && i < len(r.p)/blockBytes; i++ {
+		if block := r.off/blockBytes + int64(i); !s.verifies(r.p[i*blockBytes:], block, r.words[i]) {
+			err = fmt.Errorf("scratch: block %d: checksum: %w", block, ErrCorrupt)
+		}
+	}
+	r.tell(err)
 }
 
 // log begins a read of the log.
