@@ -75,7 +75,7 @@ bars-control:
 
 # BARS_DIR is a folder on the disk to measure; BARS a regular expression of row keys.
 bars-recovery:
-	@tools/setup/packages.sh qemu-system-x86 fio
+	@tools/setup/packages.sh qemu-system-x86 fio nbdkit
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build -buildvcs=auto -o bin/bars-recovery ./bench/bars/recovery
 	bin/bars-recovery $(if $(BARS_DIR),-dir '$(BARS_DIR)') $(if $(BARS),-only '$(BARS)')

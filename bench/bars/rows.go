@@ -62,7 +62,8 @@ var Recovery = []Row{
 	{"first-ours", "the same, until QEMU is started", "ms", 300, false},
 	{"first-twenty", "twenty machines of 128 MiB in one group, until the last runs", "s", 10, false},
 	{"lag-test", "lag p99 of a running protection while a test failover comes and goes, over that before", "x", 1.1, false},
-	{"view-qd16", "reads of 4 KiB at depth 16 from a view over NBD, against the plain disk, cold, IOPS", "x", 0.5, true},
+	{"view-qd16", "reads of 4 KiB at depth 16 from a view over NBD, against the plain disk by libaio, cold, IOPS", "x", 0.5, true},
+	{"view-nbd", "the same, against the plain disk behind nbdkit and the same NBD client", "x", 0.5, true},
 }
 
 // Wire is what the way of records from site to site is held to. Shaping is measured behind tbf

@@ -7,15 +7,17 @@
 // more than their firmware to run, since what a guest's boot takes is not ours.
 //
 // Views are read by fio over NBD, as QEMU reads them, and the plain disk beside by fio itself, past the page
-// cache. Needs root, to drop caches.
+// cache, and by the same NBD client from nbdkit: that leaves out what NBD itself costs. Needs root, to drop caches.
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"flag"
 	"fmt"
 	"math"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -35,8 +37,12 @@ func main() {
 	o.Register(flag.CommandLine, " (three times -mib)")
 	mib := flag.Int64("mib", 1024, "MiB of the disk whose view is read")
 	length := flag.Duration("length", 10*time.Second, "of each measurement of a rate or of lag")
+	limit := flag.Duration("limit", 25*time.Minute, "of the whole run: what is not measured by then is not")
 	flag.Parse()
 	o.Main(nil, func(r *bars.Run) error {
+		ctx, stop := context.WithTimeoutCause(r.Context, *limit, fmt.Errorf("not done within -limit %v", *limit))
+		defer stop()
+		r.Context = ctx
 		b := &bench{Run: r, size: *mib << 20, length: *length}
 		defer b.down()
 		return r.Measure("recovery", bars.Head{
@@ -44,7 +50,7 @@ func main() {
 		}, o.Keep, []bars.Measure{
 			{Rows: []string{"first-one", "first-ours"}, Do: b.one},
 			{Rows: []string{"lag-test"}, Do: b.lag},
-			{Rows: []string{"view-qd16"}, Do: b.view},
+			{Rows: []string{"view-qd16", "view-nbd"}, Do: b.view},
 			{Rows: []string{"first-twenty"}, Do: b.twenty},
 		})
 	})
@@ -302,7 +308,7 @@ func (b *bench) p99(source *api.Client) (float64, error) {
 	}
 }
 
-// view reads at random places of a view, and of the protected disk's own file.
+// view reads at random places of a view, of the protected disk's own file, and of that behind another's NBD server.
 func (b *bench) view() error {
 	if err := b.up(1, b.size); err != nil {
 		return err
@@ -319,14 +325,64 @@ func (b *bench) view() error {
 		return err
 	}
 	defer b.lab.Close(b.Context, v)
-	return bars.Pairs(b.Run,
-		func() (float64, float64, error) { return b.fio("--ioengine=nbd", "--uri="+v.Volumes[0].NBD) },
-		func() (float64, float64, error) {
-			return b.fio("--ioengine=libaio", "--direct=1", "--readonly", "--filename="+where.Disk)
-		},
-		func(ours, peer, foreign float64) {
-			b.Sample(bars.Sample{Row: "view-qd16", Value: ours / peer, Ours: ours, Peer: peer, OursUnit: "IOPS", Foreign: foreign})
-		})
+	uri, stop, err := b.nbdkit(where.Disk)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	var view, plain, nbd float64
+	reads := func(iops *float64, engine ...string) bars.Side {
+		return func() (foreign float64, err error) {
+			*iops, foreign, err = b.fio(engine...)
+			return foreign, err
+		}
+	}
+	for i := range b.Pairs {
+		foreign, err := b.Pair(i,
+			reads(&view, "--ioengine=nbd", "--uri="+v.Volumes[0].NBD),
+			reads(&plain, "--ioengine=libaio", "--direct=1", "--readonly", "--filename="+where.Disk),
+			reads(&nbd, "--ioengine=nbd", "--uri="+uri))
+		if err != nil {
+			return err
+		}
+		b.Sample(bars.Sample{Row: "view-qd16", Value: view / plain, Ours: view, Peer: plain, OursUnit: "IOPS", Foreign: foreign})
+		b.Sample(bars.Sample{Row: "view-nbd", Value: view / nbd, Ours: view, Peer: nbd, OursUnit: "IOPS", Foreign: foreign})
+	}
+	return nil
+}
+
+// nbdkit serves a file for reading until stop.
+func (b *bench) nbdkit(disk string) (uri string, stop func(), err error) {
+	dir, err := os.MkdirTemp("", "holdfast-bars-") // the path of a socket is short
+	if err != nil {
+		return "", nil, err
+	}
+	socket := filepath.Join(dir, "nbdkit")
+	ctx, end := context.WithCancel(b.Context)
+	cmd := exec.CommandContext(ctx, "nbdkit", "-f", "-r", "-U", socket, "file", disk)
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	stop = func() {
+		end()
+		_ = cmd.Wait() // it was killed
+		os.RemoveAll(dir)
+	}
+	if err := cmd.Start(); err != nil {
+		os.RemoveAll(dir)
+		end()
+		return "", nil, fmt.Errorf("nbdkit: %w", err)
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		c, err := net.Dial("unix", socket)
+		if err == nil {
+			c.Close()
+			return "nbd+unix:///?socket=" + socket, stop, nil
+		}
+		if time.Now().After(deadline) {
+			stop()
+			return "", nil, fmt.Errorf("nbdkit: %w: %s", err, said.Bytes())
+		}
+	}
 }
 
 // fio reads 4 KiB at random places at depth 16, and returns how many a second. The processes of the lab are
