@@ -247,7 +247,8 @@ func (a *app) printAttached(r attachResult) error {
 // servedVolume is a volume of a filter of this host; a kvm.Filter.
 type servedVolume struct {
 	kvm.Volume
-	filter capture.Filtered
+	vhostUser string // the socket; empty: there is none
+	filter    capture.Filtered
 }
 
 var _ kvm.Filter = servedVolume{}
@@ -273,8 +274,8 @@ func (a *app) served(files []string) (list []servedVolume, err error) {
 				return nil, fmt.Errorf("volume %s stands in several files: name its own with --filter", v.Name)
 			}
 			list = append(list, servedVolume{
-				Volume: kvm.Volume{Name: v.Name, Path: v.Path, Socket: v.NBD},
-				filter: capture.Filtered{PoolSocket: c.PoolSocket, Group: record.GroupID(c.Group.ID), Volume: record.VolumeID(v.ID)},
+				Volume:    kvm.Volume{Name: v.Name, Path: v.Path, Socket: v.NBD},
+				vhostUser: v.VhostUser, filter: capture.Filtered{PoolSocket: c.PoolSocket, Group: record.GroupID(c.Group.ID), Volume: record.VolumeID(v.ID)},
 			})
 		}
 	}

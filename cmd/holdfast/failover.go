@@ -15,7 +15,6 @@ import (
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
 	"github.com/holdfast-dr/holdfast/control/config"
 	"github.com/holdfast-dr/holdfast/control/failover"
-	"github.com/holdfast-dr/holdfast/control/hypervisor"
 	"github.com/holdfast-dr/holdfast/control/hypervisor/kvm"
 	"github.com/holdfast-dr/holdfast/control/recovery"
 	"github.com/spf13/cobra"
@@ -45,7 +44,11 @@ run at once, on views; see holdfast view. A file says what the machines are:
     - {name: web1, disks: [web1], boot: 2}
 
 also kernel, initrd and cmdline, for guests without a boot loader, and qemu: [-cpu, qemu64],
-options of QEMU's about the machine itself. Its name stands in --machines or, as machines, in
+options of QEMU's about the machine itself. They are processes of QEMU's on this host, or with
+
+  hypervisor: qemu:///system       # or qemu+unix:///system?socket=PATH
+
+domains of its libvirt, which must be able to reach the target's views. The file's name stands in --machines or, as machines, in
 the context. Scripts find HOLDFAST_JOB, _KIND, _GROUP, _CHECKPOINT and _MACHINE in
 their environment; no shell is between.
 
@@ -112,29 +115,6 @@ func (a *app) jobsAndTarget() (string, *config.Context, *api.Client, error) {
 	return folder, c, client, err
 }
 
-// localMachines makes the driver of a job's machines: QEMU on this host.
-func localMachines(dir string) (hypervisor.Hypervisor, error) {
-	return kvm.NewLocal(dir, kvm.DefaultQEMU)
-}
-
-// endMachines ends the machines of all jobs of a folder, as a power cut would.
-func endMachines(ctx context.Context, folder string) error {
-	dirs, err := failover.MachineDirs(folder)
-	if err != nil {
-		return err
-	}
-	for _, dir := range dirs {
-		h, err := localMachines(filepath.Dir(dir))
-		if err == nil {
-			err = h.Stop(ctx, filepath.Base(dir), hypervisor.ByForce)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // plan makes a plan of what the flags say, and finds what is wrong with it.
 func (a *app) plan(ctx context.Context, client *api.Client, c *config.Context, f *jobFlags, kind recovery.Kind) (*recovery.Plan, error) {
 	if f.group == "" {
@@ -154,24 +134,40 @@ func (a *app) plan(ctx context.Context, client *api.Client, c *config.Context, f
 	if err != nil {
 		return nil, usagef("--only: %w", err)
 	}
-	h, err := localMachines(os.TempDir())
-	if err != nil {
-		return nil, err
-	}
-	for _, m := range machines {
-		if cerr := h.Check(m.Machine); cerr != nil {
-			err = errors.Join(err, fmt.Errorf("%s: machine %s: %w", f.machines, m.Name, cerr))
-		}
-	}
-	if err != nil {
+	if err := checkMachines(ctx, file.Hypervisor, f.machines, machines); err != nil {
 		return nil, err
 	}
 	id, err := settled(ctx, client, f.group, f.at)
 	if err != nil {
 		return nil, err
 	}
-	return &recovery.Plan{Key: strings.ToLower(api.NewKey()), Kind: kind, Group: f.group, Checkpoint: id, Who: who(), Note: f.note, Machines: machines}, nil
+	return &recovery.Plan{Key: strings.ToLower(api.NewKey()), Kind: kind, Group: f.group, Checkpoint: id, Who: who(), Note: f.note, Machines: machines, Hypervisor: file.Hypervisor}, nil
 }
+
+// checkMachines says which of the file's machines would be refused, and whether what is to run them answers: nothing is begun before.
+func checkMachines(ctx context.Context, where config.Hypervisor, file string, machines []recovery.Machine) error {
+	h, err := kvm.Open(where, filepath.Join(os.TempDir(), "holdfast-none"))
+	if err != nil {
+		return err
+	}
+	for _, m := range machines {
+		if cerr := h.Check(m.Machine); cerr != nil {
+			err = errors.Join(err, fmt.Errorf("%s: machine %s: %w", file, m.Name, cerr))
+		}
+	}
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerLimit)
+	defer cancel()
+	if _, err := h.State(ctx, machines[0].Name); err != nil {
+		return fmt.Errorf("%s: %s does not answer: %w", file, where, err)
+	}
+	return nil
+}
+
+// answerLimit is how long a hypervisor may take to say that it is there.
+const answerLimit = 30 * time.Second
 
 // settled is the id of the checkpoint that the word names, also of latest: a job stays with it.
 func settled(ctx context.Context, client *api.Client, group, at string) (string, error) {
@@ -196,7 +192,7 @@ const newestLooked = 100
 
 // runner makes what carries jobs out, and tells of its steps.
 func (a *app) runner(client *api.Client) *failover.Runner {
-	r := &failover.Runner{FilterBinary: filterBinary(), Progress: func(text string) { fmt.Fprintln(a.stderr, printable("  "+text)) }, Target: client, Hypervisor: localMachines, Who: who(), Now: time.Now, Tell: a.tellStep}
+	r := &failover.Runner{FilterBinary: filterBinary(), Progress: func(text string) { fmt.Fprintln(a.stderr, printable("  "+text)) }, Target: client, Hypervisor: kvm.Open, Who: who(), Now: time.Now, Tell: a.tellStep}
 	if source, _, err := a.dial(api.RoleSource); err == nil { // a context of the second site may have none
 		r.Source = source
 	}
@@ -627,7 +623,11 @@ func whatStep(p *recovery.Plan, s recovery.Step) string {
 		if len(nets) == 0 {
 			nets = []string{"none"}
 		}
-		return fmt.Sprintf("on this host, %s, %d processors, disks %s; network: %s", bytesText(m.MemoryBytes), m.CPUs, strings.Join(disks, " "), strings.Join(nets, ", "))
+		on := "on this host"
+		if p.Hypervisor.Libvirt() {
+			on = "by " + p.Hypervisor.String()
+		}
+		return fmt.Sprintf("%s, %s, %d processors, disks %s; network: %s", on, bytesText(m.MemoryBytes), m.CPUs, strings.Join(disks, " "), strings.Join(nets, ", "))
 	case recovery.Before:
 		return strings.Join(m.Before.Command, " ")
 	case recovery.After:
@@ -637,6 +637,9 @@ func whatStep(p *recovery.Plan, s recovery.Step) string {
 	case recovery.Wait:
 		return m.Wait.String()
 	case recovery.StopSource:
+		if m.Source.Domain != "" {
+			return fmt.Sprintf("%s, domain %s of %s", p.SourceHow, m.Source.Domain, m.Source.Libvirt)
+		}
 		return fmt.Sprintf("%s, by its monitor %s", p.SourceHow, m.Source.QMP)
 	}
 	return ""

@@ -13,6 +13,8 @@ import (
 
 	"github.com/holdfast-dr/holdfast/bench/scenario"
 	"github.com/holdfast-dr/holdfast/control/config"
+	"github.com/holdfast-dr/holdfast/control/failover"
+	"github.com/holdfast-dr/holdfast/control/hypervisor/kvm"
 	"github.com/spf13/cobra"
 )
 
@@ -307,7 +309,7 @@ deleted: exactly what the lab made, and nothing that others put beside it.`,
 			if err != nil {
 				return err
 			}
-			if err := endMachines(cmd.Context(), lab.Jobs()); err != nil {
+			if err := failover.EndMachines(cmd.Context(), lab.Jobs(), kvm.Open, purge); err != nil {
 				return err
 			}
 			stays, err := lab.Down(cmd.Context(), purge)

@@ -47,8 +47,8 @@ func (f *liveFlags) fill(p *recovery.Plan) error {
 		return usagef("--override-reason %q: want no space at its ends", f.override)
 	}
 	for _, m := range p.Machines {
-		if f.override == "" && m.Source.QMP == "" {
-			return usagef("machine %s has no source.qmp in the machines' file, by which the source's is stopped: name it there", m.Name)
+		if f.override == "" && m.Source.QMP == "" && m.Source.Domain == "" {
+			return usagef("machine %s has no source.qmp in the machines' file, nor source.libvirt and domain, by which the source's is stopped: name it there", m.Name)
 		}
 	}
 	return nil
@@ -64,8 +64,9 @@ nothing it sends is taken any more), and starts the machines on views of the che
 is written to the source after that checkpoint is not in them: for a planned move without loss
 see holdfast move.
 
-Each machine's source.qmp in the machines' file is the monitor of the source's QEMU, by which
-it is stopped. If one cannot be reached, or is lost before QEMU said that the guest is off,
+Each machine's source in the machines' file says by what it is stopped: the monitor of the
+source's QEMU, {qmp: SOCKET}, or a libvirt and its domain there, {libvirt: qemu:///system, domain:
+web1}. If one cannot be reached, or is lost before it said that the guest is off,
 nothing is begun. Where the site is gone, or cannot be reached, --override-reason says why
 the source is not stopped: two copies may live then, and the report and the target say so
 for ever.

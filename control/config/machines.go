@@ -13,7 +13,9 @@ import (
 
 // Machines is the file of the machines of a group: what recovery starts on its volumes.
 type Machines struct {
-	Machines []Machine `yaml:"machines"`
+	// Hypervisor starts them, on the host of the command: qemu, the default, or a libvirt.
+	Hypervisor Hypervisor `yaml:"hypervisor,omitempty"`
+	Machines   []Machine  `yaml:"machines"`
 }
 
 // Machine is a machine, and how it is brought up.
@@ -60,8 +62,11 @@ type Script struct {
 
 // MachineSource is the machine that is protected, for a live failover or a move to stop it.
 type MachineSource struct {
-	QMP  string   `yaml:"qmp,omitempty"`  // its QEMU's monitor, a unix socket
-	Time Duration `yaml:"time,omitempty"` // it may take to shut down, by default 2m
+	QMP string `yaml:"qmp,omitempty"` // its QEMU's monitor, a unix socket
+	// Or its domain, by name, of a libvirt that the host of the command reaches.
+	Libvirt Hypervisor `yaml:"libvirt,omitempty"`
+	Domain  string     `yaml:"domain,omitempty"`
+	Time    Duration   `yaml:"time,omitempty"` // it may take to shut down, by default 2m
 }
 
 // Defaults of a machine.
@@ -210,9 +215,7 @@ func (c *Machine) validate(m *mistakes, at string) {
 	within(m, at+".delay", c.Delay, 0, maxMachineTime)
 	within(m, at+".wait_time", c.WaitTime, Duration(time.Second), maxMachineTime)
 	within(m, at+".source.time", c.Source.Time, Duration(time.Second), maxMachineTime)
-	if c.Source.QMP != "" {
-		m.socket(at+".source.qmp", c.Source.QMP)
-	}
+	c.Source.validate(m, at+".source")
 }
 
 func (n MachineNetwork) validate(m *mistakes, at string) {

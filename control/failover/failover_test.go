@@ -100,7 +100,7 @@ type testMachine struct {
 
 func newHost(t *testing.T) *host { return &host{t: t, machines: map[string]*testMachine{}} }
 
-func (h *host) open(string) (hypervisor.Hypervisor, error) { return h, nil }
+func (h *host) open(config.Hypervisor, string) (hypervisor.Hypervisor, error) { return h, nil }
 
 func (h *host) at(what, name string) (*testMachine, error) {
 	h.mu.Lock()

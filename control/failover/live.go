@@ -38,10 +38,17 @@ func again(ctx context.Context, ask func() error) error {
 	}
 }
 
-// stopSource stops a protected machine, by its monitor. That nobody listens there, or not any more, says
+// stopSource stops a protected machine, by its libvirt or its monitor. That nobody listens there, or not any more, says
 // nothing of the guest: a socket may be forwarded.
 func (c *carrier) stopSource(ctx context.Context, m *recovery.Machine) (found, error) {
-	if err := turnOff(ctx, m.Source.QMP, c.job.Plan.SourceHow); err != nil {
+	s := m.Source
+	var err error
+	if s.Domain != "" {
+		err = kvm.EndDomain(ctx, s.Libvirt, s.Domain, c.job.Plan.SourceHow)
+	} else {
+		err = turnOff(ctx, s.QMP, c.job.Plan.SourceHow)
+	}
+	if err != nil {
 		return found{}, fmt.Errorf("whether the source's machine is off is not known: %w; if it is certain that it does not run, or two copies are the lesser evil: --override-reason", err)
 	}
 	return found{text: "off"}, nil

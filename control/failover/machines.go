@@ -47,7 +47,7 @@ func machine(m config.Machine, kind recovery.Kind) recovery.Machine {
 		def.Networks = append(def.Networks, net)
 	}
 	return recovery.Machine{Machine: def, Boot: m.Boot, Delay: m.Delay.D(), Before: script(m.Before), After: script(m.After), Wait: m.Wait, WaitTime: m.WaitTime.D(),
-		Source: recovery.Source{QMP: m.Source.QMP, Time: m.Source.Time.D()}}
+		Source: recovery.Source{QMP: m.Source.QMP, Libvirt: m.Source.Libvirt, Domain: m.Source.Domain, Time: m.Source.Time.D()}}
 }
 
 func script(s config.Script) recovery.Script {

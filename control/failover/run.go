@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dr/holdfast/control/api"
+	"github.com/holdfast-dr/holdfast/control/config"
 	"github.com/holdfast-dr/holdfast/control/hypervisor"
 	"github.com/holdfast-dr/holdfast/control/hypervisor/kvm"
 	"github.com/holdfast-dr/holdfast/control/recovery"
@@ -21,7 +22,7 @@ type Runner struct {
 	// Target is the group's target vra; Source its source vra, which is asked for a last cut and may be nil.
 	Target, Source *api.Client
 	// Hypervisor makes the driver of the machines that a job has in a folder.
-	Hypervisor func(dir string) (hypervisor.Hypervisor, error)
+	Hypervisor func(where config.Hypervisor, dir string) (hypervisor.Hypervisor, error)
 	// Who carries it out, for the report.
 	Who string
 	Now func() time.Time
@@ -49,7 +50,7 @@ func (r *Runner) Say(j *Job, e recovery.Event, note string) error {
 // of files; whether the job succeeded its State says.
 func (r *Runner) Run(ctx context.Context, j *Job) error {
 	defer os.Remove(filepath.Join(j.Dir, cancelName))
-	h, err := r.Hypervisor(j.MachinesDir())
+	h, err := r.Hypervisor(j.Plan.Hypervisor, j.MachinesDir())
 	if err != nil {
 		return err
 	}
@@ -84,7 +85,7 @@ func (r *Runner) Revive(ctx context.Context, j *Job) (started []string, err erro
 	if j.State.Phase != recovery.Running && j.State.Verdict != recovery.Committed {
 		return nil, nil
 	}
-	h, err := r.Hypervisor(j.MachinesDir())
+	h, err := r.Hypervisor(j.Plan.Hypervisor, j.MachinesDir())
 	if err != nil {
 		return nil, err
 	}

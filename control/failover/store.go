@@ -2,6 +2,7 @@ package failover
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/holdfast-dr/holdfast/control/config"
+	"github.com/holdfast-dr/holdfast/control/hypervisor"
 	"github.com/holdfast-dr/holdfast/control/recovery"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 )
@@ -257,7 +260,32 @@ func (j *Job) asked() bool {
 	return err == nil
 }
 
-// MachineDirs are the folders of the machines that a folder's jobs have.
-func MachineDirs(folder string) ([]string, error) {
-	return filepath.Glob(filepath.Join(folder, "r*", machinesName, "*"))
+// EndMachines ends the machines of all jobs of a folder, as a power cut would; with forget, they are known no more either.
+func EndMachines(ctx context.Context, folder string, open func(config.Hypervisor, string) (hypervisor.Hypervisor, error), forget bool) error {
+	dirs, err := filepath.Glob(filepath.Join(folder, "r*", machinesName, "*"))
+	if err != nil {
+		return err
+	}
+	for _, dir := range dirs {
+		machines, name := filepath.Dir(dir), filepath.Base(dir)
+		entries, _, err := Read(folder, filepath.Base(filepath.Dir(machines)))
+		if err != nil {
+			return err
+		}
+		plan, _, err := recovery.Replay(entries)
+		if err != nil {
+			return err
+		}
+		h, err := open(plan.Hypervisor, machines)
+		if err == nil {
+			err = h.Stop(ctx, name, hypervisor.ByForce)
+		}
+		if err == nil && forget {
+			err = h.Undefine(ctx, name)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }

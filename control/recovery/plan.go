@@ -36,6 +36,8 @@ type Plan struct {
 	Who        string    `json:"who"`
 	Note       string    `json:"note,omitempty"`
 	Machines   []Machine `json:"machines"` // in the order in which they are started
+	// Hypervisor starts them.
+	Hypervisor config.Hypervisor `json:"hypervisor,omitzero"`
 
 	// Override is why the source's machines are not stopped by a live failover; two copies may live then.
 	Override string `json:"override,omitempty"`
@@ -91,8 +93,10 @@ type Script struct {
 
 // Source is the protected machine: where it is reached, and how long it may take to shut down.
 type Source struct {
-	QMP  string        `json:"qmp,omitempty"`
-	Time time.Duration `json:"time,omitempty"`
+	QMP     string            `json:"qmp,omitempty"` // its monitor
+	Libvirt config.Hypervisor `json:"libvirt,omitzero"`
+	Domain  string            `json:"domain,omitempty"` // of that libvirt
+	Time    time.Duration     `json:"time,omitempty"`
 }
 
 // End is how a live failover ends.
@@ -173,7 +177,7 @@ func (p *Plan) Up() (steps []Step) {
 	}
 	if p.Kind.Fences() && p.Override == "" {
 		for _, m := range slices.Backward(p.Machines) { // what was started last depends on the others
-			if m.Source.QMP != "" {
+			if m.Source.QMP != "" || m.Source.Domain != "" {
 				add(StopSource, m.Name, m.Source.Time)
 			}
 		}

@@ -26,7 +26,7 @@ var mayImport = map[string][]string{
 }
 
 // forTests are our own packages that no product code may use.
-var forTests = []string{"ioengine/faultdisk", "wire/faultlink", "datapath/front/memdisk", "datapath/front/vhostuser/guest", "control/sidecar/monitor", "control/systemd/manager"}
+var forTests = []string{"ioengine/faultdisk", "wire/faultlink", "datapath/front/memdisk", "datapath/front/vhostuser/guest", "control/sidecar/monitor", "control/systemd/manager", "control/hypervisor/kvm/kvmtest"}
 
 // usesForTests are the folders that may use them all the same.
 var usesForTests = []string{"bench", "tools", "cmd/holdfast"}

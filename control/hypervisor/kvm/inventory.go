@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/xml"
 	"fmt"
+	"net/url"
+	"strings"
 
 	"github.com/digitalocean/go-libvirt"
 
@@ -33,10 +35,14 @@ type found struct {
 			Source struct {
 				File     string `xml:"file,attr"`
 				Dev      string `xml:"dev,attr"`
+				Path     string `xml:"path,attr"` // the socket of a vhost-user server
 				Protocol string `xml:"protocol,attr"`
 				Name     string `xml:"name,attr"`
-				Pool     string `xml:"pool,attr"`
-				Volume   string `xml:"volume,attr"`
+				Host     struct {
+					Socket string `xml:"socket,attr"`
+				} `xml:"host"`
+				Pool   string `xml:"pool,attr"`
+				Volume string `xml:"volume,attr"`
 			} `xml:"source"`
 			Target struct {
 				Dev string `xml:"dev,attr"`
@@ -87,6 +93,12 @@ func (l *Libvirt) Inventory(ctx context.Context) (all []hypervisor.Found, err er
 	return all, err
 }
 
+// nbdURI names an export at a unix socket.
+func nbdURI(export, socket string) string {
+	path := url.URL{Path: "/" + export}
+	return "nbd+unix://" + path.EscapedPath() + "?socket=" + strings.ReplaceAll(url.QueryEscape(socket), "%2F", "/")
+}
+
 func parseFound(text []byte) (f hypervisor.Found, err error) {
 	var x found
 	if err := xml.Unmarshal(text, &x); err != nil {
@@ -100,8 +112,10 @@ func parseFound(text []byte) (f hypervisor.Found, err error) {
 		if d.Device != "disk" && d.Device != "" {
 			continue // a CD or floppy
 		}
-		disk := hypervisor.FoundDisk{Name: d.Target.Dev, Path: d.Source.File + d.Source.Dev, Format: d.Driver.Type}
+		disk := hypervisor.FoundDisk{Name: d.Target.Dev, Path: d.Source.File + d.Source.Dev + d.Source.Path, Format: d.Driver.Type}
 		switch {
+		case d.Source.Protocol == "nbd" && d.Source.Host.Socket != "":
+			disk.Path = nbdURI(d.Source.Name, d.Source.Host.Socket)
 		case d.Source.Protocol != "":
 			disk.Path = d.Source.Protocol + ":" + d.Source.Name
 		case d.Source.Pool != "":

@@ -20,6 +20,7 @@ import (
 
 	"github.com/digitalocean/go-libvirt"
 
+	"github.com/holdfast-dr/holdfast/control/config"
 	"github.com/holdfast-dr/holdfast/control/hypervisor"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 )
@@ -49,6 +50,14 @@ const (
 func NewLibvirt(socket, uri, dir string) (*Libvirt, error) {
 	dir, err := filepath.Abs(dir)
 	return &Libvirt{socket: cmp.Or(socket, LibvirtSocket), uri: cmp.Or(uri, LibvirtURI), dir: dir, kvm: lendsProcessor()}, err
+}
+
+// Open makes the driver that a plan names, for machines of a folder.
+func Open(where config.Hypervisor, dir string) (hypervisor.Hypervisor, error) {
+	if where.Libvirt() {
+		return NewLibvirt(where.Socket, where.URI, dir)
+	}
+	return NewLocal(dir, DefaultQEMU)
 }
 
 // files is what both drivers of this package do alike with a machine's folder.
@@ -207,29 +216,34 @@ func (l *Libvirt) Start(ctx context.Context, name string) error {
 // Stop presses the power button and waits, or cuts the power.
 func (l *Libvirt) Stop(ctx context.Context, name string, how hypervisor.How) error {
 	err := l.domain(ctx, name, func(c *libvirt.Libvirt, d libvirt.Domain) error {
-		state, err := stateOf(c, d)
-		switch {
-		case err != nil || state == hypervisor.Off:
-			return err
-		case how == hypervisor.ByForce:
-			err = c.DomainDestroy(d)
-		case state == hypervisor.Paused:
-			return errors.New("the guest is paused, and would not hear that it is to stop")
-		default:
-			err = c.DomainShutdownFlags(d, libvirt.DomainShutdownAcpiPowerBtn)
-		}
-		if now, serr := stateOf(c, d); err != nil && serr == nil && now == hypervisor.Off {
-			return nil // it went off by itself
-		}
-		if err != nil || invariant.Planted("kvm/domain-stopped-at-once") {
-			return err
-		}
-		return domainOff(ctx, c, d)
+		return turnOff(ctx, c, d, how, libvirt.DomainShutdownAcpiPowerBtn)
 	})
 	if errors.Is(err, hypervisor.ErrAbsent) {
 		return nil
 	}
 	return err
+}
+
+// turnOff returns once a domain is off; by says how its guest is asked.
+func turnOff(ctx context.Context, c *libvirt.Libvirt, d libvirt.Domain, how hypervisor.How, by libvirt.DomainShutdownFlagValues) error {
+	state, err := stateOf(c, d)
+	switch {
+	case err != nil || state == hypervisor.Off:
+		return err
+	case how == hypervisor.ByForce:
+		err = c.DomainDestroy(d)
+	case state == hypervisor.Paused:
+		return errors.New("the guest is paused, and would not hear that it is to stop")
+	default:
+		err = c.DomainShutdownFlags(d, by)
+	}
+	if now, serr := stateOf(c, d); err != nil && serr == nil && now == hypervisor.Off {
+		return nil // it went off by itself
+	}
+	if err != nil || invariant.Planted("kvm/domain-stopped-at-once") {
+		return err
+	}
+	return domainOff(ctx, c, d)
 }
 
 // domainOff waits until a domain is off.

@@ -7,95 +7,26 @@ import (
 	raster "image"
 	"image/png"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"reflect"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/digitalocean/go-libvirt"
 
+	"github.com/holdfast-dr/holdfast/control/config"
 	"github.com/holdfast-dr/holdfast/control/hypervisor"
+	"github.com/holdfast-dr/holdfast/control/hypervisor/kvm/kvmtest"
 )
-
-// rootDaemon runs libvirtd where nothing of the host's is seen or left: its folders are in memory, and gone
-// with the namespace.
-const rootDaemon = `set -e
-mkdir "$1/etc" "$1/run"
-cp -a /etc/. "$1/etc/"
-mkdir -p "$1/etc/libvirt"
-mount --bind "$1/etc" /etc
-for g in libvirt-qemu kvm; do grep -q ^$g: /etc/group || echo "$g:x:64055:" >>/etc/group; done
-grep -q ^libvirt-qemu: /etc/passwd || echo libvirt-qemu:x:64055:64055::/:/bin/false >>/etc/passwd
-for p in /run /var/cache /var/log /var/lib; do mount -t tmpfs none $p; done
-cp "$1/qemu.conf" /etc/libvirt/
-exec libvirtd -f "$1/libvirtd.conf" -p "$1/pid"`
 
 // aLibvirt starts a libvirtd of the test's own, and returns a driver that keeps its files in a folder beside.
 func aLibvirt(t *testing.T) *Libvirt {
 	t.Helper()
-	for _, name := range []string{"libvirtd", DefaultQEMU} {
-		if _, err := exec.LookPath(name); err != nil {
-			t.Skip(name + " is not there; install it: apt-get install libvirt-daemon libvirt-daemon-driver-qemu qemu-system-x86")
-		}
-	}
-	dir, err := os.MkdirTemp("", "hfv") // sockets have short names
-	if err != nil {
-		t.Fatal(err)
-	}
-	write := func(name, text string) {
-		t.Helper()
-		if err := errors.Join(os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700), os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	qemuConf := "security_driver = \"none\"\nstdio_handler = \"file\"\n"
-	daemonConf := "log_outputs = \"3:file:" + dir + "/log\"\nauth_unix_rw = \"none\"\n"
-	var c *exec.Cmd
-	socket, uri := dir+"/run/libvirt/libvirt-sock", "qemu:///session"
-	if os.Getuid() == 0 {
-		write("qemu.conf", qemuConf+"user = \"root\"\ngroup = \"root\"\ndynamic_ownership = 0\nremember_owner = 0\nnamespaces = []\ncgroup_controllers = []\n")
-		write("libvirtd.conf", daemonConf+"unix_sock_dir = \""+dir+"/run\"\n")
-		socket, uri = dir+"/run/libvirt-sock", "qemu:///system"
-		c = exec.Command("unshare", "--mount", "sh", "-c", rootDaemon, "sh", dir)
-	} else {
-		write("config/libvirt/qemu.conf", qemuConf)
-		write("config/libvirt/libvirtd.conf", daemonConf)
-		c = exec.Command("libvirtd")
-		c.Env = append(os.Environ(), "HOME="+dir, "XDG_RUNTIME_DIR="+dir+"/run", "XDG_CONFIG_HOME="+dir+"/config", "XDG_CACHE_HOME="+dir+"/cache", "XDG_DATA_HOME="+dir+"/data")
-		write("run/.made", "")
-	}
-	var said bytes.Buffer
-	c.Stdout, c.Stderr = &said, &said
-	if err := c.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- c.Wait() }()
-	t.Cleanup(func() {
-		c.Process.Signal(syscall.SIGTERM)
-		<-ended
-		if t.Failed() {
-			log, _ := os.ReadFile(dir + "/log")
-			t.Logf("libvirtd said: %s\n%s", said.Bytes(), log)
-		}
-		os.RemoveAll(dir)
-	})
-	until(t, "libvirtd listens", func() bool {
-		select {
-		case err := <-ended:
-			ended <- err
-			t.Fatalf("libvirtd ended: %v: %s", err, said.Bytes())
-		default:
-		}
-		_, err := os.Stat(socket)
-		return err == nil
-	})
-	l, err := NewLibvirt(socket, uri, filepath.Join(dir, "machines"))
+	where := kvmtest.Libvirtd(t)
+	l, err := NewLibvirt(where.Socket, where.URI, filepath.Join(t.TempDir(), "machines"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,6 +38,73 @@ func TestLibvirt(t *testing.T) {
 	l := aLibvirt(t)
 	t.Run("life", func(t *testing.T) { domainLife(t, l) })
 	t.Run("limits", func(t *testing.T) { domainLimits(t, l) })
+	t.Run("of others", func(t *testing.T) { domainEnds(t, l) })
+}
+
+// domainEnds turns domains of somebody else's off, and is told what says nothing of a guest.
+func domainEnds(t *testing.T, l *Libvirt) {
+	where := config.Hypervisor{URI: l.uri, Socket: l.socket}
+	ctx := t.Context()
+	disk := served(t)
+	args, err := diskArguments(0, disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	serial := filepath.Join(t.TempDir(), "serial")
+	described := "<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'><name>theirs</name><memory>32768</memory><os><type>hvm</type></os>" +
+		"<features><acpi/></features><devices><serial type='file'><source path='" + serial + "'/></serial></devices><qemu:commandline>"
+	for _, a := range args {
+		described += "<qemu:arg value='" + a + "'/>"
+	}
+	described += "</qemu:commandline></domain>"
+	for _, how := range []hypervisor.How{hypervisor.Gracefully, hypervisor.ByForce} {
+		os.Remove(serial)
+		name := "theirs-" + string(how)
+		runs := kvmtest.Domain(t, where, strings.Replace(described, "theirs", name, 1))
+		until(t, "the guest says HELLO", func() bool { p, _ := os.ReadFile(serial); return string(p) == "HELLO\n" })
+		for range 2 { // it may be asked again
+			if err := EndDomain(ctx, where, name, how); err != nil || runs() {
+				t.Errorf("%s: it runs: %v, %v", how, runs(), err)
+			}
+		}
+	}
+	f := func(name, want string) {
+		t.Helper()
+		if err := EndDomain(ctx, where, name, hypervisor.Gracefully); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s was ended: %v; want %q", name, err, want)
+		}
+	}
+	f("nobody", "does not have it")
+	transient := strings.Replace(described, "theirs", "passing", 1)
+	if err := l.with(ctx, func(c *libvirt.Libvirt) error { _, err := c.DomainCreateXML(transient, 0); return err }); err != nil {
+		t.Fatal(err)
+	}
+	f("passing", "it is transient")
+	if err := l.with(ctx, func(c *libvirt.Libvirt) error {
+		d, err := c.DomainLookupByName("passing")
+		if err == nil {
+			err = c.DomainDestroy(d)
+		}
+		return err
+	}); err != nil {
+		t.Error(err)
+	}
+	where.Socket = filepath.Join(t.TempDir(), "none")
+	f("theirs", "no such file")
+}
+
+// TestIsOff: a domain that went to another host is not off.
+func TestIsOff(t *testing.T) {
+	f := func(state libvirt.DomainState, reason libvirt.DomainShutoffReason, want string) {
+		t.Helper()
+		if err := isOff(state, reason); (want == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("state %d, reason %d: %v, want %q", state, reason, err, want)
+		}
+	}
+	f(libvirt.DomainShutoff, libvirt.DomainShutoffShutdown, "")
+	f(libvirt.DomainShutoff, libvirt.DomainShutoffDestroyed, "")
+	f(libvirt.DomainShutoff, libvirt.DomainShutoffMigrated, "moved to another host")
+	f(libvirt.DomainRunning, 0, "started again")
 }
 
 // domainLife takes a machine through its life, each call twice, and by two drivers that know nothing of

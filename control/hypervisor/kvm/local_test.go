@@ -8,25 +8,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/control/hypervisor"
+	"github.com/holdfast-dr/holdfast/control/hypervisor/kvm/kvmtest"
 )
-
-// bootSector says HELLO on the first serial port, and turns the machine off when its power button is pressed.
-var bootSector = append(slices.Concat([]byte{
-	0x31, 0xc0, 0x8e, 0xd8, 0xfc, // ds = 0, upwards
-	0xba, 0x02, 0x06, 0xb8, 0x00, 0x01, 0xef, // the power button counts
-	0xbe, 0x31, 0x7c, // each byte of what stands behind
-	0xac, 0x84, 0xc0, 0x74, 0x06, 0xba, 0xf8, 0x03, 0xee, 0xeb, 0xf5,
-	0xba, 0x00, 0x06, 0xed, 0xf6, 0xc4, 0x01, 0x74, 0xf7, // until it is pressed
-	0xba, 0x04, 0x06, 0xb8, 0x00, 0x20, 0xef, // off
-	0xeb, 0xfe, 0, 0, 0, 0, 0,
-}, []byte("HELLO\n"), make([]byte, 510-49-6)), 0x55, 0xaa)
 
 // served has a disk with the boot sector served over NBD, as a view is.
 func served(t *testing.T) hypervisor.Disk {
@@ -41,7 +30,7 @@ func served(t *testing.T) hypervisor.Disk {
 		t.Fatal(err)
 	}
 	disk, socket := filepath.Join(dir, "disk"), filepath.Join(dir, "nbd")
-	if err := os.WriteFile(disk, append(bytes.Clone(bootSector), make([]byte, 1<<20-512)...), 0o600); err != nil {
+	if err := os.WriteFile(disk, append(bytes.Clone(kvmtest.BootSector), make([]byte, 1<<20-512)...), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	c := exec.Command("qemu-nbd", "--persistent", "--socket", socket, "-x", "data", "-f", "raw", disk)

@@ -1,0 +1,60 @@
+package kvm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/digitalocean/go-libvirt"
+
+	"github.com/holdfast-dr/holdfast/control/config"
+	"github.com/holdfast-dr/holdfast/control/hypervisor"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+)
+
+// EndDomain turns a domain off, of whomever, and returns once libvirt says that it is. Gracefully, its guest is asked
+// by its agent where it has one, or else by its power button. A domain that libvirt does not have, or has no more since it
+// was moved to another host, may run there: that is an error.
+func EndDomain(ctx context.Context, where config.Hypervisor, name string, how hypervisor.How) error {
+	l, err := NewLibvirt(where.Socket, where.URI, "/")
+	if err != nil {
+		return err
+	}
+	err = l.with(ctx, func(c *libvirt.Libvirt) error {
+		d, err := c.DomainLookupByName(name)
+		if libvirt.IsNotFound(err) {
+			return errors.New("libvirt does not have it")
+		}
+		if err != nil {
+			return err
+		}
+		if kept, err := c.DomainIsPersistent(d); err != nil {
+			return err
+		} else if kept == 0 {
+			return errors.New("it is transient: once it is gone nobody can tell whether it is off or was moved to another host")
+		}
+		if err := turnOff(ctx, c, d, how, libvirt.DomainShutdownDefault); err != nil {
+			return err
+		}
+		state, reason, err := c.DomainGetState(d, 0)
+		if err != nil {
+			return err
+		}
+		return isOff(libvirt.DomainState(state), libvirt.DomainShutoffReason(reason))
+	})
+	if err != nil {
+		return fmt.Errorf("domain %s: %w", name, err)
+	}
+	return nil
+}
+
+// isOff says why a domain of which libvirt says so may run all the same.
+func isOff(state libvirt.DomainState, reason libvirt.DomainShutoffReason) error {
+	switch {
+	case state != libvirt.DomainShutoff:
+		return errors.New("it was started again")
+	case reason == libvirt.DomainShutoffMigrated && !invariant.Planted("kvm/moved-is-off"):
+		return errors.New("it was moved to another host")
+	}
+	return nil
+}
