@@ -5,7 +5,6 @@ package scenario_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"sync"
 	"testing"
@@ -188,7 +187,7 @@ func TestEndToEndOverSharedMemory(t *testing.T) {
 		if v, err := l.Compare(t.Context(), c.ID, 1, h, corpus, false); err != nil {
 			t.Errorf("checkpoint %s: %v", c.ID, err)
 		} else {
-			t.Log(fmt.Sprintf("checkpoint %s: %d of %d operations", c.ID, v.Included, v.Answered))
+			t.Logf("checkpoint %s: %d of %d operations", c.ID, v.Included, v.Answered)
 		}
 	}
 }
