@@ -10,7 +10,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"path"
 	"path/filepath"
 	"time"
@@ -82,11 +81,11 @@ func (b *bundler) write(ctx context.Context, from time.Time, give func([]byte) e
 	}
 	for _, l := range b.logs {
 		steps = append(steps, func() error {
-			return b.addLog(a, path.Join("logs", l.Name+".log"), l.Path, logQuery{from: from, bytes: bundleLog})
+			return b.addLog(ctx, a, path.Join("logs", l.Name+".log"), l.Path, logQuery{from: from, bytes: bundleLog})
 		})
 	}
 	steps = append(steps, func() error {
-		return b.addLog(a, "audit.jsonl", b.audit, logQuery{bytes: bundleAudit})
+		return b.addLog(ctx, a, "audit.jsonl", b.audit, logQuery{bytes: bundleAudit})
 	}, func() error {
 		text, err := json.MarshalIndent(a.Manifest, "", "  ")
 		if err != nil {
@@ -174,7 +173,7 @@ func (b *bundler) addConfig(a *archive, file string) error {
 		}
 		name = path.Join("configs", fmt.Sprintf("%d-%s", n, filepath.Base(file)))
 	}
-	f, err := os.Open(file)
+	f, err := openFile(file)
 	if err != nil {
 		return a.miss(name, err)
 	}
@@ -186,10 +185,12 @@ func (b *bundler) addConfig(a *archive, file string) error {
 	return a.clean(name, string(text))
 }
 
-func (b *bundler) addLog(a *archive, name, file string, q logQuery) error {
-	found, end, err := readLog(file, q)
+func (b *bundler) addLog(ctx context.Context, a *archive, name, file string, q logQuery) error {
+	found, end, err := readLog(ctx, file, q)
 	end.close()
-	if err != nil {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	} else if err != nil {
 		return a.miss(name, err)
 	}
 	clean := found.clean

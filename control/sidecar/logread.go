@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
@@ -35,6 +36,25 @@ func rotated(path string) (files []string) {
 		files = append(files, path)
 	}
 	return files
+}
+
+var errNoFile = errors.New("it is not a regular file")
+
+// openFile opens what the configuration names for reading, if it is a file: opening a pipe would wait for whoever writes into it, and
+// a device may have no end.
+func openFile(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() && !invariant.Planted("control/sidecar/any-file") {
+		err = &fs.PathError{Op: "open", Path: path, Err: errNoFile}
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // logQuery says which lines are asked for.
@@ -88,8 +108,10 @@ func (t *tail) add(line string) {
 
 // logEnd is where reading stopped: in this file, which is open, after so many bytes of whole lines.
 type logEnd struct {
-	file *os.File // nil when there is none yet
-	at   int64
+	file   *os.File // nil when there is none yet
+	at     int64
+	size   int64 // as it was when it was last read to its end
+	within bool  // at is within a line that is too long: the rest of it is not told
 }
 
 func (e *logEnd) close() {
@@ -98,8 +120,8 @@ func (e *logEnd) close() {
 	}
 }
 
-// readLog gathers the lines of a query over all files of a log. end is where the newest goes on.
-func readLog(path string, q logQuery) (t *tail, end logEnd, err error) {
+// readLog gathers the lines of a query over all files of a log, until ctx ends. end is where the newest goes on.
+func readLog(ctx context.Context, path string, q logQuery) (t *tail, end logEnd, err error) {
 	t = &tail{logQuery: q}
 	files, room := rotated(path), int64(maxScan)
 	// Which of them are looked at: from the newest on, as far as there is room and they can hold what is asked.
@@ -120,13 +142,13 @@ func readLog(path string, q logQuery) (t *tail, end logEnd, err error) {
 	}
 	t.above = begin > 0
 	for _, name := range files[begin:] {
-		f, err := os.Open(name)
+		f, err := openFile(name)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		} else if err != nil {
 			return t, end, err
 		}
-		n, err := eachLine(f, t.add)
+		n, err := eachLine(until{ctx, f}, t.add)
 		if err != nil {
 			return t, end, errors.Join(err, f.Close())
 		}
@@ -137,6 +159,19 @@ func readLog(path string, q logQuery) (t *tail, end logEnd, err error) {
 		end = logEnd{file: f, at: n}
 	}
 	return t, end, nil
+}
+
+// until reads until ctx ends.
+type until struct {
+	ctx context.Context
+	io.Reader
+}
+
+func (u until) Read(p []byte) (int, error) {
+	if err := u.ctx.Err(); err != nil && !invariant.Planted("control/sidecar/reads-on") {
+		return 0, err
+	}
+	return u.Reader.Read(p)
 }
 
 // eachLine gives whole lines, without their ends, and returns the bytes that they took. A long one is cut; what
@@ -195,13 +230,16 @@ func (e *logEnd) more(path string, give func([]string) error) error {
 				return err
 			}
 			if info.Size() < e.at && !invariant.Planted("control/sidecar/emptied-log") {
-				e.at = 0
+				e.at, e.within = 0, false
 			}
-			if err := e.rest(give); err != nil {
-				return err
+			if info.Size() != e.size { // what is not ended yet need not be looked at again
+				e.size = info.Size()
+				if err := e.rest(give); err != nil {
+					return err
+				}
 			}
 		}
-		f, err := os.Open(path)
+		f, err := openFile(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil // between two files, or not yet
 		} else if err != nil {
@@ -216,7 +254,7 @@ func (e *logEnd) more(path string, give func([]string) error) error {
 			}
 			e.file.Close()
 		}
-		e.file, e.at = f, 0
+		*e = logEnd{file: f}
 	}
 }
 
@@ -232,13 +270,19 @@ func (e *logEnd) rest(give func([]string) error) error {
 		if failed != nil {
 			return
 		}
+		if e.within {
+			e.within = false
+			return
+		}
 		lines = append(lines, line)
 		if size += len(line); size >= pieceBytes {
 			failed = give(lines)
 			lines, size = nil, 0
 		}
 	})
-	e.at += n
+	if e.at += n; e.size-e.at > maxLine { // or all of it would be read again whenever some is added
+		e.at, e.within = e.size, true
+	}
 	if err = errors.Join(err, failed); err != nil || len(lines) == 0 {
 		return err
 	}

@@ -57,7 +57,7 @@ func (l *logs) List(context.Context, *holdfastv1.LogsServiceListRequest) (*holdf
 			one.Files++
 			one.Changed = api.Timestamp(info.ModTime())
 		}
-		if c, err := os.Open(f.Path); err != nil {
+		if c, err := openFile(f.Path); err != nil {
 			one.Problem = problem(err)
 		} else {
 			c.Close()
@@ -179,10 +179,13 @@ func (l *logs) Read(ctx context.Context, r *holdfastv1.LogsServiceReadRequest, t
 		return err
 	}
 	defer free()
-	found, end, err := readLog(file.Path, q)
+	found, end, err := readLog(ctx, file.Path, q)
+	if err == nil && !r.Follow && len(found.kept) == 0 { // no lines, or nothing that could be read?
+		err = readable(file.Path)
+	}
 	if err != nil {
 		end.close()
-		return api.Errorf(api.Unavailable, "see that the sidecar may read it", "the log %s: %s", file.Name, problem(err))
+		return unread(file, err)
 	}
 	clean := found.clean
 	give := func(lines []string) error {
@@ -211,7 +214,27 @@ func (l *logs) Read(ctx context.Context, r *holdfastv1.LogsServiceReadRequest, t
 		return err
 	}
 	found = nil // what was told needs no memory
-	return follow(ctx, file.Path, end, give)
+	return unread(file, follow(ctx, file.Path, end, give))
+}
+
+// readable says what keeps a file from being read; that it is between two rotations does not.
+func readable(path string) error {
+	f, err := openFile(path)
+	switch {
+	case err == nil:
+		return f.Close()
+	case errors.Is(err, fs.ErrNotExist) && len(rotated(path)) > 0:
+		return nil
+	}
+	return err
+}
+
+// unread is an error of reading a log as callers hear it. Others are theirs, or of their way.
+func unread(file config.SidecarLog, err error) error {
+	if _, ok := errors.AsType[*fs.PathError](err); !ok {
+		return err
+	}
+	return api.Errorf(api.Unavailable, "see that the sidecar may read it", "the log %s: %s", file.Name, problem(err))
 }
 
 // Bundle implements api.LogsHandler.

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -52,7 +53,7 @@ func TestReadLog(t *testing.T) {
 		if q.bytes == 0 {
 			q.bytes = readDefault
 		}
-		got, end, err := readLog(path, q)
+		got, end, err := readLog(t.Context(), path, q)
 		end.close()
 		var words []string
 		for _, line := range got.kept {
@@ -72,15 +73,15 @@ func TestReadLog(t *testing.T) {
 	f(logQuery{lines: 2}, true, "xxxxxxxxxx", "?")
 	f(logQuery{bytes: 10}, true, "?")
 	f(logQuery{from: at(9)}, false)
-	long, end, err := readLog(path, logQuery{bytes: readDefault, lines: 2})
+	long, end, err := readLog(t.Context(), path, logQuery{bytes: readDefault, lines: 2})
 	end.close()
 	if err != nil || len(long.kept[0]) != maxLine+3 || !strings.HasSuffix(long.kept[0], "...") {
 		t.Errorf("a long line has %d bytes", len(long.kept[0]))
 	}
-	if got, end, err := readLog(filepath.Join(t.TempDir(), "none"), logQuery{}); err != nil || len(got.kept) != 0 || end.file != nil {
+	if got, end, err := readLog(t.Context(), filepath.Join(t.TempDir(), "none"), logQuery{}); err != nil || len(got.kept) != 0 || end.file != nil {
 		t.Errorf("a log that is not there: %v, %v", got, err)
 	}
-	if _, _, err := readLog(t.TempDir(), logQuery{}); err == nil {
+	if _, _, err := readLog(t.Context(), t.TempDir(), logQuery{}); err == nil {
 		t.Error("a folder is read as a log")
 	}
 }
@@ -195,6 +196,131 @@ func TestLogsRefuse(t *testing.T) {
 	if err := c.Logs.Read(t.Context(), &holdfastv1.LogsServiceReadRequest{Log: "a"}, func(*holdfastv1.LogsServiceReadResponse) error { return enough }); !errors.Is(err, enough) {
 		t.Error(err)
 	}
+}
+
+// TestLogsThatAreNoFiles: a pipe, into which nobody writes, keeps nobody waiting, nor does what stands where a log should; callers hear what it is, and not
+// where.
+func TestLogsThatAreNoFiles(t *testing.T) {
+	dir := t.TempDir()
+	pipe, log, none := filepath.Join(dir, "pipe"), filepath.Join(dir, "vra.log"), filepath.Join(dir, "none")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	writeLines(t, log, "first")
+	w := open(t, func(c *config.Sidecar) {
+		c.Logs = []config.SidecarLog{{Name: "pipe", Path: pipe}, {Name: "vra", Path: log}, {Name: "none", Path: none}, {Name: "null", Path: "/dev/null"}, {Name: "under", Path: filepath.Join(log, "x")}}
+		c.Configs = []string{filepath.Join(dir, "vra.yaml")}
+	})
+	if err := syscall.Mkfifo(w.cfg.Configs[0], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := w.client(api.RoleAdmin)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	list, err := c.Logs.List(ctx, &holdfastv1.LogsServiceListRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var problems []string
+	for _, l := range list.Logs {
+		problems = append(problems, l.Problem)
+	}
+	const noFile, absent = "it is not a regular file", "no such file or directory"
+	if want := []string{noFile, "", absent, noFile, "not a directory"}; !slices.Equal(problems, want) {
+		t.Errorf("problems %q, want %q", problems, want)
+	}
+	first := make(chan string, 1)
+	read := func(name string, follow bool) error {
+		return c.Logs.Read(ctx, &holdfastv1.LogsServiceReadRequest{Log: name, Follow: follow}, func(m *holdfastv1.LogsServiceReadResponse) error {
+			first <- m.Lines[0]
+			return nil
+		})
+	}
+	refused := func(name string, err error, says string) {
+		t.Helper()
+		failure(t, name, err, api.Unavailable, "the log "+name+": "+says)
+		if strings.Contains(err.Error(), dir) {
+			t.Errorf("%s: where it is stands in %q", name, err)
+		}
+	}
+	for _, follow := range []bool{false, true} {
+		refused("pipe", read("pipe", follow), noFile)
+		refused("under", read("under", follow), "not a directory")
+	}
+	refused("none", read("none", false), absent)
+	ends := make(chan error, 1)
+	go func() { ends <- read("vra", true) }()
+	<-first
+	if err := os.Rename(pipe, log); err != nil {
+		t.Fatal(err)
+	}
+	refused("vra", <-ends, noFile)
+	var all bytes.Buffer
+	if err := c.Logs.Bundle(ctx, &holdfastv1.LogsServiceBundleRequest{}, func(m *holdfastv1.LogsServiceBundleResponse) error {
+		all.Write(m.Tar)
+		return nil
+	}); err != nil || strings.Count(all.String(), noFile) != 3 {
+		t.Errorf("a bundle, %v: %s", err, &all)
+	}
+}
+
+// TestGivenUpReading: nothing more is read for a caller that went away.
+func TestGivenUpReading(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "vra.log")
+	writeLines(t, path, "first")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	got, end, err := readLog(ctx, path, logQuery{bytes: readDefault})
+	end.close()
+	if !errors.Is(err, context.Canceled) || len(got.kept) > 0 {
+		t.Errorf("%q, %v", got.kept, err)
+	}
+	b := &bundler{}
+	if err := b.addLog(ctx, &archive{}, "vra.log", path, logQuery{bytes: readDefault}); !errors.Is(err, context.Canceled) {
+		t.Errorf("in a bundle: %v", err)
+	}
+}
+
+// TestEndlessLineIsNotReadAgain: nothing of a line is told that is too long before it ends, nor is it read anew whenever it grows.
+func TestEndlessLineIsNotReadAgain(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "vra.log")
+	add := func(text string) {
+		t.Helper()
+		f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if _, err := f.WriteString(text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	add("first\npassword=" + strings.Repeat("x", 2*maxLine))
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	end := logEnd{file: f}
+	defer func() { end.close() }()
+	var heard []string
+	more := func(unread int64, want ...string) {
+		t.Helper()
+		heard = nil
+		if err := end.more(path, func(lines []string) error { heard = append(heard, lines...); return nil }); err != nil {
+			t.Fatal(err)
+		}
+		if at, err := f.Seek(0, io.SeekEnd); err != nil || at-end.at != unread || !slices.Equal(heard, want) {
+			t.Errorf("heard %q, %d bytes unread, %v; want %q, %d", heard, at-end.at, err, want, unread)
+		}
+	}
+	more(0, "first")
+	more(0)
+	add("of it")
+	more(5)
+	add(" the end\nnext\nand")
+	more(3, "next")
+	add(" more\n")
+	more(0, "and more")
 }
 
 func TestPlaces(t *testing.T) {
@@ -481,7 +607,7 @@ func TestRedactCut(t *testing.T) {
 	writeLines(t, path, body[1:]...)
 	writeLines(t, path, "secret: |", "  hunter2", "  hunter3", "last")
 	for n := 1; n <= len(body)+5; n++ {
-		found, end, err := readLog(path, logQuery{lines: n, bytes: readDefault})
+		found, end, err := readLog(t.Context(), path, logQuery{lines: n, bytes: readDefault})
 		end.close()
 		if err != nil || len(found.kept) != n {
 			t.Fatalf("%d lines: %q, %v", n, found.kept, err)
