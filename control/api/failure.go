@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 
 	"connectrpc.com/connect"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
@@ -84,6 +85,9 @@ func AsFailure(err error) *Failure {
 		return f
 	}
 	f.Code, f.Message = Code(ce.Code().String()), ce.Message()
+	if !Said(err) && errors.Is(err, io.ErrUnexpectedEOF) { // the connection ended within a message, which is no fault of the request
+		f.Code = Unavailable
+	}
 	for _, d := range ce.Details() {
 		if m, err := d.Value(); err == nil {
 			if info, ok := m.(*holdfastv1.ErrorInfo); ok {

@@ -17,6 +17,7 @@ import (
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
 	"github.com/holdfast-dr/holdfast/control/config"
+	"github.com/holdfast-dr/holdfast/control/pairing"
 )
 
 func TestCallsArePassedOn(t *testing.T) {
@@ -323,9 +324,65 @@ func TestVRAHangs(t *testing.T) {
 	failure(t, "what watchers of one that is still opening are told", err, api.Unavailable, "has not told how its groups stand", "still opening")
 }
 
-// TestCertificatesAreReadAgain: who came with the old CA is refused from then on.
+// TestCertificatesAreReadAgain: who came with the old CA is refused from then on, on connections of before too.
 func TestCertificatesAreReadAgain(t *testing.T) {
 	w := open(t, nil)
+	watch := func() (ended chan error) {
+		c, heard := w.client(api.RoleMonitor), make(chan struct{}, 1)
+		ended = make(chan error, 1)
+		go func() {
+			ended <- c.Watch.Watch(t.Context(), &holdfastv1.WatchServiceWatchRequest{}, func(*holdfastv1.WatchServiceWatchResponse) error {
+				heard <- struct{}{}
+				return nil
+			})
+		}()
+		<-heard
+		return ended
+	}
+	ask := func(c *api.Client) error {
+		_, err := c.Status.Get(t.Context(), &holdfastv1.StatusServiceGetRequest{})
+		return err
+	}
+	renew := func() {
+		t.Helper()
+		leaf, err := w.ca.IssueAt(pairing.Identity{Role: api.RoleSidecar, ID: "vra-1"}, pairing.Hosts{"127.0.0.1"}, time.Now(), time.Hour)
+		if err := errors.Join(err, os.Remove(w.cfg.TLS.CA), os.Remove(w.cfg.TLS.Cert), os.Remove(w.cfg.TLS.Key)); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(w.ca.Save(w.cfg.TLS.CA, filepath.Join(t.TempDir(), "ca-key.pem")), leaf.Save(w.cfg.TLS.Cert, w.cfg.TLS.Key), w.car.Reload()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ended, of := watch(), w.client(api.RoleAdmin)
+	if err := ask(of); err != nil {
+		t.Fatal(err)
+	}
+	renew()
+	select {
+	case err := <-ended:
+		t.Errorf("a new certificate of the same CA ends a stream: %v", err)
+	default:
+	}
+	var err error
+	if w.ca, err = pairing.NewCA("west", time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	renew()
+	failure(t, "a stream of before", <-ended, api.Unavailable)
+	failure(t, "with a certificate of before", ask(of), api.Unavailable)
+	if said := w.said.String(); strings.Count(said, "reason=wrong-ca certificate=west/monitor/ann") != 1 || !strings.Contains(said, "reason=wrong-ca certificate=west/admin/ann") {
+		t.Errorf("the log does not name who was refused: %s", said)
+	}
+	if err := ask(w.client(api.RoleAdmin)); err != nil {
+		t.Errorf("with one of the new CA: %v", err)
+	}
+	for _, c := range w.car.conns {
+		c.mu.Lock()
+		if len(c.mu.known) > c.mu.open {
+			t.Errorf("%d connections are judged, %d are open", len(c.mu.known), c.mu.open)
+		}
+		c.mu.Unlock()
+	}
 	if err := os.WriteFile(w.cfg.TLS.Cert, []byte("nothing"), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -1,8 +1,9 @@
 package sidecar
 
 import (
-	"crypto/x509"
+	"crypto/tls"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"sync"
@@ -22,12 +23,13 @@ type limited struct {
 		open  int
 		hosts map[netip.Prefix]int // without zeroes, as names
 		names map[string]int
+		known map[*counted]tls.ConnectionState // those whose handshake is done, with what it showed
 	}
 }
 
 func newLimited(l net.Listener, count *counters) *limited {
 	limit := &limited{Listener: l, count: count}
-	limit.mu.hosts, limit.mu.names = make(map[netip.Prefix]int), make(map[string]int)
+	limit.mu.hosts, limit.mu.names, limit.mu.known = make(map[netip.Prefix]int), make(map[string]int), make(map[*counted]tls.ConnectionState)
 	return limit
 }
 
@@ -74,6 +76,18 @@ func (l *limited) take(host netip.Prefix) (why string) {
 	return ""
 }
 
+// judge closes the connections that verify refuses, by where they are from and what their handshake showed.
+func (l *limited) judge(verify func(from net.Addr, shown tls.ConnectionState) error) {
+	l.mu.Lock()
+	known := maps.Clone(l.mu.known)
+	l.mu.Unlock()
+	for c, shown := range known {
+		if verify(c.RemoteAddr(), shown) != nil {
+			c.Close()
+		}
+	}
+}
+
 // counted is a connection that leaves room when it is closed.
 type counted struct {
 	net.Conn
@@ -84,8 +98,8 @@ type counted struct {
 }
 
 // named counts a connection by the name of its certificate, which pairing has found good, or refuses it.
-func (c *counted) named(leaf *x509.Certificate) error {
-	name, err := pairing.NameOf(leaf)
+func (c *counted) named(shown tls.ConnectionState) error {
+	name, err := pairing.NameOf(shown.PeerCertificates[0])
 	if err != nil {
 		return err
 	}
@@ -100,6 +114,7 @@ func (c *counted) named(leaf *x509.Certificate) error {
 	}
 	c.name = name.String()
 	c.of.mu.names[c.name]++
+	c.of.mu.known[c] = shown
 	return nil
 }
 
@@ -112,6 +127,7 @@ func (c *counted) Close() error {
 		if c.name != "" {
 			less(c.of.mu.names, c.name)
 		}
+		delete(c.of.mu.known, c)
 	}
 	c.of.mu.Unlock()
 	return c.Conn.Close()

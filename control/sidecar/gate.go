@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -28,6 +29,7 @@ const (
 	writeWait   = 10 * time.Second
 	maxLifetime = 24 * time.Hour
 	lookingWait = 30 * time.Second // for the vra, with what changes nothing
+	sendWait    = 30 * time.Second // for a request, from its header to its end
 )
 
 // caller is who makes a call.
@@ -56,8 +58,9 @@ type gate struct {
 	count  *counters
 	audit  *audit
 	log    *slog.Logger
-	// writeWait is how long a caller may take to take in a piece of an answer.
+	// writeWait is how long a caller may take to take in a piece of an answer, and sendWait how long to send a request.
 	writeWait   time.Duration
+	sendWait    time.Duration
 	lookingWait time.Duration
 	// who tells who is at the other end of a request's connection: who, role and ends.
 	who func(r *http.Request) (caller, error)
@@ -69,6 +72,8 @@ func (g *gate) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	w := &bounded{rw, http.NewResponseController(rw), g.writeWait}
 	w.clear()       // what the request before it on a connection left
 	defer w.begin() // for what is sent when we are done
+	stream := streams[r.URL.Path]
+	sent := w.expect(r, g.sendWait)
 	c, err := g.who(r)
 	if err != nil { // the handshake has seen to it that there is one
 		api.Refuse(w, r, api.Errorf(api.PermissionDenied, "", "%v", err))
@@ -83,7 +88,6 @@ func (g *gate) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		g.refuse(w, r, c, string(pairing.Expired), api.Errorf(api.PermissionDenied, "get a new one, and connect again with it", "the certificate of %s ended at %s", c.who, c.ends.UTC().Format(time.RFC3339)))
 		return
 	}
-	stream := streams[r.URL.Path]
 	end, refused := g.limits.begin(c.who, stream)
 	if refused != "" {
 		g.refuse(w, r, c, string(refused), api.Errorf(api.Exhausted, "call again in a second", "%s is over its limit of %s at the port of %s", c.who, refused, g.port))
@@ -107,12 +111,15 @@ func (g *gate) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	}
 	ctx := context.WithValue(r.Context(), callerKey{}, c)
 	if stream {
+		sent() // its caller may go on asking
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, left)
 		defer cancel()
 	}
 	g.count.calls.Add(1)
-	g.next.ServeHTTP(w, r.WithContext(ctx))
+	passed := r.WithContext(ctx) // another than the server's, which looks at what became of its body
+	passed.Body = &body{r.Body, sent}
+	g.next.ServeHTTP(w, passed)
 }
 
 // left is how long a caller's stream may last: above 0, unless its certificate has ended.
@@ -219,6 +226,29 @@ func (b *bounded) clear() {
 	}
 }
 
+// expect has the body of a request end within a time. The caller calls sent where it need not.
+func (b *bounded) expect(r *http.Request, wait time.Duration) (sent func()) {
+	if r.Body == nil || r.Body == http.NoBody || invariant.Planted("control/sidecar/slow-requests") {
+		return func() {}
+	}
+	b.control.SetReadDeadline(time.Now().Add(wait))
+	return func() { b.control.SetReadDeadline(time.Time{}) } // or the server would take the caller for gone
+}
+
+// body is that of a request. It calls sent at its end.
+type body struct {
+	io.ReadCloser
+	sent func()
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if errors.Is(err, io.EOF) {
+		b.sent()
+	}
+	return n, err
+}
+
 func (b *bounded) Write(p []byte) (int, error) {
 	b.begin()
 	defer b.clear()
@@ -267,28 +297,44 @@ func withUID(ctx context.Context, c net.Conn) context.Context {
 	return ctx
 }
 
-// serverTLS is the TLS of a port. Whom it refuses it names in the log.
-func serverTLS(trust func() *pairing.Trust, at Port, count *counters, log *slog.Logger) *tls.Config {
-	roles := rolesAt(at)
+// handshakes is the TLS of a port.
+type handshakes struct {
+	trust func() *pairing.Trust
+	at    Port
+	count *counters
+	log   *slog.Logger
+}
+
+// config judges who connects by the trust of that moment.
+func (h *handshakes) config() *tls.Config {
+	roles := rolesAt(h.at)
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-			from := hello.Conn.RemoteAddr().String()
-			c := trust().Server(roles...)
+			began := h.trust()
+			c := began.Server(roles...)
 			c.NextProtos = []string{"h2", "http/1.1"}
-			verify := c.VerifyConnection
 			c.VerifyConnection = func(cs tls.ConnectionState) error {
-				err := verify(cs)
-				if refused, ok := errors.AsType[*pairing.Refused](err); ok {
-					count.refused(string(refused.Reason))
-					count.lines.warn(log, "connection refused", "from", from, "port", at, "reason", refused.Reason, "certificate", refused.Name, "err", refused.Err)
-				}
+				err := h.verify(began, hello.Conn.RemoteAddr(), cs)
 				if conn, ok := hello.Conn.(*counted); ok && err == nil {
-					err = conn.named(cs.PeerCertificates[0])
+					err = conn.named(cs)
+				}
+				if now := h.trust(); now != began && err == nil { // it changed before the connection was among those that judge looks at
+					err = h.verify(now, hello.Conn.RemoteAddr(), cs)
 				}
 				return err
 			}
 			return c, nil
 		},
 	}
+}
+
+// verify judges the certificate that the other end showed. Whom it refuses it names in the log.
+func (h *handshakes) verify(trust *pairing.Trust, from net.Addr, cs tls.ConnectionState) error {
+	err := trust.Server(rolesAt(h.at)...).VerifyConnection(cs)
+	if refused, ok := errors.AsType[*pairing.Refused](err); ok {
+		h.count.refused(string(refused.Reason))
+		h.count.lines.warn(h.log, "connection refused", "from", from, "port", h.at, "reason", refused.Reason, "certificate", refused.Name, "err", refused.Err)
+	}
+	return err
 }

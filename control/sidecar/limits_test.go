@@ -195,6 +195,43 @@ func TestConnectionsOfAName(t *testing.T) {
 	}
 }
 
+// TestSlowRequestIsGivenUp: who sends part of a request and then nothing does not hold a place for ever. An answer may come later than
+// requests may.
+func TestSlowRequestIsGivenUp(t *testing.T) {
+	w := open(t, nil)
+	for _, p := range w.car.ports {
+		p.gate.sendWait, p.gate.lookingWait = 100*time.Millisecond, time.Second
+	}
+	c := w.trust(api.RoleMonitor, "ann").Client(api.RoleSidecar)
+	c.NextProtos = []string{"http/1.1"}
+	for _, path := range []string{"/holdfast.v1.StatusService/Get", "/holdfast.v1.GroupsService/Pause", "/nowhere"} {
+		s, err := tls.Dial("tcp", w.addresses().Commands, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.SetDeadline(time.Now().Add(20 * time.Second))
+		fmt.Fprintf(s, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n{", path)
+		if all, err := io.ReadAll(s); err != nil { // until it is closed
+			t.Errorf("%s: %v after %q", path, err, all)
+		}
+		s.Close()
+	}
+	w.vra.set(func() { w.vra.hangs = true })
+	for _, h2 := range []bool{false, true} {
+		plain := w.plain(w.trust(api.RoleMonitor, "ann").Client(api.RoleSidecar))
+		plain.Transport.(*http.Transport).ForceAttemptHTTP2 = h2
+		res, err := plain.Post("https://"+w.addresses().Commands+"/holdfast.v1.StatusService/Get", "application/json", strings.NewReader("{}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(res.Body)
+		res.Body.Close()
+		if err != nil || !strings.Contains(string(text), "did not answer in time") || (res.ProtoMajor == 2) != h2 {
+			t.Errorf("%s: %s, %v", res.Proto, text, err)
+		}
+	}
+}
+
 func TestHostOf(t *testing.T) {
 	for at, want := range map[string]string{"10.1.2.3:5": "10.1.2.3/32", "[::ffff:10.1.2.3]:5": "10.1.2.3/32", "[2001:db8:1:2:3:4:5:6]:7": "2001:db8:1:2::/64", "[fe80::1%lo]:7": "fe80::/64"} {
 		if got := hostOf(net.TCPAddrFromAddrPort(netip.MustParseAddrPort(at))).String(); got != want {

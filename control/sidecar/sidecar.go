@@ -2,6 +2,7 @@ package sidecar
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -20,6 +21,7 @@ import (
 	"github.com/holdfast-dr/holdfast/control/daemon"
 	"github.com/holdfast-dr/holdfast/control/pairing"
 	"github.com/holdfast-dr/holdfast/control/version"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 )
 
 // streams are the paths whose answers come in pieces.
@@ -46,6 +48,7 @@ type Sidecar struct {
 	audit *audit
 	count *counters
 	ports []port
+	conns []judged
 	// aliveWait is how long the own socket may take to answer.
 	aliveWait time.Duration
 }
@@ -56,6 +59,12 @@ type port struct {
 	listener net.Listener
 	server   *http.Server
 	gate     *gate
+}
+
+// judged are the connections of a port, and what judges them.
+type judged struct {
+	*limited
+	*handshakes
 }
 
 // CheckFiles tells what of the files that the configuration names would keep a sidecar from running; it makes nothing.
@@ -111,8 +120,10 @@ func Open(cfg *config.Sidecar, log *slog.Logger) (_ *Sidecar, err error) {
 			return nil, fmt.Errorf("%s: %w", p.at, err)
 		}
 		g := s.gate(p.at, services, certified)
-		s.ports = append(s.ports, port{p.at, newLimited(l, s.count), &http.Server{
-			Handler: g, TLSConfig: serverTLS(s.trust.Load, p.at, s.count, log), HTTP2: &http.HTTP2Config{MaxConcurrentStreams: maxPerConn},
+		c := judged{newLimited(l, s.count), &handshakes{s.trust.Load, p.at, s.count, log}}
+		s.conns = append(s.conns, c)
+		s.ports = append(s.ports, port{p.at, c.limited, &http.Server{
+			Handler: g, TLSConfig: c.config(), HTTP2: &http.HTTP2Config{MaxConcurrentStreams: maxPerConn},
 		}, g})
 	}
 	l, err := daemon.Listen(cfg.Socket, -1)
@@ -126,7 +137,7 @@ func Open(cfg *config.Sidecar, log *slog.Logger) (_ *Sidecar, err error) {
 
 // gate makes what answers at a port: the services that have anything to answer there, behind the port's own limits.
 func (s *Sidecar) gate(at Port, services api.Handlers, who func(*http.Request) (caller, error)) *gate {
-	g := &gate{port: at, limits: newLimits(s.cfg.Limits.Rate, s.cfg.Limits.Concurrent, time.Now), denied: newLimits(1, 1, time.Now), count: s.count, audit: s.audit, log: s.log, writeWait: writeWait, lookingWait: lookingWait, who: who, now: time.Now}
+	g := &gate{port: at, limits: newLimits(s.cfg.Limits.Rate, s.cfg.Limits.Concurrent, time.Now), denied: newLimits(1, 1, time.Now), count: s.count, audit: s.audit, log: s.log, writeWait: writeWait, sendWait: sendWait, lookingWait: lookingWait, who: who, now: time.Now}
 	switch at { // so that reflection tells what the port is for
 	case Commands:
 		services.Checkpoints, services.Logs = nil, nil
@@ -139,7 +150,7 @@ func (s *Sidecar) gate(at Port, services api.Handlers, who func(*http.Request) (
 	return g
 }
 
-// Reload reads the certificates again: connections from then on are judged by them. After an error
+// Reload reads the certificates again: connections are judged by them from then on, and those that there are. After an error
 // the present ones stay.
 func (s *Sidecar) Reload() error {
 	t, err := loadTrust(s.cfg)
@@ -147,6 +158,12 @@ func (s *Sidecar) Reload() error {
 		return err
 	}
 	s.trust.Store(t)
+	if invariant.Planted("control/sidecar/old-trust") {
+		return nil
+	}
+	for _, c := range s.conns {
+		c.judge(func(from net.Addr, shown tls.ConnectionState) error { return c.verify(t, from, shown) })
+	}
 	return nil
 }
 
