@@ -219,13 +219,13 @@ func TestOnceForgetsTheOldest(t *testing.T) {
 	calls := 0
 	call := func() (connect.AnyResponse, error) { calls++; return nil, nil }
 	for i := range onceKeys + 1 {
-		o.do(t.Context(), "p", string(rune(i)), call)
+		o.do(t.Context(), "p", string(rune(i)), nil, call)
 	}
 	if len(o.mu.answers) != onceKeys || len(o.mu.order) != onceKeys {
 		t.Errorf("%d answers, %d keys, want %d", len(o.mu.answers), len(o.mu.order), onceKeys)
 	}
-	o.do(t.Context(), "p", string(rune(1)), call) // still known
-	o.do(t.Context(), "p", string(rune(0)), call) // forgotten
+	o.do(t.Context(), "p", string(rune(1)), nil, call) // still known
+	o.do(t.Context(), "p", string(rune(0)), nil, call) // forgotten
 	if calls != onceKeys+2 {
 		t.Errorf("%d calls, want %d", calls, onceKeys+2)
 	}

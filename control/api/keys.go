@@ -33,7 +33,9 @@ const (
 // keys is the file in which a server remembers what it answered to idempotency keys, so that a repetition is answered the
 // same after it was started anew. An answer stands in it, synced, before it goes out. A line each:
 //
-//	{"procedure":"/holdfast.v1.ViewsService/Close","key":"...","answer":"BASE64","sum":CRC32 of the other three}
+//	{"procedure":"/holdfast.v1.ViewsService/Close","key":"...","request":"BASE64 of a hash","answer":"BASE64","sum":CRC32 of the others}
+//
+// What a release wrote that did not know requests is without them: it answers any request.
 //
 // What is damaged is left out: then a repetition is carried out. So it is when the file cannot be written, which the log tells.
 type keys struct {
@@ -47,12 +49,17 @@ type keys struct {
 type keyed struct {
 	Procedure string `json:"procedure"`
 	Key       string `json:"key"`
+	Request   []byte `json:"request,omitempty"` // requestSum
 	Answer    []byte `json:"answer"`
 	Sum       uint32 `json:"sum"`
 }
 
 func (k *keyed) sum() uint32 {
-	return crc32.ChecksumIEEE(bytes.Join([][]byte{[]byte(k.Procedure), []byte(k.Key), k.Answer}, []byte{0}))
+	parts := [][]byte{[]byte(k.Procedure), []byte(k.Key), k.Answer}
+	if len(k.Request) > 0 {
+		parts = append(parts, k.Request)
+	}
+	return crc32.ChecksumIEEE(bytes.Join(parts, []byte{0}))
 }
 
 // read tells each answer of the file, the oldest first.
@@ -101,16 +108,16 @@ func (k *keyed) response() (connect.AnyResponse, error) {
 }
 
 // line is what stands in the file of an answer; nil when it is too long.
-func line(procedure, key string, res connect.AnyResponse) ([]byte, error) {
-	m, ok := res.Any().(proto.Message)
+func line(procedure, key string, a *answer) ([]byte, error) {
+	m, ok := a.res.Any().(proto.Message)
 	if !ok {
-		return nil, fmt.Errorf("BUG: %s answers a %T", procedure, res.Any())
+		return nil, fmt.Errorf("BUG: %s answers a %T", procedure, a.res.Any())
 	}
 	answer, err := proto.Marshal(m)
 	if err != nil {
 		return nil, err
 	}
-	one := keyed{Procedure: procedure, Key: key, Answer: answer}
+	one := keyed{Procedure: procedure, Key: key, Request: a.request, Answer: answer}
 	one.Sum = one.sum()
 	text, err := json.Marshal(one)
 	if err != nil || len(text) >= keyLine {

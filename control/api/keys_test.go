@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -111,7 +112,7 @@ func TestKeysFileFails(t *testing.T) {
 	call := func(key string, complains bool) {
 		t.Helper()
 		said.Reset()
-		res, err := o.do(t.Context(), "/holdfast.v1.ViewsService/Open", key, answer(key))
+		res, err := o.do(t.Context(), "/holdfast.v1.ViewsService/Open", key, nil, answer(key))
 		if err != nil || res.Any().(*holdfastv1.ViewsServiceOpenResponse).View.Id != key {
 			t.Errorf("%s: %v, %v", key, res, err)
 		}
@@ -175,10 +176,11 @@ func TestKeysFileIsBounded(t *testing.T) {
 	defer o.close()
 	volume := &holdfastv1.ViewVolume{Name: strings.Repeat("x", 45<<10)}
 	for i := range 140 {
-		o.do(t.Context(), "/holdfast.v1.ViewsService/Open", fmt.Sprint(i%50), func() (connect.AnyResponse, error) {
+		o.do(t.Context(), "/holdfast.v1.ViewsService/Open", fmt.Sprint(i%50), nil, func() (connect.AnyResponse, error) {
 			return connect.NewResponse(&holdfastv1.ViewsServiceOpenResponse{View: &holdfastv1.View{Volumes: []*holdfastv1.ViewVolume{volume}}}), nil
 		})
-		o.forget("/holdfast.v1.ViewsService/Open" + keySeparator + fmt.Sprint(i%50-1))
+		old := "/holdfast.v1.ViewsService/Open" + keySeparator + fmt.Sprint(i%50-1)
+		o.forget(old, o.mu.answers[old])
 	}
 	if fi, err := os.Stat(o.file.path); err != nil || fi.Size() > keysMost+keyLine || fi.Size() != o.file.size {
 		t.Errorf("%v, %v", fi, err)
@@ -200,4 +202,97 @@ func FuzzKeysFile(f *testing.F) {
 			}
 		})
 	})
+}
+
+// TestKeyOfAnotherRequest: who uses a key again for something else is told so, and not that it is done; after a restart too.
+func TestKeyOfAnotherRequest(t *testing.T) {
+	v := opener()
+	c := DialUnix(start(t, v, os.Getuid()))
+	defer c.Close()
+	open := func(group string) error {
+		_, err := c.Views.Open(t.Context(), &holdfastv1.ViewsServiceOpenRequest{Group: group, IdempotencyKey: "k"})
+		return err
+	}
+	if err := errors.Join(open("shop"), open("shop")); err != nil {
+		t.Fatal(err)
+	}
+	if f := AsFailure(open("till")); f == nil || f.Code != InvalidArgument || !strings.Contains(f.Error(), "another request before; draw a new key") || v.opened != 1 {
+		t.Errorf("%+v after %d calls", f, v.opened)
+	}
+
+	file := filepath.Join(t.TempDir(), "keys.jsonl")
+	// As the release before requests were known wrote it.
+	old := `{"procedure":"/holdfast.v1.ViewsService/Open","key":"old","answer":"CgQKAnY3","sum":834899057}` + "\n"
+	if err := os.WriteFile(file, []byte(old), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for nth := range 3 {
+		o, calls := newOnce(), 0
+		if err := o.keep(file, slog.New(slog.DiscardHandler)); err != nil {
+			t.Fatal(err)
+		}
+		do := func(key, group string, want Code) {
+			t.Helper()
+			res, err := o.do(t.Context(), "/holdfast.v1.ViewsService/Open", key, requestSum(&holdfastv1.ViewsServiceOpenRequest{Group: group}), func() (connect.AnyResponse, error) {
+				calls++
+				return connect.NewResponse(&holdfastv1.ViewsServiceOpenResponse{}), nil
+			})
+			if f := AsFailure(err); want == "" && (err != nil || res == nil) || want != "" && (f == nil || f.Code != want) {
+				t.Errorf("start %d: %s of %s: %v, %v, want %q", nth, key, group, res, err, want)
+			}
+		}
+		do("old", "shop", "")
+		do("old", "till", "")
+		do("new", "shop", "")
+		do("new", "till", InvalidArgument)
+		if calls > 1 || nth > 0 && calls > 0 {
+			t.Errorf("start %d: %d calls", nth, calls)
+		}
+		if nth == 1 { // a new file has in it what the old one had
+			if err := o.file.rewrite(o.lines()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := o.close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestACallUnderWayKeepsItsKey however many come after it: a repetition waits for it.
+func TestACallUnderWayKeepsItsKey(t *testing.T) {
+	o, fails := newOnce(), errors.New("not this time")
+	res := connect.NewResponse(&holdfastv1.ViewsServiceOpenResponse{})
+	for _, want := range []error{nil, fails} {
+		began, end, done := make(chan struct{}), make(chan struct{}), make(chan error)
+		go func() {
+			_, err := o.do(t.Context(), "p", "long", nil, func() (connect.AnyResponse, error) {
+				close(began)
+				<-end
+				return res, want
+			})
+			done <- err
+		}()
+		<-began
+		for i := range 2 * onceKeys {
+			o.do(t.Context(), "p", fmt.Sprint(i), nil, func() (connect.AnyResponse, error) { return res, nil })
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := o.do(ctx, "p", "long", nil, func() (connect.AnyResponse, error) { panic("it runs twice") }); AsFailure(err).Code != Canceled {
+			t.Error(err)
+		}
+		close(end)
+		if err := <-done; !errors.Is(err, want) {
+			t.Errorf("%v, want %v", err, want)
+		}
+		if len(o.mu.answers) != len(o.mu.order) || len(o.mu.order) > onceKeys {
+			t.Errorf("%d answers, %d keys", len(o.mu.answers), len(o.mu.order))
+		}
+		o.forget("p"+keySeparator+"long", o.mu.answers["p"+keySeparator+"long"])
+	}
+	kept := o.mu.order[0]
+	if o.forget(kept, &answer{}); o.mu.order[0] != kept {
+		t.Error("an answer is forgotten for another")
+	}
 }

@@ -68,7 +68,7 @@ func Mux(h Handlers, maxRequest int, around Around) http.Handler {
 // mux mounts the services.
 func (h Handlers) mux(maxRequest int, wrap connect.UnaryInterceptorFunc) *http.ServeMux {
 	mux := http.NewServeMux()
-	opts := []connect.HandlerOption{connect.WithInterceptors(untilEnd{}, wrap), connect.WithReadMaxBytes(maxRequest)}
+	opts := []connect.HandlerOption{connect.WithInterceptors(untilEnd{}, wrap), connect.WithReadMaxBytes(maxRequest), inJSON}
 	var names []string
 	mount := func(name string) func(path string, handler http.Handler) {
 		names = append(names, name)

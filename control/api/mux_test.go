@@ -3,16 +3,21 @@ package api
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"connectrpc.com/grpcreflect"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/types/known/structpb"
+
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
 )
 
@@ -50,6 +55,58 @@ func TestReflection(t *testing.T) {
 	files, err := stream.FileContainingSymbol("holdfast.v1.StatusService")
 	if err != nil || len(files) == 0 {
 		t.Errorf("%v, %v", files, err)
+	}
+}
+
+// TestStrictRequests: what is mistyped in JSON is refused, and so is what a newer caller says that changes something.
+func TestStrictRequests(t *testing.T) {
+	v := opener()
+	path := start(t, v, os.Getuid())
+	c := DialUnix(path)
+	defer c.Close()
+	post := func(kind, call, text string) string {
+		t.Helper()
+		res, err := (&http.Client{Transport: c.transport}).Post("http://vra/holdfast.v1."+call, kind, strings.NewReader(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		all, err := io.ReadAll(res.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(all)
+	}
+	for _, kind := range []string{"application/json", "application/json; charset=utf-8"} {
+		for what, want := range map[string]string{`{"grup":"shop"}`: `unknown field`, ``: `an empty request is {}`, `{`: `unexpected EOF`, `{"group":"shop"}`: `"view"`, `{"group":7}`: `invalid value for string field group`} {
+			if got := post(kind, "ViewsService/Open", what); !strings.Contains(got, want) {
+				t.Errorf("%s: %s is answered %s", kind, what, got)
+			}
+		}
+		if got := post(kind, "StatusService/Get", `{"grup":"shop"}`); !strings.Contains(got, "unknown field") {
+			t.Errorf("%s", got)
+		}
+	}
+	before := v.opened
+	r := &holdfastv1.ViewsServiceOpenRequest{Group: "shop"}
+	r.ProtoReflect().SetUnknown(protowire.AppendVarint(protowire.AppendTag(nil, 9999, protowire.VarintType), 1))
+	_, err := c.Views.Open(t.Context(), r)
+	if f := AsFailure(err); f == nil || f.Code != Precondition || !strings.Contains(f.Error(), "does not know (services 1.1); update the vra") || v.opened != before {
+		t.Errorf("%+v after %d calls", f, v.opened-before)
+	}
+	asked := &holdfastv1.StatusServiceGetRequest{}
+	asked.ProtoReflect().SetUnknown(r.ProtoReflect().GetUnknown())
+	if _, err := c.Status.Get(t.Context(), asked); err != nil {
+		t.Errorf("what changes nothing: %v", err)
+	}
+
+	deep, err := structpb.NewStruct(map[string]any{"a": []any{1, map[string]any{"b": "c"}}})
+	if err != nil || understood(deep) != nil || understood(7) != nil {
+		t.Errorf("%v, %v", err, understood(deep))
+	}
+	deep.Fields["a"].GetListValue().Values[1].GetStructValue().Fields["b"].ProtoReflect().SetUnknown(r.ProtoReflect().GetUnknown())
+	if understood(deep) == nil {
+		t.Error("a field that is not known deep inside is not seen")
 	}
 }
 

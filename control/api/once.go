@@ -1,13 +1,17 @@
 package api
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"log/slog"
 	"reflect"
 	"slices"
 	"sync"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
+
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 )
 
@@ -34,10 +38,35 @@ type once struct {
 
 // answer is a call under way or done. ready is closed when res and err are set.
 type answer struct {
-	ready chan struct{}
-	res   connect.AnyResponse
-	err   error
-	line  []byte // in the file; nil: it is not there
+	request []byte // requestSum of it; nil: not known, as of an answer that an older release wrote down
+	ready   chan struct{}
+	res     connect.AnyResponse
+	err     error
+	line    []byte // in the file; nil: it is not there
+}
+
+// done says whether ready is closed.
+func (a *answer) done() bool {
+	select {
+	case <-a.ready:
+		return true
+	default:
+		return false
+	}
+}
+
+// requestSum tells a request from others that come with its key.
+func requestSum(m any) []byte {
+	p, ok := m.(proto.Message)
+	if !ok {
+		return nil
+	}
+	text, err := proto.MarshalOptions{Deterministic: true}.Marshal(p)
+	if err != nil {
+		return nil
+	}
+	sum := sha256.Sum256(text)
+	return sum[:16]
 }
 
 func newOnce() *once {
@@ -50,12 +79,12 @@ func newOnce() *once {
 func (o *once) keep(path string, log *slog.Logger) error {
 	k := &keys{path: path, log: log}
 	err := k.read(func(one keyed, res connect.AnyResponse) {
-		a, first := o.claim(one.Procedure + keySeparator + one.Key)
+		a, first := o.claim(one.Procedure+keySeparator+one.Key, one.Request)
 		if !first {
 			return
 		}
 		a.res = res
-		a.line, _ = line(one.Procedure, one.Key, res) // it was one
+		a.line, _ = line(one.Procedure, one.Key, a) // it was one
 		close(a.ready)
 	})
 	o.file.keys = k
@@ -69,7 +98,7 @@ func (o *once) note(procedure, key string, a *answer) {
 	if o.file.keys == nil {
 		return
 	}
-	text, err := line(procedure, key, a.res)
+	text, err := line(procedure, key, a)
 	if err != nil || text == nil {
 		o.file.log.Warn("the answer to an idempotency key is too long to be kept: a repetition would be carried out once this process has ended", "procedure", procedure, "error", err)
 		return
@@ -108,7 +137,10 @@ const keySeparator = "\x00" // between a procedure and a key
 func (o *once) wrap(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
 		key := ""
-		if m, ok := req.Any().(interface{ GetIdempotencyKey() string }); ok {
+		if m, ok := req.Any().(interface{ GetIdempotencyKey() string }); ok { // it changes something
+			if err := understood(req.Any()); err != nil {
+				return nil, onWire(err)
+			}
 			key = m.GetIdempotencyKey()
 		}
 		if len(key) > maxKey {
@@ -118,7 +150,7 @@ func (o *once) wrap(next connect.UnaryFunc) connect.UnaryFunc {
 			res, err := next(ctx, req)
 			return res, onWire(err)
 		}
-		return o.do(ctx, req.Spec().Procedure, key, func() (connect.AnyResponse, error) {
+		return o.do(ctx, req.Spec().Procedure, key, requestSum(req.Any()), func() (connect.AnyResponse, error) {
 			res, err := next(ctx, req)
 			return res, onWire(err)
 		})
@@ -126,17 +158,21 @@ func (o *once) wrap(next connect.UnaryFunc) connect.UnaryFunc {
 }
 
 // do runs call, or waits for the one with this key that runs or ran. When the first
-// caller fails (it may only have given up), the next in line runs its own call.
-func (o *once) do(ctx context.Context, procedure, key string, call func() (connect.AnyResponse, error)) (connect.AnyResponse, error) {
+// caller fails (it may only have given up), the next in line runs its own call. Another request with the key is refused: its caller would
+// take what was done for what was asked.
+func (o *once) do(ctx context.Context, procedure, key string, request []byte, call func() (connect.AnyResponse, error)) (connect.AnyResponse, error) {
 	name := procedure + keySeparator + key
 	for {
-		a, first := o.claim(name)
+		a, first := o.claim(name, request)
+		if !first && len(a.request) > 0 && !bytes.Equal(a.request, request) && !invariant.Planted("api/any-request") {
+			return nil, onWire(Errorf(InvalidArgument, "draw a new key for each request, and send it again only with the same one", "the idempotency key %.128q came with another request before", key))
+		}
 		if first {
 			a.res, a.err = call()
 			if a.err == nil {
 				o.note(procedure, key, a)
 			} else if !invariant.Planted("api/remember-failure") {
-				o.forget(name)
+				o.forget(name, a)
 			}
 			close(a.ready)
 			return a.res, a.err
@@ -165,26 +201,33 @@ func sameMessage(res connect.AnyResponse) connect.AnyResponse {
 	return another.Interface().(connect.AnyResponse)
 }
 
-// claim returns the answer of a key, and whether the caller is the one to make it.
-func (o *once) claim(key string) (*answer, bool) {
+// claim returns the answer of a key, and whether the caller is the one to make it, to this request.
+func (o *once) claim(key string, request []byte) (*answer, bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if a, ok := o.mu.answers[key]; ok {
 		return a, false
 	}
 	if len(o.mu.order) >= onceKeys {
-		delete(o.mu.answers, o.mu.order[0])
-		o.mu.order = slices.Delete(o.mu.order, 0, 1)
+		// The oldest, but no call that is under way, or its repetition would run beside it: of these there are as many as callers, and no more.
+		if i := slices.IndexFunc(o.mu.order, func(key string) bool { return o.mu.answers[key].done() }); i >= 0 {
+			delete(o.mu.answers, o.mu.order[i])
+			o.mu.order = slices.Delete(o.mu.order, i, i+1)
+		}
 	}
-	a := &answer{ready: make(chan struct{})}
+	a := &answer{request: request, ready: make(chan struct{})}
 	o.mu.answers[key] = a
 	o.mu.order = append(o.mu.order, key)
 	return a, true
 }
 
-func (o *once) forget(key string) {
+// forget lets go of a key whose answer is a.
+func (o *once) forget(key string, a *answer) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if o.mu.answers[key] != a {
+		return
+	}
 	delete(o.mu.answers, key)
 	if i := slices.Index(o.mu.order, key); i >= 0 {
 		o.mu.order = slices.Delete(o.mu.order, i, i+1)

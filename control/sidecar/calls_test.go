@@ -368,7 +368,12 @@ func TestCertificatesAreReadAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	renew()
-	failure(t, "a stream of before", <-ended, api.Unavailable)
+	select {
+	case err := <-ended:
+		failure(t, "a stream of before", err, api.Unavailable)
+	case <-time.After(20 * time.Second):
+		t.Fatal("a stream of before goes on")
+	}
 	failure(t, "with a certificate of before", ask(of), api.Unavailable)
 	if said := w.said.String(); strings.Count(said, "reason=wrong-ca certificate=west/monitor/ann") != 1 || !strings.Contains(said, "reason=wrong-ca certificate=west/admin/ann") {
 		t.Errorf("the log does not name who was refused: %s", said)

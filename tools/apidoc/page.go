@@ -26,6 +26,8 @@ carries a message and an ErrorInfo, which says what to do next.
 
 Lists come by pages: ask again with the answer's next_page_token as page_token until it is empty. A call that changes something takes an
 idempotency key: when it succeeded a repetition gets the same answer, also after the VRA was started anew, as long as it is among the last 1024.
+Another request with the key is refused with ` + "`invalid_argument`" + `, as is JSON with a field that there is not, and with ` + "`failed_precondition`" + `, where it changes something, a
+request that says more than this release knows.
 A server that is ending answers ` + "`unavailable`" + `, and ends streams with it: connect again.
 `
 
