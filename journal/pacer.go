@@ -22,7 +22,7 @@ type pacer struct {
 
 const (
 	paceFloor  = 32 << 20 // bytes a second
-	paceTimes  = 2.5      // of the intake: a pass reads what it frees, and writes most of it
+	paceTimes  = 2.1      // of the intake: a pass reads what it frees and writes most of it; more is in the way of acks
 	paceWindow = time.Second
 	paceAhead  = 20 * time.Millisecond // how much may be granted at once, of work in large pieces
 	// paceEven is the same of work in many small pieces; and how much of what was not used in

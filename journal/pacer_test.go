@@ -44,7 +44,7 @@ func TestPacer(t *testing.T) {
 			}
 			return 1000 / time.Since(began).Seconds()
 		}
-		if r := rate(0); r < 230 || r > 275 {
+		if r := rate(0); r < 195 || r > 230 {
 			t.Errorf("%.0f MiB/s beside an intake of 100", r)
 		}
 		if r := rate(500); r < 480 || r > 520 {
