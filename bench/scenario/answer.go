@@ -44,13 +44,15 @@ type ProcessStatus struct {
 	LastExit  string     `json:"last_exit,omitempty"`
 	LastDeath *time.Time `json:"last_death,omitempty"`
 	Log       string     `json:"log"`
+	SiteDown  bool       `json:"site_down,omitempty"` // its site was taken down, and it is not started again until that is up
 }
 
 // request is what the supervisor is asked: one JSON object a connection.
 type request struct {
-	Do   string      `json:"do"`             // status, link, ready, stop
+	Do   string      `json:"do"`             // status, link, site, ready, stop
 	Rate config.Rate `json:"rate,omitempty"` // link: bits per second
-	Set  string      `json:"set,omitempty"`  // link: rate, up, down
+	Set  string      `json:"set,omitempty"`  // link: rate, up, down; site: up, down
+	Site string      `json:"site,omitempty"`
 }
 
 // reply is its answer.
@@ -122,6 +124,11 @@ func (s *supervisor) do(req request, stop func()) reply {
 			return reply{Error: "link: unknown setting " + req.Set}
 		}
 		s.log.Info("link changed", "set", req.Set, "up", !s.relay.IsDown(), "rate", config.Rate(s.relay.Rate()))
+	case "site":
+		if err := s.setSite(req.Site, req.Set == "up"); err != nil {
+			return reply{Error: err.Error()}
+		}
+		s.log.Info("site changed", "site", req.Site, "set", req.Set)
 	default:
 		return reply{Error: "unknown request " + req.Do}
 	}
@@ -138,6 +145,7 @@ func (s *supervisor) status() *Status {
 		d := &st.Processes[i]
 		if life := s.mu.lives[d.Name]; life != nil {
 			d.Since, d.Restarts, d.LastExit = life.since.UTC(), life.restarts, life.lastExit
+			d.SiteDown = s.mu.down[siteOf(d.Name)] != nil
 			if !life.died.IsZero() {
 				d.LastDeath = &life.died
 			}

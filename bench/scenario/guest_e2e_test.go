@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/holdfast-dr/holdfast/bench/guest"
 )
 
 // A real guest: Debian's kernel for virtual machines and busybox, under QEMU. Its processor is
@@ -92,10 +94,10 @@ func exportOf(uri string) string {
 
 // host is what guests are made of.
 type host struct {
-	t              *testing.T
-	dir            string
-	kernel, initrd string
-	accelerator    string
+	*guest.Kit
+	t           *testing.T
+	dir         string
+	accelerator string
 }
 
 func newHost(t *testing.T) *host {
@@ -113,22 +115,7 @@ func newHost(t *testing.T) *host {
 	if err != nil {
 		t.Fatalf("no kernel for a guest: %v\n%s", err, stderrOf(err))
 	}
-	root := strings.TrimSpace(string(out))
-	h.kernel = h.only(filepath.Join(root, "boot", "vmlinuz-*"))
-	h.initrd = filepath.Join(h.dir, "initrd")
-	busybox, err := exec.LookPath("busybox")
-	if err != nil {
-		t.Fatal("busybox is not there; install it: apt-get install busybox-static")
-	}
-	var a archive
-	a.folder("bin", "dev", "proc", "mod", "new")
-	a.file("init", 0o755, h.read("testdata/guest/first"))
-	a.file("bin/busybox", 0o755, h.read(busybox))
-	for _, m := range []string{"virtio/virtio", "virtio/virtio_ring", "virtio/virtio_pci_modern_dev", "virtio/virtio_pci_legacy_dev", "virtio/virtio_pci", "block/virtio_blk"} {
-		name := h.only(filepath.Join(root, "lib", "modules", "*", "kernel", "drivers", m+".ko"))
-		a.file("mod/"+filepath.Base(name), 0o644, h.read(name))
-	}
-	if err := os.WriteFile(h.initrd, a.end(), 0o600); err != nil {
+	if h.Kit, err = guest.New(h.dir, strings.TrimSpace(string(out))); err != nil {
 		t.Fatal(err)
 	}
 	return h
@@ -141,50 +128,11 @@ func stderrOf(err error) []byte {
 	return nil
 }
 
-func (h *host) only(pattern string) string {
-	h.t.Helper()
-	names, err := filepath.Glob(pattern)
-	if err != nil || len(names) != 1 {
-		h.t.Fatalf("%s: %q, %v; want one", pattern, names, err)
-	}
-	return names[0]
-}
-
-func (h *host) read(name string) []byte {
-	h.t.Helper()
-	p, err := os.ReadFile(name)
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	return p
-}
-
 // makeDisk makes the guest's disk: a file system with its programs.
 func (h *host) makeDisk(name string) {
 	h.t.Helper()
-	root := filepath.Join(h.dir, "root")
-	for _, d := range []string{"bin", "dev", "proc", "data", "sbin"} {
-		if err := os.MkdirAll(filepath.Join(root, d), 0o755); err != nil {
-			h.t.Fatal(err)
-		}
-	}
-	busybox, err := exec.LookPath("busybox")
-	if err != nil {
+	if err := h.MakeDisk(name, 64<<20); err != nil {
 		h.t.Fatal(err)
-	}
-	for to, from := range map[string]string{"bin/busybox": busybox, "sbin/init": "testdata/guest/init"} {
-		if err := os.WriteFile(filepath.Join(root, to), h.read(from), 0o755); err != nil {
-			h.t.Fatal(err)
-		}
-	}
-	if err := os.WriteFile(name, nil, 0o600); err != nil {
-		h.t.Fatal(err)
-	}
-	if err := os.Truncate(name, 64<<20); err != nil {
-		h.t.Fatal(err)
-	}
-	if out, err := exec.Command("mke2fs", "-q", "-t", "ext4", "-b", "4096", "-d", root, name).CombinedOutput(); err != nil {
-		h.t.Fatalf("mke2fs: %v\n%s", err, out)
 	}
 }
 
@@ -219,11 +167,13 @@ func (s *serial) said() []byte {
 	return slices.Clone(s.text)
 }
 
+// boot starts a guest with a job, and further words behind it.
 func (h *host) boot(job string, disk ...string) *virtual {
 	h.t.Helper()
+	job, more, _ := strings.Cut(job, " ")
 	args := []string{"-M", "pc,memory-backend=mem", "-accel", h.accelerator, "-cpu", "max", "-m", "192",
 		"-object", "memory-backend-memfd,id=mem,size=192M,share=on", "-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio",
-		"-kernel", h.kernel, "-initrd", h.initrd, "-append", fmt.Sprintf("console=ttyS0 panic=-1 quiet job=%s files=%d", job, guestFiles)}
+		"-kernel", h.Kernel, "-initrd", h.Initrd, "-append", guest.Cmdline(guest.Job(job), guestFiles, more)}
 	v := &virtual{h.t, exec.Command("qemu-system-x86_64", append(args, disk...)...), &serial{wake: make(chan struct{}, 1), mu: make(chan struct{}, 1)}}
 	v.cmd.Stdout, v.cmd.Stderr = v.out, v.out
 	if err := v.cmd.Start(); err != nil {
@@ -255,34 +205,4 @@ func (v *virtual) says(line string) string {
 func (v *virtual) kill() {
 	_ = v.cmd.Process.Kill() // it may have ended
 	_ = v.cmd.Wait()
-}
-
-// archive is a cpio archive of the kind that kernels unpack ("newc").
-type archive struct {
-	bytes.Buffer
-	inode int
-}
-
-func (a *archive) add(name string, mode int, p []byte) {
-	a.inode++
-	fmt.Fprintf(a, "070701%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%s\x00",
-		a.inode, mode, 0, 0, 1, 0, len(p), 0, 0, 0, 0, len(name)+1, 0, name)
-	a.pad()
-	a.Write(p)
-	a.pad()
-}
-
-func (a *archive) pad() { a.Write(make([]byte, -a.Len()&3)) }
-
-func (a *archive) folder(names ...string) {
-	for _, name := range names {
-		a.add(name, 0o40755, nil)
-	}
-}
-
-func (a *archive) file(name string, mode int, p []byte) { a.add(name, 0o100000|mode, p) }
-
-func (a *archive) end() []byte {
-	a.add("TRAILER!!!", 0, nil)
-	return a.Bytes()
 }

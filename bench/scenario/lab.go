@@ -84,6 +84,16 @@ func (lab *Lab) SetLinkUp(ctx context.Context, up bool) (*Status, error) {
 	return lab.setLink(ctx, request{Do: "link", Set: "down"})
 }
 
+// SetSite takes a site down whole, as a power cut does (its daemons are killed, and stay away), or has it up again. The runtime folder
+// stays, and with it what a host's memory holds.
+func (lab *Lab) SetSite(ctx context.Context, site string, up bool) (*Status, error) {
+	set := "down"
+	if up {
+		set = "up"
+	}
+	return lab.setLink(ctx, request{Do: "site", Site: site, Set: set})
+}
+
 func (lab *Lab) setLink(ctx context.Context, r request) (*Status, error) {
 	st, err := lab.m.ask(ctx, r)
 	if err != nil {

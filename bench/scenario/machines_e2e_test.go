@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dr/holdfast/bench/drive"
+	"github.com/holdfast-dr/holdfast/bench/guest"
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/config"
 )
@@ -55,8 +56,8 @@ func (l *lab) killedAt(id, event string, args ...string) {
 // machines writes the file of a group whose machine boots from its only disk and reads what the first knew to be safe.
 func (h *host) machines(volume, monitor string) string {
 	h.t.Helper()
-	file := config.Machines{Machines: []config.Machine{{Name: "web1", Memory: 192 << 20, Disks: []string{volume}, Kernel: h.kernel, Initrd: h.initrd,
-		Cmdline: fmt.Sprintf("console=ttyS0 panic=-1 quiet job=stay files=%d", guestFiles), Wait: config.Wait{Kind: config.WaitSerial, What: fmt.Sprintf("READ %d BAD", guestFiles)},
+	file := config.Machines{Machines: []config.Machine{{Name: "web1", Memory: 192 << 20, Disks: []string{volume}, Kernel: h.Kernel, Initrd: h.Initrd,
+		Cmdline: guest.Cmdline(guest.Stay, guestFiles, ""), Wait: config.Wait{Kind: config.WaitSerial, What: fmt.Sprintf("READ %d BAD", guestFiles)},
 		Source: config.MachineSource{QMP: monitor}}}}
 	text, err := config.Marshal(&file)
 	if err != nil {

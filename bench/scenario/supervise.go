@@ -43,7 +43,7 @@ func Supervise(ctx context.Context, dir string, log *slog.Logger) error {
 		return err
 	}
 	s := &supervisor{dir: dir, log: log, m: m}
-	s.mu.lives = make(map[string]*life)
+	s.mu.lives, s.mu.down = make(map[string]*life), make(map[string]chan struct{})
 	for _, d := range m.Daemons {
 		s.mu.lives[d.Name] = &life{}
 	}
@@ -105,6 +105,7 @@ type supervisor struct {
 	mu struct {
 		sync.Mutex
 		lives map[string]*life
+		down  map[string]chan struct{} // sites that are; each is closed when it is up again
 	}
 	m *manifest // its Daemons' processes are guarded by mu, and so is its file
 }
@@ -138,6 +139,9 @@ func (s *supervisor) keep(ctx context.Context, d *daemon) {
 	log := s.log.With("daemon", d.Name)
 	wait := firstWait
 	for {
+		if !s.awaitSite(ctx, siteOf(d.Name)) {
+			return
+		}
 		began := time.Now()
 		err := s.once(ctx, d)
 		if ctx.Err() != nil {
@@ -211,6 +215,9 @@ func (s *supervisor) once(ctx context.Context, d *daemon) error {
 func (s *supervisor) note(d *daemon, p process, exit string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if p.PID != 0 && s.mu.down[siteOf(d.Name)] != nil {
+		return errSiteDown
+	}
 	life := s.mu.lives[d.Name]
 	if p.PID == 0 {
 		life.restarts++

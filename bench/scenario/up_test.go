@@ -472,3 +472,59 @@ type closer func() error
 func (c closer) Close() error            { return c() }
 func (closer) Accept() (net.Conn, error) { return nil, net.ErrClosed }
 func (closer) Addr() net.Addr            { return nil }
+
+// TestSiteDown: all daemons of a site are killed and stay away, the others go on, until it is up again.
+func TestSiteDown(t *testing.T) {
+	lab := upLab(t, Options{Dir: filepath.Join(t.TempDir(), "lab")})
+	ctx := t.Context()
+	pids := func(st *Status) (source, target []int) {
+		for _, p := range st.Processes {
+			if siteOf(p.Name) == TargetSite {
+				target = append(target, p.PID)
+			} else {
+				source = append(source, p.PID)
+			}
+		}
+		return source, target
+	}
+	before, err := lab.Status(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	source, target := pids(before)
+	for range 2 { // again changes nothing
+		st, err := lab.SetSite(ctx, SourceSite, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range source {
+			if isAlive(p) {
+				t.Errorf("process %d runs while its site is down", p)
+			}
+		}
+		down, other := pids(st)
+		if !slices.Equal(other, target) || slices.Max(down) != 0 {
+			t.Errorf("processes %v and %v, were %v and %v", down, other, source, target)
+		}
+	}
+	if _, err := lab.SetSite(ctx, "elsewhere", false); err == nil || !strings.Contains(err.Error(), "no site") {
+		t.Errorf("another site: %v", err)
+	}
+	if _, err := lab.SetSite(ctx, SourceSite, true); err != nil {
+		t.Fatal(err)
+	}
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for late := time.Now().Add(30 * time.Second); ; <-tick.C {
+		st, err := lab.Status(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if up, _ := pids(st); slices.Min(up) > 0 {
+			return
+		}
+		if time.Now().After(late) {
+			t.Fatalf("the site is up, and its daemons are not: %+v", st.Processes)
+		}
+	}
+}

@@ -49,7 +49,9 @@ an older checkpoint and at the latest, reads every byte of both, and compares it
 with what the workload knows it wrote: each must be the state after a prefix of the
 writes, in the order in which they were answered; the latest must hold them all.
 
-It cleans up after itself; with --keep the lab stays for you to try things.`,
+It cleans up after itself; with --keep the lab stays for you to try things.
+
+Demo guest shows a real guest come back after its site has died.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if d.D() < time.Second || d.D() > time.Hour {
@@ -62,6 +64,7 @@ It cleans up after itself; with --keep the lab stays for you to try things.`,
 	cmd.Flags().BoolVar(&keep, "keep", false, "leave the lab running")
 	cmd.Flags().Var(durationFlag{&d}, "time", "`DURATION` to write")
 	cmd.MarkFlagDirname("dir")
+	cmd.AddCommand(a.demoGuestCommand())
 	return cmd
 }
 

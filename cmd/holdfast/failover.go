@@ -248,21 +248,27 @@ func jobRow(r *recovery.Report) []string {
 	return []string{r.ID, string(r.Kind), r.Group, r.Checkpoint, r.State, verdict, shortTime(&r.Began), secondsOrHyphen(r.Ready), secondsOrHyphen(&r.Seconds), r.Who, orHyphen(r.Note)}
 }
 
-// carryOn runs a job and prints how it stands then.
-func (a *app) carryOn(ctx context.Context, r *failover.Runner, j *failover.Job) error {
+// carry runs a job until its machines run, it is over, or it failed.
+func (a *app) carry(ctx context.Context, r *failover.Runner, j *failover.Job) (*recovery.Report, error) {
 	if err := r.Run(ctx, j); err != nil {
-		return fmt.Errorf("job %s: %w", j.Plan.ID, err)
+		return nil, fmt.Errorf("job %s: %w", j.Plan.ID, err)
 	}
 	if ended, err := a.settle(ctx, r, j); err != nil {
-		return err
+		return nil, err
 	} else if ended {
-		return a.carryOn(ctx, r, j)
+		return a.carry(ctx, r, j)
 	}
 	report, err := r.Report(j)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := j.Failure(report); err != nil {
+	return report, j.Failure(report)
+}
+
+// carryOn runs a job and prints how it stands then.
+func (a *app) carryOn(ctx context.Context, r *failover.Runner, j *failover.Job) error {
+	report, err := a.carry(ctx, r, j)
+	if err != nil {
 		return err
 	}
 	if err := a.print(report, jobHead, [][]string{jobRow(report)}); err != nil {

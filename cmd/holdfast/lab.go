@@ -25,7 +25,7 @@ protected disks, a VRA that sends their writes, and a VRA that takes them
 into its journal, joined by a link that can be slowed and cut. A supervisor starts
 a daemon that dies again within a second. Nothing needs root, and several labs can
 run side by side.`,
-		a.labUp(), a.labStart(), a.labStatus(), a.labLink(), a.labDown(), a.labSupervise())
+		a.labUp(), a.labStart(), a.labStatus(), a.labLink(), a.labSite(), a.labDown(), a.labSupervise())
 }
 
 // labUpResult is what lab up says; its JSON is kept for ever.
@@ -217,7 +217,11 @@ func (a *app) labStatus() *cobra.Command {
 func partRows(st *scenario.Status) [][]string {
 	rows := [][]string{{"link", upDown(st.Link.Up), "-", "-", "rate " + st.Link.Rate}}
 	for _, d := range st.Processes {
-		rows = append(rows, []string{d.Name, upDown(d.PID != 0), numberOrHyphen(d.PID), strconv.Itoa(d.Restarts), orHyphen(textOrNull(d.Deaths()))})
+		note := d.Deaths()
+		if d.SiteDown {
+			note = "its site is down"
+		}
+		rows = append(rows, []string{d.Name, upDown(d.PID != 0), numberOrHyphen(d.PID), strconv.Itoa(d.Restarts), orHyphen(textOrNull(note))})
 	}
 	return rows
 }
@@ -277,6 +281,45 @@ the link is down holds once it is up.`,
 		return flagError(err)
 	})
 	return cmd
+}
+
+// siteArgs wants a site, and what becomes of it.
+func siteArgs(_ *cobra.Command, args []string) error {
+	if len(args) != 2 || args[0] != scenario.SourceSite && args[0] != scenario.TargetSite || args[1] != "down" && args[1] != "up" {
+		return usagef("want a site, %s or %s, and down or up", scenario.SourceSite, scenario.TargetSite)
+	}
+	return nil
+}
+
+func (a *app) labSite() *cobra.Command {
+	var dir string
+	return dirFlag(&cobra.Command{
+		Use:   "site production|recovery down|up",
+		Short: "Take a site down whole, or bring it up again",
+		Long: `Site kills all daemons of a site at once, as a power cut does, and keeps them away (down), or has
+them started again (up). What runs there beside them, as a guest, is for you to end.`,
+		Example: "  holdfast lab site production down\n  holdfast failover live --machines machines.yaml --override-reason \"the site is gone\"",
+		Args:    siteArgs,
+
+		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+			words := [][]string{{scenario.SourceSite, scenario.TargetSite}, {"down", "up"}}
+			if len(args) >= len(words) {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			return words[len(args)], cobra.ShellCompDirectiveNoFileComp
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			lab, err := a.openLab(dir)
+			if err != nil {
+				return err
+			}
+			st, err := lab.SetSite(cmd.Context(), args[0], args[1] == "up")
+			if err != nil {
+				return err
+			}
+			return a.print(st.Processes, "PART STATE PID RESTARTS NOTE", partRows(st))
+		},
+	}, &dir)
 }
 
 // shorthandDigit is what becomes of a rate with a minus before it.

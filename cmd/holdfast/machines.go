@@ -110,7 +110,12 @@ is refused, since a machine would come up without it.
 What libvirt cannot know is for you to add: in which order machines start, what they are waited
 for, scripts, and on which bridge of the second site they are to be (live).`,
 		Example: "  holdfast machines write web1 db1 --out machines.yaml\n  holdfast machines write web1 --filter /etc/holdfast/vra-filter.yaml --on qemu:///system --out machines.yaml",
-		Args:    cobra.MinimumNArgs(1),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return usagef("want the names of domains: see holdfast machines list")
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if out == "" {
 				return usagef("--out is missing: name the file to write")

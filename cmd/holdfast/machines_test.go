@@ -70,6 +70,7 @@ func TestMachinesWords(t *testing.T) {
 	no(exitUsage, "plain QEMU does not know", "machines", "list", "--libvirt", "qemu")
 	no(exitUsage, "another host", "machines", "list", "--libvirt", "qemu://far/system")
 	no(exitFailed, "no such file", "machines", "list", "--libvirt", "qemu+unix:///system?socket=/nowhere")
+	no(exitUsage, "want the names of domains", "machines", "write", "--out", "m.yaml")
 	no(exitUsage, "--out is missing", "machines", "write", "web1")
 	no(exitUsage, "names no filters", "machines", "write", "web1", "--out", "m.yaml")
 	file := filepath.Join(t.TempDir(), "machines.yaml")

@@ -1,0 +1,83 @@
+//go:build e2e
+
+package scenario_test
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/holdfast-dr/holdfast/bench/drive"
+)
+
+// demonstrates runs the demo of a guest, interrupts it at a line that begins so (none: it goes on to its end), and returns its exit
+// status and what it printed. Nothing may be left of it.
+func demonstrates(t *testing.T, bin, interrupt string) (code int, out []byte) {
+	t.Helper()
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := exec.Command("../../tools/setup/kernel.sh", filepath.Join(cache, "holdfast", "guest-kernel")).Output()
+	if err != nil {
+		t.Fatalf("no kernel for a guest: %v\n%s", err, stderrOf(err))
+	}
+	dir := filepath.Join(t.TempDir(), "demo")
+	cmd := exec.Command(filepath.Join(bin, "holdfast"), "demo", "guest", "--kernel", strings.TrimSpace(string(root)), "--dir", dir, "-o", "json")
+	var printed bytes.Buffer
+	cmd.Stdout = &printed
+	said, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(said)
+	for interrupted := false; lines.Scan(); {
+		t.Log(lines.Text())
+		if !interrupted && interrupt != "" && strings.HasPrefix(lines.Text(), interrupt) {
+			interrupted = true
+			cmd.Process.Signal(syscall.SIGINT)
+		}
+	}
+	_ = cmd.Wait() // its exit status says all
+	if _, err := os.Stat(dir); err == nil {
+		t.Errorf("interrupted at %q it leaves %s", interrupt, dir)
+	}
+	all, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, name := range all {
+		if text, _ := os.ReadFile(name); bytes.Contains(text, []byte(dir)) {
+			t.Errorf("interrupted at %q it leaves a process: %q", interrupt, text)
+		}
+	}
+	return cmd.ProcessState.ExitCode(), printed.Bytes()
+}
+
+// TestDemoOfAGuest: the demo shows a guest come back, and leaves nothing, wherever it is interrupted.
+func TestDemoOfAGuest(t *testing.T) {
+	t.Parallel()
+	bin := t.TempDir()
+	if err := drive.Build(t.Context(), "../..", bin, ""); err != nil {
+		t.Fatal(err)
+	}
+	code, out := demonstrates(t, bin, "")
+	var got struct {
+		Files, Bad int
+		Ready      float64 `json:"ready_seconds"`
+	}
+	if err := json.Unmarshal(out, &got); code != 0 || err != nil || got.Files != 20 || got.Bad != 0 || got.Ready <= 0 {
+		t.Errorf("exit %d, %v: %s", code, err, out)
+	}
+	for _, at := range []string{"2.", "   the guest says: SAFE", "5.", "start guest"} {
+		if code, out := demonstrates(t, bin, at); code != 130 || len(out) > 0 {
+			t.Errorf("interrupted at %q: exit %d: %s", at, code, out)
+		}
+	}
+}
