@@ -221,3 +221,61 @@ func TestMovedGuest(t *testing.T) {
 	fine(r, "committed")
 	l.must(l.Await(t.Context(), time.Minute, "standing by", func(s drive.Status) bool { return s.State == api.StateStandby || s.State == api.StateRecovering }))
 }
+
+// TestScheduledGuest has a guest proved on a schedule by a process that is killed in the middle: the next one takes back what it
+// left, proves the checkpoint, says so to monitoring, and ends when it is asked to.
+func TestScheduledGuest(t *testing.T) {
+	t.Parallel()
+	vm := newHost(t)
+	image := filepath.Join(t.TempDir(), "guest.raw")
+	vm.makeDisk(image)
+	l := up(t, "", nil, "--image", image, "--interval", "1s", "--link", "none")
+	first := vm.boot("write pause=0.5", "-chardev", "socket,id=disk,path="+l.Volumes[0].VhostUser+",reconnect=1", "-device", "vhost-user-blk-pci,chardev=disk,num-queues=1")
+	first.says(fmt.Sprintf("SAFE %d", guestFiles-1))
+	l.protected()
+	l.checkpoint("written")
+	first.kill()
+	file := vm.machines(l.Volumes[0].Name, "")
+	c, err := config.LoadMachines(file)
+	l.must(err)
+	c.Verify = config.Verify{Every: config.Duration(time.Hour)}
+	text, err := config.Marshal(c)
+	l.must(err)
+	l.must(os.WriteFile(file, text, 0o600))
+	metrics := filepath.Join(t.TempDir(), "proofs.prom")
+	args := []string{"verify", "--scheduled", "--machines", file, "--metrics", metrics}
+
+	l.killedAt("r1", `"do":"start"`, args...)
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	ended := make(chan error, 1)
+	go func() { _, err := l.Run(ctx, args...); ended <- err }()
+	var st struct {
+		Last, Passed *report
+		Missed       int
+	}
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for late := time.Now().Add(2 * time.Minute); st.Passed == nil; <-tick.C {
+		if time.Now().After(late) {
+			t.Fatalf("nothing is proved: %+v", st)
+		}
+		_ = l.JSON(ctx, &st, "verify", "--show", "--machines", file) // it fails where something was missed
+	}
+	stop()
+	<-ended
+	if st.Last.ID != "r2" || st.Passed.ID != "r2" || st.Missed != 0 {
+		t.Errorf("%+v", st)
+	}
+	var r report
+	l.must(l.JSON(t.Context(), &r, "failover", "report", "r1"))
+	if r.State != "over" || r.Verdict == nil || *r.Verdict != "cancelled" {
+		t.Errorf("what was left is %+v", r)
+	}
+	if text, err := os.ReadFile(metrics); err != nil || !strings.Contains(string(text), `holdfast_proof_passed{group="lab"} 1`) {
+		t.Errorf("%v:\n%s", err, text)
+	}
+	if left, _ := filepath.Glob(filepath.Join(l.Dir, "jobs", "*", "machines", "*")); len(left) > 0 {
+		t.Errorf("%v are left", left)
+	}
+}

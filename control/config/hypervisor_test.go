@@ -3,6 +3,7 @@ package config
 import (
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestHypervisor(t *testing.T) {
@@ -29,6 +30,31 @@ func TestHypervisor(t *testing.T) {
 		if _, err := ParseHypervisor(word); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %q", word, err, want)
 		}
+	}
+}
+
+func TestVerify(t *testing.T) {
+	f := func(verify, want string) {
+		t.Helper()
+		var c Machines
+		err := parse([]byte("verify: "+verify+"\nmachines:\n  - {name: web1, disks: [web1]}\n"), &c)
+		if (want == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", verify, err, want)
+		}
+		if err == nil && c.Verify.Keep == 0 {
+			t.Error("no report would be kept")
+		}
+	}
+	f(`{every: 24h}`, "")
+	f(`{every: 168h, at: "02:30", keep: 5}`, "")
+	f(`{every: 6h, at: "02:30"}`, "not whole days")
+	f(`{every: 24h, at: "2:30"}`, "want hours and minutes")
+	f(`{every: 24h, at: "24:00"}`, "want hours and minutes")
+	f(`{every: 1m}`, "verify.every: 1m is not between")
+	f(`{at: "02:30"}`, "verify.every: 0s is not between")
+	f(`{every: 24h, keep: -1}`, "verify.keep")
+	if Clock("").SinceMidnight() >= 0 || Clock("23:59").SinceMidnight() != 24*time.Hour-time.Minute {
+		t.Error("a time of day is another one")
 	}
 }
 

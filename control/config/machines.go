@@ -15,6 +15,7 @@ import (
 type Machines struct {
 	// Hypervisor starts them, on the host of the command: qemu, the default, or a libvirt.
 	Hypervisor Hypervisor `yaml:"hypervisor,omitempty"`
+	Verify     Verify     `yaml:"verify,omitempty"` // without it no proof is scheduled
 	Machines   []Machine  `yaml:"machines"`
 }
 
@@ -153,6 +154,7 @@ func (c *Machines) Validate() error {
 	if len(c.Machines) == 0 {
 		m.add("machines", "is empty")
 	}
+	c.Verify.validate(&m, "verify")
 	names, disks := map[string]string{}, map[string]string{}
 	for i := range c.Machines {
 		at := fmt.Sprintf("machines[%d]", i)

@@ -282,6 +282,22 @@ func TestRun(t *testing.T) {
 	if ids, err := IDs(folder); err != nil || !slices.Equal(ids, []string{"r1", "r2"}) {
 		t.Errorf("jobs %q, %v", ids, err)
 	}
+	if err := Remove(folder, "r1"); !errors.Is(err, ErrBusy) {
+		t.Errorf("a job that this process has was removed: %v", err)
+	}
+	if err := errors.Join(j.Close(), Remove(folder, "r1")); err != nil {
+		t.Error(err)
+	}
+	if ids, err := IDs(folder); err != nil || !slices.Equal(ids, []string{"r2"}) {
+		t.Errorf("r1 was removed, and there are %q, %v", ids, err)
+	}
+	third := begin(t, folder, testPlan(recovery.Test))
+	if err := third.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := Remove(folder, third.Plan.ID); err == nil || !strings.Contains(err.Error(), "is not over") {
+		t.Errorf("a job that is not over was removed: %v", err)
+	}
 	if _, err := Open(folder, "../r1"); err == nil {
 		t.Error("a job of another folder")
 	}

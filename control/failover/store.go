@@ -260,6 +260,26 @@ func (j *Job) asked() bool {
 	return err == nil
 }
 
+// Remove removes a job that is over, with all that lies beside it. A half removed one is no job any more.
+func Remove(folder, id string) error {
+	j, err := Open(folder, id)
+	if err != nil {
+		return err
+	}
+	defer j.Close()
+	if j.State.Phase != recovery.Over && !invariant.Planted("failover/removes-any") {
+		return fmt.Errorf("job %s is not over: it is %s", id, j.State.Phase)
+	}
+	gone := filepath.Join(folder, removedPrefix+id)
+	if err := errors.Join(os.RemoveAll(gone), os.Rename(j.Dir, gone), syncDir(folder)); err != nil {
+		return err
+	}
+	return os.RemoveAll(gone)
+}
+
+// removedPrefix begins the name of what is left of a job whose removal was cut short.
+const removedPrefix = ".removed-"
+
 // EndMachines ends the machines of all jobs of a folder, as a power cut would; with forget, they are known no more either.
 func EndMachines(ctx context.Context, folder string, open func(config.Hypervisor, string) (hypervisor.Hypervisor, error), forget bool) error {
 	dirs, err := filepath.Glob(filepath.Join(folder, "r*", machinesName, "*"))

@@ -35,7 +35,8 @@ type Plan struct {
 	Checkpoint string    `json:"checkpoint"` // its id; empty: the last cut, of a move
 	Who        string    `json:"who"`
 	Note       string    `json:"note,omitempty"`
-	Machines   []Machine `json:"machines"` // in the order in which they are started
+	Scheduled  bool      `json:"scheduled,omitempty"` // nobody asked for it but a schedule
+	Machines   []Machine `json:"machines"`            // in the order in which they are started
 	// Hypervisor starts them.
 	Hypervisor config.Hypervisor `json:"hypervisor,omitzero"`
 

@@ -25,6 +25,9 @@ func (f file) users() bool { return strings.HasPrefix(f.path, "/etc/") }
 // daemons are the commands that services run.
 var daemons = []string{"vra", "vra-filter", "vra-sidecar"}
 
+// verifyUnit runs the user's command, once for each group that is proved on a schedule.
+const verifyUnit = "holdfast-verify@.service"
+
 // collect gathers everything that is installed below prefix, by path: the commands from bin, what they write themselves, and what stands in the tree at root.
 func collect(root, bin, prefix string) (files []file, err error) {
 	c := collector{root: root, prefix: path.Clean(prefix)}
@@ -37,6 +40,7 @@ func collect(root, bin, prefix string) (files []file, err error) {
 		c.add(0o644, c.below("share/man/man8/"+name+".8.gz"), zipped(c.read(filepath.Join(root, "cmd", name, name+".8"))))
 	}
 	c.template("vra-filter")
+	c.unit("cmd/holdfast/"+verifyUnit, "lib/systemd/system/"+verifyUnit)
 	c.from(0o644, filepath.Join(root, "tools/packaging/holdfast.sysusers"), "lib/sysusers.d/holdfast.conf")
 	for _, name := range []string{"METRICS.md", "dashboard.json", "alerts.yaml", "alerts.test.yaml"} {
 		c.from(0o644, filepath.Join(root, "control/sidecar/monitor", name), "share/holdfast/monitor/"+name)

@@ -258,6 +258,29 @@ func TestUnits(t *testing.T) {
 	}
 }
 
+// TestVerifyUnit: what runs the user's command on a schedule is shut in as far as machines let it be, and its context is the instance's.
+func TestVerifyUnit(t *testing.T) {
+	needs(t, "systemd-analyze")
+	dir := t.TempDir()
+	unit := filepath.Join(dir, strings.Replace(verifyUnit, "@", "@shop", 1))
+	for _, f := range gathered(t, 0, "/usr") {
+		if strings.HasSuffix(f.path, "/"+verifyUnit) {
+			write(t, unit, f.data)
+		}
+	}
+	t.Log(strings.TrimSpace(lastLine(command(t, "systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold=35", unit))))
+	text := read(t, unit)
+	for _, want := range []string{"\nEnvironment=HOLDFAST_CONTEXT=/etc/holdfast/context-%i.yaml\n", "\nExecStart=/usr/bin/holdfast verify --scheduled --metrics ", "\nRestart=always\n", "\nKillMode=mixed\n", "\nUser=holdfast\n"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%s has no %q", unit, want)
+		}
+	}
+	write(t, unit, []byte(regexp.MustCompile(`(?m)^Documentation=.*\n`).ReplaceAllString(strings.ReplaceAll(text, "/usr/bin/holdfast", "/bin/true"), "")))
+	if out := command(t, "systemd-analyze", "verify", "--man=no", unit); strings.Contains(out, filepath.Base(unit)+":") {
+		t.Errorf("systemd says %s", out)
+	}
+}
+
 func lastLine(s string) string {
 	lines := strings.Split(strings.TrimSpace(s), "\n")
 	return lines[len(lines)-1]
@@ -341,7 +364,7 @@ esac
 			t.Errorf("filters that are %q: %v, asked %s", states, err, asked)
 		}
 	}
-	if asked, err := run("postinst", "", "configure", "1.0"); err != nil || strings.Count(asked, "--no-block try-restart") != 2 {
+	if asked, err := run("postinst", "", "configure", "1.0"); err != nil || strings.Count(asked, "--no-block try-restart") != 3 {
 		t.Errorf("an upgrade: %v, asked %s", err, asked)
 	}
 }
