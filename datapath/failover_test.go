@@ -1,7 +1,9 @@
 package datapath
 
 import (
+	"bytes"
 	"context"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -157,15 +159,89 @@ func TestFailover(t *testing.T) {
 		}
 		w.await("the replica holds it", func() bool {
 			f := get()
-			return f.State == api.FailoverSettled && f.View.ScratchBytes == 0 && f.Reason == ""
+			return f.State == api.FailoverPassing && f.View.ScratchBytes == 0 && f.Reason == ""
 		})
 		if p := readView(t, c); string(p[70000:70009]) != "committed" {
 			t.Errorf("once it is settled the view has %q", p[70000:70009])
 		}
 	})
-	if s := status(); s.State != api.StateRecovering || !strings.Contains(s.Reason, "committed") {
+	if s := status(); s.State != api.StateRecovering || !strings.Contains(s.Reason, "passes to plain disks") {
 		t.Errorf("the target says %s: %s", s.State, s.Reason)
 	}
+
+	image := w.movesToDisks(get())
+	w.stopTarget()
+	w.startTarget()
+	w.awaitState(api.StateStandby)
+	now := get()
+	if now.State != api.FailoverOnDisks || len(now.Disks) != 1 || now.View != nil || now.Reason != "" {
+		t.Fatalf("after a restart it is %v", now)
+	}
+	if got, err := os.ReadFile(now.Disks[0].Path); err != nil || !bytes.Equal(got, image) {
+		t.Errorf("after a restart the disk has %d bytes, want %d, and differs: %v", len(got), len(image), err)
+	}
+	if s := status(); s.State != api.StateRecovering || !strings.HasSuffix(s.Reason, "nothing of this group is kept any more") {
+		t.Errorf("the target says %s: %s", s.State, s.Reason)
+	}
+	holdMetrics(t, Handlers(Identity{}, nil, w.tg).Metrics, `holdfast_failover_state{group="shop",state="on-disks"} 1`, `holdfast_failover_state{group="shop",state="passing"} 0`)
+	_, err = recovery().HandOver(ctx, &holdfastv1.RecoveryServiceHandOverRequest{Id: "00000000000000aa", Stream: "00000000000000bb", Control: "127.0.0.1:1", Data: "127.0.0.1:1"})
+	code(api.Precondition, err)
+}
+
+// movesToDisks has the machine of a failover whose view passes write to its disk itself, and returns what that holds then.
+func (w *world) movesToDisks(f *holdfastv1.Failover) (image []byte) {
+	w.t.Helper()
+	ctx, disk := context.Background(), f.Disks[0]
+	recovery := Handlers(Identity{}, nil, w.tg).Recovery
+	letGo := func(id string) (*holdfastv1.Failover, error) {
+		res, err := recovery.LetGo(ctx, &holdfastv1.RecoveryServiceLetGoRequest{Id: id})
+		return res.GetFailover(), err
+	}
+	onView(w.t, f, func(c *nbd.Client) {
+		if _, err := c.WriteAt([]byte("by the view"), 80000); err != nil {
+			w.t.Fatal(err)
+		}
+		image = readView(w.t, c)
+		if got, err := os.ReadFile(disk.Path); err != nil || !bytes.Equal(got[:len(image)], image) {
+			w.t.Errorf("the disk is not what the view shows: %v", err)
+		}
+		if _, err := letGo(f.Id); api.AsFailure(err) == nil || api.AsFailure(err).Code != api.Unavailable {
+			w.t.Errorf("let go of a disk that somebody is connected to: %v", err)
+		}
+		if _, err := c.WriteAt([]byte("still"), 90000); err != nil {
+			w.t.Fatal(err)
+		}
+		copy(image[90000:], "still")
+	})
+	if _, err := letGo("another"); api.AsFailure(err) == nil || api.AsFailure(err).Code != api.Precondition {
+		w.t.Errorf("let go of another's: %v", err)
+	}
+	onView(w.t, f, func(*nbd.Client) {}) // it is served as before
+	var now *holdfastv1.Failover
+	w.await("nobody is connected any more", func() (gone bool) {
+		var err error
+		now, err = letGo(f.Id)
+		return err == nil
+	})
+	if now.State != api.FailoverOnDisks || now.View != nil {
+		w.t.Errorf("let go: %v", now)
+	}
+	if c, err := nbd.Dial(ctx, f.View.Volumes[0].Nbd); err == nil {
+		c.Close()
+		w.t.Error("the view is served beside the machine")
+	}
+	d, err := os.OpenFile(disk.Path, os.O_RDWR, 0)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if _, err := d.WriteAt([]byte("by itself"), 100000); err != nil {
+		w.t.Fatal(err)
+	}
+	copy(image[100000:], "by itself")
+	if err := d.Close(); err != nil {
+		w.t.Fatal(err)
+	}
+	return image
 }
 
 func onView(t *testing.T, f *holdfastv1.Failover, do func(*nbd.Client)) {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
+	"github.com/holdfast-dr/holdfast/journal/failover"
 	"github.com/holdfast-dr/holdfast/wire"
 )
 
@@ -29,6 +30,7 @@ var (
 	descLag         = desc("group_lag_seconds", "Age of the oldest captured write the target has not acknowledged; absent when unknown.", "group")
 	descBehind      = desc("group_behind_bytes", "Bytes the target lacks: captured and not acknowledged, and marked.", "group")
 	descState       = desc("group_state", "1 for the state the group is in.", "group", "role", "state")
+	descFailover    = desc("failover_state", "1 for the state that the last live failover of a group is in. Absent where it had none.", "group", "state")
 	descCheckpoints = desc("group_checkpoints", "Listed checkpoints.", "group")
 	descWrites      = desc("capture_writes_total", "Guest writes answered by the filters.", "group")
 	descBytes       = desc("capture_bytes_total", "Bytes of guest writes answered by the filters.", "group")
@@ -105,7 +107,7 @@ var states = []string{
 // Describe implements prometheus.Collector.
 func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descLag, descBehind, descState, descCheckpoints, descWrites, descBytes, descWire, descBad, descRefused, descRaw, descStored, descPackTime, descPackWrong, descPackRaw, descPackTurns, descWindow,
+		descLag, descBehind, descState, descFailover, descCheckpoints, descWrites, descBytes, descWire, descBad, descRefused, descRaw, descStored, descPackTime, descPackWrong, descPackRaw, descPackTurns, descWindow,
 		descDirty, descErrors, descJournal, descScrub, descRepairs, descDamage, descLimit, descLevel, descPromoted, descFolded, descFreed, descThinned, descOldest, descStore,
 		descConns, descConnsLost, descAgain, descReordered, descCap, descShaped, descHeld, descWindowMost, descBudget, descGaveWay, descCompared, descDiffer,
 		descCuts, descIntervals, descServed, descHolds, descPolicy, descNewest, descBadPoints, descScrubAge, descStores, descSpare, descThin, descDropped, descUncaptured, descUnlogged, descSlots, descFilters,
@@ -314,6 +316,11 @@ func (m metrics) collectRetention(t *Target, gauge, count func(*prometheus.Desc,
 		gauge(descJournal, float64(r.Usage.Scratch), name, "scratch")
 		gauge(descJournal, float64(r.Usage.Replica), name, "replica")
 		gauge(descDamage, float64(g.Damaged()), name)
+		if f := g.Failover(); f.State != failover.None {
+			for s := failover.Raised; s <= failover.OnDisks; s++ {
+				gauge(descFailover, map[bool]float64{true: 1}[s == f.State], name, s.String())
+			}
+		}
 		gauge(descBadPoints, float64(g.State().Bad), name)
 		gauge(descPolicy, r.Policy.History.Seconds(), name)
 		if r.Policy.Limit != 0 {

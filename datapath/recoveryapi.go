@@ -10,6 +10,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/journal"
 	"github.com/holdfast-dr/holdfast/journal/failover"
 )
@@ -95,6 +96,11 @@ func failoverState(i journal.FailoverInfo) (state, reason string, ok bool) {
 	case failover.Settled:
 		reason = fmt.Sprintf("the live failover at checkpoint %d was committed: machines run on view v%d, whose replicas hold all but %d KiB of what they wrote, and no source may send this group",
 			i.Checkpoint, i.View.Number, i.View.ScratchBytes>>10)
+	case failover.Passing:
+		reason = fmt.Sprintf("the live failover at checkpoint %d was committed: machines run on view v%d, which passes to plain disks all but %d KiB of what they wrote",
+			i.Checkpoint, i.View.Number, i.View.ScratchBytes>>10)
+	case failover.OnDisks:
+		reason = fmt.Sprintf("the live failover at checkpoint %d was committed: machines run on plain disks, and nothing of this group is kept any more", i.Checkpoint)
 	default:
 		return "", "", false
 	}
@@ -182,6 +188,27 @@ func (h recoveryHandler) end(group, id string, how func(*journal.Group, string) 
 	return h.failover(g, i)
 }
 
+// LetGo ends the view of a failover whose machines have moved onto its disks.
+func (h recoveryHandler) LetGo(_ context.Context, r *holdfastv1.RecoveryServiceLetGoRequest) (*holdfastv1.RecoveryServiceLetGoResponse, error) {
+	m, err := h.end(r.Group, r.Id, h.letGo)
+	return &holdfastv1.RecoveryServiceLetGoResponse{Failover: m}, err
+}
+
+// letGo ends the serving first: who is connected may write.
+func (h recoveryHandler) letGo(g *journal.Group, id string) (journal.FailoverInfo, error) {
+	if _, err := g.Failover().Step(failover.LetGo{ID: id}); err != nil {
+		return g.Failover(), err
+	}
+	if n := h.target.machinesOn(g); n > 0 && !invariant.Planted("datapath/lets-go-of-the-connected") {
+		return g.Failover(), fmt.Errorf("view v%d has %d connections: %w", g.Failover().View.Number, n, journal.ErrInUse)
+	}
+	err := h.target.givesUp(g, func() error {
+		_, err := g.LetGo(id)
+		return err
+	})
+	return g.Failover(), err
+}
+
 // failoverFailure says what to do about a failover that was refused, or does not get on.
 func failoverFailure(i journal.FailoverInfo, err error) error {
 	switch {
@@ -197,6 +224,10 @@ func failoverFailure(i journal.FailoverInfo, err error) error {
 		return api.Errorf(api.Precondition, "go back by protecting the machines that run here", "%v", err)
 	case errors.Is(err, failover.ErrRolledBack):
 		return api.Errorf(api.Precondition, "begin another one", "%v", err)
+	case errors.Is(err, failover.ErrNotCommitted), errors.Is(err, failover.ErrReleased):
+		return api.Errorf(api.Precondition, "see how it stands", "%v", err)
+	case errors.Is(err, failover.ErrUnsettled), errors.Is(err, journal.ErrInUse):
+		return api.Errorf(api.Unavailable, "see how it stands, and ask again", "%v", err)
 	case errors.Is(err, failover.ErrNotReady):
 		return api.Errorf(api.Unavailable, "begin it again with the same id, or roll it back", "%v", err)
 	case errors.Is(err, journal.ErrCorrupt):

@@ -15,6 +15,7 @@ import (
 	"github.com/holdfast-dr/holdfast/datapath/group"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/journal"
+	"github.com/holdfast-dr/holdfast/journal/failover"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
@@ -177,6 +178,9 @@ func (t *Target) status(g *journal.Group) *holdfastv1.Group {
 	info, st := g.Info(), g.State()
 	link, _ := t.deliver.Link(info.ID)
 	state, reason := targetState(st, link)
+	if f := g.Failover(); f.State == failover.OnDisks {
+		st.Err = nil // that it takes nothing is said by that
+	}
 	if s, r, ok := failoverState(g.Failover()); ok {
 		if st.Err != nil {
 			r += "; " + st.Err.Error()

@@ -285,13 +285,21 @@ func (h recoveryHandler) sourceOf(t *turn) *flow {
 	return nil
 }
 
-// release ends the serving of a settled failover's view, and gives its disks away. What fails leaves the view served.
+// release gives the disks of a settled failover away.
 func (t *Target) release(g *journal.Group, id string) error {
+	return t.givesUp(g, func() error {
+		_, err := g.Release(id)
+		return err
+	})
+}
+
+// givesUp ends the serving of a settled failover's view, and does what gives its disks up. What fails leaves the view served.
+func (t *Target) givesUp(g *journal.Group, do func() error) error {
 	number := g.Failover().View.Number
 	if number != 0 {
 		t.views.withhold(number, true)
 	}
-	_, err := g.Release(id)
+	err := do()
 	if err != nil && number != 0 {
 		t.views.withhold(number, false)
 		return errors.Join(err, t.views.serveOne(g, number))
@@ -330,6 +338,9 @@ func (h recoveryHandler) turnToSource(g *journal.Group, r *holdfastv1.RecoverySe
 	if !i.State.Final() {
 		return nil, releaseFailure(fmt.Errorf("it is %s: %w", i.State, failover.ErrNotCommitted))
 	}
+	if i.State == failover.OnDisks {
+		return nil, api.Errorf(api.Precondition, "protect them from this site as a new group", "the machines of group %s have moved onto plain disks, and no filter would see what they write", g.Info().Name)
+	}
 	if g.Info().ID == id {
 		return nil, api.Errorf(api.InvalidArgument, "draw another", "the group of the other site has an id of its own, not %s", id)
 	}
@@ -351,6 +362,9 @@ func (t *Target) poolSocket(id record.GroupID) string {
 
 // disksOf are the replicas of the volumes that a failover's view shows.
 func disksOf(g *journal.Group, i journal.FailoverInfo) (disks []journal.Disk) {
+	if i.State == failover.OnDisks {
+		return g.Disks()
+	}
 	if !i.State.Final() || i.View.View == nil {
 		return nil
 	}

@@ -148,35 +148,60 @@ func (g *Group) Release(id string) ([]Disk, error) {
 }
 
 func (g *Group) release(id string) error {
-	if g.released {
+	f := g.failoverNow()
+	if g.released && f.State == failover.Released {
 		return nil
 	}
-	if err := g.opened(); err != nil {
-		return err
-	}
-	f := g.failoverNow()
-	if _, err := f.Step(failover.Release{ID: id}); err != nil {
-		return err
-	}
-	if f.State == failover.Settled {
-		if err := g.settle(func(int64) error { return nil }); err != nil { // at full speed: machines wait
+	if f.State != failover.OnDisks { // of which nothing else is left
+		if err := g.opened(); err != nil {
 			return err
 		}
 	}
+	if _, err := f.Step(failover.Release{ID: id}); err != nil {
+		return err
+	}
+	return g.letGo(failover.Release{ID: id})
+}
+
+// letGo states an event after which the disks are somebody else's, and ends the view. Nobody writes to that any more.
+func (g *Group) letGo(e failover.Event) error {
+	g.hurried.Add(1)
+	defer g.hurried.Add(-1)
 	g.settling.Lock()
 	defer g.settling.Unlock()
+	if err := g.empty(func(int64) error { return nil }); err != nil { // at full speed: machines wait
+		return err
+	}
 	if err := g.emptied(); err != nil {
 		return err
 	}
 	g.failing.Lock()
 	defer g.failing.Unlock()
-	if err := g.failoverStep(failover.Release{ID: id}, failover.ByWord, 0); err != nil {
+	f := g.failoverNow()
+	if err := g.failoverStep(e, failover.ByWord, 0); err != nil {
 		return err
 	}
 	if err := g.dropFailoverView(f); err != nil { // the next opening removes it
 		g.log.Warn("the view of a failover whose disks were given away is not removed yet", "error", err)
 	}
 	return nil
+}
+
+// LetGo ends the view of a failover that passes all to its disks: the machines have moved onto these, and from the moment at
+// which that is stated nothing of the store is written to them any more. The rest of the group is removed when the store is
+// opened again. Again it returns the same. ErrInUse: somebody writes to the view, and its scratch is not empty; those of failover.Step.
+func (g *Group) LetGo(id string) ([]Disk, error) {
+	f := g.failoverNow()
+	next, err := f.Step(failover.LetGo{ID: id})
+	if err == nil && next != f {
+		if err = g.opened(); err == nil {
+			err = g.letGo(failover.LetGo{ID: id})
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("journal: group %s: let its disks go: %w", g.info.ID, err)
+	}
+	return g.Disks(), nil
 }
 
 // emptied says whether the replicas hold all that was written to the failover's view.
@@ -212,7 +237,7 @@ func (g *Group) Disks() (disks []Disk) {
 // Released says that the group's disks were given away, and nothing of it is left.
 func (g *Group) Released() bool { return g.failoverNow().State == failover.Released }
 
-// released makes what stands for a group whose disks were given away: it takes and shows nothing. What is left of its history is removed;
+// released makes what stands for a group whose disks were given away, or are the machines': it takes and shows nothing. What is left of its history is removed;
 // what cannot be is tried again the next time. The disks are left alone, but that a file is made as long as its volume.
 func (s *Store) released(g *Group, m *manifest) *Group {
 	facts := m.now()

@@ -38,6 +38,7 @@ type entry struct {
 
 	failover failover.Failover
 	ended    failover.Ended
+	state    failover.State // plain: Passing or OnDisks
 }
 
 // entryKind says what an entry states.
@@ -75,17 +76,23 @@ const (
 	// Of version 5.
 	entryEnded entryKind = 22 // a failover is over, or was given up before it began
 
+	// Of version 6.
+	entryPlain entryKind = 23 // the disks of the failover before it are plain
+
 	firstOfVersion2 = entryTag
 	firstOfVersion3 = entryFailover
 	firstOfVersion4 = entryReleased
 	firstOfVersion5 = entryEnded
-	lastKnown       = entryEnded
+	firstOfVersion6 = entryPlain
+	lastKnown       = entryPlain
 )
 
 // version is that of the slots that hold such entries: a release that knows only the
 // older kinds must refuse a newer one, and not take it for the torn end of the file.
 func (k entryKind) version() byte {
 	switch {
+	case k >= firstOfVersion6:
+		return 6
 	case k >= firstOfVersion5:
 		return 5
 	case k >= firstOfVersion4:

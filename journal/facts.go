@@ -112,6 +112,10 @@ func (f *facts) apply(e entry) {
 		if f.failover.State.Final() {
 			f.failover.State = failover.Released
 		}
+	case entryPlain:
+		if f.failover.State.Final() {
+			f.failover.State = e.state
+		}
 	case entryDisk:
 		f.disks[e.volume] = e.reason
 	case entryThinned:
@@ -231,14 +235,27 @@ func (f *facts) entries() []entry {
 	return append(append(es, f.abandoned...), f.folded...)
 }
 
-// failoverEntries state how far a failover has come. That its disks were given away is an entry of its own,
+// failoverEntries state how far a failover has come. That its disks were given away, or are plain, is an entry of its own,
 // which a release that knows nothing of it does not take for a torn end.
 func failoverEntries(f failover.Failover) []entry {
-	if f.State != failover.Released {
+	more, ok := plainEntry(f.State)
+	if !ok {
 		return []entry{{kind: entryFailover, failover: f}}
 	}
 	f.State = failover.Settled
-	return []entry{{kind: entryFailover, failover: f}, {kind: entryReleased}}
+	return []entry{{kind: entryFailover, failover: f}, more}
+}
+
+// plainEntry states, of a failover that is stated as settled or beyond, that it has come to the state; false: one of those that are
+// stated with all else.
+func plainEntry(s failover.State) (entry, bool) {
+	switch s {
+	case failover.Passing, failover.OnDisks:
+		return entry{kind: entryPlain, state: s}, true
+	case failover.Released:
+		return entry{kind: entryReleased}, true
+	}
+	return entry{}, false
 }
 
 func (f *facts) clone() facts {

@@ -131,7 +131,11 @@ func (g *Group) overNow(id string, by failover.Ender, machines int) entry {
 // is not counts: after a crash it would be read.
 func (g *Group) stateFailover(next failover.Failover, more ...entry) error {
 	if !invariant.Planted("journal/machines-first") {
-		es := append(failoverEntries(next), more...)
+		es := failoverEntries(next)
+		if e, ok := plainEntry(next.State); ok && g.manifest.now().failover.State.Merged() && !invariant.Planted("journal/settled-again") {
+			es = []entry{e} // what is stated again, and torn off after it, would be settled once more
+		}
+		es = append(es, more...)
 		err := g.onReserve(func() error { return g.manifest.put(true, es...) })
 		if err != nil && g.manifest.now().failover != next {
 			return err
@@ -284,7 +288,7 @@ func (g *Group) neverBegins(e failover.Event) error {
 // is tried again. It is to be called every few seconds. machines is how many connections its disks have:
 // if they are taken away now that is remembered.
 func (g *Group) PassFailover(machines int) error {
-	if !g.failoverNow().State.Fences() { // the usual case costs nothing
+	if s := g.failoverNow().State; !s.Fences() || s.Gone() { // the usual case costs nothing
 		return nil
 	}
 	g.failing.Lock()
@@ -394,8 +398,10 @@ func (g *Group) heldByFailoverLocked() error {
 // WhyFenced says for people why a source of a lower epoch is not let in.
 func (g *Group) WhyFenced() string {
 	switch f := g.failoverNow(); f.State {
-	case failover.Committed, failover.Settled:
+	case failover.Committed, failover.Settled, failover.Passing:
 		return fmt.Sprintf("a live failover to checkpoint %d was committed at the target: its machines run there", f.Checkpoint)
+	case failover.OnDisks:
+		return fmt.Sprintf("a live failover to checkpoint %d was committed at the target: its machines run there, on plain disks", f.Checkpoint)
 	case failover.Released:
 		return fmt.Sprintf("a live failover to checkpoint %d was committed at the target, and its disks were given away: its machines run there, or are protected from there", f.Checkpoint)
 	case failover.None, failover.RolledBack:

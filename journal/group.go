@@ -54,9 +54,11 @@ type Group struct {
 	folding   folding
 	healing   sync.Mutex // what a view met is repaired one at a time; before all others
 
-	settling sync.Mutex // a committed failover is settled by one; before all others
-	failing  sync.Mutex // a failover takes one step at a time; before all others
-	viewing  sync.Mutex // kept views are opened and closed one at a time; before mu
+	settling sync.Mutex   // a committed failover is settled by one; before all others
+	unsound  error        // why its replicas are no plain disks; nil: they are, or may be. Under settling
+	hurried  atomic.Int32 // who waits for settling, and for the machines' sake not long
+	failing  sync.Mutex   // a failover takes one step at a time; before all others
+	viewing  sync.Mutex   // kept views are opened and closed one at a time; before mu
 
 	mu          sync.Mutex
 	info        GroupInfo

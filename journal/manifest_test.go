@@ -202,6 +202,48 @@ func TestGoldenVersion3(t *testing.T) {
 	}
 }
 
+// version6 has what came with version 6.
+var version6 = []entry{
+	{kind: entryFailover, failover: failover.Failover{State: failover.Settled, ID: "5b3e", Checkpoint: 21, Epoch: 5, View: 18, Began: 3e18, Then: failover.Rollback}},
+	{kind: entryPlain, state: failover.Passing},
+	{kind: entryFailover, failover: failover.Failover{State: failover.Settled, ID: "5b3e", Checkpoint: 21, Epoch: 5, View: 18, Began: 3e18, Then: failover.Rollback}},
+	{kind: entryPlain, state: failover.OnDisks},
+	{kind: entryMark},
+}
+
+func TestGoldenVersion6(t *testing.T) {
+	const name = "testdata/v6.manifest"
+	es := append([]entry{{kind: entryGroup, lineage: testLineage, name: "group"}}, version6...)
+	var p []byte
+	for i, e := range es {
+		p = appendEntry(p, frame{testGroup, uint64(i + 1), uint64(i)}, e)
+	}
+	if *update {
+		ok(t, os.WriteFile(name, p, 0o666))
+	}
+	golden, err := os.ReadFile(name)
+	ok(t, err)
+	for slots, want := range map[int]failover.State{2: failover.Settled, 3: failover.Passing, 4: failover.Settled, 6: failover.OnDisks} {
+		r := &manifest{group: testGroup, facts: newFacts()}
+		ok(t, r.replay(golden[:slots*slotBytes]))
+		if r.facts.failover.State != want || r.facts.failover.ID != "5b3e" || !bytes.Equal(p, golden) {
+			t.Errorf("%d slots of it state %+v, want %s; first difference at %d", slots, r.facts.failover, want, firstDifference(p, golden))
+		}
+		again := newFacts() // written anew it says the same
+		for _, e := range r.facts.entries() {
+			again.apply(e)
+		}
+		if !reflect.DeepEqual(again, r.facts) {
+			t.Errorf("written anew it states\n%+v, want\n%+v", again, r.facts)
+		}
+	}
+	for _, s := range []failover.State{failover.None, failover.Settled, failover.Released, failover.OnDisks + 1} {
+		if _, _, err := parseEntry(appendEntry(nil, frame{testGroup, 1, 0}, entry{kind: entryPlain, state: s}), testGroup); err == nil {
+			t.Errorf("%s is read", s)
+		}
+	}
+}
+
 // version5 has what came with version 5.
 var version5 = []entry{
 	{kind: entryEnded, ended: failover.Ended{ID: "5b3e", By: failover.ByTimer, Wall: 3e18, Machines: 4}},

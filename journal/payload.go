@@ -96,6 +96,8 @@ func appendPayload(dst []byte, e entry) []byte {
 	case entryDisk:
 		dst = le.AppendUint32(dst, uint32(e.volume))
 		dst = append(dst, e.reason...)
+	case entryPlain:
+		dst = append(dst, byte(e.state))
 	case entryReleased:
 	case entryMark:
 	}
@@ -224,6 +226,9 @@ func parsePayload(kind entryKind, p []byte) (entry, bool) {
 		e.volume = record.VolumeID(d.u32())
 		e.reason = d.rest(maxPath)
 		d.ok(e.volume != 0 && path.IsAbs(e.reason))
+	case entryPlain:
+		e.state = failover.State(d.u8())
+		d.ok(e.state == failover.Passing || e.state == failover.OnDisks)
 	case entryReleased:
 	case entryMark:
 	default:

@@ -73,7 +73,7 @@ func (g *Group) promote(number uint64, pace func(bytes int64) error) error {
 // promotes is promote for who holds passing.
 func (g *Group) promotes(number uint64, pace func(bytes int64) error) error {
 	// The replicas of a settled failover have gone on: nothing of the log goes over them again.
-	if f := g.failoverNow(); (f.State == failover.Settled || f.State == failover.Released) && !invariant.Planted("journal/promotes-over-settled") {
+	if f := g.failoverNow(); f.State.Merged() && !invariant.Planted("journal/promotes-over-settled") {
 		return fmt.Errorf("promotion to checkpoint %d: a live failover is settled: %w", number, ErrInUse)
 	}
 	cp, err := g.Checkpoint(number)

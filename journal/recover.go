@@ -8,7 +8,6 @@ import (
 	"sync"
 
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
-	"github.com/holdfast-dr/holdfast/journal/failover"
 	"github.com/holdfast-dr/holdfast/journal/segment"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
@@ -112,7 +111,7 @@ func (s *Store) openGroup(id record.GroupID) *Group {
 	if err == nil && m == nil {
 		return nil
 	}
-	if err == nil && m.now().failover.State == failover.Released {
+	if err == nil && m.now().failover.State.Gone() {
 		return s.released(g, m)
 	}
 	if err == nil {

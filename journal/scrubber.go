@@ -249,14 +249,14 @@ func (r *scrubber) units() (units []scrub.Unit) {
 }
 
 // settled says whether every block of the replicas is what its sum says unless it is
-// damaged: what an initial sync or a promotion leaves torn is written again, and read by
+// damaged, which is so before they are plain disks: what an initial sync or a promotion leaves torn is written again, and read by
 // nobody until then.
 func (g *Group) settled() bool {
 	g.mu.Lock()
 	initial := g.initial
 	g.mu.Unlock()
 	f := g.manifest.now()
-	return !initial && (f.gone == 0 || f.gone == f.promoted.number)
+	return !initial && !f.failover.State.Plain() && (f.gone == 0 || f.gone == f.promoted.number)
 }
 
 // read reads a unit back, and sees to what it finds.

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -26,7 +27,9 @@ const (
 //  1. all other checkpoints are stated gone, and test views end;
 //  2. the replicas are brought to the failover's checkpoint, as by any promotion;
 //  3. that is stated: from then on the view reads them alone, and nobody else reads them;
-//  4. what the machines have written goes from scratch into the replicas, and so does what they write.
+//  4. what the machines have written goes from scratch into the replicas, and so does what they write;
+//  5. the replicas are read back: see pass. From then on they are plain disks, the view writes to them, and what is left
+//     in scratch goes there too.
 //
 // Each step is repeated after a crash. It returns when there was nothing left to move.
 func (g *Group) settle(pace func(int64) error) error {
@@ -48,10 +51,22 @@ func (g *Group) settle(pace func(int64) error) error {
 		}
 		f = g.failoverNow()
 	}
-	if f.State != failover.Settled {
+	if err := g.empty(pace); err != nil || f.State != failover.Settled {
+		return err
+	}
+	if err := g.pass(pace); err != nil {
+		return err
+	}
+	return g.empty(pace)
+}
+
+// empty moves what stands in the scratch of a failover whose replicas hold its checkpoint into them, until there was nothing left.
+// g.settling is held.
+func (g *Group) empty(pace func(int64) error) error {
+	i := g.Failover()
+	if !i.State.Merged() || i.State.Gone() {
 		return nil
 	}
-	i := g.Failover()
 	if i.View.View == nil {
 		return i.Err
 	}
@@ -68,6 +83,67 @@ func (g *Group) settle(pace func(int64) error) error {
 		}
 	}
 	return nil
+}
+
+// errHurried says that the disks of a failover are wanted, so that they are not read back first.
+var errHurried = errors.New("the disks are wanted")
+
+// pass has the view of a settled failover write to the disks themselves. Nobody can tell what they should hold from then on, so
+// they are read back once, whole, and held against their sums before; where they do not verify the machines stay as they are, until the
+// store is opened again. Disks that are kept over several stores are no plain ones, and stay. g.settling is held.
+func (g *Group) pass(pace func(int64) error) error {
+	i := g.Failover()
+	if i.View.View == nil || i.Err != nil || !g.store.plain() || g.store.cfg.Protector != nil || g.unsound != nil {
+		return cmp.Or(i.Err, g.unsound)
+	}
+	for _, v := range i.View.View.Volumes() {
+		if err := g.readBackWhole(v, pace); errors.Is(err, errHurried) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
+	g.retention.passing.Lock()
+	err := g.retention.promoter.Finish() // no crash brings an older block back
+	g.retention.passing.Unlock()
+	if err == nil {
+		err = g.stateWhile(failover.Verified{})
+	}
+	if err != nil {
+		return err
+	}
+	g.passes(i.View.View)
+	return nil
+}
+
+// readBackWhole holds a volume's replica against its sums.
+func (g *Group) readBackWhole(v view.Volume, pace func(int64) error) error {
+	g.mu.Lock()
+	r := g.replicaOf(v.ID)
+	g.mu.Unlock()
+	found, err := r.Verify(0, v.Bytes, func(n int) error {
+		if g.hurried.Load() > 0 {
+			return errHurried
+		}
+		return pace(int64(n))
+	})
+	if err != nil {
+		return fmt.Errorf("volume %d: read its replica back: %w", v.ID, err)
+	}
+	if len(found) > 0 && !invariant.Planted("journal/passes-rotten") {
+		d := found[0]
+		g.unsound = fmt.Errorf("volume %d: its replica is damaged in %d places, the first of %d bytes at %d: machines stay on the view: %w", v.ID, len(found), d.Len, d.Off, d.Err)
+	}
+	return g.unsound
+}
+
+// passes has a view write to the group's disks.
+func (g *Group) passes(v *view.View) {
+	v.Pass(func(id record.VolumeID) view.Plain {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		return g.replicaOf(id).Plain()
+	})
 }
 
 // forgetOthers states that all checkpoints but one are about to go, and ends the views that stand in
@@ -115,14 +191,17 @@ func (g *Group) readsAlone(number uint64) (bool, error) {
 	if f.State.Final() && number != f.View {
 		return false, ErrInUse
 	}
-	return f.State == failover.Settled, nil
+	return f.State.Merged(), nil
 }
 
 // statePromoted states that the replicas hold the failover's checkpoint.
-func (g *Group) statePromoted() error {
+func (g *Group) statePromoted() error { return g.stateWhile(failover.Promoted{}) }
+
+// stateWhile takes an event in, while no other step is taken.
+func (g *Group) stateWhile(e failover.Event) error {
 	g.failing.Lock()
 	defer g.failing.Unlock()
-	return g.failoverStep(failover.Promoted{}, failover.ByWord, 0)
+	return g.failoverStep(e, failover.ByWord, 0)
 }
 
 // beneath is the replica of a volume, into which what machines wrote is moved.
@@ -167,7 +246,7 @@ func (b beneath) Sync() error {
 func (g *Group) settles() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if s := g.failover.State; g.closed || g.settlesNow || s != failover.Committed && s != failover.Settled || invariant.Planted("journal/never-settles") {
+	if s := g.failover.State; g.closed || g.settlesNow || !s.Final() || s.Gone() || invariant.Planted("journal/never-settles") {
 		return
 	}
 	g.settlesNow = true
@@ -183,7 +262,7 @@ func (g *Group) settles() {
 			return
 		}
 		if err != nil {
-			err = fmt.Errorf("journal: group %s: what the machines see does not get into the replicas: %w", g.info.ID, err)
+			err = fmt.Errorf("journal: group %s: the failover does not settle: %w", g.info.ID, err)
 		}
 		g.undriven = err
 	})

@@ -15,6 +15,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+	"github.com/holdfast-dr/holdfast/journal/failover"
 	"github.com/holdfast-dr/holdfast/journal/index"
 	"github.com/holdfast-dr/holdfast/journal/retain"
 	"github.com/holdfast-dr/holdfast/journal/segment"
@@ -303,13 +304,13 @@ func (s *Store) closeFiles() error {
 	return err
 }
 
-// Groups returns the groups, ordered by id, without those of which nothing is left.
+// Groups returns the groups, ordered by id, without those whose disks were given away for something else.
 func (s *Store) Groups() []*Group {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	gs := make([]*Group, 0, len(s.groups))
 	for _, id := range slices.Sorted(maps.Keys(s.groups)) {
-		if g := s.groups[id]; !g.released {
+		if g := s.groups[id]; !g.released || g.failoverNow().State == failover.OnDisks {
 			gs = append(gs, g)
 		}
 	}

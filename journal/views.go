@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+	"github.com/holdfast-dr/holdfast/journal/failover"
 	"github.com/holdfast-dr/holdfast/journal/view"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
@@ -101,6 +102,9 @@ func (g *Group) openView(number uint64, o ViewOptions, cfg view.Config) (*view.V
 	opened, err = view.New(cfg) // not under mu: a slow disk under scratch holds up nobody else
 	if err != nil {
 		return nil, fmt.Errorf("journal: group %s: checkpoint %d: %w", g.info.ID, number, err)
+	}
+	if g.failoverNow().State == failover.Passing {
+		g.passes(opened)
 	}
 	g.mu.Lock()
 	closed, gone, leaving := g.closed, g.lostLocked(number), g.leaving

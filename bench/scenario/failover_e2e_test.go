@@ -121,7 +121,7 @@ func TestFailoverOfALab(t *testing.T) {
 		defer tick.Stop()
 		for ; time.Now().Before(deadline); <-tick.C {
 			res, err := target.Recovery.Get(ctx, &holdfastv1.RecoveryServiceGetRequest{})
-			if err == nil && res.Failover.State == api.FailoverSettled && res.Failover.View.ScratchBytes == 0 {
+			if err == nil && res.Failover.State == api.FailoverPassing && res.Failover.View.ScratchBytes == 0 {
 				return
 			}
 		}

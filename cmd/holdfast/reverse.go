@@ -126,7 +126,11 @@ func (f *reverseFlags) reversal(ctx context.Context, client *api.Client, folder 
 		return nil, "", explain(api.RoleTarget, err)
 	}
 	have := res.Failover
-	if have.State != api.FailoverCommitted && have.State != api.FailoverSettled {
+	switch have.State {
+	case api.FailoverCommitted, api.FailoverSettled, api.FailoverPassing:
+	case api.FailoverOnDisks:
+		return nil, "", fmt.Errorf("the machines of group %s have moved onto plain disks, and no filter would see what they write: protect them from the second site as a new group", f.group)
+	default:
 		return nil, "", fmt.Errorf("there is nothing to reverse: the last failover of group %s is %s, and not committed: see holdfast failover list, and commit one; a reversal that was begun is carried on with holdfast failover resume", f.group, have.State)
 	}
 	r := &recovery.Reversal{Failover: have.Id, Lineage: have.Lineage, Control: control, Data: data, Interval: f.interval, Filter: f.filter}

@@ -68,6 +68,8 @@ const (
 	FailoverRolledBack  = "rolled-back"
 	FailoverCommitted   = "committed"
 	FailoverSettled     = "settled"
+	FailoverPassing     = "passing"
+	FailoverOnDisks     = "on-disks"
 	FailoverReleased    = "released"
 )
 

@@ -200,6 +200,8 @@ func TestTimer(t *testing.T) {
 	}
 	f(api.FailoverCommitted, recovery.Committed, 2)
 	f(api.FailoverSettled, recovery.Committed, 2)
+	f(api.FailoverPassing, recovery.Committed, 2)
+	f(api.FailoverOnDisks, recovery.Committed, 2)
 	f(api.FailoverRolledBack, recovery.RolledBack, 0)
 }
 

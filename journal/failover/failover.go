@@ -10,12 +10,18 @@
 //	rolled-back ◄──────── rolling-back ◄────────┘
 //	            Dropped
 //
+//	             Verified          LetGo          Release
+//	     settled ─────────► passing ─────► on-disks ──────► released
+//
+// Passing and on-disks are how a settled failover ends without being handed over: machines move onto plain disks.
+//
 // What a caller may rely on:
 //   - The epoch rises with Begin, and again when a rollback is through. In between no source appends.
 //   - Raised, Recovering and RollingBack hold the history: no checkpoint goes. From Committed on the
 //     machines' disks are the group's truth, all other checkpoints may go, and no source is ever let
 //     in again.
-//   - From Released on the disks are not the journal's any more: whoever they were given to writes to
+//   - From Passing on the replicas are plain disks: no sum counts any more, and what the view is written goes to them.
+//   - From OnDisks, or Released, on the disks are not the journal's any more: whoever they were given to writes to
 //     them, and nothing else of the group is left.
 //   - Begin with the same id and checkpoint is told what became of it and changes nothing. With another
 //     it is refused, unless the last failover was rolled back: of two who begin at once one wins.
@@ -49,9 +55,11 @@ const (
 	Committed         // it is final: what the view shows is the group
 	Settled           // the replicas hold the checkpoint, and what was written goes there too
 	Released          // the disks were given away, with all that was written
+	Passing           // the replicas are plain disks, and the view writes to them
+	OnDisks           // the view is gone: machines write to the disks themselves
 )
 
-var stateNames = [...]string{"none", "raised", "recovering", "rolling-back", "rolled-back", "committed", "settled", "released"}
+var stateNames = [...]string{"none", "raised", "recovering", "rolling-back", "rolled-back", "committed", "settled", "released", "passing", "on-disks"}
 
 func (s State) String() string {
 	if int(s) < len(stateNames) {
@@ -67,13 +75,22 @@ func (s State) Holds() bool {
 }
 
 // Final says that there is no way back.
-func (s State) Final() bool { return s == Committed || s == Settled || s == Released }
+func (s State) Final() bool { return s == Committed || s.Merged() }
+
+// Merged says that the replicas hold the checkpoint, and have gone on: nothing of the log goes over them again.
+func (s State) Merged() bool { return s == Settled || s == Passing || s.Gone() }
+
+// Plain says that the disks are plain: no sum tells what they should hold.
+func (s State) Plain() bool { return s == Passing || s.Gone() }
+
+// Gone says that the disks are not the journal's any more.
+func (s State) Gone() bool { return s == OnDisks || s == Released }
 
 // Fences says that no source may append.
 func (s State) Fences() bool { return s != None && s != RolledBack }
 
 // Shows says that the view must be there.
-func (s State) Shows() bool { return s == Recovering || s == Committed || s == Settled }
+func (s State) Shows() bool { return s == Recovering || s.Final() && !s.Gone() }
 
 // End is how a failover ends when its time is over.
 type End uint8
@@ -126,6 +143,7 @@ var (
 	ErrNotReady     = errors.New("the failover's disks are not there yet")
 	ErrNotCommitted = errors.New("the failover is not committed")
 	ErrUnsettled    = errors.New("the replicas do not hold yet what the machines see")
+	ErrReleased     = errors.New("the failover's disks were given away")
 	ErrEnded        = errors.New("the failover of that id is over, or was given up before it began")
 )
 
@@ -159,6 +177,11 @@ type (
 	// Release asks for the disks of the failover with the ID; empty: whichever there is. All that was written
 	// stands in them.
 	Release struct{ ID string }
+	// Verified says that the replicas hold the checkpoint whole, by their sums, and all else that was written is in scratch.
+	Verified struct{}
+	// LetGo says that the machines of the failover with the ID have moved onto the disks themselves; empty: whichever
+	// there is. Nothing is left in scratch.
+	LetGo struct{ ID string }
 	// Passed says what the clocks say. Amiss: the view is not there, or not good; then time does not commit it.
 	Passed struct {
 		Now   retain.Instant
@@ -173,6 +196,8 @@ func (Dropped) event()  {}
 func (Accept) event()   {}
 func (Promoted) event() {}
 func (Release) event()  {}
+func (Verified) event() {}
+func (LetGo) event()    {}
 func (Passed) event()   {}
 
 // Step returns what the failover is after the event: to be made durable where it differs, and then
@@ -202,6 +227,13 @@ func (f Failover) Step(e Event) (Failover, error) {
 		return f, nil
 	case Release:
 		return f.release(e)
+	case Verified:
+		if f.State == Settled {
+			f.State = Passing
+		}
+		return f, nil
+	case LetGo:
+		return f.letGo(e)
 	case Passed:
 		return f.passed(e), nil
 	}
@@ -240,10 +272,10 @@ func (f Failover) abandon(e Abandon) (Failover, error) {
 	if err := f.of(e.ID); err != nil {
 		return f, err
 	}
-	switch f.State {
-	case Raised, Recovering:
+	switch {
+	case f.State == Raised, f.State == Recovering:
 		f.State = RollingBack
-	case Committed, Settled, Released:
+	case f.State.Final():
 		return f, ErrCommitted
 	}
 	return f, nil
@@ -269,7 +301,7 @@ func (f Failover) release(e Release) (Failover, error) {
 		return f, err
 	}
 	switch f.State {
-	case Settled:
+	case Settled, Passing, OnDisks:
 		f.State = Released
 	case Released:
 	case Committed:
@@ -277,6 +309,31 @@ func (f Failover) release(e Release) (Failover, error) {
 			return f, ErrUnsettled
 		}
 		f.State = Released
+	case RollingBack, RolledBack:
+		return f, ErrRolledBack
+	default:
+		return f, ErrNotCommitted
+	}
+	return f, nil
+}
+
+func (f Failover) letGo(e LetGo) (Failover, error) {
+	if err := f.of(e.ID); err != nil {
+		return f, err
+	}
+	switch f.State {
+	case Passing:
+		f.State = OnDisks
+	case OnDisks:
+	case Settled:
+		if !invariant.Planted("journal/failover/lets-go-early") {
+			return f, ErrUnsettled
+		}
+		f.State = OnDisks
+	case Committed:
+		return f, ErrUnsettled
+	case Released:
+		return f, ErrReleased
 	case RollingBack, RolledBack:
 		return f, ErrRolledBack
 	default:

@@ -29,31 +29,38 @@ func TestEveryEvent(t *testing.T) {
 	other := Begin{ID: "b", Checkpoint: 9, Above: 5, View: 4, Timer: time.Minute, Then: Commit, Now: at(1)}
 	table := []struct {
 		event Event
-		want  [8]State // by state
-		errs  [8]error
+		want  [10]State // by state
+		errs  [10]error
 	}{
-		{other, [8]State{Raised, same, same, same, Raised, same, same, same}, [8]error{nil, ErrOther, ErrOther, ErrOther, nil, ErrOther, ErrOther, ErrOther}},
-		{Begin{ID: "a", Checkpoint: 7, Above: 5}, [8]State{Raised, same, same, same, same, same, same, same}, [8]error{}},
-		{Begin{ID: "a", Checkpoint: 8, Above: 5}, [8]State{Raised, same, same, same, same, same, same, same}, [8]error{nil, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther}},
-		{Begin{ID: "b", Checkpoint: 9, Above: 5, View: 4, Now: at(1), Ended: []Ended{{ID: "b"}}}, [8]State{same, same, same, same, same, same, same, same},
-			[8]error{ErrEnded, ErrEnded, ErrEnded, ErrEnded, ErrEnded, ErrEnded, ErrEnded, ErrEnded}},
-		{Kept{}, [8]State{same, Recovering, same, same, same, same, same, same}, [8]error{}},
-		{Abandon{}, [8]State{same, RollingBack, RollingBack, same, same, same, same, same}, [8]error{ErrNone, nil, nil, nil, nil, ErrCommitted, ErrCommitted, ErrCommitted}},
-		{Abandon{ID: "a"}, [8]State{same, RollingBack, RollingBack, same, same, same, same, same}, [8]error{ErrNone, nil, nil, nil, nil, ErrCommitted, ErrCommitted, ErrCommitted}},
-		{Abandon{ID: "b"}, [8]State{same, same, same, same, same, same, same, same}, [8]error{ErrNone, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther}},
-		{Dropped{}, [8]State{same, same, same, RolledBack, same, same, same, same}, [8]error{}},
-		{Accept{}, [8]State{same, same, Committed, same, same, same, same, same}, [8]error{ErrNone, ErrNotReady, nil, ErrRolledBack, ErrRolledBack, nil, nil, nil}},
-		{Accept{ID: "a"}, [8]State{same, same, Committed, same, same, same, same, same}, [8]error{ErrNone, ErrNotReady, nil, ErrRolledBack, ErrRolledBack, nil, nil, nil}},
-		{Accept{ID: "b"}, [8]State{same, same, same, same, same, same, same, same}, [8]error{ErrNone, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther}},
-		{Release{}, [8]State{same, same, same, same, same, same, Released, same}, [8]error{ErrNone, ErrNotCommitted, ErrNotCommitted, ErrRolledBack, ErrRolledBack, ErrUnsettled, nil, nil}},
-		{Release{ID: "a"}, [8]State{same, same, same, same, same, same, Released, same}, [8]error{ErrNone, ErrNotCommitted, ErrNotCommitted, ErrRolledBack, ErrRolledBack, ErrUnsettled, nil, nil}},
-		{Release{ID: "b"}, [8]State{same, same, same, same, same, same, same, same}, [8]error{ErrNone, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther}},
-		{Promoted{}, [8]State{same, same, same, same, same, Settled, same, same}, [8]error{}},
-		{Passed{Now: at(59 * time.Second)}, [8]State{same, same, same, same, same, same, same, same}, [8]error{}},
-		{Passed{Now: at(time.Hour)}, [8]State{same, RollingBack, RollingBack, same, same, same, same, same}, [8]error{}},
+		{other, [10]State{Raised, same, same, same, Raised, same, same, same, same, same}, [10]error{nil, ErrOther, ErrOther, ErrOther, nil, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther}},
+		{Begin{ID: "a", Checkpoint: 7, Above: 5}, [10]State{Raised, same, same, same, same, same, same, same, same, same}, [10]error{}},
+		{Begin{ID: "a", Checkpoint: 8, Above: 5}, [10]State{Raised, same, same, same, same, same, same, same, same, same}, [10]error{nil, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther}},
+		{Begin{ID: "b", Checkpoint: 9, Above: 5, View: 4, Now: at(1), Ended: []Ended{{ID: "b"}}}, [10]State{same, same, same, same, same, same, same, same, same, same},
+			[10]error{ErrEnded, ErrEnded, ErrEnded, ErrEnded, ErrEnded, ErrEnded, ErrEnded, ErrEnded, ErrEnded, ErrEnded}},
+		{Kept{}, [10]State{same, Recovering, same, same, same, same, same, same, same, same}, [10]error{}},
+		{Abandon{}, [10]State{same, RollingBack, RollingBack, same, same, same, same, same, same, same}, [10]error{ErrNone, nil, nil, nil, nil, ErrCommitted, ErrCommitted, ErrCommitted, ErrCommitted, ErrCommitted}},
+		{Abandon{ID: "a"}, [10]State{same, RollingBack, RollingBack, same, same, same, same, same, same, same}, [10]error{ErrNone, nil, nil, nil, nil, ErrCommitted, ErrCommitted, ErrCommitted, ErrCommitted, ErrCommitted}},
+		{Abandon{ID: "b"}, [10]State{same, same, same, same, same, same, same, same, same, same}, [10]error{ErrNone, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther}},
+		{Dropped{}, [10]State{same, same, same, RolledBack, same, same, same, same, same, same}, [10]error{}},
+		{Accept{}, [10]State{same, same, Committed, same, same, same, same, same, same, same}, [10]error{ErrNone, ErrNotReady, nil, ErrRolledBack, ErrRolledBack, nil, nil, nil, nil, nil}},
+		{Accept{ID: "a"}, [10]State{same, same, Committed, same, same, same, same, same, same, same}, [10]error{ErrNone, ErrNotReady, nil, ErrRolledBack, ErrRolledBack, nil, nil, nil, nil, nil}},
+		{Accept{ID: "b"}, [10]State{same, same, same, same, same, same, same, same, same, same}, [10]error{ErrNone, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther}},
+		{Release{}, [10]State{same, same, same, same, same, same, Released, same, Released, Released}, [10]error{ErrNone, ErrNotCommitted, ErrNotCommitted, ErrRolledBack, ErrRolledBack, ErrUnsettled, nil, nil, nil, nil}},
+		{Release{ID: "a"}, [10]State{same, same, same, same, same, same, Released, same, Released, Released}, [10]error{ErrNone, ErrNotCommitted, ErrNotCommitted, ErrRolledBack, ErrRolledBack, ErrUnsettled, nil, nil, nil, nil}},
+		{Release{ID: "b"}, [10]State{same, same, same, same, same, same, same, same, same, same}, [10]error{ErrNone, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther}},
+		{Verified{}, [10]State{same, same, same, same, same, same, Passing, same, same, same}, [10]error{}},
+		{LetGo{}, [10]State{same, same, same, same, same, same, same, same, OnDisks, same},
+			[10]error{ErrNone, ErrNotCommitted, ErrNotCommitted, ErrRolledBack, ErrRolledBack, ErrUnsettled, ErrUnsettled, ErrReleased, nil, nil}},
+		{LetGo{ID: "a"}, [10]State{same, same, same, same, same, same, same, same, OnDisks, same},
+			[10]error{ErrNone, ErrNotCommitted, ErrNotCommitted, ErrRolledBack, ErrRolledBack, ErrUnsettled, ErrUnsettled, ErrReleased, nil, nil}},
+		{LetGo{ID: "b"}, [10]State{same, same, same, same, same, same, same, same, same, same},
+			[10]error{ErrNone, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther}},
+		{Promoted{}, [10]State{same, same, same, same, same, Settled, same, same, same, same}, [10]error{}},
+		{Passed{Now: at(59 * time.Second)}, [10]State{same, same, same, same, same, same, same, same, same, same}, [10]error{}},
+		{Passed{Now: at(time.Hour)}, [10]State{same, RollingBack, RollingBack, same, same, same, same, same, same, same}, [10]error{}},
 	}
 	for _, row := range table {
-		for s := None; s <= Released; s++ {
+		for s := None; s <= OnDisks; s++ {
 			f := with(s)
 			next, err := f.Step(row.event)
 			want := row.want[s]
@@ -85,10 +92,12 @@ func TestEveryEvent(t *testing.T) {
 }
 
 func TestHolds(t *testing.T) {
-	for s := None; s <= Released; s++ {
-		final := s == Committed || s == Settled || s == Released
+	for s := None; s <= OnDisks; s++ {
+		gone := s == Released || s == OnDisks
+		merged := s == Settled || s == Passing || gone
+		final := s == Committed || merged
 		holds := s == Raised || s == Recovering || s == RollingBack || final
-		if s.Holds() != holds || s.Fences() != holds || s.Final() != final || s.Shows() != (s == Recovering || final && s != Released) {
+		if s.Holds() != holds || s.Fences() != holds || s.Final() != final || s.Shows() != (s == Recovering || final && !gone) || s.Merged() != merged || s.Gone() != gone || s.Plain() != (s == Passing || gone) {
 			t.Errorf("%s: holds %v, fences %v, shows %v", s, s.Holds(), s.Fences(), s.Shows())
 		}
 	}

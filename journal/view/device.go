@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
@@ -18,6 +19,8 @@ type Device struct {
 	scratch *scratch // nil: read-only
 	ahead   ahead
 	lookups lookups
+	plain   Plain       // what lies beneath is written to; nil: it is not. Set while no call is inside
+	alone   atomic.Bool // and all stands there, durably: scratch tells of nothing any more, and never will
 }
 
 // Size returns the disk's size in bytes.
@@ -55,6 +58,9 @@ func (d *Device) ReadAt(p []byte, off int64) error {
 		return err
 	}
 	defer d.leave()
+	if d.alone.Load() {
+		return d.plain.ReadAt(p, off)
+	}
 	for len(p) > 0 {
 		n, where := int64(len(p)), inBase
 		if d.scratch != nil {
@@ -69,8 +75,10 @@ func (d *Device) ReadAt(p []byte, off int64) error {
 		case inZeros:
 			clear(p[:n])
 		case inBase:
-			d.reading(off, n, true)
-			err = d.readBase(p[:n], off)
+			if d.plain == nil {
+				d.reading(off, n, true)
+			}
+			err = d.beneath(p[:n], off)
 		}
 		if err != nil {
 			return err
@@ -80,7 +88,15 @@ func (d *Device) ReadAt(p []byte, off int64) error {
 	return nil
 }
 
-// WriteAt writes p into scratch. ErrNoSpace: the limit is reached, and nothing was
+// beneath reads what the view has not written.
+func (d *Device) beneath(p []byte, off int64) error {
+	if d.plain != nil {
+		return d.plain.ReadAt(p, off)
+	}
+	return d.readBase(p, off)
+}
+
+// WriteAt writes p into scratch, or into what lies beneath, if that is plain. ErrNoSpace: the limit is reached, and nothing was
 // written.
 func (d *Device) WriteAt(p []byte, off int64) error {
 	if err := d.enter(off, int64(len(p))); err != nil {
@@ -93,9 +109,15 @@ func (d *Device) WriteAt(p []byte, off int64) error {
 	if len(p) == 0 {
 		return nil
 	}
+	if d.alone.Load() {
+		return noSpace(d.plain.WriteAt(p, off))
+	}
 	first, last := off/blockBytes, (off+int64(len(p))-1)/blockBytes
 	s := d.scratch
 	defer s.unlock(s.lock(first, last))
+	if d.plain != nil {
+		return d.passWrite(p, off)
+	}
 	return d.put(p, off, first, last)
 }
 
@@ -186,7 +208,7 @@ func (d *Device) around(whole []byte, block, off, n int64) error {
 	case inFile:
 		return d.spoiled(d.scratch.readLocked(whole, block, w))
 	case inBase:
-		return d.readBase(whole[:hi-lo], lo)
+		return d.beneath(whole[:hi-lo], lo)
 	}
 	return nil
 }
@@ -212,6 +234,21 @@ func (d *Device) Zero(off, n int64) error {
 	if d.ReadOnly() {
 		return ErrReadOnly
 	}
+	if n == 0 {
+		return nil
+	}
+	if d.alone.Load() {
+		return noSpace(d.plain.Zero(off, n))
+	}
+	defer d.scratch.unlock(d.scratch.lock(off/blockBytes, (off+n-1)/blockBytes))
+	if d.plain != nil {
+		return d.passZero(off, n)
+	}
+	return d.zeroLocked(off, n)
+}
+
+// zeroLocked makes the range zeros in scratch. Its blocks are locked.
+func (d *Device) zeroLocked(off, n int64) error {
 	end := off + n
 	if part := min((blockBytes-off%blockBytes)%blockBytes, n); part != 0 {
 		if err := d.writeZeros(off, part); err != nil {
@@ -230,7 +267,6 @@ func (d *Device) Zero(off, n int64) error {
 	}
 	s := d.scratch
 	first, last := off/blockBytes, (end-1)/blockBytes
-	defer s.unlock(s.lock(first, last))
 	f, err := s.make()
 	if err != nil {
 		return noSpace(err)
@@ -244,13 +280,11 @@ func (d *Device) Zero(off, n int64) error {
 	return nil
 }
 
-// writeZeros zeroes a part of one block, which thereby comes to take space, unless it
+// writeZeros zeroes a part of one block, which is locked and thereby comes to take space, unless it
 // is zeros already.
 func (d *Device) writeZeros(off, n int64) error {
 	block := off / blockBytes
-	s := d.scratch
-	defer s.unlock(s.lock(block, block))
-	if s.blocks.where(block) == inZeros {
+	if d.scratch.blocks.where(block) == inZeros {
 		return nil
 	}
 	return d.put(zeros[:n], off, block, block)
@@ -271,8 +305,18 @@ func (d *Device) Flush() error {
 	return d.flush()
 }
 
+// flush makes scratch durable before what lies beneath it: a map that a crash takes back would show what scratch had held
+// over what was written there since.
 func (d *Device) flush() error {
-	err := d.scratch.flush()
+	var err error
+	if !d.alone.Load() {
+		err = d.scratch.flush()
+	}
+	if err == nil && d.plain != nil && !invariant.Planted("journal/view/pass-unsynced") {
+		if err = d.plain.Sync(); err != nil {
+			err = fmt.Errorf("%w: %w", ErrFailed, err)
+		}
+	}
 	if errors.Is(err, ErrFailed) {
 		d.view.fail(err)
 	}
@@ -295,6 +339,10 @@ func (d *Device) Extents(off, n int64, emit func(n int64, hole bool) bool) error
 		}
 		if where != inBase {
 			tell(k, where == inZeros)
+		} else if d.plain != nil {
+			if err := d.plain.Extents(off, k, tell); err != nil {
+				return err
+			}
 		} else if err := d.baseExtents(off, k, tell); err != nil {
 			return err
 		}

@@ -25,6 +25,11 @@ type LaneReplica interface {
 	ReadBy(loop *ioengine.Loop, p []byte, off int64, done func(error)) bool
 }
 
+// LanePlain is a Plain that can be read by a loop.
+type LanePlain interface {
+	ReadBy(loop *ioengine.Loop, p []byte, off int64, done func(error)) bool
+}
+
 var _ Lender = (*segment.Log)(nil)
 
 // laneRead is a read by a loop that waits for the disk.
@@ -122,6 +127,10 @@ func (r *laneRead) begin(loop *ioengine.Loop) (begun, ended bool) {
 			clear(r.p)
 			return true, true
 		}
+	}
+	if d.plain != nil {
+		plain, ok := d.plain.(LanePlain)
+		return ok && plain.ReadBy(loop, r.p, r.off, r.told), false
 	}
 	if !d.reading(r.off, n, false) {
 		return false, false

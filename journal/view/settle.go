@@ -53,14 +53,21 @@ type Below interface {
 // Settle moves up to most bytes of what was written to a volume into what lies beneath, in portions
 // of that many bytes, and then has scratch tell of it no more. What is written meanwhile stays scratch. moved is how many
 // blocks that were; 0: there were none, or all changed meanwhile. After an error, or a crash, scratch still has them or both
-// have the same. One call for a volume goes on at a time.
+// have the same. One call for a volume goes on at a time. Of a view that passes the disks themselves are what lies
+// beneath, and to is not asked.
 func (v *View) Settle(vol record.VolumeID, portion, most int64, to Below) (moved int64, err error) {
 	d, ok := v.Device(vol)
 	if !ok {
 		return 0, fmt.Errorf("volume %d is not in the view", vol)
 	}
-	if d.scratch == nil || d.scratch.files.Load() == nil {
+	if d.scratch == nil {
 		return 0, nil
+	}
+	if d.scratch.files.Load() == nil {
+		return 0, d.standsAlone()
+	}
+	if p := d.plainly(); p != nil {
+		to = into{p}
 	}
 	defer d.scratch.unwatch()
 	var own []owned
@@ -76,7 +83,7 @@ func (v *View) Settle(vol record.VolumeID, portion, most int64, to Below) (moved
 		own = append(own, got...)
 	}
 	if len(own) == 0 {
-		return 0, nil
+		return 0, d.standsAlone()
 	}
 	if err := to.Sync(); err != nil {
 		return 0, err

@@ -20,10 +20,11 @@ type settler struct {
 	v       *View
 	d       *Device
 	syncs   int
+	boot    [16]byte
 }
 
 func (s *settler) open(again bool) (err error) {
-	s.v, err = New(Config{Checkpoint: 5, Options: Options{Scratch: true}, FS: s.disk, Dir: "/scratch", Versions: ReplicasAlone{}, Group: 7, Number: 3, Again: again,
+	s.v, err = New(Config{Checkpoint: 5, Options: Options{Scratch: true}, FS: s.disk, Dir: "/scratch", Versions: ReplicasAlone{}, Group: 7, Number: 3, Again: again, Boot: s.boot,
 		Disks: []Disk{{Volume: Volume{ID: 1, Name: "one", Bytes: testBytes}, Replica: &s.replica}}})
 	if err == nil {
 		s.d, _ = s.v.Device(1)

@@ -105,7 +105,8 @@ type Failover struct {
 	Group string `protobuf:"bytes,2,opt,name=group,proto3" json:"group,omitempty"`
 	// none; raised: the source is fenced and the disks are not there yet; recovering: machines may run;
 	// rolling-back; rolled-back; committed; settled: committed, and the replicas hold what the machines see, but
-	// for what stands in the view's scratch on its way there.
+	// for what stands in the view's scratch on its way there; passing: they are plain disks, and the view does nothing but pass to
+	// them what it is asked for, once its scratch is empty; on-disks: machines use them themselves, and the view is gone.
 	State string `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
 	// What is amiss, a sentence for an operator; empty: nothing is.
 	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
@@ -125,7 +126,7 @@ type Failover struct {
 	Left *durationpb.Duration `protobuf:"bytes,11,opt,name=left,proto3" json:"left,omitempty"`
 	// The disks, while machines may run; it is among the views that ViewsService lists.
 	View *View `protobuf:"bytes,12,opt,name=view,proto3" json:"view,omitempty"`
-	// The replicas of the volumes in the view, once it is committed.
+	// The replicas of the volumes in the view, once it is committed; on-disks: of all volumes.
 	Disks []*Disk `protobuf:"bytes,13,rep,name=disks,proto3" json:"disks,omitempty"`
 	// The group's lineage, 16 hexadecimal digits.
 	Lineage       string `protobuf:"bytes,14,opt,name=lineage,proto3" json:"lineage,omitempty"`
@@ -1020,6 +1021,107 @@ func (x *RecoveryServiceHandOverResponse) GetRunDir() string {
 	return ""
 }
 
+// RecoveryServiceLetGoRequest says whose disks are the machines' own from now on.
+type RecoveryServiceLetGoRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The group's name; empty means the only one there is.
+	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// The failover's id; empty means the present one, whichever that is.
+	Id            string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecoveryServiceLetGoRequest) Reset() {
+	*x = RecoveryServiceLetGoRequest{}
+	mi := &file_holdfast_v1_recovery_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecoveryServiceLetGoRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecoveryServiceLetGoRequest) ProtoMessage() {}
+
+func (x *RecoveryServiceLetGoRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_recovery_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecoveryServiceLetGoRequest.ProtoReflect.Descriptor instead.
+func (*RecoveryServiceLetGoRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_recovery_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *RecoveryServiceLetGoRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *RecoveryServiceLetGoRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+// RecoveryServiceLetGoResponse tells how it stands.
+type RecoveryServiceLetGoResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How it stands.
+	Failover      *Failover `protobuf:"bytes,1,opt,name=failover,proto3" json:"failover,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecoveryServiceLetGoResponse) Reset() {
+	*x = RecoveryServiceLetGoResponse{}
+	mi := &file_holdfast_v1_recovery_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecoveryServiceLetGoResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecoveryServiceLetGoResponse) ProtoMessage() {}
+
+func (x *RecoveryServiceLetGoResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_recovery_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecoveryServiceLetGoResponse.ProtoReflect.Descriptor instead.
+func (*RecoveryServiceLetGoResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_recovery_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *RecoveryServiceLetGoResponse) GetFailover() *Failover {
+	if x != nil {
+		return x.Failover
+	}
+	return nil
+}
+
 var File_holdfast_v1_recovery_proto protoreflect.FileDescriptor
 
 const file_holdfast_v1_recovery_proto_rawDesc = "" +
@@ -1097,14 +1199,20 @@ const file_holdfast_v1_recovery_proto_rawDesc = "" +
 	"\x05disks\x18\x02 \x03(\v2\x11.holdfast.v1.DiskR\x05disks\x12\x10\n" +
 	"\x03nbd\x18\x03 \x01(\tR\x03nbd\x12\x12\n" +
 	"\x04pool\x18\x04 \x01(\tR\x04pool\x12\x17\n" +
-	"\arun_dir\x18\x05 \x01(\tR\x06runDir2\xd4\x04\n" +
+	"\arun_dir\x18\x05 \x01(\tR\x06runDir\"C\n" +
+	"\x1bRecoveryServiceLetGoRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\"Q\n" +
+	"\x1cRecoveryServiceLetGoResponse\x121\n" +
+	"\bfailover\x18\x01 \x01(\v2\x15.holdfast.v1.FailoverR\bfailover2\xb2\x05\n" +
 	"\x0fRecoveryService\x12\\\n" +
 	"\x05Begin\x12(.holdfast.v1.RecoveryServiceBeginRequest\x1a).holdfast.v1.RecoveryServiceBeginResponse\x12V\n" +
 	"\x03Get\x12&.holdfast.v1.RecoveryServiceGetRequest\x1a'.holdfast.v1.RecoveryServiceGetResponse\x12_\n" +
 	"\x06Commit\x12).holdfast.v1.RecoveryServiceCommitRequest\x1a*.holdfast.v1.RecoveryServiceCommitResponse\x12e\n" +
 	"\bRollback\x12+.holdfast.v1.RecoveryServiceRollbackRequest\x1a,.holdfast.v1.RecoveryServiceRollbackResponse\x12\\\n" +
 	"\x05Adopt\x12(.holdfast.v1.RecoveryServiceAdoptRequest\x1a).holdfast.v1.RecoveryServiceAdoptResponse\x12e\n" +
-	"\bHandOver\x12+.holdfast.v1.RecoveryServiceHandOverRequest\x1a,.holdfast.v1.RecoveryServiceHandOverResponseBCZAgithub.com/holdfast-dr/holdfast/control/api/holdfastv1;holdfastv1b\x06proto3"
+	"\bHandOver\x12+.holdfast.v1.RecoveryServiceHandOverRequest\x1a,.holdfast.v1.RecoveryServiceHandOverResponse\x12\\\n" +
+	"\x05LetGo\x12(.holdfast.v1.RecoveryServiceLetGoRequest\x1a).holdfast.v1.RecoveryServiceLetGoResponseBCZAgithub.com/holdfast-dr/holdfast/control/api/holdfastv1;holdfastv1b\x06proto3"
 
 var (
 	file_holdfast_v1_recovery_proto_rawDescOnce sync.Once
@@ -1118,7 +1226,7 @@ func file_holdfast_v1_recovery_proto_rawDescGZIP() []byte {
 	return file_holdfast_v1_recovery_proto_rawDescData
 }
 
-var file_holdfast_v1_recovery_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_holdfast_v1_recovery_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_holdfast_v1_recovery_proto_goTypes = []any{
 	(*Disk)(nil),                            // 0: holdfast.v1.Disk
 	(*Failover)(nil),                        // 1: holdfast.v1.Failover
@@ -1134,41 +1242,46 @@ var file_holdfast_v1_recovery_proto_goTypes = []any{
 	(*RecoveryServiceAdoptResponse)(nil),    // 11: holdfast.v1.RecoveryServiceAdoptResponse
 	(*RecoveryServiceHandOverRequest)(nil),  // 12: holdfast.v1.RecoveryServiceHandOverRequest
 	(*RecoveryServiceHandOverResponse)(nil), // 13: holdfast.v1.RecoveryServiceHandOverResponse
-	(*timestamppb.Timestamp)(nil),           // 14: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),             // 15: google.protobuf.Duration
-	(*View)(nil),                            // 16: holdfast.v1.View
+	(*RecoveryServiceLetGoRequest)(nil),     // 14: holdfast.v1.RecoveryServiceLetGoRequest
+	(*RecoveryServiceLetGoResponse)(nil),    // 15: holdfast.v1.RecoveryServiceLetGoResponse
+	(*timestamppb.Timestamp)(nil),           // 16: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),             // 17: google.protobuf.Duration
+	(*View)(nil),                            // 18: holdfast.v1.View
 }
 var file_holdfast_v1_recovery_proto_depIdxs = []int32{
-	14, // 0: holdfast.v1.Failover.began:type_name -> google.protobuf.Timestamp
-	15, // 1: holdfast.v1.Failover.timer:type_name -> google.protobuf.Duration
-	15, // 2: holdfast.v1.Failover.left:type_name -> google.protobuf.Duration
-	16, // 3: holdfast.v1.Failover.view:type_name -> holdfast.v1.View
+	16, // 0: holdfast.v1.Failover.began:type_name -> google.protobuf.Timestamp
+	17, // 1: holdfast.v1.Failover.timer:type_name -> google.protobuf.Duration
+	17, // 2: holdfast.v1.Failover.left:type_name -> google.protobuf.Duration
+	18, // 3: holdfast.v1.Failover.view:type_name -> holdfast.v1.View
 	0,  // 4: holdfast.v1.Failover.disks:type_name -> holdfast.v1.Disk
-	15, // 5: holdfast.v1.RecoveryServiceBeginRequest.timer:type_name -> google.protobuf.Duration
+	17, // 5: holdfast.v1.RecoveryServiceBeginRequest.timer:type_name -> google.protobuf.Duration
 	1,  // 6: holdfast.v1.RecoveryServiceBeginResponse.failover:type_name -> holdfast.v1.Failover
 	1,  // 7: holdfast.v1.RecoveryServiceGetResponse.failover:type_name -> holdfast.v1.Failover
 	1,  // 8: holdfast.v1.RecoveryServiceCommitResponse.failover:type_name -> holdfast.v1.Failover
 	1,  // 9: holdfast.v1.RecoveryServiceRollbackResponse.failover:type_name -> holdfast.v1.Failover
 	0,  // 10: holdfast.v1.RecoveryServiceAdoptRequest.disks:type_name -> holdfast.v1.Disk
-	15, // 11: holdfast.v1.RecoveryServiceHandOverRequest.interval:type_name -> google.protobuf.Duration
+	17, // 11: holdfast.v1.RecoveryServiceHandOverRequest.interval:type_name -> google.protobuf.Duration
 	0,  // 12: holdfast.v1.RecoveryServiceHandOverResponse.disks:type_name -> holdfast.v1.Disk
-	2,  // 13: holdfast.v1.RecoveryService.Begin:input_type -> holdfast.v1.RecoveryServiceBeginRequest
-	4,  // 14: holdfast.v1.RecoveryService.Get:input_type -> holdfast.v1.RecoveryServiceGetRequest
-	6,  // 15: holdfast.v1.RecoveryService.Commit:input_type -> holdfast.v1.RecoveryServiceCommitRequest
-	8,  // 16: holdfast.v1.RecoveryService.Rollback:input_type -> holdfast.v1.RecoveryServiceRollbackRequest
-	10, // 17: holdfast.v1.RecoveryService.Adopt:input_type -> holdfast.v1.RecoveryServiceAdoptRequest
-	12, // 18: holdfast.v1.RecoveryService.HandOver:input_type -> holdfast.v1.RecoveryServiceHandOverRequest
-	3,  // 19: holdfast.v1.RecoveryService.Begin:output_type -> holdfast.v1.RecoveryServiceBeginResponse
-	5,  // 20: holdfast.v1.RecoveryService.Get:output_type -> holdfast.v1.RecoveryServiceGetResponse
-	7,  // 21: holdfast.v1.RecoveryService.Commit:output_type -> holdfast.v1.RecoveryServiceCommitResponse
-	9,  // 22: holdfast.v1.RecoveryService.Rollback:output_type -> holdfast.v1.RecoveryServiceRollbackResponse
-	11, // 23: holdfast.v1.RecoveryService.Adopt:output_type -> holdfast.v1.RecoveryServiceAdoptResponse
-	13, // 24: holdfast.v1.RecoveryService.HandOver:output_type -> holdfast.v1.RecoveryServiceHandOverResponse
-	19, // [19:25] is the sub-list for method output_type
-	13, // [13:19] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	1,  // 13: holdfast.v1.RecoveryServiceLetGoResponse.failover:type_name -> holdfast.v1.Failover
+	2,  // 14: holdfast.v1.RecoveryService.Begin:input_type -> holdfast.v1.RecoveryServiceBeginRequest
+	4,  // 15: holdfast.v1.RecoveryService.Get:input_type -> holdfast.v1.RecoveryServiceGetRequest
+	6,  // 16: holdfast.v1.RecoveryService.Commit:input_type -> holdfast.v1.RecoveryServiceCommitRequest
+	8,  // 17: holdfast.v1.RecoveryService.Rollback:input_type -> holdfast.v1.RecoveryServiceRollbackRequest
+	10, // 18: holdfast.v1.RecoveryService.Adopt:input_type -> holdfast.v1.RecoveryServiceAdoptRequest
+	12, // 19: holdfast.v1.RecoveryService.HandOver:input_type -> holdfast.v1.RecoveryServiceHandOverRequest
+	14, // 20: holdfast.v1.RecoveryService.LetGo:input_type -> holdfast.v1.RecoveryServiceLetGoRequest
+	3,  // 21: holdfast.v1.RecoveryService.Begin:output_type -> holdfast.v1.RecoveryServiceBeginResponse
+	5,  // 22: holdfast.v1.RecoveryService.Get:output_type -> holdfast.v1.RecoveryServiceGetResponse
+	7,  // 23: holdfast.v1.RecoveryService.Commit:output_type -> holdfast.v1.RecoveryServiceCommitResponse
+	9,  // 24: holdfast.v1.RecoveryService.Rollback:output_type -> holdfast.v1.RecoveryServiceRollbackResponse
+	11, // 25: holdfast.v1.RecoveryService.Adopt:output_type -> holdfast.v1.RecoveryServiceAdoptResponse
+	13, // 26: holdfast.v1.RecoveryService.HandOver:output_type -> holdfast.v1.RecoveryServiceHandOverResponse
+	15, // 27: holdfast.v1.RecoveryService.LetGo:output_type -> holdfast.v1.RecoveryServiceLetGoResponse
+	21, // [21:28] is the sub-list for method output_type
+	14, // [14:21] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_v1_recovery_proto_init() }
@@ -1183,7 +1296,7 @@ func file_holdfast_v1_recovery_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_v1_recovery_proto_rawDesc), len(file_holdfast_v1_recovery_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -47,6 +47,8 @@ const (
 	// RecoveryServiceHandOverProcedure is the fully-qualified name of the RecoveryService's HandOver
 	// RPC.
 	RecoveryServiceHandOverProcedure = "/holdfast.v1.RecoveryService/HandOver"
+	// RecoveryServiceLetGoProcedure is the fully-qualified name of the RecoveryService's LetGo RPC.
+	RecoveryServiceLetGoProcedure = "/holdfast.v1.RecoveryService/LetGo"
 )
 
 // RecoveryServiceClient is a client for the holdfast.v1.RecoveryService service.
@@ -83,6 +85,11 @@ type RecoveryServiceClient interface {
 	// Errors: failed_precondition when the failover is not settled, or is another one; unavailable when it does not get on:
 	// ask again; invalid_argument for what cannot be meant.
 	HandOver(context.Context, *holdfastv1.RecoveryServiceHandOverRequest) (*holdfastv1.RecoveryServiceHandOverResponse, error)
+	// LetGo ends the serving of a failover's disks for good, once the machines have moved onto these themselves: from then on this
+	// vra does not write to them any more. Again it changes nothing.
+	// Errors: failed_precondition when there is no failover, it is another one, or not committed; unavailable while its view does not
+	// pass to the disks yet, or somebody is connected to it: ask again.
+	LetGo(context.Context, *holdfastv1.RecoveryServiceLetGoRequest) (*holdfastv1.RecoveryServiceLetGoResponse, error)
 }
 
 // NewRecoveryServiceClient constructs a client for the holdfast.v1.RecoveryService service. By
@@ -132,6 +139,12 @@ func NewRecoveryServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			connect.WithSchema(recoveryServiceMethods.ByName("HandOver")),
 			connect.WithClientOptions(opts...),
 		),
+		letGo: connect.NewClient[holdfastv1.RecoveryServiceLetGoRequest, holdfastv1.RecoveryServiceLetGoResponse](
+			httpClient,
+			baseURL+RecoveryServiceLetGoProcedure,
+			connect.WithSchema(recoveryServiceMethods.ByName("LetGo")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -143,6 +156,7 @@ type recoveryServiceClient struct {
 	rollback *connect.Client[holdfastv1.RecoveryServiceRollbackRequest, holdfastv1.RecoveryServiceRollbackResponse]
 	adopt    *connect.Client[holdfastv1.RecoveryServiceAdoptRequest, holdfastv1.RecoveryServiceAdoptResponse]
 	handOver *connect.Client[holdfastv1.RecoveryServiceHandOverRequest, holdfastv1.RecoveryServiceHandOverResponse]
+	letGo    *connect.Client[holdfastv1.RecoveryServiceLetGoRequest, holdfastv1.RecoveryServiceLetGoResponse]
 }
 
 // Begin calls holdfast.v1.RecoveryService.Begin.
@@ -199,6 +213,15 @@ func (c *recoveryServiceClient) HandOver(ctx context.Context, req *holdfastv1.Re
 	return nil, err
 }
 
+// LetGo calls holdfast.v1.RecoveryService.LetGo.
+func (c *recoveryServiceClient) LetGo(ctx context.Context, req *holdfastv1.RecoveryServiceLetGoRequest) (*holdfastv1.RecoveryServiceLetGoResponse, error) {
+	response, err := c.letGo.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // RecoveryServiceHandler is an implementation of the holdfast.v1.RecoveryService service.
 type RecoveryServiceHandler interface {
 	// Begin raises the group's epoch, durably, and opens its disks at a checkpoint. No machine may be
@@ -233,6 +256,11 @@ type RecoveryServiceHandler interface {
 	// Errors: failed_precondition when the failover is not settled, or is another one; unavailable when it does not get on:
 	// ask again; invalid_argument for what cannot be meant.
 	HandOver(context.Context, *holdfastv1.RecoveryServiceHandOverRequest) (*holdfastv1.RecoveryServiceHandOverResponse, error)
+	// LetGo ends the serving of a failover's disks for good, once the machines have moved onto these themselves: from then on this
+	// vra does not write to them any more. Again it changes nothing.
+	// Errors: failed_precondition when there is no failover, it is another one, or not committed; unavailable while its view does not
+	// pass to the disks yet, or somebody is connected to it: ask again.
+	LetGo(context.Context, *holdfastv1.RecoveryServiceLetGoRequest) (*holdfastv1.RecoveryServiceLetGoResponse, error)
 }
 
 // NewRecoveryServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -278,6 +306,12 @@ func NewRecoveryServiceHandler(svc RecoveryServiceHandler, opts ...connect.Handl
 		connect.WithSchema(recoveryServiceMethods.ByName("HandOver")),
 		connect.WithHandlerOptions(opts...),
 	)
+	recoveryServiceLetGoHandler := connect.NewUnaryHandlerSimple(
+		RecoveryServiceLetGoProcedure,
+		svc.LetGo,
+		connect.WithSchema(recoveryServiceMethods.ByName("LetGo")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/holdfast.v1.RecoveryService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case RecoveryServiceBeginProcedure:
@@ -292,6 +326,8 @@ func NewRecoveryServiceHandler(svc RecoveryServiceHandler, opts ...connect.Handl
 			recoveryServiceAdoptHandler.ServeHTTP(w, r)
 		case RecoveryServiceHandOverProcedure:
 			recoveryServiceHandOverHandler.ServeHTTP(w, r)
+		case RecoveryServiceLetGoProcedure:
+			recoveryServiceLetGoHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -323,4 +359,8 @@ func (UnimplementedRecoveryServiceHandler) Adopt(context.Context, *holdfastv1.Re
 
 func (UnimplementedRecoveryServiceHandler) HandOver(context.Context, *holdfastv1.RecoveryServiceHandOverRequest) (*holdfastv1.RecoveryServiceHandOverResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.RecoveryService.HandOver is not implemented"))
+}
+
+func (UnimplementedRecoveryServiceHandler) LetGo(context.Context, *holdfastv1.RecoveryServiceLetGoRequest) (*holdfastv1.RecoveryServiceLetGoResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.RecoveryService.LetGo is not implemented"))
 }

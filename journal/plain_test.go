@@ -1,0 +1,289 @@
+package journal
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/holdfast-dr/holdfast/ioengine"
+	"github.com/holdfast-dr/holdfast/ioengine/faultdisk"
+	"github.com/holdfast-dr/holdfast/journal/failover"
+	"github.com/holdfast-dr/holdfast/wire/record"
+)
+
+// passingWorld is a failover whose view passes to its disks, and whose machines have written on since.
+func passingWorld(t *testing.T) (disk *faultdisk.Disk, images map[record.VolumeID][]byte) {
+	t.Helper()
+	disk, images = settledWorld(t)
+	w, err := openTarget(disk)
+	ok(t, err)
+	ok(t, w.ends(images))
+	ok(t, scribble(w.group.Failover().View.View, images, 3))
+	ok(t, w.replicasHold(images))
+	ok(t, w.store.Close())
+	return disk, images
+}
+
+// onDisks looks at a group whose machines have moved onto its disks, in a store that was opened since.
+func (t *target) onDisks(disk *faultdisk.Disk, images map[record.VolumeID][]byte) error {
+	if s := t.group.Failover().State; s != failover.OnDisks || len(t.store.Groups()) != 1 {
+		return fmt.Errorf("it is %s, one of %d groups", s, len(t.store.Groups()))
+	}
+	disks, err := t.group.LetGo("")
+	if err != nil || len(disks) != len(images) {
+		return fmt.Errorf("let go again: %v, %w", disks, err)
+	}
+	for _, d := range disks {
+		if err := diskHolds(disk, d, images[d.ID]); err != nil {
+			return err
+		}
+	}
+	if err := t.group.PassFailover(0); err != nil {
+		return err
+	}
+	if _, err := t.store.OpenGroup(GroupInfo{ID: testGroup, Name: "group", Lineage: testLineage}); !errors.Is(err, ErrFenced) || !strings.Contains(err.Error(), "on plain disks") {
+		return fmt.Errorf("its old source hears %w", err)
+	}
+	if _, granted := t.group.Grant(); granted {
+		return errors.New("its old source is granted an epoch")
+	}
+	if _, err := t.store.RemoveGroup(testGroup, RemoveOptions{}, nil); err == nil {
+		return errors.New("it is removed under its machines")
+	}
+	names, err := disk.List(t.group.logDir())
+	if err != nil || len(names) != 0 || len(t.group.Views()) != 0 {
+		return fmt.Errorf("its log stays: %v, with %d views, %w", names, len(t.group.Views()), err)
+	}
+	return nil
+}
+
+// Once its machines have moved onto the disks the view is gone, and nobody else writes to them.
+func TestLetGo(t *testing.T) {
+	disk, images := settledWorld(t)
+	w, err := openTarget(disk)
+	ok(t, err)
+	if _, err := w.group.LetGo(""); !errors.Is(err, failover.ErrUnsettled) {
+		t.Errorf("let go while the view keeps sums: %v", err)
+	}
+	ok(t, w.ends(images))
+	ok(t, scribble(w.group.Failover().View.View, images, 3))
+	if _, err := w.group.LetGo("another"); !errors.Is(err, failover.ErrOther) {
+		t.Errorf("another's: %v", err)
+	}
+	v := w.group.Failover().View.View
+	disks, err := w.group.LetGo("a")
+	ok(t, err)
+	d, _ := v.Device(1)
+	if err := d.WriteAt([]byte{1}, 0); err == nil {
+		t.Error("the view is written to beside the machines")
+	}
+	for i, disk := range []ioengine.FS{disk, disk} { // a machine that writes to its own disk, while the store is there
+		f, err := disk.Open(disks[i].Path, 0)
+		ok(t, err)
+		copy(images[disks[i].ID][5000:], "written by the machine itself")
+		_, err = f.WriteAt([]byte("written by the machine itself"), 5000)
+		ok(t, errors.Join(err, f.Sync(), f.Close()))
+	}
+	ok(t, w.group.PassFailover(1))
+	ok(t, w.group.settle(noPace))
+	if w.group.settled() {
+		t.Error("its disks are held against sums")
+	}
+	ok(t, w.store.Close())
+	for range 2 { // the second time nothing is left to remove
+		w, err = openStore(disk)
+		ok(t, err)
+		ok(t, w.onDisks(disk, images))
+		ok(t, w.store.Close())
+	}
+	w, err = openStore(disk)
+	ok(t, err)
+	_, err = w.group.Release("")
+	ok(t, err)
+	if !w.group.Released() || len(w.store.Groups()) != 0 {
+		t.Errorf("released, it is %s", w.group.Failover().State)
+	}
+	if _, err := w.group.LetGo(""); !errors.Is(err, failover.ErrReleased) {
+		t.Errorf("let go after that: %v", err)
+	}
+	ok(t, w.store.Close())
+	w, err = openStore(disk)
+	ok(t, err)
+	ok(t, w.givenAway(disk, images))
+	ok(t, w.store.Close())
+}
+
+// A view that passes is handed over as one that does not.
+func TestReleaseOfPassing(t *testing.T) {
+	disk, images := passingWorld(t)
+	w, err := openTarget(disk)
+	ok(t, err)
+	ok(t, w.sees(images))
+	_, err = w.group.Release("")
+	ok(t, err)
+	ok(t, w.store.Close())
+	w, err = openStore(disk)
+	ok(t, err)
+	ok(t, w.givenAway(disk, images))
+	ok(t, w.store.Close())
+}
+
+// survivesLetGo opens what a crash left: the machines' disks are there either way.
+func survivesLetGo(disk *faultdisk.Disk, images map[record.VolumeID][]byte) (err error) {
+	w, err := openStore(disk)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, w.store.Close()) }()
+	if w.group.Failover().State == failover.OnDisks {
+		return w.onDisks(disk, images)
+	}
+	if i := w.group.Failover(); i.View.State == ViewFailed { // a sync of it failed, and it is only read from then on
+		return errors.Join(w.viewShows(images), w.replicasHold(images))
+	}
+	return errors.Join(w.sees(images), w.replicasHold(images))
+}
+
+func TestLetGoCrashAtEveryOperation(t *testing.T) {
+	disk, images := passingWorld(t)
+	w, err := openTarget(disk)
+	ok(t, err)
+	var failed error
+	points, rng := 0, seeded(5)
+	disk.OnOp(func(op faultdisk.Op, name string) {
+		for _, keep := range keeps {
+			points++
+			if err := survivesLetGo(disk.Crash(rng, keep), images); err != nil && failed == nil {
+				failed = fmt.Errorf("operation %d (%#x of %s), keep %d: %w", disk.Ops(), op, name, keep, err)
+			}
+		}
+	})
+	_, err = w.group.LetGo("")
+	ok(t, err)
+	ok(t, w.store.Close())
+	w, err = openStore(disk) // the removal
+	ok(t, err)
+	disk.OnOp(nil)
+	ok(t, failed)
+	ok(t, w.onDisks(disk, images))
+	ok(t, w.store.Close())
+	t.Logf("%d crashes", points)
+}
+
+func TestLetGoErrorAtEveryOperation(t *testing.T) {
+	whole, images := passingWorld(t)
+	for at := 1; ; at++ {
+		disk := whole.Kill()
+		w, err := openTarget(disk)
+		ok(t, err)
+		seen := 0
+		disk.Inject(faultdisk.Fault{Ops: faultdisk.OpAny, Err: syscall.EIO, At: at, Only: func(string) bool { seen++; return true }})
+		_, err = w.group.LetGo("")
+		if err != nil && w.group.Failover().State == failover.OnDisks {
+			t.Fatalf("operation %d: it is let go, and says %v", at, err)
+		}
+		if seen < at {
+			ok(t, err)
+			ok(t, w.store.Close())
+			t.Logf("%d errors", at-1)
+			return
+		}
+		ok(t, survivesLetGo(disk.Crash(seeded(at), keeps[at%len(keeps)]), images))
+		disk.Heal()
+		_ = w.store.Close()
+		ok(t, survivesLetGo(disk, images))
+	}
+}
+
+// Disks of which something does not verify are none for a machine: the view stays as it is, and says why. It is read back
+// anew when the store is opened again. Who wants the disks for something else does not wait until they were read back.
+func TestPassReadsBack(t *testing.T) {
+	disk, images := settledWorld(t)
+	w, err := openTarget(disk)
+	ok(t, err)
+	const block = 20 // not one that the machines have written
+	name := w.group.Disks()[0].Path
+	rot := func() {
+		t.Helper()
+		f, err := disk.Open(name, 0)
+		ok(t, err)
+		p := make([]byte, 1)
+		_, err = f.ReadAt(p, block*4096)
+		ok(t, err)
+		_, err = f.WriteAt([]byte{p[0] ^ 1}, block*4096)
+		ok(t, errors.Join(err, f.Close()))
+	}
+	w.group.hurried.Add(1)
+	ok(t, w.group.settle(noPace))
+	if s := w.group.Failover().State; s != failover.Settled {
+		t.Errorf("somebody waits, and it is %s", s)
+	}
+	w.group.hurried.Add(-1)
+	disk.Inject(faultdisk.Fault{Ops: faultdisk.OpOpen, Err: syscall.EIO, Only: func(n string) bool { return n == name }})
+	if err := w.group.settle(noPace); !errors.Is(err, syscall.EIO) {
+		t.Errorf("read back from a disk that does not open: %v", err)
+	}
+	disk.Heal()
+	rot()
+	for range 2 {
+		if err := w.group.settle(noPace); err == nil || !strings.Contains(err.Error(), "machines stay on the view") {
+			t.Errorf("passes to a disk that has rotted: %v", err)
+		}
+	}
+	ok(t, w.group.PassFailover(0))
+	w.group.upkeepSettled()
+	if i := w.group.Failover(); i.State != failover.Settled || i.Err == nil || !strings.Contains(i.Err.Error(), "machines stay on the view") {
+		t.Errorf("it is %s: %v", i.State, i.Err)
+	}
+	rot() // it is whole again
+	if err := w.group.settle(noPace); err == nil {
+		t.Error("read back once more, without anybody's word")
+	}
+	ok(t, w.store.Close())
+	w, err = openTarget(disk)
+	ok(t, err)
+	ok(t, w.ends(images))
+	ok(t, w.store.Close())
+}
+
+// A view that passes reads its disks by a loop, too.
+func TestReadByPassing(t *testing.T) {
+	s := newSource(11)
+	s.script()
+	w, err := openWith(machineConfig(filepath.Join(t.TempDir(), "store")))
+	ok(t, err)
+	for _, r := range s.records {
+		ok(t, w.group.admitFor(r))
+		ok(t, w.send([]record.Record{r}, 1))
+	}
+	at := w.numbers()[len(w.numbers())-1]
+	_, err = w.group.BeginFailover(failoverTo(at))
+	ok(t, err)
+	images := map[record.VolumeID][]byte{}
+	for id, image := range s.images[at] {
+		images[id] = bytes.Clone(image)
+	}
+	_, err = w.group.CommitFailover("")
+	ok(t, err)
+	ok(t, scribble(w.group.Failover().View.View, images, 1))
+	ok(t, w.group.settle(noPace))
+	v := w.group.Failover().View.View
+	ok(t, scribble(v, images, 2))
+	if !v.Passed() {
+		t.Fatalf("it is %s, with %d bytes in scratch", w.group.Failover().State, v.ScratchBytes())
+	}
+	for id, image := range images {
+		d, _ := v.Device(id)
+		l := newLooped(t, d)
+		failed, err := l.holds(image, int(id))
+		l.loop.Close()
+		if failed != nil || err != nil || l.begun == 0 {
+			t.Errorf("volume %d: %d reads by the loop: %v, %v", id, l.begun, failed, err)
+		}
+	}
+	ok(t, w.store.Close())
+}
