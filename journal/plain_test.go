@@ -260,7 +260,8 @@ func TestReadByPassing(t *testing.T) {
 		ok(t, w.group.admitFor(r))
 		ok(t, w.send([]record.Record{r}, 1))
 	}
-	at := w.numbers()[len(w.numbers())-1]
+	numbers := w.numbers()
+	at := numbers[len(numbers)-1]
 	_, err = w.group.BeginFailover(failoverTo(at))
 	ok(t, err)
 	images := map[record.VolumeID][]byte{}
