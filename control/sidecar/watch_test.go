@@ -262,7 +262,7 @@ func TestSlowWatcherIsDropped(t *testing.T) {
 // is asked for long; only to take what is told it has little time.
 func TestAnswersMayBeLongInComing(t *testing.T) {
 	w := open(t, nil)
-	const wait = 200 * time.Millisecond
+	const wait = 500 * time.Millisecond
 	for _, p := range w.car.ports {
 		p.gate.writeWait = wait
 	}
