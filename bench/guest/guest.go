@@ -90,7 +90,8 @@ const (
 	Stay  Job = "stay"  // reads them back, and stays
 )
 
-// Cmdline is the kernel's command line for a guest of so many files; more are further words of it.
+// Cmdline is the kernel's command line for a guest of so many files; more are further words of it: pause=SECONDS between what is written
+// again and again, disks=2 where the files are on a second disk, more=N files to write after it has read those.
 func Cmdline(job Job, files int, more string) string {
 	text := fmt.Sprintf("console=ttyS0 panic=-1 quiet job=%s files=%d", job, files)
 	if more != "" {
@@ -115,6 +116,19 @@ func (k *Kit) MakeDisk(name string, size int64) error {
 	if err := os.WriteFile(name, nil, 0o600); err != nil {
 		return err
 	}
+	return format(name, size, "-d", root)
+}
+
+// MakeSecond makes an empty file system of that size in bytes, for a guest whose files are on a disk of their own (disks=2).
+func MakeSecond(name string, size int64) error {
+	if err := os.WriteFile(name, nil, 0o600); err != nil {
+		return err
+	}
+	return format(name, size)
+}
+
+// format makes a file system in a file, of that size.
+func format(name string, size int64, more ...string) error {
 	if err := os.Truncate(name, size); err != nil {
 		return err
 	}
@@ -122,7 +136,8 @@ func (k *Kit) MakeDisk(name string, size int64) error {
 	if err != nil {
 		mke2fs = "/sbin/mke2fs" // which is in nobody's path but root's
 	}
-	if out, err := exec.Command(mke2fs, "-q", "-t", "ext4", "-b", "4096", "-d", root, name).CombinedOutput(); err != nil {
+	args := append(append([]string{"-q", "-t", "ext4", "-b", "4096"}, more...), name)
+	if out, err := exec.Command(mke2fs, args...).CombinedOutput(); err != nil {
 		return fmt.Errorf("mke2fs (apt-get install e2fsprogs): %w: %s", err, bytes.TrimSpace(out))
 	}
 	return nil

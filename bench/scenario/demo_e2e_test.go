@@ -60,8 +60,8 @@ func demonstrates(t *testing.T, bin, interrupt string) (code int, out []byte) {
 	return cmd.ProcessState.ExitCode(), printed.Bytes()
 }
 
-// TestDemoOfAGuest: the demo shows a guest come back, and leaves nothing, wherever it is interrupted.
-func TestDemoOfAGuest(t *testing.T) {
+// TestWholeDemoOfAGuest: the demo shows a guest come back, and leaves nothing, wherever it is interrupted.
+func TestWholeDemoOfAGuest(t *testing.T) {
 	t.Parallel()
 	bin := t.TempDir()
 	if err := drive.Build(t.Context(), "../..", bin, ""); err != nil {

@@ -279,3 +279,53 @@ func TestScheduledGuest(t *testing.T) {
 		t.Errorf("%v are left", left)
 	}
 }
+
+// TestGentlyMovedGuest has a live failover and a move press the power button of a protected guest, which hears it: it writes a last file,
+// says so, and goes off before anything is begun. After the move that last file is there; the failover, at a checkpoint of before, does not
+// have it.
+func TestGentlyMovedGuest(t *testing.T) {
+	t.Parallel()
+	vm := newHost(t)
+	image := filepath.Join(t.TempDir(), "guest.raw")
+	vm.makeDisk(image)
+	l := up(t, "", nil, "--image", image, "--interval", "1s", "--link", "none")
+	monitor := filepath.Join(vm.dir, "qmp")
+	file := vm.machines(l.Volumes[0].Name, monitor)
+	boot := func() *virtual {
+		t.Helper()
+		v := vm.boot("write pause=0.3", "-chardev", "socket,id=disk,path="+l.Volumes[0].VhostUser+",reconnect=1", "-device", "vhost-user-blk-pci,chardev=disk,num-queues=1",
+			"-qmp", "unix:"+monitor+",server=on,wait=off")
+		v.says(fmt.Sprintf("SAFE %d", guestFiles-1))
+		l.protected()
+		return v
+	}
+	off := func(v *virtual) {
+		t.Helper()
+		if said := v.out.said(); !bytes.Contains(said, []byte("BYE")) {
+			t.Errorf("the source's guest did not hear that it was to go off:\n%s", said)
+		}
+		if err := v.cmd.Wait(); err != nil {
+			t.Errorf("its QEMU: %v", err)
+		}
+	}
+	found := func(r report, orderly bool) {
+		t.Helper()
+		said, err := os.ReadFile(filepath.Join(l.Dir, "jobs", r.ID, "machines", "web1", "serial"))
+		if want := fmt.Sprintf("READ %d BAD 0", guestFiles); err != nil || r.State != "running" || !strings.Contains(string(said), want) || strings.Contains(string(said), "ORDERLY") != orderly {
+			t.Errorf("%+v, %v; want %q, orderly %v; the machine says\n%s", r, err, want, orderly, said)
+		}
+	}
+	first := boot()
+	l.checkpoint("before")
+	var r report
+	l.must(l.JSON(t.Context(), &r, "failover", "live", "--machines", file, "--checkpoint", "before"))
+	off(first)
+	found(r, false)
+	l.must(l.JSON(t.Context(), &r, "failover", "rollback", r.ID))
+	l.protected()
+	second := boot()
+	l.must(l.JSON(t.Context(), &r, "move", "--machines", file))
+	off(second)
+	found(r, true)
+	l.must(l.JSON(t.Context(), &r, "failover", "commit", r.ID))
+}

@@ -181,6 +181,7 @@ func (p *pair) end() {
 	for name := range p.procs {
 		p.kill(name)
 	}
+	p.endMachines()
 	p.endFilters()
 	if !p.t.Failed() {
 		return
@@ -192,9 +193,13 @@ func (p *pair) end() {
 	}
 }
 
-// endFilters ends the filters that jobs have started.
-func (p *pair) endFilters() {
-	pids, _ := filepath.Glob(filepath.Join(p.dir, "jobs", "*", "*.pid"))
+// endFilters ends the filters that jobs have started, and endMachines the machines.
+func (p *pair) endFilters() { p.endJobs("*.pid") }
+
+func (p *pair) endMachines() { p.endJobs("machines", "*", "pid") }
+
+func (p *pair) endJobs(pid ...string) {
+	pids, _ := filepath.Glob(filepath.Join(append([]string{p.dir, "jobs", "*"}, pid...)...))
 	for _, name := range pids {
 		text, _ := os.ReadFile(name)
 		if pid, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil {
