@@ -1,6 +1,7 @@
 package scenario
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -23,6 +24,9 @@ type Options struct {
 	Compression string
 	// Overcommit skips the check that full disks would fit.
 	Overcommit bool
+	// TargetStore is an empty folder for the target's store in place of one in the lab's, as on a
+	// disk of its own. What comes to lie there stays when the lab is deleted.
+	TargetStore string
 	// Binaries is the folder that holds holdfast, vra, vra-filter and vra-sidecar.
 	Binaries string
 	// Env is added to the environment of supervisor and daemons, as NAME=value.
@@ -109,6 +113,11 @@ func (o *Options) Validate() error {
 		seen[v.Name] = true
 	}
 	return errors.Join(errs...)
+}
+
+// store is the target's.
+func (o *Options) store(dir string) string {
+	return cmp.Or(o.TargetStore, filepath.Join(dir, targetSite, "store"))
 }
 
 // plan lists the disks: images first, in their order. Sizes of images are not known yet.

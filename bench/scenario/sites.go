@@ -82,8 +82,12 @@ func (m *manifest) writeSites(dir string, o *Options) error {
 			return err
 		}
 	}
-	for _, folder := range []string{filepath.Join(sourceSite, "data"), filepath.Join(targetSite, "data"), filepath.Join(targetSite, "store")} {
-		if err := os.Mkdir(filepath.Join(dir, folder), 0o700); err != nil {
+	folders := []string{filepath.Join(dir, sourceSite, "data"), filepath.Join(dir, targetSite, "data")}
+	if o.TargetStore == "" {
+		folders = append(folders, o.store(dir))
+	}
+	for _, folder := range folders {
+		if err := os.Mkdir(folder, 0o700); err != nil {
 			return err
 		}
 	}
@@ -235,7 +239,7 @@ func (m *manifest) configs(dir string, o *Options) (source, target *config.VRA, 
 	target.Target = &config.Target{
 		ListenControl: loopback(m.Ports[portTargetControl]),
 		ListenData:    loopback(m.Ports[portTargetData]),
-		Store:         filepath.Join(dir, targetSite, "store"),
+		Store:         o.store(dir),
 	}
 	sg := config.SourceGroup{
 		Name: m.Group, ID: group, Stream: randomID(), Lineage: randomID(), Interval: o.Interval,

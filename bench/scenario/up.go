@@ -44,6 +44,14 @@ func Up(ctx context.Context, o Options, progress func(Progress)) (*Lab, error) {
 	if err := CheckDir(dir); err != nil {
 		return nil, err
 	}
+	if o.TargetStore != "" {
+		if o.TargetStore, err = filepath.Abs(o.TargetStore); err != nil {
+			return nil, err
+		}
+		if err := checkEmpty(o.TargetStore); err != nil {
+			return nil, fmt.Errorf("the target's store: %w", err)
+		}
+	}
 	disks := o.plan()
 	total, err := lookAtImages(disks)
 	if err != nil {

@@ -67,7 +67,8 @@ func TestLifeOfALab(t *testing.T) {
 		t.Fatal(err)
 	}
 	var stages []string
-	o := Options{Dir: filepath.Join(above, "lab"), Volumes: 1, Size: 1 << 20, Images: []string{image}, Link: 50e6, Binaries: fakeBinaries(t), Overcommit: true, Env: quickRace}
+	store := t.TempDir()
+	o := Options{Dir: filepath.Join(above, "lab"), Volumes: 1, Size: 1 << 20, Images: []string{image}, Link: 50e6, TargetStore: store, Binaries: fakeBinaries(t), Overcommit: true, Env: quickRace}
 	lab, err := Up(t.Context(), o, func(p Progress) { stages = append(stages, p.Stage) })
 	if err != nil {
 		t.Fatal(err)
@@ -86,7 +87,7 @@ func TestLifeOfALab(t *testing.T) {
 		t.Errorf("context %+v, %v", c, err)
 	}
 	for _, file := range []string{fileSource, fileTarget} {
-		if c, err := config.LoadVRA(filepath.Join(lab.dir, file)); err != nil {
+		if c, err := config.LoadVRA(filepath.Join(lab.dir, file)); err != nil || c.Target != nil && c.Target.Store != store {
 			t.Errorf("%s: %+v, %v", file, c, err)
 		}
 	}
@@ -405,6 +406,8 @@ func TestUpRefusesBeforeItMakesAnything(t *testing.T) {
 	f(Options{Dir: filepath.Join(above, "no", "lab")}, "the folder above it does not exist")
 	f(Options{Dir: "/proc/lab"}, "nothing can be made in /proc")
 	f(Options{Dir: filepath.Join(full, "lab")}, "is a file, and no folder")
+	f(Options{TargetStore: filepath.Join(above, "taken")}, "target's store: "+filepath.Join(above, "taken")+" is not empty")
+	f(Options{TargetStore: filepath.Join(above, "nowhere")}, "target's store: open "+filepath.Join(above, "nowhere")+": no such")
 	f(Options{Size: 1 << 60}, "no space for the lab")
 	f(Options{Size: 1 << 62}, "too large")
 	f(Options{Binaries: above}, "make build")

@@ -91,8 +91,10 @@ If it fails or is interrupted, nothing stays behind.`,
 	f.StringVar(&interval, "interval", config.DefaultInterval.String(), "`DURATION` between checkpoints, 1s to 1m")
 	f.StringVar(&o.Compression, "compression", "auto", "auto (LZ4, and raw where the link is faster than compressing), lz4 or none")
 	f.StringArrayVar(&o.Images, "image", nil, "raw disk `FILE` to protect a copy of; may be repeated")
+	f.StringVar(&o.TargetStore, "target-store", "", "empty `DIR` for the store of the target, as on another disk; stays when the lab is deleted")
 	f.BoolVar(&o.Overcommit, "overcommit", false, "do not ask that full disks would fit")
 	cmd.MarkFlagDirname("dir")
+	cmd.MarkFlagDirname("target-store")
 	return cmd
 }
 

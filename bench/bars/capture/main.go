@@ -9,7 +9,8 @@
 //
 // Source, target and link of the lab share the machine with the guest's load: what they
 // take of its cores while they keep up, or read again what was only marked, is part of what is
-// measured. Needs root.
+// measured. The target's store lies in memory: at another site it is on another disk than the guest's.
+// Needs root.
 package main
 
 import (
@@ -34,7 +35,7 @@ func main() {
 		b.open = sync.OnceValue(b.begin)
 		defer b.close()
 		return r.Measure("capture", bars.Head{
-			Title: "The bars of capture", Command: "make bars-capture", Note: "guest's load, filter, source, link and target share it",
+			Title: "The bars of capture", Command: "make bars-capture", Note: "guest's load, filter, source, link and target share it; the target's store is in memory, as its disk is another site's",
 		}, o.Keep, b.measures())
 	})
 }

@@ -48,7 +48,11 @@ func (b *bench) begin() (err error) {
 		return err
 	}
 	b.stop = append(b.stop, func() error { return os.RemoveAll(b.run) })
-	if b.lab, err = drive.Up(b.Context, b.binaries, filepath.Join(b.Dir, "lab"), nil, "--size", fmt.Sprint(b.size), "--overcommit"); err != nil {
+	store := filepath.Join(b.run, "store") // the other site's disk is not the guest's
+	if err := os.Mkdir(store, 0o700); err != nil {
+		return err
+	}
+	if b.lab, err = drive.Up(b.Context, b.binaries, filepath.Join(b.Dir, "lab"), nil, "--size", fmt.Sprint(b.size), "--overcommit", "--target-store", store); err != nil {
 		return err
 	}
 	b.stop = append(b.stop, b.lab.Down)
@@ -89,7 +93,11 @@ func (b *bench) disk(name string) (string, error) {
 			return "", err
 		}
 	}
-	return name, f.Sync()
+	if err := f.Sync(); err != nil {
+		return "", err
+	}
+	// What is cached of it would have to be dropped again for each direct write.
+	return name, bars.DropCaches()
 }
 
 // lonely starts a filter without a VRA.
