@@ -249,7 +249,7 @@ func testStatus(t *testing.T, w *world, tg api.Handlers) {
 	body := holdMetrics(t, Handlers(Identity{Site: "east", ID: "vra-1", Version: "v", Commit: "c"}, w.s, w.tg).Metrics,
 		`holdfast_errors_total{kind="session"} 0`, `holdfast_dirty_bytes{group="shop"} 0`, expires, `holdfast_build_info{commit="c",site="east",version="v",vra="vra-1"} 1`,
 		`holdfast_capture_filters{group="shop",state="connected"} 1`, `holdfast_group_bad_checkpoints{group="shop"} 0`)
-	checkMetrics(t, body, "failover_state", "group_hold_seconds", "group_shared_cuts_total", "group_shared_intervals_total", "group_shared_intervals_listed_total", "journal_limit_bytes", "shaping_cap_bytes_per_second", "stores", "stores_spare", "stores_thin_files", "wire_refused_total")
+	checkMetrics(t, body, "failover_state", "group_hold_seconds", "group_shared_cuts_total", "group_shared_intervals_total", "group_shared_intervals_listed_total", "journal_limit_bytes", "shaping_cap_bytes_per_second", "spill_limit_bytes", "stores", "stores_spare", "stores_thin_files", "wire_refused_total")
 	const syncs = "holdfast_journal_sync_seconds_count "
 	if !strings.Contains(body, syncs) || strings.Contains(body, syncs+"0\n") {
 		t.Errorf("no syncs of the journal in %s", body)

@@ -58,9 +58,10 @@ func (f *flow) arrivedLocked() (payload int64, reports uint64) {
 // arrivedOf is how much payload of a window has arrived when so many bytes of its records were
 // sent, and so many are still in transit.
 func arrivedOf(w spill.Stats, sent, transit int64) int64 {
-	there := min(sent-transit, w.Bytes)
+	all := w.Bytes + w.OnDisk
+	there := min(sent-transit, all)
 	if there <= 0 || invariant.Planted("datapath/only-acked") {
 		return 0
 	}
-	return int64(float64(there) / float64(w.Bytes) * float64(w.Raw))
+	return int64(float64(there) / float64(all) * float64(w.Raw))
 }

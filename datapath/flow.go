@@ -118,6 +118,7 @@ type flow struct {
 		asks     map[uint64]*wish
 		nextAsk  uint64
 		fatal    error
+		noSpill  string // why the spill takes no more, as logged
 
 		compared          *comparison    // of the present resync
 		plain             bool           // a user has asked for all to be sent: nothing is compared until a resync closes

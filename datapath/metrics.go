@@ -50,11 +50,16 @@ var (
 	descReordered   = desc("wire_records_early_total", "Records received before their turn and held: they came over another connection than what was before them.")
 	descWindowMost  = desc("window_limit_bytes", "What a group's window may hold now: less than its own limit while the memory of all windows is short.", "group")
 	descBudget      = desc("window_budget_bytes", "What the windows of all groups may hold together.")
+	descSpill       = desc("spill_bytes", "Bytes of records that wait on the spill disk.", "group")
+	descSpillMost   = desc("spill_limit_bytes", "What a group's files on the spill disk may take now; absent where there is none.", "group")
+	descSpillDisk   = desc("spill_disk_bytes", "What a group's files on the spill disk take.", "group")
+	descSpilled     = desc("spill_written_bytes_total", "Bytes of records that went to the spill disk.", "group")
+	descUnspilled   = desc("spill_read_bytes_total", "Bytes of records that came back from the spill disk.", "group")
 	descCompared    = desc("group_compared_bytes_total", "Bytes of disk that were compared with what the target holds, by sums.", "group")
 	descDiffer      = desc("group_compared_differing_bytes_total", "Bytes of them in blocks that differ, and are sent.", "group")
 	descGaveWay     = desc("group_gave_way_total", "Times a group gave up what its window held, for groups of higher priority.", "group")
 	descDirty       = desc("dirty_bytes", "Bytes marked in the dirty maps.", "group")
-	descErrors      = desc("errors_total", "What went wrong and was handled: sessions that ended or could not be had, refusals of the target, filters that did not answer, groups that stopped.", "kind")
+	descErrors      = desc("errors_total", "What went wrong and was handled: sessions that ended or could not be had, refusals of the target, filters that did not answer, groups that stopped, what the spill disk failed at.", "kind")
 	descScrub       = desc("scrub_bytes_total", "Bytes of segments and replicas read back in the background, and held against their checksums.")
 	descRepairs     = desc("repairs_total", "Segments that were damaged and brought back by parity.")
 	descDamage      = desc("damage", "Places of a group's log and replicas that are damaged and not repaired.", "group")
@@ -109,7 +114,7 @@ func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descLag, descBehind, descState, descFailover, descCheckpoints, descWrites, descBytes, descWire, descBad, descRefused, descRaw, descStored, descPackTime, descPackWrong, descPackRaw, descPackTurns, descWindow,
 		descDirty, descErrors, descJournal, descScrub, descRepairs, descDamage, descLimit, descLevel, descPromoted, descFolded, descFreed, descThinned, descOldest, descStore,
-		descConns, descConnsLost, descAgain, descReordered, descCap, descShaped, descHeld, descWindowMost, descBudget, descGaveWay, descCompared, descDiffer,
+		descConns, descConnsLost, descAgain, descReordered, descCap, descShaped, descHeld, descWindowMost, descBudget, descSpill, descSpillMost, descSpillDisk, descSpilled, descUnspilled, descGaveWay, descCompared, descDiffer,
 		descCuts, descIntervals, descServed, descHolds, descPolicy, descNewest, descBadPoints, descScrubAge, descStores, descSpare, descThin, descDropped, descUncaptured, descUnlogged, descSlots, descFilters,
 		descCertificate, descBuild,
 	} {
@@ -164,6 +169,10 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 		}
 		gauge(descWindow, float64(g.WindowBytes), g.Name)
 		gauge(descWindowMost, float64(g.WindowLimit), g.Name)
+		gauge(descSpill, float64(g.SpillBytes), g.Name)
+		if g.SpillLimit > 0 {
+			gauge(descSpillMost, float64(g.SpillLimit), g.Name)
+		}
 		count(descWrites, float64(g.GuestWritesTotal), g.Name)
 		count(descBytes, float64(g.GuestBytesTotal), g.Name)
 		count(descRaw, float64(g.PackRawBytesTotal), g.Name)
@@ -173,6 +182,7 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 	m.collectCertificates(gauge)
 	m.collectCapture(gauge, count)
 	m.collectPack(gauge, count)
+	m.collectSpill(gauge, count)
 	m.collectCuts(ch, count)
 	m.collectShaping(gauge, count)
 	m.collectWire(count)
@@ -347,7 +357,7 @@ func (m metrics) collectErrors(count func(*prometheus.Desc, float64, ...string))
 	if m.h.source == nil {
 		return
 	}
-	var session, refusal, filter, stop uint64
+	var session, refusal, filter, stop, spill uint64
 	for _, p := range m.h.source.peers {
 		session += p.lost.Load()
 	}
@@ -355,11 +365,26 @@ func (m metrics) collectErrors(count func(*prometheus.Desc, float64, ...string))
 		refusal += f.count.refusals.Load()
 		filter += f.count.silences.Load()
 		stop += f.count.stops.Load()
+		spill += f.window.SpillStats().Failures
 	}
 	count(descErrors, float64(session), "session")
 	count(descErrors, float64(refusal), "refusal")
 	count(descErrors, float64(filter), "filter")
 	count(descErrors, float64(stop), "stop")
+	count(descErrors, float64(spill), "spill")
+}
+
+// collectSpill tells what goes to the spill disk and comes back.
+func (m metrics) collectSpill(gauge, count func(*prometheus.Desc, float64, ...string)) {
+	if m.h.source == nil {
+		return
+	}
+	for _, f := range m.h.source.flows {
+		s := f.window.SpillStats()
+		gauge(descSpillDisk, float64(s.Disk), f.cfg.Name)
+		count(descSpilled, float64(s.Written), f.cfg.Name)
+		count(descUnspilled, float64(s.Fetched), f.cfg.Name)
+	}
 }
 
 // collectConnections tells how many data connections a source has to each target.

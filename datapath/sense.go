@@ -36,6 +36,7 @@ func (f *flow) tick(now time.Time) {
 	lost := f.tap.Lost()
 	f.lagLocked(lost)
 	sense := group.Sense{Lost: lost, Lag: f.mu.lag, Full: f.window.Stats().Bytes >= f.window.Limit(), Trouble: trouble}
+	f.spillLocked(&sense)
 	if f.cuts != nil {
 		if !f.mu.machine.Whole() {
 			f.mu.listedAt = now // none is due

@@ -46,13 +46,20 @@ func (s *Source) shareOut() {
 
 // prioritise tells the book how the groups stand beside each other now.
 func (s *Source) prioritise() {
-	p := s.gate.Policy()
-	s.share.mu.Lock()
-	defer s.share.mu.Unlock()
-	for i, f := range s.flows {
-		s.share.book.Prioritise(i, p.Of(f.cfg.Name))
+	s.share.prioritise(s)
+	if s.spill != nil {
+		s.spill.share.prioritise(s)
 	}
-	s.share.wakeLocked() // a rest may be over too
+}
+
+func (h *shares) prioritise(s *Source) {
+	p := s.gate.Policy()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for i, f := range s.flows {
+		h.book.Prioritise(i, p.Of(f.cfg.Name))
+	}
+	h.wakeLocked() // a rest may be over too
 }
 
 // watchShares has groups give way while the memory is short, until ctx ends.
@@ -69,7 +76,8 @@ func (s *Source) watchShares(ctx context.Context) {
 		s.share.mu.Lock()
 		i, ok := s.share.book.GiveWay(time.Now())
 		s.share.mu.Unlock()
-		if ok && !invariant.Planted("datapath/nobody-gives-way") {
+		// One that has a disk puts there what is above its floor, now that it rests.
+		if ok && !s.flows[i].window.Spills() && !invariant.Planted("datapath/nobody-gives-way") {
 			s.flows[i].giveWay()
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/holdfast-dr/holdfast/datapath/internal/testtrust"
 	"github.com/holdfast-dr/holdfast/datapath/spill"
 	"github.com/holdfast-dr/holdfast/ioengine"
+	"github.com/holdfast-dr/holdfast/ioengine/faultdisk"
 	"github.com/holdfast-dr/holdfast/wire/record"
 	"github.com/holdfast-dr/holdfast/wire/shape"
 )
@@ -27,6 +28,16 @@ import (
 // both are whole.
 func TestLowestGivesWay(t *testing.T) {
 	t.Parallel()
+	lowestGivesWay(t, SpillConfig{})
+}
+
+// TestLowestGoesToDisk: where there is a disk the low one puts there what is above its floor, and loses nothing.
+func TestLowestGoesToDisk(t *testing.T) {
+	t.Parallel()
+	lowestGivesWay(t, SpillConfig{FS: faultdisk.New(512), Dir: "/spill", Budget: 256 << 20})
+}
+
+func lowestGivesWay(t *testing.T, disk SpillConfig) {
 	const total, piece = 8 << 20, 256 << 10
 	w := newWorld(t, func(w *world) { w.size, w.window, w.pool, w.asked = 1<<20, 64<<20, 2<<20, "shop" })
 	w.startFilter()
@@ -54,7 +65,7 @@ func TestLowestGivesWay(t *testing.T) {
 	h.Name, h.ID, h.Stream, h.Filters, h.Volumes = "till", testGroup+1, testStream+1, []string{w.dir + "/pool2"}, []VolumeName{{ID: 1, Name: "till"}}
 	w.mkdir("data")
 	w.s, err = OpenSource(SourceConfig{RunDir: w.dir + "/run", DataDir: w.dir + "/data", Credentials: credentials, Groups: []GroupConfig{g, h},
-		WindowBudget: total, Log: w.log.With("part", "source"),
+		WindowBudget: total, Spill: disk, Log: w.log.With("part", "source"),
 		Shaping: shape.Policy{Priorities: map[string]shape.Priority{"shop": shape.Low, "till": shape.High}}})
 	if err != nil {
 		t.Fatal(err)
@@ -96,7 +107,23 @@ func TestLowestGivesWay(t *testing.T) {
 			}
 		}
 	}
-	inc, lost := high.mu.inc, high.tap.Lost()
+	inc, lowInc, lost := high.mu.inc, low.mu.inc, high.tap.Lost()
+	if disk.Budget > 0 {
+		write(low, w.f, w.volumes[0], func() bool { return low.window.Stats().Bytes > total*5/16 })
+		write(high, till, "till", func() bool {
+			l, h := low.window.Stats(), high.window.Stats()
+			return l.OnDisk > 0 && l.Bytes <= w.s.share.book.Floor() && h.Bytes > w.s.share.book.Floor()
+		})
+		await(0, api.StateSpilling)
+		w.link.Up()
+		await(0, api.StateProtected)
+		await(1, api.StateProtected)
+		if high.mu.inc != inc || low.mu.inc != lowInc || low.count.gaveWay.Load() > 0 || high.tap.Lost() != lost {
+			t.Errorf("the high group has incarnation %d of %d, the low %d of %d and gave way %d times", high.mu.inc, inc, low.mu.inc, lowInc, low.count.gaveWay.Load())
+		}
+		w.verify("after")
+		return
+	}
 	write(low, w.f, w.volumes[0], func() bool { return low.window.Stats().Bytes > total/2 })
 	write(high, till, "till", func() bool { return low.count.gaveWay.Load() > 0 })
 	s := status(0)

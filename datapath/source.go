@@ -18,6 +18,7 @@ import (
 	"github.com/holdfast-dr/holdfast/datapath/group"
 	"github.com/holdfast-dr/holdfast/datapath/pack"
 	"github.com/holdfast-dr/holdfast/datapath/spill"
+	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/wire"
 	"github.com/holdfast-dr/holdfast/wire/record"
 	"github.com/holdfast-dr/holdfast/wire/shape"
@@ -34,6 +35,8 @@ type SourceConfig struct {
 	Compression pack.Compression
 	// WindowBudget is what the windows of all groups hold together, in bytes; 0 is their sum.
 	WindowBudget int64
+	// Spill is where windows go on when memory is full.
+	Spill SpillConfig
 	// ObserveAck is told at each acknowledgement how long ago the oldest guest write in it was captured; nil is nobody.
 	ObserveAck  func(time.Duration)
 	Connections int // data connections to each target, 1 to 8; 0 is as many as pay
@@ -46,6 +49,13 @@ type SourceConfig struct {
 	SiteCredentials wire.Credentials
 	// Dial replaces the network's; nil is net.Dialer.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+// SpillConfig is a folder of a disk for what the windows of all groups have no memory for.
+type SpillConfig struct {
+	FS     ioengine.FS
+	Dir    string // it is made when absent; what is above it must be there
+	Budget int64  // bytes that files in it may take together; 0: there is none
 }
 
 // GroupConfig is a group at its source.
@@ -78,7 +88,8 @@ type Source struct {
 	peers []*peer
 	gate  *gate.Gate
 	share *shares
-	cuts  *cutLinks // nil where no group has several source VRAs
+	spill *spillDisk // nil for none
+	cuts  *cutLinks  // nil where no group has several source VRAs
 	began time.Time
 }
 
@@ -123,6 +134,7 @@ func OpenSource(cfg SourceConfig) (s *Source, err error) {
 		return s, err
 	}
 	s.shareOut()
+	s.openSpill()
 	return s, nil
 }
 
@@ -217,6 +229,9 @@ func (s *Source) Run(ctx context.Context) error {
 	}
 	wg.Go(func() { s.gate.Run(run) })
 	wg.Go(func() { s.watchShares(run) })
+	if s.spill != nil {
+		wg.Go(func() { s.spill.open(run, s.cfg.Log) })
+	}
 	for _, p := range s.peers {
 		wg.Go(func() {
 			if err := p.run(run, s.cfg); err != nil {
@@ -240,6 +255,9 @@ func (s *Source) Close() error {
 	for _, f := range s.flows {
 		err = errors.Join(err, f.tap.Close(), f.ledger.f.Close())
 	}
+	if s.spill != nil {
+		err = errors.Join(err, s.spill.disk.Close())
+	}
 	return err
 }
 
@@ -257,6 +275,7 @@ func (f *flow) run(ctx context.Context) {
 	wg.Go(func() { pack.Run(context.WithoutCancel(ctx), f.sealing, f.sealed) })                                    // ends when sealing is drained; closes sealed
 	wg.Go(f.stow)                                                                                                  // ends when sealed is drained
 	wg.Go(func() { f.send(ctx) })
+	wg.Go(func() { f.window.Run(ctx) })
 	wg.Go(func() { f.resync(ctx) })
 	wg.Go(func() { f.watch(ctx) })
 	wg.Go(func() { f.tend(ctx) })

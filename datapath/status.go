@@ -35,7 +35,7 @@ func (s *Source) status(ctx context.Context, f *flow) *holdfastv1.Group {
 		State: string(st.State), Reason: st.Reason, Since: api.Timestamp(st.Since),
 		GuestBytesTotal: int64(tap.GuestBytes), GuestWritesTotal: int64(tap.GuestWrites),
 		PackRawBytesTotal: int64(f.count.raw.Load()), PackStoredBytesTotal: int64(f.count.stored.Load()),
-		WindowBytes: window.Bytes, WindowLimit: f.window.Limit(),
+		WindowBytes: window.Bytes, WindowLimit: f.window.Limit(), SpillBytes: window.OnDisk, SpillLimit: s.spillLimit(f),
 	}
 	if at := f.mu.roster.Removed; at != 0 {
 		g.State, g.Since = api.StateRemoved, api.Timestamp(time.Unix(0, at))

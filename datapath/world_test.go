@@ -43,6 +43,7 @@ type world struct {
 	window      int64
 	pool        int64
 	fs          ioengine.FS // the target's
+	spill       SpillConfig // of the source
 	store       string      // there
 	// catalogue opens the journal's; nil is Badger.
 	catalogue func() (index.Map, error)
@@ -254,6 +255,7 @@ func (w *world) startSource() {
 	w.mkdir("data")
 	s, err := OpenSource(SourceConfig{
 		RunDir: w.dir + "/run", DataDir: w.dir + "/data", Credentials: credentials, Groups: []GroupConfig{g}, Connections: w.connections, Log: w.log.With("part", "source"),
+		Spill: w.spill,
 	})
 	if err != nil {
 		w.t.Fatal(err)

@@ -115,6 +115,9 @@ func describe(now, before reading, passed time.Duration) []item {
 			ratio = strings.TrimPrefix(ratio, "-") + " " + c
 		}
 		window = fmt.Sprintf("%s of %s", bytesText(src.GetWindowBytes()), bytesText(src.GetWindowLimit()))
+		if src.GetSpillLimit() > 0 {
+			window += fmt.Sprintf(", on disk %s of %s", bytesText(src.GetSpillBytes()), bytesText(src.GetSpillLimit()))
+		}
 	}
 	checkpoints := "-"
 	if now.target != nil && now.target.Checkpoints != nil {

@@ -54,7 +54,8 @@ States of a group:
   protected     every write is at the target within a few seconds
   behind        checkpoints are still made, but writes wait longer: the link is slower
                 than the guest writes
-  spilling      writes that wait are kept on disk, since memory for them is used up
+  spilling      writes that wait are kept on disk, since memory for them is used up;
+                checkpoints are still made
   marks-only    only places are kept of what changed; no new checkpoint until a resync
   resync        what is marked is sent again; no new checkpoint until that is done
   disconnected  the other site does not answer; the guest goes on
@@ -63,7 +64,7 @@ States of a group:
   recovering    the group is being brought back
   error         somebody must act: the reason says what on
 
-This version does not come to spilling and recovering yet.`,
+This version does not come to recovering yet.`,
 		Example: "  holdfast --context lab/context.yaml status\n  holdfast status -o json",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

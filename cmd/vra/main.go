@@ -195,6 +195,7 @@ func serve(ctx context.Context, live *live, notify *systemd.Notifier, log *slog.
 		source, err = datapath.OpenSource(datapath.SourceConfig{
 			ListenCuts: s.ListenCuts, SiteCredentials: site,
 			Shaping: policy, Compression: compression, Connections: s.DataConnections(), WindowBudget: int64(s.WindowBudget),
+			Spill:  datapath.SpillConfig{FS: ioengine.OS(), Dir: cmp.Or(s.SpillDir, filepath.Join(cfg.DataDir, "spill")), Budget: int64(s.SpillBudget)},
 			RunDir: cfg.RunDir, DataDir: cfg.DataDir, Credentials: credentials, Groups: sent, Log: log, Tape: to,
 		})
 		if err != nil {

@@ -126,7 +126,7 @@ func sample() *VRA {
 		TLS:           TLS{CA: "/etc/hf/ca.pem", Cert: "/etc/hf/cert.pem", Key: "/etc/hf/key.pem", PeerCA: "/etc/hf/east.pem", PeerSite: "east"},
 		Target:        &Target{ListenControl: "127.0.0.1:4007", ListenData: "127.0.0.1:4008", Store: "/var/lib/holdfast/store", Cache: 128 << 20, IndexMemory: 32 << 20, Retention: Retention{History: Span(7 * 24 * time.Hour), Limit: 200 << 30, WarnPercent: 80, Minimum: Span(36 * time.Hour), Thin: "all for 1h, minute for 24h"}},
 		MetricsListen: "127.0.0.1:9100",
-		Source: &Source{Compression: "lz4", Connections: "4", WindowBudget: 512 << 20, Groups: []SourceGroup{{
+		Source: &Source{Compression: "lz4", Connections: "4", WindowBudget: 512 << 20, SpillBudget: 20 << 30, SpillDir: "/spill/holdfast", Groups: []SourceGroup{{
 			Name: "shop", ID: 0x1122334455667788, Stream: 7, Lineage: 0x0000000000000123, Interval: Duration(5e9), Window: 64 << 20,
 			Target:  Endpoint{Control: "10.0.0.1:4007", Data: "10.0.0.1:4008"},
 			Filters: []string{"/run/holdfast/pool.sock"},
@@ -205,6 +205,28 @@ func TestDefaults(t *testing.T) {
 		c.Source.Compression != "auto" || c.Source.Connections != "auto" || c.Source.DataConnections() != 0 || c.Target.Cache != DefaultCache || c.Target.IndexMemory != DefaultIndex ||
 		c.Source.WindowBudget != DefaultWindowBudget {
 		t.Errorf("defaults: %+v, %+v", c.Target, g)
+	}
+}
+
+// What waits goes to no disk unless somebody says so, and to each group some of it.
+func TestSpillBudget(t *testing.T) {
+	c := sample()
+	two := c.Source.Groups[0]
+	two.Name, two.ID, two.Stream = "till", 1000, 1001
+	c.Source.Groups = append(c.Source.Groups, two)
+	for size, want := range map[Size]string{0: "", 128 << 20: "", 127 << 20: "source.spill_budget: 127MiB is not between 128MiB, which is 64MiB a group", 2 << 40: "and 1TiB"} {
+		c.Source.SpillBudget = size
+		if err := c.Validate(); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: %v, want %q", size, err, want)
+		}
+	}
+	c.Source.SpillDir = "spill"
+	if err := c.Validate(); err == nil || !strings.Contains(err.Error(), "source.spill_dir") {
+		t.Errorf("a relative folder: %v", err)
+	}
+	c.Source.SpillBudget, c.Source.SpillDir = 0, ""
+	if text, err := Marshal(c); err != nil || strings.Contains(string(text), "spill") {
+		t.Errorf("%s: %v", text, err)
 	}
 }
 

@@ -70,6 +70,11 @@ type Source struct {
 	// WindowBudget is the memory of all groups' windows together, by default 1GiB or, for many
 	// groups, 4MiB each. When it is short, groups of lower priority give way first.
 	WindowBudget Size `yaml:"window_budget,omitempty"`
+	// SpillBudget is what files on disk may take, all groups together, of what waits and has no room in memory; by
+	// default there are none, and what changes then is only marked.
+	SpillBudget Size `yaml:"spill_budget,omitempty"`
+	// SpillDir is the folder for them, by default spill in the data directory. 512MiB of its file system are left to others.
+	SpillDir string `yaml:"spill_dir,omitempty"`
 	// ListenCuts is host:port where other source VRAs of this site, which share groups, tell of
 	// cuts: by default :4007, which a VRA that is a target too needs for that.
 	ListenCuts string `yaml:"listen_cuts,omitempty"`
@@ -223,6 +228,8 @@ const (
 	DefaultWindowBudget = Size(1 << 30)
 	MinWindowBudget     = MinWindow
 	MinWindowShare      = Size(4 << 20) // of a group: half of it is its own, whatever the others do
+
+	MinSpillShare = Size(64 << 20) // of a group, as well
 )
 
 // LoadVRA reads the file of a vra.
@@ -364,6 +371,12 @@ func (s *Source) validate(m *mistakes, id string) {
 	within(m, "source.window_budget", s.WindowBudget, MinWindowBudget, MaxWindow)
 	if s.WindowBudget >= MinWindowBudget && s.WindowBudget < least {
 		m.add("source.window_budget", "%v is not enough for %d groups: at least %v, %v each", s.WindowBudget, len(s.Groups), least, MinWindowShare)
+	}
+	if least := MinSpillShare * Size(max(1, len(s.Groups))); s.SpillBudget != 0 && (s.SpillBudget < least || s.SpillBudget > MaxWindow) {
+		m.add("source.spill_budget", "%v is not between %v, which is %v a group, and %v; 0 is none", s.SpillBudget, least, MinSpillShare, MaxWindow)
+	}
+	if s.SpillDir != "" {
+		m.path("source.spill_dir", s.SpillDir)
 	}
 	if s.Shared() {
 		s.ListenCuts = or(s.ListenCuts, ":4007")

@@ -99,6 +99,9 @@ type (
 	// GiveWay says that groups which go first need the memory of this one's window: what
 	// stands there is given up, and sent again in a resync.
 	GiveWay struct{}
+	// SpillLost says that what waited on disk cannot be read back: what stands in window and spill is given up, and
+	// sent again in a resync. It is said again until a new life is drawn.
+	SpillLost struct{ Reason string }
 	// Pause says that nothing is to be sent until Unpause, whatever comes: what changes is marked.
 	Pause struct{}
 	// Unpause ends that.
@@ -117,6 +120,8 @@ type Sense struct {
 	Lag     time.Duration // age of the oldest captured write that is not durable
 	Full    bool          // the window is at its limit, or the memory of all windows is used up
 	Trouble string        // why the filters cannot be heard; empty if they can
+	OnDisk  int64         // bytes of records that wait in the spill
+	NoSpill string        // why the spill takes nothing more; empty while it does, and where there is none
 	NoCut   string        // why no checkpoint came about for longer than two intervals, among several source VRAs; empty if one did
 }
 
@@ -209,6 +214,7 @@ func (CutAsked) event()    {}
 func (CutDropped) event()  {}
 func (CutThawed) event()   {}
 func (GiveWay) event()     {}
+func (SpillLost) event()   {}
 func (Pause) event()       {}
 func (Unpause) event()     {}
 func (Forced) event()      {}

@@ -31,6 +31,7 @@ type Machine struct {
 	initial bool
 	why     string // of the resync
 	gave    bool   // the life before gave way
+	spoiled string // why what the life before had on disk is lost; empty: it had not, or it is said
 
 	link  link
 	sense Sense
@@ -180,6 +181,8 @@ func (m *Machine) step(now time.Time, e Event) []Action {
 		m.thawed(e.Ask)
 	case GiveWay:
 		return m.giveWay()
+	case SpillLost:
+		return m.spillLost(e.Reason)
 	case Pause:
 		m.paused = true
 	case Unpause:
@@ -215,6 +218,15 @@ func (m *Machine) giveWay() []Action {
 		return nil
 	}
 	m.gave = !invariant.Planted("group/gives-way-in-silence")
+	return m.giveUp()
+}
+
+// spillLost ends the present life as giveWay does: a stream without the records that are lost would have a gap.
+func (m *Machine) spillLost(reason string) []Action {
+	if m.phase == idle || m.link.asking {
+		return nil
+	}
+	m.spoiled = reason
 	return m.giveUp()
 }
 
@@ -303,6 +315,8 @@ func (m *Machine) stood(now time.Time, e Stood) []Action {
 		b.MarkAll, b.Reason = false, "a later incarnation was let in at the target, and what had changed is read again"
 	case m.gave:
 		b.MarkAll, b.Reason = false, "its memory was needed by groups of higher priority, so what had changed is read again"
+	case m.spoiled != "":
+		b.MarkAll, b.Reason = false, "what waited on the spill disk could not be read back ("+m.spoiled+"), so what had changed is read again"
 	case m.rested && !e.Unfinished:
 		b.MarkAll, b.Reason = false, "it was paused, and what had changed is read again"
 	case e.Unfinished:
@@ -311,7 +325,7 @@ func (m *Machine) stood(now time.Time, e Stood) []Action {
 		b.MarkAll, b.Reason = false, "the source restarted"
 	}
 	m.reborn()
-	m.gave, m.rested, m.fenced, m.drawnOut, m.adopted = false, false, false, false, false
+	m.gave, m.spoiled, m.rested, m.fenced, m.drawnOut, m.adopted = false, "", false, false, false, false
 	m.standing()
 	b.Life = m.life
 	m.phase, m.initial, m.why, m.opensAt = beginning, b.Initial, b.Reason, b.Next

@@ -50,7 +50,7 @@ func runWorld(t *testing.T, rng *rand.Rand) (checkpoints int) {
 		case op < 197:
 			w.ack()
 		case op < 198 && rng.IntN(3) == 0:
-			w.step(GiveWay{})
+			w.step([]Event{GiveWay{}, SpillLost{Reason: "damaged"}}[rng.IntN(2)])
 		case op < 198:
 			w.cut()
 		case op < 199 && rng.IntN(2) == 0:

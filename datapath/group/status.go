@@ -15,6 +15,7 @@ const (
 	InitialSync  State = "initial-sync"
 	Protected    State = "protected"
 	Behind       State = "behind"
+	Spilling     State = "spilling"
 	MarksOnly    State = "marks-only"
 	Resync       State = "resync"
 	Disconnected State = "disconnected"
@@ -55,27 +56,56 @@ func (m *Machine) state(now time.Time) (State, string) {
 	case m.link.stood && m.link.doubt != "":
 		return Error, m.link.doubt
 	case !m.link.stood && m.phase != idle && m.sense.Lost != m.link.lost:
-		return MarksOnly, "changes are only marked, they are sent when the target is back: " + m.unlinked(now)
+		return MarksOnly, "changes are only marked, they are sent when the target is back: " + m.unlinked(now) + m.noSpill()
 	case m.gave && m.phase == idle:
 		return MarksOnly, "changes are only marked, its memory is needed by groups of higher priority: " + m.unlinked(now)
+	case m.spoiled != "" && m.phase == idle:
+		return MarksOnly, "changes are only marked, what waited on the spill disk cannot be read back (" + m.spoiled + "): " + m.unlinked(now)
+	case !m.link.stood && m.spills():
+		return Spilling, m.onDisk() + ": " + m.unlinked(now)
 	case !m.link.stood:
 		return Disconnected, m.unlinked(now)
 	case m.phase == idle || m.phase == beginning || m.phase == syncing:
-		return m.sync(), m.why + m.hindrance()
+		why := m.why + m.hindrance()
+		if m.spills() {
+			why += "; " + m.onDisk()
+		}
+		return m.sync(), why
 	case !m.Safe():
 		return m.sync(), "everything was read; a checkpoint is listed once the target has it all" + m.uncut()
 	case m.sense.Lost != m.covered:
-		return Resync, m.marked()
+		return Resync, m.marked() + m.noSpill()
+	case m.spills():
+		m.calm = false // what is left when the disk is, is behind
+		return Spilling, fmt.Sprintf("%s: the oldest write not yet safe is %.1f s old", m.onDisk(), m.sense.Lag.Seconds())
 	case m.behind():
 		why := fmt.Sprintf("the oldest write not yet safe is %.1f s old, cuts are made every %s", m.sense.Lag.Seconds(), m.interval)
 		if m.sense.Full {
-			why += "; the memory it may use is full, soon changes are only marked"
+			why += "; the memory it may use is full, soon changes are only marked" + m.noSpill()
 		}
 		return Behind, why
 	case m.sense.NoCut != "" && !invariant.Planted("group/uncut-unsaid"):
 		return Behind, "no checkpoint came about for longer than two intervals: " + m.sense.NoCut
 	}
 	return Protected, ""
+}
+
+// spills says that records of this life wait on disk.
+func (m *Machine) spills() bool {
+	return m.sense.OnDisk > 0 && m.phase != idle && !invariant.Planted("group/spills-in-silence")
+}
+
+// onDisk says how much waits there.
+func (m *Machine) onDisk() string {
+	return fmt.Sprintf("%d MiB of what waits are kept on disk, since the memory for them is used up", (m.sense.OnDisk+1<<20-1)>>20) + m.noSpill()
+}
+
+// noSpill says why no more goes there.
+func (m *Machine) noSpill() string {
+	if m.sense.NoSpill == "" {
+		return ""
+	}
+	return "; the spill takes no more: " + m.sense.NoSpill
 }
 
 // unlinked says why the target cannot be sent to, and what is done about it. The error

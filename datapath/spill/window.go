@@ -1,6 +1,6 @@
 // Package spill keeps the sealed records of one stream from their sealing until
-// the target has acknowledged them: the window. (The spill file, for when memory
-// is full, is not there yet: a full window holds up its feeder, never a guest.)
+// the target has acknowledged them: the window, in memory, and the spill, files for
+// what memory has no room for. When both are full the feeder is held up, never a guest.
 //
 // What a user of a Window may rely on:
 //   - Records stand in it by seq, without a gap, from the oldest not acknowledged
@@ -13,8 +13,15 @@
 //   - A window that has a Share waits for that too, and tells it what it holds.
 //   - A seq that was given up by Reset is never handed out by a loan again: a loan
 //     of before a Reset ends with ErrReset.
+//   - Memory and disk are one queue: what is lent is lent in the order of seq, wherever it
+//     stands, and byte for byte what was put. What cannot be read back so is never lent:
+//     SpillStats says that it is lost, and the owner gives up what stands here.
+//   - Nobody but a lender ever waits for the disk. One that is full, fails or hangs leaves
+//     the window as it is without one.
+//   - The files end with the process: the filters' marks know all that was in them.
 //
-// All methods may be called concurrently. Cost: 96 bytes a record beside its buffer.
+// All methods may be called concurrently. Cost: 144 bytes a record beside its buffer, and with
+// records on disk 2 MiB of buffers.
 package spill
 
 import (
@@ -44,14 +51,16 @@ type Record struct {
 	// Oldest is when its oldest guest write was captured, on the monotonic clock in
 	// ns; 0 for a record that holds none.
 	Oldest int64
-	Raw    int64 // bytes of payload before compression, zeros not counted
-	Synced int64 // bytes read for synchronisation, in this record and those before it in its life
-	Buffer Buffer
+	Raw    int64  // bytes of payload before compression, zeros not counted
+	Synced int64  // bytes read for synchronisation, in this record and those before it in its life
+	Buffer Buffer // nil while it is on disk alone, which no record on loan is
 
 	window *Window
 	loans  int
 	gone   bool // left the window; released when the last loan ends
 	stored int64
+	in     place // where it stands on disk, when Buffer is nil
+	length int   // of the sealed record there, in bytes
 }
 
 // ErrReset ends a loan or a wait over which the window was reset.
@@ -69,8 +78,9 @@ type Share interface {
 
 // Window is the queue. New makes one.
 type Window struct {
-	limit int64
-	share Share // nil for none
+	limit   int64
+	share   Share    // nil for none
+	spiller *spiller // nil for none
 
 	mu struct {
 		sync.Mutex
@@ -80,6 +90,7 @@ type Window struct {
 		bytes   int64
 		raw     int64
 		sent    record.Seq // highest lent in this session
+		disk    spilled
 		changed chan struct{}
 	}
 }
@@ -97,11 +108,15 @@ func (w *Window) Join(s Share) { w.share = s }
 
 // Limit is how much it may hold now, in bytes: its own limit, or less where its share is less.
 func (w *Window) Limit() int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.limitLocked()
+}
+
+func (w *Window) limitLocked() int64 {
 	if w.share == nil {
 		return w.limit
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
 	return min(w.limit, w.mu.bytes+max(0, w.share.Room()))
 }
 
@@ -141,26 +156,40 @@ func (w *Window) Lend(ctx context.Context, seq record.Seq) (*Record, error) {
 		if r := w.lendLocked(seq); r != nil {
 			return r, nil
 		}
+		w.wantLocked(seq)
 		if err := w.waitLocked(ctx); err != nil {
+			w.mu.disk.wanted = 0
 			return nil, err
 		}
 	}
 }
 
-// TryLend lends the record of seq if it stands in the window now; else it returns nil.
+// wantLocked has the record of seq come back from disk, if it stands there.
+func (w *Window) wantLocked(seq record.Seq) {
+	at := max(seq, w.mu.first) - w.mu.first
+	if at < record.Seq(len(w.mu.records)) {
+		w.mu.disk.wanted = w.mu.first + at
+		w.nudgeLocked()
+	}
+}
+
+// TryLend lends the record of seq if it stands in memory now; else it returns nil.
 func (w *Window) TryLend(seq record.Seq) *Record {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.lendLocked(seq)
 }
 
-// lendLocked lends the record of seq, or the first after it; nil while there is none.
+// lendLocked lends the record of seq, or the first after it; nil while there is none in memory.
 func (w *Window) lendLocked(seq record.Seq) *Record {
 	at := max(seq, w.mu.first) - w.mu.first
 	if at >= record.Seq(len(w.mu.records)) {
 		return nil
 	}
 	r := w.mu.records[at]
+	if r.Buffer == nil {
+		return nil
+	}
 	r.loans++
 	w.mu.sent = max(w.mu.sent, r.Seq)
 	return r
@@ -236,6 +265,7 @@ func (w *Window) Reset(next record.Seq) {
 	}
 	w.mu.records = nil
 	w.mu.first, w.mu.sent = next, next-1
+	w.mu.disk.from, w.mu.disk.fresh, w.mu.disk.wanted, w.mu.disk.lost, w.mu.disk.full = 0, 0, 0, nil, false
 	if !invariant.Planted("spill/loan-over-reset") {
 		w.mu.life++
 	}
@@ -251,9 +281,15 @@ func (w *Window) Rewind() {
 }
 
 func (w *Window) dropLocked(r *Record) {
-	w.mu.bytes -= r.stored
 	w.mu.raw -= r.Raw
 	r.gone = true
+	if r.Buffer == nil {
+		if r.in.in != nil {
+			w.fromDiskLocked(r)
+		}
+		return
+	}
+	w.mu.bytes -= r.stored
 	if r.loans == 0 || invariant.Planted("spill/release-on-loan") {
 		r.Buffer.Release()
 	}
@@ -296,6 +332,7 @@ func (w *Window) Next() record.Seq {
 type Stats struct {
 	Records int
 	Bytes   int64 // held in memory
+	OnDisk  int64 // bytes of the records that stand on disk alone
 	Raw     int64 // payload before compression
 	Unsent  int   // records not lent since the last Rewind
 	Oldest  int64 // capture time of the oldest guest write, monotonic ns; 0 when there is none
@@ -305,7 +342,7 @@ type Stats struct {
 func (w *Window) Stats() Stats {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	s := Stats{Records: len(w.mu.records), Bytes: w.mu.bytes, Raw: w.mu.raw}
+	s := Stats{Records: len(w.mu.records), Bytes: w.mu.bytes, OnDisk: w.mu.disk.bytes, Raw: w.mu.raw}
 	s.Unsent = int(w.nextLocked() - 1 - max(w.mu.sent, w.mu.first-1))
 	for _, r := range w.mu.records {
 		if r.Oldest != 0 {
@@ -319,6 +356,7 @@ func (w *Window) Stats() Stats {
 func (w *Window) nextLocked() record.Seq { return w.mu.first + record.Seq(len(w.mu.records)) }
 
 func (w *Window) wakeLocked() {
+	w.nudgeLocked()
 	close(w.mu.changed)
 	w.mu.changed = make(chan struct{})
 }

@@ -3,16 +3,22 @@ package spill
 import (
 	"context"
 	"errors"
+	"os"
 	"testing"
 	"testing/synctest"
 
 	"go.uber.org/goleak"
 	"pgregory.net/rapid"
 
+	"github.com/holdfast-dr/holdfast/ioengine/faultdisk"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain sees that the tests come to every call site of the disk interface, and make it fail.
+func TestMain(m *testing.M) {
+	sites := faultdisk.RecordSites()
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) { os.Exit(sites.AfterTests(code)) }))
+}
 
 // buffer counts its releases.
 type buffer struct {

@@ -451,6 +451,10 @@ type Group struct {
 	WindowBytes int64 `protobuf:"varint,18,opt,name=window_bytes,json=windowBytes,proto3" json:"window_bytes,omitempty"`
 	// How much may stand there now, in bytes: less than the group's own limit while the memory of all groups' windows is short.
 	WindowLimit int64 `protobuf:"varint,19,opt,name=window_limit,json=windowLimit,proto3" json:"window_limit,omitempty"`
+	// Bytes of records that wait on the spill disk, since memory has no room for them.
+	SpillBytes int64 `protobuf:"varint,28,opt,name=spill_bytes,json=spillBytes,proto3" json:"spill_bytes,omitempty"`
+	// What the group's files there may take now, in bytes; 0 where there is no spill disk.
+	SpillLimit int64 `protobuf:"varint,29,opt,name=spill_limit,json=spillLimit,proto3" json:"spill_limit,omitempty"`
 	// Absent when no synchronisation runs.
 	Sync *Sync `protobuf:"bytes,20,opt,name=sync,proto3" json:"sync,omitempty"`
 	// The disks of the group.
@@ -630,6 +634,20 @@ func (x *Group) GetWindowBytes() int64 {
 func (x *Group) GetWindowLimit() int64 {
 	if x != nil {
 		return x.WindowLimit
+	}
+	return 0
+}
+
+func (x *Group) GetSpillBytes() int64 {
+	if x != nil {
+		return x.SpillBytes
+	}
+	return 0
+}
+
+func (x *Group) GetSpillLimit() int64 {
+	if x != nil {
+		return x.SpillLimit
 	}
 	return 0
 }
@@ -969,7 +987,7 @@ const file_holdfast_v1_status_proto_rawDesc = "" +
 	"\x06commit\x18\x04 \x01(\tR\x06commit\x124\n" +
 	"\astarted\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\astarted\x12*\n" +
 	"\x06groups\x18\x06 \x03(\v2\x12.holdfast.v1.GroupR\x06groups\x12&\n" +
-	"\x0fnext_page_token\x18\a \x01(\tR\rnextPageToken\"\xaa\b\n" +
+	"\x0fnext_page_token\x18\a \x01(\tR\rnextPageToken\"\xec\b\n" +
 	"\x05Group\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
@@ -992,7 +1010,11 @@ const file_holdfast_v1_status_proto_rawDesc = "" +
 	"\x14pack_raw_bytes_total\x18\x10 \x01(\x03R\x11packRawBytesTotal\x125\n" +
 	"\x17pack_stored_bytes_total\x18\x11 \x01(\x03R\x14packStoredBytesTotal\x12!\n" +
 	"\fwindow_bytes\x18\x12 \x01(\x03R\vwindowBytes\x12!\n" +
-	"\fwindow_limit\x18\x13 \x01(\x03R\vwindowLimit\x12%\n" +
+	"\fwindow_limit\x18\x13 \x01(\x03R\vwindowLimit\x12\x1f\n" +
+	"\vspill_bytes\x18\x1c \x01(\x03R\n" +
+	"spillBytes\x12\x1f\n" +
+	"\vspill_limit\x18\x1d \x01(\x03R\n" +
+	"spillLimit\x12%\n" +
 	"\x04sync\x18\x14 \x01(\v2\x11.holdfast.v1.SyncR\x04sync\x12-\n" +
 	"\avolumes\x18\x15 \x03(\v2\x13.holdfast.v1.VolumeR\avolumes\x12\x1a\n" +
 	"\bpriority\x18\x16 \x01(\tR\bpriority\x12\x1e\n" +
