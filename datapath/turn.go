@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -168,14 +169,19 @@ func SourceGroups(dataDir string, configured []GroupConfig, target *Target) (gro
 
 // counts says whether the turn is taken: a source has its disks only once they were given away.
 func (t *turn) counts(target *Target) bool {
-	if t.Part == partTarget {
-		return true
+	if t.Part == partTarget { // until the group is removed: its name may be another group's then
+		return target == nil || !target.removed(t.ID) || invariant.Planted("datapath/removed-turn-counts")
 	}
 	if target == nil {
 		return false
 	}
 	g, ok := target.store.Group(t.Old)
 	return ok && g.Released() || invariant.Planted("datapath/turns-early")
+}
+
+// removed says whether a group was removed from the target's store.
+func (t *Target) removed(id record.GroupID) bool {
+	return slices.ContainsFunc(t.store.Removed(), func(r journal.Removed) bool { return r.ID == id })
 }
 
 // begun notes the life that the target states of what its disks hold, so that it is known as ours.

@@ -238,6 +238,18 @@ func (w *world) adopts(over *holdfastv1.RecoveryServiceHandOverRequest) {
 	if g, ok := tg.store.Group(record.GroupID(0xaa)); !ok || g.Info().Name != "shop" {
 		w.t.Error("the group is not there")
 	}
+
+	// Once it is removed its name may be another's. The disk is nobody's but its owner's.
+	res, err := Handlers(Identity{}, w.s, tg).Groups.Remove(ctx, &holdfastv1.GroupsServiceRemoveRequest{Group: "shop"})
+	if err != nil || len(res.Disks) > 0 || res.Left != "" {
+		w.t.Errorf("%v, %v", res, err)
+	}
+	if _, err := os.Stat(w.dir + "/vol1.img"); err != nil {
+		w.t.Error(err)
+	}
+	if gs, err := SourceGroups(tg.cfg.DataDir, []GroupConfig{{Name: "shop"}}, tg); err != nil || len(gs) != 1 {
+		w.t.Errorf("once the group is removed it sends %+v, %v", gs, err)
+	}
 }
 
 // A socket at which somebody answers stays: a filter may serve there what was a view.

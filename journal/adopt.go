@@ -259,13 +259,14 @@ func (s *Store) released(g *Group, m *manifest) *Group {
 // cutDisks makes files that were images, in whole blocks, as long as their volumes.
 func (g *Group) cutDisks() (err error) {
 	for _, d := range g.Disks() {
-		err = errors.Join(err, g.cutDisk(d))
+		err = errors.Join(err, g.store.cutDisk(d))
 	}
 	return err
 }
 
-func (g *Group) cutDisk(d Disk) error {
-	f, err := g.store.cfg.FS.Open(d.Path, 0)
+// cutDisk makes an image that is a file as long as its volume.
+func (s *Store) cutDisk(d Disk) error {
+	f, err := s.cfg.FS.Open(d.Path, 0)
 	if err != nil {
 		return err
 	}

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
+	"slices"
 	"syscall"
 	"testing"
 
@@ -323,6 +325,109 @@ func TestAdopt(t *testing.T) {
 	w = open()
 	ok(t, w.compare(second, s.images[second]))
 	ok(t, w.store.Close())
+}
+
+// adoptedWorld is a store whose group has adopted its disks, and a source of it that has sent two checkpoints since.
+func adoptedWorld(t *testing.T) (disk *faultdisk.Disk, a Adoption, s *source, w *target) {
+	t.Helper()
+	disk, a, images := oldDisks(t)
+	store, err := Open(config(disk))
+	ok(t, err)
+	w = &target{store: store}
+	w.group, err = store.Adopt(a)
+	ok(t, errors.Join(err, w.group.SetVolumes(testVolumes)))
+	_, err = w.group.Admit(testStream, 1, 2)
+	ok(t, err)
+	s = newSource(9)
+	s.id.Seq, s.id.Incarnation = adoptedSeq, 2
+	for id, image := range images {
+		copy(s.volumes[id], image)
+	}
+	s.open(true)
+	s.write(12)
+	s.close()
+	s.checkpoint()
+	s.write(5)
+	s.checkpoint()
+	ok(t, w.send(s.records, 3))
+	ok(t, w.settle(life{1, 2}))
+	return disk, a, s, w
+}
+
+// A group that adopted its disks is removed: they stay where they are, as they were at the checkpoint where they are to be kept, each as long
+// as its volume; a crash at any operation leaves that, or the group.
+func TestRemoveAdopted(t *testing.T) {
+	disk, a, s, w := adoptedWorld(t)
+	numbers := slices.Sorted(maps.Keys(s.images))
+	at := numbers[len(numbers)-1]
+	kept := func(disk *faultdisk.Disk, r *Removed) error {
+		if r.Checkpoint != at || len(r.Disks) != len(a.Disks) {
+			return fmt.Errorf("kept are %+v", r)
+		}
+		for i, d := range r.Disks {
+			if d.File != a.Disks[i].Path || !d.Elsewhere {
+				return fmt.Errorf("the disk of volume %d stands at %s, and it was %s", d.ID, d.File, a.Disks[i].Path)
+			}
+			if err := diskHolds(disk, a.Disks[i], s.images[at][d.ID]); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	var failed error
+	points, rng := 0, seeded(7)
+	disk.OnOp(func(op faultdisk.Op, name string) {
+		if points++; failed != nil {
+			return
+		}
+		crashed := disk.Crash(rng, keeps[points%len(keeps)])
+		failed = func() error {
+			store, err := Open(config(crashed))
+			if err != nil {
+				return err
+			}
+			store.removals.Wait()
+			r := store.removedNow(newGroup)
+			_, there := store.Group(newGroup)
+			switch err := store.Close(); {
+			case err != nil:
+				return err
+			case there == (r != nil):
+				return fmt.Errorf("the group is there: %v, and removed: %+v", there, r)
+			case r == nil:
+				return nil
+			case r.Left != nil:
+				return r.Left
+			}
+			return kept(crashed, r)
+		}()
+		if failed != nil {
+			failed = fmt.Errorf("operation %d (%#x of %s): %w", disk.Ops(), op, name, failed)
+		}
+	})
+	r, err := w.store.RemoveGroup(newGroup, RemoveOptions{Keep: true}, nil)
+	ok(t, err)
+	w.store.removals.Wait()
+	disk.OnOp(nil)
+	ok(t, failed)
+	ok(t, kept(disk, &r))
+	ok(t, w.store.Close())
+	t.Logf("%d crashes", points)
+
+	// And without: the disks are nobody's but their owner's.
+	disk, a, _, w = adoptedWorld(t)
+	r, err = w.store.RemoveGroup(newGroup, RemoveOptions{}, nil)
+	ok(t, err)
+	w.store.removals.Wait()
+	ok(t, w.store.Close())
+	for _, d := range a.Disks {
+		f, err := disk.Open(d.Path, ioengine.ReadOnly)
+		ok(t, err)
+		ok(t, f.Close())
+	}
+	if len(r.Disks) > 0 || r.Left != nil {
+		t.Errorf("%+v", r)
+	}
 }
 
 // adoptedOrNot opens what a crash in an adoption left: the old disks are as they were, and the group is not there

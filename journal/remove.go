@@ -32,7 +32,8 @@ type RemoveOptions struct {
 //  4. The file `removed` is written into the group's folder, synced: the group is gone. A crash before
 //     leaves the group as it is, with as much of its history as a promotion leaves.
 //  5. Its files are closed, and the disks that are kept get their places; then, in the background, the rest is freed.
-//     The next opening of the store finishes that.
+//     The next opening of the store finishes that. Disks that the group adopted are not the store's: they stay where they are,
+//     as they were at the checkpoint where they are kept, and else as promotion has left them.
 //
 // What failed may be asked again. Of a group that was removed it tells what was kept. pace is told
 // of the bytes that are promoted and read back, before each part; nil: nobody is.
@@ -281,12 +282,15 @@ func (g *Group) unpinBelow(number uint64) error {
 }
 
 func (g *Group) keptDisks(cp Checkpoint) (disks []KeptDisk) {
+	adopted := g.manifest.now().disks
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, v := range cp.Volumes {
-		info := g.volumes[v.ID].info
-		info.Bytes = v.Bytes
-		disks = append(disks, KeptDisk{VolumeInfo: info, File: g.store.keptFile(g.info.ID, v.ID)})
+		d := KeptDisk{VolumeInfo: g.volumes[v.ID].info, File: adopted[v.ID]}
+		if d.Bytes, d.Elsewhere = v.Bytes, d.File != "" && !invariant.Planted("journal/moves-adopted"); !d.Elsewhere {
+			d.File = g.store.keptFile(g.info.ID, v.ID)
+		}
+		disks = append(disks, d)
 	}
 	return disks
 }
@@ -371,8 +375,11 @@ func (s *Store) place(r *Removed) error {
 	return nil
 }
 
-// placeDisk moves one, unless it was moved before.
+// placeDisk moves one, unless it was moved before; one that stands elsewhere stays there.
 func (s *Store) placeDisk(from string, d KeptDisk) error {
+	if d.Elsewhere {
+		return s.cutDisk(Disk{VolumeInfo: d.VolumeInfo, Path: d.File})
+	}
 	f, err := s.cfg.FS.Open(from, 0)
 	if isAbsent(err) {
 		f, err = s.cfg.FS.Open(d.File, ioengine.ReadOnly)

@@ -35,7 +35,8 @@ type Removed struct {
 // KeptDisk is a volume that stays as a plain file.
 type KeptDisk struct {
 	VolumeInfo
-	File string // its name in the store's file system
+	File      string // its name in the store's file system
+	Elsewhere bool   // it stands where the group found it when it adopted it, and not among the store's
 }
 
 // removedFile is a Removed in the group's folder: see FORMAT.md.
@@ -54,21 +55,26 @@ type removedVolume struct {
 	ID    uint32 `json:"id"`
 	Name  string `json:"name"`
 	Bytes int64  `json:"bytes"`
+	Path  string `json:"path,omitempty"` // of a disk that stands elsewhere; from format 2 on
 }
 
 const (
 	removedName    = "removed"
 	removedNew     = "removed.new"
-	removedFormat  = 1
+	removedFormat  = 2 // 1, which every release reads, where no disk stands elsewhere
 	removedSumText = 9 // the CRC32C of what follows, in eight hexadecimal digits, and a line feed
 	maxRemoved     = 4 << 20
 )
 
 // encode is r as a file.
 func (r *Removed) encode() []byte {
-	f := removedFile{Format: removedFormat, Group: r.ID.String(), Name: r.Name, Lineage: r.Lineage, At: r.At.UnixNano(), Views: r.views, Checkpoint: r.Checkpoint}
+	f := removedFile{Format: 1, Group: r.ID.String(), Name: r.Name, Lineage: r.Lineage, At: r.At.UnixNano(), Views: r.views, Checkpoint: r.Checkpoint}
 	for _, d := range r.Disks {
-		f.Volumes = append(f.Volumes, removedVolume{uint32(d.ID), d.Name, d.Bytes})
+		v := removedVolume{ID: uint32(d.ID), Name: d.Name, Bytes: d.Bytes}
+		if d.Elsewhere {
+			v.Path, f.Format = d.File, removedFormat
+		}
+		f.Volumes = append(f.Volumes, v)
 	}
 	p, err := json.Marshal(f)
 	if err != nil {
@@ -95,7 +101,7 @@ func parseRemoved(p []byte) (*Removed, error) {
 	if err := json.Unmarshal(p, &version); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
-	if version.Format != removedFormat {
+	if version.Format < 1 || version.Format > removedFormat {
 		return nil, fmt.Errorf("format %d: %w", version.Format, ErrFormat)
 	}
 	var f removedFile
@@ -110,10 +116,10 @@ func parseRemoved(p []byte) (*Removed, error) {
 	}
 	r := &Removed{ID: record.GroupID(id), Name: f.Name, Lineage: f.Lineage, At: time.Unix(0, f.At), Checkpoint: f.Checkpoint, views: f.Views}
 	for _, v := range f.Volumes {
-		if v.ID == 0 || v.Bytes <= 0 || v.Bytes > record.VolumeLimit {
-			return nil, fmt.Errorf("volume %d of %d bytes: %w", v.ID, v.Bytes, ErrCorrupt)
+		if v.ID == 0 || v.Bytes <= 0 || v.Bytes > record.VolumeLimit || v.Path != "" && (f.Format < 2 || !path.IsAbs(v.Path)) {
+			return nil, fmt.Errorf("volume %d of %d bytes at %q: %w", v.ID, v.Bytes, v.Path, ErrCorrupt)
 		}
-		r.Disks = append(r.Disks, KeptDisk{VolumeInfo: VolumeInfo{ID: record.VolumeID(v.ID), Name: v.Name, Bytes: v.Bytes}})
+		r.Disks = append(r.Disks, KeptDisk{VolumeInfo: VolumeInfo{ID: record.VolumeID(v.ID), Name: v.Name, Bytes: v.Bytes}, File: v.Path, Elsewhere: v.Path != ""})
 	}
 	return r, nil
 }
@@ -138,7 +144,9 @@ func (s *Store) readRemoved(dir string, id record.GroupID) (*Removed, error) {
 		return nil, fmt.Errorf("removed: %w", err)
 	}
 	for i := range r.Disks {
-		r.Disks[i].File = s.keptFile(id, r.Disks[i].ID)
+		if d := &r.Disks[i]; !d.Elsewhere {
+			d.File = s.keptFile(id, d.ID)
+		}
 	}
 	return r, nil
 }

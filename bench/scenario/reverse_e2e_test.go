@@ -16,6 +16,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
+	"github.com/holdfast-dr/holdfast/control/config"
 	"github.com/holdfast-dr/holdfast/datapath/front/nbd"
 )
 
@@ -261,4 +262,55 @@ func TestFailbackSends(t *testing.T) {
 	if g.PackRawBytesTotal > (1<<30+256<<20)*12/10 {
 		t.Error("that is more than 1.2 times as much")
 	}
+}
+
+// TestEndToEndRemoveReversed ends the protection of a group that was reversed: its old disks stay where they are, as they were at its last
+// checkpoint; the machine goes on; no restart brings it back, and its name is free for another group of the same disks.
+func TestEndToEndRemoveReversed(t *testing.T) {
+	t.Parallel()
+	p := newPair(t, reverseSize, "vol1")
+	image, _, socket, args := p.failedOver()
+	p.stop("east-filter")
+	p.must(p.holdfast(nil, args...))
+	p.state(1, api.StateProtected)
+	machine := p.disk(socket)
+	p.put(machine, image, 52<<20, 1<<20, 0x66)
+	p.checkpoint(1, "last")
+	if err := p.holdfast(nil, "group", "remove", pairGroup, "--yes"); err == nil { // the roles in the context are those of before
+		t.Error("a group was removed at the site that gave its disks away")
+	}
+	p.context(1)
+	p.must(p.holdfast(nil, "group", "remove", pairGroup, "--dry-run"))
+	var r struct{ Disks []struct{ Name, Path string } }
+	p.must(p.holdfast(&r, "group", "remove", pairGroup, "--keep-replica", "--yes"))
+	if len(r.Disks) != 1 || r.Disks[0].Path != p.eastDisk() {
+		t.Errorf("kept are %+v, want %s", r.Disks, p.eastDisk())
+	}
+	if kept, err := os.ReadFile(p.eastDisk()); err != nil || !bytes.Equal(kept, image) {
+		t.Errorf("the old disk is not what the machine had written (%v)", err)
+	}
+	p.state(1, api.StateRemoved)
+	p.put(machine, image, 53<<20, 4096, 0x67)
+	for i := range p.sites {
+		p.kill(p.sites[i].name)
+		p.startVRA(i)
+	}
+	p.state(1, api.StateRemoved)
+	p.put(machine, image, 54<<20, 4096, 0x68)
+	p.must(machine.Close())
+
+	// Another group of that name, from the east.
+	p.kill(p.sites[0].name)
+	g := &p.sites[0].config.Source.Groups[0]
+	g.ID, g.Stream, g.Lineage = 0x5555, 0x6666, 0x7777
+	p.write(p.sites[0].file, p.sites[0].config)
+	name := filepath.Join(p.dir, "east", "filter.yaml")
+	f, err := config.LoadFilter(name)
+	p.must(err)
+	f.Group.ID = g.ID
+	p.write(name, f)
+	p.startVRA(0)
+	p.start("east-filter", "vra-filter", name)
+	p.state(0, api.StateProtected)
+	p.checkpoint(0, "anew")
 }

@@ -188,4 +188,31 @@ func TestEndToEndSeveralSources(t *testing.T) {
 	if e := <-ended; e.err != nil || e.n < 100 {
 		t.Errorf("the guests wrote %d numbers: %v", e.n, e.err)
 	}
+	removesShared(s)
+}
+
+// removesShared has a group's protection ended by one of its sources and the target; the other source is told, and lets go when it
+// is asked.
+func removesShared(s *shared) {
+	s.t.Helper()
+	ctx := context.Background()
+	status, err := s.Client(several.Source(0)).Status.Get(ctx, &holdfastv1.StatusServiceGetRequest{})
+	if err != nil || len(status.Groups) != 1 {
+		s.t.Fatalf("%v, %v", status, err)
+	}
+	name := status.Groups[0].Name
+	letGo := func(host int) {
+		s.t.Helper()
+		if _, err := s.Client(several.Source(host)).Groups.Unprotect(ctx, &holdfastv1.GroupsServiceUnprotectRequest{Group: name}); err != nil {
+			s.t.Fatal(err)
+		}
+		s.await(fmt.Sprintf("host %d to let go", host), func() bool { state, _ := s.state(host); return state == api.StateRemoved })
+	}
+	letGo(0)
+	res, err := s.Client(several.Target).Groups.Remove(ctx, &holdfastv1.GroupsServiceRemoveRequest{Group: name, KeepReplica: true})
+	if err != nil || len(res.Disks) != s.hosts || res.Left != "" {
+		s.t.Fatalf("%v, %v", res, err)
+	}
+	s.await("the other source to say why it does not go on", func() bool { _, reason := s.state(1); return strings.Contains(reason, "was removed here") })
+	letGo(1)
 }
