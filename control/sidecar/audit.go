@@ -188,6 +188,29 @@ func (a *audit) older() ([]string, error) {
 	return names, err
 }
 
+// newest are the files that hold the last bundleAudit bytes of the records, the oldest first.
+func (a *audit) newest() (files []string, err error) {
+	older, err := a.older()
+	if err != nil {
+		return nil, err
+	}
+	all, size := append(older, a.path()), int64(0)
+	for len(all) > 0 && size < bundleAudit {
+		last := len(all) - 1
+		info, err := os.Stat(all[last])
+		switch {
+		case err == nil:
+			size += info.Size()
+			files = append(files, all[last])
+		case !errors.Is(err, fs.ErrNotExist): // between two files, or too old by now
+			return nil, err
+		}
+		all = all[:last]
+	}
+	slices.Reverse(files)
+	return files, nil
+}
+
 // write numbers the record, and returns its number when it is on the disk.
 func (a *audit) write(r Record) (uint64, error) {
 	a.mu.Lock()

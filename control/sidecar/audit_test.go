@@ -54,6 +54,57 @@ func TestAuditGoesOn(t *testing.T) {
 	}
 }
 
+func read(t *testing.T, name string) string {
+	t.Helper()
+	text, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// TestNewestOfTheAudit: what goes into a bundle does not begin anew with each file, nor is all read for it that there is.
+func TestNewestOfTheAudit(t *testing.T) {
+	dir := t.TempDir()
+	a := newAudit(t, dir, 400, 100)
+	defer a.close()
+	f := func(records, files int) {
+		t.Helper()
+		newest, err := a.newest()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, _, err := readFiles(t.Context(), newest, "", logQuery{bytes: bundleAudit})
+		if err != nil || len(got.kept) != records || len(newest) != files {
+			t.Errorf("%d records of %d files, %v; want %d, %d", len(got.kept), len(newest), err, records, files)
+		}
+	}
+	for range 21 {
+		put(t, a, "x")
+	}
+	all, err := filepath.Glob(filepath.Join(dir, "*.jsonl"))
+	if err != nil || len(all) < 4 {
+		t.Fatalf("%q, %v", all, err)
+	}
+	f(21, len(all))
+	last := all[len(all)-2:]
+	records := strings.Count(read(t, last[0])+read(t, last[1]), "\n")
+	if err := os.Truncate(last[0], bundleAudit); err != nil {
+		t.Fatal(err)
+	}
+	f(records, 2)
+	if err := os.Remove(last[1]); err != nil { // as before the first record
+		t.Fatal(err)
+	}
+	if newest, err := a.newest(); err != nil || len(newest) != 1 {
+		t.Errorf("%q, %v", newest, err)
+	}
+	a.dir = last[0]
+	if _, err := a.newest(); err == nil {
+		t.Error("a file is taken for the folder")
+	}
+}
+
 // TestAuditSeesChanges: a record that was changed, taken out or put in shows.
 func TestAuditSeesChanges(t *testing.T) {
 	dir := t.TempDir()

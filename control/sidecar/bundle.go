@@ -12,6 +12,7 @@ import (
 	"io"
 	"path"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/control/api"
@@ -33,7 +34,7 @@ type bundler struct {
 	metrics *metrics
 	logs    []config.SidecarLog
 	configs []string
-	audit   string // the file
+	audit   func() (files []string, err error) // the oldest first
 	now     func() time.Time
 }
 
@@ -81,11 +82,15 @@ func (b *bundler) write(ctx context.Context, from time.Time, give func([]byte) e
 	}
 	for _, l := range b.logs {
 		steps = append(steps, func() error {
-			return b.addLog(ctx, a, path.Join("logs", l.Name+".log"), l.Path, logQuery{from: from, bytes: bundleLog})
+			return b.addLog(ctx, a, path.Join("logs", l.Name+".log"), rotated(l.Path), logQuery{from: from, bytes: bundleLog})
 		})
 	}
 	steps = append(steps, func() error {
-		return b.addLog(ctx, a, "audit.jsonl", b.audit, logQuery{bytes: bundleAudit})
+		files, err := b.audit()
+		if err != nil {
+			return a.miss(auditName, err)
+		}
+		return b.addLog(ctx, a, auditName, files, logQuery{bytes: bundleAudit})
 	}, func() error {
 		text, err := json.MarshalIndent(a.Manifest, "", "  ")
 		if err != nil {
@@ -185,9 +190,11 @@ func (b *bundler) addConfig(a *archive, file string) error {
 	return a.clean(name, string(text))
 }
 
-func (b *bundler) addLog(ctx context.Context, a *archive, name, file string, q logQuery) error {
-	found, end, err := readLog(ctx, file, q)
-	end.close()
+func (b *bundler) addLog(ctx context.Context, a *archive, name string, files []string, q logQuery) error {
+	if len(files) == 0 {
+		return a.miss(name, syscall.ENOENT)
+	}
+	found, _, err := readFiles(ctx, files, "", q)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	} else if err != nil {

@@ -122,8 +122,13 @@ func (e *logEnd) close() {
 
 // readLog gathers the lines of a query over all files of a log, until ctx ends. end is where the newest goes on.
 func readLog(ctx context.Context, path string, q logQuery) (t *tail, end logEnd, err error) {
+	return readFiles(ctx, rotated(path), path, q)
+}
+
+// readFiles is readLog of these files, of which newest is the last, if it is there.
+func readFiles(ctx context.Context, files []string, newest string, q logQuery) (t *tail, end logEnd, err error) {
 	t = &tail{logQuery: q}
-	files, room := rotated(path), int64(maxScan)
+	room := int64(maxScan)
 	// Which of them are looked at: from the newest on, as far as there is room and they can hold what is asked.
 	begin := len(files)
 	for begin > 0 && room > 0 {
@@ -152,7 +157,7 @@ func readLog(ctx context.Context, path string, q logQuery) (t *tail, end logEnd,
 		if err != nil {
 			return t, end, errors.Join(err, f.Close())
 		}
-		if name != path {
+		if name != newest {
 			f.Close()
 			continue
 		}

@@ -276,7 +276,7 @@ func TestGivenUpReading(t *testing.T) {
 		t.Errorf("%q, %v", got.kept, err)
 	}
 	b := &bundler{}
-	if err := b.addLog(ctx, &archive{}, "vra.log", path, logQuery{bytes: readDefault}); !errors.Is(err, context.Canceled) {
+	if err := b.addLog(ctx, &archive{}, "vra.log", rotated(path), logQuery{bytes: readDefault}); !errors.Is(err, context.Canceled) {
 		t.Errorf("in a bundle: %v", err)
 	}
 }
@@ -469,7 +469,8 @@ func TestBundleHoldsNoSecret(t *testing.T) {
 	if !slices.ContainsFunc(m.Files, func(f ManifestFile) bool { return f.Name == "logs/vra.log" && f.Removed > 20 }) {
 		t.Errorf("what was removed is not counted: %+v", m.Files)
 	}
-	if len(m.Missing) != 1 || m.Missing[0].Name != "configs/absent.yaml" {
+	const absent = "no such file or directory"
+	if want := []MissingFile{{"configs/absent.yaml", absent}, {"logs/none.log", absent}}; !slices.Equal(m.Missing, want) {
 		t.Errorf("missing: %+v", m.Missing)
 	}
 	failure(t, "an operator's bundle", w.client(api.RoleOperator).Logs.Bundle(t.Context(), &holdfastv1.LogsServiceBundleRequest{}, nil), api.PermissionDenied)

@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -105,7 +104,7 @@ func Open(cfg *config.Sidecar, log *slog.Logger) (_ *Sidecar, err error) {
 	}()
 	status := &status{vra: s.vra, id: cfg.ID, began: time.Now(), built: version.Read(), lookWait: lookWait}
 	numbers := &metrics{vra: s.vra, count: s.count, trust: s.trust.Load, began: status.began}
-	bundle := &bundler{vra: s.vra, metrics: numbers, logs: cfg.Logs, configs: cfg.Configs, audit: filepath.Join(cfg.DataDir, auditName), now: time.Now}
+	bundle := &bundler{vra: s.vra, metrics: numbers, logs: cfg.Logs, configs: cfg.Configs, audit: s.audit.newest, now: time.Now}
 	services := api.Handlers{
 		Status: status, Checkpoints: checkpointsOf{s.vra}, Views: viewsOf{s.vra}, Stores: storesOf{s.vra}, Groups: groupsOf{s.vra}, Recovery: recoveryOf{s.vra}, Shaping: shapingOf{s.vra}, Links: linksOf{s.vra},
 		Watch: newWatch(status.groups, s.count), Logs: newLogs(cfg.Logs, bundle), Metrics: numbers,
