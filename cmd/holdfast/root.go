@@ -72,7 +72,7 @@ Words:
 	root.MarkPersistentFlagFilename("context", "yaml")
 	root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
 	root.AddCommand(a.statusCommand(), a.groupCommand(), a.checkpointCommand(), a.viewCommand(), a.storeCommand(), a.shapingCommand(), a.linkCommand(), a.exportCommand(), a.failoverCommand(), a.verifyCommand(), a.moveCommand(), a.reverseCommand(), a.machinesCommand(),
-		a.attachCommand(), a.detachCommand(), a.logsCommand(), a.bundleCommand(), a.labCommand(), a.demoCommand(), a.versionCommand(), a.manCommand())
+		a.attachCommand(), a.detachCommand(), a.logsCommand(), a.bundleCommand(), a.certificateCommand(), a.labCommand(), a.demoCommand(), a.versionCommand(), a.manCommand())
 	root.SetOut(a.stdout) // before cobra's own commands are made, which keep it
 	root.SetErr(a.stderr)
 	ownWords(root)
