@@ -97,7 +97,7 @@ func failoverState(i journal.FailoverInfo) (state, reason string, ok bool) {
 		reason = fmt.Sprintf("the live failover at checkpoint %d was committed: machines run on view v%d, whose replicas hold all but %d KiB of what they wrote, and no source may send this group",
 			i.Checkpoint, i.View.Number, i.View.ScratchBytes>>10)
 	case failover.Passing:
-		reason = fmt.Sprintf("the live failover at checkpoint %d was committed: machines run on view v%d, which passes to plain disks all but %d KiB of what they wrote",
+		reason = fmt.Sprintf("the live failover at checkpoint %d was committed: machines run on view v%d, which passes to plain disks all but %d KiB of what they wrote; holdfast failover plain moves them there",
 			i.Checkpoint, i.View.Number, i.View.ScratchBytes>>10)
 	case failover.OnDisks:
 		reason = fmt.Sprintf("the live failover at checkpoint %d was committed: machines run on plain disks, and nothing of this group is kept any more", i.Checkpoint)

@@ -56,8 +56,14 @@ func (l *lab) killedAt(id, event string, args ...string) {
 // machines writes the file of a group whose machine boots from its only disk and reads what the first knew to be safe.
 func (h *host) machines(volume, monitor string) string {
 	h.t.Helper()
+	return h.machinesThat(volume, monitor, guest.Cmdline(guest.Stay, guestFiles, ""), fmt.Sprintf("READ %d BAD", guestFiles))
+}
+
+// machinesThat writes the file of a group whose machine boots from its only disk, and is up once it says so.
+func (h *host) machinesThat(volume, monitor, cmdline, says string) string {
+	h.t.Helper()
 	file := config.Machines{Machines: []config.Machine{{Name: "web1", Memory: 192 << 20, Disks: []string{volume}, Kernel: h.Kernel, Initrd: h.Initrd,
-		Cmdline: guest.Cmdline(guest.Stay, guestFiles, ""), Wait: config.Wait{Kind: config.WaitSerial, What: fmt.Sprintf("READ %d BAD", guestFiles)},
+		Cmdline: cmdline, Wait: config.Wait{Kind: config.WaitSerial, What: says},
 		Source: config.MachineSource{QMP: monitor}}}}
 	text, err := config.Marshal(&file)
 	if err != nil {

@@ -55,7 +55,7 @@ their environment; no shell is between.
 Each is a job, kept in a folder (recovery in the context; by default beside it). A job whose
 command was killed is carried on with failover resume, or taken back by stopping it. One that
 was interrupted with Ctrl-C while machines were being started takes back what it did.`,
-		a.failoverTest(), a.failoverLive(), a.failoverCommit(), a.failoverRollback(), a.failoverList(), a.failoverReport(), a.failoverResume())
+		a.failoverTest(), a.failoverLive(), a.failoverCommit(), a.failoverRollback(), a.failoverPlain(), a.failoverList(), a.failoverReport(), a.failoverResume())
 }
 
 // jobFlags are what is said of a job that is begun.
@@ -602,6 +602,12 @@ func whatStep(p *recovery.Plan, s recovery.Step) string {
 		return "vra-filter --config " + p.Reversal.Filter + ", on this host"
 	case recovery.Sync:
 		return "what differs, until a checkpoint is listed"
+	case recovery.Settle:
+		return "what machines wrote goes into the target's disks, which are read back whole"
+	case recovery.Onward:
+		return "from the view onto plain disks, without a stop"
+	case recovery.LetGo:
+		return "the view of group " + p.Group + " ends, and the target writes to the disks no more"
 	case recovery.Open, recovery.Begin:
 		at := "checkpoint " + p.Checkpoint
 		if p.Checkpoint == "" {

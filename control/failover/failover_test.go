@@ -175,6 +175,19 @@ func (h *host) Serial(_ context.Context, name string, off int64) ([]byte, error)
 	return p[:min(len(p), 5)], nil // it comes in pieces
 }
 
+func (h *host) SetDisk(_ context.Context, name string, d hypervisor.Disk) error {
+	m, err := h.at("set-disk", name)
+	if err != nil || m == nil {
+		return errors.Join(err, hypervisor.ErrAbsent)
+	}
+	for i := range m.def.Disks {
+		if m.def.Disks[i].Volume == d.Volume {
+			m.def.Disks[i] = d
+		}
+	}
+	return nil
+}
+
 func (h *host) Undefine(_ context.Context, name string) error {
 	m, err := h.at("undefine", name)
 	if err != nil {

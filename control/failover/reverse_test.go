@@ -158,7 +158,3 @@ func TestPace(t *testing.T) {
 		t.Error(got)
 	}
 }
-
-func (s failoverOf) LetGo(context.Context, *holdfastv1.RecoveryServiceLetGoRequest) (*holdfastv1.RecoveryServiceLetGoResponse, error) {
-	return nil, api.Errorf(api.Precondition, "", "it does not pass")
-}

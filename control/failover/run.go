@@ -35,7 +35,12 @@ type Runner struct {
 }
 
 // MachinesDir is the hypervisor's folder of a job.
-func (j *Job) MachinesDir() string { return filepath.Join(j.Dir, machinesName) }
+func (j *Job) MachinesDir() string {
+	if o := j.Plan.Onto; o != nil {
+		return filepath.Join(filepath.Dir(j.Dir), o.Job, machinesName)
+	}
+	return filepath.Join(j.Dir, machinesName)
+}
 
 // found is what a step found out.
 type found struct{ text, checkpoint, view, file string }
@@ -53,6 +58,13 @@ func (r *Runner) Run(ctx context.Context, j *Job) error {
 	h, err := r.Hypervisor(j.Plan.Hypervisor, j.MachinesDir())
 	if err != nil {
 		return err
+	}
+	if o := j.Plan.Onto; o != nil { // nobody starts its machines meanwhile
+		of, err := Open(filepath.Dir(j.Dir), o.Job)
+		if err != nil {
+			return err
+		}
+		defer of.Close()
 	}
 	c := carrier{Runner: r, job: j, machines: h}
 	for {
@@ -197,7 +209,7 @@ func (j *Job) Failure(r *recovery.Report) error {
 	}
 	switch {
 	case j.State.Halted:
-		if r.Reason == nil && j.Plan.Kind == recovery.Reverse {
+		if r.Reason == nil && j.Plan.Kind.OneWay() {
 			why = "it was interrupted"
 		}
 		return fmt.Errorf("job %s halted: %s; mend that, and carry it on with: holdfast failover resume %s", j.Plan.ID, why, j.Plan.ID)

@@ -44,6 +44,12 @@ func (c *carrier) do(ctx context.Context, s recovery.Step) (found, error) {
 		return c.serve(ctx)
 	case recovery.Sync:
 		return c.sync(ctx)
+	case recovery.Settle:
+		return c.settle(ctx)
+	case recovery.Onward:
+		return c.onto(ctx, m)
+	case recovery.LetGo:
+		return c.letGo(ctx)
 	case recovery.Define:
 		return found{}, c.define(ctx, m)
 	case recovery.Delay:

@@ -34,6 +34,9 @@ type Hypervisor interface {
 	// Serial returns what the machine has said on its first serial port since it was defined,
 	// from the byte at off on; nothing when it has said nothing more.
 	Serial(ctx context.Context, name string, off int64) ([]byte, error)
+	// SetDisk has the machine find the disk of that volume at d.File from now on, also when it is started again. One that runs moves
+	// there without a stop: what it has under way ends where it was begun, and only then it writes to the file.
+	SetDisk(ctx context.Context, name string, d Disk) error
 	// Undefine forgets a machine that is off.
 	Undefine(ctx context.Context, name string) error
 }
@@ -120,7 +123,10 @@ const (
 type Disk struct {
 	Volume string `json:"volume"`
 	// NBD is where it is served: nbd+unix:///EXPORT?socket=PATH.
-	NBD string `json:"nbd"`
+	NBD string `json:"nbd,omitempty"`
+	// File is the raw file or block device that it is instead, of so many Bytes.
+	File  string `json:"file,omitempty"`
+	Bytes int64  `json:"bytes,omitempty"`
 }
 
 // Network is an interface of a machine.

@@ -12,7 +12,7 @@
 //	                                                     failed ▼ │ resume
 //	                                                        (halted)
 //
-// A reversal has no machines and no way back: what fails there halts it where it is, and it is carried on.
+// A reversal, and a move onto plain disks, have no way back: what fails there halts it where it is, and it is carried on.
 //
 // What every reader may rely on:
 //   - A job ends as if nothing had been (no machine, no view, the source's epoch granted again), or, a live one, committed.

@@ -21,7 +21,11 @@ const (
 	Move  Kind = "move"   // the same without loss: the source is stopped first, and its last write is brought over
 
 	Reverse Kind = "reverse" // after a commit: the two sites swap their parts, and machines run on
+	Plain   Kind = "plain"   // after a commit: machines that run move onto plain disks, and the target has done its part
 )
+
+// OneWay says that the job has no way back: at each of its steps all stands as well as before.
+func (k Kind) OneWay() bool { return k == Reverse || k == Plain }
 
 // Fences says whether the source's epoch is taken away.
 func (k Kind) Fences() bool { return k == Live || k == Move }
@@ -50,6 +54,9 @@ type Plan struct {
 
 	// Reversal is what a reversal is about; it has no machines.
 	Reversal *Reversal `json:"reversal,omitempty"`
+
+	// Onto says whose machines move onto plain disks.
+	Onto *Onto `json:"onto,omitempty"`
 }
 
 // Reversal says how the two sites of a committed failover swap their parts.
@@ -63,6 +70,12 @@ type Reversal struct {
 	Interval time.Duration `json:"interval"` // between checkpoints
 	Filter   string        `json:"filter"`   // the file of the vra-filter that serves the disks then
 	Disks    []ReverseDisk `json:"disks"`
+}
+
+// Onto is a committed failover: its id at the target, and the job whose machines run on its disks.
+type Onto struct {
+	Failover string `json:"failover"`
+	Job      string `json:"job"`
 }
 
 // ReverseDisk is a volume, and the disk of the old source that is to be its replica.
@@ -135,6 +148,13 @@ const (
 	Sync     Verb = "sync"      // what differs is sent, until a checkpoint is listed
 )
 
+// Of machines that move onto plain disks.
+const (
+	Settle Verb = "settle" // the disks hold all that the machines see, and the view passes to them
+	Onward Verb = "onto"   // a machine moves onto its disks
+	LetGo  Verb = "let-go" // the target writes to them no more
+)
+
 // On the way to the end.
 const (
 	Stop     Verb = "stop"
@@ -161,6 +181,9 @@ const (
 	adoptLimit = 24 * time.Hour // each disk is read once
 	turnLimit  = 10 * time.Minute
 	syncLimit  = 30 * 24 * time.Hour // as the link is
+
+	settleLimit = 30 * 24 * time.Hour // as the disks are, beside what machines do
+	ontoLimit   = 5 * time.Minute     // what a machine has under way ends first
 )
 
 // Up lists the steps until the machines run.
@@ -173,6 +196,17 @@ func (p *Plan) Up() (steps []Step) {
 		add(Sync, "", syncLimit)
 		if invariant.Planted("recovery/hands-over-first") {
 			steps[0], steps[1] = steps[1], steps[0]
+		}
+		return steps
+	}
+	if p.Kind == Plain {
+		add(Settle, "", settleLimit)
+		for _, m := range p.Machines {
+			add(Onward, m.Name, ontoLimit)
+		}
+		add(LetGo, "", targetLimit)
+		if invariant.Planted("recovery/lets-go-first") {
+			slices.Reverse(steps)
 		}
 		return steps
 	}

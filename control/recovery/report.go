@@ -132,7 +132,7 @@ func NewReport(entries []Entry, now time.Time) (*Report, error) {
 		r.Verdict = &s.Verdict
 	}
 	defer func() {
-		if p.Kind == Reverse && s.Phase == Over {
+		if p.Kind.OneWay() && s.Phase == Over {
 			r.Reason = nil // what failed was done later
 		}
 	}()

@@ -139,8 +139,8 @@ func (p *Plan) starting(s State, e Event, refuse func(string) (State, error)) (S
 	if !ok && !s.Halted {
 		panic("BUG: starting, and nothing is left to do")
 	}
-	if p.Kind == Reverse {
-		return p.reversing(s, e, refuse)
+	if p.Kind.OneWay() {
+		return p.oneWay(s, e, refuse)
 	}
 	switch e {
 	case Did:
@@ -157,9 +157,10 @@ func (p *Plan) starting(s State, e Event, refuse func(string) (State, error)) (S
 	return refuse("wait until its machines run")
 }
 
-// reversing is a reversal on its way. It has no way back, and none is needed: at each step both sites have what they had, or more.
+// oneWay is a job on its way that has no way back, and needs none: at each step of a reversal both sites have what they had, or more, and
+// machines that move onto plain disks find the same on both.
 // What fails, or is interrupted, waits for somebody to carry it on.
-func (p *Plan) reversing(s State, e Event, refuse func(string) (State, error)) (State, error) {
+func (p *Plan) oneWay(s State, e Event, refuse func(string) (State, error)) (State, error) {
 	switch e {
 	case Did:
 		if s.Halted {
@@ -169,6 +170,9 @@ func (p *Plan) reversing(s State, e Event, refuse func(string) (State, error)) (
 	case Failing, Cancel:
 		s.Halted = true
 		return s, nil
+	}
+	if p.Kind == Plain {
+		return refuse("machines do not move back: carry it on with failover resume")
 	}
 	return refuse("a reversal is not taken back: carry it on with failover resume; a move, and another reversal, bring the group back")
 }
@@ -180,7 +184,7 @@ func (p *Plan) forward(s State) State {
 		s.Reached = s.At
 		return s
 	}
-	if p.Kind == Reverse {
+	if p.Kind.OneWay() {
 		s.Phase, s.At, s.Verdict = Over, 0, Passed
 		return s
 	}

@@ -31,7 +31,7 @@ func plans() []*Plan {
 	return []*Plan{
 		{Kind: Test, Machines: machines}, {Kind: Proof, Machines: machines}, {Kind: Live, Machines: machines},
 		{Kind: Live, Machines: over, Override: "the site burnt"}, {Kind: Move, Machines: over},
-		{Kind: Reverse, Reversal: &Reversal{}},
+		{Kind: Reverse, Reversal: &Reversal{}}, {Kind: Plain, Machines: machines, Onto: &Onto{}},
 	}
 }
 
@@ -119,6 +119,9 @@ type world struct {
 	fenced, view, defined, running bool // of any machine
 
 	adopted, handed, served, synced bool // of a reversal
+
+	passes, gone bool // of a move onto plain disks
+	onto         int
 }
 
 func (w *world) do(t *testing.T, p *Plan, s Step) {
@@ -163,6 +166,15 @@ func (w *world) do(t *testing.T, p *Plan, s Step) {
 	case Sync:
 		bad(!w.served, "nobody reads the disks")
 		w.synced = true
+	case Settle:
+		w.passes = true
+	case Onward:
+		bad(!w.passes, "the disks are not what it sees")
+		bad(w.gone, "its view is gone")
+		w.onto++
+	case LetGo:
+		bad(w.onto < len(p.Machines), "a machine is still on the view")
+		w.gone = true
 	case Keep:
 		bad(!w.running || !w.fenced, "nothing runs that could be kept")
 	}
@@ -172,8 +184,8 @@ func (w *world) do(t *testing.T, p *Plan, s Step) {
 // with each step done twice, as one that was killed would: they end with nothing left behind, or committed.
 func TestEachWayEnds(t *testing.T) {
 	for _, p := range plans() {
-		if p.Kind == Reverse {
-			continue // it goes one way: TestReversal
+		if p.Kind.OneWay() {
+			continue // see testOneWay
 		}
 		for _, e := range []Event{Did, Failing, Cancel, Halt, Final, Undo} {
 			for _, half := range []bool{false, true} { // what failed had been done
@@ -334,7 +346,16 @@ func indented(t *testing.T, v any) string {
 // TestReversal has a reversal fail, or be interrupted, at each step, before or after that was done: it halts, is carried on
 // and ends with all done; nothing takes it back.
 func TestReversal(t *testing.T) {
-	p := &Plan{Kind: Reverse, Reversal: &Reversal{}}
+	testOneWay(t, &Plan{Kind: Reverse, Reversal: &Reversal{}}, func(w *world) bool { return w.synced })
+}
+
+// TestOntoPlainDisks does the same with machines that move onto plain disks.
+func TestOntoPlainDisks(t *testing.T) {
+	p := &Plan{Kind: Plain, Machines: []Machine{named("db", 1), named("web", 2)}, Onto: &Onto{}}
+	testOneWay(t, p, func(w *world) bool { return w.gone && w.onto >= 2 })
+}
+
+func testOneWay(t *testing.T, p *Plan, done func(*world) bool) {
 	for at := range p.Up() {
 		for _, e := range []Event{Failing, Cancel} {
 			for _, half := range []bool{false, true} {
@@ -362,7 +383,7 @@ func TestReversal(t *testing.T) {
 					w.do(t, p, step)
 					s, _ = p.Step(s, Did)
 				}
-				if s.Phase != Over || s.Verdict != Passed || !w.synced {
+				if s.Phase != Over || s.Verdict != Passed || !done(w) {
 					t.Errorf("%s at step %d: it ends %s", e, at, s.text(p))
 				}
 			}

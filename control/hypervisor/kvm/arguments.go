@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"net"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -167,16 +166,35 @@ func (l *Local) processor(extra []string) (args []string) {
 // reconnectSeconds is how long QEMU waits for a view whose server went away, before the guest sees errors.
 const reconnectSeconds = 3600
 
-func diskArguments(i int, d hypervisor.Disk) ([]string, error) {
-	u, err := url.Parse(d.NBD)
-	if err != nil || u.Scheme != "nbd+unix" || u.Query().Get("socket") == "" {
-		return nil, fmt.Errorf("disk %s: %q is no NBD export at a unix socket", d.Volume, d.NBD)
+// exportOf takes the URI of a disk apart that is served over NBD at a unix socket.
+func exportOf(d hypervisor.Disk) (socket, name string, err error) {
+	n := Node{Driver: "nbd", File: d.NBD}
+	socket, name, ok := n.export()
+	if !ok || socket == "" {
+		return "", "", fmt.Errorf("disk %s: %q is no NBD export at a unix socket", d.Volume, d.NBD)
 	}
+	return socket, name, nil
+}
+
+// blockNode describes the node of a disk to QEMU.
+func blockNode(name string, d hypervisor.Disk) (map[string]any, error) {
+	if d.File != "" {
+		return fileNode(name, d)
+	}
+	socket, export, err := exportOf(d)
+	return map[string]any{
+		"driver": "nbd", "node-name": name, "export": export, "discard": "unmap", "reconnect-delay": reconnectSeconds,
+		"server": map[string]any{"type": "unix", "path": socket},
+	}, err
+}
+
+func diskArguments(i int, d hypervisor.Disk) ([]string, error) {
 	node := fmt.Sprintf("disk%d", i)
-	block, err := json.Marshal(map[string]any{
-		"driver": "nbd", "node-name": node, "export": strings.TrimPrefix(u.Path, "/"), "discard": "unmap", "reconnect-delay": reconnectSeconds,
-		"server": map[string]any{"type": "unix", "path": u.Query().Get("socket")},
-	})
+	described, err := blockNode(node, d)
+	if err != nil {
+		return nil, err
+	}
+	block, err := json.Marshal(described)
 	if err != nil {
 		return nil, err
 	}

@@ -33,7 +33,7 @@ func served(t *testing.T) hypervisor.Disk {
 	if err := os.WriteFile(disk, append(bytes.Clone(kvmtest.BootSector), make([]byte, 1<<20-512)...), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c := exec.Command("qemu-nbd", "--persistent", "--socket", socket, "-x", "data", "-f", "raw", disk)
+	c := exec.Command("qemu-nbd", "--persistent", "--socket", socket, "-x", "data", "--image-opts", "driver=raw,file.driver=file,file.locking=off,file.filename="+disk)
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,98 @@
+package failover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/holdfast-dr/holdfast/control/api"
+	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
+	"github.com/holdfast-dr/holdfast/control/hypervisor"
+	"github.com/holdfast-dr/holdfast/control/recovery"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+)
+
+// committed is what the target says of the failover whose machines move onto plain disks.
+func (c *carrier) committed(ctx context.Context) (*holdfastv1.Failover, error) {
+	res, err := c.Target.Recovery.Get(ctx, &holdfastv1.RecoveryServiceGetRequest{Group: c.job.Plan.Group})
+	f := res.GetFailover()
+	if err == nil && f.GetId() != c.job.Plan.Onto.Failover {
+		err = api.Errorf(api.Precondition, "see holdfast status", "the last failover of group %s is another one: %s", c.job.Plan.Group, f.GetState())
+	}
+	return f, err
+}
+
+// passes says whether the disks of a failover hold all that its machines see, and go on to.
+func passes(f *holdfastv1.Failover) bool {
+	switch f.GetState() {
+	case api.FailoverOnDisks:
+		return true
+	case api.FailoverPassing:
+		return f.GetView().GetScratchBytes() == 0
+	}
+	return invariant.Planted("failover/onto-unsettled")
+}
+
+// settle waits until the target's disks are what the machines see.
+func (c *carrier) settle(ctx context.Context) (found, error) {
+	var f *holdfastv1.Failover
+	err := c.poll(ctx, func() (far string, done bool, err error) {
+		if f, err = c.committed(ctx); err != nil {
+			return "", false, err
+		}
+		switch f.State {
+		case api.FailoverCommitted, api.FailoverSettled, api.FailoverPassing, api.FailoverOnDisks:
+		default:
+			return "", false, api.Errorf(api.Precondition, "commit it first", "the failover is %s, and not committed", f.State)
+		}
+		if passes(f) {
+			return "", true, nil
+		}
+		if f.Reason != "" {
+			return "", false, api.Errorf(api.Precondition, "mend that", "%s", f.Reason)
+		}
+		return fmt.Sprintf("%s: %d KiB of what machines wrote are in scratch", f.State, f.View.GetScratchBytes()>>10), false, nil
+	})
+	return found{text: fmt.Sprintf("%d disks hold all that the machines see", len(f.GetDisks()))}, err
+}
+
+// onto moves a machine onto its disks. What it is served until then is the same.
+func (c *carrier) onto(ctx context.Context, m *recovery.Machine) (found, error) {
+	var f *holdfastv1.Failover
+	err := again(ctx, func() (err error) { f, err = c.committed(ctx); return err })
+	if err == nil && !passes(f) {
+		err = errors.New("the disks do not hold all that the machines see")
+	}
+	if err != nil {
+		return found{}, err
+	}
+	for _, d := range m.Disks {
+		to, err := plainDisk(f, d.Volume)
+		if err == nil {
+			err = c.machines.SetDisk(ctx, m.Name, to)
+		}
+		if err != nil {
+			return found{}, err
+		}
+	}
+	return found{text: fmt.Sprintf("%d disks", len(m.Disks))}, nil
+}
+
+// plainDisk is a volume's disk at the target.
+func plainDisk(f *holdfastv1.Failover, volume string) (hypervisor.Disk, error) {
+	for _, d := range f.GetDisks() {
+		if d.Volume == volume {
+			return hypervisor.Disk{Volume: volume, File: d.Path, Bytes: int64(d.Bytes)}, nil
+		}
+	}
+	return hypervisor.Disk{}, fmt.Errorf("the failover has no volume %s", volume)
+}
+
+// letGo has the target write to the disks no more.
+func (c *carrier) letGo(ctx context.Context) (found, error) {
+	err := again(ctx, func() error {
+		_, err := c.Target.Recovery.LetGo(ctx, &holdfastv1.RecoveryServiceLetGoRequest{Group: c.job.Plan.Group, Id: c.job.Plan.Onto.Failover})
+		return err
+	})
+	return found{text: "nobody but the machines writes to their disks"}, err
+}

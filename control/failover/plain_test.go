@@ -1,0 +1,177 @@
+package failover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/holdfast-dr/holdfast/control/api"
+	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
+	"github.com/holdfast-dr/holdfast/control/hypervisor"
+	"github.com/holdfast-dr/holdfast/control/recovery"
+)
+
+// LetGo refuses once, as a target does to which somebody is connected, and holds its caller to the order.
+func (s failoverOf) LetGo(_ context.Context, r *holdfastv1.RecoveryServiceLetGoRequest) (*holdfastv1.RecoveryServiceLetGoResponse, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.at(r.Id); err != nil {
+		return nil, err
+	}
+	if s.calls++; s.calls == 1 {
+		return nil, api.Errorf(api.Unavailable, "ask again", "somebody is connected")
+	}
+	s.failover.State, s.failover.View = api.FailoverOnDisks, nil
+	return &holdfastv1.RecoveryServiceLetGoResponse{Failover: s.failover}, nil
+}
+
+// onViews is a committed failover, the job that brought it about, and the host on which its machines run.
+func onViews(t *testing.T, folder string) (s *site, h *host, of *recovery.Plan) {
+	t.Helper()
+	s, h = &site{}, newHost(t)
+	of = testPlan(recovery.Live)
+	j := begin(t, folder, of)
+	of.Key = j.Plan.Key
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range of.Machines {
+		def := m.Machine
+		def.Disks = []hypervisor.Disk{{Volume: "data", NBD: "nbd+unix:///data?socket=/run/v"}}
+		h.machines[m.Name] = &testMachine{def: def, state: hypervisor.Running}
+	}
+	s.failover = &holdfastv1.Failover{Id: of.Key, Group: of.Group, State: api.FailoverPassing, View: &holdfastv1.View{Id: "v1"},
+		Disks: []*holdfastv1.Disk{{Volume: "data", Id: 1, Bytes: 1 << 20, Path: "/store/data.raw"}}}
+	return s, h, of
+}
+
+func ontoPlan(of *recovery.Plan) *recovery.Plan {
+	return &recovery.Plan{Key: "k", Kind: recovery.Plain, Group: of.Group, Checkpoint: "42", Machines: of.Machines, Onto: &recovery.Onto{Failover: of.Key, Job: of.ID}}
+}
+
+// TestOntoPlainDisks interrupts a move onto plain disks when each step begins, and when it has ended: it halts, and another runner carries it on.
+// No machine is moved before the disks are what it sees, and the target lets go when all are.
+func TestOntoPlainDisks(t *testing.T) {
+	t.Parallel()
+	for at := range 2 * 4 {
+		folder := inMemory(t)
+		s, h, of := onViews(t, folder)
+		s.failover.State = api.FailoverSettled
+		r := newRunner(t, s, h)
+		var told []string
+		r.Progress = func(text string) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			told = append(told, text)
+			s.failover.State = api.FailoverPassing
+		}
+		h.fail = func(what, name string) error {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if what == "set-disk" && s.failover.State != api.FailoverPassing {
+				return errors.New("moved too early")
+			}
+			return nil
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		seen := 0
+		r.Tell = func(recovery.Step, bool, string, error) {
+			if seen++; seen == at+1 {
+				stop()
+			}
+		}
+		j := begin(t, folder, ontoPlan(of))
+		if err := r.Run(ctx, j); err != nil {
+			t.Fatal(err)
+		}
+		if last := at == 7; j.State.Halted == last {
+			t.Fatalf("interrupted at %d it is %+v", at, j.State)
+		}
+		if j.State.Halted {
+			report, err := r.Report(j)
+			if err != nil || j.Failure(report) == nil || !strings.Contains(j.Failure(report).Error(), "failover resume") {
+				t.Errorf("interrupted at %d it says %v", at, j.Failure(report))
+			}
+			if err := r.Say(j, recovery.Undo, ""); err == nil {
+				t.Error("it was taken back")
+			}
+		}
+		id := j.Plan.ID
+		if err := j.Close(); err != nil {
+			t.Fatal(err)
+		}
+		var err error
+		if j, err = Open(folder, id); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(r.Say(j, recovery.Resume, ""), r.Run(t.Context(), j)); err != nil {
+			t.Fatal(err)
+		}
+		report, err := r.Report(j)
+		if err != nil || j.State.Phase != recovery.Over || j.State.Verdict != recovery.Passed || j.Failure(report) != nil || report.Reason != nil {
+			t.Errorf("interrupted at %d it ends %+v: %+v, %v", at, j.State, report, err)
+		}
+		for name, m := range h.machines {
+			if want := (hypervisor.Disk{Volume: "data", File: "/store/data.raw", Bytes: 1 << 20}); m.def.Disks[0] != want || m.state != hypervisor.Running {
+				t.Errorf("%s is %s on %+v", name, m.state, m.def.Disks)
+			}
+		}
+		if s.failover.State != api.FailoverOnDisks || len(told) == 0 || !strings.Contains(told[0], "KiB") {
+			t.Errorf("the target is %s; told: %q", s.failover.State, told)
+		}
+		if err := j.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestOntoPlainDisksHalts says what stands in the way.
+func TestOntoPlainDisksHalts(t *testing.T) {
+	t.Parallel()
+	f := func(want string, change func(*site, *host, *recovery.Plan)) {
+		t.Helper()
+		folder := inMemory(t)
+		s, h, of := onViews(t, folder)
+		p := ontoPlan(of)
+		change(s, h, p)
+		j := begin(t, folder, p)
+		defer j.Close()
+		r := newRunner(t, s, h)
+		if err := r.Run(t.Context(), j); err != nil {
+			t.Fatal(err)
+		}
+		report, err := r.Report(j)
+		if err != nil || !j.State.Halted || !strings.Contains(fmt.Sprint(j.Failure(report)), want) {
+			t.Errorf("it is %+v: %v; want %q", j.State, j.Failure(report), want)
+		}
+	}
+	f("another one", func(_ *site, _ *host, p *recovery.Plan) { p.Onto.Failover = "b" })
+	f("not committed", func(s *site, _ *host, _ *recovery.Plan) { s.failover.State = api.FailoverRecovering })
+	f("its replica is damaged", func(s *site, _ *host, _ *recovery.Plan) {
+		s.failover.State, s.failover.Reason = api.FailoverSettled, "volume 1: its replica is damaged"
+	})
+	f("no volume data", func(s *site, _ *host, _ *recovery.Plan) { s.failover.Disks = nil })
+	f("QEMU refuses", func(_ *site, h *host, _ *recovery.Plan) {
+		h.fail = func(what, name string) error {
+			if what == "set-disk" && name == "web" {
+				return errors.New("QEMU refuses")
+			}
+			return nil
+		}
+	})
+	folder := inMemory(t) // while another process has the machines' job
+	s, h, of := onViews(t, folder)
+	other, err := Open(folder, of.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	j := begin(t, folder, ontoPlan(of))
+	defer j.Close()
+	if err := newRunner(t, s, h).Run(t.Context(), j); !errors.Is(err, ErrBusy) {
+		t.Errorf("beside another process: %v", err)
+	}
+}

@@ -1,0 +1,163 @@
+package kvm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"syscall"
+
+	"github.com/holdfast-dr/holdfast/control/hypervisor"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+)
+
+// ontoSuffix ends the name of the node that a disk moves onto.
+const ontoSuffix = "-file"
+
+// fileNode describes a raw file or block device to QEMU, past the page cache where that can be.
+func fileNode(name string, d hypervisor.Disk) (map[string]any, error) {
+	st, err := os.Stat(d.File)
+	if err != nil {
+		return nil, fmt.Errorf("disk %s: %w", d.Volume, err)
+	}
+	driver := "file"
+	if st.Mode()&os.ModeDevice != 0 {
+		driver = "host_device"
+	}
+	direct := false
+	if f, err := os.OpenFile(d.File, os.O_RDONLY|syscall.O_DIRECT, 0); err == nil {
+		direct = true
+		f.Close()
+	}
+	cache := map[string]any{"direct": direct}
+	n := map[string]any{"driver": "raw", "node-name": name, "discard": "unmap", "cache": cache,
+		"file": map[string]any{"driver": driver, "filename": d.File, "discard": "unmap", "cache": cache}}
+	if driver == "file" && st.Size() > d.Bytes { // an image in whole blocks, of a volume that is none
+		n["size"] = d.Bytes
+	}
+	return n, nil
+}
+
+// PlanOnto says how a disk of a guest, which is the device, moves from where it is served onto a file, which node describes to QEMU.
+// Whatever an earlier try left is cleared away.
+func PlanOnto(g Guest, device string, from hypervisor.Disk, node map[string]any, bytes int64) (Plan, error) {
+	socket, export, err := exportOf(from)
+	if err != nil {
+		return Plan{}, err
+	}
+	i := slices.IndexFunc(g.Disks, func(d Disk) bool { return d.ID() == device })
+	if i < 0 {
+		return Plan{}, fmt.Errorf("the guest has no disk %q: those are %s", device, names(g.Disks, func(d *Disk) string { return d.describe() }))
+	}
+	d := &g.Disks[i]
+	p, name := Plan{Disk: *d}, node["node-name"].(string)
+	served := func(n *Node) bool { s, e, ok := n.export(); return ok && s == socket && e == export }
+	var left []Step
+	for k := range g.Nodes {
+		if n := &g.Nodes[k]; n.Name != d.Root.Name && (served(n) || n.Name == name) {
+			left = append(left, Step{What: "remove what an earlier try left", QMP: ptr(del(n.Name))})
+		}
+	}
+	switch {
+	case !served(&d.Root) && d.Root.Driver != "raw":
+		return p, fmt.Errorf("%s is neither on the view nor on a file: it is %s %s", device, d.Root.Driver, d.Root.File)
+	case !served(&d.Root): // it has moved
+		p.Steps = paused(g, left)
+		return p, nil
+	case len(g.Jobs) > 0:
+		return p, fmt.Errorf("block jobs run: wait for them or end them: %v", g.Jobs)
+	case d.Root.Bytes != bytes && !invariant.Planted("kvm/onto-any-size"):
+		return p, fmt.Errorf("%s has %d bytes for the guest, and the file's volume %d", device, d.Root.Bytes, bytes)
+	}
+	p.Steps = slices.Concat(paused(g, left), []Step{
+		{What: "open the file in QEMU", QMP: &Command{"blockdev-add", node}, Undo: ptr(del(name))},
+		{What: "see that it has the size of the guest's disk", Make: &Expect{Node: name, Bytes: bytes}},
+	}, paused(g, append(move(d, d.Root.Name, name), Step{What: "let go of the view", QMP: ptr(del(d.Root.Name))})))
+	return p, nil
+}
+
+// SetDisk moves a disk of a machine onto a file: in QEMU first, where it runs, and then in its definition.
+func (l *Local) SetDisk(ctx context.Context, name string, d hypervisor.Disk) error {
+	err := l.setDisk(ctx, name, d)
+	if err != nil {
+		err = fmt.Errorf("machine %s: disk %s: %w", name, d.Volume, err)
+	}
+	return err
+}
+
+func (l *Local) setDisk(ctx context.Context, name string, d hypervisor.Disk) error {
+	dir, m, err := l.definition(name)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(m.Disks, func(have hypervisor.Disk) bool { return have.Volume == d.Volume })
+	if i < 0 {
+		return errors.New("it has none of that volume")
+	}
+	if m.Disks[i].File == d.File {
+		return nil
+	}
+	pid, err := holder(dir)
+	if err == nil && pid > 0 {
+		err = moveOnto(ctx, l, dir, i, m.Disks[i], d)
+	}
+	if err != nil {
+		return err
+	}
+	m.Disks[i] = d
+	text, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		return err
+	}
+	return WriteFile(filepath.Join(dir, definitionName), text)
+}
+
+// moveOnto moves the disk of a QEMU that runs.
+func moveOnto(ctx context.Context, l *Local, dir string, i int, from, to hypervisor.Disk) error {
+	mon, err := l.awaitMonitor(ctx, dir)
+	if err != nil {
+		return err
+	}
+	defer mon.Close()
+	g, err := Look(ctx, mon)
+	if err != nil {
+		return err
+	}
+	node, err := fileNode(fmt.Sprintf("disk%d%s", i, ontoSuffix), to)
+	if err != nil {
+		return err
+	}
+	p, err := PlanOnto(g, "vd"+strconv.Itoa(i), from, node, to.Bytes)
+	if err != nil {
+		return err
+	}
+	return Carry(ctx, mon, nil, p)
+}
+
+// SetDisk changes the definition of a domain that is off.
+func (l *Libvirt) SetDisk(ctx context.Context, name string, d hypervisor.Disk) error {
+	_, m, err := l.files().definition(name)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(m.Disks, func(have hypervisor.Disk) bool { return have.Volume == d.Volume })
+	if i < 0 {
+		return fmt.Errorf("machine %s has no disk of volume %s", name, d.Volume)
+	}
+	if m.Disks[i].File == d.File {
+		return nil
+	}
+	state, err := l.State(ctx, name)
+	if err == nil && state != hypervisor.Off {
+		err = fmt.Errorf("machine %s is %s: under libvirt a disk moves onto its file while the machine is off alone: shut it down, and carry on", name, state)
+	}
+	if err != nil {
+		return err
+	}
+	m.Disks[i] = d
+	return l.Define(ctx, m)
+}

@@ -1,0 +1,143 @@
+package kvm
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/holdfast-dr/holdfast/control/hypervisor"
+)
+
+// TestPlanOnto: what is done with a disk, from where it stands and what an earlier try left.
+func TestPlanOnto(t *testing.T) {
+	from := hypervisor.Disk{Volume: "v1", NBD: onFilter}
+	node := map[string]any{"driver": "raw", "node-name": "disk0-file", "file": "/v1.raw"}
+	f := func(g Guest, bytes int64, want string) {
+		t.Helper()
+		p, err := PlanOnto(g, "vd0", from, node, bytes)
+		var got []string
+		for _, s := range p.Steps {
+			what := "see"
+			if s.QMP != nil {
+				what = strings.TrimPrefix(s.QMP.Execute, "blockdev-")
+				if name, ok := s.QMP.Arguments["node-name"]; ok {
+					what += " " + name.(string)
+				}
+				if name, ok := s.QMP.Arguments["value"]; ok {
+					what += " " + name.(string)
+				}
+			}
+			got = append(got, what)
+		}
+		text := strings.Join(got, ", ")
+		if err != nil {
+			text = err.Error()
+		}
+		if text != want && (err == nil || !strings.Contains(text, want)) {
+			t.Errorf("planned: %q, want %q", text, want)
+		}
+	}
+	served := testGuest("vd0 nbd " + onFilter)
+	f(served, 1<<20, "add disk0-file, see, qom-set disk0-file, see, del #block0")
+	f(served, 2<<20, "has 1048576 bytes for the guest")
+	f(testGuest("vd0 nbd nbd+unix:///v1?socket=/run/another"), 1<<20, "neither on the view nor on a file")
+	f(testGuest("vd0 qcow2 /x"), 1<<20, "neither on the view nor on a file")
+	f(testGuest("vd1 raw /x"), 1<<20, `no disk "vd0"`)
+	moved := testGuest("vd0 raw /v1.raw")
+	f(moved, 1<<20, "")
+	half := testGuest("vd0 nbd " + onFilter) // killed after the file was opened
+	half.Nodes = append(half.Nodes, Node{Name: "disk0-file", Driver: "raw", File: "/v1.raw", Bytes: 1 << 20})
+	f(half, 1<<20, "del disk0-file, add disk0-file, see, qom-set disk0-file, see, del #block0")
+	most := testGuest("vd0 raw /v1.raw") // and before the view was let go of
+	most.Nodes = append(most.Nodes, Node{Name: "disk0", Driver: "nbd", File: onFilter, Bytes: 1 << 20})
+	f(most, 1<<20, "del disk0")
+	busy := testGuest("vd0 nbd " + onFilter)
+	busy.Jobs = []string{"backup b"}
+	f(busy, 1<<20, "block jobs run")
+	threads := testGuest("vd0 nbd " + onFilter)
+	threads.Threads = true
+	f(threads, 1<<20, "add disk0-file, see, stop, qom-set disk0-file, see, del #block0, cont")
+	if _, err := PlanOnto(served, "vd0", hypervisor.Disk{NBD: "/x"}, node, 1); err == nil {
+		t.Error("a disk that was not served is planned")
+	}
+}
+
+// TestSetDisk moves the disk of a machine that runs from where it is served onto the file, twice, and without a stop; what
+// is started again finds it there, with nobody serving. A file of another size, or none, leaves it where it is.
+func TestSetDisk(t *testing.T) {
+	disk := served(t)
+	socket, _, err := exportOf(disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(filepath.Dir(socket), "disk")
+	l, err := NewLocal(t.TempDir(), DefaultQEMU)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := t.Context()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	m := hypervisor.Machine{Name: "web1", MemoryBytes: 32 << 20, CPUs: 1, Firmware: hypervisor.BIOS, Disks: []hypervisor.Disk{disk}, Networks: []hypervisor.Network{}}
+	must(l.Define(ctx, m))
+	t.Cleanup(func() { l.Stop(context.Background(), "web1", hypervisor.ByForce) })
+	must(l.Start(ctx, "web1"))
+	dir := filepath.Join(l.dir, "web1")
+	pid, err := holder(dir)
+	must(err)
+	root := func() Disk {
+		t.Helper()
+		mon, err := monitor(ctx, dir)
+		must(err)
+		defer mon.Close()
+		g, err := Look(ctx, mon)
+		must(err)
+		for _, n := range g.Nodes {
+			if n.Name != g.Disks[0].Root.Name && (n.Driver == "nbd" || n.Driver == "raw") {
+				t.Errorf("node %+v is left", n)
+			}
+		}
+		return g.Disks[0]
+	}
+	to := hypervisor.Disk{Volume: "data", File: file, Bytes: 1 << 20}
+	other := to
+	other.File = file + ".other"
+	must(os.WriteFile(other.File, make([]byte, 1<<19), 0o600))
+	for _, bad := range []hypervisor.Disk{{Volume: "data", File: file + ".none", Bytes: 1 << 20}, {Volume: "log", File: file, Bytes: 1 << 20}, other} {
+		if err := l.SetDisk(ctx, "web1", bad); err == nil || root().Root.Driver != "nbd" {
+			t.Errorf("onto %+v: %v", bad, err)
+		}
+	}
+	if err := l.SetDisk(ctx, "web2", to); err == nil {
+		t.Error("a machine that is none has moved")
+	}
+	for range 2 {
+		must(l.SetDisk(ctx, "web1", to))
+		if d := root(); d.Root.Driver != "raw" || d.Root.File != file || d.Root.Bytes != 1<<20 {
+			t.Errorf("it is on %+v", d.Root)
+		}
+	}
+	// Whoever did it was killed before it was written down.
+	text, err := json.Marshal(m)
+	must(err)
+	must(WriteFile(filepath.Join(dir, definitionName), text))
+	must(l.SetDisk(ctx, "web1", to))
+	if now, err := holder(dir); err != nil || now != pid {
+		t.Errorf("process %d, was %d: %v", now, pid, err)
+	}
+	must(os.Remove(socket))
+	must(l.Stop(ctx, "web1", hypervisor.ByForce))
+	must(l.Start(ctx, "web1"))
+	until(t, "the guest says HELLO again", func() bool { p, _ := l.Serial(ctx, "web1", 0); return string(p) == "HELLO\nHELLO\n" })
+	must(l.SetDisk(ctx, "web1", to))
+	if d := root(); d.Root.Driver != "raw" {
+		t.Errorf("started again it is on %+v", d.Root)
+	}
+}
