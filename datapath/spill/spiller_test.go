@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -93,7 +95,11 @@ const rigStream = 0xa2
 
 // newRig makes a window of limit bytes whose files are on fs and may take so many segments.
 func newRig(fs ioengine.FS, limit int64, segments int64) *rig {
-	r := &rig{Window: New(limit, 1), disk: NewDisk(fs, "/spill", 99), allot: &allotment{left: segments * SegmentBytes}, sizes: map[record.Seq]int{}}
+	return newRigIn(fs, "/spill", limit, segments)
+}
+
+func newRigIn(fs ioengine.FS, dir string, limit int64, segments int64) *rig {
+	r := &rig{Window: New(limit, 1), disk: NewDisk(fs, dir, 99), allot: &allotment{left: segments * SegmentBytes}, sizes: map[record.Seq]int{}}
 	r.Spill(r.disk, r.allot, rigStream, func(sealed []byte) Buffer { return r.buffer(bytes.Clone(sealed)) })
 	return r
 }
@@ -362,6 +368,39 @@ func TestSpillAndBack(t *testing.T) {
 				t.Errorf("%+v once all is acknowledged", d)
 			}
 		})
+	}
+}
+
+// TestSpillOnARealDisk: the same through this machine's file system, past its cache where that can be.
+func TestSpillOnARealDisk(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "spill")
+	r := newRigIn(ioengine.OS(), dir, 1<<20, 100)
+	if err := r.disk.Open(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { defer close(ended); r.Run(ctx) }()
+	for range 5000 { // 40 MiB: two files
+		if err := r.Room(ctx); err != nil {
+			t.Fatal(err)
+		}
+		r.put(8 << 10)
+	}
+	if d := r.SpillStats(); d.Written < 38<<20 || d.Failures != 0 {
+		t.Errorf("%+v", d)
+	}
+	if err := r.drain(ctx, 1); err != nil {
+		t.Error(err)
+	}
+	stop()
+	<-ended
+	r.Reset(1)
+	if names, err := os.ReadDir(dir); err != nil || len(names) != 1 {
+		t.Errorf("%v stay: %v", names, err)
+	}
+	if err := errors.Join(r.allReleased(), r.disk.Close()); err != nil {
+		t.Error(err)
 	}
 }
 
