@@ -53,8 +53,8 @@ func ontoPlan(of *recovery.Plan) *recovery.Plan {
 
 // TestOntoPlainDisks interrupts a move onto plain disks when each step begins, and when it has ended: it halts, and another runner carries it on.
 // No machine is moved before the disks are what it sees, and the target lets go when all are.
+// It is alone: a script that another test is just starting would have the lock of a job's file for a moment more.
 func TestOntoPlainDisks(t *testing.T) {
-	t.Parallel()
 	for at := range 2 * 4 {
 		folder := inMemory(t)
 		s, h, of := onViews(t, folder)
@@ -130,7 +130,6 @@ func TestOntoPlainDisks(t *testing.T) {
 
 // TestOntoPlainDisksHalts says what stands in the way.
 func TestOntoPlainDisksHalts(t *testing.T) {
-	t.Parallel()
 	f := func(want string, change func(*site, *host, *recovery.Plan)) {
 		t.Helper()
 		folder := inMemory(t)
