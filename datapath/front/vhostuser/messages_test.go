@@ -54,7 +54,7 @@ func randomMessages(socket string, r *rand.Rand, g *guest.Guest, event int) erro
 		return err
 	}
 	defer conn.Close()
-	asks := []uint32{1, 2, 3, 4, 5, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 24, 31, 32}
+	asks := []uint32{1, 2, 3, 4, 5, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 24, 31, 32, 21}
 	for range 1 + r.IntN(12) {
 		ask := asks[r.IntN(len(asks))]
 		var body []byte

@@ -29,6 +29,7 @@ const (
 	askSetProtocolFeatures = 16
 	askGetQueueNum         = 17
 	askSetVringEnable      = 18
+	askSetBackendChannel   = 21
 	askGetConfig           = 24
 	askSetConfig           = 25
 	askGetInflight         = 31
@@ -52,10 +53,11 @@ const (
 
 	protoMultiQueue = 1 << 0
 	protoReplyAck   = 1 << 3
+	protoBackend    = 1 << 5 // a channel on which we begin
 	protoConfig     = 1 << 9
 	protoInflight   = 1 << 12
 
-	protoFeatures = protoMultiQueue | protoReplyAck | protoConfig | protoInflight
+	protoFeatures = protoMultiQueue | protoReplyAck | protoBackend | protoConfig | protoInflight
 )
 
 // A message: a header, then as many bytes as it says.
@@ -93,6 +95,13 @@ func parseHeader(p []byte) (m message, bytes int, err error) {
 	}
 	m.ack = flags&flagNeedAck != 0
 	return m, int(n), nil
+}
+
+// tellConfig is what we say on the channel of our own: the configuration has changed.
+const tellConfig = 2
+
+func appendTold(p []byte, what uint32) []byte {
+	return le.AppendUint32(le.AppendUint32(le.AppendUint32(p, what), flagVersion), 0)
 }
 
 // appendReply appends an answer to that question.

@@ -23,6 +23,18 @@ type Server struct {
 		session *net.UnixConn // of who is served; nil: nobody
 		ended   chan struct{} // closed when that has ended
 	}
+	channel channel // of the session
+}
+
+// Resized tells the front end that is connected that the device has another size than it was told of; a front end that
+// cannot be told, or comes later, asks.
+func (s *Server) Resized() {
+	switch told, err := s.channel.tell(tellConfig); {
+	case err != nil:
+		s.log().Warn("the front end is not told of the disk's new size", "error", err)
+	default:
+		s.log().Info("the disk has another size", "bytes", s.Device.Size(), "front_end_told", told)
+	}
 }
 
 // Serve answers front ends on l until ctx ends, and then closes l, answers what is in
@@ -41,7 +53,7 @@ func (s *Server) serveConn(ctx context.Context, conn *net.UnixConn) {
 	defer s.leave()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	s.log().Info("vhost-user front end connected")
-	e := &session{dev: s.Device, name: s.Name, log: s.log(), conn: conn}
+	e := &session{dev: s.Device, name: s.Name, log: s.log(), conn: conn, channel: &s.channel}
 	err := e.serve()
 	if ctx.Err() != nil && errors.Is(err, net.ErrClosed) {
 		err = nil // we ended it

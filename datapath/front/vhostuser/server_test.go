@@ -5,13 +5,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -431,5 +434,109 @@ func TestMemoryTakenAway(t *testing.T) {
 	}
 	if open, _ := d.State(); open != 0 {
 		t.Errorf("%d writes open", open)
+	}
+}
+
+// growing is a device whose size changes.
+type growing struct {
+	front.Device
+	size atomic.Int64
+}
+
+func (d *growing) Size() int64 { return d.size.Load() }
+
+// TestResized: a front end that gave a channel is told on it that the disk has grown, and then uses what is new; one
+// without a channel asks.
+func TestResized(t *testing.T) {
+	d := &growing{Device: memdisk.NewSpy(2 * mib)}
+	d.size.Store(mib)
+	socket := filepath.Join(t.TempDir(), "s")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	s := &Server{Device: d, Name: "vol1"}
+	go func() { done <- s.Serve(ctx, l) }()
+	s.Resized() // to nobody
+	g := newGuest(t, guest.Options{})
+	connect(t, g, socket)
+	capacity := func() int64 {
+		t.Helper()
+		p, _, err := g.Ask(guest.GetConfig, append([]byte{0, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0}, make([]byte, 8)...))
+		if err != nil || len(p) != 20 {
+			t.Fatalf("the configuration: %d bytes, %v", len(p), err)
+		}
+		return int64(le.Uint64(p[12:])) * 512
+	}
+	if n := capacity(); n != mib {
+		t.Errorf("the disk has %d bytes", n)
+	}
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours := os.NewFile(uintptr(pair[0]), "channel")
+	defer ours.Close()
+	features, err := g.AskWord(guest.GetProtocolFeatures)
+	if err != nil || features&protoBackend == 0 {
+		t.Fatalf("protocol features %#x, %v", features, err)
+	}
+	if err := g.Tell(guest.SetProtocolFeatures, le.AppendUint64(nil, features)); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second is another, and the first is gone
+		if err := g.Tell(askSetBackendChannel, nil, pair[1]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := unix.Close(pair[1]); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Write(0, noise(512, 1), mib); err == nil {
+		t.Error("a write beyond the end went well")
+	}
+	hears := func() {
+		t.Helper()
+		var p [12]byte
+		if _, err := io.ReadFull(ours, p[:]); err != nil || le.Uint32(p[:]) != tellConfig || le.Uint32(p[4:]) != flagVersion || le.Uint32(p[8:]) != 0 {
+			t.Errorf("the channel says %x, %v", p, err)
+		}
+	}
+	for range 2 { // queues that start have it told once
+		if err := g.ShareMemory(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	hears()
+	d.size.Store(2 * mib)
+	s.Resized()
+	hears()
+	if n, err := unix.IoctlGetInt(int(ours.Fd()), unix.TIOCINQ); n != 0 || err != nil {
+		t.Errorf("the channel says %d bytes more, %v", n, err)
+	}
+	if n := capacity(); n != 2*mib {
+		t.Errorf("the disk has %d bytes", n)
+	}
+	if err := g.Write(0, noise(512, 1), 2*mib-512); err != nil {
+		t.Error(err)
+	}
+	if err := ours.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s.Resized() // who does not listen any more is not waited for
+	if err := g.Tell(guest.SetProtocolFeatures, le.AppendUint64(nil, features)); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Tell(askSetBackendChannel, nil, g.File()); err == nil {
+		t.Error("a channel that is no socket")
+	}
+	if err := g.Disconnect(); err != nil {
+		t.Error(err)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"runtime/debug"
 	"slices"
 	"time"
@@ -28,6 +29,8 @@ type session struct {
 	flight             *flightFile
 	queues             [MaxQueues]queue
 	big                chan struct{} // a token for each long write under way
+	channel            *channel
+	told               bool // on it, that there is a configuration to read
 }
 
 // queue is what a front end has said of one.
@@ -51,6 +54,7 @@ func (s *session) serve() error {
 		s.queues[i].call, s.queues[i].kick = newBell(), -1
 	}
 	err := s.answerAll()
+	err = errors.Join(err, s.channel.set(nil))
 	for i := range s.queues {
 		q := &s.queues[i]
 		s.stop(q)
@@ -207,6 +211,8 @@ func (s *session) answer(m *message) (body []byte, fd int, err error) {
 		body, err = s.config(m)
 	case askSetConfig:
 		err = fmt.Errorf("%w: the configuration is ours", ErrProtocol)
+	case askSetBackendChannel:
+		err = s.setChannel(m)
 	case askGetInflight:
 		return s.makeFlight(m)
 	case askSetInflight:
@@ -263,6 +269,37 @@ func (s *session) config(m *message) ([]byte, error) {
 	copy(all, configuration(s.dev.Size()))
 	body := slices.Clone(m.body[:configHead])
 	return append(body, all[r.off:r.off+r.bytes]...), nil
+}
+
+// setChannel takes the channel on which the front end hears from us.
+func (s *session) setChannel(m *message) error {
+	if len(m.fds) != 1 || s.protocol&protoBackend == 0 {
+		return fmt.Errorf("%w: a channel with %d descriptors", ErrProtocol, len(m.fds))
+	}
+	fd, err := unix.FcntlInt(uintptr(m.fds[0]), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	f := os.NewFile(uintptr(fd), "channel")
+	conn, err := net.FileConn(f)
+	if err := errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("%w: a channel that is no socket: %w", ErrProtocol, err)
+	}
+	s.told = false
+	return s.channel.set(conn)
+}
+
+// tellSize has a front end that comes back read the size, once its queues run: it may know our predecessor's. One
+// that knows better does nothing.
+func (s *session) tellSize() {
+	if s.told {
+		return
+	}
+	var err error
+	if s.told, err = s.channel.tell(tellConfig); err != nil {
+		s.told = true // it goes on with what it knows
+		s.log.Warn("the front end does not hear us on the channel that it gave", "error", err)
+	}
 }
 
 // makeFlight makes a table in flight, for the front end to keep.
@@ -433,5 +470,6 @@ func (s *session) start(i int, q *queue) error {
 		return err
 	}
 	q.run = r
+	s.tellSize()
 	return nil
 }
