@@ -152,7 +152,11 @@ func (f *flow) serveLocked() {
 	was := f.mu.volumes
 	f.mu.volumes = f.wantedOf(served)
 	for _, v := range f.mu.volumes {
-		if !slices.Contains(was, v) {
+		i := slices.IndexFunc(was, func(w capture.VolumeInfo) bool { return w.ID == v.ID && w.Name == v.Name })
+		if i >= 0 && v.Bytes > was[i].Bytes {
+			f.log.Info("a volume has grown: what is new of it is read", "volume", v.Name, "bytes", v.Bytes, "before", was[i].Bytes)
+		}
+		if i < 0 {
 			f.learnLocked()
 			f.stepLocked(group.Retell{})
 			return
@@ -160,7 +164,8 @@ func (f *flow) serveLocked() {
 	}
 }
 
-// wantedOf are those that the group has. The size of one that is known stays: nothing is resized.
+// wantedOf are those that the group has. One may have grown; a filter that is away, or has come back with
+// less, makes none smaller.
 func (f *flow) wantedOf(served []capture.VolumeInfo) (wanted []capture.VolumeInfo) {
 	for _, v := range served {
 		if f.mu.roster.Phase(v.ID) == roster.Gone {
@@ -168,7 +173,7 @@ func (f *flow) wantedOf(served []capture.VolumeInfo) (wanted []capture.VolumeInf
 		}
 		for _, have := range f.mu.volumes {
 			if have.ID == v.ID {
-				v.Bytes = have.Bytes
+				v.Bytes = max(v.Bytes, have.Bytes)
 			}
 		}
 		wanted = append(wanted, v)
@@ -233,7 +238,7 @@ func (f *flow) tendOnce(ctx context.Context) error {
 	for _, v := range r.Wanted() {
 		var err error
 		switch {
-		case v.Phase == roster.Adding && told[v.ID]:
+		case v.Phase == roster.Adding && told[v.ID] > 0:
 			err = f.beginJoining(ctx, v)
 		case v.Phase == roster.Joining:
 			err = f.join(ctx, v)

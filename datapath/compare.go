@@ -322,7 +322,7 @@ func (f *flow) compare(ctx context.Context) error {
 	began, sizes := time.Now(), make(map[record.VolumeID]int64)
 	var volumes []record.VolumeID
 	for _, v := range f.members() {
-		volumes, sizes[v.ID] = append(volumes, v.ID), v.Bytes
+		volumes, sizes[v.ID] = append(volumes, v.ID), min(v.Bytes, f.toldSize(v.ID)) // what it has grown by since is sent
 	}
 	settling, stop := context.WithCancel(ctx)
 	var wg sync.WaitGroup
@@ -364,7 +364,7 @@ func (f *flow) compareAll(life context.Context, c *comparison, p *dirty.Pass, si
 			if err != nil {
 				fail(err)
 			}
-		case s.Off%delta.RegionBytes != 0 || s.Len < min(delta.RegionBytes, size-s.Off):
+		case s.Off%delta.RegionBytes != 0 || s.Off >= size || s.Len < min(delta.RegionBytes, size-s.Off):
 			// Not all of it is dirty: what is, is known well.
 		default:
 			var err error

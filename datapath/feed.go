@@ -51,8 +51,9 @@ type feed struct {
 	whole  record.Ticket
 	limit  int // of the batch, in bytes
 	effort pack.Effort
-	pool   int         // bytes of all slots when the life began
-	sync   *comparison // of the resync that is open; nil for none
+	pool   int                       // bytes of all slots when the life began
+	sync   *comparison               // of the resync that is open; nil for none
+	sizes  map[record.VolumeID]int64 // that the stream has told by now
 }
 
 func (f *feed) run(ctx context.Context) {
@@ -71,6 +72,7 @@ func (f *feed) run(ctx context.Context) {
 func (f *feed) live(l life) {
 	f.life, f.seq, f.whole = l, l.next, l.ticket
 	f.count.synced.Store(0)
+	f.sizes = make(map[record.VolumeID]int64)
 	f.pool = f.tap.Stats().Slots * capture.SlotBytes
 	defer f.abandon()
 	opened := f.control(l.ticket, func(dst []byte, id record.Identity, t record.Time) []byte {
@@ -147,6 +149,9 @@ func (f *feed) add(ws []capture.Write) {
 			f.whole = w.Ticket
 			continue
 		}
+		if end := w.Off + w.Len; end > f.told(w.Volume) {
+			f.grown(w.Volume, end, w.Ticket-1)
+		}
 		switch w.Kind {
 		case capture.SyncData, capture.SyncZero:
 			f.synced(w)
@@ -156,6 +161,49 @@ func (f *feed) add(ws []capture.Write) {
 			f.end(w)
 		}
 	}
+}
+
+// told is how large the stream says at this place that a volume is: as the target was told when it was opened, until
+// a record of it says more.
+func (f *feed) told(id record.VolumeID) int64 {
+	n, ok := f.sizes[id]
+	if !ok {
+		if n = f.toldSize(id); n > 0 {
+			f.sizes[id] = n
+		}
+	}
+	return n
+}
+
+// grown puts a record into the row that says how large a volume is by now: something that ends at end comes next, and
+// all before it has tickets up to last. Since what is new of a volume is all dirty, and is read before the next cut,
+// a volume that has grown always comes by here before the cuts that name its new size.
+func (f *feed) grown(id record.VolumeID, end int64, last record.Ticket) {
+	size := record.VolumeSize{ID: id, Bytes: end}
+	served, _ := f.tap.Volumes() // what it can see now is at least what the write was held against
+	for _, v := range served {
+		if v.ID == id {
+			size.Bytes = max(end, v.Bytes)
+		}
+	}
+	f.sizes[id] = size.Bytes
+	if invariant.Planted("datapath/resize-unsaid") {
+		return
+	}
+	f.control(last, func(dst []byte, id record.Identity, at record.Time) []byte {
+		return record.AppendResize(dst, id, at, last, size)
+	})
+}
+
+// sized are the volumes, as large as they are at this place of the stream.
+func (f *feed) sized(volumes []record.VolumeSize) []record.VolumeSize {
+	volumes = slices.Clone(volumes)
+	for i, v := range volumes {
+		if n := f.told(v.ID); n > 0 {
+			volumes[i].Bytes = n
+		}
+	}
+	return volumes
 }
 
 // synced takes what a sync read has read. What is compared of it goes no further.
@@ -236,6 +284,13 @@ func (f *feed) syncs(c *comparison) {
 		f.mu.compared = c
 		f.mu.plain = f.mu.plain && c != nil
 	}
+}
+
+// toldSize is how large the target was told that a volume is; 0: it does not know it.
+func (f *flow) toldSize(id record.VolumeID) int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.mu.told[id]
 }
 
 // sizeOf is a volume's size in bytes.
@@ -347,7 +402,7 @@ func (f *feed) mark(t record.Ticket) {
 			f.syncs(nil)
 		}
 	case group.Cut:
-		cut := record.Cut{Wall: m.taken.UnixNano(), Tag: p.Tag, Solo: true, Freeze: f.sayable(p.Freeze), Volumes: m.volumes}
+		cut := record.Cut{Wall: m.taken.UnixNano(), Tag: p.Tag, Solo: true, Freeze: f.sayable(p.Freeze), Volumes: f.sized(m.volumes)}
 		if p.Number != 0 {
 			cut.Solo, cut.Sources, cut.Wall = false, uint8(len(f.cuts.members)), p.Wall
 		}

@@ -109,8 +109,8 @@ type flow struct {
 		admitted map[record.VolumeID]bool          // of those that are adding: their writes are taken
 		endJoin  context.CancelFunc                // ends the reading of a volume that joins; nil: none is read
 		until    map[record.VolumeID]record.Ticket // of those that are gone: from where on their writes are not taken
-		telling  map[record.VolumeID]bool          // the volumes that the target was told of last
-		told     map[record.VolumeID]bool          // those that it knows
+		telling  map[record.VolumeID]int64         // the volumes that the target was told of last, and their sizes
+		told     map[record.VolumeID]int64         // those that it knows, at least as large
 		lacks    lacks
 		lost     []wire.Lack // that the target told of, to be marked
 		listed   wire.Listed
@@ -241,9 +241,9 @@ func (f *flow) openStreamLocked(inc record.Incarnation) {
 		Group: f.cfg.ID, GroupName: f.cfg.Name, Lineage: f.cfg.Lineage, Stream: f.cfg.Stream,
 		Epoch: f.mu.epoch, Incarnation: inc, Acked: f.mu.ledger.Acked,
 	}
-	f.mu.telling = make(map[record.VolumeID]bool)
+	f.mu.telling = make(map[record.VolumeID]int64)
 	for _, v := range f.mu.volumes {
-		f.mu.telling[v.ID] = true
+		f.mu.telling[v.ID] = v.Bytes
 		m.Volumes = append(m.Volumes, wire.Volume{ID: v.ID, Name: v.Name, Bytes: v.Bytes})
 	}
 	if err := f.mu.session.Send(m); err != nil {

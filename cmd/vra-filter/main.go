@@ -9,7 +9,7 @@
 // successor makes everything dirty that was not known to be at the target. When a queue does not
 // turn for a second it ends itself: whoever supervises it starts it again at once. On SIGHUP it
 // reads its file again: the log level changes at once, and where anything else differs
-// the file is refused. Under systemd it tells when it serves.
+// the file is refused; and a disk that was made larger is served with its new size. Under systemd it tells when it serves.
 package main
 
 import (
@@ -20,6 +20,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -76,6 +77,16 @@ func serve(ctx context.Context, live *live, notify *systemd.Notifier, log *slog.
 	if err != nil {
 		return err
 	}
+	live.log = log
+	live.grow = func() ([]string, error) {
+		grown, err := filter.Grow()
+		for _, f := range fronts {
+			if slices.Contains(grown, f.volume) {
+				f.resized()
+			}
+		}
+		return grown, err
+	}
 	run, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 	var wg sync.WaitGroup
@@ -131,6 +142,8 @@ type served struct {
 	name     string
 	listener *net.UnixListener
 	serve    func(context.Context, *net.UnixListener) error
+	volume   string // whose guest resized tells of a new size; empty: that is told at connecting alone
+	resized  func()
 }
 
 // openFronts listens on every socket.
@@ -149,7 +162,7 @@ func openFronts(cfg *config.Filter, filter *capture.Filter, log *slog.Logger) (f
 	add := func(name, socket string, serve func(context.Context, *net.UnixListener) error) error {
 		listener, err := daemon.Listen(socket, group)
 		if err == nil {
-			fronts = append(fronts, served{name + " " + socket, listener, serve})
+			fronts = append(fronts, served{name: name + " " + socket, listener: listener, serve: serve})
 		}
 		return err
 	}
@@ -175,6 +188,8 @@ func openFronts(cfg *config.Filter, filter *capture.Filter, log *slog.Logger) (f
 			if err := add("vhost-user", v.VhostUser, server.Serve); err != nil {
 				return fronts, err
 			}
+			last := &fronts[len(fronts)-1]
+			last.volume, last.resized = v.Name, server.Resized
 		}
 	}
 	return fronts, nil

@@ -11,10 +11,25 @@ type live struct {
 	file  string
 	cfg   *config.Filter // in force
 	level *slog.LevelVar
+	grow  func() (volumes []string, err error) // takes the sizes of disks that have grown
+	log   *slog.Logger
 }
 
-// read takes the file in, as a whole or not at all, and returns the keys that changed.
+// read takes the file in, as a whole or not at all, and returns the keys that changed. Whether or not, disks that
+// have grown are served with their new sizes.
 func (l *live) read() ([]string, error) {
+	grown, err := l.grow()
+	if err != nil {
+		l.log.Error("a disk is served with the size that it had", "error", err)
+	}
+	changed, err := l.readFile()
+	for _, name := range grown {
+		changed = append(changed, "size of "+name)
+	}
+	return changed, err
+}
+
+func (l *live) readFile() ([]string, error) {
 	next, err := config.LoadFilter(l.file)
 	if err != nil {
 		return nil, err

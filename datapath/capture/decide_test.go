@@ -174,7 +174,7 @@ func TestStartSync(t *testing.T) {
 func TestCanDrop(t *testing.T) {
 	f := func(closed, noted bool, note uint64, durable record.Ticket, want bool) {
 		t.Helper()
-		file := layMarks(make([]byte, marksFileBytes(64)), nil, 64)
+		file := layMarks(make([]byte, marksFileBytes(64)), "", marksIdentity{bytes: 64 * BlockBytes}, nil)
 		g := &generation{file: &file.gens[0], closed: closed, noted: noted}
 		g.file.note.Store(note)
 		if got := canDrop(g, durable); got != want {
@@ -191,7 +191,7 @@ func TestCanDrop(t *testing.T) {
 // TestMergedGenerations: the joined one is noted only when both are, at the higher ticket.
 func TestMergedGenerations(t *testing.T) {
 	last := record.Ticket(10)
-	file := layMarks(make([]byte, marksFileBytes(64)), nil, 64)
+	file := layMarks(make([]byte, marksFileBytes(64)), "", marksIdentity{bytes: 64 * BlockBytes}, nil)
 	for i := range file.gens {
 		file.gens[i].state.Store(genFree)
 	}

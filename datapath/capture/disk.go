@@ -18,7 +18,7 @@ import (
 type disk struct {
 	file  ioengine.File
 	align int64
-	size  int64
+	size  atomic.Int64 // in bytes; it only rises
 	busy  atomic.Int64 // calls that wait for it, but for those of loops
 }
 
@@ -41,13 +41,32 @@ func openDisk(fs ioengine.FS, path string) (*disk, error) {
 		case size <= 0 || size%512 != 0:
 			return nil, errors.Join(fmt.Errorf("disk %s: %d bytes is no multiple of 512 above 0", path, size), f.Close())
 		case size%int64(f.Align()) == 0 && f.Align() <= buf.Align:
-			return &disk{file: f, align: int64(f.Align()), size: size}, nil
+			d := &disk{file: f, align: int64(f.Align())}
+			d.size.Store(size)
+			return d, nil
 		}
 		if err := f.Close(); err != nil {
 			return nil, err
 		}
 	}
 	return nil, fmt.Errorf("disk %s: opens aligned even without asking for it", path)
+}
+
+// grown is the size that the disk has by now, if it is larger than what is served; else 0.
+func (d *disk) grown() (int64, error) {
+	size, err := d.file.Size()
+	served := d.size.Load()
+	switch {
+	case err != nil:
+		return 0, err
+	case size == served:
+		return 0, nil
+	case size < served:
+		return 0, fmt.Errorf("the disk has %d bytes and its guest has %d: a protected disk does not shrink; make it as large as it was", size, served)
+	case size%max(512, d.align) != 0:
+		return 0, fmt.Errorf("the disk has grown to %d bytes, which is no multiple of %d", size, max(512, d.align))
+	}
+	return size, nil
 }
 
 func (d *disk) down(n int64) int64 { return n - n%d.align }

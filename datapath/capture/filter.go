@@ -131,6 +131,8 @@ func openFilter(cfg FilterConfig, boot bootID) (_ *Filter, err error) {
 		}
 		v.pool, v.ring, v.clock, v.wake = f.pool, &f.pool.rings[i], clock, f.wake
 		v.showLog(word(f.pool.desc, descAtLogs+8*int64(i)))
+		v.sizeWord = word(f.pool.desc, descAtSizes+8*int64(i))
+		v.sizeWord.Store(uint64(v.disk.size.Load()))
 		f.volumes = append(f.volumes, v)
 	}
 	if err := f.page.enter(f.key, instance); err != nil { // before the first ticket
@@ -203,6 +205,20 @@ func (f *Filter) turn() {
 		v.turn(record.Ticket(f.page.durable.Load()))
 		v.look()
 	}
+}
+
+// Grow takes the sizes of disks that are larger by now, and returns the names of their volumes. Their guests
+// may use what is new once it returns; all of it is dirty.
+func (f *Filter) Grow() (grown []string, err error) {
+	for _, v := range f.volumes {
+		switch ok, e := v.grow(); {
+		case e != nil:
+			err = errors.Join(err, fmt.Errorf("volume %s: %w", v.name, e))
+		case ok:
+			grown = append(grown, v.name)
+		}
+	}
+	return grown, err
 }
 
 // wake wakes the VRA if it sleeps. The eventfd does not block: at worst it is full, and so woken.

@@ -36,6 +36,7 @@ const (
 	descAtRetHead     = 128 // what the filter has taken from the returns
 
 	descAtLogs      = 256 // a word a ring: how the volume's activity log is
+	descAtSizes     = 768 // a word a ring: the volume's size in bytes; 0 from a filter of an older release
 	poolHeaderBytes = 4096
 
 	// A ring in desc: tail and busy, each on a cache line, then the entries.

@@ -30,7 +30,7 @@ func (v *volume) readLog(cfg FilterConfig, fv FilterVolume, boot bootID) *foundL
 	}
 	f.cfg = activity.Config{
 		FS: cfg.FS, Path: fv.Log, Idle: cfg.idleSeconds,
-		ID:   activity.Identity{Boot: boot, Group: uint64(cfg.Group), Volume: uint32(fv.ID), Bytes: v.disk.size},
+		ID:   activity.Identity{Boot: boot, Group: uint64(cfg.Group), Volume: uint32(fv.ID), Bytes: v.disk.size.Load()},
 		Lock: &v.mu, Marks: v.allMarks, Flush: v.sync, Busy: v.busyLocked, Tell: v.tellLocked, Log: v.log,
 	}
 	if f.cfg.Idle == 0 {

@@ -103,8 +103,8 @@ func dirtyRegions(v *volume) string {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	s := ""
-	for r := int64(0); r*region < v.disk.size; r++ {
-		n, end := int64(0), min((r+1)*region, v.disk.size)
+	for r := int64(0); r*region < v.disk.size.Load(); r++ {
+		n, end := int64(0), min((r+1)*region, v.disk.size.Load())
 		for b := r * region / BlockBytes; b < (end+BlockBytes-1)/BlockBytes; b++ {
 			if v.mu.marks.file.dirty.all(b, b+1) {
 				n++
@@ -193,7 +193,7 @@ func TestHostCrash(t *testing.T) {
 	}
 	r.crash(rand.New(rand.NewPCG(6, 1)), faultdisk.KeepSome)
 	v = r.start()
-	if dirty := v.dirtyBlocks(); dirty != v.disk.size/BlockBytes {
+	if dirty := v.dirtyBlocks(); dirty != v.disk.size.Load()/BlockBytes {
 		t.Errorf("without a log %d blocks are dirty", dirty)
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
@@ -63,6 +64,9 @@ var _ [marksAtDirty - marksAtTable - genCount*genHeader]byte
 
 // marksFile is the mapped file.
 type marksFile struct {
+	name  string
+	id    marksIdentity
+	grew  bool // it was that of a smaller disk: what is new is dirty
 	mem   []byte
 	lock  *os.File // flocked while we have the marks
 	dirty bitmap
@@ -93,6 +97,7 @@ func marksFileBytes(blocks int64) int64 {
 // openMarks maps the volume's marks, and makes the file when it is absent, of another
 // boot or of another size; whole says that its marks can be trusted. It waits for
 // another filter that still has the file. In one made anew what told sets is dirty, and everything if it says false.
+// One of a smaller disk grows: grew says so, and what is new is dirty.
 func openMarks(dir string, id marksIdentity, told func(dirty []uint64) bool) (m *marksFile, whole bool, err error) {
 	name := filepath.Join(dir, fmt.Sprintf("marks-%s-%d", id.group, id.volume))
 	lock, err := waitLock(succeedWait, func() (*os.File, error) { return tryLockFile(name + ".lock") }, ErrInUse)
@@ -104,8 +109,16 @@ func openMarks(dir string, id marksIdentity, told func(dirty []uint64) bool) (m 
 			lock.Close()
 		}
 	}()
-	mem, err := mapMarks(name, id)
+	mem, was, err := mapMarks(name, id)
 	switch {
+	case err == nil && was != id:
+		m := layMarks(mem, name, was, lock)
+		if err = m.grow(id); err != nil {
+			unmapAll(mem)
+			return nil, false, err
+		}
+		unmapAll(mem)
+		return m, true, nil
 	case err == nil:
 		whole = true
 	case errors.Is(err, ErrVersion):
@@ -117,29 +130,35 @@ func openMarks(dir string, id marksIdentity, told func(dirty []uint64) bool) (m 
 	default:
 		return nil, false, fmt.Errorf("marks %s: %w", name, err)
 	}
-	return layMarks(mem, lock, id.blocks()), whole, nil
+	return layMarks(mem, name, id, lock), whole, nil
 }
 
 var errOtherMarks = errors.New("marks of another boot, volume or size")
 
-func mapMarks(name string, id marksIdentity) ([]byte, error) {
+// mapMarks maps the file of id, or of the same disk as long as it was smaller: was tells.
+func mapMarks(name string, id marksIdentity) (mem []byte, was marksIdentity, err error) {
 	f, err := os.OpenFile(name, os.O_RDWR, 0)
 	if err != nil {
-		return nil, err
+		return nil, was, err
 	}
 	defer f.Close()
 	st, err := f.Stat()
 	if err != nil {
-		return nil, err
+		return nil, was, err
 	}
 	head := make([]byte, marksAtDirty)
 	if _, err := f.ReadAt(head, 0); err != nil {
-		return nil, fmt.Errorf("header: %v: %w", err, ErrCorrupt)
+		return nil, was, fmt.Errorf("header: %v: %w", err, ErrCorrupt)
 	}
-	if err := checkMarks(head, st.Size(), id); err != nil {
-		return nil, err
+	was = id
+	if had := int64(binary.LittleEndian.Uint64(head[marksAtBytes:])); had > 0 && had < id.bytes {
+		was.bytes = had
 	}
-	return mapFD(int(f.Fd()), st.Size(), true)
+	if err := checkMarks(head, st.Size(), was); err != nil {
+		return nil, was, err
+	}
+	mem, err = mapFD(int(f.Fd()), st.Size(), true)
+	return mem, was, err
 }
 
 // checkMarks says whether head starts a marks file of id, and size is its size.
@@ -197,19 +216,7 @@ func newMarksHead(id marksIdentity) []byte {
 // makeMarks makes the file with every block dirty that told says, or every one: nobody knows what was written before.
 // All its memory is set aside now, since a fault on a full file system would kill the filter.
 func makeMarks(name string, id marksIdentity, told func(dirty []uint64) bool) (mem []byte, err error) {
-	f, err := os.OpenFile(name+".new", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	size := marksFileBytes(id.blocks())
-	if err := unix.Fallocate(int(f.Fd()), 0, 0, size); err != nil {
-		return nil, fmt.Errorf("set %d bytes aside: %w", size, err)
-	}
-	if _, err := f.WriteAt(newMarksHead(id), 0); err != nil {
-		return nil, err
-	}
-	if mem, err = mapFD(int(f.Fd()), size, true); err != nil {
+	if mem, err = mapNewMarks(name+".new", id); err != nil {
 		return nil, err
 	}
 	dirty := layBitmap(mem, marksAtDirty, id.blocks())
@@ -230,8 +237,64 @@ func makeMarks(name string, id marksIdentity, told func(dirty []uint64) bool) (m
 	return mem, nil
 }
 
-func layMarks(mem []byte, lock *os.File, blocks int64) *marksFile {
-	m := &marksFile{mem: mem, lock: lock, dirty: layBitmap(mem, marksAtDirty, blocks)}
+// mapNewMarks makes a file without marks, all of whose memory is set aside.
+func mapNewMarks(name string, id marksIdentity) ([]byte, error) {
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	size := marksFileBytes(id.blocks())
+	if err := unix.Fallocate(int(f.Fd()), 0, 0, size); err != nil {
+		return nil, fmt.Errorf("set %d bytes aside: %w", size, err)
+	}
+	if _, err := f.WriteAt(newMarksHead(id), 0); err != nil {
+		return nil, err
+	}
+	return mapFD(int(f.Fd()), size, true)
+}
+
+// grow makes m the marks of a disk that has grown, as takeIn does, while nobody else knows them.
+func (m *marksFile) grow(id marksIdentity) error {
+	mem, err := mapNewMarks(m.name+".new", id)
+	if err == nil {
+		_, err = m.takeIn(mem, id)
+	}
+	if err != nil {
+		return fmt.Errorf("marks %s: %w", m.name, err)
+	}
+	return nil
+}
+
+// takeIn brings all that is marked into mem, a new file without marks, has what is new of the disk dirty there, and
+// gives it the name: whoever kills the filter leaves the one file or the other, and each has every mark of the part
+// that was served. Nothing is marked meanwhile. Places of generations stay, so that who knows them goes on; the
+// memory that m had is the caller's to unmap, or on an error mem is unmapped. added is how many blocks are dirty more.
+func (m *marksFile) takeIn(mem []byte, id marksIdentity) (added int64, err error) {
+	next := layMarks(mem, m.name, id, m.lock)
+	copy(mem[:marksAtDirty], m.mem[:marksAtDirty])
+	binary.LittleEndian.PutUint64(mem[marksAtBytes:], uint64(id.bytes))
+	if !invariant.Planted("capture/grown-without-marks") {
+		m.dirty.orInto(&next.dirty)
+		for i := range m.gens {
+			m.gens[i].bits.orInto(&next.gens[i].bits)
+		}
+	}
+	if !invariant.Planted("capture/grown-unmarked") {
+		added = next.dirty.set(m.id.bytes/BlockBytes, id.blocks())
+	}
+	if err := os.Rename(m.name+".new", m.name); err != nil {
+		unmapAll(mem)
+		return 0, err
+	}
+	*m = *next
+	m.grew = true
+	return added, nil
+}
+
+func layMarks(mem []byte, name string, id marksIdentity, lock *os.File) *marksFile {
+	blocks := id.blocks()
+	m := &marksFile{name: name, id: id, mem: mem, lock: lock, dirty: layBitmap(mem, marksAtDirty, blocks)}
 	sum, words := bitmapBytes(blocks)
 	for i := range int64(genCount) {
 		at := marksAtTable + i*genHeader

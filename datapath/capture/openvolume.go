@@ -27,7 +27,7 @@ func openVolume(cfg FilterConfig, fv FilterVolume, boot bootID, page *orderPage)
 		return nil, fmt.Errorf("lock disk: %w", err)
 	}
 	found := v.readLog(cfg, fv, boot)
-	file, whole, err := openMarks(cfg.RunDir, marksIdentity{boot: boot, group: cfg.Group, volume: fv.ID, bytes: v.disk.size}, found.told)
+	file, whole, err := openMarks(cfg.RunDir, marksIdentity{boot: boot, group: cfg.Group, volume: fv.ID, bytes: v.disk.size.Load()}, found.told)
 	if err != nil {
 		return nil, err
 	}
@@ -45,15 +45,18 @@ func openVolume(cfg FilterConfig, fv FilterVolume, boot bootID, page *orderPage)
 		log.Info("no marks of this boot: everything is dirty")
 		page.lost.Add(1)
 	case clean && file.mtime().Load() != mtimeOf(fv.Path):
-		log.Warn("somebody wrote to the disk past the filter: everything is dirty")
-		v.mark(0, v.disk.size)
+		log.Warn("somebody wrote to the disk past the filter: everything is dirty", "grown", file.grew)
+		v.mark(0, v.disk.size.Load())
+	case file.grew:
+		log.Info("the disk has grown: what is new, and what the last filter left marked, is dirty", "bytes", v.disk.size.Load(), "blocks", marks.dirty)
+		page.lost.Add(1)
 	case moved:
 		log.Info("the last filter did not close cleanly: what it had marked is dirty", "blocks", marks.dirty)
 		page.lost.Add(1)
 	}
 	v.watched = watch(v.disk.file, fv.Path)
 	if v.past() != PastNone {
-		v.mark(0, v.disk.size) // whatever the file says: it was written to since
+		v.mark(0, v.disk.size.Load()) // whatever the file says: it was written to since
 	}
 	v.look()
 	return v, nil

@@ -45,14 +45,20 @@ func (p Past) String() string {
 // errPast is why a sync read takes nothing.
 var errPast = errors.New("its disk is written to past the filter")
 
-// past is who may write past the filter now. The lock is needed only by who relies on it staying so.
-func (v *volume) past() Past { return Past(v.mu.marks.file.past().Load()) }
+// past is who may write past the filter now.
+func (v *volume) past() Past {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.pastLocked()
+}
+
+func (v *volume) pastLocked() Past { return Past(v.mu.marks.file.past().Load()) }
 
 // setPast changes it from one to the other, unless it is something else by now. Whichever
 // way it goes, all of the volume is dirty then.
 func (v *volume) setPast(from, to Past) bool {
 	v.mu.Lock()
-	if v.past() != from {
+	if v.pastLocked() != from {
 		v.mu.Unlock()
 		return false
 	}
@@ -60,10 +66,10 @@ func (v *volume) setPast(from, to Past) bool {
 		v.mu.marks.file.past().Store(uint64(to))
 	}
 	if !invariant.Planted("capture/past-unmarked") {
-		v.dropLocked(0, v.disk.size)
+		v.dropLocked(0, v.disk.size.Load())
 	}
 	v.mu.marks.file.past().Store(uint64(to))
-	stands := v.activity.EnterLocked(0, v.disk.size)
+	stands := v.activity.EnterLocked(0, v.disk.size.Load())
 	v.mu.Unlock()
 	if stands != nil {
 		v.activity.Wait(stands)

@@ -25,7 +25,7 @@ func (r *rig) wantPast(tap *Tap, want Past, lost uint64) {
 	if err != nil || got.Past != want || got.Path != r.cfg.Volumes[0].Path {
 		r.t.Fatalf("%+v, %v; want %d", got, err, want)
 	}
-	if dirty := dirtyBlocks(r.t, tap, 1); dirty != r.vol(0).disk.size/BlockBytes {
+	if dirty := dirtyBlocks(r.t, tap, 1); dirty != r.vol(0).disk.size.Load()/BlockBytes {
 		r.t.Errorf("%v: %d blocks are dirty", want, dirty)
 	}
 	if tap.Lost() == lost {

@@ -161,7 +161,7 @@ type tapConn struct {
 func (c *tapConn) run(ctx context.Context, hello uint64) error {
 	w := welcome{shape: c.f.pool.shape}
 	for _, v := range c.f.volumes {
-		w.volumes = append(w.volumes, VolumeInfo{ID: v.id, Name: v.name, Bytes: v.disk.size})
+		w.volumes = append(w.volumes, VolumeInfo{ID: v.id, Name: v.name, Bytes: v.disk.size.Load()})
 	}
 	p := c.f.pool
 	if err := c.send(reply{id: hello, body: w.bytes()}, unix.UnixRights(p.payloadFD, p.descFD, p.stateFD)); err != nil {
@@ -228,7 +228,7 @@ func (f *Filter) answer(q request) reply {
 			v.fold()
 		}
 	case askMarkAll:
-		v.mark(0, v.disk.size)
+		v.mark(0, v.disk.size.Load())
 	case askMark:
 		v.mark(q.off, q.n)
 	case askDirty:

@@ -30,7 +30,7 @@ type syncPiece struct {
 // It returns once the writes that it left out have their tickets, too, or are dropped and
 // said to be: a boundary that is taken then has all of the range before it.
 func (v *volume) syncRead(ctx context.Context, off, n int64) error {
-	at, limit := blocksOf(max(off, 0), min(off+n, v.disk.size))
+	at, limit := blocksOf(max(off, 0), min(off+n, v.disk.size.Load()))
 	var leftOut []<-chan struct{}
 	for {
 		p, ok, err := v.nextPiece(at, limit)
@@ -95,7 +95,7 @@ func (v *volume) nextPiece(at, limit int64) (p syncPiece, ok bool, err error) {
 func (v *volume) dataAt(block int64) (at, n int64, err error) {
 	at, n, err = v.disk.nextData(block * BlockBytes)
 	if err == nil && n == 0 {
-		at = (v.disk.size + BlockBytes - 1) / BlockBytes * BlockBytes
+		at = (v.disk.size.Load() + BlockBytes - 1) / BlockBytes * BlockBytes
 	}
 	return at, n, err
 }
@@ -134,7 +134,7 @@ func (v *volume) readPiece(p syncPiece, slots []uint32) (leftOut []<-chan struct
 	s := &syncFlight{span: span{e.Off, e.Off + e.Len}}
 
 	v.mu.Lock()
-	if past := v.past(); past != PastNone && !invariant.Planted("capture/sync-past") {
+	if past := v.pastLocked(); past != PastNone && !invariant.Planted("capture/sync-past") {
 		v.mu.Unlock()
 		v.pool.release(slots)
 		return nil, fmt.Errorf("%w: %s", errPast, past)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"slices"
 	"sync"
@@ -305,17 +306,38 @@ func (t *Tap) Discard() record.Ticket {
 	return ticket
 }
 
-// Volumes lists the volumes of all filters, by ID; ok once every filter that is needed has answered.
+// Volumes lists the volumes of all filters, by ID, as large as they are now; ok once every filter that is needed has
+// answered.
 func (t *Tap) Volumes() (volumes []VolumeInfo, ok bool) {
 	ok = true
 	for _, l := range t.links() {
 		l.mu.Lock()
+		c, told := l.mu.conn, l.mu.volumes
 		ok = ok && (l.mu.told || !l.needed.Load())
-		volumes = append(volumes, l.mu.volumes...)
 		l.mu.Unlock()
+		from := len(volumes)
+		volumes = append(volumes, told...)
+		if c != nil {
+			t.sizes(c.pool, volumes[from:])
+		}
 	}
 	sortVolumes(volumes)
 	return volumes, ok
+}
+
+// sizes corrects the sizes of volumes, those of a pool's rings, that have grown since they were told.
+func (t *Tap) sizes(pool uint64, volumes []VolumeInfo) {
+	t.merge.Lock()
+	defer t.merge.Unlock()
+	p := t.poolLocked(pool)
+	if p == nil {
+		return
+	}
+	for i := range volumes[:min(len(volumes), p.shape.rings)] {
+		if n := word(p.desc, descAtSizes+8*int64(i)).Load(); n <= math.MaxInt64 {
+			volumes[i].Bytes = max(volumes[i].Bytes, int64(n))
+		}
+	}
 }
 
 // Sockets tells at which filter each volume is served, or was when it was last there.

@@ -47,6 +47,8 @@ type volume struct {
 	lanes    lanes
 	activity *activity.Log  // nil: none is kept
 	logWord  *atomic.Uint64 // where the VRA sees how the log is; nil until there is a pool
+	sizeWord *atomic.Uint64 // where it sees the size
+	growing  sync.Mutex     // who takes a larger size
 
 	syncFailed atomic.Bool // a failed sync is final
 	active     sync.WaitGroup
@@ -54,7 +56,7 @@ type volume struct {
 
 var _ front.Device = (*volume)(nil)
 
-func (v *volume) Size() int64    { return v.disk.size }
+func (v *volume) Size() int64    { return v.disk.size.Load() }
 func (v *volume) ReadOnly() bool { return false }
 
 func (v *volume) ReadAt(p []byte, off int64) error {
@@ -65,8 +67,8 @@ func (v *volume) ReadAt(p []byte, off int64) error {
 }
 
 func (v *volume) inside(off, n int64) error {
-	if off < 0 || n < 0 || off > v.disk.size || n > v.disk.size-off {
-		return fmt.Errorf("volume %s: [%d, +%d) is not within %d bytes", v.name, off, n, v.disk.size)
+	if size := v.disk.size.Load(); off < 0 || n < 0 || off > size || n > size-off {
+		return fmt.Errorf("volume %s: [%d, +%d) is not within %d bytes", v.name, off, n, size)
 	}
 	return nil
 }
@@ -374,7 +376,7 @@ func (v *volume) Extents(off, n int64, emit func(n int64, hole bool) bool) error
 // mark makes the blocks of [off, off+n) dirty, as far as the volume has them. When it returns, a crash of
 // the host leaves them dirty.
 func (v *volume) mark(off, n int64) {
-	if n = min(n, v.disk.size-off); n <= 0 {
+	if n = min(n, v.disk.size.Load()-off); n <= 0 {
 		return
 	}
 	v.mu.Lock()
@@ -394,12 +396,12 @@ func (v *volume) dirtyBlocks() int64 {
 	return v.mu.marks.dirty + v.mu.flights.unsettled()
 }
 
-// dirtyExtents appends the first runs of the dirty map from byte from on.
+// dirtyExtents appends the first runs of the dirty map that begin at byte from or later.
 func (v *volume) dirtyExtents(into []Extent, from int64, most int) []Extent {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	m := v.mu.marks
-	for at := max(from, 0) / BlockBytes; len(into) < most; {
+	for _, at := blocksOf(0, max(from, 0)); len(into) < most; { // who goes on behind the last part of a block has had it
 		start, end, ok := m.file.dirty.run(at, m.file.dirty.blocks)
 		if !ok {
 			break
@@ -412,5 +414,5 @@ func (v *volume) dirtyExtents(into []Extent, from int64, most int) []Extent {
 
 func (v *volume) extent(fromBlock, toBlock int64) Extent {
 	off := fromBlock * BlockBytes
-	return Extent{Off: off, Len: min(toBlock*BlockBytes, v.disk.size) - off}
+	return Extent{Off: off, Len: min(toBlock*BlockBytes, v.disk.size.Load()) - off}
 }

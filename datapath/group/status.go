@@ -125,7 +125,7 @@ func (m *Machine) marked() string {
 	if m.forced {
 		return "somebody asked for all of it to be sent again"
 	}
-	return "changes were marked and not captured: the buffers were full"
+	return "changes were marked and not captured: the buffers were full, or a disk has grown"
 }
 
 func (m *Machine) sync() State {

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -197,7 +196,7 @@ func (w *writer) append(st *stream, writes []write) error {
 	if err != nil {
 		return err
 	}
-	err = st.group.Append(rec, func(err error) {
+	return st.group.Append(rec, func(err error) {
 		if err != nil {
 			select {
 			case w.failed <- err:
@@ -206,17 +205,6 @@ func (w *writer) append(st *stream, writes []write) error {
 		}
 		w.bufs <- p
 	})
-	return errors.Join(w.first(), err) // what follows one that failed fails too
-}
-
-// first is the first error of what was in flight.
-func (w *writer) first() error {
-	select {
-	case err := <-w.failed:
-		return err
-	default:
-		return nil
-	}
 }
 
 // drain waits until all is durable.
@@ -228,5 +216,10 @@ func (w *writer) drain() error {
 	for _, p := range bufs {
 		w.bufs <- p
 	}
-	return w.first()
+	select {
+	case err := <-w.failed:
+		return err
+	default:
+		return nil
+	}
 }

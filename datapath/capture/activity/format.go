@@ -119,7 +119,7 @@ func (h header) encode() []byte {
 	return p
 }
 
-// parseHeader reads a header; it is held against id but for the boot.
+// parseHeader reads a header; it is held against id but for the boot. Its disk may be smaller than id's.
 func parseHeader(p []byte, id Identity) (h header, err error) {
 	le := binary.LittleEndian
 	if len(p) != sectorBytes || le.Uint64(p[atMagic:]) != magic {
@@ -136,7 +136,7 @@ func parseHeader(p []byte, id Identity) (h header, err error) {
 		clean:    le.Uint32(p[atState:]) == stateClean, mtime: le.Uint64(p[atMtime:]), made: le.Uint64(p[atMade:]),
 	}
 	copy(h.Boot[:], p[atBoot:])
-	if h.Group != id.Group || h.Volume != id.Volume || h.Bytes != id.Bytes {
+	if h.Group != id.Group || h.Volume != id.Volume || h.Bytes <= 0 || h.Bytes > id.Bytes {
 		return h, errOther
 	}
 	if h.made == 0 || string(h.encode()) != string(p) { // sizes, state, reserved bytes

@@ -339,9 +339,14 @@ func (l *Log) round() bool {
 	return !failed
 }
 
-// failLocked gives the file up.
+// failLocked gives up a file that cannot be written.
 func (l *Log) failLocked(err error) {
 	l.cfg.Log.Warn("the activity log cannot be written: after a crash of the host all of the disk is compared", "error", err)
+	l.giveUpLocked()
+}
+
+// giveUpLocked gives the file up.
+func (l *Log) giveUpLocked() {
 	l.broken = append(l.broken, l.file)
 	l.file = nil
 	l.regions.Fail()
@@ -377,6 +382,46 @@ func (l *Log) discard() {
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		l.cfg.Log.Warn("the activity log cannot be removed: a crash of the host may find it as it was", "error", err)
+	}
+}
+
+// Grow makes it the log of a disk that has grown to that many bytes. The file is made anew, and until it is there a
+// crash of the host finds none.
+func (l *Log) Grow(bytes int64) {
+	if l == nil || bytes <= l.cfg.ID.Bytes { // done already, where something else failed then
+		return
+	}
+	l.keepAloneLocked()
+	l.cfg.ID.Bytes = bytes
+	l.regions.Grow(l.cfg.ID.regions())
+	log, marks := l.cfg.ID.parts()
+	l.logImage, l.marksImage = buf.Aligned(int(log.bytes())), buf.Aligned(int(marks.bytes()))
+	l.marks = make([]uint64, l.cfg.ID.Words())
+	l.cfg.Lock.Unlock()
+	defer l.keeping.Unlock()
+	l.discard()
+	l.closeBroken()
+	if err := l.make(); err != nil {
+		l.cfg.Log.Warn("no activity log can be kept of the disk that has grown: after a crash of the host all of it is compared", "error", err)
+		l.discard() // it may have its name
+	}
+}
+
+// keepAloneLocked gives the file up and returns, with Lock and keeping held, when no round is under way.
+func (l *Log) keepAloneLocked() {
+	for {
+		l.keeping.Lock()
+		l.cfg.Lock.Lock()
+		if l.file != nil {
+			l.giveUpLocked()
+		}
+		under := l.under
+		if under == nil {
+			return
+		}
+		l.cfg.Lock.Unlock()
+		l.keeping.Unlock()
+		<-under
 	}
 }
 

@@ -18,9 +18,11 @@ type Found struct {
 	Active  regions.Set
 	Marks   []uint64 // a bit a block; those of Active are not in it by that
 	Damaged int      // sectors that do not verify: all they are of counts as marked
+	smaller bool     // the disk has grown since: what is new is marked
 }
 
-// Read reads the log at path, if there is one. What cannot be read, or is another disk's, says nothing.
+// Read reads the log at path, if there is one. What cannot be read, or is another disk's, says nothing; the disk's own
+// from when it was smaller does, and then all that is new counts as marked.
 func Read(fsys ioengine.FS, path string, id Identity) *Found {
 	f := &Found{}
 	if f.err = f.read(fsys, path, id); f.err != nil {
@@ -35,7 +37,6 @@ func (f *Found) read(fsys ioengine.FS, path string, id Identity) error {
 		return err
 	}
 	defer file.Close()
-	log, marks := id.parts()
 	p := buf.Aligned(pageBytes)
 	if err := fill(file, p, 0); err != nil {
 		return err
@@ -43,6 +44,7 @@ func (f *Found) read(fsys ioengine.FS, path string, id Identity) error {
 	if f.header, err = parseHeader(p[:sectorBytes], id); err != nil {
 		return err
 	}
+	log, marks := f.parts()
 	f.Active, f.Marks = regions.NewSet(id.regions()), make([]uint64, id.Words())
 	for pt, words := range map[part][]uint64{log: f.Active, marks: f.Marks} {
 		p := buf.Aligned(int(pt.bytes()))
@@ -50,6 +52,11 @@ func (f *Found) read(fsys ioengine.FS, path string, id Identity) error {
 			return err
 		}
 		f.Damaged += f.decodePart(pt, p, words)
+	}
+	if f.smaller = f.Bytes < id.Bytes; f.smaller && !invariant.Planted("activity/grown-unmarked") {
+		for b := f.Bytes / BlockBytes; b < id.blocks(); b++ {
+			f.Marks[b/64] |= 1 << (b % 64)
+		}
 	}
 	return nil
 }
@@ -86,7 +93,7 @@ func (f *Found) Tells(boot [16]byte, mtime uint64) error {
 
 // Follows says whether the file is that of the marks of this boot, so that it can be gone on with.
 func (f *Found) Follows(boot [16]byte, mtime uint64) bool {
-	return f.err == nil && f.Boot == boot && (!f.clean || f.mtime == mtime)
+	return f.err == nil && !f.smaller && f.Boot == boot && (!f.clean || f.mtime == mtime)
 }
 
 // Add sets in words all that the file says may differ.

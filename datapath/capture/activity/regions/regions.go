@@ -80,6 +80,15 @@ func New(n int, idle uint32, logged Set, state State) *Log {
 	return &Log{n: n, idle: idle, now: idle + 1, state: state, logged: slices.Clone(logged), wanted: NewSet(n), last: slices.Repeat([]uint32{idle + 1}, n)}
 }
 
+// Grow makes it the log of a disk of n regions, which are more; it is Off.
+func (l *Log) Grow(n int) {
+	for set := range slices.Values([]*Set{&l.logged, &l.wanted}) {
+		*set = append(*set, make(Set, len(NewSet(n))-len(*set))...)
+	}
+	l.last = append(l.last, slices.Repeat([]uint32{l.now}, n-l.n)...)
+	l.n = n
+}
+
 // Regions is how many the disk has.
 func (l *Log) Regions() int { return l.n }
 

@@ -1,0 +1,200 @@
+package capture
+
+import (
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/holdfast-dr/holdfast/ioengine/faultdisk"
+)
+
+// enlarge gives the disk of the model more bytes.
+func (r *rig) enlarge(name string, bytes int64) {
+	d := r.model.disks[name]
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if n := bytes - int64(len(d.data)); n > 0 {
+		d.data = append(d.data, make([]byte, n)...)
+	}
+	d.data = d.data[:bytes]
+}
+
+func (r *rig) marksName() string {
+	return filepath.Join(r.dir, "marks-"+testGroup.String()+"-1")
+}
+
+func TestGrowRefuses(t *testing.T) {
+	r := newRig(t, 512, mib, 4*mib, 1).open()
+	f := func(bytes int64, grown bool, why string) {
+		t.Helper()
+		r.enlarge("vol1", bytes)
+		served := r.vol(0).Size()
+		names, err := r.filter.Grow()
+		if (err != nil) != (why != "") || err != nil && !strings.Contains(err.Error(), why) {
+			t.Errorf("%d bytes: %v, want %q", bytes, err, why)
+		}
+		if want := map[bool]int64{true: bytes, false: served}[grown]; (len(names) == 1) != grown || r.vol(0).Size() != want {
+			t.Errorf("%d bytes: %v has grown, and is served with %d, want %d", bytes, names, r.vol(0).Size(), want)
+		}
+	}
+	f(mib, false, "")
+	f(mib-512, false, "does not shrink")
+	f(mib+100, false, "no multiple of 512")
+	f(mib+512, true, "")
+	f(mib, false, "does not shrink")
+
+	if err := os.Mkdir(r.marksName()+".new", 0o700); err != nil { // the run directory takes no file
+		t.Fatal(err)
+	}
+	f(2*mib, false, "is a directory")
+	write(t, r.vol(0), mib, fill(512, 1)) // it goes on as it was
+	if err := os.Remove(r.marksName() + ".new"); err != nil {
+		t.Fatal(err)
+	}
+	f(2*mib, true, "")
+	write(t, r.vol(0), 2*mib-512, fill(512, 1))
+}
+
+// TestGrownMarks: whatever was marked before, in whichever generation, is after; what is new is dirty, and lost tells
+// of it. A write that is under way meanwhile ends in its generation. The VRA sees the size.
+func TestGrownMarks(t *testing.T) {
+	r := newRig(t, 512, mib, 4*mib, 1).open()
+	tap := r.covered()
+	v := r.vol(0)
+	write(t, v, 0, fill(BlockBytes, 1))
+	v.turn(0) // block 0 is in a closed generation
+	v.mark(5*BlockBytes, BlockBytes)
+	entered, release := stopAt(t, r.model.disks["vol1"], func(write bool, off int64) bool { return write && off == 9*BlockBytes })
+	done := make(chan error, 1)
+	go func() { done <- tryWrite(v, 9*BlockBytes, fill(512, 2)) }()
+	<-entered
+	lost := tap.Lost()
+	const size = 2*mib - 512
+	r.enlarge("vol1", size)
+	if _, err := r.filter.Grow(); err != nil {
+		t.Fatal(err)
+	}
+	if tap.Lost() == lost {
+		t.Error("lost does not tell of what is new")
+	}
+	if vs, ok := tap.Volumes(); !ok || vs[0].Bytes != size {
+		t.Errorf("the VRA sees %v", vs)
+	}
+	release()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	const fresh = mib / BlockBytes
+	if n := v.dirtyBlocks(); n != fresh+1 {
+		t.Errorf("%d blocks are dirty, want %d", n, fresh+1)
+	}
+	v.mu.Lock()
+	if why := v.mu.marks.check(); why != "" {
+		t.Error(why)
+	}
+	v.mu.Unlock()
+	v.fold()
+	for _, b := range []int64{0, 5, 9, mib / BlockBytes, size / BlockBytes} {
+		if !v.mu.marks.file.dirty.all(b, b+1) {
+			t.Errorf("block %d is forgotten", b)
+		}
+	}
+	if n := v.dirtyBlocks(); n != fresh+3 {
+		t.Errorf("%d blocks are dirty, want %d", n, fresh+3)
+	}
+	write(t, v, size-512, fill(512, 3)) // captured not: it will be read
+	for _, e := range v.dirtyExtents(nil, 0, 100) {
+		if e.Off+e.Len > size {
+			t.Errorf("dirty is %+v, of %d bytes", e, int64(size))
+		}
+	}
+	if es := v.dirtyExtents(nil, size, 100); len(es) > 0 {
+		t.Errorf("behind the end dirty is %v", es)
+	}
+}
+
+// TestKilledWhileGrowing kills the filter before it took the size, with the new marks made and not in place, and after
+// that: the one that follows has every mark, and all that is new is dirty.
+func TestKilledWhileGrowing(t *testing.T) {
+	for what, step := range map[string]func(*rig){
+		"before": func(*rig) {},
+		"with the new marks begun": func(r *rig) {
+			if err := os.WriteFile(r.marksName()+".new", []byte("begun"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"after": func(r *rig) {
+			if _, err := r.filter.Grow(); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		r := newRig(t, 512, mib, 4*mib, 1).open()
+		r.covered()
+		write(t, r.vol(0), 3*BlockBytes, fill(512, 1))
+		r.tap.Close()
+		r.tap = nil
+		r.enlarge("vol1", 2*mib)
+		step(r)
+		r.kill()
+		r.open()
+		v := r.vol(0)
+		if n := v.dirtyBlocks(); v.Size() != 2*mib || n != mib/BlockBytes+1 || !v.mu.marks.file.dirty.all(3, 4) {
+			t.Errorf("%s: %d bytes, %d blocks are dirty", what, v.Size(), n)
+		}
+		tap := r.openTap()
+		if tap.Lost() == tap.LostCovered() {
+			t.Errorf("%s: lost does not tell of it", what)
+		}
+		r.stopRun()
+		if err := r.filter.Close(); err != nil {
+			t.Fatal(err)
+		}
+		r.filter = nil
+	}
+}
+
+// TestGrownAndCrashed: after a crash of the host all that is new is dirty, and of the rest what the log tells; whether
+// the filter had taken the size or not.
+func TestGrownAndCrashed(t *testing.T) {
+	for what, grow := range map[string]bool{"taken": true, "not taken": false} {
+		r := newLoggedRig(t, 8*region)
+		v := r.start()
+		tap := r.tapOf()
+		v.activity.Keep()
+		write(t, v, 5*region+100, fill(512, 1))
+		tap.Free(next(t, tap, 1))
+		f, err := r.disk.Open("/disk", 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Truncate(10*region + 512); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Sync(); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if grow {
+			if _, err := r.filter.Grow(); err != nil {
+				t.Fatal(err)
+			}
+			write(t, v, 10*region, fill(512, 1))
+		}
+		r.crash(rand.New(rand.NewPCG(1, 1)), faultdisk.KeepNone)
+		v = r.start()
+		if got, want := dirtyRegions(v), map[bool]string{true: "8:4096 9:4096 10:1 ", false: "4:4096 5:4096 6:4096 7:4096 8:4096 9:4096 10:1 "}[grow]; !grow && got != want || grow && !strings.HasSuffix(got, want) {
+			t.Errorf("%s: dirty are %s, want %s", what, got, want)
+		}
+		if !v.mu.marks.file.dirty.all(5*region/BlockBytes, 5*region/BlockBytes+1) {
+			t.Errorf("%s: what was written is forgotten", what)
+		}
+		if dirtyRegions(v) == "" || v.mu.marks.file.dirty.all(0, 1) {
+			t.Errorf("%s: what nobody wrote to is dirty", what)
+		}
+	}
+}
