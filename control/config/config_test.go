@@ -323,6 +323,7 @@ func FuzzParseSidecar(f *testing.F) {
 			f.Add(text)
 		}
 	}
+	f.Add([]byte("id: a\nvra_socket: /v\nsocket: /s\ndata_dir: /d\ntls: {ca: /ca, cert: /c, key: /k}\nlogs: []\nconfigs: []\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		c, err := ParseSidecar(text)
 		if err != nil {

@@ -111,6 +111,12 @@ func (c *Sidecar) Validate() error {
 		m.path(fmt.Sprintf("configs[%d]", i), f)
 		unique(&m, paths, fmt.Sprintf("configs[%d]", i), f, "")
 	}
+	if len(c.Logs) == 0 { // an empty list is none, also to whoever compares two files
+		c.Logs = nil
+	}
+	if len(c.Configs) == 0 {
+		c.Configs = nil
+	}
 	c.Audit.Size = orSize(c.Audit.Size, DefaultAuditSize)
 	within(&m, "audit.size", c.Audit.Size, MinAuditSize, MaxAuditSize)
 	for _, n := range []struct {

@@ -4,7 +4,8 @@
 //
 // What a caller may rely on:
 //   - Who may call what stands in one table (rules.go). What is not in it is not offered.
-//   - A certificate that is not good is refused in the handshake, and the log names it and says why.
+//   - A certificate that is not good is refused in the handshake, and the log names it and says why. So it is on a connection that is
+//     there already: when the certificate ends, and when Reload reads another authority.
 //   - Each call that changes something is written down, synced, before it is passed on, and once more with
 //     its result before it is answered (audit.go). If that cannot be written, the call is refused.
 //   - Idempotency keys are passed through: it is the vra that remembers them, so that a sidecar that was
