@@ -93,7 +93,8 @@ const (
 // Cmdline is the kernel's command line for a guest of so many files; more are further words of it: pause=SECONDS between what is written
 // again and again, disks=2 where the files are on a second disk, more=N files to write after it has read those.
 func Cmdline(job Job, files int, more string) string {
-	text := fmt.Sprintf("console=ttyS0 panic=-1 quiet job=%s files=%d", job, files)
+	// Where its processor is emulated on a busy host the kernel may find at boot that no timer ticks, and go no further.
+	text := fmt.Sprintf("console=ttyS0 panic=-1 quiet no_timer_check job=%s files=%d", job, files)
 	if more != "" {
 		text += " " + more
 	}

@@ -12,8 +12,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-
-	"github.com/holdfast-dr/holdfast/bench/drive"
 )
 
 // demonstrates runs the demo of a guest, interrupts it at a line that begins so (none: it goes on to its end), and returns its exit
@@ -63,10 +61,7 @@ func demonstrates(t *testing.T, bin, interrupt string) (code int, out []byte) {
 // TestWholeDemoOfAGuest: the demo shows a guest come back, and leaves nothing, wherever it is interrupted.
 func TestWholeDemoOfAGuest(t *testing.T) {
 	t.Parallel()
-	bin := t.TempDir()
-	if err := drive.Build(t.Context(), "../..", bin, ""); err != nil {
-		t.Fatal(err)
-	}
+	bin := built(t, "")
 	code, out := demonstrates(t, bin, "")
 	var got struct {
 		Files, Bad int

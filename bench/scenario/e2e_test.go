@@ -9,11 +9,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/bench/drive"
 	"github.com/holdfast-dr/holdfast/bench/load"
+	"github.com/holdfast-dr/holdfast/bench/scenario"
 )
 
 // lab is a lab whose every failure ends the test.
@@ -22,13 +24,44 @@ type lab struct {
 	t *testing.T
 }
 
+// builds are the commands, built once for all tests under each set of build tags.
+var builds struct {
+	sync.Mutex
+	dirs map[string]string
+}
+
+// built is a folder with the commands.
+func built(t *testing.T, tags string) string {
+	t.Helper()
+	builds.Lock()
+	defer builds.Unlock()
+	if dir, ok := builds.dirs[tags]; ok {
+		return dir
+	}
+	dir, err := os.MkdirTemp("", "hf-built-")
+	if err == nil {
+		err = drive.Build(t.Context(), "../..", dir, tags)
+	}
+	if err != nil {
+		os.RemoveAll(dir)
+		t.Fatal(err)
+	}
+	if builds.dirs == nil {
+		builds.dirs = map[string]string{}
+		scenario.AfterTests = func() {
+			for _, dir := range builds.dirs {
+				os.RemoveAll(dir)
+			}
+		}
+	}
+	builds.dirs[tags] = dir
+	return dir
+}
+
 // up starts a lab; it is taken down when the test ends, and its logs are shown if the test failed.
 func up(t *testing.T, tags string, env []string, args ...string) *lab {
 	t.Helper()
-	bin := t.TempDir()
-	if err := drive.Build(t.Context(), "../..", bin, tags); err != nil {
-		t.Fatal(err)
-	}
+	bin := built(t, tags)
 	dir := filepath.Join(t.TempDir(), "lab")
 	l, err := drive.Up(t.Context(), bin, dir, env, args...)
 	t.Cleanup(func() {

@@ -19,6 +19,9 @@ import (
 	"github.com/holdfast-dr/holdfast/control/config"
 )
 
+// AfterTests removes what all tests share.
+var AfterTests = func() {}
+
 // TestMain lets the test program stand in for the lab's programs: by its name it is
 // the supervisor (the real one), or a daemon that only answers.
 func TestMain(m *testing.M) {
@@ -39,7 +42,9 @@ func TestMain(m *testing.M) {
 		<-ctx.Done()
 	default:
 		stop()
-		os.Exit(m.Run())
+		code := m.Run()
+		AfterTests()
+		os.Exit(code)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

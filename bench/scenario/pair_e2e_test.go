@@ -17,7 +17,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/holdfast-dr/holdfast/bench/drive"
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
 	"github.com/holdfast-dr/holdfast/control/config"
@@ -54,11 +53,10 @@ const pairGroup = "erp"
 func newPair(t *testing.T, size int64, volumes ...string) *pair {
 	t.Helper()
 	short, err := os.MkdirTemp("", "hf") // sockets have short names
-	p := &pair{t: t, dir: short, bin: t.TempDir(), procs: map[string]*proc{}}
+	p := &pair{t: t, dir: short, bin: built(t, ""), procs: map[string]*proc{}}
 	p.must(err)
 	t.Cleanup(func() { os.RemoveAll(short) })
 	t.Cleanup(p.end)
-	p.must(drive.Build(t.Context(), "../..", p.bin, ""))
 	now := time.Now()
 	var cas [2]*pairing.CA
 	ports := p.freePorts(4)

@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/holdfast-dr/holdfast/bench/drive"
 	"github.com/holdfast-dr/holdfast/bench/several"
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
@@ -28,10 +27,7 @@ type shared struct {
 // upShared starts one; it is taken down when the test ends.
 func upShared(t *testing.T, hosts int) *shared {
 	t.Helper()
-	bin := t.TempDir()
-	if err := drive.Build(t.Context(), "../..", bin, ""); err != nil {
-		t.Fatal(err)
-	}
+	bin := built(t, "")
 	run, err := os.MkdirTemp("/dev/shm", "hf-")
 	if err != nil {
 		t.Fatal(err)
