@@ -70,6 +70,9 @@ func TestDiskGrows(t *testing.T) {
 	g.endPrompt()
 	more.end()
 	verify("grown", size)
+	if n := w.s.flows[0].count.refusals.Load(); n > 0 {
+		t.Errorf("the target refused %d times what it should have been told the size for", n)
+	}
 
 	w.killSource()
 	size += 3 << 20
