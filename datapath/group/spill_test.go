@@ -36,8 +36,8 @@ func TestSpilling(t *testing.T) {
 	if m.Status().Since != since {
 		t.Error("it spills since another time")
 	}
-	f("[Take]", Resync, "the buffers were full; the spill takes no more: its disk is full", Tick{Sense{OnDisk: 2 << 20, Full: true, NoSpill: "its disk is full", Lost: 1}})
-	f("[Place Walk]", Resync, "the buffers were full; 2 MiB of what waits are kept on disk", Taken{Life: 1, Kind: Open, Lost: 1}, Placed{Life: 1, Kind: Open})
+	f("[Take]", Resync, "the buffers were full, or a disk has grown; the spill takes no more: its disk is full", Tick{Sense{OnDisk: 2 << 20, Full: true, NoSpill: "its disk is full", Lost: 1}})
+	f("[Place Walk]", Resync, "the buffers were full, or a disk has grown; 2 MiB of what waits are kept on disk", Taken{Life: 1, Kind: Open, Lost: 1}, Placed{Life: 1, Kind: Open})
 	protected()
 	f("[]", Spilling, "", Tick{Sense{OnDisk: 1}})
 	f("[]", Behind, "", Tick{Sense{Lag: 90 * time.Minute}}) // below two intervals, and not yet below one
