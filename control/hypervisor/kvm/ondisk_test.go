@@ -89,6 +89,7 @@ func TestSetDisk(t *testing.T) {
 	must(l.Define(ctx, m))
 	t.Cleanup(func() { l.Stop(context.Background(), "web1", hypervisor.ByForce) })
 	must(l.Start(ctx, "web1"))
+	until(t, "the guest says HELLO", func() bool { p, _ := l.Serial(ctx, "web1", 0); return string(p) == "HELLO\n" }) // or it is stopped before it could
 	dir := filepath.Join(l.dir, "web1")
 	pid, err := holder(dir)
 	must(err)
