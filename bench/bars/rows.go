@@ -19,6 +19,7 @@ var Capture = []Row{
 	{"p99-link", "guest p99, 4 KiB at depth 8 and half of its own most: the link at 0 b/s, over all well", "x", 1.2, false},
 	{"p99-dead", "the same, the target dead", "x", 1.2, false},
 	{"p99-stopped", "the same, the VRA stopped (SIGSTOP)", "x", 1.2, false},
+	{"p99-spill", "the same, the link at 0 b/s and the spill disk full", "x", 1.2, false},
 	{"host-crash", "the source's host crashed: bytes from site to site until the group is protected, over 2 x changed + 16 B per 4 KiB compared", "x", 1, false},
 	{"cuts-listed", "three source VRAs, 4 volumes each, writes of 4 KiB at depth 32: intervals of 1 s with a checkpoint; peer: idle", "%", 99, true},
 	{"cuts-hold", "for how long a cut of theirs holds answers back, p99; peer: idle", "ms", 2, false},

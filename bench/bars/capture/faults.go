@@ -78,8 +78,8 @@ type fault struct {
 	begin, end func() error
 }
 
-// faultList are those that a guest is measured under.
-func (b *bench) faultList() []fault {
+// faultList are those that a guest of load l is measured under.
+func (b *bench) faultList(l guest.Load) []fault {
 	signal := func(name string, s syscall.Signal) func() error {
 		return func() error { return syscall.Kill(b.parts[name], s) }
 	}
@@ -90,6 +90,16 @@ func (b *bench) faultList() []fault {
 			return errors.Join(os.Rename(vra, away), signal("vra-target", syscall.SIGKILL)())
 		}, func() error { return os.Rename(away, vra) }},
 		{"p99-stopped", signal("vra-source", syscall.SIGSTOP), signal("vra-source", syscall.SIGCONT)},
+		{"p99-spill", func() error {
+			if err := b.spills(); err != nil {
+				return err
+			}
+			err := errors.Join(signal(link, syscall.SIGSTOP)(), b.fillSpill(l))
+			if err != nil { // a lab whose link stands does not end
+				err = errors.Join(err, signal(link, syscall.SIGCONT)())
+			}
+			return err
+		}, signal(link, syscall.SIGCONT)},
 	}
 }
 
@@ -109,7 +119,7 @@ func (b *bench) faulty() error {
 	}
 	us := func(d time.Duration) float64 { return float64(d) / 1e3 }
 	failed := well.Errors
-	for _, f := range b.faultList() {
+	for _, f := range b.faultList(l) {
 		if !b.Wanted(f.row) && !b.Wanted("fault-errors") {
 			continue
 		}

@@ -64,6 +64,6 @@ func (b *bench) measures() []bars.Measure {
 		{Rows: []string{"vra-killed"}, Do: b.killed},
 		{Rows: []string{"host-crash"}, Do: b.hostCrash},
 		{Rows: []string{"cuts-listed", "cuts-hold"}, Do: b.cuts},
-		{Rows: []string{"p99-link", "p99-dead", "p99-stopped", "fault-errors"}, Do: b.faulty},
+		{Rows: []string{"p99-link", "p99-dead", "p99-stopped", "p99-spill", "fault-errors"}, Do: b.faulty},
 	}
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -196,7 +197,7 @@ func (w *writer) append(st *stream, writes []write) error {
 	if err != nil {
 		return err
 	}
-	return st.group.Append(rec, func(err error) {
+	err = st.group.Append(rec, func(err error) {
 		if err != nil {
 			select {
 			case w.failed <- err:
@@ -205,6 +206,17 @@ func (w *writer) append(st *stream, writes []write) error {
 		}
 		w.bufs <- p
 	})
+	return errors.Join(w.first(), err) // what follows one that failed fails too
+}
+
+// first is the first error of what was in flight.
+func (w *writer) first() error {
+	select {
+	case err := <-w.failed:
+		return err
+	default:
+		return nil
+	}
 }
 
 // drain waits until all is durable.
@@ -216,10 +228,5 @@ func (w *writer) drain() error {
 	for _, p := range bufs {
 		w.bufs <- p
 	}
-	select {
-	case err := <-w.failed:
-		return err
-	default:
-		return nil
-	}
+	return w.first()
 }

@@ -39,27 +39,26 @@ func (f hollowFile) Allocate(off, n int64) error {
 
 const page = 4096
 
-// WriteAt writes the pages that are not zero. Nothing here is ever written twice.
+// WriteAt writes the pages of the file that are not zero; of one that p has a part of, that. Nothing here
+// is ever written twice.
 func (f hollowFile) WriteAt(p []byte, off int64) (int, error) {
-	if off%page != 0 || len(p)%page != 0 {
-		return f.File.WriteAt(p, off)
-	}
-	for at := 0; at < len(p); {
-		n := 0
-		for at+n < len(p) && bytes.Equal(p[at+n:at+n+page], zeroPage[:]) {
-			n += page
-		}
-		at += n
-		n = 0
-		for at+n < len(p) && !bytes.Equal(p[at+n:at+n+page], zeroPage[:]) {
-			n += page
-		}
-		if n > 0 {
-			if _, err := f.File.WriteAt(p[at:at+n], off+int64(at)); err != nil {
-				return 0, err
+	// upTo is where, from at on, the pages end that are zero, or that are not.
+	upTo := func(at int, zero bool) int {
+		for at < len(p) {
+			end := min(len(p), at+page-int((off+int64(at))%page))
+			if bytes.Equal(p[at:end], zeroPage[:end-at]) != zero {
+				break
 			}
+			at = end
 		}
-		at += n
+		return at
+	}
+	for at := upTo(0, true); at < len(p); {
+		end := upTo(at, false)
+		if _, err := f.File.WriteAt(p[at:end], off+int64(at)); err != nil {
+			return 0, err
+		}
+		at = upTo(end, true)
 	}
 	size, err := f.Size()
 	if end := off + int64(len(p)); err == nil && size < end {
