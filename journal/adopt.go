@@ -238,7 +238,7 @@ func (g *Group) Disks() (disks []Disk) {
 func (g *Group) Released() bool { return g.failoverNow().State == failover.Released }
 
 // released makes what stands for a group whose disks were given away, or are the machines': it takes and shows nothing. What is left of its history is removed;
-// what cannot be is tried again the next time. The disks are left alone, but that a file is made as long as its volume.
+// what cannot be is tried again the next time. The disks are left alone, but that the padding of a file is cut: see cutDisks.
 func (s *Store) released(g *Group, m *manifest) *Group {
 	facts := m.now()
 	g.manifest, g.released = m, true
@@ -249,29 +249,40 @@ func (s *Store) released(g *Group, m *manifest) *Group {
 	for id, info := range facts.volumes {
 		g.volumes[id] = &volume{info: info}
 	}
-	if err := errors.Join(g.cutDisks(), g.removeHistory()); err != nil {
+	err := g.cutDisks()
+	if err = errors.Join(err, g.removeHistory(err == nil)); err != nil {
 		g.log.Warn("what is left of a group whose disks were given away is not removed, and is the next time", "error", err)
 	}
 	close(g.loaded)
 	return g
 }
 
-// cutDisks makes files that were images, in whole blocks, as long as their volumes.
-func (g *Group) cutDisks() (err error) {
+// cutDisks takes the padding to whole blocks from files that were images. That is done as long as their sums are there, which go
+// after it: then how long the files are is their owners' affair.
+func (g *Group) cutDisks() error {
+	names, err := g.store.cfg.FS.List(g.replicaDir())
+	if isAbsent(err) || err == nil && !slices.ContainsFunc(names, isHistory) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
 	for _, d := range g.Disks() {
 		err = errors.Join(err, g.store.cutDisk(d))
 	}
 	return err
 }
 
-// cutDisk makes an image that is a file as long as its volume.
+// cutDisk makes an image that is a file as long as its volume. One of any other size than the store gave it has been grown by its
+// owner since, and stays.
 func (s *Store) cutDisk(d Disk) error {
 	f, err := s.cfg.FS.Open(d.Path, 0)
 	if err != nil {
 		return err
 	}
 	size, err := f.Size()
-	if err == nil && size > d.Bytes {
+	ours := size == replica.ImageBytes(d.Bytes) || invariant.Planted("journal/cuts-grown")
+	if err == nil && size > d.Bytes && ours {
 		if err = f.Truncate(d.Bytes); err == nil {
 			err = f.Sync()
 		}
@@ -279,17 +290,23 @@ func (s *Store) cutDisk(d Disk) error {
 	return errors.Join(err, f.Close())
 }
 
-// removeHistory removes all files of the group but its manifest and the images.
-func (g *Group) removeHistory() (err error) {
-	fs := g.store.cfg.FS
-	for _, dir := range []string{g.logDir(), path.Join(g.dir, indexName), g.scratchDir(), g.viewsDir(), g.replicaDir()} {
+// isHistory says of a name in a group's folders that it is no image.
+func isHistory(name string) bool { return path.Ext(name) != replica.ImageSuffix }
+
+// removeHistory removes all files of the group but its manifest and the images; the sums of these only if sums says so.
+func (g *Group) removeHistory(sums bool) (err error) {
+	fs, dirs := g.store.cfg.FS, []string{g.logDir(), path.Join(g.dir, indexName), g.scratchDir(), g.viewsDir()}
+	if sums {
+		dirs = append(dirs, g.replicaDir())
+	}
+	for _, dir := range dirs {
 		names, lerr := fs.List(dir)
 		if errors.Is(lerr, iofs.ErrNotExist) {
 			continue
 		}
 		err = errors.Join(err, lerr)
 		for _, name := range names {
-			if path.Ext(name) != replica.ImageSuffix {
+			if isHistory(name) {
 				err = errors.Join(err, fs.Remove(path.Join(dir, name)))
 			}
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/ioengine/faultdisk"
 	"github.com/holdfast-dr/holdfast/journal/failover"
+	"github.com/holdfast-dr/holdfast/journal/replica"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
@@ -133,6 +134,87 @@ func TestRelease(t *testing.T) {
 		ok(t, w.givenAway(disk, images))
 		ok(t, w.store.Close())
 	}
+}
+
+// diskSizes tells how long the disks are.
+func diskSizes(t *testing.T, fs ioengine.FS, disks []Disk) (sizes []int64) {
+	t.Helper()
+	for _, d := range disks {
+		f, err := fs.Open(d.Path, ioengine.ReadOnly)
+		ok(t, err)
+		size, err := f.Size()
+		ok(t, errors.Join(err, f.Close()))
+		sizes = append(sizes, size)
+	}
+	return sizes
+}
+
+func resizeDisk(t *testing.T, fs ioengine.FS, d Disk, bytes int64) {
+	t.Helper()
+	f, err := fs.Open(d.Path, 0)
+	ok(t, err)
+	ok(t, errors.Join(f.Truncate(bytes), f.Sync(), f.Close()))
+}
+
+// Disks that were given away are as long as their volumes once the store was opened again, and as long as their owner makes them from then on;
+// what the store could not do it does the next time.
+func TestReleasedDisksGrow(t *testing.T) {
+	disk, _ := settledWorld(t)
+	w, err := openTarget(disk)
+	ok(t, err)
+	disks, err := w.group.Release("a")
+	ok(t, errors.Join(err, w.store.Close()))
+	whole := replica.ImageBytes(volumeBytes)
+	grown := whole + 1<<20
+	reopen := func(want ...int64) {
+		t.Helper()
+		w, err := openStore(disk)
+		ok(t, err)
+		ok(t, w.store.Close())
+		if sizes := diskSizes(t, disk, disks); !slices.Equal(sizes, want) {
+			t.Errorf("the disks have %d bytes, not %d", sizes, want)
+		}
+	}
+	resizeDisk(t, disk, disks[0], grown) // before the store was opened again
+	disk.Inject(faultdisk.Fault{Ops: faultdisk.OpOpen, Err: syscall.EIO, Ever: true, Only: func(n string) bool { return n == disks[1].Path }})
+	w, err = openStore(disk)
+	ok(t, errors.Join(err, w.store.Close()))
+	disk.Heal()
+	reopen(grown, volumeBytes)
+	resizeDisk(t, disk, disks[1], whole) // as the store would have made it
+	reopen(grown, whole)
+}
+
+// A disk that a removed group had adopted is as long as its volume, and then as long as its owner makes it, whoever asks again.
+func TestRemovedDisksGrow(t *testing.T) {
+	disk, a, _, w := adoptedWorld(t)
+	check := func(want ...int64) {
+		t.Helper()
+		if sizes := diskSizes(t, disk, a.Disks); !slices.Equal(sizes, want) {
+			t.Errorf("the disks have %d bytes, not %d", sizes, want)
+		}
+	}
+	remove := func() {
+		t.Helper()
+		r, err := w.store.RemoveGroup(newGroup, RemoveOptions{Keep: true}, nil)
+		ok(t, errors.Join(err, r.Left))
+		w.store.removals.Wait()
+	}
+	whole := replica.ImageBytes(volumeBytes)
+	grown := whole + 1<<20
+	check(whole, whole)
+	remove()
+	check(volumeBytes, volumeBytes)
+	resizeDisk(t, disk, a.Disks[0], grown)
+	resizeDisk(t, disk, a.Disks[1], whole)
+	remove()
+	check(grown, whole)
+	ok(t, w.store.Close())
+	store, err := Open(config(disk))
+	ok(t, err)
+	store.removals.Wait()
+	ok(t, store.Close())
+	check(grown, whole)
 }
 
 // What is written to the view after all was settled is not left behind.

@@ -349,10 +349,14 @@ func (s *Store) part(g *Group) {
 	close(g.parted)
 }
 
-// place gives the disks that are kept their places, each with its size at the checkpoint. It may be done again.
+// place gives the disks that are kept their places, each with its size at the checkpoint. It may be done again while
+// something of the group is left; after that it leaves them alone, as they are their owner's.
 func (s *Store) place(r *Removed) error {
 	if len(r.Disks) == 0 {
 		return nil
+	}
+	if names, err := s.leftOf(r); err != nil || len(names) == 0 {
+		return err
 	}
 	fs := s.cfg.FS
 	from, to := path.Join(s.groupDir(r.ID), "replica"), path.Join(s.keptDir(), r.ID.String())
@@ -429,12 +433,18 @@ func (s *Store) leaves(r *Removed, err error) {
 	r.Left = oneLine(err)
 }
 
+// leftOf names what stands in a removed group's folder beside the file that says so.
+func (s *Store) leftOf(r *Removed) ([]string, error) {
+	names, err := s.cfg.FS.List(s.groupDir(r.ID))
+	return slices.DeleteFunc(names, func(n string) bool { return n == removedName }), err
+}
+
 // clear gives back all that a removed group takes, but for the file that says so. First what is kept
 // is put out of the way.
 func (s *Store) clear(r *Removed) error {
 	dir := s.groupDir(r.ID)
-	names, err := s.cfg.FS.List(dir)
-	if err == nil && len(names) == 1 && names[0] == removedName {
+	names, err := s.leftOf(r)
+	if err == nil && len(names) == 0 {
 		return nil // it was all done before
 	}
 	if err == nil && !invariant.Planted("journal/clears-first") {
@@ -450,9 +460,6 @@ func (s *Store) clear(r *Removed) error {
 		return err
 	}
 	for _, name := range names {
-		if name == removedName {
-			continue
-		}
 		if err := s.clearName(path.Join(dir, name)); err != nil {
 			return err
 		}

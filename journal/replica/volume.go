@@ -163,12 +163,17 @@ func (v *Volume) check() error {
 	return nil
 }
 
-func (v *Volume) blocks() int64 { return (v.bytes.Load() + BlockBytes - 1) / BlockBytes }
+func (v *Volume) blocks() int64 { return blocksOf(v.bytes.Load()) }
+
+func blocksOf(bytes int64) int64 { return (bytes + BlockBytes - 1) / BlockBytes }
+
+// ImageBytes is how long the image of a volume of so many bytes is: whole blocks.
+func ImageBytes(volume int64) int64 { return blocksOf(volume) * BlockBytes }
 
 // resize sets the files' sizes by the volume's.
 func (v *Volume) resize() error {
 	v.dirty = true
-	if err := v.raw.Truncate(v.blocks() * BlockBytes); err != nil {
+	if err := v.raw.Truncate(ImageBytes(v.Bytes())); err != nil {
 		return err
 	}
 	return v.sums.Truncate(sumAt(v.blocks()))
