@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"errors"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -196,5 +197,53 @@ func TestGrownAndCrashed(t *testing.T) {
 		if dirtyRegions(v) == "" || v.mu.marks.file.dirty.all(0, 1) {
 			t.Errorf("%s: what nobody wrote to is dirty", what)
 		}
+	}
+}
+
+// TestLostBeforeMarksGrow: the disk grew while nobody served it, and has no mtime, as a device. A filter that opens it and is
+// killed leaves nothing new that is dirty and that lost does not tell of: whether before the larger file of marks has its
+// name, or right after.
+func TestLostBeforeMarksGrow(t *testing.T) {
+	r := newRig(t, 512, mib, 4*mib, 1).open()
+	tap := r.covered()
+	r.stopRun()
+	if err := r.filter.Close(); err != nil {
+		t.Fatal(err)
+	}
+	r.filter = nil
+	r.enlarge("vol1", 2*mib)
+	if err := os.Mkdir(r.marksName()+".new", 0o700); err != nil { // it gets no further
+		t.Fatal(err)
+	}
+	if f, err := OpenFilter(r.cfg); err == nil {
+		t.Fatal(errors.Join(errors.New("the marks grew into a folder"), f.Close()))
+	}
+	if tap.Lost() == tap.LostCovered() {
+		t.Error("the marks were to grow, and lost does not tell")
+	}
+	if err := os.Remove(r.marksName() + ".new"); err != nil {
+		t.Fatal(err)
+	}
+	boot, err := thisBoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := 0
+	m, _, err := openMarks(r.dir, marksIdentity{boot: boot, group: testGroup, volume: 1, bytes: 2 * mib}, nil, func() {
+		if st, err := os.Stat(r.marksName()); err != nil || st.Size() != marksFileBytes(mib/BlockBytes) {
+			t.Errorf("the file is the larger one before lost tells: %v", err)
+		}
+		told++
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.close() // as one that is killed
+	if told != 1 {
+		t.Errorf("it grew, and that was told %d times", told)
+	}
+	r.open()
+	if n := r.vol(0).dirtyBlocks(); n != mib/BlockBytes {
+		t.Errorf("%d blocks are dirty, want %d", n, mib/BlockBytes)
 	}
 }

@@ -97,8 +97,9 @@ func marksFileBytes(blocks int64) int64 {
 // openMarks maps the volume's marks, and makes the file when it is absent, of another
 // boot or of another size; whole says that its marks can be trusted. It waits for
 // another filter that still has the file. In one made anew what told sets is dirty, and everything if it says false.
-// One of a smaller disk grows: grew says so, and what is new is dirty.
-func openMarks(dir string, id marksIdentity, told func(dirty []uint64) bool) (m *marksFile, whole bool, err error) {
+// One of a smaller disk grows: grew says so, and what is new is dirty. Before anything of that, grows is called: lost must
+// tell of what is new by the time that the larger file has its name, since nothing in the file says that it does not.
+func openMarks(dir string, id marksIdentity, told func(dirty []uint64) bool, grows func()) (m *marksFile, whole bool, err error) {
 	name := filepath.Join(dir, fmt.Sprintf("marks-%s-%d", id.group, id.volume))
 	lock, err := waitLock(succeedWait, func() (*os.File, error) { return tryLockFile(name + ".lock") }, ErrInUse)
 	if err != nil {
@@ -112,6 +113,7 @@ func openMarks(dir string, id marksIdentity, told func(dirty []uint64) bool) (m 
 	mem, was, err := mapMarks(name, id)
 	switch {
 	case err == nil && was != id:
+		grows()
 		m := layMarks(mem, name, was, lock)
 		if err = m.grow(id); err != nil {
 			unmapAll(mem)

@@ -27,7 +27,8 @@ func openVolume(cfg FilterConfig, fv FilterVolume, boot bootID, page *orderPage)
 		return nil, fmt.Errorf("lock disk: %w", err)
 	}
 	found := v.readLog(cfg, fv, boot)
-	file, whole, err := openMarks(cfg.RunDir, marksIdentity{boot: boot, group: cfg.Group, volume: fv.ID, bytes: v.disk.size.Load()}, found.told)
+	id := marksIdentity{boot: boot, group: cfg.Group, volume: fv.ID, bytes: v.disk.size.Load()}
+	file, whole, err := openMarks(cfg.RunDir, id, found.told, func() { page.lost.Add(1) })
 	if err != nil {
 		return nil, err
 	}
