@@ -1,10 +1,12 @@
 package capture
 
 import (
+	"bytes"
 	"errors"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -245,5 +247,45 @@ func TestLostBeforeMarksGrow(t *testing.T) {
 	r.open()
 	if n := r.vol(0).dirtyBlocks(); n != mib/BlockBytes {
 		t.Errorf("%d blocks are dirty, want %d", n, mib/BlockBytes)
+	}
+}
+
+// TestGrownBeforeSyncRead: a block that the old end divides is read whole by a sync read that began when the disk was smaller.
+func TestGrownBeforeSyncRead(t *testing.T) {
+	const was, size = mib + 512, mib + BlockBytes
+	r := newRig(t, 512, was, 4*mib, 1).open()
+	tap := r.covered()
+	v := r.vol(0)
+	const block = mib / BlockBytes
+	dirty(v, block, block+1)
+	slots, ok := v.pool.alloc(nil, 1, 0)
+	if !ok {
+		t.Fatal("no slots")
+	}
+	r.enlarge("vol1", size)
+	copy(r.model.disks["vol1"].data[was:], fill(size-was, 4))
+	v.mu.Lock() // as for growMarks
+	done := make(chan error, 1)
+	go func() {
+		_, err := v.readPiece(syncPiece{from: block, to: block + 1}, slots)
+		done <- err
+	}()
+	within(t, "the read waits for the lock", func() bool {
+		stacks := make([]byte, 1<<20)
+		for s := range bytes.SplitSeq(stacks[:runtime.Stack(stacks, true)], []byte("\n\n")) {
+			if bytes.Contains(s, []byte(").readPiece(")) && bytes.Contains(s, []byte("lockSlow")) {
+				return true
+			}
+		}
+		return false
+	})
+	v.sizeWord.Store(size)
+	v.disk.size.Store(size)
+	v.mu.Unlock()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if ws := next(t, tap, 1); ws[0].Off != mib || ws[0].Len != BlockBytes || !bytes.Equal(payload(ws[0])[512:], fill(size-was, 4)) {
+		t.Errorf("%d bytes at %d are read, want %d at %d", ws[0].Len, ws[0].Off, BlockBytes, mib)
 	}
 }

@@ -130,9 +130,6 @@ func (v *volume) waitSlots(ctx context.Context, n int) ([]uint32, error) {
 //
 // It returns what it left out and is under way still.
 func (v *volume) readPiece(p syncPiece, slots []uint32) (leftOut []<-chan struct{}, err error) {
-	e := v.extent(p.from, p.to)
-	s := &syncFlight{span: span{e.Off, e.Off + e.Len}}
-
 	v.mu.Lock()
 	if past := v.pastLocked(); past != PastNone && !invariant.Planted("capture/sync-past") {
 		v.mu.Unlock()
@@ -144,6 +141,9 @@ func (v *volume) readPiece(p syncPiece, slots []uint32) (leftOut []<-chan struct
 		v.pool.release(slots)
 		return nil, nil
 	}
+	// Only now: the disk may have grown, and the bit of its last block goes for all that it has by now.
+	e := v.extent(p.from, p.to)
+	s := &syncFlight{span: span{e.Off, e.Off + e.Len}}
 	gen := v.mu.marks.take(p.from, p.to)
 	wait := v.mu.flights.startSync(s)
 	v.mu.Unlock()
