@@ -145,7 +145,7 @@ func TestFailover(t *testing.T) {
 		t.Fatal(res, err)
 	}
 	done, err := recovery().Commit(ctx, &holdfastv1.RecoveryServiceCommitRequest{})
-	if err != nil || done.Failover.State != api.FailoverCommitted || done.Failover.View == nil {
+	if err != nil || done.Failover.State != api.FailoverCommitted || done.Failover.View == nil || done.Failover.OnDisksAlone {
 		t.Fatal(done, err)
 	}
 	_, err = recovery().Rollback(ctx, &holdfastv1.RecoveryServiceRollbackRequest{Id: "two"})
@@ -159,7 +159,7 @@ func TestFailover(t *testing.T) {
 		}
 		w.await("the replica holds it", func() bool {
 			f := get()
-			return f.State == api.FailoverPassing && f.View.ScratchBytes == 0 && f.Reason == ""
+			return f.State == api.FailoverPassing && f.OnDisksAlone && f.View.ScratchBytes == 0 && f.Reason == ""
 		})
 		if p := readView(t, c); string(p[70000:70009]) != "committed" {
 			t.Errorf("once it is settled the view has %q", p[70000:70009])
@@ -174,7 +174,7 @@ func TestFailover(t *testing.T) {
 	w.startTarget()
 	w.awaitState(api.StateStandby)
 	now := get()
-	if now.State != api.FailoverOnDisks || len(now.Disks) != 1 || now.View != nil || now.Reason != "" {
+	if now.State != api.FailoverOnDisks || !now.OnDisksAlone || len(now.Disks) != 1 || now.View != nil || now.Reason != "" {
 		t.Fatalf("after a restart it is %v", now)
 	}
 	if got, err := os.ReadFile(now.Disks[0].Path); err != nil || !bytes.Equal(got, image) {

@@ -253,7 +253,7 @@ func (h recoveryHandler) failover(g *journal.Group, i journal.FailoverInfo) (*ho
 			m.Left = api.Span(i.Remains)
 		}
 	}
-	m.Lineage = fmt.Sprintf("%016x", g.Info().Lineage)
+	m.Lineage, m.OnDisksAlone = fmt.Sprintf("%016x", g.Info().Lineage), i.OnDisksAlone()
 	for _, d := range disksOf(g, i) {
 		m.Disks = append(m.Disks, &holdfastv1.Disk{Volume: d.Name, Id: uint32(d.ID), Bytes: uint64(d.Bytes), Path: d.Path})
 	}

@@ -34,6 +34,19 @@ type FailoverInfo struct {
 	Over    failover.Ended // how it was ended; zero: it was not, or nobody knows
 }
 
+// OnDisksAlone says that the disks hold all that the machines see, durably but for what these have not flushed. How much stands in scratch does
+// not say it: zeros there take no space, and a view that is not there has none.
+func (i FailoverInfo) OnDisksAlone() bool {
+	switch v := i.View.View; i.State {
+	case failover.OnDisks:
+		return true
+	case failover.Passing:
+		return v != nil && v.Passed()
+	default:
+		return false
+	}
+}
+
 // BeginFailover fences the source and opens the group at a checkpoint, for machines to run on. Both
 // are durable when it returns: before that none may be started. While the failover lasts nothing of
 // the history goes. What failed half way stands as it is: the same call again goes on with it, and

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"path"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -114,6 +115,47 @@ func TestLetGo(t *testing.T) {
 	w, err = openStore(disk)
 	ok(t, err)
 	ok(t, w.givenAway(disk, images))
+	ok(t, w.store.Close())
+}
+
+// That the disks hold all is said when they do: not for zeros that take no space in scratch, nor for a view that is not there.
+func TestOnDisksAlone(t *testing.T) {
+	disk, _ := settledWorld(t)
+	w, err := openTarget(disk)
+	ok(t, err)
+	says := func(want bool) {
+		t.Helper()
+		if i := w.group.Failover(); i.OnDisksAlone() != want || i.View.ScratchBytes != 0 {
+			t.Errorf("it is %s with %d bytes in scratch, and that the disks hold all: %v", i.State, i.View.ScratchBytes, i.OnDisksAlone())
+		}
+	}
+	w.settlesOnly(t)
+	says(false)
+	v := w.group.Failover().View
+	d, _ := v.View.Device(1)
+	ok(t, d.Zero(0, 8192))
+	ok(t, w.group.stateWhile(failover.Verified{}))
+	w.group.passes(v.View)
+	says(false)
+	ok(t, w.group.settle(noPace))
+	says(true)
+	name := w.group.viewFile(v.Number)
+	ok(t, w.store.Close())
+	whole := disk.Kill()
+	ok(t, errors.Join(disk.Remove(name), disk.SyncDir(path.Dir(name))))
+	w, err = openTarget(disk)
+	ok(t, err)
+	says(false)
+	ok(t, w.store.Close())
+	w, err = openTarget(whole)
+	ok(t, errors.Join(err, w.group.settle(noPace)))
+	says(true)
+	_, err = w.group.LetGo("")
+	ok(t, err)
+	says(true)
+	_, err = w.group.Release("")
+	ok(t, err)
+	says(false)
 	ok(t, w.store.Close())
 }
 

@@ -129,7 +129,10 @@ type Failover struct {
 	// The replicas of the volumes in the view, once it is committed; on-disks: of all volumes.
 	Disks []*Disk `protobuf:"bytes,13,rep,name=disks,proto3" json:"disks,omitempty"`
 	// The group's lineage, 16 hexadecimal digits.
-	Lineage       string `protobuf:"bytes,14,opt,name=lineage,proto3" json:"lineage,omitempty"`
+	Lineage string `protobuf:"bytes,14,opt,name=lineage,proto3" json:"lineage,omitempty"`
+	// The disks hold all that the machines see, durably but for what these have not flushed, and scratch has no part in it any more. It is false also where
+	// nobody can say: while the view is not there.
+	OnDisksAlone  bool `protobuf:"varint,15,opt,name=on_disks_alone,json=onDisksAlone,proto3" json:"on_disks_alone,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -260,6 +263,13 @@ func (x *Failover) GetLineage() string {
 		return x.Lineage
 	}
 	return ""
+}
+
+func (x *Failover) GetOnDisksAlone() bool {
+	if x != nil {
+		return x.OnDisksAlone
+	}
+	return false
 }
 
 // RecoveryServiceBeginRequest says which group is to run where.
@@ -1131,7 +1141,7 @@ const file_holdfast_v1_recovery_proto_rawDesc = "" +
 	"\x06volume\x18\x01 \x01(\tR\x06volume\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\rR\x02id\x12\x14\n" +
 	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\x12\x12\n" +
-	"\x04path\x18\x04 \x01(\tR\x04path\"\xb8\x03\n" +
+	"\x04path\x18\x04 \x01(\tR\x04path\"\xde\x03\n" +
 	"\bFailover\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\tR\x05group\x12\x14\n" +
@@ -1149,7 +1159,8 @@ const file_holdfast_v1_recovery_proto_rawDesc = "" +
 	"\x04left\x18\v \x01(\v2\x19.google.protobuf.DurationR\x04left\x12%\n" +
 	"\x04view\x18\f \x01(\v2\x11.holdfast.v1.ViewR\x04view\x12'\n" +
 	"\x05disks\x18\r \x03(\v2\x11.holdfast.v1.DiskR\x05disks\x12\x18\n" +
-	"\alineage\x18\x0e \x01(\tR\alineage\"\xbc\x01\n" +
+	"\alineage\x18\x0e \x01(\tR\alineage\x12$\n" +
+	"\x0eon_disks_alone\x18\x0f \x01(\bR\fonDisksAlone\"\xbc\x01\n" +
 	"\x1bRecoveryServiceBeginRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1e\n" +
 	"\n" +
