@@ -3,6 +3,7 @@ package capture
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"runtime"
 	"sync"
@@ -438,5 +439,47 @@ func TestPassedOverFilter(t *testing.T) {
 	write(t, r.vol(0), 8192, fill(512, 2))
 	if ws := next(t, tap, 1); ws[0].Off != 8192 {
 		t.Errorf("%+v", ws[0])
+	}
+}
+
+// TestWildMemory: what a filter's memory says of sizes is another process's word. A size that no volume can have is not believed,
+// and a write beyond its volume's end is not given to anyone.
+func TestWildMemory(t *testing.T) {
+	for what, f := range map[string]struct {
+		size uint64 // that the pool shows; a write ends at mib
+		off  int64  // that its descriptor is made to say; -1: what it said
+		want error
+	}{
+		"as it is":                        {mib, -1, nil},
+		"a size that no volume can have":  {record.VolumeLimit + 1, -1, nil},
+		"a size above all":                {1 << 63, -1, nil},
+		"a filter of an older release":    {0, -1, nil},
+		"a write beyond its volume":       {mib - 512, -1, ErrCorrupt},
+		"one that is moved beyond it":     {mib, mib, ErrCorrupt},
+		"one beyond every volume":         {0, record.VolumeLimit - 511, ErrCorrupt},
+		"one that ends where all may end": {0, record.VolumeLimit - 512, nil},
+	} {
+		r := newRig(t, 512, mib, mib, 1).open()
+		tap := r.covered()
+		r.vol(0).sizeWord.Store(f.size)
+		write(t, r.vol(0), mib-512, fill(512, 1))
+		if f.off >= 0 {
+			tap.merge.Lock()
+			ring := &tap.merge.pools[0].rings[0]
+			if !ring.peek() {
+				t.Fatal("nothing is published")
+			}
+			slot := int64(ring.slot)
+			tap.merge.Unlock()
+			binary.LittleEndian.PutUint64(r.vol(0).pool.desc[r.vol(0).pool.shape.descAt(uint32(slot))+descAtOff:], uint64(f.off))
+		}
+		if vs, ok := tap.Volumes(); !ok || vs[0].Bytes != mib {
+			t.Errorf("%s: the VRA sees %v", what, vs)
+		}
+		ws, err := tap.Next(t.Context(), 1, patience)
+		if !errors.Is(err, f.want) || (f.want == nil) != (len(ws) == 1) {
+			t.Errorf("%s: %d writes, %v, want %v", what, len(ws), err, f.want)
+		}
+		tap.Free(ws)
 	}
 }

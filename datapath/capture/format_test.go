@@ -11,6 +11,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -138,6 +140,11 @@ func TestRefused(t *testing.T) {
 	f("desc next", parse(with(d, descAtNext+1, 9)), ErrCorrupt)
 	f("desc volume", parse(with(d, descAtVolume, 0)), ErrCorrupt)
 	f("desc offset", parse(with(d, descAtOff+7, 0x80)), ErrCorrupt)
+	f("desc beyond every volume", parse(with(d, descAtOff+7, 1)), ErrCorrupt)
+	wide := goldenWelcome
+	wide.volumes = []VolumeInfo{{ID: 1, Bytes: record.VolumeLimit + 1}}
+	_, err := parseWelcome(wide.bytes())
+	f("welcome with a volume beyond all", err, ErrCorrupt)
 
 	ask := func(p []byte) error { _, err := parseRequest(p); return err }
 	q := goldenRequest.bytes()

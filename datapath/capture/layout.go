@@ -192,7 +192,7 @@ func parseDesc(p []byte, slots int) (desc, error) {
 	payload := d.kind == Data || d.kind == SyncData
 	switch {
 	case d.kind < Data || d.kind > SyncZero, d.ticket == 0, d.volume == 0,
-		d.off < 0, d.n <= 0, d.off+d.n < d.off,
+		d.off < 0, d.n <= 0, d.n > record.VolumeLimit-d.off,
 		d.slots == 0, int64(d.slots) > int64(slots),
 		payload && (d.n+SlotBytes-1)/SlotBytes != int64(d.slots),
 		!payload && d.slots != 1,

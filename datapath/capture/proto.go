@@ -170,7 +170,7 @@ func parseWelcome(p []byte) (welcome, error) {
 		}
 		v := VolumeInfo{ID: record.VolumeID(le.Uint32(p)), Bytes: int64(le.Uint64(p[8:]))}
 		name := uint64(le.Uint32(p[4:]))
-		if p = p[16:]; name > uint64(len(p)) || v.ID == 0 || v.Bytes <= 0 {
+		if p = p[16:]; name > uint64(len(p)) || v.ID == 0 || v.Bytes <= 0 || v.Bytes > record.VolumeLimit {
 			return welcome{}, bad
 		}
 		v.Name, p = string(p[:name]), p[name:]

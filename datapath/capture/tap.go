@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"os"
 	"slices"
 	"sync"
@@ -334,9 +333,7 @@ func (t *Tap) sizes(pool uint64, volumes []VolumeInfo) {
 		return
 	}
 	for i := range volumes[:min(len(volumes), p.shape.rings)] {
-		if n := word(p.desc, descAtSizes+8*int64(i)).Load(); n <= math.MaxInt64 {
-			volumes[i].Bytes = max(volumes[i].Bytes, int64(n))
-		}
+		volumes[i].Bytes = max(volumes[i].Bytes, p.rings[i].bytes())
 	}
 }
 

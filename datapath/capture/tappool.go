@@ -61,7 +61,7 @@ func mapPool(key uint64, shape poolShape, fds []int) (_ *tapPool, err error) {
 		r := &p.rings[i]
 		r.pool, r.base = p, shape.ringAt(i)
 		r.tail, r.busy = word(p.desc, r.base+ringAtTail), word(p.desc, r.base+ringAtBusy)
-		r.shared = word(p.state, shape.headAt(i))
+		r.shared, r.size = word(p.state, shape.headAt(i)), word(p.desc, descAtSizes+8*int64(i))
 		r.freed = make([]uint64, shape.ringCap/64)
 		r.read = r.shared.Load()
 		r.head, r.seen = r.read, r.read
@@ -98,6 +98,7 @@ type tapRing struct {
 	tail   *atomic.Uint64
 	busy   *atomic.Uint64
 	shared *atomic.Uint64 // the head that a next Tap begins at
+	size   *atomic.Uint64 // of its volume; see bytes
 
 	// Guarded by the merge's lock.
 	read, seen uint64 // the next entry, and how far the ring was seen to go
@@ -131,6 +132,14 @@ func (r *tapRing) headState() entryState {
 	return entryStateOf(r.use, r.pool.stateWord(r.slot).Load())
 }
 
+// bytes is how large the filter says that the ring's volume is; 0: it does not, or says what no volume can be.
+func (r *tapRing) bytes() int64 {
+	if n := r.size.Load(); n <= record.VolumeLimit {
+		return int64(n)
+	}
+	return 0
+}
+
 // takeHead makes a Write of the head, which is published. The descriptor is stable
 // until we free it, but is another process's word: it is checked.
 func (r *tapRing) takeHead() (Write, error) {
@@ -138,6 +147,10 @@ func (r *tapRing) takeHead() (Write, error) {
 	d, err := parseDesc(p.descOf(r.slot), p.shape.slots)
 	if err == nil && d.ticket != r.ticket {
 		err = fmt.Errorf("slot %d has ticket %d, its ring says %d: %w", r.slot, d.ticket, r.ticket, ErrCorrupt)
+	}
+	// The size stands there before a guest may use it.
+	if size := r.bytes(); err == nil && size > 0 && d.off+d.n > size {
+		err = fmt.Errorf("slot %d ends at %d, its volume at %d: %w", r.slot, d.off+d.n, size, ErrCorrupt)
 	}
 	if err != nil {
 		return Write{}, err
