@@ -3,8 +3,10 @@ package replica
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -113,4 +115,66 @@ func TestAdoptLocks(t *testing.T) {
 		t.Errorf("it is a replica: %v", err)
 	}
 	must(t, errors.Join(f.Close(), v.Close()))
+}
+
+// An adopted disk that cannot be made larger, as a device cannot, is used as far as its owner has enlarged it, whatever
+// that part holds; until then the error names it.
+func TestAdoptedDiskGrows(t *testing.T) {
+	_, image := aDisk(t)
+	image = append(image, make([]byte, grownBytes-testBytes)...)
+	device := faultdisk.Fault{Ops: faultdisk.OpTruncate, Only: func(name string) bool { return name == "/old/disk" }, Ever: true, Err: syscall.EINVAL}
+	for what, owner := range map[string]int64{"as large": ImageBytes(grownBytes), "larger": ImageBytes(grownBytes) + 3*BlockBytes, "a file": 0} {
+		failEach(t, func() *faultdisk.Disk {
+			d, _ := aDisk(t)
+			v, err := Adopt(d, "/r", "/old/disk", testPlace, testBytes, noWord)
+			must(t, err)
+			must(t, v.Close())
+			if owner > 0 {
+				f, err := d.Open("/old/disk", 0)
+				must(t, err)
+				_, err = f.WriteAt(bytes.Repeat([]byte("junk"), int(owner-ImageBytes(testBytes))/4), ImageBytes(testBytes))
+				must(t, errors.Join(err, f.Sync(), f.Close()))
+			}
+			return d
+		}, func(d *faultdisk.Disk) (failed, wrong error) {
+			if owner > 0 {
+				d.Inject(device)
+			}
+			grow := func() error {
+				v, err := OpenAt(d, "/r", "/old/disk", testPlace, testBytes)
+				if err == nil {
+					err = v.Grow(grownBytes)
+					if err == nil {
+						err = adopted(v, image)
+					}
+					err = errors.Join(err, v.Close())
+				}
+				return err
+			}
+			if failed = grow(); failed != nil {
+				d.Heal()
+				if owner > 0 {
+					d.Inject(device)
+				}
+				if wrong = grow(); wrong != nil {
+					return failed, fmt.Errorf("%s: %w", what, wrong)
+				}
+			}
+			d.Heal()
+			v, wrong := OpenAt(d.Crash(seeded(1), faultdisk.KeepNone), "/r", "/old/disk", testPlace, grownBytes)
+			if wrong == nil {
+				wrong = errors.Join(adopted(v, image), v.Close())
+			}
+			return failed, wrong
+		})
+	}
+
+	d, image := aDisk(t)
+	v, err := Adopt(d, "/r", "/old/disk", testPlace, testBytes, noWord)
+	must(t, err)
+	d.Inject(device)
+	if err := v.Grow(grownBytes); !errors.Is(err, syscall.EINVAL) || !strings.Contains(err.Error(), "/old/disk has ") || !strings.Contains(err.Error(), "enlarge it") {
+		t.Errorf("a device that is too small: %v", err)
+	}
+	must(t, errors.Join(adopted(v, image), v.Close()))
 }

@@ -7,6 +7,7 @@ import (
 	"path"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/ioengine/buf"
@@ -136,7 +137,7 @@ func (v *Volume) format() error {
 	if _, err := v.sums.WriteAt(appendHeader(nil, v.place), 0); err != nil {
 		return err
 	}
-	if err := v.resize(); err != nil {
+	if err := v.resize(0, v.Bytes()); err != nil {
 		return err
 	}
 	return v.syncLocked()
@@ -170,13 +171,27 @@ func blocksOf(bytes int64) int64 { return (bytes + BlockBytes - 1) / BlockBytes 
 // ImageBytes is how long the image of a volume of so many bytes is: whole blocks.
 func ImageBytes(volume int64) int64 { return blocksOf(volume) * BlockBytes }
 
-// resize sets the files' sizes by the volume's.
-func (v *Volume) resize() error {
+// resize sets the files' sizes for a volume that had was bytes and is to have bytes. An image that is as large already keeps
+// its size, as a device must; since its sums say so, what is new of it is made zeros.
+func (v *Volume) resize(was, bytes int64) error {
 	v.dirty = true
-	if err := v.raw.Truncate(ImageBytes(v.Bytes())); err != nil {
+	from, want := ImageBytes(was), ImageBytes(bytes)
+	size, err := v.raw.Size()
+	if err == nil {
+		err = v.raw.Truncate(max(size, want)) // also where it has that size: a sync that failed may have lost it
+	}
+	if v.image != "" && errors.Is(err, syscall.EINVAL) { // a device, which only its owner can enlarge
+		if err = nil; size < want {
+			err = fmt.Errorf("%s has %d bytes, and its volume %d: enlarge it: %w", v.image, size, bytes, syscall.EINVAL)
+		}
+	}
+	if have := min(size, want); err == nil && have > from {
+		err = v.raw.Zero(from, have-from)
+	}
+	if err != nil {
 		return err
 	}
-	return v.sums.Truncate(sumAt(v.blocks()))
+	return v.sums.Truncate(sumAt(blocksOf(bytes)))
 }
 
 // Bytes returns the volume's size.
@@ -190,15 +205,14 @@ func (v *Volume) Grow(bytes int64) error {
 	if bytes <= was {
 		return nil
 	}
-	v.bytes.Store(bytes)
-	err := v.resize()
+	err := v.resize(was, bytes)
 	if err == nil {
 		err = v.syncLocked()
 	}
 	if err != nil {
-		v.bytes.Store(was)
 		return fmt.Errorf("%s: grow: %w", v.place, err)
 	}
+	v.bytes.Store(bytes) // who reads there finds it whole
 	return nil
 }
 
