@@ -39,6 +39,7 @@ type site struct {
 	members     *holdfastv1.GroupMembers
 	removals    []string // what was asked of them
 	tested      *holdfastv1.LinksServiceTestRequest
+	failover    *holdfastv1.Failover
 	hang        bool // Create never answers
 	asked       func()
 }
@@ -137,6 +138,9 @@ func (s viewsOf) Open(_ context.Context, r *holdfastv1.ViewsServiceOpenRequest) 
 	if r.Checkpoint == "77" {
 		return nil, api.Errorf(api.NotFound, "see holdfast checkpoint list", "checkpoint 77: no such checkpoint")
 	}
+	if r.Name != "" {
+		s.view.Name = r.Name
+	}
 	return &holdfastv1.ViewsServiceOpenResponse{View: s.view}, nil
 }
 
@@ -174,6 +178,16 @@ func (s linksOf) Test(_ context.Context, r *holdfastv1.LinksServiceTestRequest, 
 	}})
 }
 
+// recoveryOf tells of the site's failover, and does nothing about it.
+type recoveryOf struct {
+	api.RecoveryHandler
+	*site
+}
+
+func (s recoveryOf) Get(context.Context, *holdfastv1.RecoveryServiceGetRequest) (*holdfastv1.RecoveryServiceGetResponse, error) {
+	return &holdfastv1.RecoveryServiceGetResponse{Failover: s.failover}, nil
+}
+
 // serve answers for s until the test ends and returns the socket.
 func (s *site) serve(t *testing.T) string {
 	t.Helper()
@@ -185,7 +199,11 @@ func (s *site) serve(t *testing.T) string {
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- api.Serve(ctx, l, api.Handlers{Status: s, Checkpoints: checkpointsOf{s}, Views: viewsOf{s}, Groups: retentionOf{s}, Links: linksOf{s}, Shaping: shapingOf{s}}, []int{os.Getuid()}, slog.New(slog.DiscardHandler))
+		h := api.Handlers{Status: s, Checkpoints: checkpointsOf{s}, Views: viewsOf{s}, Groups: retentionOf{s}, Links: linksOf{s}, Shaping: shapingOf{s}}
+		if s.failover != nil {
+			h.Recovery = recoveryOf{site: s}
+		}
+		done <- api.Serve(ctx, l, h, []int{os.Getuid()}, slog.New(slog.DiscardHandler))
 	}()
 	t.Cleanup(func() { stop(); <-done })
 	return path

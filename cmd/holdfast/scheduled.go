@@ -77,6 +77,10 @@ type proofState struct {
 	left                  []string           // ids of those that nobody carries on
 }
 
+func schedule(v config.Verify) recovery.Schedule {
+	return recovery.Schedule{Every: v.Every.D(), Clock: v.At.SinceMidnight()}
+}
+
 // state reads it from the jobs. What a user had proved counts as well.
 func (s *scheduled) state(v config.Verify, now time.Time) (*proofState, error) {
 	st := &proofState{Group: s.flags.group, Every: v.Every.D().Seconds()}
@@ -108,9 +112,8 @@ func (s *scheduled) state(v config.Verify, now time.Time) (*proofState, error) {
 			st.Passed, st.passedTime = r, entries[0].Time
 		}
 	}
-	schedule := recovery.Schedule{Every: v.Every.D(), Clock: v.At.SinceMidnight()}
-	st.due = schedule.Due(st.lastBegan, now, s.zone)
-	st.Due, st.Missed = st.due.UTC().Format(time.RFC3339), schedule.Missed(st.due, now)
+	st.due = schedule(v).Due(st.lastBegan, now, s.zone)
+	st.Due, st.Missed = st.due.UTC().Format(time.RFC3339), schedule(v).Missed(st.due, now)
 	st.Overdue = max(0, now.Sub(st.due).Seconds())
 	return st, nil
 }
@@ -161,7 +164,7 @@ func (s *scheduled) run(ctx context.Context) error {
 		return fmt.Errorf("another process proves group %s on a schedule, in %s", s.flags.group, s.folder)
 	}
 	var said string
-	var notBefore time.Time // after one that could not begin
+	var notBefore time.Time // after one that could not begin, or was cancelled
 	for {
 		v, err := s.verify()
 		if err != nil {
@@ -180,9 +183,15 @@ func (s *scheduled) run(ctx context.Context) error {
 			said = line
 		}
 		if !now.Before(st.due) && now.After(notBefore) {
-			if err := s.once(ctx, v, st); err != nil && ctx.Err() == nil {
+			cancelled, err := s.once(ctx, v, st)
+			switch {
+			case ctx.Err() != nil:
+			case err != nil:
 				fmt.Fprintln(s.stderr, printable(fmt.Sprintf("group %s: %v", st.Group, err)))
 				notBefore = now.Add(proofAgain)
+			case cancelled: // by a user, who did not want another at once
+				notBefore = schedule(v).Due(now, now, s.zone)
+				fmt.Fprintf(s.stderr, "group %s: it was cancelled: the next proof begins at %s\n", st.Group, notBefore.In(s.zone).Format(time.RFC3339))
 			}
 			if ctx.Err() == nil {
 				continue
@@ -207,17 +216,17 @@ func (s *scheduled) rest(st *proofState, now, notBefore time.Time) time.Duration
 }
 
 // once takes back what an earlier process left, and proves the newest checkpoint. The error says that no proof began; one that
-// failed is told, and stands in its report.
-func (s *scheduled) once(ctx context.Context, v config.Verify, st *proofState) error {
+// failed is told, and stands in its report. cancelled: somebody had it taken back.
+func (s *scheduled) once(ctx context.Context, v config.Verify, st *proofState) (cancelled bool, err error) {
 	for _, id := range st.left {
 		fmt.Fprintf(s.stderr, "Job %s was left by a process that was killed: it is taken back.\n", id)
 		if err := s.takeBack(ctx, id); err != nil {
-			return fmt.Errorf("job %s: %w", id, err)
+			return false, fmt.Errorf("job %s: %w", id, err)
 		}
 	}
 	_, c, client, err := s.jobsAndTarget()
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer client.Close()
 	f := s.flags
@@ -230,26 +239,24 @@ func (s *scheduled) once(ctx context.Context, v config.Verify, st *proofState) e
 		err = s.prove(p)
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	p.Scheduled = true
 	j, err := failover.Create(s.folder, p, recovery.Entry{Time: time.Now(), Who: p.Who})
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer j.Close()
 	report, err := s.carry(ctx, s.runner(client), j)
 	switch {
-	case ctx.Err() != nil && report == nil:
-		return err
 	case report == nil || report.State != string(recovery.Over):
-		return err
+		return false, err
 	case err != nil:
 		fmt.Fprintln(s.stderr, printable(fmt.Sprintf("group %s: %v", st.Group, err)))
 	default:
 		fmt.Fprintf(s.stderr, "group %s: job %s proved checkpoint %s in %s.\n", st.Group, p.ID, report.Checkpoint, secondsOrHyphen(&report.Seconds))
 	}
-	return s.tidy(v)
+	return *report.Verdict == recovery.Cancelled, s.tidy(v)
 }
 
 // takeBack ends a job that nobody carries on.

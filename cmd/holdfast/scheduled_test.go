@@ -244,3 +244,44 @@ func TestProofMetricsAreListed(t *testing.T) {
 		t.Errorf("%s, %v", p, err)
 	}
 }
+
+// TestScheduleCancelled: a proof that a user cancels does not begin again before the schedule's next time.
+func TestScheduleCancelled(t *testing.T) {
+	s, _ := aSchedule(t)
+	text := "verify: {every: 24h, keep: 2}\nmachines:\n  - {name: web1, disks: [vol1], delay: 1m}\n"
+	if err := os.WriteFile(s.flags.machines, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.prove = func(*recovery.Plan) error { return nil }
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	said := &cancels{}
+	asked := false
+	said.stop = func() { // at each line
+		ids, err := failover.IDs(s.folder)
+		switch text := said.String(); {
+		case len(ids) > 1 || strings.Contains(text, "group lab: the next") || strings.Contains(text, "the next proof begins"):
+			stop()
+		case !asked && strings.Contains(text, "delay web1"):
+			asked, err = true, failover.AskToEnd(s.folder, "r1")
+		case !asked && strings.Contains(text, "group lab: "): // it could not begin
+			stop()
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Error(err)
+		}
+	}
+	s.stderr = said
+	before := time.Now()
+	if err := s.run(ctx); err != nil {
+		t.Error(err)
+	}
+	_, next, found := strings.Cut(said.String(), "the next proof begins at ")
+	at, err := time.Parse(time.RFC3339, strings.TrimSpace(next))
+	if !found || err != nil || at.Before(before.Add(24*time.Hour).Truncate(time.Second)) || at.After(time.Now().Add(24*time.Hour)) {
+		t.Errorf("%v:\n%s", err, said)
+	}
+	if r, err := reportOf(s.folder, "r1"); err != nil || *r.Verdict != recovery.Cancelled {
+		t.Errorf("%v: %+v", err, r)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
@@ -86,6 +87,30 @@ func plainDisk(f *holdfastv1.Failover, volume string) (hypervisor.Disk, error) {
 		}
 	}
 	return hypervisor.Disk{}, fmt.Errorf("the failover has no volume %s", volume)
+}
+
+// MovesOnto says why a failover is not to be reversed, as a job of the folder moves its machines onto plain disks: one that has begun with
+// a machine, or is being carried out. A filter would not see what such a machine writes. A job that cannot be read counts as one.
+func MovesOnto(folder, id string) error {
+	ids, err := IDs(folder)
+	if err != nil {
+		return err
+	}
+	for _, job := range ids {
+		entries, busy, err := Read(folder, job)
+		if err != nil {
+			return err
+		}
+		if len(entries) == 0 || entries[0].Plan == nil || entries[0].Plan.Onto == nil || entries[0].Plan.Onto.Failover != id {
+			continue
+		}
+		begun := slices.ContainsFunc(entries, func(e recovery.Entry) bool { return e.Began != nil && e.Began.Do == recovery.Onward })
+		if (begun || busy) && !invariant.Planted("failover/reverses-halfway") {
+			return fmt.Errorf("job %s moves its machines onto plain disks, and no filter would see what they write there: finish that first, with holdfast failover resume %s",
+				job, job)
+		}
+	}
+	return nil
 }
 
 // letGo has the target write to the disks no more.

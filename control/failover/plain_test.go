@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -173,4 +175,51 @@ func TestOntoPlainDisksHalts(t *testing.T) {
 	if err := newRunner(t, s, h).Run(t.Context(), j); !errors.Is(err, ErrBusy) {
 		t.Errorf("beside another process: %v", err)
 	}
+}
+
+// TestNoReversalBesideOnto: machines that have begun to move write past any filter, so their failover is not reversed any more, also by a
+// reversal that had begun before. Neither is one whose move is being carried out, nor beside a job that cannot be read.
+func TestNoReversalBesideOnto(t *testing.T) {
+	folder := inMemory(t)
+	f := func(id, want string) {
+		t.Helper()
+		if err := MovesOnto(folder, id); want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("failover %s: %v; want %q", id, err, want)
+		}
+	}
+	f("a", "")
+	s, h, of := onViews(t, folder)
+	s.failover.Disks = nil // so it halts at the first machine
+	p := ontoPlan(of)
+	j := begin(t, folder, p)
+	f(of.Key, "failover resume "+p.ID) // it is being carried out
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	f(of.Key, "")
+	reversal := begin(t, folder, &recovery.Plan{Key: "r", Kind: recovery.Reverse, Group: of.Group, Checkpoint: "42", Reversal: &recovery.Reversal{Failover: of.Key, ID: "00000000000000aa",
+		Disks: []recovery.ReverseDisk{{Volume: "data", ID: 1, Path: "/images/data.raw"}}}})
+	defer reversal.Close()
+	j, err := Open(folder, p.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := newRunner(t, s, h)
+	r.Source = r.Target
+	if err := errors.Join(r.Run(t.Context(), j), j.Close()); err != nil || !j.State.Halted {
+		t.Fatalf("%v: %+v", err, j.State)
+	}
+	f(of.Key, "failover resume "+p.ID)
+	f("a", "")
+	if err := r.Run(t.Context(), reversal); err != nil {
+		t.Fatal(err)
+	}
+	report, err := r.Report(reversal)
+	if err != nil || !reversal.State.Halted || !strings.Contains(fmt.Sprint(reversal.Failure(report)), "hand-over : job "+p.ID) {
+		t.Errorf("a reversal beside it is %+v: %v", reversal.State, reversal.Failure(report))
+	}
+	if err := os.WriteFile(filepath.Join(folder, p.ID, eventsName), []byte("nonsense\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f("a", "line 1")
 }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/holdfast-dr/holdfast/control/hypervisor"
@@ -43,8 +44,8 @@ func fileNode(name string, d hypervisor.Disk) (map[string]any, error) {
 }
 
 // PlanOnto says how a disk of a guest, which is the device, moves from where it is served onto a file, which node describes to QEMU.
-// Whatever an earlier try left is cleared away.
-func PlanOnto(g Guest, device string, from hypervisor.Disk, node map[string]any, bytes int64) (Plan, error) {
+// to is the file as a volume, of as many bytes as the guest's disk has. Whatever an earlier try left is cleared away.
+func PlanOnto(g Guest, device string, from hypervisor.Disk, node map[string]any, to *Volume) (Plan, error) {
 	socket, export, err := exportOf(from)
 	if err != nil {
 		return Plan{}, err
@@ -65,19 +66,34 @@ func PlanOnto(g Guest, device string, from hypervisor.Disk, node map[string]any,
 	switch {
 	case !served(&d.Root) && d.Root.Driver != "raw":
 		return p, fmt.Errorf("%s is neither on the view nor on a file: it is %s %s", device, d.Root.Driver, d.Root.File)
+	case !served(&d.Root) && !to.Same(d.Root.rawFile()) && !invariant.Planted("kvm/onto-any-file"):
+		return p, fmt.Errorf("%s is on another file than that of volume %s: it is %s, and not %s", device, to.Name, d.Root.File, to.Path)
 	case !served(&d.Root): // it has moved
 		p.Steps = paused(g, left)
 		return p, nil
 	case len(g.Jobs) > 0:
 		return p, fmt.Errorf("block jobs run: wait for them or end them: %v", g.Jobs)
-	case d.Root.Bytes != bytes && !invariant.Planted("kvm/onto-any-size"):
-		return p, fmt.Errorf("%s has %d bytes for the guest, and the file's volume %d", device, d.Root.Bytes, bytes)
+	case d.Root.Bytes != to.Bytes && !invariant.Planted("kvm/onto-any-size"):
+		return p, fmt.Errorf("%s has %d bytes for the guest, and the file's volume %d", device, d.Root.Bytes, to.Bytes)
 	}
 	p.Steps = slices.Concat(paused(g, left), []Step{
 		{What: "open the file in QEMU", QMP: &Command{"blockdev-add", node}, Undo: ptr(del(name))},
-		{What: "see that it has the size of the guest's disk", Make: &Expect{Node: name, Bytes: bytes}},
+		{What: "see that it has the size of the guest's disk", Make: &Expect{Node: name, Bytes: to.Bytes}},
 	}, paused(g, append(move(d, d.Root.Name, name), Step{What: "let go of the view", QMP: ptr(del(d.Root.Name))})))
 	return p, nil
+}
+
+// rawFile is the file of a raw node. QEMU tells of one with a size of its own, see fileNode, in JSON.
+func (n *Node) rawFile() string {
+	text, is := strings.CutPrefix(n.File, "json:")
+	if !is {
+		return n.File
+	}
+	var options struct{ File struct{ Filename string } }
+	if json.Unmarshal([]byte(text), &options) != nil {
+		return ""
+	}
+	return options.File.Filename
 }
 
 // SetDisk moves a disk of a machine onto a file: in QEMU first, where it runs, and then in its definition.
@@ -131,7 +147,12 @@ func moveOnto(ctx context.Context, l *Local, dir string, i int, from, to hypervi
 	if err != nil {
 		return err
 	}
-	p, err := PlanOnto(g, "vd"+strconv.Itoa(i), from, node, to.Bytes)
+	v, err := mon.Disk(Volume{Name: to.Volume, Path: to.File})
+	if err != nil {
+		return err
+	}
+	v.Bytes = to.Bytes // the file may be longer
+	p, err := PlanOnto(g, "vd"+strconv.Itoa(i), from, node, &v)
 	if err != nil {
 		return err
 	}

@@ -15,9 +15,12 @@ import (
 func TestPlanOnto(t *testing.T) {
 	from := hypervisor.Disk{Volume: "v1", NBD: onFilter}
 	node := map[string]any{"driver": "raw", "node-name": "disk0-file", "file": "/v1.raw"}
+	onto := func(bytes int64) *Volume {
+		return &Volume{Name: "v1", Path: "/v1.raw", Bytes: bytes, Same: func(file string) bool { return file == "/v1.raw" }}
+	}
 	f := func(g Guest, bytes int64, want string) {
 		t.Helper()
-		p, err := PlanOnto(g, "vd0", from, node, bytes)
+		p, err := PlanOnto(g, "vd0", from, node, onto(bytes))
 		var got []string
 		for _, s := range p.Steps {
 			what := "see"
@@ -48,6 +51,10 @@ func TestPlanOnto(t *testing.T) {
 	f(testGuest("vd1 raw /x"), 1<<20, `no disk "vd0"`)
 	moved := testGuest("vd0 raw /v1.raw")
 	f(moved, 1<<20, "")
+	f(testGuest(`vd0 raw json:{"driver":"raw","size":1048576,"file":{"driver":"file","filename":"/v1.raw"}}`), 1<<20, "")
+	for _, other := range []string{"/v1.raw.old", "json:", `json:{"driver":"raw","file":{"driver":"file","filename":"/v2.raw"}}`} {
+		f(testGuest("vd0 raw "+other), 1<<20, "on another file than that of volume v1: it is "+other+", and not /v1.raw")
+	}
 	half := testGuest("vd0 nbd " + onFilter) // killed after the file was opened
 	half.Nodes = append(half.Nodes, Node{Name: "disk0-file", Driver: "raw", File: "/v1.raw", Bytes: 1 << 20})
 	f(half, 1<<20, "del disk0-file, add disk0-file, see, qom-set disk0-file, see, del #block0")
@@ -60,7 +67,7 @@ func TestPlanOnto(t *testing.T) {
 	threads := testGuest("vd0 nbd " + onFilter)
 	threads.Threads = true
 	f(threads, 1<<20, "add disk0-file, see, stop, qom-set disk0-file, see, del #block0, cont")
-	if _, err := PlanOnto(served, "vd0", hypervisor.Disk{NBD: "/x"}, node, 1); err == nil {
+	if _, err := PlanOnto(served, "vd0", hypervisor.Disk{NBD: "/x"}, node, onto(1)); err == nil {
 		t.Error("a disk that was not served is planned")
 	}
 }
@@ -133,12 +140,25 @@ func TestSetDisk(t *testing.T) {
 	if now, err := holder(dir); err != nil || now != pid {
 		t.Errorf("process %d, was %d: %v", now, pid, err)
 	}
+	must(os.Link(file, file+".link")) // another name of the same
+	linked := to
+	linked.File = file + ".link"
+	must(WriteFile(filepath.Join(dir, definitionName), text))
+	must(l.SetDisk(ctx, "web1", linked))
+	must(os.WriteFile(other.File, make([]byte, 1<<20), 0o600)) // and another file
+	must(WriteFile(filepath.Join(dir, definitionName), text))
+	if err := l.SetDisk(ctx, "web1", other); err == nil || !strings.Contains(err.Error(), "another file") {
+		t.Errorf("on %s, asked to be on %s: %v", file, other.File, err)
+	}
+	must(l.SetDisk(ctx, "web1", to))
+	must(os.Truncate(file, 1<<20+4096)) // in whole blocks
 	must(os.Remove(socket))
 	must(l.Stop(ctx, "web1", hypervisor.ByForce))
 	must(l.Start(ctx, "web1"))
 	until(t, "the guest says HELLO again", func() bool { p, _ := l.Serial(ctx, "web1", 0); return string(p) == "HELLO\nHELLO\n" })
+	must(WriteFile(filepath.Join(dir, definitionName), text))
 	must(l.SetDisk(ctx, "web1", to))
-	if d := root(); d.Root.Driver != "raw" {
+	if d := root(); d.Root.Driver != "raw" || d.Root.Bytes != 1<<20 {
 		t.Errorf("started again it is on %+v", d.Root)
 	}
 }
