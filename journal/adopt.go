@@ -206,15 +206,16 @@ func (g *Group) LetGo(id string) ([]Disk, error) {
 
 // emptied says whether the replicas hold all that was written to the failover's view.
 func (g *Group) emptied() error {
-	i := g.Failover()
-	if !i.State.Shows() || invariant.Planted("journal/releases-unsettled") {
+	f := g.failoverNow()
+	if !f.State.Shows() || invariant.Planted("journal/releases-unsettled") {
 		return nil
 	}
-	if i.View.View == nil {
-		return i.Err
+	i, err := g.settlesFrom(f)
+	if i.View == nil {
+		return err
 	}
-	for _, v := range i.View.View.Volumes() {
-		if n := i.View.View.Written(v.ID); n > 0 {
+	for _, v := range i.View.Volumes() {
+		if n := i.View.Written(v.ID); n > 0 {
 			return fmt.Errorf("volume %d has %d blocks in scratch: somebody writes to the view: %w", v.ID, n, ErrInUse)
 		}
 	}

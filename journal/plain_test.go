@@ -241,24 +241,71 @@ func TestLetGoErrorAtEveryOperation(t *testing.T) {
 	}
 }
 
+// rotDisk changes a byte of a block that the machines have not written; twice: it is whole again.
+func rotDisk(t *testing.T, disk *faultdisk.Disk, name string) {
+	t.Helper()
+	const off = 20 * 4096
+	f, err := disk.Open(name, 0)
+	ok(t, err)
+	p := make([]byte, 1)
+	_, err = f.ReadAt(p, off)
+	ok(t, err)
+	_, err = f.WriteAt([]byte{p[0] ^ 1}, off)
+	ok(t, errors.Join(err, f.Close()))
+}
+
+// A run that fails leaves nothing behind for the next: once the cause is gone the view passes, and as long as it is there the reason stays what it is.
+func TestSettleFailsAndGoesOn(t *testing.T) {
+	disk, images := settledWorld(t)
+	run := func(w *target) string {
+		t.Helper()
+		ok(t, w.group.PassFailover(0))
+		w.group.upkeepSettled()
+		i := w.group.Failover()
+		return fmt.Sprintf("%s: %v", i.State, i.Err)
+	}
+	never := func(w *target) (first string) {
+		t.Helper()
+		first = run(w)
+		for range 9 {
+			if again := run(w); again != first || !strings.Contains(first, "the failover does not settle") {
+				t.Fatalf("it says:\n%s\nand then:\n%s", first, again)
+			}
+		}
+		return first
+	}
+	rotten := disk.Kill()
+	w, err := openTarget(disk)
+	ok(t, err)
+	name := w.group.Disks()[0].Path
+	disk.Inject(faultdisk.Fault{Ops: faultdisk.OpOpen, Err: syscall.EIO, Ever: true, Only: func(n string) bool { return n == name }})
+	never(w)
+	disk.Heal()
+	for range 2 {
+		if now := run(w); now != "passing: <nil>" {
+			t.Errorf("its disks are mended, and it is %s", now)
+		}
+	}
+	ok(t, w.sees(images))
+	ok(t, w.store.Close())
+
+	w, err = openTarget(rotten)
+	ok(t, err)
+	rotDisk(t, rotten, name)
+	if says := never(w); !strings.Contains(says, "machines stay on the view") {
+		t.Errorf("of a disk that has rotted it says %s", says)
+	}
+	ok(t, w.store.Close())
+}
+
 // Disks of which something does not verify are none for a machine: the view stays as it is, and says why. It is read back
 // anew when the store is opened again. Who wants the disks for something else does not wait until they were read back.
 func TestPassReadsBack(t *testing.T) {
 	disk, images := settledWorld(t)
 	w, err := openTarget(disk)
 	ok(t, err)
-	const block = 20 // not one that the machines have written
 	name := w.group.Disks()[0].Path
-	rot := func() {
-		t.Helper()
-		f, err := disk.Open(name, 0)
-		ok(t, err)
-		p := make([]byte, 1)
-		_, err = f.ReadAt(p, block*4096)
-		ok(t, err)
-		_, err = f.WriteAt([]byte{p[0] ^ 1}, block*4096)
-		ok(t, errors.Join(err, f.Close()))
-	}
+	rot := func() { t.Helper(); rotDisk(t, disk, name) }
 	w.group.hurried.Add(1)
 	ok(t, w.group.settle(noPace))
 	if s := w.group.Failover().State; s != failover.Settled {
