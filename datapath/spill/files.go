@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"path"
 	"slices"
 	"strings"
@@ -292,7 +293,7 @@ func (f *files) sweep() (err error) {
 		if f.tail == s {
 			f.tail = nil
 		}
-		if e := f.disk.fs.Remove(s.name); e != nil {
+		if e := f.disk.fs.Remove(s.name); e != nil && !errors.Is(e, fs.ErrNotExist) { // somebody tidied up
 			err = errors.Join(err, e)
 			continue
 		}

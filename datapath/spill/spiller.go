@@ -160,11 +160,14 @@ func (w *Window) sweep(failed bool) {
 	}
 }
 
-// failedLocked notes what the disk said, and leaves it alone for a while.
+// failedLocked notes what the disk said, and leaves it alone for a while. One that has no room, or was not looked at
+// yet, did not fail.
 func (w *Window) failedLocked(err error) {
 	w.mu.disk.trouble = err
 	w.mu.disk.rests = time.Now().Add(restAfter)
-	w.mu.disk.failures++
+	if !errors.Is(err, errFull) && !errors.Is(err, errAllot) && !errors.Is(err, errNotReady) {
+		w.mu.disk.failures++
+	}
 }
 
 // runToEvict lends the records that are to go to disk next; none: nothing is to.

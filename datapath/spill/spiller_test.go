@@ -462,7 +462,7 @@ func TestSpillFull(t *testing.T) {
 					t.Fatalf("a full disk took it all: %v", err)
 				}
 				s, d := r.Stats(), r.SpillStats()
-				if s.Bytes < 1<<20 || r.Spills() || !d.Full && d.Trouble == nil || heal != nil && (d.Disk != 0 || d.Failures == 0) {
+				if s.Bytes < 1<<20 || r.Spills() || !d.Full && d.Trouble == nil || heal != nil && d.Disk != 0 || (d.Failures > 0) != (name == "ENOSPC") {
 					t.Errorf("%+v, %+v", s, d)
 				}
 				if heal != nil {
@@ -477,6 +477,68 @@ func TestSpillFull(t *testing.T) {
 			})
 		})
 	}
+}
+
+// refuser is a part of a disk that others take just before this one.
+type refuser struct{ allotment }
+
+func (*refuser) Take(int64) bool { return false }
+
+// TestSpillNotYet: a folder that was not looked at yet, and a part that others took, are trouble and no failures.
+func TestSpillNotYet(t *testing.T) {
+	for want, prepare := range map[error]func(*rig) error{
+		errNotReady: func(*rig) error { return nil },
+		errAllot: func(r *rig) error {
+			r.spiller.files.allot = &refuser{allotment{left: 10 * SegmentBytes}}
+			return r.disk.Open()
+		},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(faultdisk.New(512), 1<<20, 10)
+			if err := prepare(r); err != nil {
+				t.Fatal(err)
+			}
+			ctx, stop := context.WithTimeout(t.Context(), 5*time.Second)
+			defer stop()
+			var wg sync.WaitGroup
+			wg.Go(func() { r.Run(ctx) })
+			if err := r.fill(ctx, 1000); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%v: it was filled: %v", want, err)
+			}
+			if d := r.SpillStats(); !errors.Is(d.Trouble, want) || d.Failures != 0 {
+				t.Errorf("%+v, want %v", d, want)
+			}
+			wg.Wait()
+			r.Reset(1)
+			if err := errors.Join(r.allReleased(), r.disk.Close()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestSpillTidied: files that somebody removed are gone, as they were to be: what stood in them comes back, and their part of
+// the disk is given back.
+func TestSpillTidied(t *testing.T) {
+	disk := faultdisk.New(512)
+	spilling(t, disk, 100, func(ctx context.Context, r *rig) {
+		if err := r.fill(ctx, 1000); err != nil {
+			t.Fatal(err)
+		}
+		names := spillFiles(t, disk)
+		for _, name := range names {
+			if err := disk.Remove(name); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := r.drain(ctx, 1); err != nil || len(names) == 0 {
+			t.Fatalf("%d files: %v", len(names), err)
+		}
+		synctest.Wait()
+		if d := r.SpillStats(); d.Failures != 0 || d.Trouble != nil || d.Disk != 0 {
+			t.Errorf("%+v", d)
+		}
+	})
 }
 
 // TestSpillDamage: what does not come back as it was put is never lent, and that is said; after a Reset all is well.
