@@ -23,15 +23,13 @@ func (c *carrier) committed(ctx context.Context) (*holdfastv1.Failover, error) {
 	return f, err
 }
 
-// passes says whether the disks of a failover hold all that its machines see, and go on to.
-func passes(f *holdfastv1.Failover) bool {
-	switch f.GetState() {
-	case api.FailoverOnDisks:
-		return true
-	case api.FailoverPassing:
-		return f.GetView().GetScratchBytes() == 0
+// passes says whether the disks of a failover hold all that its machines see, and go on to. What stands in the way is an error. That nothing
+// stands in scratch does not say it: zeros take no space there, and a view that is broken or not there has none.
+func passes(f *holdfastv1.Failover) (bool, error) {
+	if f.Reason != "" {
+		return false, api.Errorf(api.Precondition, "mend that", "%s", f.Reason)
 	}
-	return invariant.Planted("failover/onto-unsettled")
+	return f.GetOnDisksAlone() || invariant.Planted("failover/onto-unsettled"), nil
 }
 
 // settle waits until the target's disks are what the machines see.
@@ -46,13 +44,12 @@ func (c *carrier) settle(ctx context.Context) (found, error) {
 		default:
 			return "", false, api.Errorf(api.Precondition, "commit it first", "the failover is %s, and not committed", f.State)
 		}
-		if passes(f) {
-			return "", true, nil
+		far = fmt.Sprintf("%s: %d KiB of what machines wrote are in scratch", f.State, f.View.GetScratchBytes()>>10)
+		if why := f.View.GetReason(); why != "" {
+			far += "; the view is " + f.View.GetState() + ": " + why
 		}
-		if f.Reason != "" {
-			return "", false, api.Errorf(api.Precondition, "mend that", "%s", f.Reason)
-		}
-		return fmt.Sprintf("%s: %d KiB of what machines wrote are in scratch", f.State, f.View.GetScratchBytes()>>10), false, nil
+		done, err = passes(f)
+		return far, done, err
 	})
 	return found{text: fmt.Sprintf("%d disks hold all that the machines see", len(f.GetDisks()))}, err
 }
@@ -61,7 +58,11 @@ func (c *carrier) settle(ctx context.Context) (found, error) {
 func (c *carrier) onto(ctx context.Context, m *recovery.Machine) (found, error) {
 	var f *holdfastv1.Failover
 	err := again(ctx, func() (err error) { f, err = c.committed(ctx); return err })
-	if err == nil && !passes(f) {
+	var all bool
+	if err == nil {
+		all, err = passes(f)
+	}
+	if err == nil && !all {
 		err = errors.New("the disks do not hold all that the machines see")
 	}
 	if err != nil {

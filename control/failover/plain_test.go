@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
@@ -44,7 +45,7 @@ func onViews(t *testing.T, folder string) (s *site, h *host, of *recovery.Plan) 
 		def.Disks = []hypervisor.Disk{{Volume: "data", NBD: "nbd+unix:///data?socket=/run/v"}}
 		h.machines[m.Name] = &testMachine{def: def, state: hypervisor.Running}
 	}
-	s.failover = &holdfastv1.Failover{Id: of.Key, Group: of.Group, State: api.FailoverPassing, View: &holdfastv1.View{Id: "v1"},
+	s.failover = &holdfastv1.Failover{Id: of.Key, Group: of.Group, State: api.FailoverPassing, OnDisksAlone: true, View: &holdfastv1.View{Id: "v1"},
 		Disks: []*holdfastv1.Disk{{Volume: "data", Id: 1, Bytes: 1 << 20, Path: "/store/data.raw"}}}
 	return s, h, of
 }
@@ -60,19 +61,22 @@ func TestOntoPlainDisks(t *testing.T) {
 	for at := range 2 * 4 {
 		folder := inMemory(t)
 		s, h, of := onViews(t, folder)
-		s.failover.State = api.FailoverSettled
+		s.failover.State, s.failover.OnDisksAlone = api.FailoverSettled, false
 		r := newRunner(t, s, h)
+		now := time.Now()
+		r.Now = func() time.Time { now = now.Add(tellEvery); return now } // each look is told of
 		var told []string
 		r.Progress = func(text string) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			told = append(told, text)
+			s.failover.OnDisksAlone = s.failover.State == api.FailoverPassing // a while after it passes, with nothing in scratch
 			s.failover.State = api.FailoverPassing
 		}
 		h.fail = func(what, name string) error {
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			if what == "set-disk" && s.failover.State != api.FailoverPassing {
+			if what == "set-disk" && !s.failover.OnDisksAlone {
 				return errors.New("moved too early")
 			}
 			return nil
@@ -152,7 +156,10 @@ func TestOntoPlainDisksHalts(t *testing.T) {
 	f("another one", func(_ *site, _ *host, p *recovery.Plan) { p.Onto.Failover = "b" })
 	f("not committed", func(s *site, _ *host, _ *recovery.Plan) { s.failover.State = api.FailoverRecovering })
 	f("its replica is damaged", func(s *site, _ *host, _ *recovery.Plan) {
-		s.failover.State, s.failover.Reason = api.FailoverSettled, "volume 1: its replica is damaged"
+		s.failover.State, s.failover.OnDisksAlone, s.failover.Reason = api.FailoverSettled, false, "volume 1: its replica is damaged"
+	})
+	f("the view does not open", func(s *site, _ *host, _ *recovery.Plan) {
+		s.failover.View, s.failover.Reason = nil, "the view does not open"
 	})
 	f("no volume data", func(s *site, _ *host, _ *recovery.Plan) { s.failover.Disks = nil })
 	f("QEMU refuses", func(_ *site, h *host, _ *recovery.Plan) {
@@ -163,6 +170,34 @@ func TestOntoPlainDisksHalts(t *testing.T) {
 			return nil
 		}
 	})
+	for want, change := range map[string]func(*holdfastv1.Failover){ // between settle and the first machine, as after a restart of the target
+		"do not hold all":        func(f *holdfastv1.Failover) { f.OnDisksAlone, f.View = false, nil },
+		"its replica is damaged": func(f *holdfastv1.Failover) { f.Reason = "volume 1: its replica is damaged" },
+	} {
+		folder := inMemory(t)
+		s, h, of := onViews(t, folder)
+		r := newRunner(t, s, h)
+		r.Tell = func(step recovery.Step, ended bool, _ string, _ error) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if ended && step.Do == recovery.Settle {
+				change(s.failover)
+			}
+		}
+		j := begin(t, folder, ontoPlan(of))
+		defer j.Close()
+		if err := r.Run(t.Context(), j); err != nil {
+			t.Fatal(err)
+		}
+		if report, err := r.Report(j); err != nil || !j.State.Halted || !strings.Contains(fmt.Sprint(j.Failure(report)), want) {
+			t.Errorf("it is %+v: %v; want %q", j.State, j.Failure(report), want)
+		}
+		for name, m := range h.machines {
+			if m.def.Disks[0].File != "" {
+				t.Errorf("%s has moved: %+v", name, m.def.Disks)
+			}
+		}
+	}
 	folder := inMemory(t) // while another process has the machines' job
 	s, h, of := onViews(t, folder)
 	other, err := Open(folder, of.ID)
