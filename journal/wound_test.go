@@ -86,7 +86,7 @@ func TestReadBackSpoils(t *testing.T) {
 			disk := faultdisk.New(512)
 			s := newSource(41)
 			s.script()
-			for range 8 {
+			for range 10 {
 				s.write(5)
 				s.checkpoint()
 			}
