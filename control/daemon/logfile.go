@@ -84,7 +84,8 @@ func (l *logFile) run() {
 			l.lost.Add(1)
 			continue
 		}
-		if lost := l.lost.Swap(0); lost > 0 {
+		lost := l.lost.Swap(0)
+		if lost > 0 {
 			line = fmt.Appendf(nil, "time=%s level=WARN msg=\"lines are left out here: this file could not be written in time\" lines=%d\n%s", time.Now().Format(time.RFC3339Nano), lost, line)
 		}
 		if err := l.put(line); err != nil {
@@ -92,7 +93,7 @@ func (l *logFile) run() {
 				l.say(fmt.Sprintf("the log file is not written: %v", err))
 			}
 			l.failed = time.Now()
-			l.lost.Add(1)
+			l.lost.Add(lost + 1)
 			continue
 		}
 		l.failed = time.Time{}
