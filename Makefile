@@ -43,7 +43,7 @@ endif
 # What the checks use beside Go: a C compiler for the race detector, real NBD clients, what a guest is made of, what reads .proto files, promtool, systemd-analyze, and
 # what README's lines use.
 check:
-	@tools/setup/packages.sh gcc libc6-dev qemu-utils fio libnbd-bin nbdkit iproute2 qemu-system-x86 busybox-static e2fsprogs libvirt-daemon-driver-qemu ovmf protobuf-compiler libprotobuf-dev prometheus systemd curl git
+	@tools/setup/packages.sh gcc libc6-dev qemu-utils fio libnbd-bin nbdkit iproute2 qemu-system-x86 busybox-static e2fsprogs libvirt-daemon ovmf protobuf-compiler libprotobuf-dev prometheus systemd curl git
 	$(GO) run ./tools/check
 
 bench: build

@@ -49,7 +49,7 @@ func Libvirtd(t testing.TB) config.Hypervisor {
 	t.Helper()
 	for _, name := range []string{"libvirtd", qemu} {
 		if _, err := exec.LookPath(name); err != nil {
-			t.Skip(name + " is not there; install it: apt-get install libvirt-daemon libvirt-daemon-driver-qemu qemu-system-x86")
+			t.Skip(name + " is not there; install it: apt-get install libvirt-daemon qemu-system-x86")
 		}
 	}
 	dir, err := os.MkdirTemp("", "hfv") // sockets have short names
