@@ -208,6 +208,13 @@ func (w *world) movesToDisks(f *holdfastv1.Failover) (image []byte) {
 		if _, err := letGo(f.Id); api.AsFailure(err) == nil || api.AsFailure(err).Code != api.Unavailable {
 			w.t.Errorf("let go of a disk that somebody is connected to: %v", err)
 		}
+		if res, err := recovery.MoveOn(ctx, &holdfastv1.RecoveryServiceMoveOnRequest{Id: f.Id}); err != nil || res.Failover.State != api.FailoverMoving || !res.Failover.OnDisksAlone {
+			w.t.Errorf("the machine is about to move: %v, %v", res, err)
+		}
+		_, err := recovery.HandOver(ctx, &holdfastv1.RecoveryServiceHandOverRequest{Id: "00000000000000aa", Stream: "00000000000000bb", Control: "127.0.0.1:1", Data: "127.0.0.1:1"})
+		if api.AsFailure(err) == nil || api.AsFailure(err).Code != api.Precondition || !strings.Contains(err.Error(), "begun to move") {
+			w.t.Errorf("its disk is handed over: %v", err)
+		}
 		if _, err := c.WriteAt([]byte("still"), 90000); err != nil {
 			w.t.Fatal(err)
 		}

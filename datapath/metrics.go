@@ -327,7 +327,7 @@ func (m metrics) collectRetention(t *Target, gauge, count func(*prometheus.Desc,
 		gauge(descJournal, float64(r.Usage.Replica), name, "replica")
 		gauge(descDamage, float64(g.Damaged()), name)
 		if f := g.Failover(); f.State != failover.None {
-			for s := failover.Raised; s <= failover.OnDisks; s++ {
+			for s := failover.Raised; s <= failover.Last; s++ {
 				gauge(descFailover, map[bool]float64{true: 1}[s == f.State], name, s.String())
 			}
 		}

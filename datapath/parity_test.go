@@ -75,6 +75,40 @@ func TestStoresAreLost(t *testing.T) {
 	w.startTarget()
 	w.awaitState(api.StateProtected)
 	w.verify("with another store gone")
+
+	get := w.commits() // machines stay on the view, and the target says so
+	w.await("the replicas hold the checkpoint", func() bool { return get().State == api.FailoverSettled })
+	if f := get(); !strings.Contains(f.NeverPlain, "several stores") || f.OnDisksAlone || f.Reason != "" {
+		t.Errorf("over several stores: %v", f)
+	}
+	handlers = Handlers(Identity{}, nil, w.tg)
+	if st, err = handlers.Status.Get(context.Background(), &holdfastv1.StatusServiceGetRequest{}); err != nil || !strings.Contains(st.Groups[0].Reason, "stay on the view: the target keeps its disks over several stores") {
+		t.Errorf("status over several stores: %v, %v", st, err)
+	}
+	if _, err := handlers.Recovery.MoveOn(context.Background(), &holdfastv1.RecoveryServiceMoveOnRequest{}); api.AsFailure(err) == nil || api.AsFailure(err).Code != api.Precondition {
+		t.Errorf("machines move on: %v", err)
+	}
+}
+
+// commits has a failover to the newest checkpoint that is committed, and returns what tells of it.
+func (w *world) commits() func() *holdfastv1.Failover {
+	w.t.Helper()
+	ctx, recovery := context.Background(), Handlers(Identity{}, nil, w.tg).Recovery
+	_, err := recovery.Begin(ctx, &holdfastv1.RecoveryServiceBeginRequest{Checkpoint: api.Latest, Id: "a"})
+	if err == nil {
+		_, err = recovery.Commit(ctx, &holdfastv1.RecoveryServiceCommitRequest{Id: "a"})
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return func() *holdfastv1.Failover {
+		w.t.Helper()
+		res, err := recovery.Get(ctx, &holdfastv1.RecoveryServiceGetRequest{})
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		return res.Failover
+	}
 }
 
 // TestLocalParity damages a sealed segment that has parity beside it.
@@ -93,4 +127,6 @@ func TestLocalParity(t *testing.T) {
 	})
 	g.end()
 	w.verify("with local parity")
+	get := w.commits() // the disks are files as any, which machines may move onto
+	w.await("the disks are plain", func() bool { return get().OnDisksAlone })
 }

@@ -99,6 +99,8 @@ func failoverState(i journal.FailoverInfo) (state, reason string, ok bool) {
 	case failover.Passing:
 		reason = fmt.Sprintf("the live failover at checkpoint %d was committed: machines run on view v%d, which passes to plain disks all but %d KiB of what they wrote; holdfast failover plain moves them there",
 			i.Checkpoint, i.View.Number, i.View.ScratchBytes>>10)
+	case failover.Moving:
+		reason = fmt.Sprintf("the live failover at checkpoint %d was committed: machines move from view v%d onto plain disks", i.Checkpoint, i.View.Number)
 	case failover.OnDisks:
 		reason = fmt.Sprintf("the live failover at checkpoint %d was committed: machines run on plain disks, and nothing of this group is kept any more", i.Checkpoint)
 	default:
@@ -106,6 +108,9 @@ func failoverState(i journal.FailoverInfo) (state, reason string, ok bool) {
 	}
 	if i.Timer != 0 && (i.State == failover.Raised || i.State == failover.Recovering) {
 		reason += fmt.Sprintf("; %s by itself in %s", i.Then, i.Remains.Round(time.Second))
+	}
+	if i.NeverPlain != "" && i.State == failover.Settled {
+		reason += "; they stay on the view: " + i.NeverPlain
 	}
 	if i.Note != "" {
 		reason += fmt.Sprintf("; the source was not stopped (%s): two copies may live", i.Note)
@@ -188,6 +193,17 @@ func (h recoveryHandler) end(group, id string, how func(*journal.Group, string) 
 	return h.failover(g, i)
 }
 
+// MoveOn says that machines are about to move onto the disks.
+func (h recoveryHandler) MoveOn(_ context.Context, r *holdfastv1.RecoveryServiceMoveOnRequest) (*holdfastv1.RecoveryServiceMoveOnResponse, error) {
+	m, err := h.end(r.Group, r.Id, func(g *journal.Group, id string) (journal.FailoverInfo, error) {
+		if i := g.Failover(); i.NeverPlain != "" {
+			return i, api.Errorf(api.Precondition, "leave them on the view", "%s", i.NeverPlain)
+		}
+		return g.MoveOn(id)
+	})
+	return &holdfastv1.RecoveryServiceMoveOnResponse{Failover: m}, err
+}
+
 // LetGo ends the view of a failover whose machines have moved onto its disks.
 func (h recoveryHandler) LetGo(_ context.Context, r *holdfastv1.RecoveryServiceLetGoRequest) (*holdfastv1.RecoveryServiceLetGoResponse, error) {
 	m, err := h.end(r.Group, r.Id, h.letGo)
@@ -224,7 +240,7 @@ func failoverFailure(i journal.FailoverInfo, err error) error {
 		return api.Errorf(api.Precondition, "go back by protecting the machines that run here", "%v", err)
 	case errors.Is(err, failover.ErrRolledBack):
 		return api.Errorf(api.Precondition, "begin another one", "%v", err)
-	case errors.Is(err, failover.ErrNotCommitted), errors.Is(err, failover.ErrReleased):
+	case errors.Is(err, failover.ErrNotCommitted), errors.Is(err, failover.ErrReleased), errors.Is(err, failover.ErrMoving):
 		return api.Errorf(api.Precondition, "see how it stands", "%v", err)
 	case errors.Is(err, failover.ErrUnsettled), errors.Is(err, journal.ErrInUse):
 		return api.Errorf(api.Unavailable, "see how it stands, and ask again", "%v", err)
@@ -253,7 +269,7 @@ func (h recoveryHandler) failover(g *journal.Group, i journal.FailoverInfo) (*ho
 			m.Left = api.Span(i.Remains)
 		}
 	}
-	m.Lineage, m.OnDisksAlone = fmt.Sprintf("%016x", g.Info().Lineage), i.OnDisksAlone()
+	m.Lineage, m.OnDisksAlone, m.NeverPlain = fmt.Sprintf("%016x", g.Info().Lineage), i.OnDisksAlone(), i.NeverPlain
 	for _, d := range disksOf(g, i) {
 		m.Disks = append(m.Disks, &holdfastv1.Disk{Volume: d.Name, Id: uint32(d.ID), Bytes: uint64(d.Bytes), Path: d.Path})
 	}

@@ -187,6 +187,17 @@ func (g *Group) letGo(e failover.Event) error {
 	return nil
 }
 
+// MoveOn states that machines are about to move onto the disks of a failover that passes all to these: from then on they are not given away
+// any more. Again it changes nothing. Those of failover.Step.
+func (g *Group) MoveOn(id string) (FailoverInfo, error) {
+	e := failover.MoveOn{ID: id}
+	if f := g.failoverNow(); f.State == failover.OnDisks { // of which nothing else is left
+		_, err := f.Step(e)
+		return g.Failover(), err
+	}
+	return g.endFailover(e)
+}
+
 // LetGo ends the view of a failover that passes all to its disks: the machines have moved onto these, and from the moment at
 // which that is stated nothing of the store is written to them any more. The rest of the group is removed when the store is
 // opened again. Again it returns the same. ErrInUse: somebody writes to the view, and its scratch is not empty; those of failover.Step.

@@ -249,6 +249,14 @@ func survivesRelease(disk *faultdisk.Disk, images map[record.VolumeID][]byte) (e
 
 func TestReleaseCrashAtEveryOperation(t *testing.T) {
 	disk, images := settledWorld(t)
+	crashGivingUp(t, disk, images, func(g *Group) error { _, err := g.Release(""); return err }, survivesRelease, (*target).givenAway)
+}
+
+// crashGivingUp has a group give its disks up, and the store opened again, which removes the rest of the group, with a crash at every
+// operation of the disk.
+func crashGivingUp(t *testing.T, disk *faultdisk.Disk, images map[record.VolumeID][]byte, giveUp func(*Group) error,
+	survives func(*faultdisk.Disk, map[record.VolumeID][]byte) error, over func(*target, *faultdisk.Disk, map[record.VolumeID][]byte) error) {
+	t.Helper()
 	w, err := openTarget(disk)
 	ok(t, err)
 	var failed error
@@ -256,19 +264,18 @@ func TestReleaseCrashAtEveryOperation(t *testing.T) {
 	disk.OnOp(func(op faultdisk.Op, name string) {
 		for _, keep := range keeps {
 			points++
-			if err := survivesRelease(disk.Crash(rng, keep), images); err != nil && failed == nil {
+			if err := survives(disk.Crash(rng, keep), images); err != nil && failed == nil {
 				failed = fmt.Errorf("operation %d (%#x of %s), keep %d: %w", disk.Ops(), op, name, keep, err)
 			}
 		}
 	})
-	_, err = w.group.Release("")
-	ok(t, err)
+	ok(t, giveUp(w.group))
 	ok(t, w.store.Close())
 	w, err = openStore(disk) // the removal
 	ok(t, err)
 	disk.OnOp(nil)
 	ok(t, failed)
-	ok(t, w.givenAway(disk, images))
+	ok(t, over(w, disk, images))
 	ok(t, w.store.Close())
 	t.Logf("%d crashes", points)
 }

@@ -79,18 +79,24 @@ const (
 	// Of version 6.
 	entryPlain entryKind = 23 // the disks of the failover before it are plain
 
+	// Of version 7.
+	entryMoving entryKind = 24 // machines have begun to move onto those disks
+
 	firstOfVersion2 = entryTag
 	firstOfVersion3 = entryFailover
 	firstOfVersion4 = entryReleased
 	firstOfVersion5 = entryEnded
 	firstOfVersion6 = entryPlain
-	lastKnown       = entryPlain
+	firstOfVersion7 = entryMoving
+	lastKnown       = entryMoving
 )
 
 // version is that of the slots that hold such entries: a release that knows only the
 // older kinds must refuse a newer one, and not take it for the torn end of the file.
 func (k entryKind) version() byte {
 	switch {
+	case k >= firstOfVersion7:
+		return 7
 	case k >= firstOfVersion6:
 		return 6
 	case k >= firstOfVersion5:

@@ -116,6 +116,10 @@ func (f *facts) apply(e entry) {
 		if f.failover.State.Final() {
 			f.failover.State = e.state
 		}
+	case entryMoving:
+		if f.failover.State.Final() {
+			f.failover.State = failover.Moving
+		}
 	case entryDisk:
 		f.disks[e.volume] = e.reason
 	case entryThinned:
@@ -252,6 +256,8 @@ func plainEntry(s failover.State) (entry, bool) {
 	switch s {
 	case failover.Passing, failover.OnDisks:
 		return entry{kind: entryPlain, state: s}, true
+	case failover.Moving:
+		return entry{kind: entryMoving}, true
 	case failover.Released:
 		return entry{kind: entryReleased}, true
 	}

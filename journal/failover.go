@@ -32,19 +32,15 @@ type FailoverInfo struct {
 	View    ViewInfo       // what machines run on; Number 0: it is not there
 	Err     error          // why it does not get on, or what ails its view; nil: nothing
 	Over    failover.Ended // how it was ended; zero: it was not, or nobody knows
+	// NeverPlain says why its disks never become plain ones, for people; empty: they do.
+	NeverPlain string
 }
 
 // OnDisksAlone says that the disks hold all that the machines see, durably but for what these have not flushed. How much stands in scratch does
 // not say it: zeros there take no space, and a view that is not there has none.
 func (i FailoverInfo) OnDisksAlone() bool {
-	switch v := i.View.View; i.State {
-	case failover.OnDisks:
-		return true
-	case failover.Passing:
-		return v != nil && v.Passed()
-	default:
-		return false
-	}
+	v := i.View.View
+	return i.State == failover.OnDisks || i.State.Passes() && v != nil && v.Passed()
 }
 
 // BeginFailover fences the source and opens the group at a checkpoint, for machines to run on. Both
@@ -328,7 +324,7 @@ func (g *Group) timePasses(machines int) error {
 // Failover tells of the group's last failover.
 func (g *Group) Failover() FailoverInfo {
 	f := g.failoverNow()
-	i := FailoverInfo{Failover: f, Remains: f.LeftAt(g.store.cfg.Clock())}
+	i := FailoverInfo{Failover: f, Remains: f.LeftAt(g.store.cfg.Clock()), NeverPlain: g.neverPlain()}
 	if f.State == failover.RollingBack || f.State == failover.RolledBack {
 		i.Over, _ = failover.Find(g.manifest.now().ended, f.ID)
 	}
@@ -411,7 +407,7 @@ func (g *Group) heldByFailoverLocked() error {
 // WhyFenced says for people why a source of a lower epoch is not let in.
 func (g *Group) WhyFenced() string {
 	switch f := g.failoverNow(); f.State {
-	case failover.Committed, failover.Settled, failover.Passing:
+	case failover.Committed, failover.Settled, failover.Passing, failover.Moving:
 		return fmt.Sprintf("a live failover to checkpoint %d was committed at the target: its machines run there", f.Checkpoint)
 	case failover.OnDisks:
 		return fmt.Sprintf("a live failover to checkpoint %d was committed at the target: its machines run there, on plain disks", f.Checkpoint)

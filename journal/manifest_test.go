@@ -69,27 +69,12 @@ func TestGoldenManifest(t *testing.T) {
 
 // Damage came later than the other kinds, and has a golden file of its own.
 func TestGoldenDamage(t *testing.T) {
-	const name = "testdata/v1-damage.manifest"
-	es := []entry{{kind: entryGroup, lineage: testLineage, name: "group"},
+	es := []entry{
 		{kind: entryDamaged, number: 4096, end: 8192, reason: "record 1: block 2: corrupt record"},
 		{kind: entryDamaged, volume: 9, number: 0, end: 4096, reason: "block 0"}, {kind: entryMark}}
-	var p []byte
-	for i, e := range es {
-		p = appendEntry(p, frame{testGroup, uint64(i + 1), uint64(i)}, e)
-	}
-	if *update {
-		ok(t, os.WriteFile(name, p, 0o666))
-	}
-	golden, err := os.ReadFile(name)
-	ok(t, err)
-	r := &manifest{group: testGroup, facts: newFacts()}
-	ok(t, r.replay(golden))
-	want := damages{{0, 4096, 8192, es[1].reason}, {9, 0, 4096, es[2].reason}}
-	if !bytes.Equal(p, golden) || !reflect.DeepEqual(r.facts.damaged, want) {
-		t.Errorf("golden damage is %v, want %v; first difference at %d", r.facts.damaged, want, firstDifference(p, golden))
-	}
-	if again := r.facts.entries(); !states(again, es[1]) || !states(again, es[2]) {
-		t.Errorf("written anew it states %v", again)
+	want := damages{{0, 4096, 8192, es[0].reason}, {9, 0, 4096, es[1].reason}}
+	if got := stated(t, goldenOf(t, "testdata/v1-damage.manifest", es)).damaged; !reflect.DeepEqual(got, want) {
+		t.Errorf("golden damage is %v, want %v", got, want)
 	}
 }
 
@@ -128,34 +113,15 @@ var version3 = []entry{
 var version4 = []entry{
 	{kind: entryVolume, volume: 2, bytes: 8192, name: "two"},
 	{kind: entryDisk, volume: 2, reason: "/images/two.raw"},
-	{kind: entryFailover, failover: failover.Failover{State: failover.Settled, ID: "5b3e", Checkpoint: 21, Epoch: 5, View: 18, Began: 3e18, Then: failover.Rollback}},
+	settledEntry,
 	{kind: entryReleased},
 	{kind: entryMark},
 }
 
 func TestGoldenVersion4(t *testing.T) {
-	const name = "testdata/v4.manifest"
-	es := append([]entry{{kind: entryGroup, lineage: testLineage, name: "group"}}, version4...)
-	var p []byte
-	for i, e := range es {
-		p = appendEntry(p, frame{testGroup, uint64(i + 1), uint64(i)}, e)
-	}
-	if *update {
-		ok(t, os.WriteFile(name, p, 0o666))
-	}
-	golden, err := os.ReadFile(name)
-	ok(t, err)
-	r := &manifest{group: testGroup, facts: newFacts()}
-	ok(t, r.replay(golden))
-	if !bytes.Equal(p, golden) || r.facts.failover.State != failover.Released || r.facts.epoch != 5 || r.facts.disks[2] != "/images/two.raw" {
-		t.Errorf("golden manifest states %+v; first difference at %d", r.facts, firstDifference(p, golden))
-	}
-	again := newFacts() // written anew it says the same
-	for _, e := range r.facts.entries() {
-		again.apply(e)
-	}
-	if !reflect.DeepEqual(again, r.facts) {
-		t.Errorf("written anew it states\n%+v, want\n%+v", again, r.facts)
+	states := stated(t, goldenOf(t, "testdata/v4.manifest", version4))
+	if states.failover.State != failover.Released || states.epoch != 5 || states.disks[2] != "/images/two.raw" {
+		t.Errorf("golden manifest states %+v", states)
 	}
 	for _, e := range []entry{{kind: entryDisk, reason: "/images/two.raw"}, {kind: entryDisk, volume: 2, reason: "two.raw"}, {kind: entryDisk, volume: 2}} {
 		if _, _, err := parseEntry(appendEntry(nil, frame{testGroup, 1, 0}, e), testGroup); err == nil {
@@ -165,21 +131,11 @@ func TestGoldenVersion4(t *testing.T) {
 }
 
 func TestGoldenVersion3(t *testing.T) {
-	const name = "testdata/v3.manifest"
-	es := append([]entry{{kind: entryGroup, lineage: testLineage, name: "group"}}, version3...)
-	var p []byte
-	for i, e := range es {
-		p = appendEntry(p, frame{testGroup, uint64(i + 1), uint64(i)}, e)
-	}
-	if *update {
-		ok(t, os.WriteFile(name, p, 0o666))
-	}
-	golden, err := os.ReadFile(name)
-	ok(t, err)
+	golden := goldenOf(t, "testdata/v3.manifest", version3)
 	r := &manifest{group: testGroup, facts: newFacts()}
 	ok(t, r.replay(golden))
-	if !bytes.Equal(p, golden) || r.facts.epoch != 5 || r.facts.failover != version3[1].failover {
-		t.Errorf("golden failover is %+v in epoch %d; first difference at %d", r.facts.failover, r.facts.epoch, firstDifference(p, golden))
+	if r.facts.epoch != 5 || r.facts.failover != version3[1].failover {
+		t.Errorf("golden failover is %+v in epoch %d", r.facts.failover, r.facts.epoch)
 	}
 	if again := r.facts.entries(); !states(again, version3[1]) || states(again, version3[0]) {
 		t.Errorf("written anew it states %v", again)
@@ -202,41 +158,72 @@ func TestGoldenVersion3(t *testing.T) {
 	}
 }
 
+// settledEntry states a failover whose disks may become plain, or be given away.
+var settledEntry = entry{kind: entryFailover, failover: failover.Failover{State: failover.Settled, ID: "5b3e", Checkpoint: 21, Epoch: 5, View: 18, Began: 3e18, Then: failover.Rollback}}
+
 // version6 has what came with version 6.
 var version6 = []entry{
-	{kind: entryFailover, failover: failover.Failover{State: failover.Settled, ID: "5b3e", Checkpoint: 21, Epoch: 5, View: 18, Began: 3e18, Then: failover.Rollback}},
+	settledEntry,
 	{kind: entryPlain, state: failover.Passing},
-	{kind: entryFailover, failover: failover.Failover{State: failover.Settled, ID: "5b3e", Checkpoint: 21, Epoch: 5, View: 18, Began: 3e18, Then: failover.Rollback}},
+	settledEntry,
 	{kind: entryPlain, state: failover.OnDisks},
 	{kind: entryMark},
 }
 
-func TestGoldenVersion6(t *testing.T) {
-	const name = "testdata/v6.manifest"
-	es := append([]entry{{kind: entryGroup, lineage: testLineage, name: "group"}}, version6...)
+// version7 has what came with version 7.
+var version7 = []entry{
+	settledEntry,
+	{kind: entryPlain, state: failover.Passing},
+	{kind: entryMoving},
+	{kind: entryPlain, state: failover.OnDisks},
+	{kind: entryMark},
+}
+
+// goldenOf makes the manifest of a group with those entries, and holds the file of that name against it.
+func goldenOf(t *testing.T, name string, es []entry) []byte {
+	t.Helper()
 	var p []byte
-	for i, e := range es {
+	for i, e := range append([]entry{{kind: entryGroup, lineage: testLineage, name: "group"}}, es...) {
 		p = appendEntry(p, frame{testGroup, uint64(i + 1), uint64(i)}, e)
 	}
 	if *update {
 		ok(t, os.WriteFile(name, p, 0o666))
 	}
-	golden, err := os.ReadFile(name)
+	file, err := os.ReadFile(name)
 	ok(t, err)
-	for slots, want := range map[int]failover.State{2: failover.Settled, 3: failover.Passing, 4: failover.Settled, 6: failover.OnDisks} {
-		r := &manifest{group: testGroup, facts: newFacts()}
-		ok(t, r.replay(golden[:slots*slotBytes]))
-		if r.facts.failover.State != want || r.facts.failover.ID != "5b3e" || !bytes.Equal(p, golden) {
-			t.Errorf("%d slots of it state %+v, want %s; first difference at %d", slots, r.facts.failover, want, firstDifference(p, golden))
-		}
-		again := newFacts() // written anew it says the same
-		for _, e := range r.facts.entries() {
-			again.apply(e)
-		}
-		if !reflect.DeepEqual(again, r.facts) {
-			t.Errorf("written anew it states\n%+v, want\n%+v", again, r.facts)
+	if !bytes.Equal(p, file) {
+		t.Errorf("%s has another first at %d", name, firstDifference(p, file))
+	}
+	return file
+}
+
+// stated is what a manifest states. Written anew it says the same.
+func stated(t *testing.T, p []byte) facts {
+	t.Helper()
+	r := &manifest{group: testGroup, facts: newFacts()}
+	ok(t, r.replay(p))
+	again := newFacts()
+	for _, e := range r.facts.entries() {
+		again.apply(e)
+	}
+	if !reflect.DeepEqual(again, r.facts) {
+		t.Errorf("written anew it states\n%+v, want\n%+v", again, r.facts)
+	}
+	return r.facts
+}
+
+func TestGoldenVersion6(t *testing.T) {
+	f := func(version string, es []entry, states map[int]failover.State) {
+		t.Helper()
+		p := goldenOf(t, "testdata/"+version+".manifest", es)
+		for slots, want := range states {
+			if got := stated(t, p[:slots*slotBytes]).failover; got.State != want || got.ID != "5b3e" {
+				t.Errorf("%s: %d slots of it state %+v, want %s", version, slots, got, want)
+			}
 		}
 	}
+	f("v6", version6, map[int]failover.State{2: failover.Settled, 3: failover.Passing, 4: failover.Settled, 6: failover.OnDisks})
+	f("v7", version7, map[int]failover.State{3: failover.Passing, 4: failover.Moving, 5: failover.OnDisks, 6: failover.OnDisks})
 	for _, s := range []failover.State{failover.None, failover.Settled, failover.Released, failover.OnDisks + 1} {
 		if _, _, err := parseEntry(appendEntry(nil, frame{testGroup, 1, 0}, entry{kind: entryPlain, state: s}), testGroup); err == nil {
 			t.Errorf("%s is read", s)
@@ -252,21 +239,11 @@ var version5 = []entry{
 }
 
 func TestGoldenVersion5(t *testing.T) {
-	const name = "testdata/v5.manifest"
-	es := append([]entry{{kind: entryGroup, lineage: testLineage, name: "group"}}, version5...)
-	var p []byte
-	for i, e := range es {
-		p = appendEntry(p, frame{testGroup, uint64(i + 1), uint64(i)}, e)
-	}
-	if *update {
-		ok(t, os.WriteFile(name, p, 0o666))
-	}
-	golden, err := os.ReadFile(name)
-	ok(t, err)
+	golden := goldenOf(t, "testdata/v5.manifest", version5)
 	r := &manifest{group: testGroup, facts: newFacts()}
 	ok(t, r.replay(golden))
-	if want := []failover.Ended{version5[0].ended, version5[1].ended}; !bytes.Equal(p, golden) || !slices.Equal(r.facts.ended, want) {
-		t.Errorf("golden ends are %+v; first difference at %d", r.facts.ended, firstDifference(p, golden))
+	if want := []failover.Ended{version5[0].ended, version5[1].ended}; !slices.Equal(r.facts.ended, want) {
+		t.Errorf("golden ends are %+v", r.facts.ended)
 	}
 	if again := r.facts.entries(); !states(again, version5[0]) || !states(again, version5[1]) {
 		t.Errorf("written anew it states %v", again)
@@ -286,20 +263,7 @@ func TestGoldenVersion5(t *testing.T) {
 }
 
 func TestGoldenVersion2(t *testing.T) {
-	const name = "testdata/v2.manifest"
-	es := append([]entry{{kind: entryGroup, lineage: testLineage, name: "group"}}, version2...)
-	var p []byte
-	for i, e := range es {
-		p = appendEntry(p, frame{testGroup, uint64(i + 1), uint64(i)}, e)
-	}
-	if *update {
-		ok(t, os.WriteFile(name, p, 0o666))
-	}
-	golden, err := os.ReadFile(name)
-	ok(t, err)
-	if !bytes.Equal(p, golden) {
-		t.Errorf("the bytes of version 2 changed; first at %d", firstDifference(p, golden))
-	}
+	golden := goldenOf(t, "testdata/v2.manifest", version2)
 	want := newFacts()
 	want.lineage, want.name, want.gone = testLineage, "group", 15
 	want.tags = map[uint64]string{20: "before the upgrade", 21: ""}
@@ -309,17 +273,8 @@ func TestGoldenVersion2(t *testing.T) {
 	want.thinned = spans{{16, 18}, {30, 40}}
 	want.folded = []entry{version2[9]}
 	want.damaged = damages{{9, 0, 1024, "block 0"}, {9, 2048, 4096, "block 0"}}
-	r := &manifest{group: testGroup, facts: newFacts()}
-	ok(t, r.replay(golden))
-	if !reflect.DeepEqual(r.facts, want) {
-		t.Errorf("golden manifest states\n%+v, want\n%+v", r.facts, want)
-	}
-	again := newFacts() // written anew it says the same
-	for _, e := range r.facts.entries() {
-		again.apply(e)
-	}
-	if !reflect.DeepEqual(again, want) {
-		t.Errorf("written anew it states\n%+v, want\n%+v", again, want)
+	if got := stated(t, golden); !reflect.DeepEqual(got, want) {
+		t.Errorf("golden manifest states\n%+v, want\n%+v", got, want)
 	}
 }
 

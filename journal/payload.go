@@ -98,8 +98,7 @@ func appendPayload(dst []byte, e entry) []byte {
 		dst = append(dst, e.reason...)
 	case entryPlain:
 		dst = append(dst, byte(e.state))
-	case entryReleased:
-	case entryMark:
+	case entryReleased, entryMoving, entryMark:
 	}
 	return dst
 }
@@ -229,8 +228,7 @@ func parsePayload(kind entryKind, p []byte) (entry, bool) {
 	case entryPlain:
 		e.state = failover.State(d.u8())
 		d.ok(e.state == failover.Passing || e.state == failover.OnDisks)
-	case entryReleased:
-	case entryMark:
+	case entryReleased, entryMoving, entryMark:
 	default:
 		return entry{}, false
 	}

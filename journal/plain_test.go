@@ -192,28 +192,7 @@ func survivesLetGo(disk *faultdisk.Disk, images map[record.VolumeID][]byte) (err
 
 func TestLetGoCrashAtEveryOperation(t *testing.T) {
 	disk, images := passingWorld(t)
-	w, err := openTarget(disk)
-	ok(t, err)
-	var failed error
-	points, rng := 0, seeded(5)
-	disk.OnOp(func(op faultdisk.Op, name string) {
-		for _, keep := range keeps {
-			points++
-			if err := survivesLetGo(disk.Crash(rng, keep), images); err != nil && failed == nil {
-				failed = fmt.Errorf("operation %d (%#x of %s), keep %d: %w", disk.Ops(), op, name, keep, err)
-			}
-		}
-	})
-	_, err = w.group.LetGo("")
-	ok(t, err)
-	ok(t, w.store.Close())
-	w, err = openStore(disk) // the removal
-	ok(t, err)
-	disk.OnOp(nil)
-	ok(t, failed)
-	ok(t, w.onDisks(disk, images))
-	ok(t, w.store.Close())
-	t.Logf("%d crashes", points)
+	crashGivingUp(t, disk, images, func(g *Group) error { _, err := g.LetGo(""); return err }, survivesLetGo, (*target).onDisks)
 }
 
 func TestLetGoErrorAtEveryOperation(t *testing.T) {
@@ -239,6 +218,51 @@ func TestLetGoErrorAtEveryOperation(t *testing.T) {
 		_ = w.store.Close()
 		ok(t, survivesLetGo(disk, images))
 	}
+}
+
+// Once machines have begun to move onto the disks these are not given away any more, whoever asks, also after a restart; all else is as before.
+func TestMoveOn(t *testing.T) {
+	disk, images := settledWorld(t)
+	w, err := openTarget(disk)
+	ok(t, err)
+	if _, err := w.group.MoveOn(""); !errors.Is(err, failover.ErrUnsettled) {
+		t.Errorf("before the view passes: %v", err)
+	}
+	ok(t, w.ends(images))
+	if _, err := w.group.MoveOn("another"); !errors.Is(err, failover.ErrOther) {
+		t.Errorf("another's: %v", err)
+	}
+	i, err := w.group.MoveOn("a")
+	if err != nil || i.State != failover.Moving || !i.OnDisksAlone() || i.View.View == nil {
+		t.Fatalf("%v: %+v", err, i)
+	}
+	for n := range 2 {
+		ok(t, scribble(w.group.Failover().View.View, images, byte(n+3)))
+		ok(t, w.group.settle(noPace))
+		ok(t, errors.Join(w.sees(images), w.replicasHold(images)))
+		if _, err := w.group.Release(""); !errors.Is(err, failover.ErrMoving) {
+			t.Errorf("given away: %v", err)
+		}
+		_, err = w.group.MoveOn("")
+		ok(t, errors.Join(err, w.store.Close()))
+		w, err = openTarget(disk)
+		ok(t, err)
+	}
+	if why := w.group.WhyFenced(); !strings.Contains(why, "was committed") {
+		t.Error(why)
+	}
+	_, err = w.group.LetGo("a")
+	ok(t, err)
+	for range 2 {
+		if i, err := w.group.MoveOn("a"); err != nil || i.State != failover.OnDisks {
+			t.Errorf("again: %v, %s", err, i.State)
+		}
+		ok(t, w.store.Close())
+		w, err = openStore(disk)
+		ok(t, err)
+		ok(t, w.onDisks(disk, images))
+	}
+	ok(t, w.store.Close())
 }
 
 // rotDisk changes a byte of a block that the machines have not written; twice: it is whole again.

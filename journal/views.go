@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
-	"github.com/holdfast-dr/holdfast/journal/failover"
 	"github.com/holdfast-dr/holdfast/journal/view"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
@@ -103,7 +102,7 @@ func (g *Group) openView(number uint64, o ViewOptions, cfg view.Config) (*view.V
 	if err != nil {
 		return nil, fmt.Errorf("journal: group %s: checkpoint %d: %w", g.info.ID, number, err)
 	}
-	if g.failoverNow().State == failover.Passing {
+	if g.failoverNow().State.Passes() {
 		g.passes(opened)
 	}
 	g.mu.Lock()

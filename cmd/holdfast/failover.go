@@ -605,6 +605,9 @@ func whatStep(p *recovery.Plan, s recovery.Step) string {
 	case recovery.Settle:
 		return "what machines wrote goes into the target's disks, which are read back whole"
 	case recovery.Onward:
+		if p.Hypervisor.Libvirt() {
+			return "from the view onto plain disks, in its definition; it must be off"
+		}
 		return "from the view onto plain disks, without a stop"
 	case recovery.LetGo:
 		return "the view of group " + p.Group + " ends, and the target writes to the disks no more"

@@ -23,7 +23,8 @@ views, move onto the target's disks themselves, without a stop.
 
   settle   until those disks hold all that the machines see; the target begins with that by
            itself after a commit, reads them back whole then, and has the views pass to them
-  onto     each machine changes its disks within QEMU (QMP), and in its definition. What it has
+  onto     the target keeps in mind that a machine moves, and reverse is refused from then on.
+           Each machine changes its disks within QEMU (QMP), and in its definition. What it has
            under way ends on the view first, so that one alone writes at any time
   let-go   the view ends, once nobody is connected to it, and what is left of the group's
            history is removed when vra starts again
@@ -32,7 +33,8 @@ It is a job as the others. What fails, or is interrupted, halts it where it is: 
 resume carries it on, and at each step the machines run, on the view or on their disks, which are the
 same. It is not taken back. Where the group is to be protected the other way round, say
 holdfast reverse instead: after this its disks can only be protected as a new group.
-Machines of libvirt move while they are off alone.`,
+Machines of libvirt move while they are off alone, and it is refused while one runs; so it is at a
+target that keeps its disks over several stores.`,
 		Example:           "  holdfast failover plain r2 --dry-run\n  holdfast failover plain r2",
 		Args:              oneArg("job id"),
 		ValidArgsFunction: a.completeJobs,
@@ -54,6 +56,10 @@ func (a *app) plain(ctx context.Context, id, note string, dry bool) error {
 		return err
 	}
 	p.Key, p.Who, p.Note = strings.ToLower(api.NewKey()), who(), note
+	r := a.runner(client)
+	if err := r.MayMoveOnto(ctx, folder, p); err != nil {
+		return err
+	}
 	if dry {
 		return a.printPlan(p)
 	}
@@ -63,7 +69,7 @@ func (a *app) plain(ctx context.Context, id, note string, dry bool) error {
 	}
 	defer j.Close()
 	fmt.Fprintf(a.stderr, "Job %s: the machines of %s move onto plain disks.\n", p.ID, id)
-	return a.carryOn(ctx, a.runner(client), j)
+	return a.carryOn(ctx, r, j)
 }
 
 // onto plans the move of a job's machines.

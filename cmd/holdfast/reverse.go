@@ -49,7 +49,8 @@ What differs is found by comparing both sides by sums, and is all that is sent.
 It is a job as those of holdfast failover. What fails, or is interrupted, halts it where it is: failover resume
 carries it on, and at each step both sites have what they had. It is not taken back:
 swap the roles in the context, and holdfast move and another reverse bring the group back.
-It is refused once a job of holdfast failover plain has begun to move a machine: finish that one.`,
+It is refused once a job of holdfast failover plain, of whatever folder, has begun to move a machine: the
+target keeps that in mind.`,
 		Example: "  holdfast reverse --to 192.0.2.1:4007,192.0.2.1:4008 --disk db1=/images/db1.raw --dry-run\n  holdfast reverse --to 192.0.2.1:4007,192.0.2.1:4008 --disk db1=/images/db1.raw",
 		Args:    noArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.reverse(cmd.Context(), &f) },
@@ -129,13 +130,12 @@ func (f *reverseFlags) reversal(ctx context.Context, client *api.Client, folder 
 	have := res.Failover
 	switch have.State {
 	case api.FailoverCommitted, api.FailoverSettled, api.FailoverPassing:
+	case api.FailoverMoving:
+		return nil, "", fmt.Errorf("machines of group %s have begun to move onto plain disks, and no filter would see what they write there: finish that, with holdfast failover resume, and protect them from the second site as a new group", f.group)
 	case api.FailoverOnDisks:
 		return nil, "", fmt.Errorf("the machines of group %s have moved onto plain disks, and no filter would see what they write: protect them from the second site as a new group", f.group)
 	default:
 		return nil, "", fmt.Errorf("there is nothing to reverse: the last failover of group %s is %s, and not committed: see holdfast failover list, and commit one; a reversal that was begun is carried on with holdfast failover resume", f.group, have.State)
-	}
-	if err := failover.MovesOnto(folder, have.Id); err != nil {
-		return nil, "", fmt.Errorf("group %s: %w", f.group, err)
 	}
 	r := &recovery.Reversal{Failover: have.Id, Lineage: have.Lineage, Control: control, Data: data, Interval: f.interval, Filter: f.filter}
 	if r.Filter == "" {

@@ -69,6 +69,7 @@ const (
 	FailoverCommitted   = "committed"
 	FailoverSettled     = "settled"
 	FailoverPassing     = "passing"
+	FailoverMoving      = "moving"
 	FailoverOnDisks     = "on-disks"
 	FailoverReleased    = "released"
 )

@@ -175,6 +175,14 @@ func (h *host) Serial(_ context.Context, name string, off int64) ([]byte, error)
 	return p[:min(len(p), 5)], nil // it comes in pieces
 }
 
+func (h *host) MaySetDisk(_ context.Context, name string) error {
+	m, err := h.at("may-set-disk", name)
+	if err == nil && m == nil {
+		err = hypervisor.ErrAbsent
+	}
+	return err
+}
+
 func (h *host) SetDisk(_ context.Context, name string, d hypervisor.Disk) error {
 	m, err := h.at("set-disk", name)
 	if err != nil || m == nil {
@@ -248,8 +256,8 @@ func wantState(t *testing.T, j *Job, s *site, h *host, phase recovery.Phase, v r
 	}
 }
 
+// It is alone, as TestOntoPlainDisks is.
 func TestRun(t *testing.T) {
-	t.Parallel()
 	folder := filepath.Join(t.TempDir(), "jobs")
 	s, h := &site{}, newHost(t)
 	r := newRunner(t, s, h)

@@ -174,7 +174,7 @@ func (r *Runner) Settle(ctx context.Context, j *Job) (bool, error) {
 	}
 	e := recovery.Entry{Time: r.Now(), Who: "the timer"}
 	switch f.GetState() {
-	case api.FailoverCommitted, api.FailoverSettled, api.FailoverPassing, api.FailoverOnDisks:
+	case api.FailoverCommitted, api.FailoverSettled, api.FailoverPassing, api.FailoverMoving, api.FailoverOnDisks:
 		e.Event = recovery.Final
 	case api.FailoverRolledBack, api.FailoverRollingBack:
 		e.Event, e.Note = recovery.Undo, f.GetReason() // what was taken from machines that ran

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
@@ -13,12 +12,33 @@ import (
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 )
 
+// MayMoveOnto says why a job of a folder cannot move its machines onto plain disks, before there is one: for what the target says of them, or as a
+// machine is not as it must be for that. That the disks do not hold all yet is no reason.
+func (r *Runner) MayMoveOnto(ctx context.Context, folder string, p *recovery.Plan) error {
+	ctx, cancel := context.WithTimeout(ctx, settleLimit)
+	defer cancel()
+	f, err := r.committed(ctx, p)
+	if err == nil {
+		_, err = passes(f)
+	}
+	if err != nil {
+		return Explain(err)
+	}
+	h, err := r.Hypervisor(p.Hypervisor, machinesDir(folder, p))
+	for _, m := range p.Machines {
+		if err == nil {
+			err = h.MaySetDisk(ctx, m.Name)
+		}
+	}
+	return err
+}
+
 // committed is what the target says of the failover whose machines move onto plain disks.
-func (c *carrier) committed(ctx context.Context) (*holdfastv1.Failover, error) {
-	res, err := c.Target.Recovery.Get(ctx, &holdfastv1.RecoveryServiceGetRequest{Group: c.job.Plan.Group})
+func (r *Runner) committed(ctx context.Context, p *recovery.Plan) (*holdfastv1.Failover, error) {
+	res, err := r.Target.Recovery.Get(ctx, &holdfastv1.RecoveryServiceGetRequest{Group: p.Group})
 	f := res.GetFailover()
-	if err == nil && f.GetId() != c.job.Plan.Onto.Failover {
-		err = api.Errorf(api.Precondition, "see holdfast status", "the last failover of group %s is another one: %s", c.job.Plan.Group, f.GetState())
+	if err == nil && f.GetId() != p.Onto.Failover {
+		err = api.Errorf(api.Precondition, "see holdfast status", "the last failover of group %s is another one: %s", p.Group, f.GetState())
 	}
 	return f, err
 }
@@ -26,7 +46,19 @@ func (c *carrier) committed(ctx context.Context) (*holdfastv1.Failover, error) {
 // passes says whether the disks of a failover hold all that its machines see, and go on to. What stands in the way is an error. That nothing
 // stands in scratch does not say it: zeros take no space there, and a view that is broken or not there has none.
 func passes(f *holdfastv1.Failover) (bool, error) {
-	if f.Reason != "" {
+	switch f.State {
+	case api.FailoverCommitted, api.FailoverSettled, api.FailoverPassing, api.FailoverMoving, api.FailoverOnDisks:
+	case api.FailoverReleased:
+		return false, api.Errorf(api.Precondition, "they are protected from there, or were: see holdfast status", "the failover's disks were handed over, by a reversal")
+	case api.FailoverRollingBack, api.FailoverRolledBack:
+		return false, api.Errorf(api.Precondition, "begin another one", "the failover is %s, and its machines have no disks", f.State)
+	default:
+		return false, api.Errorf(api.Precondition, "commit it first", "the failover is %s, and not committed", f.State)
+	}
+	switch {
+	case f.NeverPlain != "" && !invariant.Planted("failover/waits-for-ever"):
+		return false, api.Errorf(api.Precondition, "leave the machines on the view", "%s", f.NeverPlain)
+	case f.Reason != "":
 		return false, api.Errorf(api.Precondition, "mend that", "%s", f.Reason)
 	}
 	return f.GetOnDisksAlone() || invariant.Planted("failover/onto-unsettled"), nil
@@ -36,13 +68,8 @@ func passes(f *holdfastv1.Failover) (bool, error) {
 func (c *carrier) settle(ctx context.Context) (found, error) {
 	var f *holdfastv1.Failover
 	err := c.poll(ctx, func() (far string, done bool, err error) {
-		if f, err = c.committed(ctx); err != nil {
+		if f, err = c.committed(ctx, c.job.Plan); err != nil {
 			return "", false, err
-		}
-		switch f.State {
-		case api.FailoverCommitted, api.FailoverSettled, api.FailoverPassing, api.FailoverOnDisks:
-		default:
-			return "", false, api.Errorf(api.Precondition, "commit it first", "the failover is %s, and not committed", f.State)
 		}
 		far = fmt.Sprintf("%s: %d KiB of what machines wrote are in scratch", f.State, f.View.GetScratchBytes()>>10)
 		if why := f.View.GetReason(); why != "" {
@@ -54,16 +81,26 @@ func (c *carrier) settle(ctx context.Context) (found, error) {
 	return found{text: fmt.Sprintf("%d disks hold all that the machines see", len(f.GetDisks()))}, err
 }
 
-// onto moves a machine onto its disks. What it is served until then is the same.
+// onto moves a machine onto its disks. What it is served until then is the same. The target is told before: from then on it does not give the disks
+// away, to whoever asks, as no filter would see what the machine writes.
 func (c *carrier) onto(ctx context.Context, m *recovery.Machine) (found, error) {
 	var f *holdfastv1.Failover
-	err := again(ctx, func() (err error) { f, err = c.committed(ctx); return err })
+	err := again(ctx, func() (err error) { f, err = c.committed(ctx, c.job.Plan); return err })
 	var all bool
 	if err == nil {
 		all, err = passes(f)
 	}
 	if err == nil && !all {
 		err = errors.New("the disks do not hold all that the machines see")
+	}
+	if err == nil {
+		err = c.machines.MaySetDisk(ctx, m.Name)
+	}
+	if err == nil && !invariant.Planted("failover/moves-unsaid") {
+		err = again(ctx, func() error {
+			_, err := c.Target.Recovery.MoveOn(ctx, &holdfastv1.RecoveryServiceMoveOnRequest{Group: c.job.Plan.Group, Id: c.job.Plan.Onto.Failover})
+			return err
+		})
 	}
 	if err != nil {
 		return found{}, err
@@ -88,30 +125,6 @@ func plainDisk(f *holdfastv1.Failover, volume string) (hypervisor.Disk, error) {
 		}
 	}
 	return hypervisor.Disk{}, fmt.Errorf("the failover has no volume %s", volume)
-}
-
-// MovesOnto says why a failover is not to be reversed, as a job of the folder moves its machines onto plain disks: one that has begun with
-// a machine, or is being carried out. A filter would not see what such a machine writes. A job that cannot be read counts as one.
-func MovesOnto(folder, id string) error {
-	ids, err := IDs(folder)
-	if err != nil {
-		return err
-	}
-	for _, job := range ids {
-		entries, busy, err := Read(folder, job)
-		if err != nil {
-			return err
-		}
-		if len(entries) == 0 || entries[0].Plan == nil || entries[0].Plan.Onto == nil || entries[0].Plan.Onto.Failover != id {
-			continue
-		}
-		begun := slices.ContainsFunc(entries, func(e recovery.Entry) bool { return e.Began != nil && e.Began.Do == recovery.Onward })
-		if (begun || busy) && !invariant.Planted("failover/reverses-halfway") {
-			return fmt.Errorf("job %s moves its machines onto plain disks, and no filter would see what they write there: finish that first, with holdfast failover resume %s",
-				job, job)
-		}
-	}
-	return nil
 }
 
 // letGo has the target write to the disks no more.

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +13,20 @@ import (
 	"github.com/holdfast-dr/holdfast/control/hypervisor"
 	"github.com/holdfast-dr/holdfast/control/recovery"
 )
+
+// MoveOn refuses once, as a target that is busy.
+func (s failoverOf) MoveOn(_ context.Context, r *holdfastv1.RecoveryServiceMoveOnRequest) (*holdfastv1.RecoveryServiceMoveOnResponse, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.at(r.Id); err != nil {
+		return nil, err
+	}
+	if s.failover.State == api.FailoverReleased {
+		return nil, api.Errorf(api.Precondition, "see how it stands", "the disks were given away")
+	}
+	s.failover.State = api.FailoverMoving
+	return &holdfastv1.RecoveryServiceMoveOnResponse{Failover: s.failover}, nil
+}
 
 // LetGo refuses once, as a target does to which somebody is connected, and holds its caller to the order.
 func (s failoverOf) LetGo(_ context.Context, r *holdfastv1.RecoveryServiceLetGoRequest) (*holdfastv1.RecoveryServiceLetGoResponse, error) {
@@ -154,6 +166,23 @@ func TestOntoPlainDisksHalts(t *testing.T) {
 		}
 	}
 	f("another one", func(_ *site, _ *host, p *recovery.Plan) { p.Onto.Failover = "b" })
+	f("over several stores", func(s *site, _ *host, _ *recovery.Plan) {
+		s.failover.State, s.failover.OnDisksAlone, s.failover.NeverPlain = api.FailoverSettled, false, "its disks are over several stores"
+	})
+	f("web is running", func(s *site, h *host, p *recovery.Plan) { // nothing was said to the target then
+		p.Machines = p.Machines[1:]
+		h.fail = func(what, name string) error {
+			if what == "may-set-disk" {
+				return errors.New("web is running")
+			}
+			return nil
+		}
+		t.Cleanup(func() {
+			if s.failover.State != api.FailoverPassing {
+				t.Errorf("the target says %s", s.failover.State)
+			}
+		})
+	})
 	f("not committed", func(s *site, _ *host, _ *recovery.Plan) { s.failover.State = api.FailoverRecovering })
 	f("its replica is damaged", func(s *site, _ *host, _ *recovery.Plan) {
 		s.failover.State, s.failover.OnDisksAlone, s.failover.Reason = api.FailoverSettled, false, "volume 1: its replica is damaged"
@@ -212,49 +241,61 @@ func TestOntoPlainDisksHalts(t *testing.T) {
 	}
 }
 
-// TestNoReversalBesideOnto: machines that have begun to move write past any filter, so their failover is not reversed any more, also by a
-// reversal that had begun before. Neither is one whose move is being carried out, nor beside a job that cannot be read.
-func TestNoReversalBesideOnto(t *testing.T) {
-	folder := inMemory(t)
-	f := func(id, want string) {
-		t.Helper()
-		if err := MovesOnto(folder, id); want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
-			t.Errorf("failover %s: %v; want %q", id, err, want)
+// TestOntoSaysSoFirst: the target knows of it before a machine moves, so that nobody reverses the failover, from whatever folder; where the disks were
+// handed over before that, no machine moves.
+func TestOntoSaysSoFirst(t *testing.T) {
+	for _, reversed := range []bool{false, true} {
+		folder := inMemory(t)
+		s, h, of := onViews(t, folder)
+		r := newRunner(t, s, h)
+		h.fail = func(what, name string) error {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			switch {
+			case what == "may-set-disk" && reversed:
+				s.failover.State = api.FailoverReleased // as a reversal that is just quicker leaves it
+			case what == "set-disk" && s.failover.State != api.FailoverMoving:
+				t.Errorf("%s moves while the target says %s", name, s.failover.State)
+			}
+			return nil
+		}
+		j := begin(t, folder, ontoPlan(of))
+		defer j.Close()
+		if err := r.Run(t.Context(), j); err != nil || j.State.Halted != reversed {
+			t.Errorf("%v: %+v", err, j.State)
 		}
 	}
-	f("a", "")
+}
+
+// TestMayMoveOnto says before there is a job what would stand in its way.
+func TestMayMoveOnto(t *testing.T) {
+	folder := inMemory(t)
 	s, h, of := onViews(t, folder)
-	s.failover.Disks = nil // so it halts at the first machine
-	p := ontoPlan(of)
-	j := begin(t, folder, p)
-	f(of.Key, "failover resume "+p.ID) // it is being carried out
-	if err := j.Close(); err != nil {
-		t.Fatal(err)
-	}
-	f(of.Key, "")
-	reversal := begin(t, folder, &recovery.Plan{Key: "r", Kind: recovery.Reverse, Group: of.Group, Checkpoint: "42", Reversal: &recovery.Reversal{Failover: of.Key, ID: "00000000000000aa",
-		Disks: []recovery.ReverseDisk{{Volume: "data", ID: 1, Path: "/images/data.raw"}}}})
-	defer reversal.Close()
-	j, err := Open(folder, p.ID)
-	if err != nil {
-		t.Fatal(err)
-	}
 	r := newRunner(t, s, h)
-	r.Source = r.Target
-	if err := errors.Join(r.Run(t.Context(), j), j.Close()); err != nil || !j.State.Halted {
-		t.Fatalf("%v: %+v", err, j.State)
+	var refused error
+	h.fail = func(what, name string) error {
+		if what == "may-set-disk" && name == "web" {
+			return refused
+		}
+		return nil
 	}
-	f(of.Key, "failover resume "+p.ID)
-	f("a", "")
-	if err := r.Run(t.Context(), reversal); err != nil {
-		t.Fatal(err)
+	f := func(want string, change func()) {
+		t.Helper()
+		id := s.failover.Id
+		change()
+		if err := r.MayMoveOnto(t.Context(), folder, ontoPlan(of)); want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%v; want %q", err, want)
+		}
+		s.failover.Id, s.failover.State, s.failover.OnDisksAlone, s.failover.NeverPlain, s.failover.Reason = id, api.FailoverPassing, true, "", ""
 	}
-	report, err := r.Report(reversal)
-	if err != nil || !reversal.State.Halted || !strings.Contains(fmt.Sprint(reversal.Failure(report)), "hand-over : job "+p.ID) {
-		t.Errorf("a reversal beside it is %+v: %v", reversal.State, reversal.Failure(report))
-	}
-	if err := os.WriteFile(filepath.Join(folder, p.ID, eventsName), []byte("nonsense\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	f("a", "line 1")
+	f("", func() {})
+	f("", func() { s.failover.State, s.failover.OnDisksAlone = api.FailoverSettled, false }) // it is waited for
+	f("another one", func() { s.failover.Id = "b" })
+	f("commit it first", func() { s.failover.State = api.FailoverRecovering })
+	f("were handed over", func() { s.failover.State = api.FailoverReleased })
+	f("begin another one", func() { s.failover.State = api.FailoverRolledBack })
+	f("over several stores", func() { s.failover.NeverPlain = "its disks are over several stores" })
+	f("its replica is damaged", func() { s.failover.Reason = "its replica is damaged" })
+	refused = errors.New("machine web is running")
+	f("web is running", func() {})
 }

@@ -94,9 +94,6 @@ func (c *carrier) adopt(ctx context.Context) (found, error) {
 
 // handOver has the target become the source of the disks that machines run on.
 func (c *carrier) handOver(ctx context.Context) (found, error) {
-	if err := MovesOnto(filepath.Dir(c.job.Dir), c.job.Plan.Reversal.Failover); err != nil { // since this job began
-		return found{}, err
-	}
 	res, err := c.handedOver(ctx)
 	if err != nil {
 		return found{}, err

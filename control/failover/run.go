@@ -35,11 +35,15 @@ type Runner struct {
 }
 
 // MachinesDir is the hypervisor's folder of a job.
-func (j *Job) MachinesDir() string {
-	if o := j.Plan.Onto; o != nil {
-		return filepath.Join(filepath.Dir(j.Dir), o.Job, machinesName)
+func (j *Job) MachinesDir() string { return machinesDir(filepath.Dir(j.Dir), j.Plan) }
+
+// machinesDir is the hypervisor's folder of a plan, in a folder of jobs. A job that moves machines has those of another.
+func machinesDir(folder string, p *recovery.Plan) string {
+	id := p.ID
+	if p.Onto != nil {
+		id = p.Onto.Job
 	}
-	return filepath.Join(j.Dir, machinesName)
+	return filepath.Join(folder, id, machinesName)
 }
 
 // found is what a step found out.

@@ -34,6 +34,8 @@ type Hypervisor interface {
 	// Serial returns what the machine has said on its first serial port since it was defined,
 	// from the byte at off on; nothing when it has said nothing more.
 	Serial(ctx context.Context, name string, off int64) ([]byte, error)
+	// MaySetDisk says why SetDisk would be refused, whatever the disk, as the machine is now.
+	MaySetDisk(ctx context.Context, name string) error
 	// SetDisk has the machine find the disk of that volume at d.File from now on, also when it is started again. One that runs moves
 	// there without a stop: what it has under way ends where it was begun, and only then it writes to the file.
 	SetDisk(ctx context.Context, name string, d Disk) error

@@ -160,6 +160,10 @@ func (s recoveryOf) HandOver(ctx context.Context, r *holdfastv1.RecoveryServiceH
 	return pass(ctx, s.v, r, s.v.Recovery.HandOver)
 }
 
+func (s recoveryOf) MoveOn(ctx context.Context, r *holdfastv1.RecoveryServiceMoveOnRequest) (*holdfastv1.RecoveryServiceMoveOnResponse, error) {
+	return pass(ctx, s.v, r, s.v.Recovery.MoveOn)
+}
+
 func (s recoveryOf) LetGo(ctx context.Context, r *holdfastv1.RecoveryServiceLetGoRequest) (*holdfastv1.RecoveryServiceLetGoResponse, error) {
 	return pass(ctx, s.v, r, s.v.Recovery.LetGo)
 }

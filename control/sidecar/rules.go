@@ -85,6 +85,7 @@ var rules = map[string]rule{
 	"/holdfast.v1.RecoveryService/Rollback": {Commands, own, true},
 	"/holdfast.v1.RecoveryService/Adopt":    {Commands, own, true},
 	"/holdfast.v1.RecoveryService/HandOver": {Commands, own, true},
+	"/holdfast.v1.RecoveryService/MoveOn":   {Commands, own, true},
 	"/holdfast.v1.RecoveryService/LetGo":    {Commands, own, true},
 
 	"/holdfast.v1.ShapingService/Get": {Commands, look, false},

@@ -20,7 +20,7 @@ var others = []string{
 
 // named are the calls that change something and take no key, since what they change they name.
 var named = []string{"/holdfast.v1.RecoveryService/Begin", "/holdfast.v1.RecoveryService/Commit", "/holdfast.v1.RecoveryService/Rollback",
-	"/holdfast.v1.RecoveryService/Adopt", "/holdfast.v1.RecoveryService/HandOver", "/holdfast.v1.RecoveryService/LetGo"}
+	"/holdfast.v1.RecoveryService/Adopt", "/holdfast.v1.RecoveryService/HandOver", "/holdfast.v1.RecoveryService/MoveOn", "/holdfast.v1.RecoveryService/LetGo"}
 
 // TestEveryCallHasARule holds the table to the services as they are described: none is missing, none is left
 // over, and what takes an idempotency key is what changes something.

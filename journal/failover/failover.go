@@ -10,10 +10,10 @@
 //	rolled-back ◄──────── rolling-back ◄────────┘
 //	            Dropped
 //
-//	             Verified          LetGo          Release
-//	     settled ─────────► passing ─────► on-disks ──────► released
+//	             Verified           MoveOn          LetGo          Release
+//	     settled ─────────► passing ───────► moving ─────► on-disks ──────► released
 //
-// Passing and on-disks are how a settled failover ends without being handed over: machines move onto plain disks.
+// Passing, moving and on-disks are how a settled failover ends without being handed over: machines move onto plain disks.
 //
 // What a caller may rely on:
 //   - The epoch rises with Begin, and again when a rollback is through. In between no source appends.
@@ -21,6 +21,7 @@
 //     machines' disks are the group's truth, all other checkpoints may go, and no source is ever let
 //     in again.
 //   - From Passing on the replicas are plain disks: no sum counts any more, and what the view is written goes to them.
+//   - From Moving on a machine may write to the disks past the view: they are not given away any more, as no source would see that.
 //   - From OnDisks, or Released, on the disks are not the journal's any more: whoever they were given to writes to
 //     them, and nothing else of the group is left.
 //   - Begin with the same id and checkpoint is told what became of it and changes nothing. With another
@@ -57,9 +58,13 @@ const (
 	Released          // the disks were given away, with all that was written
 	Passing           // the replicas are plain disks, and the view writes to them
 	OnDisks           // the view is gone: machines write to the disks themselves
+	Moving            // as Passing, and machines have begun to move onto the disks themselves
 )
 
-var stateNames = [...]string{"none", "raised", "recovering", "rolling-back", "rolled-back", "committed", "settled", "released", "passing", "on-disks"}
+// Last is the last of the states.
+const Last = Moving
+
+var stateNames = [...]string{"none", "raised", "recovering", "rolling-back", "rolled-back", "committed", "settled", "released", "passing", "on-disks", "moving"}
 
 func (s State) String() string {
 	if int(s) < len(stateNames) {
@@ -78,10 +83,13 @@ func (s State) Holds() bool {
 func (s State) Final() bool { return s == Committed || s.Merged() }
 
 // Merged says that the replicas hold the checkpoint, and have gone on: nothing of the log goes over them again.
-func (s State) Merged() bool { return s == Settled || s == Passing || s.Gone() }
+func (s State) Merged() bool { return s == Settled || s.Plain() }
 
 // Plain says that the disks are plain: no sum tells what they should hold.
-func (s State) Plain() bool { return s == Passing || s.Gone() }
+func (s State) Plain() bool { return s.Passes() || s.Gone() }
+
+// Passes says that the view writes to the disks.
+func (s State) Passes() bool { return s == Passing || s == Moving }
 
 // Gone says that the disks are not the journal's any more.
 func (s State) Gone() bool { return s == OnDisks || s == Released }
@@ -144,6 +152,7 @@ var (
 	ErrNotCommitted = errors.New("the failover is not committed")
 	ErrUnsettled    = errors.New("the replicas do not hold yet what the machines see")
 	ErrReleased     = errors.New("the failover's disks were given away")
+	ErrMoving       = errors.New("the failover's machines have begun to move onto its disks, and nobody else would see what they write there")
 	ErrEnded        = errors.New("the failover of that id is over, or was given up before it began")
 )
 
@@ -179,6 +188,8 @@ type (
 	Release struct{ ID string }
 	// Verified says that the replicas hold the checkpoint whole, by their sums, and all else that was written is in scratch.
 	Verified struct{}
+	// MoveOn says that machines of the failover with the ID are about to move onto the disks themselves; empty: whichever there is.
+	MoveOn struct{ ID string }
 	// LetGo says that the machines of the failover with the ID have moved onto the disks themselves; empty: whichever
 	// there is. Nothing is left in scratch.
 	LetGo struct{ ID string }
@@ -197,6 +208,7 @@ func (Accept) event()   {}
 func (Promoted) event() {}
 func (Release) event()  {}
 func (Verified) event() {}
+func (MoveOn) event()   {}
 func (LetGo) event()    {}
 func (Passed) event()   {}
 
@@ -232,6 +244,8 @@ func (f Failover) Step(e Event) (Failover, error) {
 			f.State = Passing
 		}
 		return f, nil
+	case MoveOn:
+		return f.moveOn(e)
 	case LetGo:
 		return f.letGo(e)
 	case Passed:
@@ -304,6 +318,11 @@ func (f Failover) release(e Release) (Failover, error) {
 	case Settled, Passing, OnDisks:
 		f.State = Released
 	case Released:
+	case Moving:
+		if !invariant.Planted("journal/failover/releases-halfway") {
+			return f, ErrMoving
+		}
+		f.State = Released
 	case Committed:
 		if !invariant.Planted("journal/failover/releases-early") {
 			return f, ErrUnsettled
@@ -317,29 +336,50 @@ func (f Failover) release(e Release) (Failover, error) {
 	return f, nil
 }
 
-func (f Failover) letGo(e LetGo) (Failover, error) {
+func (f Failover) moveOn(e MoveOn) (Failover, error) {
 	if err := f.of(e.ID); err != nil {
 		return f, err
 	}
 	switch f.State {
 	case Passing:
-		f.State = OnDisks
-	case OnDisks:
-	case Settled:
-		if !invariant.Planted("journal/failover/lets-go-early") {
-			return f, ErrUnsettled
-		}
-		f.State = OnDisks
-	case Committed:
-		return f, ErrUnsettled
-	case Released:
-		return f, ErrReleased
-	case RollingBack, RolledBack:
-		return f, ErrRolledBack
-	default:
-		return f, ErrNotCommitted
+		f.State = Moving
+		return f, nil
+	case Moving, OnDisks:
+		return f, nil
 	}
-	return f, nil
+	return f, f.notPassing()
+}
+
+func (f Failover) letGo(e LetGo) (Failover, error) {
+	if err := f.of(e.ID); err != nil {
+		return f, err
+	}
+	switch f.State {
+	case Passing, Moving:
+		f.State = OnDisks
+		return f, nil
+	case OnDisks:
+		return f, nil
+	case Settled:
+		if invariant.Planted("journal/failover/lets-go-early") {
+			f.State = OnDisks
+			return f, nil
+		}
+	}
+	return f, f.notPassing()
+}
+
+// notPassing is why no machine moves onto the disks of a failover whose view does not pass to them.
+func (f Failover) notPassing() error {
+	switch f.State {
+	case Committed, Settled:
+		return ErrUnsettled
+	case Released:
+		return ErrReleased
+	case RollingBack, RolledBack:
+		return ErrRolledBack
+	}
+	return ErrNotCommitted
 }
 
 // passed ends the failover when its time is over. What was used up is noted now and then.

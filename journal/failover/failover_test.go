@@ -29,38 +29,44 @@ func TestEveryEvent(t *testing.T) {
 	other := Begin{ID: "b", Checkpoint: 9, Above: 5, View: 4, Timer: time.Minute, Then: Commit, Now: at(1)}
 	table := []struct {
 		event Event
-		want  [10]State // by state
-		errs  [10]error
+		want  [11]State // by state
+		errs  [11]error
 	}{
-		{other, [10]State{Raised, same, same, same, Raised, same, same, same, same, same}, [10]error{nil, ErrOther, ErrOther, ErrOther, nil, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther}},
-		{Begin{ID: "a", Checkpoint: 7, Above: 5}, [10]State{Raised, same, same, same, same, same, same, same, same, same}, [10]error{}},
-		{Begin{ID: "a", Checkpoint: 8, Above: 5}, [10]State{Raised, same, same, same, same, same, same, same, same, same}, [10]error{nil, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther}},
-		{Begin{ID: "b", Checkpoint: 9, Above: 5, View: 4, Now: at(1), Ended: []Ended{{ID: "b"}}}, [10]State{same, same, same, same, same, same, same, same, same, same},
-			[10]error{ErrEnded, ErrEnded, ErrEnded, ErrEnded, ErrEnded, ErrEnded, ErrEnded, ErrEnded, ErrEnded, ErrEnded}},
-		{Kept{}, [10]State{same, Recovering, same, same, same, same, same, same, same, same}, [10]error{}},
-		{Abandon{}, [10]State{same, RollingBack, RollingBack, same, same, same, same, same, same, same}, [10]error{ErrNone, nil, nil, nil, nil, ErrCommitted, ErrCommitted, ErrCommitted, ErrCommitted, ErrCommitted}},
-		{Abandon{ID: "a"}, [10]State{same, RollingBack, RollingBack, same, same, same, same, same, same, same}, [10]error{ErrNone, nil, nil, nil, nil, ErrCommitted, ErrCommitted, ErrCommitted, ErrCommitted, ErrCommitted}},
-		{Abandon{ID: "b"}, [10]State{same, same, same, same, same, same, same, same, same, same}, [10]error{ErrNone, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther}},
-		{Dropped{}, [10]State{same, same, same, RolledBack, same, same, same, same, same, same}, [10]error{}},
-		{Accept{}, [10]State{same, same, Committed, same, same, same, same, same, same, same}, [10]error{ErrNone, ErrNotReady, nil, ErrRolledBack, ErrRolledBack, nil, nil, nil, nil, nil}},
-		{Accept{ID: "a"}, [10]State{same, same, Committed, same, same, same, same, same, same, same}, [10]error{ErrNone, ErrNotReady, nil, ErrRolledBack, ErrRolledBack, nil, nil, nil, nil, nil}},
-		{Accept{ID: "b"}, [10]State{same, same, same, same, same, same, same, same, same, same}, [10]error{ErrNone, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther}},
-		{Release{}, [10]State{same, same, same, same, same, same, Released, same, Released, Released}, [10]error{ErrNone, ErrNotCommitted, ErrNotCommitted, ErrRolledBack, ErrRolledBack, ErrUnsettled, nil, nil, nil, nil}},
-		{Release{ID: "a"}, [10]State{same, same, same, same, same, same, Released, same, Released, Released}, [10]error{ErrNone, ErrNotCommitted, ErrNotCommitted, ErrRolledBack, ErrRolledBack, ErrUnsettled, nil, nil, nil, nil}},
-		{Release{ID: "b"}, [10]State{same, same, same, same, same, same, same, same, same, same}, [10]error{ErrNone, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther}},
-		{Verified{}, [10]State{same, same, same, same, same, same, Passing, same, same, same}, [10]error{}},
-		{LetGo{}, [10]State{same, same, same, same, same, same, same, same, OnDisks, same},
-			[10]error{ErrNone, ErrNotCommitted, ErrNotCommitted, ErrRolledBack, ErrRolledBack, ErrUnsettled, ErrUnsettled, ErrReleased, nil, nil}},
-		{LetGo{ID: "a"}, [10]State{same, same, same, same, same, same, same, same, OnDisks, same},
-			[10]error{ErrNone, ErrNotCommitted, ErrNotCommitted, ErrRolledBack, ErrRolledBack, ErrUnsettled, ErrUnsettled, ErrReleased, nil, nil}},
-		{LetGo{ID: "b"}, [10]State{same, same, same, same, same, same, same, same, same, same},
-			[10]error{ErrNone, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther}},
-		{Promoted{}, [10]State{same, same, same, same, same, Settled, same, same, same, same}, [10]error{}},
-		{Passed{Now: at(59 * time.Second)}, [10]State{same, same, same, same, same, same, same, same, same, same}, [10]error{}},
-		{Passed{Now: at(time.Hour)}, [10]State{same, RollingBack, RollingBack, same, same, same, same, same, same, same}, [10]error{}},
+		{other, [11]State{Raised, same, same, same, Raised, same, same, same, same, same, same}, [11]error{nil, ErrOther, ErrOther, ErrOther, nil, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther}},
+		{Begin{ID: "a", Checkpoint: 7, Above: 5}, [11]State{Raised, same, same, same, same, same, same, same, same, same, same}, [11]error{}},
+		{Begin{ID: "a", Checkpoint: 8, Above: 5}, [11]State{Raised, same, same, same, same, same, same, same, same, same, same}, [11]error{nil, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther}},
+		{Begin{ID: "b", Checkpoint: 9, Above: 5, View: 4, Now: at(1), Ended: []Ended{{ID: "b"}}}, [11]State{same, same, same, same, same, same, same, same, same, same, same},
+			[11]error{ErrEnded, ErrEnded, ErrEnded, ErrEnded, ErrEnded, ErrEnded, ErrEnded, ErrEnded, ErrEnded, ErrEnded, ErrEnded}},
+		{Kept{}, [11]State{same, Recovering, same, same, same, same, same, same, same, same, same}, [11]error{}},
+		{Abandon{}, [11]State{same, RollingBack, RollingBack, same, same, same, same, same, same, same, same}, [11]error{ErrNone, nil, nil, nil, nil, ErrCommitted, ErrCommitted, ErrCommitted, ErrCommitted, ErrCommitted, ErrCommitted}},
+		{Abandon{ID: "a"}, [11]State{same, RollingBack, RollingBack, same, same, same, same, same, same, same, same}, [11]error{ErrNone, nil, nil, nil, nil, ErrCommitted, ErrCommitted, ErrCommitted, ErrCommitted, ErrCommitted, ErrCommitted}},
+		{Abandon{ID: "b"}, [11]State{same, same, same, same, same, same, same, same, same, same, same}, [11]error{ErrNone, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther}},
+		{Dropped{}, [11]State{same, same, same, RolledBack, same, same, same, same, same, same, same}, [11]error{}},
+		{Accept{}, [11]State{same, same, Committed, same, same, same, same, same, same, same, same}, [11]error{ErrNone, ErrNotReady, nil, ErrRolledBack, ErrRolledBack, nil, nil, nil, nil, nil, nil}},
+		{Accept{ID: "a"}, [11]State{same, same, Committed, same, same, same, same, same, same, same, same}, [11]error{ErrNone, ErrNotReady, nil, ErrRolledBack, ErrRolledBack, nil, nil, nil, nil, nil, nil}},
+		{Accept{ID: "b"}, [11]State{same, same, same, same, same, same, same, same, same, same, same}, [11]error{ErrNone, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther}},
+		{Release{}, [11]State{same, same, same, same, same, same, Released, same, Released, Released, same}, [11]error{ErrNone, ErrNotCommitted, ErrNotCommitted, ErrRolledBack, ErrRolledBack, ErrUnsettled, nil, nil, nil, nil, ErrMoving}},
+		{Release{ID: "a"}, [11]State{same, same, same, same, same, same, Released, same, Released, Released, same}, [11]error{ErrNone, ErrNotCommitted, ErrNotCommitted, ErrRolledBack, ErrRolledBack, ErrUnsettled, nil, nil, nil, nil, ErrMoving}},
+		{Release{ID: "b"}, [11]State{same, same, same, same, same, same, same, same, same, same, same}, [11]error{ErrNone, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther}},
+		{Verified{}, [11]State{same, same, same, same, same, same, Passing, same, same, same, same}, [11]error{}},
+		{MoveOn{}, [11]State{same, same, same, same, same, same, same, same, Moving, same, same},
+			[11]error{ErrNone, ErrNotCommitted, ErrNotCommitted, ErrRolledBack, ErrRolledBack, ErrUnsettled, ErrUnsettled, ErrReleased, nil, nil, nil}},
+		{MoveOn{ID: "a"}, [11]State{same, same, same, same, same, same, same, same, Moving, same, same},
+			[11]error{ErrNone, ErrNotCommitted, ErrNotCommitted, ErrRolledBack, ErrRolledBack, ErrUnsettled, ErrUnsettled, ErrReleased, nil, nil, nil}},
+		{MoveOn{ID: "b"}, [11]State{same, same, same, same, same, same, same, same, same, same, same},
+			[11]error{ErrNone, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther}},
+		{LetGo{}, [11]State{same, same, same, same, same, same, same, same, OnDisks, same, OnDisks},
+			[11]error{ErrNone, ErrNotCommitted, ErrNotCommitted, ErrRolledBack, ErrRolledBack, ErrUnsettled, ErrUnsettled, ErrReleased, nil, nil, nil}},
+		{LetGo{ID: "a"}, [11]State{same, same, same, same, same, same, same, same, OnDisks, same, OnDisks},
+			[11]error{ErrNone, ErrNotCommitted, ErrNotCommitted, ErrRolledBack, ErrRolledBack, ErrUnsettled, ErrUnsettled, ErrReleased, nil, nil, nil}},
+		{LetGo{ID: "b"}, [11]State{same, same, same, same, same, same, same, same, same, same, same},
+			[11]error{ErrNone, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther, ErrOther}},
+		{Promoted{}, [11]State{same, same, same, same, same, Settled, same, same, same, same, same}, [11]error{}},
+		{Passed{Now: at(59 * time.Second)}, [11]State{same, same, same, same, same, same, same, same, same, same, same}, [11]error{}},
+		{Passed{Now: at(time.Hour)}, [11]State{same, RollingBack, RollingBack, same, same, same, same, same, same, same, same}, [11]error{}},
 	}
 	for _, row := range table {
-		for s := None; s <= OnDisks; s++ {
+		for s := None; s <= Last; s++ {
 			f := with(s)
 			next, err := f.Step(row.event)
 			want := row.want[s]
@@ -92,12 +98,13 @@ func TestEveryEvent(t *testing.T) {
 }
 
 func TestHolds(t *testing.T) {
-	for s := None; s <= OnDisks; s++ {
+	for s := None; s <= Last; s++ {
 		gone := s == Released || s == OnDisks
-		merged := s == Settled || s == Passing || gone
+		passes := s == Passing || s == Moving
+		merged := s == Settled || passes || gone
 		final := s == Committed || merged
 		holds := s == Raised || s == Recovering || s == RollingBack || final
-		if s.Holds() != holds || s.Fences() != holds || s.Final() != final || s.Shows() != (s == Recovering || final && !gone) || s.Merged() != merged || s.Gone() != gone || s.Plain() != (s == Passing || gone) {
+		if s.Holds() != holds || s.Fences() != holds || s.Final() != final || s.Shows() != (s == Recovering || final && !gone) || s.Merged() != merged || s.Gone() != gone || s.Passes() != passes || s.Plain() != (passes || gone) {
 			t.Errorf("%s: holds %v, fences %v, shows %v", s, s.Holds(), s.Fences(), s.Shows())
 		}
 	}

@@ -106,7 +106,7 @@ type Failover struct {
 	// none; raised: the source is fenced and the disks are not there yet; recovering: machines may run;
 	// rolling-back; rolled-back; committed; settled: committed, and the replicas hold what the machines see, but
 	// for what stands in the view's scratch on its way there; passing: they are plain disks, and the view does nothing but pass to
-	// them what it is asked for, once its scratch is empty; on-disks: machines use them themselves, and the view is gone.
+	// them what it is asked for, once its scratch is empty; moving: and machines have begun to move onto them; on-disks: machines use them themselves, and the view is gone.
 	State string `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
 	// What is amiss, a sentence for an operator; empty: nothing is.
 	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
@@ -132,7 +132,9 @@ type Failover struct {
 	Lineage string `protobuf:"bytes,14,opt,name=lineage,proto3" json:"lineage,omitempty"`
 	// The disks hold all that the machines see, durably but for what these have not flushed, and scratch has no part in it any more. It is false also where
 	// nobody can say: while the view is not there.
-	OnDisksAlone  bool `protobuf:"varint,15,opt,name=on_disks_alone,json=onDisksAlone,proto3" json:"on_disks_alone,omitempty"`
+	OnDisksAlone bool `protobuf:"varint,15,opt,name=on_disks_alone,json=onDisksAlone,proto3" json:"on_disks_alone,omitempty"`
+	// Why the disks never become plain ones that machines could move onto, a sentence for an operator; empty: they do.
+	NeverPlain    string `protobuf:"bytes,16,opt,name=never_plain,json=neverPlain,proto3" json:"never_plain,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -270,6 +272,13 @@ func (x *Failover) GetOnDisksAlone() bool {
 		return x.OnDisksAlone
 	}
 	return false
+}
+
+func (x *Failover) GetNeverPlain() string {
+	if x != nil {
+		return x.NeverPlain
+	}
+	return ""
 }
 
 // RecoveryServiceBeginRequest says which group is to run where.
@@ -1031,6 +1040,107 @@ func (x *RecoveryServiceHandOverResponse) GetRunDir() string {
 	return ""
 }
 
+// RecoveryServiceMoveOnRequest says whose machines move onto the disks.
+type RecoveryServiceMoveOnRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The group's name; empty means the only one there is.
+	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// The failover's id; empty means the present one, whichever that is.
+	Id            string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecoveryServiceMoveOnRequest) Reset() {
+	*x = RecoveryServiceMoveOnRequest{}
+	mi := &file_holdfast_v1_recovery_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecoveryServiceMoveOnRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecoveryServiceMoveOnRequest) ProtoMessage() {}
+
+func (x *RecoveryServiceMoveOnRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_recovery_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecoveryServiceMoveOnRequest.ProtoReflect.Descriptor instead.
+func (*RecoveryServiceMoveOnRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_recovery_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *RecoveryServiceMoveOnRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *RecoveryServiceMoveOnRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+// RecoveryServiceMoveOnResponse tells how it stands.
+type RecoveryServiceMoveOnResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How it stands.
+	Failover      *Failover `protobuf:"bytes,1,opt,name=failover,proto3" json:"failover,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecoveryServiceMoveOnResponse) Reset() {
+	*x = RecoveryServiceMoveOnResponse{}
+	mi := &file_holdfast_v1_recovery_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecoveryServiceMoveOnResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecoveryServiceMoveOnResponse) ProtoMessage() {}
+
+func (x *RecoveryServiceMoveOnResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_recovery_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecoveryServiceMoveOnResponse.ProtoReflect.Descriptor instead.
+func (*RecoveryServiceMoveOnResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_recovery_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *RecoveryServiceMoveOnResponse) GetFailover() *Failover {
+	if x != nil {
+		return x.Failover
+	}
+	return nil
+}
+
 // RecoveryServiceLetGoRequest says whose disks are the machines' own from now on.
 type RecoveryServiceLetGoRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1044,7 +1154,7 @@ type RecoveryServiceLetGoRequest struct {
 
 func (x *RecoveryServiceLetGoRequest) Reset() {
 	*x = RecoveryServiceLetGoRequest{}
-	mi := &file_holdfast_v1_recovery_proto_msgTypes[14]
+	mi := &file_holdfast_v1_recovery_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1056,7 +1166,7 @@ func (x *RecoveryServiceLetGoRequest) String() string {
 func (*RecoveryServiceLetGoRequest) ProtoMessage() {}
 
 func (x *RecoveryServiceLetGoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_recovery_proto_msgTypes[14]
+	mi := &file_holdfast_v1_recovery_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1069,7 +1179,7 @@ func (x *RecoveryServiceLetGoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoveryServiceLetGoRequest.ProtoReflect.Descriptor instead.
 func (*RecoveryServiceLetGoRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_recovery_proto_rawDescGZIP(), []int{14}
+	return file_holdfast_v1_recovery_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RecoveryServiceLetGoRequest) GetGroup() string {
@@ -1097,7 +1207,7 @@ type RecoveryServiceLetGoResponse struct {
 
 func (x *RecoveryServiceLetGoResponse) Reset() {
 	*x = RecoveryServiceLetGoResponse{}
-	mi := &file_holdfast_v1_recovery_proto_msgTypes[15]
+	mi := &file_holdfast_v1_recovery_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1109,7 +1219,7 @@ func (x *RecoveryServiceLetGoResponse) String() string {
 func (*RecoveryServiceLetGoResponse) ProtoMessage() {}
 
 func (x *RecoveryServiceLetGoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_recovery_proto_msgTypes[15]
+	mi := &file_holdfast_v1_recovery_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1122,7 +1232,7 @@ func (x *RecoveryServiceLetGoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoveryServiceLetGoResponse.ProtoReflect.Descriptor instead.
 func (*RecoveryServiceLetGoResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_recovery_proto_rawDescGZIP(), []int{15}
+	return file_holdfast_v1_recovery_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RecoveryServiceLetGoResponse) GetFailover() *Failover {
@@ -1141,7 +1251,7 @@ const file_holdfast_v1_recovery_proto_rawDesc = "" +
 	"\x06volume\x18\x01 \x01(\tR\x06volume\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\rR\x02id\x12\x14\n" +
 	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\x12\x12\n" +
-	"\x04path\x18\x04 \x01(\tR\x04path\"\xde\x03\n" +
+	"\x04path\x18\x04 \x01(\tR\x04path\"\xff\x03\n" +
 	"\bFailover\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\tR\x05group\x12\x14\n" +
@@ -1160,7 +1270,9 @@ const file_holdfast_v1_recovery_proto_rawDesc = "" +
 	"\x04view\x18\f \x01(\v2\x11.holdfast.v1.ViewR\x04view\x12'\n" +
 	"\x05disks\x18\r \x03(\v2\x11.holdfast.v1.DiskR\x05disks\x12\x18\n" +
 	"\alineage\x18\x0e \x01(\tR\alineage\x12$\n" +
-	"\x0eon_disks_alone\x18\x0f \x01(\bR\fonDisksAlone\"\xbc\x01\n" +
+	"\x0eon_disks_alone\x18\x0f \x01(\bR\fonDisksAlone\x12\x1f\n" +
+	"\vnever_plain\x18\x10 \x01(\tR\n" +
+	"neverPlain\"\xbc\x01\n" +
 	"\x1bRecoveryServiceBeginRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1e\n" +
 	"\n" +
@@ -1210,19 +1322,25 @@ const file_holdfast_v1_recovery_proto_rawDesc = "" +
 	"\x05disks\x18\x02 \x03(\v2\x11.holdfast.v1.DiskR\x05disks\x12\x10\n" +
 	"\x03nbd\x18\x03 \x01(\tR\x03nbd\x12\x12\n" +
 	"\x04pool\x18\x04 \x01(\tR\x04pool\x12\x17\n" +
-	"\arun_dir\x18\x05 \x01(\tR\x06runDir\"C\n" +
+	"\arun_dir\x18\x05 \x01(\tR\x06runDir\"D\n" +
+	"\x1cRecoveryServiceMoveOnRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\"R\n" +
+	"\x1dRecoveryServiceMoveOnResponse\x121\n" +
+	"\bfailover\x18\x01 \x01(\v2\x15.holdfast.v1.FailoverR\bfailover\"C\n" +
 	"\x1bRecoveryServiceLetGoRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\"Q\n" +
 	"\x1cRecoveryServiceLetGoResponse\x121\n" +
-	"\bfailover\x18\x01 \x01(\v2\x15.holdfast.v1.FailoverR\bfailover2\xb2\x05\n" +
+	"\bfailover\x18\x01 \x01(\v2\x15.holdfast.v1.FailoverR\bfailover2\x93\x06\n" +
 	"\x0fRecoveryService\x12\\\n" +
 	"\x05Begin\x12(.holdfast.v1.RecoveryServiceBeginRequest\x1a).holdfast.v1.RecoveryServiceBeginResponse\x12V\n" +
 	"\x03Get\x12&.holdfast.v1.RecoveryServiceGetRequest\x1a'.holdfast.v1.RecoveryServiceGetResponse\x12_\n" +
 	"\x06Commit\x12).holdfast.v1.RecoveryServiceCommitRequest\x1a*.holdfast.v1.RecoveryServiceCommitResponse\x12e\n" +
 	"\bRollback\x12+.holdfast.v1.RecoveryServiceRollbackRequest\x1a,.holdfast.v1.RecoveryServiceRollbackResponse\x12\\\n" +
 	"\x05Adopt\x12(.holdfast.v1.RecoveryServiceAdoptRequest\x1a).holdfast.v1.RecoveryServiceAdoptResponse\x12e\n" +
-	"\bHandOver\x12+.holdfast.v1.RecoveryServiceHandOverRequest\x1a,.holdfast.v1.RecoveryServiceHandOverResponse\x12\\\n" +
+	"\bHandOver\x12+.holdfast.v1.RecoveryServiceHandOverRequest\x1a,.holdfast.v1.RecoveryServiceHandOverResponse\x12_\n" +
+	"\x06MoveOn\x12).holdfast.v1.RecoveryServiceMoveOnRequest\x1a*.holdfast.v1.RecoveryServiceMoveOnResponse\x12\\\n" +
 	"\x05LetGo\x12(.holdfast.v1.RecoveryServiceLetGoRequest\x1a).holdfast.v1.RecoveryServiceLetGoResponseBCZAgithub.com/holdfast-dr/holdfast/control/api/holdfastv1;holdfastv1b\x06proto3"
 
 var (
@@ -1237,7 +1355,7 @@ func file_holdfast_v1_recovery_proto_rawDescGZIP() []byte {
 	return file_holdfast_v1_recovery_proto_rawDescData
 }
 
-var file_holdfast_v1_recovery_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_holdfast_v1_recovery_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_holdfast_v1_recovery_proto_goTypes = []any{
 	(*Disk)(nil),                            // 0: holdfast.v1.Disk
 	(*Failover)(nil),                        // 1: holdfast.v1.Failover
@@ -1253,46 +1371,51 @@ var file_holdfast_v1_recovery_proto_goTypes = []any{
 	(*RecoveryServiceAdoptResponse)(nil),    // 11: holdfast.v1.RecoveryServiceAdoptResponse
 	(*RecoveryServiceHandOverRequest)(nil),  // 12: holdfast.v1.RecoveryServiceHandOverRequest
 	(*RecoveryServiceHandOverResponse)(nil), // 13: holdfast.v1.RecoveryServiceHandOverResponse
-	(*RecoveryServiceLetGoRequest)(nil),     // 14: holdfast.v1.RecoveryServiceLetGoRequest
-	(*RecoveryServiceLetGoResponse)(nil),    // 15: holdfast.v1.RecoveryServiceLetGoResponse
-	(*timestamppb.Timestamp)(nil),           // 16: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),             // 17: google.protobuf.Duration
-	(*View)(nil),                            // 18: holdfast.v1.View
+	(*RecoveryServiceMoveOnRequest)(nil),    // 14: holdfast.v1.RecoveryServiceMoveOnRequest
+	(*RecoveryServiceMoveOnResponse)(nil),   // 15: holdfast.v1.RecoveryServiceMoveOnResponse
+	(*RecoveryServiceLetGoRequest)(nil),     // 16: holdfast.v1.RecoveryServiceLetGoRequest
+	(*RecoveryServiceLetGoResponse)(nil),    // 17: holdfast.v1.RecoveryServiceLetGoResponse
+	(*timestamppb.Timestamp)(nil),           // 18: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),             // 19: google.protobuf.Duration
+	(*View)(nil),                            // 20: holdfast.v1.View
 }
 var file_holdfast_v1_recovery_proto_depIdxs = []int32{
-	16, // 0: holdfast.v1.Failover.began:type_name -> google.protobuf.Timestamp
-	17, // 1: holdfast.v1.Failover.timer:type_name -> google.protobuf.Duration
-	17, // 2: holdfast.v1.Failover.left:type_name -> google.protobuf.Duration
-	18, // 3: holdfast.v1.Failover.view:type_name -> holdfast.v1.View
+	18, // 0: holdfast.v1.Failover.began:type_name -> google.protobuf.Timestamp
+	19, // 1: holdfast.v1.Failover.timer:type_name -> google.protobuf.Duration
+	19, // 2: holdfast.v1.Failover.left:type_name -> google.protobuf.Duration
+	20, // 3: holdfast.v1.Failover.view:type_name -> holdfast.v1.View
 	0,  // 4: holdfast.v1.Failover.disks:type_name -> holdfast.v1.Disk
-	17, // 5: holdfast.v1.RecoveryServiceBeginRequest.timer:type_name -> google.protobuf.Duration
+	19, // 5: holdfast.v1.RecoveryServiceBeginRequest.timer:type_name -> google.protobuf.Duration
 	1,  // 6: holdfast.v1.RecoveryServiceBeginResponse.failover:type_name -> holdfast.v1.Failover
 	1,  // 7: holdfast.v1.RecoveryServiceGetResponse.failover:type_name -> holdfast.v1.Failover
 	1,  // 8: holdfast.v1.RecoveryServiceCommitResponse.failover:type_name -> holdfast.v1.Failover
 	1,  // 9: holdfast.v1.RecoveryServiceRollbackResponse.failover:type_name -> holdfast.v1.Failover
 	0,  // 10: holdfast.v1.RecoveryServiceAdoptRequest.disks:type_name -> holdfast.v1.Disk
-	17, // 11: holdfast.v1.RecoveryServiceHandOverRequest.interval:type_name -> google.protobuf.Duration
+	19, // 11: holdfast.v1.RecoveryServiceHandOverRequest.interval:type_name -> google.protobuf.Duration
 	0,  // 12: holdfast.v1.RecoveryServiceHandOverResponse.disks:type_name -> holdfast.v1.Disk
-	1,  // 13: holdfast.v1.RecoveryServiceLetGoResponse.failover:type_name -> holdfast.v1.Failover
-	2,  // 14: holdfast.v1.RecoveryService.Begin:input_type -> holdfast.v1.RecoveryServiceBeginRequest
-	4,  // 15: holdfast.v1.RecoveryService.Get:input_type -> holdfast.v1.RecoveryServiceGetRequest
-	6,  // 16: holdfast.v1.RecoveryService.Commit:input_type -> holdfast.v1.RecoveryServiceCommitRequest
-	8,  // 17: holdfast.v1.RecoveryService.Rollback:input_type -> holdfast.v1.RecoveryServiceRollbackRequest
-	10, // 18: holdfast.v1.RecoveryService.Adopt:input_type -> holdfast.v1.RecoveryServiceAdoptRequest
-	12, // 19: holdfast.v1.RecoveryService.HandOver:input_type -> holdfast.v1.RecoveryServiceHandOverRequest
-	14, // 20: holdfast.v1.RecoveryService.LetGo:input_type -> holdfast.v1.RecoveryServiceLetGoRequest
-	3,  // 21: holdfast.v1.RecoveryService.Begin:output_type -> holdfast.v1.RecoveryServiceBeginResponse
-	5,  // 22: holdfast.v1.RecoveryService.Get:output_type -> holdfast.v1.RecoveryServiceGetResponse
-	7,  // 23: holdfast.v1.RecoveryService.Commit:output_type -> holdfast.v1.RecoveryServiceCommitResponse
-	9,  // 24: holdfast.v1.RecoveryService.Rollback:output_type -> holdfast.v1.RecoveryServiceRollbackResponse
-	11, // 25: holdfast.v1.RecoveryService.Adopt:output_type -> holdfast.v1.RecoveryServiceAdoptResponse
-	13, // 26: holdfast.v1.RecoveryService.HandOver:output_type -> holdfast.v1.RecoveryServiceHandOverResponse
-	15, // 27: holdfast.v1.RecoveryService.LetGo:output_type -> holdfast.v1.RecoveryServiceLetGoResponse
-	21, // [21:28] is the sub-list for method output_type
-	14, // [14:21] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	1,  // 13: holdfast.v1.RecoveryServiceMoveOnResponse.failover:type_name -> holdfast.v1.Failover
+	1,  // 14: holdfast.v1.RecoveryServiceLetGoResponse.failover:type_name -> holdfast.v1.Failover
+	2,  // 15: holdfast.v1.RecoveryService.Begin:input_type -> holdfast.v1.RecoveryServiceBeginRequest
+	4,  // 16: holdfast.v1.RecoveryService.Get:input_type -> holdfast.v1.RecoveryServiceGetRequest
+	6,  // 17: holdfast.v1.RecoveryService.Commit:input_type -> holdfast.v1.RecoveryServiceCommitRequest
+	8,  // 18: holdfast.v1.RecoveryService.Rollback:input_type -> holdfast.v1.RecoveryServiceRollbackRequest
+	10, // 19: holdfast.v1.RecoveryService.Adopt:input_type -> holdfast.v1.RecoveryServiceAdoptRequest
+	12, // 20: holdfast.v1.RecoveryService.HandOver:input_type -> holdfast.v1.RecoveryServiceHandOverRequest
+	14, // 21: holdfast.v1.RecoveryService.MoveOn:input_type -> holdfast.v1.RecoveryServiceMoveOnRequest
+	16, // 22: holdfast.v1.RecoveryService.LetGo:input_type -> holdfast.v1.RecoveryServiceLetGoRequest
+	3,  // 23: holdfast.v1.RecoveryService.Begin:output_type -> holdfast.v1.RecoveryServiceBeginResponse
+	5,  // 24: holdfast.v1.RecoveryService.Get:output_type -> holdfast.v1.RecoveryServiceGetResponse
+	7,  // 25: holdfast.v1.RecoveryService.Commit:output_type -> holdfast.v1.RecoveryServiceCommitResponse
+	9,  // 26: holdfast.v1.RecoveryService.Rollback:output_type -> holdfast.v1.RecoveryServiceRollbackResponse
+	11, // 27: holdfast.v1.RecoveryService.Adopt:output_type -> holdfast.v1.RecoveryServiceAdoptResponse
+	13, // 28: holdfast.v1.RecoveryService.HandOver:output_type -> holdfast.v1.RecoveryServiceHandOverResponse
+	15, // 29: holdfast.v1.RecoveryService.MoveOn:output_type -> holdfast.v1.RecoveryServiceMoveOnResponse
+	17, // 30: holdfast.v1.RecoveryService.LetGo:output_type -> holdfast.v1.RecoveryServiceLetGoResponse
+	23, // [23:31] is the sub-list for method output_type
+	15, // [15:23] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_v1_recovery_proto_init() }
@@ -1307,7 +1430,7 @@ func file_holdfast_v1_recovery_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_v1_recovery_proto_rawDesc), len(file_holdfast_v1_recovery_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -199,8 +199,33 @@ func domainLife(t *testing.T, l *Libvirt) {
 		t.Fatal(err)
 	}
 	checkInventory(t, all, l.uuid("web1"))
+	socket, _, err := exportOf(disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	onto := hypervisor.Disk{Volume: "data", File: filepath.Join(filepath.Dir(socket), "disk"), Bytes: 1 << 20}
+	setDisk := func(l *Libvirt) error { return errors.Join(l.MaySetDisk(ctx, "web1"), l.SetDisk(ctx, "web1", onto)) }
+	for _, err := range []error{l.MaySetDisk(ctx, "web1"), l.SetDisk(ctx, "web1", onto)} {
+		if err == nil || !strings.Contains(err.Error(), "while the machine is off alone") {
+			t.Errorf("onto a file while it runs: %v", err)
+		}
+	}
 	each("stop by force", stop(hypervisor.ByForce))
 	state(hypervisor.Off)
+	each("onto a file", setDisk)
+	if err := os.Remove(socket); err != nil { // nobody serves it any more
+		t.Fatal(err)
+	}
+	each("start on the file", start)
+	until(t, "the guest says HELLO on the file", func() bool { return strings.Count(said(), "HELLO\n") == 3 })
+	each("onto the file where it is", func(l *Libvirt) error { return l.SetDisk(ctx, "web1", onto) })
+	each("stop it there", stop(hypervisor.ByForce))
+	if err := l.SetDisk(ctx, "web1", hypervisor.Disk{Volume: "log", File: onto.File}); err == nil || !strings.Contains(err.Error(), "no disk of volume log") {
+		t.Errorf("a disk that it has not: %v", err)
+	}
+	if err := l.MaySetDisk(ctx, "web2"); !errors.Is(err, hypervisor.ErrAbsent) {
+		t.Errorf("a machine that is none: %v", err)
+	}
 	each("undefine", func(l *Libvirt) error { return l.Undefine(ctx, "web1") })
 	state(hypervisor.Absent)
 	if all, err = l.Inventory(ctx); err != nil || len(all) != 1 {

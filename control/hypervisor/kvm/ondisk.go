@@ -96,6 +96,12 @@ func (n *Node) rawFile() string {
 	return options.File.Filename
 }
 
+// MaySetDisk says that a machine must be there.
+func (l *Local) MaySetDisk(_ context.Context, name string) error {
+	_, _, err := l.definition(name)
+	return err
+}
+
 // SetDisk moves a disk of a machine onto a file: in QEMU first, where it runs, and then in its definition.
 func (l *Local) SetDisk(ctx context.Context, name string, d hypervisor.Disk) error {
 	err := l.setDisk(ctx, name, d)
@@ -159,6 +165,20 @@ func moveOnto(ctx context.Context, l *Local, dir string, i int, from, to hypervi
 	return Carry(ctx, mon, nil, p)
 }
 
+// MaySetDisk says that a domain must be off.
+func (l *Libvirt) MaySetDisk(ctx context.Context, name string) error {
+	state, err := l.State(ctx, name)
+	switch {
+	case err != nil:
+		return err
+	case state == hypervisor.Absent:
+		return fmt.Errorf("machine %s: %w", name, hypervisor.ErrAbsent)
+	case state != hypervisor.Off && !invariant.Planted("kvm/domain-moves-running"):
+		return fmt.Errorf("machine %s is %s: under libvirt a disk moves onto its file while the machine is off alone: shut it down first", name, state)
+	}
+	return nil
+}
+
 // SetDisk changes the definition of a domain that is off.
 func (l *Libvirt) SetDisk(ctx context.Context, name string, d hypervisor.Disk) error {
 	_, m, err := l.files().definition(name)
@@ -172,11 +192,7 @@ func (l *Libvirt) SetDisk(ctx context.Context, name string, d hypervisor.Disk) e
 	if m.Disks[i].File == d.File {
 		return nil
 	}
-	state, err := l.State(ctx, name)
-	if err == nil && state != hypervisor.Off {
-		err = fmt.Errorf("machine %s is %s: under libvirt a disk moves onto its file while the machine is off alone: shut it down, and carry on", name, state)
-	}
-	if err != nil {
+	if err := l.MaySetDisk(ctx, name); err != nil {
 		return err
 	}
 	m.Disks[i] = d

@@ -47,6 +47,8 @@ const (
 	// RecoveryServiceHandOverProcedure is the fully-qualified name of the RecoveryService's HandOver
 	// RPC.
 	RecoveryServiceHandOverProcedure = "/holdfast.v1.RecoveryService/HandOver"
+	// RecoveryServiceMoveOnProcedure is the fully-qualified name of the RecoveryService's MoveOn RPC.
+	RecoveryServiceMoveOnProcedure = "/holdfast.v1.RecoveryService/MoveOn"
 	// RecoveryServiceLetGoProcedure is the fully-qualified name of the RecoveryService's LetGo RPC.
 	RecoveryServiceLetGoProcedure = "/holdfast.v1.RecoveryService/LetGo"
 )
@@ -82,9 +84,14 @@ type RecoveryServiceClient interface {
 	// HandOver gives away the disks of a settled failover: this vra, which was their target, becomes the source of the
 	// group that the other site has adopted. From then on a filter is to serve the disks, at the socket where the machines
 	// find them; until it does, the machines wait. Asked again it tells how far that has come.
-	// Errors: failed_precondition when the failover is not settled, or is another one; unavailable when it does not get on:
+	// Errors: failed_precondition when the failover is not settled, is another one, or its machines move onto the disks; unavailable when it does not get on:
 	// ask again; invalid_argument for what cannot be meant.
 	HandOver(context.Context, *holdfastv1.RecoveryServiceHandOverRequest) (*holdfastv1.RecoveryServiceHandOverResponse, error)
+	// MoveOn says, durably, that machines are about to move onto the disks of a failover whose view passes to them: from then on these are not
+	// handed over any more, whoever asks, as no filter would see what the machines write. Again it changes nothing.
+	// Errors: failed_precondition when there is no failover, it is another one, not committed, or its disks were handed over; unavailable while its
+	// view does not pass to the disks yet: ask again.
+	MoveOn(context.Context, *holdfastv1.RecoveryServiceMoveOnRequest) (*holdfastv1.RecoveryServiceMoveOnResponse, error)
 	// LetGo ends the serving of a failover's disks for good, once the machines have moved onto these themselves: from then on this
 	// vra does not write to them any more. Again it changes nothing.
 	// Errors: failed_precondition when there is no failover, it is another one, or not committed; unavailable while its view does not
@@ -139,6 +146,12 @@ func NewRecoveryServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			connect.WithSchema(recoveryServiceMethods.ByName("HandOver")),
 			connect.WithClientOptions(opts...),
 		),
+		moveOn: connect.NewClient[holdfastv1.RecoveryServiceMoveOnRequest, holdfastv1.RecoveryServiceMoveOnResponse](
+			httpClient,
+			baseURL+RecoveryServiceMoveOnProcedure,
+			connect.WithSchema(recoveryServiceMethods.ByName("MoveOn")),
+			connect.WithClientOptions(opts...),
+		),
 		letGo: connect.NewClient[holdfastv1.RecoveryServiceLetGoRequest, holdfastv1.RecoveryServiceLetGoResponse](
 			httpClient,
 			baseURL+RecoveryServiceLetGoProcedure,
@@ -156,6 +169,7 @@ type recoveryServiceClient struct {
 	rollback *connect.Client[holdfastv1.RecoveryServiceRollbackRequest, holdfastv1.RecoveryServiceRollbackResponse]
 	adopt    *connect.Client[holdfastv1.RecoveryServiceAdoptRequest, holdfastv1.RecoveryServiceAdoptResponse]
 	handOver *connect.Client[holdfastv1.RecoveryServiceHandOverRequest, holdfastv1.RecoveryServiceHandOverResponse]
+	moveOn   *connect.Client[holdfastv1.RecoveryServiceMoveOnRequest, holdfastv1.RecoveryServiceMoveOnResponse]
 	letGo    *connect.Client[holdfastv1.RecoveryServiceLetGoRequest, holdfastv1.RecoveryServiceLetGoResponse]
 }
 
@@ -213,6 +227,15 @@ func (c *recoveryServiceClient) HandOver(ctx context.Context, req *holdfastv1.Re
 	return nil, err
 }
 
+// MoveOn calls holdfast.v1.RecoveryService.MoveOn.
+func (c *recoveryServiceClient) MoveOn(ctx context.Context, req *holdfastv1.RecoveryServiceMoveOnRequest) (*holdfastv1.RecoveryServiceMoveOnResponse, error) {
+	response, err := c.moveOn.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // LetGo calls holdfast.v1.RecoveryService.LetGo.
 func (c *recoveryServiceClient) LetGo(ctx context.Context, req *holdfastv1.RecoveryServiceLetGoRequest) (*holdfastv1.RecoveryServiceLetGoResponse, error) {
 	response, err := c.letGo.CallUnary(ctx, connect.NewRequest(req))
@@ -253,9 +276,14 @@ type RecoveryServiceHandler interface {
 	// HandOver gives away the disks of a settled failover: this vra, which was their target, becomes the source of the
 	// group that the other site has adopted. From then on a filter is to serve the disks, at the socket where the machines
 	// find them; until it does, the machines wait. Asked again it tells how far that has come.
-	// Errors: failed_precondition when the failover is not settled, or is another one; unavailable when it does not get on:
+	// Errors: failed_precondition when the failover is not settled, is another one, or its machines move onto the disks; unavailable when it does not get on:
 	// ask again; invalid_argument for what cannot be meant.
 	HandOver(context.Context, *holdfastv1.RecoveryServiceHandOverRequest) (*holdfastv1.RecoveryServiceHandOverResponse, error)
+	// MoveOn says, durably, that machines are about to move onto the disks of a failover whose view passes to them: from then on these are not
+	// handed over any more, whoever asks, as no filter would see what the machines write. Again it changes nothing.
+	// Errors: failed_precondition when there is no failover, it is another one, not committed, or its disks were handed over; unavailable while its
+	// view does not pass to the disks yet: ask again.
+	MoveOn(context.Context, *holdfastv1.RecoveryServiceMoveOnRequest) (*holdfastv1.RecoveryServiceMoveOnResponse, error)
 	// LetGo ends the serving of a failover's disks for good, once the machines have moved onto these themselves: from then on this
 	// vra does not write to them any more. Again it changes nothing.
 	// Errors: failed_precondition when there is no failover, it is another one, or not committed; unavailable while its view does not
@@ -306,6 +334,12 @@ func NewRecoveryServiceHandler(svc RecoveryServiceHandler, opts ...connect.Handl
 		connect.WithSchema(recoveryServiceMethods.ByName("HandOver")),
 		connect.WithHandlerOptions(opts...),
 	)
+	recoveryServiceMoveOnHandler := connect.NewUnaryHandlerSimple(
+		RecoveryServiceMoveOnProcedure,
+		svc.MoveOn,
+		connect.WithSchema(recoveryServiceMethods.ByName("MoveOn")),
+		connect.WithHandlerOptions(opts...),
+	)
 	recoveryServiceLetGoHandler := connect.NewUnaryHandlerSimple(
 		RecoveryServiceLetGoProcedure,
 		svc.LetGo,
@@ -326,6 +360,8 @@ func NewRecoveryServiceHandler(svc RecoveryServiceHandler, opts ...connect.Handl
 			recoveryServiceAdoptHandler.ServeHTTP(w, r)
 		case RecoveryServiceHandOverProcedure:
 			recoveryServiceHandOverHandler.ServeHTTP(w, r)
+		case RecoveryServiceMoveOnProcedure:
+			recoveryServiceMoveOnHandler.ServeHTTP(w, r)
 		case RecoveryServiceLetGoProcedure:
 			recoveryServiceLetGoHandler.ServeHTTP(w, r)
 		default:
@@ -359,6 +395,10 @@ func (UnimplementedRecoveryServiceHandler) Adopt(context.Context, *holdfastv1.Re
 
 func (UnimplementedRecoveryServiceHandler) HandOver(context.Context, *holdfastv1.RecoveryServiceHandOverRequest) (*holdfastv1.RecoveryServiceHandOverResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.RecoveryService.HandOver is not implemented"))
+}
+
+func (UnimplementedRecoveryServiceHandler) MoveOn(context.Context, *holdfastv1.RecoveryServiceMoveOnRequest) (*holdfastv1.RecoveryServiceMoveOnResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("holdfast.v1.RecoveryService.MoveOn is not implemented"))
 }
 
 func (UnimplementedRecoveryServiceHandler) LetGo(context.Context, *holdfastv1.RecoveryServiceLetGoRequest) (*holdfastv1.RecoveryServiceLetGoResponse, error) {
