@@ -2,7 +2,6 @@ package failover
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/holdfast-dr/holdfast/control/api"
@@ -66,33 +65,26 @@ func passes(f *holdfastv1.Failover) (bool, error) {
 
 // settle waits until the target's disks are what the machines see.
 func (c *carrier) settle(ctx context.Context) (found, error) {
-	var f *holdfastv1.Failover
-	err := c.poll(ctx, func() (far string, done bool, err error) {
+	f, err := c.settled(ctx)
+	return found{text: fmt.Sprintf("%d disks hold all that the machines see", len(f.GetDisks()))}, err
+}
+
+func (c *carrier) settled(ctx context.Context) (f *holdfastv1.Failover, err error) {
+	err = c.poll(ctx, func() (far string, done bool, err error) {
 		if f, err = c.committed(ctx, c.job.Plan); err != nil {
 			return "", false, err
 		}
 		far = fmt.Sprintf("%s: %d KiB of what machines wrote are in scratch", f.State, f.View.GetScratchBytes()>>10)
-		if why := f.View.GetReason(); why != "" {
-			far += "; the view is " + f.View.GetState() + ": " + why
-		}
 		done, err = passes(f)
 		return far, done, err
 	})
-	return found{text: fmt.Sprintf("%d disks hold all that the machines see", len(f.GetDisks()))}, err
+	return f, err
 }
 
 // onto moves a machine onto its disks. What it is served until then is the same. The target is told before: from then on it does not give the disks
 // away, to whoever asks, as no filter would see what the machine writes.
 func (c *carrier) onto(ctx context.Context, m *recovery.Machine) (found, error) {
-	var f *holdfastv1.Failover
-	err := again(ctx, func() (err error) { f, err = c.committed(ctx, c.job.Plan); return err })
-	var all bool
-	if err == nil {
-		all, err = passes(f)
-	}
-	if err == nil && !all {
-		err = errors.New("the disks do not hold all that the machines see")
-	}
+	f, err := c.settled(ctx) // as after a restart of the target, which looks first whether anything is left in scratch
 	if err == nil {
 		err = c.machines.MaySetDisk(ctx, m.Name)
 	}
