@@ -710,3 +710,34 @@ func TestRevive(t *testing.T) {
 	}
 	revive()
 }
+
+// TestEndMachines: what cannot be ended keeps no other machine from it, and is told.
+func TestEndMachines(t *testing.T) {
+	folder := inMemory(t)
+	h := newHost(t)
+	for _, name := range []string{"db", "web", "log"} {
+		j := begin(t, folder, testPlan(recovery.Test))
+		if err := errors.Join(os.MkdirAll(filepath.Join(j.MachinesDir(), name), 0o700), j.Close()); err != nil {
+			t.Fatal(err)
+		}
+		h.machines[name] = &testMachine{state: hypervisor.Running}
+	}
+	if err := os.WriteFile(filepath.Join(folder, "r1", eventsName), []byte("nonsense\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.fail = func(what, name string) error {
+		if name == "web" {
+			return errors.New("QEMU does not end")
+		}
+		return nil
+	}
+	for _, forget := range []bool{false, true} {
+		err := EndMachines(t.Context(), folder, h.open, forget)
+		if err == nil || !strings.Contains(err.Error(), "r1/machines/db: job r1: line 1") || !strings.Contains(err.Error(), "r2/machines/web: QEMU does not end") {
+			t.Errorf("it says %v", err)
+		}
+		if m := h.machines["log"]; forget != (m == nil) || m != nil && m.state != hypervisor.Off {
+			t.Errorf("the last one, to be forgotten: %v, is %+v", forget, m)
+		}
+	}
+}

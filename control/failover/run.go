@@ -51,7 +51,7 @@ type found struct{ text, checkpoint, view, file string }
 
 // Say writes a user's word down: to stop, to commit, to roll back.
 func (r *Runner) Say(j *Job, e recovery.Event, note string) error {
-	return j.happened(recovery.Entry{Time: r.Now(), Event: e, Who: r.Who, Note: note})
+	return j.happened(recovery.Entry{Time: r.Now(), Event: e, Who: r.Who, Asked: e == recovery.Cancel && j.asked(), Note: note})
 }
 
 // Run carries a job on until its machines run, it is over, or a step to its end failed. When ctx
@@ -151,7 +151,7 @@ func (c *carrier) carry(ctx context.Context, s recovery.Step) error {
 	}
 	c.Tell(s, true, got.text, err)
 	if err != nil && up && (errors.Is(ctx.Err(), context.Canceled) || c.job.asked()) {
-		e = recovery.Entry{Time: e.Time, Event: recovery.Cancel, Who: c.Who, Text: e.Text} // not its fault
+		e = recovery.Entry{Time: e.Time, Event: recovery.Cancel, Who: c.Who, Asked: c.job.asked(), Text: e.Text} // not its fault
 	}
 	return c.job.happened(e)
 }

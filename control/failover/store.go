@@ -280,32 +280,36 @@ func Remove(folder, id string) error {
 // removedPrefix begins the name of what is left of a job whose removal was cut short.
 const removedPrefix = ".removed-"
 
-// EndMachines ends the machines of all jobs of a folder, as a power cut would; with forget, they are known no more either.
+// EndMachines ends the machines of all jobs of a folder, as a power cut would; with forget, they are known no more either. One that does not end
+// keeps no other from it; the error tells of all of those.
 func EndMachines(ctx context.Context, folder string, open func(config.Hypervisor, string) (hypervisor.Hypervisor, error), forget bool) error {
 	dirs, err := filepath.Glob(filepath.Join(folder, "r*", machinesName, "*"))
+	errs := []error{err}
+	for _, dir := range dirs {
+		if err := endMachine(ctx, folder, dir, open, forget); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", dir, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// endMachine ends the machine of one of the folders of a hypervisor.
+func endMachine(ctx context.Context, folder, dir string, open func(config.Hypervisor, string) (hypervisor.Hypervisor, error), forget bool) error {
+	machines, name := filepath.Dir(dir), filepath.Base(dir)
+	entries, _, err := Read(folder, filepath.Base(filepath.Dir(machines)))
 	if err != nil {
 		return err
 	}
-	for _, dir := range dirs {
-		machines, name := filepath.Dir(dir), filepath.Base(dir)
-		entries, _, err := Read(folder, filepath.Base(filepath.Dir(machines)))
-		if err != nil {
-			return err
-		}
-		plan, _, err := recovery.Replay(entries)
-		if err != nil {
-			return err
-		}
-		h, err := open(plan.Hypervisor, machines)
-		if err == nil {
-			err = h.Stop(ctx, name, hypervisor.ByForce)
-		}
-		if err == nil && forget {
-			err = h.Undefine(ctx, name)
-		}
-		if err != nil {
-			return err
-		}
+	plan, _, err := recovery.Replay(entries)
+	if err != nil {
+		return err
 	}
-	return nil
+	h, err := open(plan.Hypervisor, machines)
+	if err == nil {
+		err = h.Stop(ctx, name, hypervisor.ByForce)
+	}
+	if err == nil && forget {
+		err = h.Undefine(ctx, name)
+	}
+	return err
 }
