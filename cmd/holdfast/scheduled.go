@@ -73,6 +73,7 @@ type proofState struct {
 
 	due                   time.Time
 	lastBegan, passedTime time.Time
+	cancelled             time.Time          // when a user had one of the schedule taken back, who did not want another at once
 	scheduled             []*recovery.Report // all of the schedule, oldest first
 	left                  []string           // ids of those that nobody carries on
 }
@@ -104,6 +105,9 @@ func (s *scheduled) state(v config.Verify, now time.Time) (*proofState, error) {
 				st.left = append(st.left, id)
 			}
 		}
+		if at, asked := recovery.TakenBack(entries); asked && p.Scheduled {
+			st.cancelled = at
+		}
 		if r.State != string(recovery.Over) || *r.Verdict == recovery.Cancelled {
 			continue
 		}
@@ -112,7 +116,11 @@ func (s *scheduled) state(v config.Verify, now time.Time) (*proofState, error) {
 			st.Passed, st.passedTime = r, entries[0].Time
 		}
 	}
-	st.due = schedule(v).Due(st.lastBegan, now, s.zone)
+	after := st.lastBegan
+	if st.cancelled.After(after) {
+		after = st.cancelled
+	}
+	st.due = schedule(v).Due(after, now, s.zone)
 	st.Due, st.Missed = st.due.UTC().Format(time.RFC3339), schedule(v).Missed(st.due, now)
 	st.Overdue = max(0, now.Sub(st.due).Seconds())
 	return st, nil
@@ -164,7 +172,7 @@ func (s *scheduled) run(ctx context.Context) error {
 		return fmt.Errorf("another process proves group %s on a schedule, in %s", s.flags.group, s.folder)
 	}
 	var said string
-	var notBefore time.Time // after one that could not begin, or was cancelled
+	var notBefore time.Time // after one that could not begin
 	for {
 		v, err := s.verify()
 		if err != nil {
@@ -178,22 +186,21 @@ func (s *scheduled) run(ctx context.Context) error {
 		if err := s.keepMetrics(st); err != nil {
 			return err
 		}
-		if line := fmt.Sprintf("group %s: the next proof is due at %s", st.Group, st.due.In(s.zone).Format(time.RFC3339)); line != said && st.due.After(now) {
+		line := fmt.Sprintf("group %s: the next proof is due at %s", st.Group, st.due.In(s.zone).Format(time.RFC3339))
+		if st.cancelled.After(st.lastBegan) {
+			line += ", as the last one was cancelled"
+		}
+		if line != said && st.due.After(now) {
 			fmt.Fprintln(s.stderr, line)
 			said = line
 		}
 		if !now.Before(st.due) && now.After(notBefore) {
-			cancelled, err := s.once(ctx, v, st)
-			switch {
-			case ctx.Err() != nil:
-			case err != nil:
-				fmt.Fprintln(s.stderr, printable(fmt.Sprintf("group %s: %v", st.Group, err)))
-				notBefore = now.Add(proofAgain)
-			case cancelled: // by a user, who did not want another at once
-				notBefore = schedule(v).Due(now, now, s.zone)
-				fmt.Fprintf(s.stderr, "group %s: it was cancelled: the next proof begins at %s\n", st.Group, notBefore.In(s.zone).Format(time.RFC3339))
-			}
+			err := s.once(ctx, v, st)
 			if ctx.Err() == nil {
+				if err != nil {
+					fmt.Fprintln(s.stderr, printable(fmt.Sprintf("group %s: %v", st.Group, err)))
+					notBefore = now.Add(proofAgain)
+				}
 				continue
 			}
 		}
@@ -216,17 +223,17 @@ func (s *scheduled) rest(st *proofState, now, notBefore time.Time) time.Duration
 }
 
 // once takes back what an earlier process left, and proves the newest checkpoint. The error says that no proof began; one that
-// failed is told, and stands in its report. cancelled: somebody had it taken back.
-func (s *scheduled) once(ctx context.Context, v config.Verify, st *proofState) (cancelled bool, err error) {
+// failed, or was cancelled, is told, and stands in its report.
+func (s *scheduled) once(ctx context.Context, v config.Verify, st *proofState) error {
 	for _, id := range st.left {
 		fmt.Fprintf(s.stderr, "Job %s was left by a process that was killed: it is taken back.\n", id)
 		if err := s.takeBack(ctx, id); err != nil {
-			return false, fmt.Errorf("job %s: %w", id, err)
+			return fmt.Errorf("job %s: %w", id, err)
 		}
 	}
 	_, c, client, err := s.jobsAndTarget()
 	if err != nil {
-		return false, err
+		return err
 	}
 	defer client.Close()
 	f := s.flags
@@ -239,24 +246,24 @@ func (s *scheduled) once(ctx context.Context, v config.Verify, st *proofState) (
 		err = s.prove(p)
 	}
 	if err != nil {
-		return false, err
+		return err
 	}
 	p.Scheduled = true
 	j, err := failover.Create(s.folder, p, recovery.Entry{Time: time.Now(), Who: p.Who})
 	if err != nil {
-		return false, err
+		return err
 	}
 	defer j.Close()
 	report, err := s.carry(ctx, s.runner(client), j)
 	switch {
 	case report == nil || report.State != string(recovery.Over):
-		return false, err
+		return err
 	case err != nil:
 		fmt.Fprintln(s.stderr, printable(fmt.Sprintf("group %s: %v", st.Group, err)))
 	default:
 		fmt.Fprintf(s.stderr, "group %s: job %s proved checkpoint %s in %s.\n", st.Group, p.ID, report.Checkpoint, secondsOrHyphen(&report.Seconds))
 	}
-	return *report.Verdict == recovery.Cancelled, s.tidy(v)
+	return s.tidy(v)
 }
 
 // takeBack ends a job that nobody carries on.
@@ -342,8 +349,8 @@ func (s *scheduled) keepMetrics(st *proofState) error {
 			fmt.Fprintf(&b, "# HELP %s %s\n# TYPE %s gauge\n%s{group=%q} %s\n", m.name, m.help, m.name, m.name, st.Group, strconv.FormatFloat(v, 'f', -1, 64))
 		}
 	}
-	if err := kvm.WriteFile(s.metrics, []byte(b.String())); err != nil {
+	if err := kvm.WriteFileFor(s.metrics, []byte(b.String()), 0o644); err != nil { // another user collects it
 		return fmt.Errorf("--metrics: %w", err)
 	}
-	return os.Chmod(s.metrics, 0o644) // another user collects it
+	return nil
 }

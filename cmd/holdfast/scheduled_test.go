@@ -4,10 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -101,16 +103,7 @@ func TestScheduleState(t *testing.T) {
 		t.Fatal(err)
 	}
 	jobIn(t, s.folder, "r4", recovery.Proof, "2", "")
-	name := filepath.Join(s.folder, "r4", "events")
-	text, err := os.ReadFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	lines := strings.SplitAfter(string(text), "\n")
-	if err := os.WriteFile(name, []byte(strings.Join(lines[:2], "")), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	scheduledJob(t, s.folder, "r4")
+	begins(t, s.folder, "r4")
 	st, err := s.state(v, moment)
 	if err != nil || len(st.left) != 1 || st.left[0] != "r4" || st.Last.ID != "r2" {
 		t.Errorf("%v: %+v", err, st)
@@ -245,29 +238,34 @@ func TestProofMetricsAreListed(t *testing.T) {
 	}
 }
 
-// TestScheduleCancelled: a proof that a user cancels does not begin again before the schedule's next time.
+// TestScheduleCancelled: what an earlier process left is taken back, what was missed is noted and made up for, and a proof that a user cancels does not
+// begin again before the schedule's next time: that follows from the jobs, so that whoever looks at them says the same.
 func TestScheduleCancelled(t *testing.T) {
-	s, _ := aSchedule(t)
+	s, both := aSchedule(t)
 	text := "verify: {every: 24h, keep: 2}\nmachines:\n  - {name: web1, disks: [vol1], delay: 1m}\n"
 	if err := os.WriteFile(s.flags.machines, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	jobIn(t, s.folder, "r1", recovery.Proof, "2", "") // long ago
+	jobIn(t, s.folder, "r2", recovery.Proof, "2", "")
+	begins(t, s.folder, "r2")
 	s.prove = func(*recovery.Plan) error { return nil }
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	said := &cancels{}
 	asked := false
 	said.stop = func() { // at each line
-		ids, err := failover.IDs(s.folder)
+		var err error
+		ids, _ := failover.IDs(s.folder)
 		switch text := said.String(); {
-		case len(ids) > 1 || strings.Contains(text, "group lab: the next") || strings.Contains(text, "the next proof begins"):
+		case len(ids) > 3 || strings.Contains(text, "group lab: the next"):
 			stop()
 		case !asked && strings.Contains(text, "delay web1"):
-			asked, err = true, failover.AskToEnd(s.folder, "r1")
-		case !asked && strings.Contains(text, "group lab: "): // it could not begin
+			asked, err = true, failover.AskToEnd(s.folder, "r3")
+		case !asked && strings.Contains(text, "group lab: job"), strings.Contains(text, "group lab: no"): // it could not begin
 			stop()
 		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err != nil {
 			t.Error(err)
 		}
 	}
@@ -276,12 +274,72 @@ func TestScheduleCancelled(t *testing.T) {
 	if err := s.run(ctx); err != nil {
 		t.Error(err)
 	}
-	_, next, found := strings.Cut(said.String(), "the next proof begins at ")
-	at, err := time.Parse(time.RFC3339, strings.TrimSpace(next))
-	if !found || err != nil || at.Before(before.Add(24*time.Hour).Truncate(time.Second)) || at.After(time.Now().Add(24*time.Hour)) {
-		t.Errorf("%v:\n%s", err, said)
+	for _, want := range []string{"Job r2 was left by a process that was killed: it is taken back.", " proofs were missed: the first was due at 2026-"} {
+		if !strings.Contains(said.String(), want) {
+			t.Errorf("want %q:\n%s", want, said)
+		}
 	}
-	if r, err := reportOf(s.folder, "r1"); err != nil || *r.Verdict != recovery.Cancelled {
-		t.Errorf("%v: %+v", err, r)
+	for id, want := range map[string]string{"r2": "", "r3": "proofs were missed: the first was due at"} {
+		if r, err := reportOf(s.folder, id); err != nil || r.State != string(recovery.Over) || *r.Verdict != recovery.Cancelled || !strings.Contains(orHyphen(r.Note), want) {
+			t.Errorf("%s: %v: %+v", id, err, r)
+		}
 	}
+	// due is the next time of which somebody speaks.
+	due := func(text string) {
+		t.Helper()
+		_, next, found := strings.Cut(text, "the next proof is due at ")
+		next, _, cancelled := strings.Cut(next, ", as the last one was cancelled\n")
+		at, err := time.Parse(time.RFC3339, next)
+		if !found || !cancelled || err != nil || at.Before(before.Add(24*time.Hour).Truncate(time.Second)) || at.After(time.Now().Add(24*time.Hour)) {
+			t.Errorf("%v:\n%s", err, text)
+		}
+	}
+	due(said.String())
+
+	again, stop := context.WithCancel(t.Context()) // another process
+	defer stop()
+	second := &cancels{at: "\n", stop: stop}
+	s.stderr = second
+	if err := s.run(again); err != nil {
+		t.Error(err)
+	}
+	due(second.String())
+	v, err := s.verify()
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := s.state(v, time.Now())
+	if err != nil || st.Missed != 0 || st.Overdue != 0 || st.Last == nil || st.Last.ID != "r1" {
+		t.Errorf("%v: %+v", err, st)
+	}
+	if code, out, errs := holdfast(t, both, "verify", "--show", "--machines", s.flags.machines, "--metrics", s.metrics); code != 0 || !strings.Contains(out, st.Due) {
+		t.Errorf("exit %d, %s%s; want %s", code, out, errs, st.Due)
+	}
+	metrics, err := os.ReadFile(s.metrics)
+	if due, _ := unix(st.due); err != nil || !strings.Contains(string(metrics), fmt.Sprintf("\nholdfast_proof_due_timestamp_seconds{group=\"lab\"} %s\n", strconv.FormatFloat(due, 'f', -1, 64))) ||
+		!strings.Contains(string(metrics), "\nholdfast_proof_missed{group=\"lab\"} 0\n") {
+		t.Errorf("%v: due %s:\n%s", err, st.Due, metrics)
+	}
+	if info, err := os.Stat(s.metrics); err != nil || info.Mode().Perm() != 0o644 {
+		t.Errorf("%v: %v", err, info.Mode())
+	}
+	// One that begins later, of whomever, counts from then on.
+	jobIn(t, s.folder, "r4", recovery.Proof, "2", "")
+	if st, err := s.state(v, time.Now()); err != nil || st.due.Before(before) {
+		t.Errorf("of long ago: %v, %+v", err, st)
+	}
+}
+
+// begins leaves of a job of the schedule that was carried out only that it began, as if its process was killed.
+func begins(t *testing.T, folder, id string) {
+	t.Helper()
+	name := filepath.Join(folder, id, "events")
+	text, err := os.ReadFile(name)
+	if err == nil {
+		err = os.WriteFile(name, []byte(strings.Join(strings.SplitAfter(string(text), "\n")[:2], "")), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	scheduledJob(t, folder, id)
 }

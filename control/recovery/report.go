@@ -18,6 +18,8 @@ type Entry struct {
 	Event Event  `json:"event,omitempty"`
 	Step  *Step  `json:"step,omitempty"`
 	Who   string `json:"who,omitempty"`
+	// Asked is of a Cancel: a user wanted it; else whoever carried the job out was ended, or had been killed.
+	Asked bool `json:"asked,omitempty"`
 	// Text is what it found or said, or why it failed.
 	Text string `json:"text,omitempty"`
 	Note string `json:"note,omitempty"`
@@ -53,6 +55,22 @@ func Replay(entries []Entry) (*Plan, State, error) {
 		}
 	}
 	return p, s, nil
+}
+
+// TakenBack says of a job that was cancelled when a user had it taken back; false: none had.
+func TakenBack(entries []Entry) (at time.Time, asked bool) {
+	if _, s, err := Replay(entries); err != nil || s.Verdict != Cancelled {
+		return at, false
+	}
+	for _, e := range entries[1:] {
+		switch e.Event {
+		case Cancel:
+			return e.Time, e.Asked
+		case Undo, Halt:
+			return e.Time, true
+		}
+	}
+	return at, false
 }
 
 // Report is what is told of a job; its JSON is kept for ever.

@@ -106,8 +106,11 @@ func (l *Local) Define(_ context.Context, m hypervisor.Machine) error {
 	return WriteFile(filepath.Join(dir, definitionName), text)
 }
 
-// WriteFile makes a file appear whole or not at all, and stay.
-func WriteFile(path string, text []byte) (err error) {
+// WriteFile makes a file appear whole or not at all, and stay; its owner alone reads it.
+func WriteFile(path string, text []byte) error { return WriteFileFor(path, text, 0o600) }
+
+// WriteFileFor is WriteFile with the permissions with which the file appears.
+func WriteFileFor(path string, text []byte, mode os.FileMode) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".")
 	if err != nil {
 		return err
@@ -118,7 +121,7 @@ func WriteFile(path string, text []byte) (err error) {
 		}
 	}()
 	_, err = f.Write(text)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+	if err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
 		return err
 	}
 	if err = os.Rename(f.Name(), path); err != nil {
