@@ -8,7 +8,7 @@
 # make bars-control  what the sidecar is held to: idle, status of 300 groups, cuts (a quarter of an hour)
 # make bars-recovery  what bringing machines up at the second site is held to (ten minutes; root; 6 GB of disk)
 # make guest   real guests whose host dies, that are attached while they run, that come up at the second site, and that move onto plain disks there (some minutes; check has one of each)
-# make guest-whole  the longer stories of real guests: over to the second site and back again, several disks, the demo interrupted (some minutes; root)
+# make guest-whole  the longer stories of real guests: over to the second site and back again, several disks, the demo interrupted (some minutes; with root one of the disks is a block device)
 # make planted every planted bug must be found by the test named for it
 # make wire-every-byte  a fault of each kind at each byte of a 64 KiB exchange (a quarter of an hour of CPU)
 # make fuzz    each decoder's fuzz target for FUZZTIME

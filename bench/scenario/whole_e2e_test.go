@@ -17,13 +17,10 @@ import (
 	"github.com/holdfast-dr/holdfast/control/config"
 )
 
-// TestWholeStoryOfAGuest has a guest of two disks, a file and a block device, lose its site whole while it writes; it comes back at the
+// TestWholeStoryOfAGuest has a guest of two disks, a file and, where one can be made, a block device, lose its site whole while it writes; it comes back at the
 // other one, is committed, writes more, is protected from there to its old disks, moves back by its power button, and is
 // protected the first way round again. At each site it reads each file that it knew to be safe.
 func TestWholeStoryOfAGuest(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("block devices are made of files by root alone")
-	}
 	t.Parallel()
 	const size = 64 << 20
 	vm := newHost(t)
@@ -95,12 +92,13 @@ func TestWholeStoryOfAGuest(t *testing.T) {
 	}
 }
 
-// loop makes a block device of a file, until the test ends.
+// loop makes a block device of a file, until the test ends. Where none can be made it is the file.
 func loop(t *testing.T, file string) string {
 	t.Helper()
 	out, err := exec.Command("losetup", "--find", "--show", "--direct-io=on", file).Output()
 	if err != nil {
-		t.Skipf("no block device can be made of a file: %v: %s", err, stderrOf(err))
+		t.Logf("no block device can be made of a file, so both are files: %v: %s", err, stderrOf(err))
+		return file
 	}
 	device := strings.TrimSpace(string(out))
 	t.Cleanup(func() {

@@ -62,9 +62,7 @@ States of a group:
   paused        somebody asked for it: what changes is only marked
   removed       it is not protected any more: its filters serve its disks, and no more
   recovering    the group is being brought back
-  error         somebody must act: the reason says what on
-
-This version does not come to recovering yet.`,
+  error         somebody must act: the reason says what on`,
 		Example: "  holdfast --context lab/context.yaml status\n  holdfast status -o json",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
