@@ -11,6 +11,7 @@ import (
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
 	"github.com/holdfast-dr/holdfast/datapath/front/nbd"
+	"github.com/holdfast-dr/holdfast/journal"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
@@ -186,6 +187,19 @@ func TestFailover(t *testing.T) {
 	holdMetrics(t, Handlers(Identity{}, nil, w.tg).Metrics, `holdfast_failover_state{group="shop",state="on-disks"} 1`, `holdfast_failover_state{group="shop",state="passing"} 0`)
 	_, err = recovery().HandOver(ctx, &holdfastv1.RecoveryServiceHandOverRequest{Id: "00000000000000aa", Stream: "00000000000000bb", Control: "127.0.0.1:1", Data: "127.0.0.1:1"})
 	code(api.Precondition, err)
+	if _, err := w.tg.store.OpenGroup(journal.GroupInfo{ID: testGroup + 1, Name: "shop", Lineage: 8}); err != nil {
+		t.Fatal(err)
+	}
+	if g := w.tg.group("shop"); g == nil || g.Info().ID != testGroup+1 {
+		t.Error("a new group of its name is not found")
+	}
+	gone, err := Handlers(Identity{}, nil, w.tg).Groups.Remove(ctx, &holdfastv1.GroupsServiceRemoveRequest{Group: record.GroupID(testGroup).String()})
+	if err != nil || len(gone.Disks) != 1 || gone.Disks[0].Path != now.Disks[0].Path || w.tg.group("shop") == nil {
+		t.Fatalf("removed: %v, %v", gone, err)
+	}
+	if got, err := os.ReadFile(now.Disks[0].Path); err != nil || !bytes.Equal(got, image) {
+		t.Errorf("once it is removed the disk has %d bytes, want %d, and differs: %v", len(got), len(image), err)
+	}
 }
 
 // movesToDisks has the machine of a failover whose view passes write to its disk itself, and returns what that holds then.

@@ -55,7 +55,8 @@ func (h groupsHandler) Remove(_ context.Context, r *holdfastv1.GroupsServiceRemo
 	return res, nil
 }
 
-// removable finds a group of that name, or the last one of that name that was removed.
+// removable finds a group of that name, or of that id, by which one is told that has a new one's name, or the last one of that
+// name that was removed.
 func (h *handler) removable(name string) (id record.GroupID, err error) {
 	g, err := h.targetGroup(name)
 	if err == nil {
@@ -63,6 +64,11 @@ func (h *handler) removable(name string) (id record.GroupID, err error) {
 	}
 	if h.target == nil {
 		return 0, err
+	}
+	for _, g := range h.target.groups() {
+		if g.Info().ID.String() == name {
+			return g.Info().ID, nil
+		}
 	}
 	var last journal.Removed
 	for _, r := range h.target.store.Removed() {

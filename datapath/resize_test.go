@@ -58,10 +58,10 @@ func TestDiskGrows(t *testing.T) {
 	size := w.size + 4<<20 + odd
 	g := w.write(w.size, time.Millisecond)
 	w.grow("vol1", size)
-	if grown, err := w.f.Grow(); err != nil || !slices.Equal(grown, []string{"vol1"}) {
+	if grown, err := w.f.Grow(func(string) {}); err != nil || !slices.Equal(grown, []string{"vol1"}) {
 		t.Fatalf("grown: %v, %v", grown, err)
 	}
-	if grown, err := w.f.Grow(); err != nil || len(grown) > 0 {
+	if grown, err := w.f.Grow(func(string) {}); err != nil || len(grown) > 0 {
 		t.Errorf("grown again: %v, %v", grown, err)
 	}
 	more := &guest{t: t, stop: make(chan struct{})}
@@ -77,7 +77,7 @@ func TestDiskGrows(t *testing.T) {
 	w.killSource()
 	size += 3 << 20
 	w.grow("vol1", size)
-	if _, err := w.f.Grow(); err != nil {
+	if _, err := w.f.Grow(func(string) {}); err != nil {
 		t.Fatal(err)
 	}
 	g = w.write(w.size, time.Millisecond)

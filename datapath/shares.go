@@ -75,9 +75,10 @@ func (s *Source) watchShares(ctx context.Context) {
 		s.prioritise()
 		s.share.mu.Lock()
 		i, ok := s.share.book.GiveWay(time.Now())
+		floor := s.share.book.Floor()
 		s.share.mu.Unlock()
 		// One that has a disk puts there what is above its floor, now that it rests.
-		if ok && !s.flows[i].window.Spills() && !invariant.Planted("datapath/nobody-gives-way") {
+		if ok && !s.flows[i].window.Spills(floor) && !invariant.Planted("datapath/nobody-gives-way") {
 			s.flows[i].giveWay()
 		}
 	}

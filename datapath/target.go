@@ -15,6 +15,7 @@ import (
 	"github.com/holdfast-dr/holdfast/datapath/deliver"
 	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/journal"
+	"github.com/holdfast-dr/holdfast/journal/failover"
 	"github.com/holdfast-dr/holdfast/journal/index"
 	"github.com/holdfast-dr/holdfast/journal/retain"
 	"github.com/holdfast-dr/holdfast/wire"
@@ -145,16 +146,20 @@ func (t *Target) groups() []*journal.Group {
 	return slices.DeleteFunc(t.store.Groups(), (*journal.Group).Released)
 }
 
-// group finds a group by name; the empty name is the only one.
-func (t *Target) group(name string) *journal.Group {
+// group finds a group by name; the empty name is the only one. One whose machines have moved onto its disks stands back behind
+// a new one of its name.
+func (t *Target) group(name string) (found *journal.Group) {
 	gs := t.groups()
 	if name == "" && len(gs) == 1 {
 		return gs[0]
 	}
 	for _, g := range gs {
-		if g.Info().Name == name {
+		if g.Info().Name != name {
+			continue
+		}
+		if found = g; g.Failover().State != failover.OnDisks {
 			return g
 		}
 	}
-	return nil
+	return found
 }

@@ -52,8 +52,11 @@ func (t *target) onDisks(disk *faultdisk.Disk, images map[record.VolumeID][]byte
 	if _, granted := t.group.Grant(); granted {
 		return errors.New("its old source is granted an epoch")
 	}
-	if _, err := t.store.RemoveGroup(testGroup, RemoveOptions{}, nil); err == nil {
-		return errors.New("it is removed under its machines")
+	if _, err := t.store.RemoveGroup(testGroup, RemoveOptions{Checkpoint: 1, Keep: true}, nil); !errors.Is(err, ErrNotFound) {
+		return fmt.Errorf("it is removed as of a checkpoint that is gone: %w", err)
+	}
+	if _, err := t.store.RemoveGroup(testGroup, RemoveOptions{Try: true}, nil); err != nil {
+		return fmt.Errorf("it cannot be removed: %w", err)
 	}
 	names, err := disk.List(t.group.logDir())
 	if err != nil || len(names) != 0 || len(t.group.Views()) != 0 {
@@ -116,6 +119,110 @@ func TestLetGo(t *testing.T) {
 	ok(t, err)
 	ok(t, w.givenAway(disk, images))
 	ok(t, w.store.Close())
+}
+
+// A group whose machines have moved onto its disks is removed, in the run in which they did or later: its disks stay where they
+// stand, whatever was asked, are never touched again, and its old source stays out.
+func TestRemoveOnDisks(t *testing.T) {
+	for _, again := range []bool{false, true} {
+		disk, images := passingWorld(t)
+		w, err := openTarget(disk)
+		ok(t, err)
+		disks, err := w.group.LetGo("a")
+		ok(t, err)
+		if again {
+			ok(t, w.store.Close())
+			w, err = openStore(disk)
+			ok(t, err)
+		}
+		began := w.group.Failover().Checkpoint
+		if _, err := w.store.RemoveGroup(testGroup, RemoveOptions{Try: true}, nil); err != nil || len(w.store.Groups()) != 1 {
+			t.Fatalf("tried alone: %v, %d groups", err, len(w.store.Groups()))
+		}
+		r, err := w.store.RemoveGroup(testGroup, RemoveOptions{Keep: again}, nil)
+		ok(t, err)
+		if r.Checkpoint != began || len(r.Disks) != len(images) || r.Disks[0].File != disks[0].Path || r.Left != nil {
+			t.Errorf("removed: %+v", r)
+		}
+		stands := func(s *Store) {
+			t.Helper()
+			s.removals.Wait()
+			for _, d := range disks {
+				ok(t, diskHolds(disk, d, images[d.ID]))
+			}
+			if names, err := s.leftOf(s.removedNow(testGroup)); err != nil || len(names) > 0 || len(s.Groups()) > 0 {
+				t.Errorf("%v is left, of %d groups: %v", names, len(s.Groups()), err)
+			}
+			names, err := disk.List(path.Dir(disks[0].Path))
+			if err != nil || len(names) != len(disks) {
+				t.Errorf("%v stand with the disks: %v", names, err)
+			}
+			if _, err := s.OpenGroup(GroupInfo{ID: testGroup, Name: "group", Lineage: testLineage}); !errors.Is(err, ErrRemoved) {
+				t.Errorf("its old source hears %v", err)
+			}
+			ok(t, s.Close())
+		}
+		stands(w.store)
+		for range 2 {
+			s, err := Open(config(disk))
+			ok(t, err)
+			stands(s)
+		}
+		f, err := disk.Open(disks[0].Path, 0) // a machine's disk has any size that it likes
+		ok(t, err)
+		ok(t, errors.Join(f.Truncate(512), f.Close()))
+		ok(t, disk.Remove(disks[len(disks)-1].Path)) // and its owner may take it away
+		s, err := Open(config(disk))
+		ok(t, err)
+		s.removals.Wait()
+		if r := s.removedNow(testGroup); r.Left != nil {
+			t.Error(r.Left)
+		}
+		ok(t, s.Close())
+	}
+}
+
+// A crash or an error at any operation of that leaves the machines' disks as they are.
+func TestRemoveOnDisksAtEveryOperation(t *testing.T) {
+	whole, images := passingWorld(t)
+	w, err := openTarget(whole)
+	ok(t, err)
+	disks, err := w.group.LetGo("a")
+	ok(t, errors.Join(err, w.store.Close()))
+	survives := func(disk *faultdisk.Disk) (gone bool, err error) {
+		s, err := Open(config(disk))
+		if err != nil {
+			return false, err
+		}
+		s.removals.Wait()
+		for _, d := range disks {
+			err = errors.Join(err, diskHolds(disk, d, images[d.ID]))
+		}
+		return len(s.Groups()) == 0, errors.Join(err, s.Close())
+	}
+	for at := 1; ; at++ {
+		disk := whole.Kill()
+		s, err := Open(config(disk))
+		ok(t, err)
+		s.removals.Wait()
+		seen := 0
+		disk.Inject(faultdisk.Fault{Ops: faultdisk.OpAny, Err: syscall.EIO, At: at, Only: func(string) bool { seen++; return true }})
+		_, err = s.RemoveGroup(testGroup, RemoveOptions{}, nil)
+		s.removals.Wait()
+		for _, keep := range keeps {
+			gone, e := survives(disk.Crash(seeded(at), keep))
+			if e != nil || err == nil && !gone {
+				t.Fatalf("operation %d, keep %d: gone is %v, %v", at, keep, gone, e)
+			}
+		}
+		disk.Heal()
+		_ = s.Close()
+		if seen < at {
+			ok(t, err)
+			t.Logf("%d errors", at-1)
+			return
+		}
+	}
 }
 
 // That the disks hold all is said when they do: not for zeros that take no space in scratch, nor for a view that is not there.

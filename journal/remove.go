@@ -11,6 +11,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+	"github.com/holdfast-dr/holdfast/journal/failover"
 	"github.com/holdfast-dr/holdfast/journal/index"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
@@ -34,6 +35,9 @@ type RemoveOptions struct {
 //  5. Its files are closed, and the disks that are kept get their places; then, in the background, the rest is freed.
 //     The next opening of the store finishes that. Disks that the group adopted are not the store's: they stay where they are,
 //     as they were at the checkpoint where they are kept, and else as promotion has left them.
+//
+// Of a group whose machines have moved onto its disks (failover.OnDisks) only the word goes that kept old sources out, which
+// that it was removed does from then on: whether they are to be kept or not, its disks are the machines', and stay where they stand.
 //
 // What failed may be asked again. Of a group that was removed it tells what was kept. pace is told
 // of the bytes that are promoted and read back, before each part; nil: nobody is.
@@ -130,6 +134,13 @@ func (s *Store) remove(g *Group, o RemoveOptions, pace func(int64) error) (Remov
 func (g *Group) endsAs(o RemoveOptions, pace func(int64) error) (*Removed, error) {
 	info := g.Info()
 	r := &Removed{ID: info.ID, Name: info.Name, Lineage: info.Lineage, At: time.Now(), views: g.store.viewing.seen()}
+	if f := g.failoverNow(); f.State == failover.OnDisks {
+		r.Checkpoint, r.machines = f.Checkpoint, !invariant.Planted("journal/removes-machines-disks")
+		for _, d := range g.Disks() {
+			r.Disks = append(r.Disks, KeptDisk{VolumeInfo: d.VolumeInfo, File: d.Path, Elsewhere: true})
+		}
+		return r, nil
+	}
 	if !o.Keep {
 		return r, nil
 	}
@@ -155,6 +166,12 @@ func (s *Store) unremove(g *Group) error {
 
 // mayGo says why the group cannot be removed now, and as of which checkpoint its disks would stay.
 func (g *Group) mayGo(o RemoveOptions) (cp Checkpoint, err error) {
+	if g.failoverNow().State == failover.OnDisks {
+		if o.Checkpoint != 0 {
+			return cp, fmt.Errorf("its machines run on its disks, and no checkpoint is left: %w", ErrNotFound)
+		}
+		return cp, g.stoodUpon()
+	}
 	if g.index == nil {
 		if err := g.fatalError(); !isDamage(err) {
 			return cp, fmt.Errorf("%w: mend that first", err)
@@ -196,7 +213,7 @@ func (s *Store) plain() bool {
 
 // stoodUpon says who stands on the group.
 func (g *Group) stoodUpon() error {
-	if f := g.failoverNow(); f.State.Fences() && !invariant.Planted("journal/removed-in-failover") {
+	if f := g.failoverNow(); f.State.Fences() && f.State != failover.OnDisks && !invariant.Planted("journal/removed-in-failover") {
 		return fmt.Errorf("a live failover at checkpoint %d is %s: %w", f.Checkpoint, f.State, ErrInUse)
 	}
 	g.mu.Lock()
@@ -379,10 +396,13 @@ func (s *Store) place(r *Removed) error {
 	return nil
 }
 
-// placeDisk moves one, unless it was moved before; one that stands elsewhere stays there.
+// placeDisk moves one, unless it was moved before; one that stands elsewhere stays there, unless its owner took it away.
 func (s *Store) placeDisk(from string, d KeptDisk) error {
 	if d.Elsewhere {
-		return s.cutDisk(Disk{VolumeInfo: d.VolumeInfo, Path: d.File})
+		if err := s.cutDisk(Disk{VolumeInfo: d.VolumeInfo, Path: d.File}); !isAbsent(err) {
+			return err
+		}
+		return nil
 	}
 	f, err := s.cfg.FS.Open(from, 0)
 	if isAbsent(err) {
@@ -433,10 +453,22 @@ func (s *Store) leaves(r *Removed, err error) {
 	r.Left = oneLine(err)
 }
 
-// leftOf names what stands in a removed group's folder beside the file that says so.
+// leftOf names what stands in a removed group's folder beside the file that says so, and disks that stay.
 func (s *Store) leftOf(r *Removed) ([]string, error) {
-	names, err := s.cfg.FS.List(s.groupDir(r.ID))
-	return slices.DeleteFunc(names, func(n string) bool { return n == removedName }), err
+	dir := s.groupDir(r.ID)
+	names, err := s.cfg.FS.List(dir)
+	return slices.DeleteFunc(names, func(n string) bool {
+		if n == removedName {
+			return true
+		}
+		in, err := s.cfg.FS.List(path.Join(dir, n))
+		return err == nil && len(in) > 0 && !slices.ContainsFunc(in, func(f string) bool { return !r.stays(path.Join(dir, n, f)) })
+	}), err
+}
+
+// stays says that a file in the group's folder is a disk on which a machine runs.
+func (r *Removed) stays(file string) bool {
+	return r.machines && slices.ContainsFunc(r.Disks, func(d KeptDisk) bool { return d.File == file })
 }
 
 // clear gives back all that a removed group takes, but for the file that says so. First what is kept
@@ -460,21 +492,26 @@ func (s *Store) clear(r *Removed) error {
 		return err
 	}
 	for _, name := range names {
-		if err := s.clearName(path.Join(dir, name)); err != nil {
+		if err := s.clearName(r, path.Join(dir, name)); err != nil {
 			return err
 		}
 	}
 	return s.cfg.FS.SyncDir(dir)
 }
 
-// clearName removes a file, or a folder with all in it.
-func (s *Store) clearName(name string) error {
+// clearName removes a file, or a folder with all in it but disks that stay.
+func (s *Store) clearName(r *Removed, name string) error {
 	fs := s.cfg.FS
 	names, err := fs.List(name)
 	if err != nil { // it is a file
 		return fs.Remove(name)
 	}
+	stay := false
 	for _, n := range names {
+		if r.stays(path.Join(name, n)) {
+			stay = true
+			continue
+		}
 		if err := s.stillOpen(); err != nil {
 			return err
 		}
@@ -482,7 +519,7 @@ func (s *Store) clearName(name string) error {
 			return err
 		}
 	}
-	if err := fs.SyncDir(name); err != nil {
+	if err := fs.SyncDir(name); err != nil || stay {
 		return err
 	}
 	return fs.Remove(name)

@@ -421,7 +421,7 @@ func TestRemovedFile(t *testing.T) {
 			t.Fatalf("byte %d was changed, and is believed: %s", i, bad)
 		}
 	}
-	newer := []byte(`{"format":3}` + "\n")
+	newer := []byte(`{"format":4}` + "\n")
 	newer = append(fmt.Appendf(nil, "%08x\n", checksum(newer)), newer...)
 	if _, err := parseRemoved(newer); !errors.Is(err, ErrFormat) {
 		t.Fatalf("a newer one: %v", err)
@@ -431,6 +431,12 @@ func TestRemovedFile(t *testing.T) {
 	r.Disks[1].File, r.Disks[1].Elsewhere = "/images/db1.raw", true
 	if r2, err := parseRemoved(golden2); err != nil || fmt.Sprint(r2) != fmt.Sprint(r) || !bytes.Equal(r.encode(), golden2) {
 		t.Fatalf("%v: %+v is read, and %+v encodes to\n%s", err, r2, r, r.encode())
+	}
+	golden3, err := os.ReadFile(filepath.Join("testdata", "v3.removed"))
+	ok(t, err)
+	r.Disks[0].File, r.Disks[0].Elsewhere, r.machines = "/store/groups/7/replica/1.raw", true, true
+	if r3, err := parseRemoved(golden3); err != nil || fmt.Sprint(r3) != fmt.Sprint(r) || !bytes.Equal(r.encode(), golden3) {
+		t.Fatalf("%v: %+v is read, and %+v encodes to\n%s", err, r3, r, r.encode())
 	}
 	rw := newRemovedWorld(t)
 	f, err := rw.disk.Open(path.Join("/store/groups", testGroup.String(), removedName), ioengine.Create)
@@ -457,6 +463,11 @@ func FuzzRemoved(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(golden2)
+	golden3, err := os.ReadFile(filepath.Join("testdata", "v3.removed"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(golden3)
 	f.Fuzz(func(t *testing.T, p []byte) {
 		if len(p) > 9 { // the checksum keeps nobody from trying
 			p = append(fmt.Appendf(nil, "%08x\n", checksum(p[9:])), p[9:]...)

@@ -29,7 +29,8 @@ type Removed struct {
 	// Left says why something of it still takes space; nil: nothing does, or it is being freed.
 	Left error
 
-	views uint64 // the highest number of a view that the store had drawn
+	machines bool   // its disks are those that machines run on: they stay where they stand
+	views    uint64 // the highest number of a view that the store had drawn
 }
 
 // KeptDisk is a volume that stays as a plain file.
@@ -61,7 +62,7 @@ type removedVolume struct {
 const (
 	removedName    = "removed"
 	removedNew     = "removed.new"
-	removedFormat  = 2 // 1, which every release reads, where no disk stands elsewhere
+	removedFormat  = 3 // 1, which every release reads, where no disk stands elsewhere; 2 where none of those is in the group's folder
 	removedSumText = 9 // the CRC32C of what follows, in eight hexadecimal digits, and a line feed
 	maxRemoved     = 4 << 20
 )
@@ -72,9 +73,12 @@ func (r *Removed) encode() []byte {
 	for _, d := range r.Disks {
 		v := removedVolume{ID: uint32(d.ID), Name: d.Name, Bytes: d.Bytes}
 		if d.Elsewhere {
-			v.Path, f.Format = d.File, removedFormat
+			v.Path, f.Format = d.File, 2
 		}
 		f.Volumes = append(f.Volumes, v)
+	}
+	if r.machines {
+		f.Format = 3
 	}
 	p, err := json.Marshal(f)
 	if err != nil {
@@ -114,9 +118,9 @@ func parseRemoved(p []byte) (*Removed, error) {
 	if err != nil || id == 0 || record.GroupID(id).String() != f.Group || (f.Checkpoint == 0) != (len(f.Volumes) == 0) || d.More() {
 		return nil, fmt.Errorf("group %q, checkpoint %d, %d volumes: %w", f.Group, f.Checkpoint, len(f.Volumes), ErrCorrupt)
 	}
-	r := &Removed{ID: record.GroupID(id), Name: f.Name, Lineage: f.Lineage, At: time.Unix(0, f.At), Checkpoint: f.Checkpoint, views: f.Views}
+	r := &Removed{ID: record.GroupID(id), Name: f.Name, Lineage: f.Lineage, At: time.Unix(0, f.At), Checkpoint: f.Checkpoint, views: f.Views, machines: f.Format == 3}
 	for _, v := range f.Volumes {
-		if v.ID == 0 || v.Bytes <= 0 || v.Bytes > record.VolumeLimit || v.Path != "" && (f.Format < 2 || !path.IsAbs(v.Path)) {
+		if v.ID == 0 || v.Bytes <= 0 || v.Bytes > record.VolumeLimit || v.Path != "" && (f.Format < 2 || !path.IsAbs(v.Path)) || v.Path == "" && r.machines {
 			return nil, fmt.Errorf("volume %d of %d bytes at %q: %w", v.ID, v.Bytes, v.Path, ErrCorrupt)
 		}
 		r.Disks = append(r.Disks, KeptDisk{VolumeInfo: VolumeInfo{ID: record.VolumeID(v.ID), Name: v.Name, Bytes: v.Bytes}, File: v.Path, Elsewhere: v.Path != ""})

@@ -49,6 +49,10 @@ changes nothing; --dry-run asks only that. What was cut short is asked again wit
 command. The group's id does not come back: to protect the disks again give them to a
 group with another one.
 
+Of a group whose machines have moved onto its disks nothing but its word is left: the disks
+are the machines' own, and stay where they are. Where a new group has its name, name it by
+its id.
+
 Take the group out of the file of the source's vra then. The filters go on serving its
 disks until they are stopped.`,
 		Example:           "  holdfast group remove db --dry-run\n  holdfast group remove db --yes\n  holdfast group remove db --keep-replica --checkpoint before-upgrade --yes",

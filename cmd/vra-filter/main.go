@@ -20,7 +20,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"slices"
 	"sync"
 	"syscall"
 
@@ -79,13 +78,13 @@ func serve(ctx context.Context, live *live, notify *systemd.Notifier, log *slog.
 	}
 	live.log = log
 	live.grow = func() ([]string, error) {
-		grown, err := filter.Grow()
-		for _, f := range fronts {
-			if slices.Contains(grown, f.volume) {
-				f.resized()
+		return filter.Grow(func(volume string) {
+			for _, f := range fronts {
+				if f.volume == volume {
+					f.resized()
+				}
 			}
-		}
-		return grown, err
+		})
 	}
 	run, fail := context.WithCancelCause(ctx)
 	defer fail(nil)

@@ -28,7 +28,8 @@ type FilterConfig struct {
 	FS         ioengine.FS // where the guest's disks are
 	Log        *slog.Logger
 
-	idleSeconds uint32 // of a region of the activity log; 0: as long as activity says
+	idleSeconds uint32        // of a region of the activity log; 0: as long as activity says
+	growWait    time.Duration // 0: growWait
 }
 
 // FilterVolume is a disk to serve.
@@ -72,6 +73,7 @@ type Filter struct {
 	page    *orderPage
 	pool    *pool
 	volumes []*volume // in the order of their rings
+	growths sync.WaitGroup
 
 	// tap is the VRA that is attached.
 	tap struct {
@@ -207,20 +209,6 @@ func (f *Filter) turn() {
 	}
 }
 
-// Grow takes the sizes of disks that are larger by now, and returns the names of their volumes. Their guests
-// may use what is new once it returns; all of it is dirty.
-func (f *Filter) Grow() (grown []string, err error) {
-	for _, v := range f.volumes {
-		switch ok, e := v.grow(); {
-		case e != nil:
-			err = errors.Join(err, fmt.Errorf("volume %s: %w", v.name, e))
-		case ok:
-			grown = append(grown, v.name)
-		}
-	}
-	return grown, err
-}
-
 // wake wakes the VRA if it sleeps. The eventfd does not block: at worst it is full, and so woken.
 func (f *Filter) wake() {
 	if !f.page.sleeping.CompareAndSwap(1, 0) {
@@ -238,8 +226,9 @@ const takenWait = time.Second
 
 // Close waits for writes in flight, gives the VRA a moment to take what is published,
 // notes that the marks are whole and takes the filter out of the order page. Fronts
-// must have stopped, and Run have returned.
+// must have stopped, and Run have returned. A disk that does not answer holds it up.
 func (f *Filter) Close() error {
+	f.growths.Wait()
 	for _, v := range f.volumes {
 		v.active.Wait()
 	}

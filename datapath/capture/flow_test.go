@@ -442,8 +442,8 @@ func TestPassedOverFilter(t *testing.T) {
 	}
 }
 
-// TestWildMemory: what a filter's memory says of sizes is another process's word. A size that no volume can have is not believed,
-// and a write beyond its volume's end is not given to anyone.
+// TestWildMemory: what a filter's memory says of sizes is another process's word. A size that no volume can have, or its volume has no
+// marks for, is not believed, and a write beyond its volume's end is not given to anyone.
 func TestWildMemory(t *testing.T) {
 	for what, f := range map[string]struct {
 		size uint64 // that the pool shows; a write ends at mib
@@ -453,8 +453,10 @@ func TestWildMemory(t *testing.T) {
 		"as it is":                        {mib, -1, nil},
 		"a size that no volume can have":  {record.VolumeLimit + 1, -1, nil},
 		"a size above all":                {1 << 63, -1, nil},
+		"a size that nobody has marks of": {256 * mib, -1, nil},
+		"one that is smaller than it was": {mib - 512, -1, nil},
 		"a filter of an older release":    {0, -1, nil},
-		"a write beyond its volume":       {mib - 512, -1, ErrCorrupt},
+		"a write beyond its volume":       {256 * mib, 128*mib - 512, ErrCorrupt},
 		"one that is moved beyond it":     {mib, mib, ErrCorrupt},
 		"one beyond every volume":         {0, record.VolumeLimit - 511, ErrCorrupt},
 		"one that ends where all may end": {0, record.VolumeLimit - 512, nil},
@@ -462,6 +464,11 @@ func TestWildMemory(t *testing.T) {
 		r := newRig(t, 512, mib, mib, 1).open()
 		tap := r.covered()
 		r.vol(0).sizeWord.Store(f.size)
+		if f.size == 0 { // nor did it ever say one
+			tap.merge.Lock()
+			tap.merge.pools[0].rings[0].believed = 0
+			tap.merge.Unlock()
+		}
 		write(t, r.vol(0), mib-512, fill(512, 1))
 		if f.off >= 0 {
 			tap.merge.Lock()

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/holdfast-dr/holdfast/ioengine/faultdisk"
 )
@@ -24,9 +26,9 @@ func (r *rig) enlarge(name string, bytes int64) {
 	d.data = d.data[:bytes]
 }
 
-func (r *rig) marksName() string {
-	return filepath.Join(r.dir, "marks-"+testGroup.String()+"-1")
-}
+func (r *rig) marksName() string { return marksName(r.dir, testGroup, 1) }
+
+func untold(string) {}
 
 func TestGrowRefuses(t *testing.T) {
 	r := newRig(t, 512, mib, 4*mib, 1).open()
@@ -34,7 +36,7 @@ func TestGrowRefuses(t *testing.T) {
 		t.Helper()
 		r.enlarge("vol1", bytes)
 		served := r.vol(0).Size()
-		names, err := r.filter.Grow()
+		names, err := r.filter.Grow(untold)
 		if (err != nil) != (why != "") || err != nil && !strings.Contains(err.Error(), why) {
 			t.Errorf("%d bytes: %v, want %q", bytes, err, why)
 		}
@@ -76,7 +78,7 @@ func TestGrownMarks(t *testing.T) {
 	lost := tap.Lost()
 	const size = 2*mib - 512
 	r.enlarge("vol1", size)
-	if _, err := r.filter.Grow(); err != nil {
+	if _, err := r.filter.Grow(untold); err != nil {
 		t.Fatal(err)
 	}
 	if tap.Lost() == lost {
@@ -118,6 +120,62 @@ func TestGrownMarks(t *testing.T) {
 	}
 }
 
+// TestGrowsBeforeAnybodyWaits: what is new is marked, and those may be many bits, before whoever writes waits for the marks.
+func TestGrowsBeforeAnybodyWaits(t *testing.T) {
+	r := newRig(t, 512, mib, 4*mib, 1).open()
+	v := r.vol(0)
+	const size = 3 * mib
+	r.enlarge("vol1", size)
+	v.turning.Lock() // so that it gets no further
+	grown := make(chan error, 1)
+	go func() {
+		_, err := r.filter.Grow(untold)
+		grown <- err
+	}()
+	id := v.mu.marks.file.id
+	id.bytes = size
+	within(t, "what is new is marked", func() bool {
+		mem, _, err := mapMarks(r.marksName()+".new", id)
+		if err != nil {
+			return false
+		}
+		defer unmapAll(mem)
+		next := layMarks(mem, "", id, nil)
+		from, to := int64(mib/BlockBytes), int64(size/BlockBytes)
+		return atomic.LoadUint64(&next.dirty.words[from/64]) == ^uint64(0) && atomic.LoadUint64(&next.dirty.words[to/64-1]) == ^uint64(0)
+	})
+	write(t, v, 0, fill(512, 1))
+	v.turning.Unlock()
+	if err := <-grown; err != nil || v.Size() != size {
+		t.Errorf("it has %d bytes, %v", v.Size(), err)
+	}
+}
+
+// TestGrowBesideHungDisk: a disk that does not answer is said, and keeps no other's growth from its guest; once it answers,
+// its own is told of too.
+func TestGrowBesideHungDisk(t *testing.T) {
+	r := newRig(t, 512, mib, 4*mib, 2)
+	r.cfg.growWait = time.Millisecond
+	r.open()
+	for _, name := range []string{"vol1", "vol2"} {
+		r.enlarge(name, 2*mib)
+	}
+	v := r.vol(0)
+	v.turning.Lock() // as where its disk hangs
+	told := make(chan string, 2)
+	grown, err := r.filter.Grow(func(name string) { told <- name })
+	if name := <-told; name != "vol2" || slices.Contains(grown, "vol1") || !errors.Is(err, errGrowing) || v.Size() != mib || r.vol(1).Size() != 2*mib {
+		t.Errorf("%s is told of, %v have grown, %v", name, grown, err)
+	}
+	if _, err := r.filter.Grow(untold); !errors.Is(err, errGrowing) {
+		t.Errorf("asked again: %v", err)
+	}
+	v.turning.Unlock()
+	if name := <-told; name != "vol1" || v.Size() != 2*mib {
+		t.Errorf("%s is told of", name)
+	}
+}
+
 // TestKilledWhileGrowing kills the filter before it took the size, with the new marks made and not in place, and after
 // that: the one that follows has every mark, and all that is new is dirty.
 func TestKilledWhileGrowing(t *testing.T) {
@@ -129,7 +187,7 @@ func TestKilledWhileGrowing(t *testing.T) {
 			}
 		},
 		"after": func(r *rig) {
-			if _, err := r.filter.Grow(); err != nil {
+			if _, err := r.filter.Grow(untold); err != nil {
 				t.Fatal(err)
 			}
 		},
@@ -183,7 +241,7 @@ func TestGrownAndCrashed(t *testing.T) {
 			t.Fatal(err)
 		}
 		if grow {
-			if _, err := r.filter.Grow(); err != nil {
+			if _, err := r.filter.Grow(untold); err != nil {
 				t.Fatal(err)
 			}
 			write(t, v, 10*region, fill(512, 1))

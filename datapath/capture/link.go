@@ -95,7 +95,7 @@ func (l *link) connect(ctx context.Context) (told bool, err error) {
 	if err := conn.SetReadDeadline(time.Time{}); err != nil {
 		return false, err
 	}
-	pool, err := l.tap.adopt(filterKey(l.socket), w.shape, fds)
+	pool, err := l.tap.adopt(filterKey(l.socket), w, fds)
 	if err != nil {
 		return false, err
 	}
@@ -151,18 +151,18 @@ func (l *link) set(c *filterConn, volumes []VolumeInfo) {
 }
 
 // adopt maps a filter's pool, or finds it mapped: its filter said hello again.
-func (t *Tap) adopt(key uint64, shape poolShape, fds []int) (*tapPool, error) {
+func (t *Tap) adopt(key uint64, w welcome, fds []int) (*tapPool, error) {
 	t.merge.Lock()
 	defer t.merge.Unlock()
-	p := t.poolLocked(shape.instance)
+	p := t.poolLocked(w.shape.instance)
 	if p != nil {
 		return p, nil
 	}
-	p, err := mapPool(key, shape, fds)
+	p, err := mapPool(key, w.shape, fds, w.volumes, t.marked)
 	if err != nil {
 		return nil, err
 	}
-	e := pageEntry{key, shape.instance}
+	e := pageEntry{key, w.shape.instance}
 	if t.merge.missing[e].gone { // we went on without it: what it wrote until now has no place any more
 		p.mustFold = true
 		p.floor = t.page.last() + 1

@@ -100,7 +100,7 @@ func marksFileBytes(blocks int64) int64 {
 // One of a smaller disk grows: grew says so, and what is new is dirty. Before anything of that, grows is called: lost must
 // tell of what is new by the time that the larger file has its name, since nothing in the file says that it does not.
 func openMarks(dir string, id marksIdentity, told func(dirty []uint64) bool, grows func()) (m *marksFile, whole bool, err error) {
-	name := filepath.Join(dir, fmt.Sprintf("marks-%s-%d", id.group, id.volume))
+	name := marksName(dir, id.group, id.volume)
 	lock, err := waitLock(succeedWait, func() (*os.File, error) { return tryLockFile(name + ".lock") }, ErrInUse)
 	if err != nil {
 		return nil, false, err
@@ -133,6 +133,18 @@ func openMarks(dir string, id marksIdentity, told func(dirty []uint64) bool, gro
 		return nil, false, fmt.Errorf("marks %s: %w", name, err)
 	}
 	return layMarks(mem, name, id, lock), whole, nil
+}
+
+func marksName(dir string, group record.GroupID, volume record.VolumeID) string {
+	return filepath.Join(dir, fmt.Sprintf("marks-%s-%d", group, volume))
+}
+
+// marked says whether the volume's marks are those of a disk of at least so many bytes: they take memory, which nobody
+// has who only says so.
+func (t *Tap) marked(v record.VolumeID, bytes int64) bool {
+	var st unix.Stat_t
+	size := marksFileBytes((bytes + BlockBytes - 1) / BlockBytes)
+	return unix.Stat(marksName(t.cfg.RunDir, t.cfg.Group, v), &st) == nil && st.Size >= size && st.Blocks*512 >= size
 }
 
 var errOtherMarks = errors.New("marks of another boot, volume or size")
@@ -260,7 +272,8 @@ func mapNewMarks(name string, id marksIdentity) ([]byte, error) {
 func (m *marksFile) grow(id marksIdentity) error {
 	mem, err := mapNewMarks(m.name+".new", id)
 	if err == nil {
-		_, err = m.takeIn(mem, id)
+		next, _ := m.larger(mem, id)
+		_, err = m.takeIn(next)
 	}
 	if err != nil {
 		return fmt.Errorf("marks %s: %w", m.name, err)
@@ -268,30 +281,39 @@ func (m *marksFile) grow(id marksIdentity) error {
 	return nil
 }
 
-// takeIn brings all that is marked into mem, a new file without marks, has what is new of the disk dirty there, and
-// gives it the name: whoever kills the filter leaves the one file or the other, and each has every mark of the part
-// that was served. Nothing is marked meanwhile. Places of generations stay, so that who knows them goes on; the
-// memory that m had is the caller's to unmap, or on an error mem is unmapped. added is how many blocks are dirty more.
-func (m *marksFile) takeIn(mem []byte, id marksIdentity) (added int64, err error) {
-	next := layMarks(mem, m.name, id, m.lock)
-	copy(mem[:marksAtDirty], m.mem[:marksAtDirty])
-	binary.LittleEndian.PutUint64(mem[marksAtBytes:], uint64(id.bytes))
+// larger lays the marks of a disk that has grown in mem, a new file without marks: what is new is dirty there, which
+// are fresh blocks. The bits are set before anybody waits, as they may be many.
+func (m *marksFile) larger(mem []byte, id marksIdentity) (next *marksFile, fresh int64) {
+	next = layMarks(mem, m.name, id, m.lock)
+	if !invariant.Planted("capture/grown-unmarked") {
+		fresh = next.dirty.set(m.id.bytes/BlockBytes, id.blocks())
+	}
+	return next, fresh
+}
+
+// takeIn brings all that is marked into next, which larger made, and gives it the name: whoever kills the filter leaves
+// the one file or the other, and each has every mark of the part that was served. Nothing is marked meanwhile. Places of
+// generations stay, so that who knows them goes on; the memory that m had is the caller's to unmap, or on an error next's
+// is unmapped. had is how many blocks of what is new were dirty before: one that the old end divides.
+func (m *marksFile) takeIn(next *marksFile) (had int64, err error) {
+	copy(next.mem[:marksAtDirty], m.mem[:marksAtDirty])
+	binary.LittleEndian.PutUint64(next.mem[marksAtBytes:], uint64(next.id.bytes))
 	if !invariant.Planted("capture/grown-without-marks") {
+		if b := m.id.bytes / BlockBytes; b < m.dirty.blocks && m.dirty.all(b, b+1) {
+			had++
+		}
 		m.dirty.orInto(&next.dirty)
 		for i := range m.gens {
 			m.gens[i].bits.orInto(&next.gens[i].bits)
 		}
 	}
-	if !invariant.Planted("capture/grown-unmarked") {
-		added = next.dirty.set(m.id.bytes/BlockBytes, id.blocks())
-	}
 	if err := os.Rename(m.name+".new", m.name); err != nil {
-		unmapAll(mem)
+		unmapAll(next.mem)
 		return 0, err
 	}
 	*m = *next
 	m.grew = true
-	return added, nil
+	return had, nil
 }
 
 func layMarks(mem []byte, name string, id marksIdentity, lock *os.File) *marksFile {

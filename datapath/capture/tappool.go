@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
@@ -16,6 +17,7 @@ type tapPool struct {
 	shape                poolShape
 	payload, desc, state []byte
 	rings                []tapRing
+	marked               func(v record.VolumeID, bytes int64) bool
 
 	// Guarded by the merge's lock.
 	floor    record.Ticket // what is below was written while we went on without this filter
@@ -30,12 +32,12 @@ type tapPool struct {
 	}
 }
 
-// mapPool maps the three files that a filter passed.
-func mapPool(key uint64, shape poolShape, fds []int) (_ *tapPool, err error) {
+// mapPool maps the three files that a filter passed. Marked says whether a volume's marks are those of a disk of that size.
+func mapPool(key uint64, shape poolShape, fds []int, volumes []VolumeInfo, marked func(record.VolumeID, int64) bool) (_ *tapPool, err error) {
 	if len(fds) != 3 {
 		return nil, fmt.Errorf("%d memory files, want 3: %w", len(fds), ErrCorrupt)
 	}
-	p := &tapPool{key: key, shape: shape}
+	p := &tapPool{key: key, shape: shape, marked: marked}
 	defer func() {
 		if err != nil {
 			p.unmap()
@@ -63,8 +65,12 @@ func mapPool(key uint64, shape poolShape, fds []int) (_ *tapPool, err error) {
 		r.tail, r.busy = word(p.desc, r.base+ringAtTail), word(p.desc, r.base+ringAtBusy)
 		r.shared, r.size = word(p.state, shape.headAt(i)), word(p.desc, descAtSizes+8*int64(i))
 		r.freed = make([]uint64, shape.ringCap/64)
+		if i < len(volumes) {
+			r.volume = volumes[i].ID
+		}
 		r.read = r.shared.Load()
 		r.head, r.seen = r.read, r.read
+		r.bytes()
 	}
 	return p, nil
 }
@@ -99,8 +105,10 @@ type tapRing struct {
 	busy   *atomic.Uint64
 	shared *atomic.Uint64 // the head that a next Tap begins at
 	size   *atomic.Uint64 // of its volume; see bytes
+	volume record.VolumeID
 
 	// Guarded by the merge's lock.
+	believed   int64  // of size
 	read, seen uint64 // the next entry, and how far the ring was seen to go
 	ticket     record.Ticket
 	slot       uint32
@@ -132,12 +140,15 @@ func (r *tapRing) headState() entryState {
 	return entryStateOf(r.use, r.pool.stateWord(r.slot).Load())
 }
 
-// bytes is how large the filter says that the ring's volume is; 0: it does not, or says what no volume can be.
+// bytes is how large the filter says that the ring's volume is; 0: it does not. What it says is another process's word, and
+// what comes of it is a disk of that size at the target: it counts, from then on, where the volume's marks, which take memory of
+// this host and have their place before a size is shown, are those of so large a disk.
 func (r *tapRing) bytes() int64 {
-	if n := r.size.Load(); n <= record.VolumeLimit {
-		return int64(n)
+	n := r.size.Load()
+	if n > uint64(r.believed) && n <= record.VolumeLimit && (r.pool.marked(r.volume, int64(n)) || invariant.Planted("capture/any-size")) {
+		r.believed = int64(n)
 	}
-	return 0
+	return r.believed
 }
 
 // takeHead makes a Write of the head, which is published. The descriptor is stable

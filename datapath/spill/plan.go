@@ -5,7 +5,7 @@ import "time"
 // stand is how a window and its files stand, as far as it decides what goes to disk and what comes back.
 type stand struct {
 	limit  int64 // what the window may hold in memory now, bytes
-	memory int64 // what it holds
+	memory int64 // what its records there hold, without what is known of others: that makes no room for more on disk
 	room   int64 // what its files may still take, bytes
 	onDisk int   // records that stand in files alone
 	wanted bool  // one of those is to be sent next

@@ -411,9 +411,16 @@ func (w *Window) SpillStats() SpillStats {
 	return s
 }
 
-// Spills says whether what stands in memory can go to disk: there is one, nothing is wrong with it, and it has room.
-func (w *Window) Spills() bool {
+// Spills says whether what stands in memory can go to disk until the window holds no more than keep bytes: there is a
+// disk, nothing is wrong with it, it has room, and what is known of what it has already is not more.
+func (w *Window) Spills(keep int64) bool {
 	if w.spiller == nil {
+		return false
+	}
+	w.mu.Lock()
+	known := w.heldLocked() - w.mu.bytes
+	w.mu.Unlock()
+	if known > keep {
 		return false
 	}
 	s := w.SpillStats()

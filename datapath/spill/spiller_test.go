@@ -279,6 +279,7 @@ func TestSpillModel(t *testing.T) {
 				for _, rec := range r.mu.records {
 					if rec.Buffer == nil {
 						onDisk++
+						memory += knownBytes
 						sealed += int64(r.sizes[rec.Seq])
 					} else {
 						memory += rec.Buffer.Held()
@@ -309,11 +310,14 @@ func TestSpillModel(t *testing.T) {
 	})
 }
 
+// spillingLimit is the memory of a window of spilling, in bytes.
+const spillingLimit = 2 << 20
+
 // spilling runs a window over disk in a bubble, with what is done in it.
 func spilling(t *testing.T, fs ioengine.FS, segments int64, do func(ctx context.Context, r *rig)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(fs, 1<<20, segments)
+		r := newRig(fs, spillingLimit, segments)
 		if err := r.disk.Open(); err != nil {
 			t.Fatal(err)
 		}
@@ -354,7 +358,7 @@ func TestSpillAndBack(t *testing.T) {
 				t.Fatal(err)
 			}
 			s, d := r.Stats(), r.SpillStats()
-			if s.Bytes > 1<<20 || d.Bytes < 38<<20 || d.Disk < d.Bytes || d.Disk > d.Bytes+2*SegmentBytes || s.Oldest != 1 || d.Trouble != nil || !r.Spills() {
+			if s.Bytes > spillingLimit || d.Bytes < 38<<20 || d.Disk < d.Bytes || d.Disk > d.Bytes+2*SegmentBytes || s.Oldest != 1 || d.Trouble != nil || !r.Spills(spillingLimit) {
 				t.Errorf("%+v, %+v", s, d)
 			}
 			if d.Fetched > 0 {
@@ -374,7 +378,7 @@ func TestSpillAndBack(t *testing.T) {
 // TestSpillOnARealDisk: the same through this machine's file system, past its cache where that can be.
 func TestSpillOnARealDisk(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "spill")
-	r := newRigIn(ioengine.OS(), dir, 1<<20, 100)
+	r := newRigIn(ioengine.OS(), dir, spillingLimit, 100)
 	if err := r.disk.Open(); err != nil {
 		t.Fatal(err)
 	}
@@ -387,7 +391,7 @@ func TestSpillOnARealDisk(t *testing.T) {
 		}
 		r.put(8 << 10)
 	}
-	if d := r.SpillStats(); d.Written < 38<<20 || d.Failures != 0 {
+	if d := r.SpillStats(); d.Written < 37<<20 || d.Failures != 0 {
 		t.Errorf("%+v", d)
 	}
 	if err := r.drain(ctx, 1); err != nil {
@@ -403,6 +407,49 @@ func TestSpillOnARealDisk(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestSpillKnown: what a window knows of records on disk counts as memory. Half of it may be that, whatever room the disk
+// has; what stands there comes back all the same.
+func TestSpillKnown(t *testing.T) {
+	spilling(t, faultdisk.New(512), 100, func(ctx context.Context, r *rig) {
+		held := make(holdings, 1)
+		r.Join(held)
+		short, stop := context.WithTimeout(ctx, time.Second)
+		defer stop()
+		for n := 0; ; n++ {
+			if err := r.Room(short); err != nil {
+				break
+			}
+			if r.put(500); n%16 == 0 {
+				synctest.Wait()
+			}
+			if s := r.Stats(); s.Bytes > spillingLimit+512 || held[0] != s.Bytes {
+				t.Fatalf("%d bytes of memory are held, of %d; %d are told of", s.Bytes, spillingLimit, held[0])
+			}
+		}
+		synctest.Wait()
+		d := r.SpillStats()
+		if known := int64(d.Records) * knownBytes; known < spillingLimit*3/8 || known > spillingLimit*5/8 || d.Full || d.Trouble != nil {
+			t.Errorf("%+v: %d bytes of %d are known of them", d, known, spillingLimit)
+		}
+		if r.Spills(spillingLimit/4) || !r.Spills(spillingLimit) {
+			t.Error("it can give up memory that is not records")
+		}
+		if err := r.drain(ctx, 1); err != nil {
+			t.Fatal(err)
+		}
+		if s := r.Stats(); s.Bytes != 0 || held[0] != 0 {
+			t.Errorf("%d bytes are held of nothing, %d are told of", s.Bytes, held[0])
+		}
+	})
+}
+
+// holdings is a share that has room, and what it was told last.
+type holdings []int64
+
+func (h holdings) Holds(bytes int64)           { h[0] = bytes }
+func (h holdings) Await(context.Context) error { return nil }
+func (h holdings) Room() int64                 { return spillingLimit }
 
 // TestSpillBesideSender: a sender that goes on beside writers finds each record in order, and the disk is left when it has caught up.
 func TestSpillBesideSender(t *testing.T) {
@@ -462,7 +509,7 @@ func TestSpillFull(t *testing.T) {
 					t.Fatalf("a full disk took it all: %v", err)
 				}
 				s, d := r.Stats(), r.SpillStats()
-				if s.Bytes < 1<<20 || r.Spills() || !d.Full && d.Trouble == nil || heal != nil && d.Disk != 0 || (d.Failures > 0) != (name == "ENOSPC") {
+				if s.Bytes < spillingLimit || r.Spills(spillingLimit) || !d.Full && d.Trouble == nil || heal != nil && d.Disk != 0 || (d.Failures > 0) != (name == "ENOSPC") {
 					t.Errorf("%+v, %+v", s, d)
 				}
 				if heal != nil {
@@ -587,7 +634,7 @@ func damaged(ctx context.Context, t *testing.T, r *rig, hurt func() error) {
 		t.Fatalf("what is lost was lent: %v", err)
 	}
 	d := r.SpillStats()
-	if d.Lost == nil || r.Spills() || d.Failures != 1 {
+	if d.Lost == nil || r.Spills(spillingLimit) || d.Failures != 1 {
 		t.Fatalf("%+v", d)
 	}
 	r.Reset(5000)
@@ -636,7 +683,7 @@ func TestSpillHangs(t *testing.T) {
 			if err := r.fill(short, 1000); !errors.Is(err, context.DeadlineExceeded) {
 				t.Fatalf("it has taken %+v: %v", r.Stats(), err)
 			}
-			if d := r.SpillStats(); !errors.Is(d.Trouble, errHangs) || d.Lost != nil || r.Spills() {
+			if d := r.SpillStats(); !errors.Is(d.Trouble, errHangs) || d.Lost != nil || r.Spills(spillingLimit) {
 				t.Errorf("%+v", d)
 			}
 			if err := r.drain(ctx, 1); err != nil {
@@ -703,7 +750,7 @@ func TestSpillErrors(t *testing.T) {
 			disk.Inject(f)
 			r := newRig(disk, 1<<20, 100)
 			if err := r.disk.Open(); err != nil { // as a source does: until it works
-				if !errors.Is(err, syscall.EIO) || r.Spills() {
+				if !errors.Is(err, syscall.EIO) || r.Spills(spillingLimit) {
 					t.Errorf("%v", err)
 				}
 				if err := r.disk.Open(); err != nil {

@@ -7,9 +7,10 @@
 //     to the newest. Put of any other seq than the next is a bug, and panics.
 //   - A record leaves only by Ack or Reset. Its buffer is released once it has
 //     left and nobody has it on loan: never while it is being sent.
-//   - Bytes is what the records hold in memory. Room waits until that is below the
-//     limit; Put itself never refuses, so the excess is what the pipeline in front
-//     holds (datapath/queues.go says how much).
+//   - Bytes is what the records hold in memory, with what is known of each that stands on disk.
+//     Room waits until that is below the limit; Put itself never refuses, so the excess is what
+//     the pipeline in front holds (datapath/queues.go says how much). So a disk takes no more
+//     records than half of the limit has room to know of, whatever room it has itself.
 //   - A window that has a Share waits for that too, and tells it what it holds.
 //   - A seq that was given up by Reset is never handed out by a loan again: a loan
 //     of before a Reset ends with ErrReset.
@@ -20,8 +21,8 @@
 //     the window as it is without one.
 //   - The files end with the process: the filters' marks know all that was in them.
 //
-// All methods may be called concurrently. Cost: 144 bytes a record beside its buffer, and with
-// records on disk 2 MiB of buffers.
+// All methods may be called concurrently. Cost: 160 bytes a record beside its buffer, counted for those on
+// disk, and with records there 2 MiB of buffers.
 package spill
 
 import (
@@ -29,6 +30,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"unsafe"
 
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/wire/record"
@@ -63,6 +65,10 @@ type Record struct {
 	length int   // of the sealed record there, in bytes
 }
 
+// knownBytes is what a record on disk keeps of memory: a Record, and its place in the row, which has
+// up to twice as many as are taken.
+const knownBytes = int64(unsafe.Sizeof(Record{}) + 2*unsafe.Sizeof(&Record{}))
+
 // ErrReset ends a loan or a wait over which the window was reset.
 var ErrReset = errors.New("window was reset")
 
@@ -87,7 +93,7 @@ type Window struct {
 		records []*Record // by seq; records[0] is the oldest
 		first   record.Seq
 		life    uint64 // counts resets
-		bytes   int64
+		bytes   int64  // of records in memory
 		raw     int64
 		sent    record.Seq // highest lent in this session
 		disk    spilled
@@ -117,7 +123,15 @@ func (w *Window) limitLocked() int64 {
 	if w.share == nil {
 		return w.limit
 	}
-	return min(w.limit, w.mu.bytes+max(0, w.share.Room()))
+	return min(w.limit, w.heldLocked()+max(0, w.share.Room()))
+}
+
+// heldLocked is what the window holds of memory: records, and what is known of those on disk.
+func (w *Window) heldLocked() int64 {
+	if invariant.Planted("spill/known-for-nothing") {
+		return w.mu.bytes
+	}
+	return w.mu.bytes + int64(w.mu.disk.records)*knownBytes
 }
 
 // Put takes r, the next record of the stream.
@@ -139,7 +153,7 @@ func (w *Window) Put(r *Record) {
 // holdsLocked tells the share what the window holds.
 func (w *Window) holdsLocked() {
 	if w.share != nil {
-		w.share.Holds(w.mu.bytes)
+		w.share.Holds(w.heldLocked())
 	}
 }
 
@@ -306,7 +320,7 @@ func (w *Window) Room(ctx context.Context) error {
 func (w *Window) belowLimit(ctx context.Context) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for w.mu.bytes >= w.limit {
+	for w.heldLocked() >= w.limit {
 		if err := w.waitLocked(ctx); err != nil {
 			return err
 		}
@@ -331,7 +345,7 @@ func (w *Window) Next() record.Seq {
 // Stats is how the window stands.
 type Stats struct {
 	Records int
-	Bytes   int64 // held in memory
+	Bytes   int64 // held in memory, with what is known of records on disk
 	OnDisk  int64 // bytes of the records that stand on disk alone
 	Raw     int64 // payload before compression
 	Unsent  int   // records not lent since the last Rewind
@@ -342,7 +356,7 @@ type Stats struct {
 func (w *Window) Stats() Stats {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	s := Stats{Records: len(w.mu.records), Bytes: w.mu.bytes, OnDisk: w.mu.disk.bytes, Raw: w.mu.raw}
+	s := Stats{Records: len(w.mu.records), Bytes: w.heldLocked(), OnDisk: w.mu.disk.bytes, Raw: w.mu.raw}
 	s.Unsent = int(w.nextLocked() - 1 - max(w.mu.sent, w.mu.first-1))
 	for _, r := range w.mu.records {
 		if r.Oldest != 0 {

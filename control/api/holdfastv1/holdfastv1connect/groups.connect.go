@@ -100,6 +100,7 @@ type GroupsServiceClient interface {
 	Unprotect(context.Context, *holdfastv1.GroupsServiceUnprotectRequest) (*holdfastv1.GroupsServiceUnprotectResponse, error)
 	// Remove ends a group at its target, for good: all of its history and, unless they are kept, its disks. It
 	// returns when that is durable; the space is given back after. To keep disks may take as long as to read and write all of them.
+	// Disks onto which their machines have moved stay where they are in any case. A group is named by its id too, where another has its name.
 	// Errors: failed_precondition while a view of it is open or a failover under way, or when a disk that is to be kept is damaged;
 	// not_found when there is no such checkpoint.
 	Remove(context.Context, *holdfastv1.GroupsServiceRemoveRequest) (*holdfastv1.GroupsServiceRemoveResponse, error)
@@ -352,6 +353,7 @@ type GroupsServiceHandler interface {
 	Unprotect(context.Context, *holdfastv1.GroupsServiceUnprotectRequest) (*holdfastv1.GroupsServiceUnprotectResponse, error)
 	// Remove ends a group at its target, for good: all of its history and, unless they are kept, its disks. It
 	// returns when that is durable; the space is given back after. To keep disks may take as long as to read and write all of them.
+	// Disks onto which their machines have moved stay where they are in any case. A group is named by its id too, where another has its name.
 	// Errors: failed_precondition while a view of it is open or a failover under way, or when a disk that is to be kept is damaged;
 	// not_found when there is no such checkpoint.
 	Remove(context.Context, *holdfastv1.GroupsServiceRemoveRequest) (*holdfastv1.GroupsServiceRemoveResponse, error)
