@@ -15,12 +15,11 @@
 //     times, Errorf makes an error that carries a code and what to do next, and
 //     AsFailure reads it back on the other side.
 //   - What is not known is absent, never zero.
-//   - A mutating call carries an idempotency key. Serve remembers the answers of
-//     the last onceKeys keys: a repeated call gets the first one's answer, and one
+//   - A mutating call carries an idempotency key, or names its failover, and again changes nothing. Serve
+//     remembers the answers of the last onceKeys keys: a repeated call gets the first one's answer, and one
 //     that comes while the first still runs waits for it. Errors are not remembered. Another
-//     request with the key is refused.
+//     request with the key is refused. ServeKeeping keeps them in a file, over restarts.
 //   - A field that is not known is refused in JSON, and in any request that changes something.
-//     ServeKeeping keeps them in a file, over restarts.
 //   - Serve speaks HTTP/1.1 and HTTP/2 without TLS, protobuf or JSON, so that
 //     `curl --unix-socket S --json '{}' http://vra/holdfast.v1.StatusService/Get` works.
 //   - The socket is for the users handed to Serve, whatever the file's mode says:

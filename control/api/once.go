@@ -136,11 +136,13 @@ const keySeparator = "\x00" // between a procedure and a key
 // wrap is the interceptor: it turns errors into Connect's and repeats answers.
 func (o *once) wrap(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
-		key := ""
-		if m, ok := req.Any().(interface{ GetIdempotencyKey() string }); ok { // it changes something
+		if changing()[req.Spec().Procedure] {
 			if err := understood(req.Any()); err != nil {
 				return nil, onWire(err)
 			}
+		}
+		key := ""
+		if m, ok := req.Any().(interface{ GetIdempotencyKey() string }); ok {
 			key = m.GetIdempotencyKey()
 		}
 		if len(key) > maxKey {

@@ -1,21 +1,42 @@
 package api
 
 import (
+	"slices"
+	"sync"
+
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
+	"github.com/holdfast-dr/holdfast/control/api/holdfastv1/holdfastv1connect"
 )
 
 // Procedure is a call that these services have.
 type Procedure struct {
 	Path    string // as in /holdfast.v1.StatusService/Get
 	Streams bool   // its answer comes in pieces
-	Keyed   bool   // it takes an idempotency key: it changes something
+	Keyed   bool   // it takes an idempotency key
+	Changes bool   // it changes something
 	Bytes   bool   // its request or its answer can carry bytes that are no text
 }
+
+// named are the calls that change something and take no key: they name the failover, and again they change nothing.
+var named = []string{
+	holdfastv1connect.RecoveryServiceBeginProcedure, holdfastv1connect.RecoveryServiceCommitProcedure, holdfastv1connect.RecoveryServiceRollbackProcedure,
+	holdfastv1connect.RecoveryServiceAdoptProcedure, holdfastv1connect.RecoveryServiceHandOverProcedure, holdfastv1connect.RecoveryServiceMoveOnProcedure,
+	holdfastv1connect.RecoveryServiceLetGoProcedure,
+}
+
+// changing are the paths of the calls that change something.
+var changing = sync.OnceValue(func() map[string]bool {
+	all := make(map[string]bool)
+	for _, p := range Procedures() {
+		all[p.Path] = p.Changes
+	}
+	return all
+})
 
 // Procedures are all calls of all services, as the generated code describes them.
 func Procedures() (all []Procedure) {
@@ -25,10 +46,12 @@ func Procedures() (all []Procedure) {
 			for j := range s.Methods().Len() {
 				m := s.Methods().Get(j)
 				seen := map[protoreflect.FullName]bool{}
+				path, keyed := "/"+string(s.FullName())+"/"+string(m.Name()), m.Input().Fields().ByName("idempotency_key") != nil
 				all = append(all, Procedure{
-					Path:    "/" + string(s.FullName()) + "/" + string(m.Name()),
+					Path:    path,
 					Streams: m.IsStreamingServer() || m.IsStreamingClient(),
-					Keyed:   m.Input().Fields().ByName("idempotency_key") != nil,
+					Keyed:   keyed,
+					Changes: keyed || slices.Contains(named, path),
 					Bytes:   carriesBytes(m.Input(), seen) || carriesBytes(m.Output(), seen),
 				})
 			}
