@@ -132,6 +132,12 @@ func (t *Trust) Server(roles ...string) *tls.Config {
 	return t.config(x509.ExtKeyUsageClientAuth, roles)
 }
 
+// Takes judges a connection as the handshakes of Server do.
+func (t *Trust) Takes(cs tls.ConnectionState, roles ...string) error {
+	_, err := t.check(cs, x509.ExtKeyUsageClientAuth, roles)
+	return err
+}
+
 // Client is the TLS of the end that dials: it takes leaves of the site with one of these roles.
 func (t *Trust) Client(roles ...string) *tls.Config {
 	return t.config(x509.ExtKeyUsageServerAuth, roles)

@@ -188,27 +188,10 @@ func (a *audit) older() ([]string, error) {
 	return names, err
 }
 
-// newest are the files that hold the last bundleAudit bytes of the records, the oldest first.
-func (a *audit) newest() (files []string, err error) {
+// files are all there are, the oldest first. The last may not be there yet.
+func (a *audit) files() ([]string, error) {
 	older, err := a.older()
-	if err != nil {
-		return nil, err
-	}
-	all, size := append(older, a.path()), int64(0)
-	for len(all) > 0 && size < bundleAudit {
-		last := len(all) - 1
-		info, err := os.Stat(all[last])
-		switch {
-		case err == nil:
-			size += info.Size()
-			files = append(files, all[last])
-		case !errors.Is(err, fs.ErrNotExist): // between two files, or too old by now
-			return nil, err
-		}
-		all = all[:last]
-	}
-	slices.Reverse(files)
-	return files, nil
+	return append(older, a.path()), err
 }
 
 // write numbers the record, and returns its number when it is on the disk.
@@ -344,12 +327,12 @@ func checkRecords(text []byte, see func(Record)) (end auditEnd, err error) {
 // CheckAudit holds all records of a data folder to each other, and says how many there are and from which on.
 func CheckAudit(dir string) (records, first uint64, err error) {
 	a := &audit{dir: dir}
-	files, err := a.older()
+	files, err := a.files()
 	if err != nil {
 		return 0, 0, err
 	}
 	var before auditEnd
-	for _, path := range append(files, a.path()) {
+	for _, path := range files {
 		text, err := os.ReadFile(path)
 		if errors.Is(err, fs.ErrNotExist) && path == a.path() {
 			break

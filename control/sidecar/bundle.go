@@ -90,7 +90,7 @@ func (b *bundler) write(ctx context.Context, from time.Time, give func([]byte) e
 		if err != nil {
 			return a.miss(auditName, err)
 		}
-		return b.addLog(ctx, a, auditName, files, logQuery{bytes: bundleAudit})
+		return b.addLog(ctx, a, auditName, files, logQuery{bytes: bundleAudit, scan: bundleAudit})
 	}, func() error {
 		text, err := json.MarshalIndent(a.Manifest, "", "  ")
 		if err != nil {

@@ -381,12 +381,14 @@ func TestCertificatesAreReadAgain(t *testing.T) {
 	if err := ask(w.client(api.RoleAdmin)); err != nil {
 		t.Errorf("with one of the new CA: %v", err)
 	}
-	for _, c := range w.car.conns {
-		c.mu.Lock()
-		if len(c.mu.known) > c.mu.open {
-			t.Errorf("%d connections are judged, %d are open", len(c.mu.known), c.mu.open)
+	for _, p := range w.car.ports {
+		if c := p.limited; c != nil {
+			c.mu.Lock()
+			if len(c.mu.known) > c.mu.open {
+				t.Errorf("%d connections are judged, %d are open", len(c.mu.known), c.mu.open)
+			}
+			c.mu.Unlock()
 		}
-		c.mu.Unlock()
 	}
 	if err := os.WriteFile(w.cfg.TLS.Cert, []byte("nothing"), 0o600); err != nil {
 		t.Fatal(err)

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -195,38 +196,73 @@ func TestConnectionsOfAName(t *testing.T) {
 	}
 }
 
-// TestSlowRequestIsGivenUp: who sends part of a request and then nothing does not hold a place for ever. An answer may come later than
-// requests may.
+// TestSlowRequestIsGivenUp: who sends part of a request and then nothing does not hold a place for ever, however it is sent and whatever
+// is asked. An answer may come later than requests may.
 func TestSlowRequestIsGivenUp(t *testing.T) {
 	w := open(t, nil)
 	for _, p := range w.car.ports {
 		p.gate.sendWait, p.gate.lookingWait = 100*time.Millisecond, time.Second
 	}
-	c := w.trust(api.RoleMonitor, "ann").Client(api.RoleSidecar)
-	c.NextProtos = []string{"http/1.1"}
-	for _, path := range []string{"/holdfast.v1.StatusService/Get", "/holdfast.v1.GroupsService/Pause", "/nowhere"} {
-		s, err := tls.Dial("tcp", w.addresses().Commands, c)
-		if err != nil {
-			t.Fatal(err)
+	client := func(h2 bool) *http.Client {
+		c := w.plain(w.trust(api.RoleAdmin, "ann").Client(api.RoleSidecar))
+		c.Transport.(*http.Transport).ForceAttemptHTTP2 = h2
+		return c
+	}
+	h1, h2 := client(false), client(true)
+	paths := []string{"/holdfast.v1.StatusService/Get", "/holdfast.v1.GroupsService/Pause", "/nowhere"}
+	for path := range streams {
+		if !slices.Contains(dialogues, path) { // whoever asks on is silent for as long as he likes
+			paths = append(paths, path)
 		}
-		s.SetDeadline(time.Now().Add(20 * time.Second))
-		fmt.Fprintf(s, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n{", path)
-		if all, err := io.ReadAll(s); err != nil { // until it is closed
-			t.Errorf("%s: %v after %q", path, err, all)
+	}
+	if len(paths) < 8 {
+		t.Errorf("only %q", paths)
+	}
+	for _, path := range paths {
+		address, kind, part := w.addresses().Commands, "application/json", "{"
+		if rules[path].ports == Logs {
+			address = w.addresses().Logs
 		}
-		s.Close()
+		if streams[path] {
+			kind, part = "application/connect+json", "\x00\x00\x00\x00\x0a{"
+		}
+		for _, c := range []*http.Client{h1, h2} {
+			ctx, stop := context.WithTimeout(t.Context(), 20*time.Second)
+			rest, writer := io.Pipe() // nothing comes, until it is closed: HTTP/2 closes the one end, and HTTP/1 waits for the other
+			body := struct {
+				io.Reader
+				io.Closer
+			}{io.MultiReader(strings.NewReader(part), rest), rest}
+			req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+address+path, body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header.Set("Content-Type", kind)
+			req.ContentLength = 100
+			if res, err := c.Do(req); err == nil { // HTTP/1 may see its connection closed as it waits to send
+				var text []byte
+				text, err = io.ReadAll(res.Body)
+				res.Body.Close()
+				if err == nil && !strings.Contains(string(text), `"code":`) && path != "/nowhere" {
+					t.Errorf("%s over %s: it is answered %s %q", path, res.Proto, res.Status, text)
+				}
+			}
+			if ctx.Err() != nil {
+				t.Fatalf("%s over HTTP/2 %v: it is waited for", path, c == h2)
+			}
+			stop()
+			writer.Close()
+		}
 	}
 	w.vra.set(func() { w.vra.hangs = true })
-	for _, h2 := range []bool{false, true} {
-		plain := w.plain(w.trust(api.RoleMonitor, "ann").Client(api.RoleSidecar))
-		plain.Transport.(*http.Transport).ForceAttemptHTTP2 = h2
-		res, err := plain.Post("https://"+w.addresses().Commands+"/holdfast.v1.StatusService/Get", "application/json", strings.NewReader("{}"))
+	for _, c := range []*http.Client{h1, h2} {
+		res, err := c.Post("https://"+w.addresses().Commands+"/holdfast.v1.StatusService/Get", "application/json", strings.NewReader("{}"))
 		if err != nil {
 			t.Fatal(err)
 		}
 		text, err := io.ReadAll(res.Body)
 		res.Body.Close()
-		if err != nil || !strings.Contains(string(text), "did not answer in time") || (res.ProtoMajor == 2) != h2 {
+		if err != nil || !strings.Contains(string(text), "did not answer in time") || (res.ProtoMajor == 2) != (c == h2) {
 			t.Errorf("%s: %s, %v", res.Proto, text, err)
 		}
 	}

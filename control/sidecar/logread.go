@@ -2,6 +2,7 @@ package sidecar
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -62,6 +63,7 @@ type logQuery struct {
 	from, to time.Time // zero: not bounded
 	lines    int       // the newest; 0: all
 	bytes    int64     // the newest
+	scan     int64     // files are read from the newest on, until they have so many bytes; 0: maxScan
 }
 
 // lineTime is when a line was logged, where it says so: slog's text form begins with it.
@@ -128,21 +130,21 @@ func readLog(ctx context.Context, path string, q logQuery) (t *tail, end logEnd,
 // readFiles is readLog of these files, of which newest is the last, if it is there.
 func readFiles(ctx context.Context, files []string, newest string, q logQuery) (t *tail, end logEnd, err error) {
 	t = &tail{logQuery: q}
-	room := int64(maxScan)
+	room := cmp.Or(q.scan, maxScan)
 	// Which of them are looked at: from the newest on, as far as there is room and they can hold what is asked.
 	begin := len(files)
 	for begin > 0 && room > 0 {
 		info, err := os.Stat(files[begin-1])
-		if err != nil {
-			if errors.Is(err, fs.ErrNotExist) {
-				break // rotated away meanwhile
-			}
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // rotated away meanwhile, or between two files
+		case err != nil:
 			return t, end, err
+		case info.ModTime().Before(q.from) && begin < len(files):
+			room = 0
+			continue
+		default:
+			room -= info.Size()
 		}
-		if info.ModTime().Before(q.from) && begin < len(files) {
-			break
-		}
-		room -= info.Size()
 		begin--
 	}
 	t.above = begin > 0

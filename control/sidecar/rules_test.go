@@ -2,14 +2,19 @@ package sidecar
 
 import (
 	"crypto/tls"
+	"crypto/x509"
+	"errors"
 	"io"
+	"net"
 	"net/http"
 	"os/exec"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/holdfast-dr/holdfast/control/api"
+	"github.com/holdfast-dr/holdfast/control/pairing"
 )
 
 // others are the calls that are not of our services.
@@ -161,5 +166,48 @@ func TestBadCertificates(t *testing.T) {
 	}
 	if !strings.Contains(w.said.String(), "reason=no-certificate") {
 		t.Errorf("the log does not say that there was none:\n%s", w.said)
+	}
+}
+
+// TestTrustThatChangesDuringAHandshake: a connection that is not among those that Reload looks at is judged by the new certificates itself.
+func TestTrustThatChangesDuringAHandshake(t *testing.T) {
+	w := open(t, nil)
+	old, shown := w.car.trust.Load(), w.trust(api.RoleMonitor, "ann").Client().Certificates[0].Leaf
+	other, err := pairing.NewCA("west", time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := other.Issue(pairing.Identity{Role: api.RoleSidecar, ID: "vra-1"}, time.Now(), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next, err := pairing.NewTrust(other.Certificate(), leaf.TLS(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, now := range []*pairing.Trust{old, next} {
+		ours, theirs := net.Pipe()
+		defer theirs.Close()
+		limit := newLimited(nil, w.car.count)
+		conn := &counted{Conn: ours, of: limit}
+		h := &handshakes{roles: rolesAt(Commands), at: Commands, count: w.car.count, log: w.car.log}
+		h.trust = func() *pairing.Trust {
+			if len(limit.mu.known) == 0 {
+				return old
+			}
+			return now // Reload ran, and did not see the connection
+		}
+		c, err := h.config().GetConfigForClient(&tls.ClientHelloInfo{Conn: conn})
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = c.VerifyConnection(tls.ConnectionState{Version: tls.VersionTLS13, PeerCertificates: []*x509.Certificate{shown}})
+		refused, _ := errors.AsType[*pairing.Refused](err)
+		if now == old && err != nil || now == next && (refused == nil || refused.Reason != pairing.WrongCA || !strings.Contains(w.said.String(), "reason=wrong-ca certificate=west/monitor/ann")) {
+			t.Errorf("judged by another: %v, %v", now == next, err)
+		}
+		if conn.Close(); len(limit.mu.known) > 0 {
+			t.Error("a connection that is closed is judged")
+		}
 	}
 }

@@ -23,12 +23,14 @@ import (
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 )
 
+// dialogues are the paths whose callers go on asking while they are answered.
+var dialogues = []string{"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"}
+
 // streams are the paths whose answers come in pieces.
 var streams = func() map[string]bool {
-	all := map[string]bool{
-		"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo":      true,
-		"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": true,
-		"/grpc.health.v1.Health/Watch":                                   true,
+	all := map[string]bool{"/grpc.health.v1.Health/Watch": true}
+	for _, path := range dialogues {
+		all[path] = true
 	}
 	for _, p := range api.Procedures() {
 		if p.Streams {
@@ -47,7 +49,6 @@ type Sidecar struct {
 	audit *audit
 	count *counters
 	ports []port
-	conns []judged
 	// aliveWait is how long the own socket may take to answer.
 	aliveWait time.Duration
 }
@@ -58,12 +59,9 @@ type port struct {
 	listener net.Listener
 	server   *http.Server
 	gate     *gate
-}
-
-// judged are the connections of a port, and what judges them.
-type judged struct {
-	*limited
+	// What of a port that speaks TLS judges who connects, and those that are connected; nil of the unix socket.
 	*handshakes
+	*limited
 }
 
 // CheckFiles tells what of the files that the configuration names would keep a sidecar from running; it makes nothing.
@@ -104,7 +102,7 @@ func Open(cfg *config.Sidecar, log *slog.Logger) (_ *Sidecar, err error) {
 	}()
 	status := &status{vra: s.vra, id: cfg.ID, began: time.Now(), built: version.Read(), lookWait: lookWait}
 	numbers := &metrics{vra: s.vra, count: s.count, trust: s.trust.Load, began: status.began}
-	bundle := &bundler{vra: s.vra, metrics: numbers, logs: cfg.Logs, configs: cfg.Configs, audit: s.audit.newest, now: time.Now}
+	bundle := &bundler{vra: s.vra, metrics: numbers, logs: cfg.Logs, configs: cfg.Configs, audit: s.audit.files, now: time.Now}
 	services := api.Handlers{
 		Status: status, Checkpoints: checkpointsOf{s.vra}, Views: viewsOf{s.vra}, Stores: storesOf{s.vra}, Groups: groupsOf{s.vra}, Recovery: recoveryOf{s.vra}, Shaping: shapingOf{s.vra}, Links: linksOf{s.vra},
 		Watch: newWatch(status.groups, s.count), Logs: newLogs(cfg.Logs, bundle), Metrics: numbers,
@@ -118,19 +116,16 @@ func Open(cfg *config.Sidecar, log *slog.Logger) (_ *Sidecar, err error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", p.at, err)
 		}
-		g := s.gate(p.at, services, certified)
-		c := judged{newLimited(l, s.count), &handshakes{s.trust.Load, p.at, s.count, log}}
-		s.conns = append(s.conns, c)
-		s.ports = append(s.ports, port{p.at, c.limited, &http.Server{
-			Handler: g, TLSConfig: c.config(), HTTP2: &http.HTTP2Config{MaxConcurrentStreams: maxPerConn},
-		}, g})
+		g, h, conns := s.gate(p.at, services, certified), &handshakes{s.trust.Load, rolesAt(p.at), p.at, s.count, log}, newLimited(l, s.count)
+		srv := &http.Server{Handler: g, TLSConfig: h.config(), HTTP2: &http.HTTP2Config{MaxConcurrentStreams: maxPerConn}}
+		s.ports = append(s.ports, port{p.at, conns, srv, g, h, conns})
 	}
 	l, err := daemon.Listen(cfg.Socket, -1)
 	if err != nil {
 		return nil, err
 	}
 	g := s.gate(Local, services, local)
-	s.ports = append(s.ports, port{Local, api.OwnersOnly(l, []int{os.Getuid(), 0}, log), &http.Server{Handler: g, ConnContext: withUID}, g})
+	s.ports = append(s.ports, port{at: Local, listener: api.OwnersOnly(l, []int{os.Getuid(), 0}, log), server: &http.Server{Handler: g, ConnContext: withUID}, gate: g})
 	return s, nil
 }
 
@@ -160,8 +155,10 @@ func (s *Sidecar) Reload() error {
 	if invariant.Planted("control/sidecar/old-trust") {
 		return nil
 	}
-	for _, c := range s.conns {
-		c.judge(func(from net.Addr, shown tls.ConnectionState) error { return c.verify(t, from, shown) })
+	for _, p := range s.ports {
+		if p.limited != nil {
+			p.judge(func(from net.Addr, shown tls.ConnectionState) error { return p.verify(t, from, shown) })
+		}
 	}
 	return nil
 }
@@ -226,7 +223,6 @@ func (s *Sidecar) Run(ctx context.Context) error {
 		})
 	}
 	wg.Wait()
-	s.ports = nil // their listeners are closed
 	err := s.close()
 	s.log.Info("vra-sidecar ends")
 	if ctx.Err() != nil {
@@ -237,7 +233,7 @@ func (s *Sidecar) Run(ctx context.Context) error {
 
 func (s *Sidecar) close() error {
 	for _, p := range s.ports {
-		p.listener.Close()
+		p.listener.Close() // once more, where Run had it closed
 	}
 	s.vra.close()
 	return s.audit.close()
