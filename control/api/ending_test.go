@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,6 +20,11 @@ type pipes struct {
 	conns  chan net.Conn
 	closed context.Context
 	close  context.CancelFunc
+
+	mu struct {
+		sync.Mutex
+		theirs []net.Conn // the server's ends
+	}
 }
 
 func newPipes() *pipes {
@@ -31,6 +37,9 @@ func (p *pipes) dial(context.Context) (net.Conn, error) {
 	ours, theirs := net.Pipe()
 	select {
 	case p.conns <- theirs:
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.mu.theirs = append(p.mu.theirs, theirs)
 		return ours, nil
 	case <-p.closed.Done():
 		return nil, net.ErrClosed
@@ -88,12 +97,17 @@ func (s *stopping) stop() {
 	synctest.Wait()
 }
 
-// ends waits for it: it takes so long from when it was asked. A server looks at what is under way at growing intervals, and
-// gives a connection that its client has not closed by then a second to see that it is going.
+// ends waits for it: it takes so long from when it was asked. A server looks at what is under way at growing intervals of at most
+// half a second. The connections end at both ends, or it would give each a second to see that it is going.
 func (s *stopping) ends(takes time.Duration) {
 	s.Helper()
 	s.Client.Close()
-	if err := <-s.done; err != nil || time.Since(s.asked) < takes || time.Since(s.asked) > takes+1200*time.Millisecond {
+	s.mu.Lock()
+	for _, c := range s.mu.theirs {
+		c.Close()
+	}
+	s.mu.Unlock()
+	if err := <-s.done; err != nil || time.Since(s.asked) < takes || time.Since(s.asked) > takes+500*time.Millisecond {
 		s.Errorf("%v, ended after %v, want %v", err, time.Since(s.asked), takes)
 	}
 }
@@ -147,12 +161,12 @@ func TestStop(t *testing.T) {
 		if _, err := s.Views.Close(context.Background(), &holdfastv1.ViewsServiceCloseRequest{}); AsFailure(err).Code != Unavailable {
 			t.Errorf("a call after the end began: %v", err)
 		}
-		time.Sleep(700 * time.Millisecond) // of the bubble
+		time.Sleep(time.Second) // of the bubble
 		close(release)
 		if err := <-answer; err != nil {
 			t.Errorf("a call that was under way: %v", err)
 		}
-		s.ends(700 * time.Millisecond)
+		s.ends(time.Second)
 	})
 	synctest.Test(t, func(t *testing.T) {
 		v, began, _ := opening(true)

@@ -221,8 +221,9 @@ func TestKeyOfAnotherRequest(t *testing.T) {
 	}
 
 	file := filepath.Join(t.TempDir(), "keys.jsonl")
-	// As the release before requests were known wrote it.
-	old := `{"procedure":"/holdfast.v1.ViewsService/Open","key":"old","answer":"CgQKAnY3","sum":834899057}` + "\n"
+	// As the release before requests were known wrote it, and as the first one did that knew them.
+	old := `{"procedure":"/holdfast.v1.ViewsService/Open","key":"old","answer":"CgQKAnY3","sum":834899057}` + "\n" +
+		`{"procedure":"/holdfast.v1.ViewsService/Open","key":"golden","request":"7baHUqDzI380xxL+GdxYoQ==","answer":"CgQKAnY3","sum":1831581870}` + "\n"
 	if err := os.WriteFile(file, []byte(old), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -231,9 +232,9 @@ func TestKeyOfAnotherRequest(t *testing.T) {
 		if err := o.keep(file, slog.New(slog.DiscardHandler)); err != nil {
 			t.Fatal(err)
 		}
-		do := func(key, group string, want Code) {
+		do := func(key, group, checkpoint string, want Code) {
 			t.Helper()
-			res, err := o.do(t.Context(), "/holdfast.v1.ViewsService/Open", key, requestSum(&holdfastv1.ViewsServiceOpenRequest{Group: group}), func() (connect.AnyResponse, error) {
+			res, err := o.do(t.Context(), "/holdfast.v1.ViewsService/Open", key, requestSum(&holdfastv1.ViewsServiceOpenRequest{Group: group, Checkpoint: checkpoint}), func() (connect.AnyResponse, error) {
 				calls++
 				return connect.NewResponse(&holdfastv1.ViewsServiceOpenResponse{}), nil
 			})
@@ -241,10 +242,13 @@ func TestKeyOfAnotherRequest(t *testing.T) {
 				t.Errorf("start %d: %s of %s: %v, %v, want %q", nth, key, group, res, err, want)
 			}
 		}
-		do("old", "shop", "")
-		do("old", "till", "")
-		do("new", "shop", "")
-		do("new", "till", InvalidArgument)
+		do("old", "shop", "", "")
+		do("old", "till", "", "")
+		do("golden", "shop", "latest", "")
+		do("golden", "shop", "", InvalidArgument)
+		do("golden", "till", "latest", InvalidArgument)
+		do("new", "shop", "", "")
+		do("new", "till", "", InvalidArgument)
 		if calls > 1 || nth > 0 && calls > 0 {
 			t.Errorf("start %d: %d calls", nth, calls)
 		}

@@ -143,10 +143,11 @@ func Time(ts *timestamppb.Timestamp) time.Time {
 }
 
 // The version of these services. A server of another major is not understood; one of a lower minor
-// knows fewer calls. One that does not know the call About speaks 1.0.
+// knows fewer calls, or fewer fields of requests: testdata/words.txt says since when there is each. One that does not know the call
+// About speaks 1.0.
 const (
 	Major = 1
-	Minor = 1
+	Minor = 2
 )
 
 // Roles of certificates: a site manager; a person who may do everything; one who works with what is

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -43,7 +44,7 @@ func TestCallsArePassedOn(t *testing.T) {
 	_, err = c.Status.Get(t.Context(), &holdfastv1.StatusServiceGetRequest{Group: strings.Repeat("x", maxBody+1)})
 	failure(t, "too large", err, api.Exhausted)
 	_, err = c.Views.List(t.Context(), &holdfastv1.ViewsServiceListRequest{})
-	failure(t, "what this vra does not know", err, api.Unimplemented, "the vra (v9.9, services 1.1) does not know this call", "update the vra")
+	failure(t, "what this vra does not know", err, api.Unimplemented, fmt.Sprintf("the vra (v9.9, services %d.%d) does not know this call", api.Major, api.Minor), "update the vra")
 }
 
 // TestUnixSocket: users of the machine who own the sidecar may ask for everything, in one place.
@@ -236,10 +237,11 @@ func TestKeysOutliveTheSidecar(t *testing.T) {
 	}
 }
 
-// TestVersions: an older vra of the same major version is spoken to, and what it does not know is said; one of
-// another major version is refused with words, and taken once it was updated.
+// TestVersions: an older vra of the same major version is spoken to, and what it does not know is said, be it a call or what a
+// caller newer than both asks for; one of another major version is refused with words, and taken once it was updated.
 func TestVersions(t *testing.T) {
 	w := open(t, nil)
+	speaks := fmt.Sprintf("speaks version %d.%d", api.Major+1, api.Minor)
 	c := w.client(api.RoleOperator)
 	w.vraEnd()
 	w.vra.set(func() { w.vra.older = true })
@@ -254,13 +256,25 @@ func TestVersions(t *testing.T) {
 	_, err = c.Checkpoints.List(t.Context(), &holdfastv1.CheckpointsServiceListRequest{})
 	failure(t, "what an older vra does not know", err, api.Unimplemented, "services 1.0", "update the vra")
 
+	newer := &holdfastv1.CheckpointsServiceCreateRequest{Tag: "by the newer"}
+	newer.ProtoReflect().SetUnknown([]byte("\xf8\xf0\x04\x01")) // field 9999 is 1
+
+	w.vraEnd()
+	w.vra.set(func() { w.vra.older = false })
+	w.vraEnd = w.vra.serve(t, w.cfg.VRASocket)
+	_, err = c.Checkpoints.Create(t.Context(), newer)
+	failure(t, "a field that an older vra does not know", err, api.Precondition, "the request has fields that this vra does not know", "update the vra")
+	if slices.ContainsFunc(w.vra.calls(), func(s string) bool { return strings.Contains(s, newer.Tag) }) {
+		t.Error("it is done without what nobody knows")
+	}
+
 	w.vraEnd()
 	w.vra.set(func() { w.vra.older, w.vra.major = false, api.Major+1 })
 	w.vraEnd = w.vra.serve(t, w.cfg.VRASocket)
 	_, err = c.Status.Get(t.Context(), &holdfastv1.StatusServiceGetRequest{})
-	failure(t, "another major version", err, api.Precondition, "speaks version 2.1", "update the sidecar")
+	failure(t, "another major version", err, api.Precondition, speaks, "update the sidecar")
 	err = c.Watch.Watch(t.Context(), &holdfastv1.WatchServiceWatchRequest{}, func(m *holdfastv1.WatchServiceWatchResponse) error {
-		if !strings.Contains(m.Unreachable, "speaks version 2.1") {
+		if !strings.Contains(m.Unreachable, speaks) {
 			t.Errorf("watchers are told %v", m)
 		}
 		return io.EOF
@@ -305,11 +319,9 @@ func TestVRAHangs(t *testing.T) {
 	watched := &status{vra: w.car.vra, lookWait: wait}
 	_, err = watched.groups(t.Context())
 	failure(t, "what watchers of one that hangs are told", err, api.Unavailable, "the vra at "+w.cfg.VRASocket+" has not told how its groups stand within 50ms", "if it hangs, restart it")
-	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
-	defer cancel()
-	_, err = watched.groups(ctx)
+	_, err = watched.groups(lastMoment{t.Context()})
 	failure(t, "the watcher's own end", err, api.TimedOut)
-	_, err = c.Status.Get(ctx, &holdfastv1.StatusServiceGetRequest{})
+	_, err = watched.Get(lastMoment{t.Context()}, &holdfastv1.StatusServiceGetRequest{})
 	failure(t, "the caller's own time", err, api.TimedOut)
 	w.vraEnd()
 	os.Remove(w.cfg.VRASocket)
@@ -323,6 +335,11 @@ func TestVRAHangs(t *testing.T) {
 	_, err = watched.groups(t.Context())
 	failure(t, "what watchers of one that is still opening are told", err, api.Unavailable, "has not told how its groups stand", "still opening")
 }
+
+// lastMoment is the context of a caller whose time is up as soon as somebody looks at the clock, and who has not noticed.
+type lastMoment struct{ context.Context }
+
+func (lastMoment) Deadline() (time.Time, bool) { return time.Now(), true }
 
 // TestCertificatesAreReadAgain: who came with the old CA is refused from then on, on connections of before too.
 func TestCertificatesAreReadAgain(t *testing.T) {

@@ -271,7 +271,7 @@ func (s *status) groups(ctx context.Context) ([]*holdfastv1.Group, error) {
 	asking, cancel := context.WithTimeout(ctx, s.lookWait)
 	defer cancel()
 	res, err := api.All(asking, &holdfastv1.StatusServiceGetRequest{}, s.vra.Status.Get)
-	if f := api.AsFailure(err); f != nil && f.Code == api.TimedOut && ctx.Err() == nil {
+	if f := api.AsFailure(err); f != nil && f.Code == api.TimedOut && !over(ctx) {
 		return nil, api.Errorf(api.Unavailable, "see in its log whether it is still opening, or ends; if it hangs, restart it",
 			"the vra at %s has not told how its groups stand within %v", s.vra.socket, s.lookWait)
 	}

@@ -114,7 +114,7 @@ func (v *vra) explain(ctx context.Context, err error) error {
 		known := v.mu.known
 		v.mu.Unlock()
 		return api.Errorf(api.Unimplemented, "update the vra, or do without", "the vra (%s, services %d.%d) does not know this call", known.version, known.major, known.minor)
-	case (f.Code == api.TimedOut || f.Code == api.Canceled) && ctx.Err() == nil:
+	case (f.Code == api.TimedOut || f.Code == api.Canceled) && !over(ctx):
 		return api.Errorf(api.Unavailable, "see in its log whether it is still opening, or ends, and call again with the same idempotency key; if it hangs, restart it",
 			"the vra at %s did not answer in time: %s", v.socket, f.Message)
 	case !said && f.Code != api.Canceled && f.Code != api.TimedOut:
@@ -122,6 +122,13 @@ func (v *vra) explain(ctx context.Context, err error) error {
 			"the vra does not answer at %s: %s", v.socket, f.Message)
 	}
 	return f
+}
+
+// over says whether a caller's time is up. The vra is told how long there is in whole milliseconds, and may find it over so
+// much before it is.
+func over(ctx context.Context) bool {
+	ends, ok := ctx.Deadline()
+	return ctx.Err() != nil || ok && time.Until(ends) <= time.Millisecond
 }
 
 // answers says whether the vra can be asked.

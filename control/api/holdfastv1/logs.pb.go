@@ -281,7 +281,8 @@ func (x *LogsServiceReadRequest) GetMaxBytes() int64 {
 // LogsServiceReadResponse is a piece of them.
 type LogsServiceReadResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Without line ends. One of more than 16 KiB ends in "...".
+	// Without line ends. One of more than 16 KiB ends in "..."; of one that has become so long while it is followed, and has not ended
+	// yet, nothing is told.
 	Lines []string `protobuf:"bytes,1,rep,name=lines,proto3" json:"lines,omitempty"`
 	// There was more before these lines than was asked for.
 	MoreBefore    bool `protobuf:"varint,2,opt,name=more_before,json=moreBefore,proto3" json:"more_before,omitempty"`
