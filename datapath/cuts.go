@@ -248,7 +248,7 @@ func (c *cutter) take(a cut.Take) cut.Took {
 // cannotCutLocked says why the group takes no shared cut now; empty if it does.
 func (f *flow) cannotCutLocked() string {
 	switch {
-	case f.ctx.Err() != nil:
+	case f.overLocked():
 		return "the VRA stops"
 	case f.mu.fatal != nil:
 		return "the group has stopped here: " + f.mu.fatal.Error()
@@ -263,7 +263,7 @@ func (c *cutter) confirm(number uint64) {
 	f := c.flow
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if m := f.mu.machine; m.Life() != c.mu.life || !m.Whole() || f.mu.fatal != nil || f.ctx.Err() != nil {
+	if m := f.mu.machine; m.Life() != c.mu.life || !m.Whole() || f.mu.fatal != nil || f.overLocked() {
 		return
 	}
 	m := f.markLocked(f.tap.TakeTicket())

@@ -23,7 +23,7 @@ import (
 
 // flow is one group at its source, from the tap to the wire.
 type flow struct {
-	ctx          context.Context // of the run; every life's is below it
+	ctx          context.Context // of the run; every life's is below it. Set under mu; nil before: users may call then
 	cfg          GroupConfig
 	log          *slog.Logger
 	tap          *capture.Tap
@@ -170,7 +170,7 @@ func (f *flow) step(e group.Event) {
 }
 
 func (f *flow) stepLocked(e group.Event) {
-	if f.ctx != nil && f.ctx.Err() != nil {
+	if f.overLocked() {
 		return // a call of a user may outlive the run, and the tap
 	}
 	for _, a := range f.mu.machine.Step(time.Now(), e) {
@@ -189,6 +189,16 @@ func (f *flow) stepLocked(e group.Event) {
 		f.keepLocked()
 	}
 }
+
+// begins says that the run begins, whose context that is.
+func (f *flow) begins(run context.Context) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.ctx = run
+}
+
+// overLocked says whether the run has ended, or is about to. One that has not begun is not over.
+func (f *flow) overLocked() bool { return f.ctx != nil && f.ctx.Err() != nil }
 
 func (f *flow) actLocked(a group.Action) {
 	if f.mu.fatal != nil {

@@ -215,7 +215,7 @@ func (s *Source) Run(ctx context.Context) error {
 	defer fail(nil)
 	var wg sync.WaitGroup
 	for _, f := range s.flows {
-		f.ctx = run
+		f.begins(run)
 	}
 	for _, f := range s.flows {
 		wg.Go(func() { f.run(run) })
