@@ -27,13 +27,18 @@ func TestLinkCut(t *testing.T) {
 	w := newWorld(t, nil)
 	w.start()
 	w.awaitState(api.StateProtected)
-	g := w.writeGently(w.size, 2*time.Millisecond)
+	var most atomic.Int64 // of the window: what is above a quarter is kept for when the cut is seen
+	most.Store(w.window / 4)
+	g := w.writeWithin(&most, w.size, 2*time.Millisecond)
 	inc, synced := w.s.flows[0].mu.inc, w.s.flows[0].count.syncRead.Load()
 	for range times(2) {
-		before := w.status().PackRawBytesTotal // a gentle guest rests once the window is half full, which may be soon
+		most.Store(w.window / 4)
+		w.await("the window of the last cut to be sent", func() bool { return w.status().WindowBytes < most.Load() })
 		w.link.Down()
 		w.awaitState(api.StateDisconnected)
+		most.Store(w.window / 2)
 		w.await("the loss of the session to be counted", func() bool { return w.s.peers[0].lost.Load() > 0 })
+		before := w.status().PackRawBytesTotal
 		w.await("writes that go on", func() bool { return w.status().PackRawBytesTotal > before+1<<20 })
 		w.link.Up()
 		w.awaitState(api.StateProtected, api.StateBehind)
@@ -120,10 +125,7 @@ func TestTargetLostEverything(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.startTarget()
-	w.await("the loss", func() bool {
-		s := w.status()
-		return s.State == api.StateInitialSync && s.Reason == "the target has lost everything"
-	})
+	w.awaitSaid(api.StateInitialSync, "the target has lost everything")
 	w.awaitState(api.StateProtected)
 	g.end()
 	w.verify("after")

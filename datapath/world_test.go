@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -48,6 +49,7 @@ type world struct {
 	// catalogue opens the journal's; nil is Badger.
 	catalogue func() (index.Map, error)
 	log       *slog.Logger
+	said      *toTest // where it goes
 
 	filter, source, target, relay *part
 	f                             *capture.Filter
@@ -98,7 +100,8 @@ const (
 // newWorld makes disks of content and starts nothing.
 func newWorld(t *testing.T, change func(*world)) *world {
 	w := &world{t: t, interval: time.Second, volumes: []string{"vol1"}, size: 8 << 20, window: 16 << 20, pool: 4 << 20, fs: ioengine.OS()}
-	w.log = slog.New(slog.NewTextHandler(&toTest{t: t}, &slog.HandlerOptions{Level: slog.LevelInfo}))
+	w.said = &toTest{t: t}
+	w.log = slog.New(slog.NewTextHandler(w.said, &slog.HandlerOptions{Level: slog.LevelInfo}))
 	if change != nil {
 		change(w)
 	}
@@ -145,14 +148,28 @@ func newWorld(t *testing.T, change func(*world)) *world {
 	return w
 }
 
-// toTest writes a log to the test's, until that has ended.
+// toTest writes a log to the test's, until that has ended, and keeps it.
 type toTest struct {
-	t *testing.T
+	t  *testing.T
+	mu struct {
+		sync.Mutex
+		text []byte
+	}
 }
 
 func (l *toTest) Write(p []byte) (int, error) {
 	l.t.Log(string(bytes.TrimRight(p, "\n")))
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.mu.text = append(l.mu.text, p...)
 	return len(p), nil
+}
+
+// has says whether text was ever logged.
+func (l *toTest) has(text string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return bytes.Contains(l.mu.text, []byte(text))
 }
 
 // fill makes data that compresses about by half, at the price of a copy: the guests are not
@@ -304,6 +321,13 @@ func (w *world) await(what string, ok func() bool) {
 	}
 }
 
+// awaitSaid waits until a group was in the state, for the reason, in which it need not be any more: a state that
+// passes may be gone before who polls looks again.
+func (w *world) awaitSaid(state, reason string) {
+	w.t.Helper()
+	w.await(state+": "+reason, func() bool { return w.said.has(fmt.Sprintf("state=%s reason=%q", state, reason)) })
+}
+
 func (w *world) awaitState(states ...string) {
 	w.t.Helper()
 	w.await(fmt.Sprint(states), func() bool {
@@ -420,10 +444,18 @@ func (w *world) write(part int64, pause time.Duration) *guest { return w.writeWh
 // dropped, however long the link is down and however slow the machine is. The source must
 // not be restarted meanwhile.
 func (w *world) writeGently(part int64, pause time.Duration) *guest {
+	var half atomic.Int64
+	half.Store(w.window / 2)
+	return w.writeWithin(&half, part, pause)
+}
+
+// writeWithin is writeGently by guests that stop while the window holds most bytes, which
+// may change meanwhile. What is in the pool, half of it at most, may still come to them.
+func (w *world) writeWithin(most *atomic.Int64, part int64, pause time.Duration) *guest {
 	f := w.s.flows[0]
 	return w.writeWhile(func() bool {
 		s := f.tap.Stats()
-		return f.window.Stats().Bytes < w.window/2 && s.Free > s.Slots/2
+		return f.window.Stats().Bytes < most.Load() && s.Free > s.Slots/2
 	}, part, pause)
 }
 
