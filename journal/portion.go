@@ -3,8 +3,11 @@ package journal
 import (
 	"cmp"
 	"slices"
+	"sync"
+	"time"
 
 	"github.com/holdfast-dr/holdfast/ioengine/buf"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/journal/index"
 	"github.com/holdfast-dr/holdfast/journal/replica"
 	"github.com/holdfast-dr/holdfast/journal/segment"
@@ -21,6 +24,68 @@ const (
 	// some 40 MB of memory while a pass runs, and 16 GiB of the volume in writes of 64 KiB.
 	stretchPieces = 256 << 10
 )
+
+// passMemory is what a pass works in: some hundred MB of a large one.
+type passMemory struct {
+	stretch  stretch
+	portions [2]portion // one is read while the other is written
+
+	since time.Time // nobody has it
+}
+
+// forget makes it memory for a pass of any group.
+func (m *passMemory) forget() {
+	m.stretch.reset()
+	for i := range m.portions {
+		p := &m.portions[i]
+		p.reset()
+		for _, r := range p.readers {
+			r.window.forget()
+		}
+	}
+}
+
+// passMemories are those of passes that have ended, for the next: memory that was not used for a while is given back, and what
+// is new to the system costs it more time than to read a portion into it, which acknowledgements would wait for.
+type passMemories struct {
+	mu   sync.Mutex
+	idle []*passMemory // the last used last
+}
+
+// passMemoryIdle is how long memory is kept that no pass uses.
+const passMemoryIdle = time.Minute
+
+func (s *passMemories) take() *passMemory {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	last := len(s.idle) - 1
+	if last < 0 {
+		return &passMemory{}
+	}
+	m := s.idle[last]
+	s.idle = s.idle[:last]
+	return m
+}
+
+// put takes back the memory of a pass; not more than as many passes as there are at once.
+func (s *passMemories) put(m *passMemory) {
+	if !invariant.Planted("journal/pass-memory-remembered") {
+		m.forget()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.idle) < passesAtOnce {
+		m.since = time.Now()
+		s.idle = append(s.idle, m)
+	}
+}
+
+// shrink lets go of what was not used for long.
+func (s *passMemories) shrink(now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.idle = slices.DeleteFunc(s.idle, func(m *passMemory) bool { return now.Sub(m.since) >= passMemoryIdle })
+}
 
 // stretch is a part of a volume: what of it is to go into the replica. It is taken in
 // portions that lie together in the log, for what is next to each other in a volume may

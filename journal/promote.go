@@ -44,8 +44,7 @@ type promotion struct {
 
 	planned int64 // bytes of the log in the stretches so far
 
-	stretch  stretch
-	portions [2]portion // one is read while the other is written
+	*passMemory
 }
 
 // passDone is how far a pass has come: all of the volumes before, and of this one all
@@ -80,7 +79,8 @@ func (g *Group) promotes(number uint64, pace func(bytes int64) error) error {
 	if err != nil {
 		return err
 	}
-	p := &promotion{g: g, to: cp, pace: pace, done: g.retention.done}
+	p := &promotion{g: g, to: cp, pace: pace, done: g.retention.done, passMemory: g.store.passMemories.take()}
+	defer g.store.passMemories.put(p.passMemory)
 	p.from = max(g.logFirst(), g.retention.from)
 	defer g.retention.passage.end()
 	if err := p.run(); err != nil {

@@ -89,7 +89,7 @@ func fillRandom(b testing.TB, g *Group, volume, size, total int64, image []byte)
 	for i := 0; i < len(data); i += 8 {
 		n := rng.Uint64()
 		for k := range 8 {
-			data[i+k] = byte(n >> (8 * k))
+			data[i+k] = byte(n>>(8*k)) + byte(g.info.ID) // at the same places in all groups
 		}
 	}
 	c, batch := record.NewCompressor(), record.NewBatch(record.Limits{})

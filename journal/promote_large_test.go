@@ -10,12 +10,14 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/ioengine/faultdisk"
 	"github.com/holdfast-dr/holdfast/journal/index"
 	"github.com/holdfast-dr/holdfast/journal/replica"
 	"github.com/holdfast-dr/holdfast/journal/segment"
+	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
 // filledAtRandom is a group, alone in its store, with writes at random places of its volume,
@@ -32,12 +34,50 @@ func filledOn(t *testing.T, cfg Config, volume, size, total int64) (*Store, *Gro
 	cfg.SegmentBytes, cfg.IndexMemory = 0, 0
 	store, err := Open(cfg)
 	ok(t, err)
-	g, err := store.OpenGroup(GroupInfo{ID: testGroup, Name: "large", Lineage: 1})
+	g, image := filledIn(t, store, testGroup, volume, size, total)
+	return store, g, image
+}
+
+// filledIn is a group of a store that is open.
+func filledIn(t *testing.T, store *Store, id record.GroupID, volume, size, total int64) (*Group, []byte) {
+	t.Helper()
+	g, err := store.OpenGroup(GroupInfo{ID: id, Name: "large", Lineage: 1})
 	ok(t, err)
 	ok(t, g.SetVolumes([]VolumeInfo{{ID: 1, Name: "disk", Bytes: volume}}))
 	image := make([]byte, volume)
 	fillRandom(t, g, volume, size, total, image)
-	return store, g, image
+	return g, image
+}
+
+// The memory that a pass worked in is that of the next, of another group perhaps, which reads its own log; and is given back when
+// none came for long.
+func TestPassMemory(t *testing.T) {
+	const volume, size, total = 4 << 20, 20 << 10, 200 << 10 // one read
+	_, store, one, image := filledAtRandom(t, volume, size, total)
+	two, other := filledIn(t, store, testGroup+1, volume, size, total)
+	s := &store.passMemories
+	var last *passMemory
+	for i, g := range []*Group{one, two} {
+		ok(t, g.promote(2, noPace))
+		if len(s.idle) != 1 || i > 0 && s.idle[0] != last {
+			t.Errorf("after pass %d there is memory of %d", i+1, len(s.idle))
+		}
+		last = s.idle[0]
+	}
+	holdsImage(t, one, image, "the first group")
+	holdsImage(t, two, other, "the second group")
+	a, b, c := s.take(), s.take(), s.take()
+	for _, m := range []*passMemory{a, b, c} {
+		s.put(m)
+	}
+	if a != last || len(s.idle) != passesAtOnce {
+		t.Errorf("memory of %d passes is kept", len(s.idle))
+	}
+	b.since = b.since.Add(-time.Second)
+	if s.shrink(b.since.Add(passMemoryIdle)); len(s.idle) != 1 || s.idle[0] != a {
+		t.Errorf("memory of %d passes is kept for long", len(s.idle))
+	}
+	ok(t, store.Close())
 }
 
 // readFS counts the bytes that are read of the log.

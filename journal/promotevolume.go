@@ -257,6 +257,9 @@ type window struct {
 
 const windowBytes = 512 << 10
 
+// forget makes it a window of any log, which was not read yet.
+func (w *window) forget() { *w = window{mem: w.mem} }
+
 func (w *window) read(log *segment.Log, pos segment.Pos, n int) ([]byte, error) {
 	if pos >= w.pos && pos+segment.Pos(n) <= w.pos+segment.Pos(len(w.buf)) {
 		return w.buf[pos-w.pos:][:n], nil

@@ -232,6 +232,7 @@ func (r *retainer) close() {
 func (r *retainer) look(now time.Duration) {
 	r.looking.Lock()
 	defer r.looking.Unlock()
+	r.s.passMemories.shrink(time.Now())
 	groups := r.s.Groups()
 	disk := r.s.space()
 	if disk.short { // what is only kept for use again goes first

@@ -25,19 +25,20 @@ import (
 // Store is an open data directory: the journals of many groups, which share one
 // commit round, one file of watermarks and one catalogue.
 type Store struct {
-	cfg        Config
-	log        *slog.Logger
-	lock       io.Closer
-	watermarks *segment.Watermarks
-	catalogue  *index.Catalogue
-	viewing    viewNumbers
-	reserve    reserve
-	cache      *index.Cache
-	configured atomic.Pointer[retain.Policy] // by SetDefaultRetention; nil: cfg.Retention
-	retainer   retainer
-	spare      *segment.Pool
-	scrubber   scrubber
-	flushes    flushes
+	cfg          Config
+	log          *slog.Logger
+	lock         io.Closer
+	watermarks   *segment.Watermarks
+	catalogue    *index.Catalogue
+	viewing      viewNumbers
+	reserve      reserve
+	cache        *index.Cache
+	configured   atomic.Pointer[retain.Policy] // by SetDefaultRetention; nil: cfg.Retention
+	retainer     retainer
+	passMemories passMemories
+	spare        *segment.Pool
+	scrubber     scrubber
+	flushes      flushes
 
 	removing sync.Mutex // one group is removed at a time; before all others
 	opening  sync.Mutex // one OpenGroup at a time; before mu
