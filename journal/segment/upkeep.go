@@ -15,14 +15,20 @@ import (
 // and why the segment is not whole; ErrCorrupt without damage is damage between the
 // records, which no checkpoint needs and Replace mends. It calls pace, when not nil,
 // with the bytes of each read before it, and ends with pace's error. It may be
-// called beside anything else; a segment that goes meanwhile is ErrRange, at once: while its
-// file is open its space is not free.
+// called beside anything else; a segment that goes meanwhile is ErrRange, at once, and one that goes
+// while pace waits is not held: its file can be used again.
 func (l *Log) Verify(number uint64, pace func(bytes int) error) ([]Damage, error) {
 	s, err := l.closed(number)
 	if err != nil {
 		return nil, err
 	}
-	defer l.unpin(s)
+	held := true
+	defer func() {
+		if held {
+			s.pins.Add(-1)
+		}
+		l.busy.Done()
+	}()
 	k := l.known([]*segment{s})[0]
 	file, err := l.openSegment(s, ioengine.ReadOnly)
 	if errors.Is(err, ErrCorrupt) {
@@ -34,15 +40,14 @@ func (l *Log) Verify(number uint64, pace func(bytes int) error) ([]Damage, error
 	}
 	defer file.Close() // only read
 	damage, err, final := l.verifyFile(file, k, func(bytes int) error {
+		var err error
 		if pace != nil {
-			if err := pace(bytes); err != nil {
-				return err
-			}
+			err, held = l.without(s, func() error { return pace(bytes) })
 		}
-		if l.left(s) && !invariant.Planted("journal/segment/verify-what-is-gone") {
-			return fmt.Errorf("%w: it was dropped meanwhile", ErrRange)
+		if err == nil && l.left(s) && !invariant.Planted("journal/segment/verify-what-is-gone") {
+			err = fmt.Errorf("%w: it was dropped meanwhile", ErrRange)
 		}
-		return nil
+		return err
 	})
 	if final {
 		l.verdict(s, k, err)
@@ -90,6 +95,23 @@ func (l *Log) verifyFile(file ioengine.File, k *segment, pace func(bytes int) er
 		return nil, ErrClosed, false
 	}
 	return damage, err, true
+}
+
+// without calls wait while the pinned segment is not pinned: who drops it then can use its file again, and the system has not to
+// free it, for which a disk may stand still. Held: it is pinned again, since it was not dropped.
+func (l *Log) without(s *segment, wait func() error) (err error, held bool) {
+	if invariant.Planted("journal/segment/verify-holds") {
+		return wait(), true
+	}
+	s.pins.Add(-1)
+	err = wait()
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if s.gone && !invariant.Planted("journal/segment/verify-what-is-gone") {
+		return err, false
+	}
+	s.pins.Add(1)
+	return err, true
 }
 
 // verdict notes what a reading of the segment found, when it was as k says.

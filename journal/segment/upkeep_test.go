@@ -125,9 +125,9 @@ func TestVerifyPace(t *testing.T) {
 }
 
 // A segment that is dropped while it is read back is not read to its end: that may take long,
-// and until then its space is taken.
+// and until then its space is taken. Its file is used again.
 func TestVerifyEndsWithTheSegment(t *testing.T) {
-	l, _ := sealedLog(t, faultdisk.New(512), 3)
+	l, pool, _ := recycler(t, faultdisk.New(512), 3)
 	reads := 0
 	damage, err := l.Verify(1, func(int) error {
 		if reads++; reads == 1 {
@@ -137,6 +137,9 @@ func TestVerifyEndsWithTheSegment(t *testing.T) {
 	})
 	if !errors.Is(err, ErrRange) || len(damage) > 0 || reads != 1 {
 		t.Errorf("%d reads, damage %v, %v", reads, damage, err)
+	}
+	if files, _ := pool.Spare(); files != 1 {
+		t.Errorf("%d files are kept for use again", files)
 	}
 	ok(t, l.Close())
 }
