@@ -94,5 +94,8 @@ type File interface {
 	// cache it may begin to come, and who says so of several places waits for them at
 	// once. It waits for none; what does not read is told to who reads it.
 	WillRead(off, n int64)
+	// WriteBack begins to write what of [off, off+n) is in the page cache only, so that a
+	// Sync later has less to do at once. It makes nothing durable; what fails is told by Sync.
+	WriteBack(off, n int64)
 	Close() error
 }

@@ -67,6 +67,7 @@ func TestWillRead(t *testing.T) {
 		}
 		for _, off := range []int64{0, 8192, 1 << 40, -1} {
 			f.WillRead(off, 4096)
+			f.WriteBack(off, 4096)
 		}
 		got := buf.Aligned(4096)
 		if _, err := f.ReadAt(got, 8192); err != nil || !bytes.Equal(got, want[8192:8192+4096]) {
@@ -76,5 +77,6 @@ func TestWillRead(t *testing.T) {
 			t.Error(err)
 		}
 		f.WillRead(0, 4096)
+		f.WriteBack(0, 4096)
 	}
 }

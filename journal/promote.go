@@ -106,6 +106,8 @@ func (p *promotion) run() error {
 	)
 	defer search.Wait()
 	search.Go(func() { before, cut, unfound = p.dropBefore() })
+	g.retention.promoter.Rest = p.pace
+	defer func() { g.retention.promoter.Rest = nil }()
 	for _, v := range g.Volumes() {
 		if v.ID < p.done.volume {
 			continue

@@ -191,7 +191,8 @@ func (f *modelFile) change(off int64, n int, step func(at int64, from, to int)) 
 	return nil
 }
 
-func (f *modelFile) WillRead(int64, int64) {}
+func (f *modelFile) WillRead(int64, int64)  {}
+func (f *modelFile) WriteBack(int64, int64) {}
 
 func (f *modelFile) NextData(off int64) (at, n int64, err error) {
 	const unit = 4096

@@ -203,6 +203,9 @@ func (h *handle) NextData(off int64) (at, n int64, err error) {
 // WillRead does nothing: nothing depends on it.
 func (h *handle) WillRead(int64, int64) {}
 
+// WriteBack does nothing: what is not synced may be on the disk at any time.
+func (h *handle) WriteBack(int64, int64) {}
+
 func (h *handle) Truncate(size int64) error {
 	return h.do(OpTruncate, "truncate", func() error {
 		if size < 0 {

@@ -2,10 +2,12 @@ package replica
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"syscall"
 	"testing"
 
+	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/ioengine/faultdisk"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
@@ -102,6 +104,62 @@ func TestLargePass(t *testing.T) {
 	}
 	if errors < 10/sample {
 		t.Errorf("only %d errors", errors)
+	}
+}
+
+// backFS tells of what is written back, of files that are synced.
+type backFS struct {
+	ioengine.FS
+	wrote func(off, n int64)
+}
+
+func (b backFS) Open(name string, flags ioengine.Flags) (ioengine.File, error) {
+	f, err := b.FS.Open(name, flags)
+	return backFile{f, b.wrote}, err
+}
+
+type backFile struct {
+	ioengine.File
+	wrote func(off, n int64)
+}
+
+func (f backFile) WriteBack(off, n int64) { f.wrote(off, n) }
+
+// Sums are written back half a megabyte at a time before they are synced, all of them, each once, and with a rest after each.
+func TestSumsAreWrittenBack(t *testing.T) {
+	const size = 2 << 30 // two megabytes of sums
+	end, most, rests, rested := int64(0), int64(0), 0, int64(0)
+	fs := backFS{newDisk(t), func(off, n int64) {
+		if off != end {
+			t.Errorf("%d is written back after %d", off, end)
+		}
+		end, most = off+n, max(most, n)
+	}}
+	v, err := Create(fs, "/r", placeOf(0), size)
+	must(t, err)
+	p, err := OpenPromoter(fs, "/r", 7, func(record.VolumeID) *Volume { return v })
+	must(t, err)
+	p.Rest = func(n int64) error { rests++; rested += n; return nil }
+	some := bytes.Repeat([]byte{9}, BlockBytes)
+	_, err = p.Apply(v, []Change{{Off: 0, Len: BlockBytes, Data: some}})
+	must(t, err)
+	must(t, p.Finish())
+	if end != sumAt(v.blocks()) || rests != 1 || rested != BlockBytes {
+		t.Errorf("after one write %d bytes are looked at, with %d rests, of %d bytes", end, rests, rested)
+	}
+	_, err = p.Apply(v, []Change{{Off: 0, Len: BlockBytes, Data: some}})
+	must(t, err)
+	end, most, rests, rested, p.behind = 0, 0, 0, 0, syncWrites-1
+	must(t, p.Finish())
+	if all := sumAt(v.blocks()); end != all || most > writeBackBytes || rests != int(all/writeBackBytes)+1 || rested > all || rested < all*9/10 {
+		t.Errorf("%d of %d bytes are written back, at most %d at once, with %d rests of %d bytes in all", end, all, most, rests, rested)
+	}
+	stop := errors.New("stop")
+	_, err = p.Apply(v, []Change{{Off: 0, Len: BlockBytes, Data: some}})
+	must(t, err)
+	end, p.Rest = 0, func(int64) error { return stop }
+	if err := p.Finish(); !errors.Is(err, stop) {
+		t.Errorf("a rest failed: %v", err)
 	}
 }
 

@@ -25,7 +25,9 @@ import (
 // at once, and their sums through it: a page of them for nearly every write at random, so the
 // later they are synced, the more of them are one write. A sync comes after every 16 Ki
 // writes, so that no more than 64 MiB of unwritten pages are ever in the way of other syncs
-// of that disk, and at the end of each cycle that has images, whose file is then used again. A Promoter is for one goroutine.
+// of that disk, and at the end of each cycle that has images, whose file is then used again. The
+// pages are written half a megabyte at a time before such a sync: who writes to that disk
+// beside it waits for so much and not for all. A Promoter is for one goroutine.
 type Promoter struct {
 	double   doubleWrite
 	owed     []owedImage // of a cycle that failed: in the file, and not surely in place
@@ -38,6 +40,9 @@ type Promoter struct {
 	// Pace is called before each cycle with 0, and before each write of blocks with its
 	// bytes, by many at once; it may wait, and its error ends Apply. Nil: no wait.
 	Pace func(bytes int64) error
+	// Rest is called with the bytes of sums that begin to be written back, before those that are next; it may wait, and its error ends
+	// Apply or Finish. Nil: no wait.
+	Rest func(bytes int64) error
 	// Depth is how many writes are under way at once, at most Placers; 0: as many as that.
 	Depth int
 }
@@ -52,6 +57,8 @@ const (
 	cycleBytes = 16 << 20
 	// syncWrites is how often sums are written between two syncs.
 	syncWrites = 16 << 10
+	// writeBackBytes is about how many of them begin to be written at once.
+	writeBackBytes = 512 << 10
 )
 
 // Damage is a block that was found not to be what was written, or that became so
@@ -114,11 +121,34 @@ func (p *Promoter) sync() error {
 		return nil
 	}
 	for _, v := range p.unsynced {
+		if err := p.writeBack(v); err != nil {
+			return err
+		}
 		if err := v.Sync(); err != nil {
 			return err
 		}
 	}
 	p.unsynced, p.behind = p.unsynced[:0], 0
+	return nil
+}
+
+// writeBack has the sums of the volume that were written since the last sync, at places all over them, written back, some at a time.
+func (p *Promoter) writeBack(v *Volume) error {
+	if invariant.Planted("journal/replica/promote-syncs-at-once") {
+		return nil
+	}
+	all := sumAt(v.blocks())
+	dirty := min(all, int64(p.behind)*BlockBytes)
+	steps := (dirty + writeBackBytes - 1) / writeBackBytes
+	for i := range steps {
+		from, to := all*i/steps, all*(i+1)/steps
+		v.sums.WriteBack(from, to-from)
+		if p.Rest != nil {
+			if err := p.Rest(dirty / steps); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
 }
 

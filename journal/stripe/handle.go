@@ -292,6 +292,22 @@ func (h *handle) WillRead(off, n int64) {
 	})
 }
 
+// WriteBack tells every copy.
+func (h *handle) WriteBack(off, n int64) {
+	if h.begin(false) != nil {
+		return // it is a hint
+	}
+	defer h.end()
+	if h.object.info.striped() {
+		return
+	}
+	for _, id := range h.members() {
+		if f, err := h.copy(id); err == nil {
+			f.WriteBack(off, n)
+		}
+	}
+}
+
 // Sync makes every copy durable.
 func (h *handle) Sync() error { return h.object.set.syncHandles([]*handle{h}) }
 

@@ -230,6 +230,7 @@ func (h *shardHandle) NextData(off int64) (at, n int64, err error) {
 }
 
 func (h *shardHandle) WillRead(int64, int64)                            {}
+func (h *shardHandle) WriteBack(int64, int64)                           {}
 func (h *shardHandle) Align() int                                       { return 1 }
 func (h *shardHandle) Sync() error                                      { return nil } // it is durable
 func (h *shardHandle) WriteAt([]byte, int64) (int, error)               { return 0, ErrSealed }

@@ -280,6 +280,9 @@ func (f overlayFile) Zero(off, n int64) error {
 // WillRead does nothing: nothing depends on it.
 func (f overlayFile) WillRead(int64, int64) {}
 
+// WriteBack does nothing: nothing is ever written.
+func (f overlayFile) WriteBack(int64, int64) {}
+
 // NextData asks what lies beneath while nothing was written here; else it calls
 // everything data, which it may.
 func (f overlayFile) NextData(off int64) (at, n int64, err error) {
