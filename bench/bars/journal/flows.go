@@ -23,8 +23,9 @@ type flows struct {
 	Seconds float64 // beside the others
 }
 
-// flowsResult is the time, in ms, within which 99 of 100 writes of 1 MiB in order and their syncs end,
-// the one added to the other: without the other flows, and beside them; and the stalls of the disk beside them.
+// flowsResult is the time, in ms, within which 99 of 100 writes of 1 MiB in order end, and as many of the syncs after
+// each fourth, the one added to the other: without the other flows, and beside them; and the stalls of the disk beside them.
+// Writes are begun when they are due, up to 64 of them, as the records of an intake are.
 type flowsResult struct {
 	Alone, Beside float64
 	Stalls        int
@@ -50,10 +51,10 @@ func (b *bench) flows(f flows) (r flowsResult, err error) {
 		}
 	}
 	rate := func(bytes float64) string { return fmt.Sprintf("--rate=%.0f", bytes) }
-	writes := slices.Concat(log, []string{"--rw=write", "--bs=1M", "--ioengine=psync", "--fdatasync=1", rate(f.Rate)})
+	writes := slices.Concat(log, []string{"--rw=write", "--bs=1M", "--ioengine=libaio", "--iodepth=64", "--fdatasync=4", rate(f.Rate)})
 	others := slices.Concat(
-		[]string{"--name=pass"}, log[1:], []string{"--rw=read", "--bs=256k", "--ioengine=libaio", "--iodepth=8", rate(f.Rate)},
-		replica, []string{"--rw=randwrite", "--bs=64k", "--ioengine=libaio", "--iodepth=32", rate(f.Replica)},
+		[]string{"--name=pass"}, log[1:], []string{"--rw=read", "--bs=256k", "--ioengine=libaio", "--iodepth=8", "--fdatasync=0", rate(f.Rate)},
+		replica, []string{"--rw=randwrite", "--bs=64k", "--ioengine=libaio", "--iodepth=32", "--fdatasync=512", rate(f.Replica)},
 		[]string{"--name=back"}, log[1:], []string{"--rw=read", "--bs=1M", "--ioengine=psync", rate(f.Back)})
 	if r.Alone, err = b.flowsTook(max(2, int(flowsAlone*b.scale)), writes); err != nil {
 		return r, err

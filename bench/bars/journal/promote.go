@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -40,6 +41,7 @@ type promoteResult struct {
 	AckP50   float64 // ms
 	AckP99   float64 // ms
 	AckMax   float64 // ms
+	SyncP99  float64 // ms, of the log's syncs, one a round of commits
 	// Held is how many seconds records were held up before they were taken, since the history had no room
 	// for them at that rate, and HeldMost the ms of the longest.
 	Held, HeldMost float64
@@ -56,7 +58,8 @@ type promoteResult struct {
 
 // promotePart takes writes of 64 KiB at random places, sixteen a record.
 func promotePart(_ context.Context, a promoteArgs) (r promoteResult, err error) {
-	s, err := journal.Open(journal.Config{FS: ioengine.OS(), Dir: a.Dir, Still: a.Limit == 0})
+	var syncs syncTimes
+	s, err := journal.Open(journal.Config{FS: ioengine.OS(), Dir: a.Dir, Still: a.Limit == 0, ObserveSync: syncs.took})
 	if err != nil {
 		return r, err
 	}
@@ -87,13 +90,16 @@ func promotePart(_ context.Context, a promoteArgs) (r promoteResult, err error) 
 			return r, err
 		}
 	}
+	fill := float64(aloneFill)
 	if a.Limit > 0 { // until the limit is reached
-		if _, err := in.run(float64(a.Limit) / a.Rate * 1.2); err != nil {
-			return r, err
-		}
+		fill = float64(a.Limit) / a.Rate * 1.2
+	}
+	if _, err := in.run(fill); err != nil {
+		return r, err
 	}
 	wrote := st.group.Retention().Promoted
 	in.taken, in.acks, in.passes.ends, in.held, in.heldMost = 0, nil, nil, 0, 0
+	syncs.reset()
 	stop := bars.Profile()
 	cpu := cpuNow()
 	disk := bars.WatchDisk(a.Dir)
@@ -111,9 +117,39 @@ func promotePart(_ context.Context, a promoteArgs) (r promoteResult, err error) 
 	r.Level = fmt.Sprint(state.Level)
 	r.Held, r.HeldMost = in.held.Seconds(), in.heldMost.Seconds()*1000
 	r.AckP50, r.AckP99, r.AckMax = partOf(in.acks, 0.5), partOf(in.acks, 0.99), partOf(in.acks, 1)
+	r.SyncP99 = syncs.p99()
 	r.Stalls, r.Stalled = sumOf(stalls)
 	r.AckApart = partOf(slices.DeleteFunc(in.acks, func(k ack) bool { return k.beside(stalls) }), 0.99)
 	return r, s.Close()
+}
+
+// aloneFill is for how many seconds the same intake goes on before it is measured without promotion:
+// the disk has as much behind it that it only took as with it, the initial sync and a history.
+const aloneFill = 10
+
+// syncTimes are what a store's syncs took.
+type syncTimes struct {
+	mu   sync.Mutex
+	acks []ack
+}
+
+func (s *syncTimes) took(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.acks = append(s.acks, ack{took: d})
+}
+
+func (s *syncTimes) reset() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.acks = nil
+}
+
+// p99 is in ms.
+func (s *syncTimes) p99() float64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return partOf(s.acks, 0.99)
 }
 
 // passes sees the ends of passes: the log takes more space with the records, and each pass frees
@@ -196,6 +232,7 @@ type intake struct {
 	free chan []byte
 
 	cutEvery time.Duration
+	durable  atomic.Uint64 // the last checkpoint that is, and was not told of; 0: none
 
 	taken    int64
 	passes   passes
@@ -232,6 +269,9 @@ func (in *intake) run(seconds float64) (late float64, err error) {
 			return 0, err
 		}
 		in.passes.look(in.taken, in.st.group.Usage().Log)
+		if n := in.durable.Swap(0); n > 0 { // what is listed everywhere promotion may go to
+			in.st.group.ListedEverywhere(n)
+		}
 	}
 	late = time.Since(began).Seconds() - seconds
 	return max(0, late), in.drain()
@@ -286,24 +326,37 @@ func (in *intake) one(place func(i int) int64) error {
 	return in.st.group.Append(rec, func(err error) {
 		in.mu.Lock()
 		in.acks = append(in.acks, ack{from, time.Since(from)})
-		if in.err == nil {
-			in.err = err
-		}
 		in.mu.Unlock()
+		in.ended(err)
 		in.free <- p
 	})
 }
 
-// cut makes a checkpoint, and says that the one before is listed everywhere: promotion
-// goes no further.
+// ended is told of a record that was taken in, or not.
+func (in *intake) ended(err error) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.err == nil {
+		in.err = err
+	}
+}
+
+// cut makes a checkpoint. Writes go on meanwhile, as those of a source do.
 func (in *intake) cut() error {
 	listed := in.st.cuts
 	id, at, ticket := in.st.next()
 	in.st.cuts = uint64(id.Seq)
-	err := in.st.send(record.AppendCut(nil, id, at, ticket, record.Cut{Checkpoint: in.st.cuts, Wall: time.Now().UnixNano(), Listed: listed, Solo: true,
+	rec, err := record.Parse(record.AppendCut(nil, id, at, ticket, record.Cut{Checkpoint: in.st.cuts, Wall: time.Now().UnixNano(), Listed: listed, Solo: true,
 		Volumes: []record.VolumeSize{{ID: volumeID, Bytes: in.st.volume}}}))
-	in.st.group.ListedEverywhere(in.st.cuts) // as a source does, which no record has to carry
-	return err
+	if err != nil {
+		return err
+	}
+	number := in.st.cuts
+	return in.st.group.Append(rec, func(err error) {
+		if in.ended(err); err == nil {
+			in.durable.Store(number)
+		}
+	})
 }
 
 // historySeconds of intake are the least that the history holds: checkpoints are 5 s apart, and a pass goes from one to
@@ -338,7 +391,7 @@ func (b *bench) promote() error {
 	}
 	history := cmp.Or(b.try.history, b.size(max(6*gib, int64(rate*historySeconds))))
 	run := func(limit int64, seconds float64) (r promoteResult, foreign float64, err error) {
-		a := promoteArgs{Rate: rate, Seconds: seconds, Limit: limit, Cut: 5 * min(1, b.scale), Volume: b.size(16 * gib), Empty: b.try.empty || limit == 0}
+		a := promoteArgs{Rate: rate, Seconds: seconds, Limit: limit, Cut: 5 * min(1, b.scale), Volume: b.size(16 * gib), Empty: b.try.empty}
 		if a.Dir, err = b.Fresh("promote"); err != nil {
 			return r, 0, err
 		}
@@ -370,8 +423,8 @@ func (b *bench) promote() error {
 			return err
 		}
 		b.Sample(bars.Sample{Row: "promote-ack", Value: both.AckP99 / alone.AckP99, Ours: both.AckP99, Peer: alone.AckP99, OursUnit: "ms", Foreign: foreign,
-			Note: fmt.Sprintf("half of them in %.1f ms, and %.1f without; all in %.0f and %.0f; before they were taken in they were held up for %.1f s in all, at most %.0f ms, and %.1f s without; %d times the disk finished nothing for 0.1 s or more, %.0f ms in all, and %d without; p99 apart from that %.2f and %.2f; fio with the same flows: p99 of a write of 1 MiB and of its sync %.2f ms, without the others %.2f: %.1f x, and %d times the disk finished nothing for 0.1 s or more, %.0f ms in all",
-				both.AckP50, alone.AckP50, both.AckMax, alone.AckMax, both.Held, both.HeldMost, alone.Held, both.Stalls, both.Stalled, alone.Stalls, both.AckApart, alone.AckApart,
+			Note: fmt.Sprintf("half of them in %.1f ms, and %.1f without; all in %.0f and %.0f; before they were taken in they were held up for %.1f s in all, at most %.0f ms, and %.1f s without; the log's syncs p99 %.1f and %.1f; %d times the disk finished nothing for 0.1 s or more, %.0f ms in all, and %d without; p99 apart from that %.2f and %.2f; fio with the same flows: p99 of a write of 1 MiB and of its sync %.2f ms, without the others %.2f: %.1f x, and %d times the disk finished nothing for 0.1 s or more, %.0f ms in all",
+				both.AckP50, alone.AckP50, both.AckMax, alone.AckMax, both.Held, both.HeldMost, alone.Held, both.SyncP99, alone.SyncP99, both.Stalls, both.Stalled, alone.Stalls, both.AckApart, alone.AckApart,
 				disk.Beside, disk.Alone, disk.Beside/disk.Alone, disk.Stalls, disk.Stalled)})
 	}
 	return nil
