@@ -35,7 +35,7 @@ func (f *flow) openRoster(dataDir string) error {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	r := roster.Roster{}
+	r := roster.Roster{Paused: f.cfg.Paused}
 	if err == nil {
 		if r, err = roster.Parse(p); err != nil {
 			return fmt.Errorf("%s: %w", f.rosterName, err)

@@ -3,6 +3,7 @@ package datapath
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"slices"
 	"time"
@@ -62,6 +63,11 @@ func (h groupsHandler) Pause(ctx context.Context, r *holdfastv1.GroupsServicePau
 
 // Resume ends a pause.
 func (h groupsHandler) Resume(ctx context.Context, r *holdfastv1.GroupsServiceResumeRequest) (*holdfastv1.GroupsServiceResumeResponse, error) {
+	if r.Preseeded {
+		if err := h.preseeded(ctx, r.Group); err != nil {
+			return nil, err
+		}
+	}
 	m, err := h.changed(ctx, r.Group, func(r *roster.Roster) error { r.Paused = false; return nil })
 	return &holdfastv1.GroupsServiceResumeResponse{Members: m}, err
 }
@@ -125,7 +131,8 @@ func (f *flow) membersMessage(ctx context.Context) *holdfastv1.GroupMembers {
 	lacks := f.freshLacks(ctx)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	m := &holdfastv1.GroupMembers{Group: f.cfg.Name, Paused: f.mu.roster.Paused}
+	m := &holdfastv1.GroupMembers{Group: f.cfg.Name, Paused: f.mu.roster.Paused,
+		Id: f.cfg.ID.String(), Stream: f.cfg.Stream.String(), Lineage: fmt.Sprintf("%016x", f.cfg.Lineage)}
 	for _, v := range f.mu.roster.Wanted() {
 		g := &holdfastv1.GroupVolume{
 			Name: v.Name, Id: uint32(v.ID), Phase: string(v.Phase), PoolSocket: v.Socket, SyncAsked: slices.Contains(f.mu.roster.Again, v.ID),

@@ -70,6 +70,7 @@ type GroupConfig struct {
 	Filters       []string      // pool sockets
 	Volumes       []VolumeName
 	Freeze        Freeze // around checkpoints that ask for it
+	Paused        bool   // until it is resumed, where nothing was asked of it yet
 	// Members are all source VRAs of the group, this one among them, in the order in which all
 	// have them: the first leads. None: this is the only one.
 	Members []Member

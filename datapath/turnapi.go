@@ -150,6 +150,13 @@ func (h recoveryHandler) Adopt(ctx context.Context, r *holdfastv1.RecoveryServic
 				"group %s is %s here: it is protected from this site, and its target takes what it sends", t.Name, st.State)
 		} // one whose filter is gone since the vra was started does not get as far as being told to stand by
 	}
+	if _, begun := h.target.store.Group(t.ID); !begun {
+		for _, d := range t.Disks {
+			if err := inUse(d.Path); err != nil {
+				return nil, adoptFailure(err)
+			}
+		}
+	}
 	p := h.target.adopt(t.adoption(), func() error {
 		if err := t.write(h.target.cfg.DataDir); err != nil {
 			return err
@@ -186,7 +193,7 @@ func (h recoveryHandler) mayTurn() error {
 func adoptFailure(err error) error {
 	switch {
 	case errors.Is(err, ioengine.ErrLocked):
-		return api.Errorf(api.Precondition, "stop the vra-filter that serves it, for good, and the machine on it, and ask again", "somebody has a disk open: %v", err)
+		return api.Errorf(api.Precondition, "stop the vra-filter that serves it, for good, and whatever else has it open: the machine on it, or what is mounted from it; and ask again", "somebody has a disk open: %v", err)
 	case errors.Is(err, journal.ErrLineage):
 		return api.Errorf(api.Precondition, "draw another id", "%v", err)
 	case errors.Is(err, journal.ErrClosed):

@@ -41,6 +41,7 @@ type world struct {
 	activity    string // disks have activity logs, with this behind their names
 	asked       string // the group that is asked about, where there are several
 	size        int64
+	paused      bool // the group is, until it is resumed
 	window      int64
 	pool        int64
 	fs          ioengine.FS // the target's
@@ -264,7 +265,7 @@ func (w *world) startSource() {
 	credentials, _ := testtrust.Sites()
 	g := GroupConfig{
 		Name: "shop", ID: testGroup, Stream: testStream, Lineage: 7, Interval: w.interval, Window: w.window,
-		Control: w.control, Data: w.data, Filters: []string{w.dir + "/pool"}, Freeze: w.freeze,
+		Control: w.control, Data: w.data, Filters: []string{w.dir + "/pool"}, Freeze: w.freeze, Paused: w.paused,
 	}
 	for i, v := range w.volumes {
 		g.Volumes = append(g.Volumes, VolumeName{ID: volumeID(i), Name: v})

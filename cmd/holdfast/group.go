@@ -84,7 +84,7 @@ func (a *app) printRetention(result any, all ...retention) error {
 
 func (a *app) groupCommand() *cobra.Command {
 	c := parent("group", "Tell and change what of groups is replicated, and how they are kept", "",
-		a.groupPause(), a.groupResume(), a.groupSync(), a.groupAdopt(), a.groupVolume(), a.groupRemove(),
+		a.groupPause(), a.groupResume(), a.groupSync(), a.groupAdopt(), a.groupPreseed(), a.groupVolume(), a.groupRemove(),
 		parent("retention", "How much history is kept",
 			`The target keeps the history of a group for as long as its policy says, 1h to 30d.
 What is older goes into the group's replica, and cannot be gone back to any more.

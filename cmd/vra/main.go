@@ -248,6 +248,7 @@ func groups(s *config.Source) (gs []datapath.GroupConfig) {
 			Name: g.Name, ID: record.GroupID(g.ID), Stream: record.StreamID(g.Stream), Lineage: uint64(g.Lineage),
 			Interval: time.Duration(g.Interval), Window: int64(g.Window), Control: cmp.Or(g.Target.Address, g.Target.Control), Data: cmp.Or(g.Target.Address, g.Target.Data),
 			Filters: g.Filters, Freeze: datapath.Freeze{Before: g.Freeze.Before, After: g.Freeze.After},
+			Paused: g.Paused,
 		}
 		for _, m := range g.Sources {
 			d.Members = append(d.Members, datapath.Member{VRA: m.VRA, Stream: record.StreamID(m.Stream), Address: m.Address})

@@ -104,6 +104,10 @@ type SourceGroup struct {
 	Sources []GroupSource `yaml:"sources,omitempty"`
 
 	Freeze Freeze `yaml:"freeze,omitempty"` // for checkpoints that are made with --freeze
+
+	// Paused has a group of which this VRA knows nothing yet begin paused: nothing of it is sent until holdfast group resume, or
+	// group preseed. After that it says nothing.
+	Paused bool `yaml:"paused,omitempty"`
 }
 
 // GroupSource is one of several source VRAs of a group.

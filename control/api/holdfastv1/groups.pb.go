@@ -744,7 +744,13 @@ type GroupMembers struct {
 	// Nothing of it is sent, until it is resumed.
 	Paused bool `protobuf:"varint,2,opt,name=paused,proto3" json:"paused,omitempty"`
 	// All of its volumes.
-	Volumes       []*GroupVolume `protobuf:"bytes,3,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	Volumes []*GroupVolume `protobuf:"bytes,3,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	// Its id, 16 hexadecimal digits.
+	Id string `protobuf:"bytes,4,opt,name=id,proto3" json:"id,omitempty"`
+	// The id of the stream that this source sends, 16 hexadecimal digits.
+	Stream string `protobuf:"bytes,5,opt,name=stream,proto3" json:"stream,omitempty"`
+	// Its lineage, 16 hexadecimal digits.
+	Lineage       string `protobuf:"bytes,6,opt,name=lineage,proto3" json:"lineage,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -798,6 +804,27 @@ func (x *GroupMembers) GetVolumes() []*GroupVolume {
 		return x.Volumes
 	}
 	return nil
+}
+
+func (x *GroupMembers) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *GroupMembers) GetStream() string {
+	if x != nil {
+		return x.Stream
+	}
+	return ""
+}
+
+func (x *GroupMembers) GetLineage() string {
+	if x != nil {
+		return x.Lineage
+	}
+	return ""
 }
 
 // GroupVolume is a volume of a group at its source.
@@ -1100,8 +1127,11 @@ type GroupsServiceResumeRequest struct {
 	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
 	// Draw one for each call that is meant once; repetitions with it get the first answer.
 	IdempotencyKey string `protobuf:"bytes,2,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The target has made the group of disks that hold it already, by RecoveryService.Adopt: what differs from them is sent, and nothing
+	// else. Of a group that is paused, and of which nothing was ever sent from here.
+	Preseeded     bool `protobuf:"varint,3,opt,name=preseeded,proto3" json:"preseeded,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GroupsServiceResumeRequest) Reset() {
@@ -1146,6 +1176,13 @@ func (x *GroupsServiceResumeRequest) GetIdempotencyKey() string {
 		return x.IdempotencyKey
 	}
 	return ""
+}
+
+func (x *GroupsServiceResumeRequest) GetPreseeded() bool {
+	if x != nil {
+		return x.Preseeded
+	}
+	return false
 }
 
 // GroupsServiceResumeResponse is what Resume answers.
@@ -2049,11 +2086,14 @@ const file_holdfast_v1_groups_proto_rawDesc = "" +
 	"\x06damage\x18\n" +
 	" \x01(\tR\x06damage\x12\x18\n" +
 	"\arepairs\x18\v \x01(\x03R\arepairsB\x14\n" +
-	"\x12_last_full_seconds\"p\n" +
+	"\x12_last_full_seconds\"\xb2\x01\n" +
 	"\fGroupMembers\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x16\n" +
 	"\x06paused\x18\x02 \x01(\bR\x06paused\x122\n" +
-	"\avolumes\x18\x03 \x03(\v2\x18.holdfast.v1.GroupVolumeR\avolumes\"\xd3\x01\n" +
+	"\avolumes\x18\x03 \x03(\v2\x18.holdfast.v1.GroupVolumeR\avolumes\x12\x0e\n" +
+	"\x02id\x18\x04 \x01(\tR\x02id\x12\x16\n" +
+	"\x06stream\x18\x05 \x01(\tR\x06stream\x12\x18\n" +
+	"\alineage\x18\x06 \x01(\tR\alineage\"\xd3\x01\n" +
 	"\vGroupVolume\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\rR\x02id\x12\x14\n" +
@@ -2074,10 +2114,11 @@ const file_holdfast_v1_groups_proto_rawDesc = "" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12'\n" +
 	"\x0fidempotency_key\x18\x02 \x01(\tR\x0eidempotencyKey\"Q\n" +
 	"\x1aGroupsServicePauseResponse\x123\n" +
-	"\amembers\x18\x01 \x01(\v2\x19.holdfast.v1.GroupMembersR\amembers\"[\n" +
+	"\amembers\x18\x01 \x01(\v2\x19.holdfast.v1.GroupMembersR\amembers\"y\n" +
 	"\x1aGroupsServiceResumeRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12'\n" +
-	"\x0fidempotency_key\x18\x02 \x01(\tR\x0eidempotencyKey\"R\n" +
+	"\x0fidempotency_key\x18\x02 \x01(\tR\x0eidempotencyKey\x12\x1c\n" +
+	"\tpreseeded\x18\x03 \x01(\bR\tpreseeded\"R\n" +
 	"\x1bGroupsServiceResumeResponse\x123\n" +
 	"\amembers\x18\x01 \x01(\v2\x19.holdfast.v1.GroupMembersR\amembers\"s\n" +
 	"\x18GroupsServiceSyncRequest\x12\x14\n" +

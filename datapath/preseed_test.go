@@ -1,0 +1,145 @@
+package datapath
+
+import (
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-dr/holdfast/control/api"
+	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
+)
+
+// carry copies a volume's disk, as it is now, to the target's host, and changes so many blocks of it there.
+func (w *world) carry(volume string, blocks int) (path string) {
+	w.t.Helper()
+	p := w.image(volume)
+	rng := rand.New(rand.NewPCG(5, 5))
+	for _, b := range rng.Perm(len(p) / 4096)[:blocks] {
+		fill(rng, p[b*4096:(b+1)*4096])
+	}
+	path = filepath.Join(w.dir, "carried-"+volume+".raw")
+	if err := os.WriteFile(path, p, 0o600); err != nil {
+		w.t.Fatal(err)
+	}
+	return path
+}
+
+// TestPreseed: a group begins with disks that were carried to the target, a guest writes meanwhile, and what differs is sent; of
+// a volume without one all is. Whoever has the disk, or one of another size, is refused, and so is a group that was sent.
+func TestPreseed(t *testing.T) {
+	t.Parallel()
+	const differ = 150
+	w := newWorld(t, func(w *world) { w.volumes, w.size, w.paused = []string{"vol1", "vol2"}, 34<<20+64<<10, true })
+	w.start()
+	ctx := t.Context()
+	disk := w.carry("vol1", differ)
+	w.awaitState(api.StatePaused)
+	if n := len(w.tg.store.Groups()); n > 0 {
+		t.Fatalf("the target has %d groups of a source that begins paused", n)
+	}
+	var m *holdfastv1.GroupMembers
+	w.await("the filter", func() bool {
+		res, err := w.groups().GetMembers(ctx, &holdfastv1.GroupsServiceGetMembersRequest{Group: "shop"})
+		m = res.GetMembers()
+		return err == nil && m.Volumes[0].Bytes > 0
+	})
+	adopt := func(bytes int64) (bool, error) {
+		res, err := Handlers(Identity{}, nil, w.tg).Recovery.Adopt(ctx, &holdfastv1.RecoveryServiceAdoptRequest{Group: "shop", Id: m.Id, Stream: m.Stream, Lineage: m.Lineage,
+			Disks: []*holdfastv1.Disk{{Volume: "vol1", Id: 1, Bytes: uint64(bytes), Path: disk}}})
+		return res.GetAdopted(), err
+	}
+	refused := func(why string, err error) {
+		t.Helper()
+		if f := api.AsFailure(err); f == nil || f.Code != api.Precondition || f.Next == "" {
+			t.Errorf("%s: %v", why, err)
+		}
+	}
+	qemu, err := os.OpenFile(disk, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.FcntlFlock(qemu.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_RDLCK, Start: 101, Len: 1}); err != nil {
+		t.Fatal(err)
+	}
+	_, err = adopt(w.size)
+	refused("QEMU writes to it", err)
+	qemu.Close()
+	w.await("another size to be refused", func() bool {
+		_, err = adopt(w.size - 4096)
+		return err != nil
+	})
+	refused("another size", err)
+	w.await("the disk to be adopted", func() bool {
+		done, err := adopt(w.size)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return done
+	})
+	g := w.write(1<<20, 5*time.Millisecond)
+	if _, err := w.groups().Resume(ctx, &holdfastv1.GroupsServiceResumeRequest{Group: "shop", Preseeded: true}); err != nil {
+		t.Fatal(err)
+	}
+	w.awaitState(api.StateProtected)
+	g.endPrompt()
+	f := w.s.flows[0]
+	if n := f.count.differ.Load(); n < differ*4096 || n > differ*4096+uint64(w.size)+2<<20 {
+		t.Errorf("%d bytes differ, of %d", n, differ*4096)
+	}
+	// Of vol2 the target has nothing, and holes of it are not sent.
+	if sent, most := f.count.syncRead.Load(), uint64(2*w.size+w.size+8<<20); sent > most {
+		t.Errorf("%d bytes were read to be compared and sent, at most %d", sent, most)
+	}
+	w.verify("first")
+	if _, err := w.groups().Pause(ctx, &holdfastv1.GroupsServicePauseRequest{Group: "shop"}); err != nil {
+		t.Fatal(err)
+	}
+	_, err = w.groups().Resume(ctx, &holdfastv1.GroupsServiceResumeRequest{Group: "shop", Preseeded: true})
+	refused("it was sent before", err)
+	w.killSource()
+	w.startSource() // what its file says counts at the beginning alone
+	if _, err := w.groups().Resume(ctx, &holdfastv1.GroupsServiceResumeRequest{Group: "shop"}); err != nil {
+		t.Fatal(err)
+	}
+	w.killSource()
+	w.startSource()
+	w.awaitState(api.StateProtected)
+	w.verify("again")
+}
+
+// TestPreseedBytes: of disks that differ in a few blocks little more than these goes over the wire.
+func TestPreseedBytes(t *testing.T) {
+	t.Parallel()
+	const differ = 150
+	w := newWorld(t, func(w *world) { w.size, w.paused = 34<<20+64<<10, true })
+	w.start()
+	ctx := t.Context()
+	disk := w.carry("vol1", differ)
+	w.await("the disk to be adopted", func() bool {
+		res, err := Handlers(Identity{}, nil, w.tg).Recovery.Adopt(ctx, &holdfastv1.RecoveryServiceAdoptRequest{Group: "shop", Id: w.s.flows[0].cfg.ID.String(),
+			Stream: w.s.flows[0].cfg.Stream.String(), Lineage: "0000000000000007", Disks: []*holdfastv1.Disk{{Volume: "vol1", Id: 1, Bytes: uint64(w.size), Path: disk}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res.Adopted
+	})
+	w.await("the filter", func() bool { return len(w.s.flows[0].sent()) == 1 })
+	if _, err := w.groups().Resume(ctx, &holdfastv1.GroupsServiceResumeRequest{Group: "shop", Preseeded: true}); err != nil {
+		t.Fatal(err)
+	}
+	w.awaitState(api.StateProtected)
+	f, c := w.s.flows[0], &w.s.peers[0].counters
+	wire := c.DataSent.Load() + c.DataReceived.Load() + c.ControlSent.Load() + c.ControlReceived.Load()
+	const changed = differ * 4096
+	if f.count.compared.Load() != uint64(w.size) || f.count.differ.Load() != changed || f.count.raw.Load() > changed { // zeros are no bytes
+		t.Errorf("%d bytes compared of %d, %d found to differ and %d sent of %d", f.count.compared.Load(), w.size, f.count.differ.Load(), f.count.raw.Load(), changed)
+	}
+	if most := 2*changed + uint64(w.size)/4096*16; wire > most {
+		t.Errorf("%d bytes on the wire for %d that differ, at most %d", wire, changed, most)
+	}
+	w.verify("first")
+}
