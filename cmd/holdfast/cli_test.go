@@ -40,6 +40,8 @@ type site struct {
 	removals    []string // what was asked of them
 	tested      *holdfastv1.LinksServiceTestRequest
 	failover    *holdfastv1.Failover
+	adoptions   []string // paths of the disks
+	resumed     *holdfastv1.GroupsServiceResumeRequest
 	hang        bool // Create never answers
 	asked       func()
 }

@@ -36,7 +36,8 @@ func (s retentionOf) Pause(context.Context, *holdfastv1.GroupsServicePauseReques
 	return &holdfastv1.GroupsServicePauseResponse{Members: s.theMembers()}, nil
 }
 
-func (s retentionOf) Resume(context.Context, *holdfastv1.GroupsServiceResumeRequest) (*holdfastv1.GroupsServiceResumeResponse, error) {
+func (s retentionOf) Resume(_ context.Context, r *holdfastv1.GroupsServiceResumeRequest) (*holdfastv1.GroupsServiceResumeResponse, error) {
+	s.resumed = r
 	s.theMembers().Paused = false
 	return &holdfastv1.GroupsServiceResumeResponse{Members: s.theMembers()}, nil
 }
