@@ -4,10 +4,9 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
@@ -27,6 +26,9 @@ func (w *world) carry(volume string, blocks int) (path string) {
 	}
 	return path
 }
+
+// ofdSetLock is F_OFD_SETLK.
+const ofdSetLock = 37
 
 // TestPreseed: a group begins with disks that were carried to the target, a guest writes meanwhile, and what differs is sent; of
 // a volume without one all is. Whoever has the disk, or one of another size, is refused, and so is a group that was sent.
@@ -62,7 +64,7 @@ func TestPreseed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.FcntlFlock(qemu.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_RDLCK, Start: 101, Len: 1}); err != nil {
+	if err := syscall.FcntlFlock(qemu.Fd(), ofdSetLock, &syscall.Flock_t{Type: syscall.F_RDLCK, Start: 101, Len: 1}); err != nil {
 		t.Fatal(err)
 	}
 	_, err = adopt(w.size)

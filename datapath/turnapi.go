@@ -14,6 +14,7 @@ import (
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
 	"github.com/holdfast-dr/holdfast/ioengine"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/journal"
 	"github.com/holdfast-dr/holdfast/journal/failover"
 	"github.com/holdfast-dr/holdfast/wire/record"
@@ -152,7 +153,7 @@ func (h recoveryHandler) Adopt(ctx context.Context, r *holdfastv1.RecoveryServic
 	}
 	if _, begun := h.target.store.Group(t.ID); !begun {
 		for _, d := range t.Disks {
-			if err := inUse(d.Path); err != nil {
+			if err := ioengine.InUse(d.Path); err != nil && !(errors.Is(err, ioengine.ErrLocked) && invariant.Planted("datapath/adopts-from-qemu")) {
 				return nil, adoptFailure(err)
 			}
 		}
