@@ -72,7 +72,7 @@ func TestHostCrash(t *testing.T) {
 // TestNothingIsTheSame rewrites a disk: regions are tried ever more seldom, and nothing is sent twice.
 func TestNothingIsTheSame(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, func(w *world) { w.size = 160 << 20 })
+	w := newWorld(t, func(w *world) { w.size = 7 * delta.RegionBytes }) // the first, the second and the fourth are tried
 	w.start()
 	w.awaitState(api.StateProtected)
 	w.hostCrash()
@@ -91,7 +91,12 @@ func TestNothingIsTheSame(t *testing.T) {
 // killed and the link cut at any moment.
 func TestCompareUnderFaults(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, func(w *world) { w.size = 80 << 20; w.pool = 8 << 20 })
+	w := newWorld(t, func(w *world) {
+		w.size, w.pool = 5*delta.RegionBytes, 8<<20
+		if testing.Short() {
+			w.size = 3 * delta.RegionBytes
+		}
+	})
 	w.start()
 	w.awaitState(api.StateProtected)
 	rng := rand.New(rand.NewPCG(9, 9))

@@ -32,8 +32,12 @@ func (w *world) pretendBoot(name string) {
 // compared whole.
 func TestHostRestarts(t *testing.T) {
 	t.Setenv("HOLDFAST_BOOT_ID_FILE", filepath.Join(t.TempDir(), "boot"))
-	const size, region = 128 << 20, 16 << 20
-	w := newWorld(t, func(w *world) { w.size, w.window, w.activity = size, 64<<20, ".activity" })
+	const region = 16 << 20
+	size := uint64(8 * region)
+	if testing.Short() {
+		size = 6 * region
+	}
+	w := newWorld(t, func(w *world) { w.size, w.window, w.activity = int64(size), 64<<20, ".activity" })
 	w.pretendBoot("1")
 	w.start()
 	log := filepath.Join(w.dir, "vol1.img.activity")

@@ -741,6 +741,10 @@ func TestSpillHangs(t *testing.T) {
 // TestSpillErrors fails each operation of the disk, once at each place: all comes back, or it is said that it does not.
 func TestSpillErrors(t *testing.T) {
 	var once faultdisk.OncePerSite
+	last := record.Seq(3001)
+	if testing.Short() {
+		last = 1001
+	}
 	n := once.Each(faultdisk.Fault{Ops: faultdisk.OpAny, Err: syscall.EIO}, func(f faultdisk.Fault) {
 		synctest.Test(t, func(t *testing.T) {
 			disk := faultdisk.New(512)
@@ -760,7 +764,7 @@ func TestSpillErrors(t *testing.T) {
 			ctx, stop := context.WithCancel(context.Background())
 			ended := make(chan struct{})
 			go func() { defer close(ended); r.Run(ctx) }()
-			for next := record.Seq(1); next < 4000; next += 1000 {
+			for next := record.Seq(1); next <= last; next += 1000 {
 				r.Reset(next)
 				if err := r.fill(ctx, 700); err != nil { // which waits while the disk rests
 					t.Fatal(err)

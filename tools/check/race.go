@@ -12,7 +12,12 @@ import (
 var racePackages = []string{"./datapath/...", "./wire/...", "./ioengine/...", "./journal/...", "./control/...", "./bench/scenario/..."}
 
 // alonePackages are those among them in which nothing starts a goroutine, product or test.
-var alonePackages = []string{"wire/record", "journal/fold", "journal/retain", "journal/scrub"}
+var alonePackages = []string{
+	"wire/record", "wire/breadth", "wire/delta", "wire/reorder", "wire/shape",
+	"journal/fold", "journal/retain", "journal/scrub",
+	"datapath/budget", "datapath/capture/activity/regions", "datapath/cut", "datapath/dirty", "datapath/front/memdisk", "datapath/roster",
+	"control/recovery",
+}
 
 // aloneTests are long tests the race detector can find nothing in and makes up to twenty
 // times slower: each runs one goroutine from beginning to end, but for the last, which open
@@ -24,10 +29,15 @@ var aloneTests = []string{
 	"TestFirstSyncErrorAtEveryOperation", "TestOpenPromoterErrorAtEveryOperation", // journal/replica
 	"TestParityIsKept", "TestProtectCrashAndErrors", "TestRepair", // journal/stripe
 	"TestMapFlips", "TestScratchCrashAtEveryOperation", "TestScratchErrorAtEveryOperation", // journal/view
-	"TestWithoutFlush",
+	"TestPassCrashAtEveryOperation", "TestPassErrorAtEveryOperation", "TestSettleErrorAtEveryOperation", "TestWithoutFlush",
 	"TestFileAgainstModel",                                              // ioengine
 	"TestDamageAtOpening", "TestDeathOnAFullDisk", "TestFullFileSystem", // journal
 	"TestFailoverCrashAtEveryOperation", "TestFailoverErrorAtEveryOperation",
+}
+
+// notShell says that a folder is of no shell.
+func notShell(folder string) bool {
+	return !slices.ContainsFunc(racePackages, func(shell string) bool { return strings.HasPrefix(folder+"/", strings.TrimSuffix(shell, "...")) })
 }
 
 // race runs the tests of the shells under the race detector.
@@ -39,6 +49,7 @@ func race(ctx context.Context) error {
 	packages := slices.DeleteFunc(strings.Fields(string(out)), func(pkg string) bool {
 		return slices.ContainsFunc(alonePackages, func(alone string) bool { return strings.HasSuffix(pkg, "/"+alone) })
 	})
-	argv := []string{"go", "test", "-race", "-short", "-timeout", "8m", "-skip", "^(" + strings.Join(aloneTests, "|") + ")$"}
-	return command("CGO_ENABLED=1", slices.Concat(argv, longest, packages)...)(ctx)
+	argv := slices.Concat(tests, []string{"-race", "-short", "-skip", "^(" + strings.Join(aloneTests, "|") + ")$"})
+	// Each program would else sleep for a second when it ends.
+	return command("CGO_ENABLED=1 GORACE=atexit_sleep_ms=0"+testMemory, slices.Concat(argv, slices.DeleteFunc(slices.Clone(longest), notShell), packages)...)(ctx)
 }
