@@ -6,7 +6,7 @@
 # make bars-wire  what the way of records is held to: rates and CPU against peers, and shaping over network namespaces (45 minutes, more while others disturb it; root; 10 GB of memory, 6 GB of disk)
 # make bars-capture  what the filter is held to, against qemu-storage-daemon and nbdkit, and under faults (a quarter of an hour; root; 20 GB of disk)
 # make bars-control  what the sidecar is held to: idle, status of 300 groups, cuts (a quarter of an hour)
-# make bars-recovery  what bringing machines up at the second site is held to (ten minutes; root; 6 GB of disk)
+# make bars-recovery  what bringing machines up at the second site is held to (a quarter of an hour; root; 12 GB of disk)
 # make guest   real guests whose host dies, that are attached while they run, that come up at the second site, and that move onto plain disks there (some minutes; check has one of each)
 # make guest-whole  the longer stories of real guests: over to the second site and back again, several disks, the demo interrupted (some minutes; with root one of the disks is a block device)
 # make planted every planted bug must be found by the test named for it

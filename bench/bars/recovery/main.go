@@ -7,7 +7,8 @@
 // more than their firmware to run, since what a guest's boot takes is not ours.
 //
 // Views are read by fio over NBD, as QEMU reads them, and the plain disk beside by fio itself, past the page
-// cache, and by the same NBD client from nbdkit: that leaves out what NBD itself costs. Needs root, to drop caches.
+// cache, and by the same NBD client from nbdkit: that leaves out what NBD itself costs. The disk that a machine has moved onto
+// is read by libaio beside the machine that runs on it, and so is the plain disk. What a failback sends is told by the story of one, a test. Needs root, to drop caches.
 package main
 
 import (
@@ -51,7 +52,9 @@ func main() {
 			{Rows: []string{"first-one", "first-ours"}, Do: b.one},
 			{Rows: []string{"lag-test"}, Do: b.lag},
 			{Rows: []string{"view-qd16", "view-nbd"}, Do: b.view},
+			{Rows: []string{"plain-qd16"}, Do: b.plain}, // after it its lab is used up
 			{Rows: []string{"first-twenty"}, Do: b.twenty},
+			{Rows: []string{"failback"}, Do: b.failback},
 		})
 	})
 }
@@ -230,15 +233,10 @@ func (b *bench) lag() error {
 	if err := b.up(1, b.size); err != nil {
 		return err
 	}
-	labs, err := config.LoadContext(b.lab.Context)
+	source, err := b.dial(api.RoleSource)
 	if err != nil {
 		return err
 	}
-	vra, ok := labs.VRA(api.RoleSource)
-	if !ok {
-		return fmt.Errorf("%s names no source", b.lab.Context)
-	}
-	source := api.DialUnix(vra.Socket)
 	defer source.Close()
 	p := load.Profile{Name: "lag", Kind: load.DB, Min: 4 << 10, Max: 64 << 10, Align: 4 << 10, BytesPerSecond: lagRate}
 	for range b.Pairs {
@@ -275,6 +273,19 @@ func (b *bench) lag() error {
 		}
 	}
 	return nil
+}
+
+// dial connects to a vra of the lab.
+func (b *bench) dial(role string) (*api.Client, error) {
+	c, err := config.LoadContext(b.lab.Context)
+	if err != nil {
+		return nil, err
+	}
+	vra, ok := c.VRA(role)
+	if !ok {
+		return nil, fmt.Errorf("%s names no %s", b.lab.Context, role)
+	}
+	return api.DialUnix(vra.Socket), nil
 }
 
 // p99 samples the group's lag for the length of a measurement, in seconds.
@@ -316,8 +327,8 @@ func (b *bench) view() error {
 	if _, err := b.lab.Checkpoint(b.Context, "read"); err != nil {
 		return err
 	}
-	var where struct{ Disk string }
-	if err := b.lab.JSON(b.Context, &where, "attach", "--no-guest", "--dry-run", "--volume", b.lab.Volumes[0].Name); err != nil {
+	disk, err := b.disk()
+	if err != nil {
 		return err
 	}
 	v, err := b.lab.Open(b.Context, "read")
@@ -325,23 +336,17 @@ func (b *bench) view() error {
 		return err
 	}
 	defer b.lab.Close(b.Context, v)
-	uri, stop, err := b.nbdkit(where.Disk)
+	uri, stop, err := b.nbdkit(disk)
 	if err != nil {
 		return err
 	}
 	defer stop()
 	var view, plain, nbd float64
-	reads := func(iops *float64, engine ...string) bars.Side {
-		return func() (foreign float64, err error) {
-			*iops, foreign, err = b.fio(engine...)
-			return foreign, err
-		}
-	}
 	for i := range b.Pairs {
 		foreign, err := b.Pair(i,
-			reads(&view, "--ioengine=nbd", "--uri="+v.Volumes[0].NBD),
-			reads(&plain, "--ioengine=libaio", "--direct=1", "--readonly", "--filename="+where.Disk),
-			reads(&nbd, "--ioengine=nbd", "--uri="+uri))
+			b.reads(&view, "--ioengine=nbd", "--uri="+v.Volumes[0].NBD),
+			b.ofFile(&plain, disk),
+			b.reads(&nbd, "--ioengine=nbd", "--uri="+uri))
 		if err != nil {
 			return err
 		}
@@ -349,6 +354,26 @@ func (b *bench) view() error {
 		b.Sample(bars.Sample{Row: "view-nbd", Value: view / nbd, Ours: view, Peer: nbd, OursUnit: "IOPS", Foreign: foreign})
 	}
 	return nil
+}
+
+// disk is the file of the protected disk.
+func (b *bench) disk() (string, error) {
+	var where struct{ Disk string }
+	err := b.lab.JSON(b.Context, &where, "attach", "--no-guest", "--dry-run", "--volume", b.lab.Volumes[0].Name)
+	return where.Disk, err
+}
+
+// reads is a side that reads by one of fio's engines, and puts down how many reads a second there were.
+func (b *bench) reads(iops *float64, engine ...string) bars.Side {
+	return func() (foreign float64, err error) {
+		*iops, foreign, err = b.fio(engine...)
+		return foreign, err
+	}
+}
+
+// ofFile is a side that reads a file past the page cache.
+func (b *bench) ofFile(iops *float64, file string) bars.Side {
+	return b.reads(iops, "--ioengine=libaio", "--direct=1", "--readonly", "--filename="+file)
 }
 
 // nbdkit serves a file for reading until stop.
