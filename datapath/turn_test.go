@@ -160,7 +160,7 @@ func TestTurn(t *testing.T) {
 		h, err = asked().HandOver(ctx, over)
 		return err == nil
 	})
-	if h.Source || len(h.Disks) != 1 || h.Disks[0].Volume != "vol1" || h.Nbd == "" || h.Pool == "" {
+	if h.Source || len(h.Disks) != 1 || h.Disks[0].Volume != "vol1" || h.Disks[0].VhostUser != begun.Failover.View.Volumes[0].VhostUser || h.Disks[0].VhostUser == "" || h.Nbd == "" || h.Pool == "" {
 		t.Errorf("handed over: %v", h)
 	}
 	if err := w.tg.Turned(ctx); !errors.Is(err, ErrTurned) {

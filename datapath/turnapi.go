@@ -393,7 +393,7 @@ func disksOf(g *journal.Group, i journal.FailoverInfo) (disks []journal.Disk) {
 func (t *turn) message(runDir string, source bool) *holdfastv1.RecoveryServiceHandOverResponse {
 	m := &holdfastv1.RecoveryServiceHandOverResponse{Source: source, Nbd: t.Source.NBD, Pool: t.Source.Pool, RunDir: runDir}
 	for _, d := range t.Disks {
-		m.Disks = append(m.Disks, &holdfastv1.Disk{Volume: d.Name, Id: uint32(d.ID), Bytes: uint64(d.Bytes), Path: d.Path})
+		m.Disks = append(m.Disks, &holdfastv1.Disk{Volume: d.Name, Id: uint32(d.ID), Bytes: uint64(d.Bytes), Path: d.Path, VhostUser: diskSocket(t.Source.NBD, d.ID)})
 	}
 	return m
 }

@@ -88,7 +88,11 @@ func (v *viewStatus) message() *holdfastv1.View {
 		return m // nobody can reach them
 	}
 	for _, d := range v.View.Volumes() {
-		m.Volumes = append(m.Volumes, &holdfastv1.ViewVolume{Name: d.Name, Bytes: d.Bytes, Nbd: v.uri(d.Name)})
+		volume := &holdfastv1.ViewVolume{Name: d.Name, Bytes: d.Bytes, Nbd: v.uri(d.Name)}
+		if v.Options.Scratch {
+			volume.VhostUser = diskSocket(v.socket, d.ID)
+		}
+		m.Volumes = append(m.Volumes, volume)
 	}
 	return m
 }

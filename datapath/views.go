@@ -16,19 +16,23 @@ import (
 	"time"
 
 	"github.com/holdfast-dr/holdfast/datapath/front/nbd"
+	"github.com/holdfast-dr/holdfast/datapath/front/vhostuser"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/journal"
 	"github.com/holdfast-dr/holdfast/journal/view"
+	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
 // maxViews bounds the views open at once. Each has a socket and a goroutine, and for
 // each disk that was written to two files; each of its clients, of which there are at
 // most 64, has a connection, at most 17 goroutines, and one for
-// each write under way, of which there are at most 128.
+// each write under way, of which there are at most 128. One that takes writes has a socket and a goroutine for each disk more, and
+// while a machine is connected there what datapath/front/vhostuser/limits.go says.
 const maxViews = 256
 
 // views are the images that a target shows. Each has one unix socket of its own in
-// the run directory, on which every volume is an export under its name. The journal
+// the run directory, on which every volume is an export under its name over NBD, and
+// one that takes writes another for each volume, where it is a vhost-user-blk device. The journal
 // keeps them: after a restart the same are served at the same sockets.
 type views struct {
 	dir   string
@@ -49,6 +53,7 @@ type views struct {
 type servedView struct {
 	view   *view.View
 	server *nbd.Server
+	disks  []*vhostuser.Server // of one that takes writes: for machines that share their memory
 	stop   context.CancelFunc
 	done   chan struct{}
 	used   time.Time // when it last was seen to have a client, or began to be served; under mu
@@ -145,6 +150,22 @@ func viewID(number uint64) string { return "v" + strconv.FormatUint(number, 10) 
 
 func (vs *views) socket(number uint64) string { return filepath.Join(vs.dir, viewID(number)) }
 
+// diskSocket is where a volume of the view at a socket is a vhost-user-blk device.
+func diskSocket(view string, volume record.VolumeID) string {
+	return view + "-" + strconv.FormatUint(uint64(volume), 10)
+}
+
+// clients is how many connections a view has.
+func (s *servedView) clients() int {
+	n := s.server.Clients()
+	for _, d := range s.disks {
+		if d.Connected() && !invariant.Planted("datapath/vhost-users-uncounted") {
+			n++
+		}
+	}
+	return n
+}
+
 // show opens a view, which is kept, and serves it.
 func (vs *views) show(g *journal.Group, checkpoint uint64, o journal.ViewOptions) (viewStatus, error) {
 	vs.opening.Lock()
@@ -171,18 +192,22 @@ func (vs *views) count() int {
 	return len(vs.mu.served)
 }
 
-// serve listens on the view's socket.
+// serve listens on the view's sockets.
 func (vs *views) serve(v viewStatus) error {
-	id := viewID(v.Number)
-	server := &nbd.Server{Log: vs.log.With("view", id)}
+	id, at := viewID(v.Number), vs.socket(v.Number)
+	s := &servedView{view: v.View, done: make(chan struct{}), used: time.Now()}
+	s.server = &nbd.Server{Log: vs.log.With("view", id)}
 	for _, volume := range v.View.Volumes() {
 		d, ok := v.View.Device(volume.ID)
 		if !ok {
 			return fmt.Errorf("volume %s is not in the view", volume.Name)
 		}
 		about := fmt.Sprintf("%s of group %s at checkpoint %d", volume.Name, v.group, v.Checkpoint)
-		if err := server.Add(nbd.Export{Name: volume.Name, Device: viewDevice{d}, Description: about}); err != nil {
+		if err := s.server.Add(nbd.Export{Name: volume.Name, Device: viewDevice{d}, Description: about}); err != nil {
 			return err
+		}
+		if v.Options.Scratch {
+			s.disks = append(s.disks, &vhostuser.Server{Device: viewDevice{d}, Name: volume.Name, Log: vs.log.With("view", id, "volume", volume.Name)})
 		}
 	}
 	vs.mu.Lock()
@@ -193,21 +218,32 @@ func (vs *views) serve(v viewStatus) error {
 	if vs.mu.withheld[v.Number] {
 		return errWithheld
 	}
-	l, err := net.Listen("unix", vs.socket(v.Number))
+	names := []string{at}
+	for i := range s.disks {
+		names = append(names, diskSocket(at, v.View.Volumes()[i].ID))
+	}
+	listeners, err := listenAll(names)
 	if err != nil {
 		return err
 	}
-	if err := os.Chmod(vs.socket(v.Number), 0o600); err != nil {
-		return errors.Join(err, l.Close())
-	}
 	ctx, stop := context.WithCancel(context.Background())
-	s := &servedView{view: v.View, server: server, stop: stop, done: make(chan struct{}), used: time.Now()}
+	s.stop = stop
 	vs.mu.served[v.Number] = s
+	var serving sync.WaitGroup
+	serve := func(do func() error) {
+		serving.Go(func() {
+			if err := do(); err != nil {
+				vs.log.Error("view is not served any more", "view", id, "error", err)
+			}
+		})
+	}
+	serve(func() error { return s.server.Serve(ctx, listeners[0]) })
+	for i, d := range s.disks {
+		serve(func() error { return d.Serve(ctx, listeners[i+1]) })
+	}
 	go func() {
 		defer close(s.done)
-		if err := server.Serve(ctx, l); err != nil {
-			vs.log.Error("view is not served any more", "view", id, "error", err)
-		}
+		serving.Wait()
 	}()
 	go func() { // one that gave way ends here
 		select {
@@ -217,6 +253,24 @@ func (vs *views) serve(v viewStatus) error {
 		}
 	}()
 	return nil
+}
+
+// listenAll listens at unix sockets, for nobody but this user; at all of them or none.
+func listenAll(names []string) (all []*net.UnixListener, err error) {
+	for _, name := range names {
+		var l *net.UnixListener
+		if l, err = net.ListenUnix("unix", &net.UnixAddr{Name: name, Net: "unix"}); err == nil {
+			all = append(all, l)
+			err = os.Chmod(name, 0o600)
+		}
+		if err != nil {
+			for _, l := range all {
+				err = errors.Join(err, l.Close())
+			}
+			return nil, err
+		}
+	}
+	return all, nil
 }
 
 // unserve ends the serving of a view: what its clients asked for is answered first.
@@ -248,7 +302,7 @@ func (vs *views) list(group string) (all []viewStatus) {
 			v := viewStatus{ViewInfo: info, group: name}
 			vs.mu.Lock()
 			if s := vs.mu.served[info.Number]; s != nil && s.view == info.View {
-				v.socket, v.clients = vs.socket(info.Number), s.server.Clients()
+				v.socket, v.clients = vs.socket(info.Number), s.clients()
 			}
 			vs.mu.Unlock()
 			all = append(all, v)

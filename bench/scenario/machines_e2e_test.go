@@ -62,9 +62,14 @@ func (h *host) machines(volume, monitor string) string {
 // machinesThat writes the file of a group whose machine boots from its only disk, and is up once it says so.
 func (h *host) machinesThat(volume, monitor, cmdline, says string) string {
 	h.t.Helper()
-	file := config.Machines{Machines: []config.Machine{{Name: "web1", Memory: 192 << 20, Disks: []string{volume}, Kernel: h.Kernel, Initrd: h.Initrd,
-		Cmdline: cmdline, Wait: config.Wait{Kind: config.WaitSerial, What: says},
-		Source: config.MachineSource{QMP: monitor}}}}
+	return h.machine(config.Machine{Disks: []string{volume}, Cmdline: cmdline, Wait: config.Wait{Kind: config.WaitSerial, What: says}, Source: config.MachineSource{QMP: monitor}})
+}
+
+// machine writes the file of a group of one machine, web1, whose kernel is the host's.
+func (h *host) machine(m config.Machine) string {
+	h.t.Helper()
+	m.Name, m.Memory, m.Kernel, m.Initrd = "web1", 192<<20, h.Kernel, h.Initrd
+	file := config.Machines{Machines: []config.Machine{m}}
 	text, err := config.Marshal(&file)
 	if err != nil {
 		h.t.Fatal(err)

@@ -3,7 +3,6 @@
 package scenario_test
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -35,28 +34,7 @@ func TestGuestMovesOntoPlainDisks(t *testing.T) {
 	var r report
 	l.must(l.JSON(ctx, &r, "failover", "live", "--machines", file, "--override-reason", "a drill"))
 	machine := filepath.Join(l.Dir, "jobs", "r1", "machines", "web1")
-	await := func(what string, done func() bool) {
-		t.Helper()
-		tick, late := time.NewTicker(50*time.Millisecond), time.Now().Add(2*time.Minute)
-		defer tick.Stop()
-		for !done() {
-			if <-tick.C; time.Now().After(late) {
-				t.Fatalf("not within 2 minutes: %s", what)
-			}
-		}
-	}
-	// safe is how many files the machine knows to be safe.
-	safe := func() (n int) {
-		t.Helper()
-		said, err := os.ReadFile(filepath.Join(machine, "serial"))
-		l.must(err)
-		return bytes.Count(said, []byte("SAFE "))
-	}
-	writesOn := func() {
-		t.Helper()
-		was := safe()
-		await("the machine writes on", func() bool { return safe() >= was+3 })
-	}
+	writesOn := func() { t.Helper(); l.writesOn(machine) }
 	pid := func() string {
 		p, err := os.ReadFile(filepath.Join(machine, "pid"))
 		l.must(err)
@@ -80,14 +58,7 @@ func TestGuestMovesOntoPlainDisks(t *testing.T) {
 	if r.ID != "r2" || r.Verdict == nil || *r.Verdict != "passed" || r.Reason != nil {
 		t.Errorf("%+v", r)
 	}
-	c, err := config.LoadContext(l.Context)
-	l.must(err)
-	v, ok := c.VRA(api.RoleTarget)
-	if !ok {
-		t.Fatal("the lab has no target")
-	}
-	target := api.DialUnix(v.Socket)
-	defer target.Close()
+	target := l.target()
 	res, err := target.Recovery.Get(ctx, &holdfastv1.RecoveryServiceGetRequest{})
 	l.must(err)
 	if f := res.Failover; f.State != api.FailoverOnDisks || len(f.Disks) != 1 || f.View != nil {
@@ -96,23 +67,135 @@ func TestGuestMovesOntoPlainDisks(t *testing.T) {
 	disk := res.Failover.Disks[0].Path
 	l.kill("vra-target") // which opens its files anew, beside the machine
 	writesOn()
-	await("the target is there again", func() bool {
+	await(t, "the target is there again", func() bool {
 		res, err := target.Recovery.Get(ctx, &holdfastv1.RecoveryServiceGetRequest{})
 		return err == nil && res.Failover.State == api.FailoverOnDisks
 	})
 	if now := pid(); now != first {
 		t.Errorf("the machine was started again: process %s, was %s", now, first)
 	}
-	knew := safe()
-	var qemu int
-	_, err = fmt.Sscan(first, &qemu)
-	l.must(err)
-	l.must(syscall.Kill(qemu, syscall.SIGKILL))
-	await("the machine is off", func() bool { return errors.Is(syscall.Kill(qemu, 0), syscall.ESRCH) })
+	knew := l.safe(machine)
+	l.cutPower(machine)
 	second := vm.boot(fmt.Sprintf("read files=%d", knew), "-drive", "if=virtio,format=raw,file="+disk)
 	defer second.kill()
 	if out := second.says("READ"); !strings.Contains(out, fmt.Sprintf("READ %d BAD 0", knew)) {
 		t.Errorf("of %d files that were safe the disk has:\n%s", knew, out)
 	}
 	t.Logf("%d files", knew)
+}
+
+// await waits until something is so.
+func await(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	tick, late := time.NewTicker(50*time.Millisecond), time.Now().Add(2*time.Minute)
+	defer tick.Stop()
+	for !done() {
+		if <-tick.C; time.Now().After(late) {
+			t.Fatalf("not within 2 minutes: %s", what)
+		}
+	}
+}
+
+// said is what the machine of a folder has said.
+func (l *lab) said(machine string) string {
+	l.t.Helper()
+	p, err := os.ReadFile(filepath.Join(machine, "serial"))
+	l.must(err)
+	return string(p)
+}
+
+// safe is how many files a machine knows to be safe.
+func (l *lab) safe(machine string) int { l.t.Helper(); return strings.Count(l.said(machine), "SAFE ") }
+
+func (l *lab) writesOn(machine string) {
+	l.t.Helper()
+	was := l.safe(machine)
+	await(l.t, "the machine writes on", func() bool { return l.safe(machine) >= was+3 })
+}
+
+// cutPower ends a machine.
+func (l *lab) cutPower(machine string) {
+	l.t.Helper()
+	p, err := os.ReadFile(filepath.Join(machine, "pid"))
+	l.must(err)
+	var qemu int
+	_, err = fmt.Sscan(string(p), &qemu)
+	l.must(err)
+	l.must(syscall.Kill(qemu, syscall.SIGKILL))
+	await(l.t, "the machine is off", func() bool { return errors.Is(syscall.Kill(qemu, 0), syscall.ESRCH) })
+}
+
+// target connects to the target's vra.
+func (l *lab) target() *api.Client {
+	l.t.Helper()
+	c, err := config.LoadContext(l.Context)
+	l.must(err)
+	v, ok := c.VRA(api.RoleTarget)
+	if !ok {
+		l.t.Fatal("the lab has no target")
+	}
+	client := api.DialUnix(v.Socket)
+	l.t.Cleanup(client.Close)
+	return client
+}
+
+// TestGuestOnVhostView has a guest that shares its memory with its disk's filter come up at the second site on a view that it shares its memory with, too.
+// It goes on over a kill of the target and over the commit; while it runs there it does not move onto the plain disk, and no more is said to
+// the target than that. Once its power was cut it moves, reads what it knew to be safe, and so does whoever looks at the disk.
+func TestGuestOnVhostView(t *testing.T) {
+	t.Parallel()
+	vm := newHost(t)
+	image := filepath.Join(t.TempDir(), "guest.raw")
+	vm.makeDisk(image)
+	l := up(t, "", nil, "--image", image, "--interval", "1s", "--link", "none")
+	first := vm.boot("write pause=0.5", "-chardev", "socket,id=disk,path="+l.Volumes[0].VhostUser+",reconnect=1", "-device", "vhost-user-blk-pci,chardev=disk,num-queues=1")
+	defer first.kill()
+	first.says(fmt.Sprintf("SAFE %d", guestFiles-1))
+	l.protected()
+	l.checkpoint("written")
+	first.kill()
+
+	const most = 1000 // files, which it never comes to
+	read := fmt.Sprintf("READ %d BAD 0", guestFiles)
+	file := vm.machine(config.Machine{Disks: []string{l.Volumes[0].Name}, Front: config.FrontVhostUser, Cmdline: guest.Cmdline(guest.Stay, guestFiles, fmt.Sprintf("more=%d", most)),
+		Wait: config.Wait{Kind: config.WaitSerial, What: read}})
+	ctx := t.Context()
+	var r report
+	l.must(l.JSON(ctx, &r, "failover", "live", "--machines", file, "--override-reason", "a drill"))
+	machine := filepath.Join(l.Dir, "jobs", r.ID, "machines", "web1")
+	l.kill("vra-target")
+	l.writesOn(machine)
+	l.must(l.JSON(ctx, &r, "failover", "commit", r.ID))
+	target := l.target()
+	failover := func() *holdfastv1.Failover {
+		t.Helper()
+		res, err := target.Recovery.Get(ctx, &holdfastv1.RecoveryServiceGetRequest{})
+		l.must(err)
+		return res.Failover
+	}
+	await(t, "the disk holds all", func() bool { return failover().OnDisksAlone })
+	l.writesOn(machine)
+	if err := l.JSON(ctx, nil, "failover", "plain", r.ID); err == nil || !strings.Contains(err.Error(), "over vhost-user") || failover().State != api.FailoverPassing {
+		t.Errorf("moved while it runs: %v; the target is %s", err, failover().State)
+	}
+	l.kill("vra-target")
+	l.writesOn(machine)
+	knew := guestFiles + l.safe(machine)
+	l.cutPower(machine)
+	l.must(l.JSON(ctx, nil, "failover", "plain", r.ID))
+	f := failover()
+	if f.State != api.FailoverOnDisks || len(f.Disks) != 1 {
+		t.Fatalf("the target says %v", f)
+	}
+	second := vm.boot(fmt.Sprintf("read files=%d", knew), "-drive", "if=virtio,format=raw,file="+f.Disks[0].Path)
+	defer second.kill()
+	if out := second.says("READ"); !strings.Contains(out, fmt.Sprintf("READ %d BAD 0", knew)) {
+		t.Errorf("of %d files that were safe the disk has:\n%s", knew, out)
+	}
+	second.kill()
+	l.must(l.JSON(ctx, nil, "failover", "resume", r.ID))
+	await(t, "the machine is up on its disk", func() bool { return strings.Count(l.said(machine), read) == 2 })
+	if strings.Contains(strings.ToLower(l.said(machine)), "i/o error") {
+		t.Errorf("the guest saw an error:\n%s", l.said(machine))
+	}
 }

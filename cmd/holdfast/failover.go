@@ -31,6 +31,7 @@ run at once, on views; see holdfast view. A file says what the machines are:
       cpus: 2                      # 1 by default
       firmware: bios               # or uefi
       disks: [db1-system, db1-data]      # volumes of the group
+      front: nbd                   # or vhost-user: by memory that it shares, under plain QEMU alone
       networks:                    # none by default
         - mac: "52:54:00:12:34:56"
           live: br0                # bridge in a live failover; a test is always isolated
@@ -605,7 +606,7 @@ func whatStep(p *recovery.Plan, s recovery.Step) string {
 	case recovery.Settle:
 		return "what machines wrote goes into the target's disks, which are read back whole"
 	case recovery.Onward:
-		if p.Hypervisor.Libvirt() {
+		if p.Hypervisor.Libvirt() || m.VhostUser {
 			return "from the view onto plain disks, in its definition; it must be off"
 		}
 		return "from the view onto plain disks, without a stop"

@@ -192,3 +192,19 @@ func TestProofs(t *testing.T) {
 		}
 	}
 }
+
+// TestDryRunOfPlain says which machines move while they run.
+func TestDryRunOfPlain(t *testing.T) {
+	f := func(hypervisor config.Hypervisor, vhostUser bool, want string) {
+		t.Helper()
+		m := recovery.Machine{}
+		m.Name, m.VhostUser = "web1", vhostUser
+		p := &recovery.Plan{Kind: recovery.Plain, Machines: []recovery.Machine{m}, Hypervisor: hypervisor}
+		if got := whatStep(p, recovery.Step{Do: recovery.Onward, Machine: "web1"}); !strings.Contains(got, want) {
+			t.Errorf("%s, vhost-user %v: %q, want %q", hypervisor, vhostUser, got, want)
+		}
+	}
+	f(config.Hypervisor{}, false, "without a stop")
+	f(config.Hypervisor{}, true, "it must be off")
+	f(config.Hypervisor{URI: "qemu:///system"}, false, "it must be off")
+}

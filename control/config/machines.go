@@ -21,11 +21,13 @@ type Machines struct {
 
 // Machine is a machine, and how it is brought up.
 type Machine struct {
-	Name     string           `yaml:"name"`
-	Memory   Size             `yaml:"memory,omitempty"`   // by default 512MiB
-	CPUs     int              `yaml:"cpus,omitempty"`     // by default 1
-	Firmware string           `yaml:"firmware,omitempty"` // bios, the default, or uefi
-	Disks    []string         `yaml:"disks"`              // names of the group's volumes, in the guest's order
+	Name     string   `yaml:"name"`
+	Memory   Size     `yaml:"memory,omitempty"`   // by default 512MiB
+	CPUs     int      `yaml:"cpus,omitempty"`     // by default 1
+	Firmware string   `yaml:"firmware,omitempty"` // bios, the default, or uefi
+	Disks    []string `yaml:"disks"`              // names of the group's volumes, in the guest's order
+	// Front is how it reaches its disks: nbd, the default, or vhost-user, by memory that it shares.
+	Front    string           `yaml:"front,omitempty"`
 	Networks []MachineNetwork `yaml:"networks,omitempty"`
 	// Files of the recovery host, for guests without a boot loader.
 	Kernel  string `yaml:"kernel,omitempty"`
@@ -45,6 +47,12 @@ type Machine struct {
 	WaitTime Duration      `yaml:"wait_time,omitempty"`
 	Source   MachineSource `yaml:"source,omitempty"`
 }
+
+// How a machine reaches its disks.
+const (
+	FrontNBD       = "nbd"
+	FrontVhostUser = "vhost-user"
+)
 
 // MachineNetwork is an interface, and where it leads.
 type MachineNetwork struct {
@@ -192,6 +200,9 @@ func (c *Machine) validate(m *mistakes, at string) {
 		m.add(at+".memory", "%s: want whole MiB", c.Memory)
 	}
 	within(m, at+".cpus", int64(c.CPUs), 1, maxMachineCPUs)
+	if c.Front != "" && c.Front != FrontNBD && c.Front != FrontVhostUser {
+		m.add(at+".front", "%q: want nbd or vhost-user", c.Front)
+	}
 	if c.Firmware != "bios" && c.Firmware != "uefi" {
 		m.add(at+".firmware", "%q: want bios or uefi", c.Firmware)
 	}

@@ -121,7 +121,7 @@ func (h *host) Define(_ context.Context, m hypervisor.Machine) error {
 		return err
 	}
 	for _, d := range m.Disks {
-		if d.NBD == "" {
+		if d.NBD == "" && d.VhostUser == "" {
 			return errors.New("no disk")
 		}
 	}
@@ -709,6 +709,39 @@ func TestRevive(t *testing.T) {
 		t.Fatal(err)
 	}
 	revive()
+}
+
+// TestFront: a machine finds its disks over NBD, or over vhost-user where its file says so and the target serves them there.
+func TestFront(t *testing.T) {
+	t.Parallel()
+	f := func(front, socket, nbd, want string) {
+		t.Helper()
+		all, err := Machines(&config.Machines{Machines: []config.Machine{{Name: "web", Disks: []string{"data"}, Front: front}}}, nil, recovery.Test)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h := newHost(t)
+		s := &site{views: []*holdfastv1.View{{Id: "v1", Name: "r1 k", Volumes: []*holdfastv1.ViewVolume{{Name: "data", Nbd: "nbd", VhostUser: socket}}}}}
+		c := carrier{Runner: newRunner(t, s, h), job: &Job{Plan: &recovery.Plan{ID: "r1", Key: "k", Kind: recovery.Test}}, machines: h}
+		err = c.define(t.Context(), &all[0])
+		if want != "" {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %v, want %q", front, err, want)
+			}
+			return
+		}
+		d := hypervisor.Disk{Volume: "data", NBD: nbd}
+		if nbd == "" {
+			d.VhostUser = socket
+		}
+		if err != nil || h.machines["web"].def.Disks[0] != d || h.machines["web"].def.VhostUser != (nbd == "") {
+			t.Errorf("%s: %v, %+v", front, err, h.machines["web"])
+		}
+	}
+	f("", "/run/v1-1", "nbd", "")
+	f(config.FrontNBD, "", "nbd", "")
+	f(config.FrontVhostUser, "/run/v1-1", "", "")
+	f(config.FrontVhostUser, "", "", "over NBD alone")
 }
 
 // TestEndMachines: what cannot be ended keeps no other machine from it, and is told.

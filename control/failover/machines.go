@@ -32,7 +32,7 @@ func Machines(file *config.Machines, only []string, kind recovery.Kind) ([]recov
 }
 
 func machine(m config.Machine, kind recovery.Kind) recovery.Machine {
-	def := hypervisor.Machine{Name: m.Name, MemoryBytes: int64(m.Memory), CPUs: m.CPUs, Firmware: hypervisor.Firmware(m.Firmware),
+	def := hypervisor.Machine{Name: m.Name, MemoryBytes: int64(m.Memory), CPUs: m.CPUs, Firmware: hypervisor.Firmware(m.Firmware), VhostUser: m.Front == config.FrontVhostUser,
 		Disks: []hypervisor.Disk{}, Networks: []hypervisor.Network{}, Kernel: m.Kernel, Initrd: m.Initrd, Cmdline: m.Cmdline, Extra: m.QEMU}
 	for _, d := range m.Disks {
 		def.Disks = append(def.Disks, hypervisor.Disk{Volume: d})

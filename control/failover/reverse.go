@@ -161,7 +161,7 @@ func (c *carrier) writeFilter(name string, h *holdfastv1.RecoveryServiceHandOver
 	}
 	f := &config.Filter{RunDir: h.RunDir, Group: config.FilterGroup{Name: c.job.Plan.Group, ID: id}, PoolSocket: h.Pool}
 	for _, d := range h.Disks {
-		f.Volumes = append(f.Volumes, config.FilterVolume{Name: d.Volume, ID: d.Id, Path: d.Path, NBD: h.Nbd})
+		f.Volumes = append(f.Volumes, config.FilterVolume{Name: d.Volume, ID: d.Id, Path: d.Path, NBD: h.Nbd, VhostUser: d.VhostUser})
 	}
 	if err := f.Validate(); err != nil {
 		return err

@@ -153,24 +153,31 @@ func (c *carrier) define(ctx context.Context, m *recovery.Machine) error {
 	def := m.Machine
 	def.Disks = slices.Clone(def.Disks)
 	for i := range def.Disks {
-		if def.Disks[i].NBD, err = served(v, def.Disks[i].Volume); err != nil {
+		d := &def.Disks[i]
+		vol, err := served(v, d.Volume)
+		if err != nil {
 			return err
+		}
+		if !def.VhostUser {
+			d.NBD = vol.GetNbd()
+		} else if d.VhostUser = vol.GetVhostUser(); d.VhostUser == "" {
+			return fmt.Errorf("the target serves volume %s over NBD alone: leave front away", d.Volume)
 		}
 	}
 	return c.machines.Define(ctx, def)
 }
 
-// served is where a view serves a volume.
-func served(v *holdfastv1.View, volume string) (string, error) {
+// served says where a view serves a volume.
+func served(v *holdfastv1.View, volume string) (*holdfastv1.ViewVolume, error) {
 	for _, vol := range v.GetVolumes() {
 		if vol.GetName() == volume {
-			return vol.GetNbd(), nil
+			return vol, nil
 		}
 	}
 	if v.GetState() != "good" && v.GetReason() != "" {
-		return "", fmt.Errorf("view %s is %s: %s", v.GetId(), v.GetState(), v.GetReason())
+		return nil, fmt.Errorf("view %s is %s: %s", v.GetId(), v.GetState(), v.GetReason())
 	}
-	return "", fmt.Errorf("checkpoint %s has no volume %s", v.GetCheckpoint(), volume)
+	return nil, fmt.Errorf("checkpoint %s has no volume %s", v.GetCheckpoint(), volume)
 }
 
 // picture keeps what the machine's screen shows, beside the report.

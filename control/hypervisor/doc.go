@@ -102,8 +102,9 @@ type Machine struct {
 	MemoryBytes int64     `json:"memory_bytes"` // whole MiB
 	CPUs        int       `json:"cpus"`
 	Firmware    Firmware  `json:"firmware"`
-	Disks       []Disk    `json:"disks"`    // in the guest's order
-	Networks    []Network `json:"networks"` // none: no network
+	Disks       []Disk    `json:"disks"`                // in the guest's order
+	VhostUser   bool      `json:"vhost_user,omitempty"` // it shares its memory, so that disks can be vhost-user-blk devices
+	Networks    []Network `json:"networks"`             // none: no network
 	// A kernel that the hypervisor loads itself, for guests without a boot loader; paths of this host.
 	Kernel  string `json:"kernel,omitempty"`
 	Initrd  string `json:"initrd,omitempty"`
@@ -126,6 +127,8 @@ type Disk struct {
 	Volume string `json:"volume"`
 	// NBD is where it is served: nbd+unix:///EXPORT?socket=PATH.
 	NBD string `json:"nbd,omitempty"`
+	// VhostUser is the unix socket where it is a vhost-user-blk device instead.
+	VhostUser string `json:"vhost_user,omitempty"`
 	// File is the raw file or block device that it is instead, of so many Bytes.
 	File  string `json:"file,omitempty"`
 	Bytes int64  `json:"bytes,omitempty"`

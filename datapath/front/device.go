@@ -1,7 +1,7 @@
 // Package front holds what a block server needs to know of the disk behind it.
 //
 // A filter gives a server a device that splits every write; a target gives it a
-// view of a group at a checkpoint. The servers (nbd, later vhostuser) know neither.
+// view of a group at a checkpoint. The servers (nbd, vhostuser) know neither.
 package front
 
 import "errors"

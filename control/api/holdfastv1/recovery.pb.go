@@ -33,7 +33,9 @@ type Disk struct {
 	// Its size.
 	Bytes uint64 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
 	// The file or block device, on the host of the vra.
-	Path          string `protobuf:"bytes,4,opt,name=path,proto3" json:"path,omitempty"`
+	Path string `protobuf:"bytes,4,opt,name=path,proto3" json:"path,omitempty"`
+	// Where a machine finds it as a vhost-user-blk device, a unix socket: in what HandOver answers alone.
+	VhostUser     string `protobuf:"bytes,5,opt,name=vhost_user,json=vhostUser,proto3" json:"vhost_user,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -92,6 +94,13 @@ func (x *Disk) GetBytes() uint64 {
 func (x *Disk) GetPath() string {
 	if x != nil {
 		return x.Path
+	}
+	return ""
+}
+
+func (x *Disk) GetVhostUser() string {
+	if x != nil {
+		return x.VhostUser
 	}
 	return ""
 }
@@ -1246,12 +1255,14 @@ var File_holdfast_v1_recovery_proto protoreflect.FileDescriptor
 
 const file_holdfast_v1_recovery_proto_rawDesc = "" +
 	"\n" +
-	"\x1aholdfast/v1/recovery.proto\x12\vholdfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17holdfast/v1/views.proto\"X\n" +
+	"\x1aholdfast/v1/recovery.proto\x12\vholdfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17holdfast/v1/views.proto\"w\n" +
 	"\x04Disk\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\tR\x06volume\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\rR\x02id\x12\x14\n" +
 	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\x12\x12\n" +
-	"\x04path\x18\x04 \x01(\tR\x04path\"\xff\x03\n" +
+	"\x04path\x18\x04 \x01(\tR\x04path\x12\x1d\n" +
+	"\n" +
+	"vhost_user\x18\x05 \x01(\tR\tvhostUser\"\xff\x03\n" +
 	"\bFailover\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\tR\x05group\x12\x14\n" +

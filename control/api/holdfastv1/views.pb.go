@@ -188,7 +188,9 @@ type ViewVolume struct {
 	// Its size.
 	Bytes int64 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
 	// Where to attach it, a URI as in the NBD URI specification.
-	Nbd           string `protobuf:"bytes,3,opt,name=nbd,proto3" json:"nbd,omitempty"`
+	Nbd string `protobuf:"bytes,3,opt,name=nbd,proto3" json:"nbd,omitempty"`
+	// Where it is a vhost-user-blk device, for one machine that shares its memory: a unix socket. Empty where the view is read-only.
+	VhostUser     string `protobuf:"bytes,4,opt,name=vhost_user,json=vhostUser,proto3" json:"vhost_user,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -240,6 +242,13 @@ func (x *ViewVolume) GetBytes() int64 {
 func (x *ViewVolume) GetNbd() string {
 	if x != nil {
 		return x.Nbd
+	}
+	return ""
+}
+
+func (x *ViewVolume) GetVhostUser() string {
+	if x != nil {
+		return x.VhostUser
 	}
 	return ""
 }
@@ -632,12 +641,14 @@ const file_holdfast_v1_views_proto_rawDesc = "" +
 	" \x01(\x03R\fscratchLimit\x12\x18\n" +
 	"\aclients\x18\v \x01(\x05R\aclients\x12\x14\n" +
 	"\x05state\x18\f \x01(\tR\x05state\x12\x16\n" +
-	"\x06reason\x18\r \x01(\tR\x06reason\"H\n" +
+	"\x06reason\x18\r \x01(\tR\x06reason\"g\n" +
 	"\n" +
 	"ViewVolume\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\x12\x10\n" +
-	"\x03nbd\x18\x03 \x01(\tR\x03nbd\"\xfc\x01\n" +
+	"\x03nbd\x18\x03 \x01(\tR\x03nbd\x12\x1d\n" +
+	"\n" +
+	"vhost_user\x18\x04 \x01(\tR\tvhostUser\"\xfc\x01\n" +
 	"\x17ViewsServiceOpenRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1e\n" +
 	"\n" +

@@ -120,7 +120,13 @@ func (l *Local) arguments(m hypervisor.Machine) ([]string, error) {
 		}
 		args = append(args, "-drive", "if=pflash,format=raw,readonly=on,file="+comma(code), "-drive", "if=pflash,format=raw,file="+varsName)
 	}
+	if m.VhostUser {
+		args = append(args, "-object", "memory-backend-memfd,id="+memoryName+",share=on,size="+strconv.FormatInt(m.MemoryBytes, 10), "-machine", "memory-backend="+memoryName)
+	}
 	for i, d := range m.Disks {
+		if d.VhostUser != "" && !m.VhostUser {
+			return nil, fmt.Errorf("disk %s: the machine does not share its memory", d.Volume)
+		}
 		disk, err := diskArguments(i, d)
 		if err != nil {
 			return nil, err
@@ -188,7 +194,20 @@ func blockNode(name string, d hypervisor.Disk) (map[string]any, error) {
 	}, err
 }
 
+// memoryName is QEMU's name of memory that a machine shares with whoever serves its disks.
+const memoryName = "shared"
+
+// vhostArguments describe a disk that is served from elsewhere; QEMU connects again as often as it takes.
+func vhostArguments(i int, d hypervisor.Disk) ([]string, error) {
+	id := "disk" + strconv.Itoa(i)
+	device, err := json.Marshal(map[string]any{"driver": "vhost-user-blk-pci", "id": "vd" + strconv.Itoa(i), "chardev": id, "num-queues": 1, "bootindex": i + 1})
+	return []string{"-chardev", "socket,id=" + id + ",path=" + comma(d.VhostUser) + ",reconnect=1", "-device", string(device)}, err
+}
+
 func diskArguments(i int, d hypervisor.Disk) ([]string, error) {
+	if d.VhostUser != "" && d.File == "" {
+		return vhostArguments(i, d)
+	}
 	node := fmt.Sprintf("disk%d", i)
 	described, err := blockNode(node, d)
 	if err != nil {

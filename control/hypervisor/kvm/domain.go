@@ -103,6 +103,9 @@ func (l *Libvirt) xml(m hypervisor.Machine) (string, error) {
 	if len(m.Extra) > 0 {
 		return "", errors.New("options of QEMU's are for the driver of plain QEMU: leave qemu away")
 	}
+	if m.VhostUser {
+		return "", errors.New("disks over vhost-user are for the driver of plain QEMU: leave front away")
+	}
 	if _, err := (&Local{}).arguments(plain(m)); err != nil {
 		return "", err // what is wrong for one driver is for the other
 	}

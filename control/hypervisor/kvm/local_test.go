@@ -284,6 +284,15 @@ func TestArguments(t *testing.T) {
 		"restrict=on,hostfwd=tcp:127.0.0.1:2222-10.0.2.15:22|,mac=52:54:00:00:00:01", "")
 	f(hypervisor.Machine{Networks: []hypervisor.Network{{Bridge: "br0"}}}, "-netdev bridge,id=net0,br=br0", "-netdev user")
 	f(hypervisor.Machine{Disks: []hypervisor.Disk{disk}}, `"export":"data"|"reconnect-delay":3600|"path":"/run/v1/data.nbd"|"serial":"a-volume-with-a-long"`, "")
+	vhost := hypervisor.Disk{Volume: "data", VhostUser: "/run/v1-1,2"}
+	f(hypervisor.Machine{VhostUser: true, Disks: []hypervisor.Disk{vhost}}, "-object memory-backend-memfd,id=shared,share=on,size=67108864 -machine memory-backend=shared|"+
+		`-chardev socket,id=disk0,path=/run/v1-1,,2,reconnect=1 -device {"bootindex":1,"chardev":"disk0","driver":"vhost-user-blk-pci","id":"vd0"`, "-blockdev")
+	if _, err := l.arguments(hypervisor.Machine{Name: "web1", MemoryBytes: 64 << 20, CPUs: 1, Disks: []hypervisor.Disk{vhost}}); err == nil || !strings.Contains(err.Error(), "does not share its memory") {
+		t.Errorf("a machine that does not share its memory: %v", err)
+	}
+	if err := (&Libvirt{dir: t.TempDir()}).Check(hypervisor.Machine{Name: "web1", MemoryBytes: 64 << 20, CPUs: 1, VhostUser: true}); err == nil || !strings.Contains(err.Error(), "over vhost-user") {
+		t.Errorf("under libvirt: %v", err)
+	}
 	f(hypervisor.Machine{Extra: []string{"-cpu", "qemu64", "-accel", "tcg", "-vga", "none"}}, "-cpu qemu64 -accel tcg -vga none", "kvm")
 	f(hypervisor.Machine{Kernel: "/boot/vmlinuz", Initrd: "/boot/initrd", Cmdline: "quiet"}, "-kernel /boot/vmlinuz -initrd /boot/initrd -append quiet", "")
 }

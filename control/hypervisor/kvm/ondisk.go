@@ -96,9 +96,16 @@ func (n *Node) rawFile() string {
 	return options.File.Filename
 }
 
-// MaySetDisk says that a machine must be there.
+// MaySetDisk says that a machine must be there, and off where its disks are served over vhost-user: QEMU has no node of those to change.
 func (l *Local) MaySetDisk(_ context.Context, name string) error {
-	_, _, err := l.definition(name)
+	dir, m, err := l.definition(name)
+	if err != nil || !slices.ContainsFunc(m.Disks, func(d hypervisor.Disk) bool { return d.VhostUser != "" }) {
+		return err
+	}
+	pid, err := holder(dir)
+	if err == nil && pid > 0 {
+		err = fmt.Errorf("machine %s runs on disks over vhost-user: those move onto their files while it is off alone: shut it down first", name)
+	}
 	return err
 }
 
@@ -124,7 +131,9 @@ func (l *Local) setDisk(ctx context.Context, name string, d hypervisor.Disk) err
 		return nil
 	}
 	pid, err := holder(dir)
-	if err == nil && pid > 0 {
+	if err == nil && pid > 0 && m.Disks[i].VhostUser != "" {
+		err = l.MaySetDisk(ctx, name)
+	} else if err == nil && pid > 0 {
 		err = moveOnto(ctx, l, dir, i, m.Disks[i], d)
 	}
 	if err != nil {

@@ -84,6 +84,13 @@ func (s *Server) enter(ctx context.Context, conn *net.UnixConn) bool {
 	}
 }
 
+// Connected says whether a front end is served, or was and is being answered still.
+func (s *Server) Connected() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mu.session != nil
+}
+
 func (s *Server) leave() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
