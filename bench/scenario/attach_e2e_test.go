@@ -35,10 +35,7 @@ func TestPlainGuestIsAttached(t *testing.T) {
 
 func isAttached(t *testing.T, device func(disk string) []string) {
 	t.Helper()
-	vm := newHost(t)
-	image := filepath.Join(t.TempDir(), "guest.raw")
-	vm.makeDisk(image)
-	l := up(t, "", nil, "--image", image, "--interval", "1s", "--link", "none")
+	vm, l := guestLab(t)
 
 	monitor := filepath.Join(vm.dir, "qmp")
 	first := vm.boot("write", append(device(l.diskPath()), "-qmp", "unix:"+monitor+",server=on,wait=off")...)

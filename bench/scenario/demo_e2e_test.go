@@ -18,16 +18,8 @@ import (
 // status and what it printed. Nothing may be left of it.
 func demonstrates(t *testing.T, bin, interrupt string) (code int, out []byte) {
 	t.Helper()
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	root, err := exec.Command("../../tools/setup/kernel.sh", filepath.Join(cache, "holdfast", "guest-kernel")).Output()
-	if err != nil {
-		t.Fatalf("no kernel for a guest: %v\n%s", err, stderrOf(err))
-	}
 	dir := filepath.Join(t.TempDir(), "demo")
-	cmd := exec.Command(filepath.Join(bin, "holdfast"), "demo", "guest", "--kernel", strings.TrimSpace(string(root)), "--dir", dir, "-o", "json")
+	cmd := exec.Command(filepath.Join(bin, "holdfast"), "demo", "guest", "--kernel", kernel(t), "--dir", dir, "-o", "json")
 	var printed bytes.Buffer
 	cmd.Stdout = &printed
 	said, err := cmd.StderrPipe()

@@ -89,6 +89,18 @@ func showLogs(t *testing.T, dir string) {
 	}
 }
 
+// await waits until something is so.
+func await(t *testing.T, limit time.Duration, what string, ok func() bool) {
+	t.Helper()
+	tick, late := time.NewTicker(20*time.Millisecond), time.Now().Add(limit)
+	defer tick.Stop()
+	for ; !ok(); <-tick.C {
+		if time.Now().After(late) {
+			t.Fatalf("not within %v: %s", limit, what)
+		}
+	}
+}
+
 func (l *lab) must(err error) {
 	l.t.Helper()
 	if err != nil {

@@ -117,15 +117,10 @@ func TestFailoverOfALab(t *testing.T) {
 	q.do("write -f -P 0x52 8192 4096", "wrote 4096")
 	settled := func() {
 		t.Helper()
-		tick, deadline := time.NewTicker(100*time.Millisecond), time.Now().Add(time.Minute)
-		defer tick.Stop()
-		for ; time.Now().Before(deadline); <-tick.C {
+		await(t, time.Minute, "the replicas get what the machines see", func() bool {
 			res, err := target.Recovery.Get(ctx, &holdfastv1.RecoveryServiceGetRequest{})
-			if err == nil && res.Failover.State == api.FailoverPassing && res.Failover.View.ScratchBytes == 0 {
-				return
-			}
-		}
-		t.Fatal("the replicas do not get what the machines see")
+			return err == nil && res.Failover.State == api.FailoverPassing && res.Failover.View.ScratchBytes == 0
+		})
 	}
 	settled()
 	l.kill("vra-target")

@@ -64,7 +64,7 @@ func comesBack(t *testing.T, over, tags string, env []string) string {
 	disk := []string{"-blockdev", "driver=nbd,node-name=disk,server.type=unix,server.path=" + socketOf(l.Volumes[0].NBD) +
 		",export=" + l.Volumes[0].Name + ",reconnect-delay=30,cache.direct=on", "-device", "virtio-blk-pci,drive=disk"}
 	if over == "vhost-user" {
-		disk = []string{"-chardev", "socket,id=disk,path=" + l.Volumes[0].VhostUser + ",reconnect=1", "-device", "vhost-user-blk-pci,chardev=disk,num-queues=1"}
+		disk = vhostDisk(l.Volumes[0])
 	}
 	first := vm.boot("write", disk...)
 	first.says(fmt.Sprintf("SAFE %d", guestFiles/2))
@@ -107,6 +107,24 @@ func newHost(t *testing.T) *host {
 	if cpu, err := os.ReadFile("/proc/cpuinfo"); err == nil && regexp.MustCompile(`\b(vmx|svm)\b`).Match(cpu) {
 		h.accelerator = "kvm"
 	}
+	var err error
+	if h.Kit, err = guest.New(h.dir, kernel(t)); err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// guestLab is a lab whose only volume is the disk of a guest.
+func guestLab(t *testing.T) (*host, *lab) {
+	t.Helper()
+	vm, image := newHost(t), filepath.Join(t.TempDir(), "guest.raw")
+	vm.makeDisk(image)
+	return vm, up(t, "", nil, "--image", image, "--interval", "1s", "--link", "none")
+}
+
+// kernel is where the kernel of guests is unpacked.
+func kernel(t *testing.T) string {
+	t.Helper()
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		t.Fatal(err)
@@ -115,10 +133,7 @@ func newHost(t *testing.T) *host {
 	if err != nil {
 		t.Fatalf("no kernel for a guest: %v\n%s", err, stderrOf(err))
 	}
-	if h.Kit, err = guest.New(h.dir, strings.TrimSpace(string(out))); err != nil {
-		t.Fatal(err)
-	}
-	return h
+	return strings.TrimSpace(string(out))
 }
 
 func stderrOf(err error) []byte {

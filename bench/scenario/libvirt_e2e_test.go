@@ -32,16 +32,10 @@ func TestEndToEndLibvirt(t *testing.T) {
 		<serial type='file'><source path='`+serial+`'/></serial></devices></domain>`)
 	hears := func(name string) {
 		t.Helper()
-		tick := time.NewTicker(20 * time.Millisecond)
-		defer tick.Stop()
-		for late := time.Now().Add(30 * time.Second); ; <-tick.C {
-			if said, _ := os.ReadFile(name); strings.HasSuffix(string(said), "HELLO\n") {
-				return
-			}
-			if time.Now().After(late) {
-				t.Fatalf("%s does not say that its guest is up", name)
-			}
-		}
+		await(t, 30*time.Second, name+" says that its guest is up", func() bool {
+			said, _ := os.ReadFile(name)
+			return strings.HasSuffix(string(said), "HELLO\n")
+		})
 	}
 	hears(serial)
 

@@ -65,6 +65,11 @@ func (h *host) machinesThat(volume, monitor, cmdline, says string) string {
 	return h.machine(config.Machine{Disks: []string{volume}, Cmdline: cmdline, Wait: config.Wait{Kind: config.WaitSerial, What: says}, Source: config.MachineSource{QMP: monitor}})
 }
 
+// vhostDisk are QEMU's options for a guest's disk, over vhost-user.
+func vhostDisk(v drive.Volume) []string {
+	return []string{"-chardev", "socket,id=disk,path=" + v.VhostUser + ",reconnect=1", "-device", "vhost-user-blk-pci,chardev=disk,num-queues=1"}
+}
+
 // machine writes the file of a group of one machine, web1, whose kernel is the host's.
 func (h *host) machine(m config.Machine) string {
 	h.t.Helper()
@@ -86,12 +91,9 @@ func (h *host) machine(m config.Machine) string {
 // nothing is left once they are stopped. A command is killed while it starts a machine, and another carries on.
 func TestGuestFailsOver(t *testing.T) {
 	t.Parallel()
-	vm := newHost(t)
-	image := filepath.Join(t.TempDir(), "guest.raw")
-	vm.makeDisk(image)
-	l := up(t, "", nil, "--image", image, "--interval", "1s", "--link", "none")
+	vm, l := guestLab(t)
 	volume := l.Volumes[0].Name
-	first := vm.boot("write pause=0.5", "-chardev", "socket,id=disk,path="+l.Volumes[0].VhostUser+",reconnect=1", "-device", "vhost-user-blk-pci,chardev=disk,num-queues=1")
+	first := vm.boot("write pause=0.5", vhostDisk(l.Volumes[0])...)
 	defer first.kill()
 	first.says(fmt.Sprintf("SAFE %d", guestFiles-1))
 	l.protected()
@@ -185,13 +187,9 @@ func restoresAFile(l *lab, checkpoint string) {
 // what takes over with a stated reason is committed: it runs on, and the source stands by.
 func TestMovedGuest(t *testing.T) {
 	t.Parallel()
-	vm := newHost(t)
-	image := filepath.Join(t.TempDir(), "guest.raw")
-	vm.makeDisk(image)
-	l := up(t, "", nil, "--image", image, "--interval", "1s", "--link", "none")
+	vm, l := guestLab(t)
 	monitor := filepath.Join(vm.dir, "qmp")
-	first := vm.boot("write pause=0.5", "-chardev", "socket,id=disk,path="+l.Volumes[0].VhostUser+",reconnect=1", "-device", "vhost-user-blk-pci,chardev=disk,num-queues=1",
-		"-qmp", "unix:"+monitor+",server=on,wait=off")
+	first := vm.boot("write pause=0.5", append(vhostDisk(l.Volumes[0]), "-qmp", "unix:"+monitor+",server=on,wait=off")...)
 	defer first.kill()
 	first.says(fmt.Sprintf("SAFE %d", guestFiles-1))
 	file := vm.machines(l.Volumes[0].Name, monitor)
@@ -237,11 +235,8 @@ func TestMovedGuest(t *testing.T) {
 // left, proves the checkpoint, says so to monitoring, and ends when it is asked to.
 func TestScheduledGuest(t *testing.T) {
 	t.Parallel()
-	vm := newHost(t)
-	image := filepath.Join(t.TempDir(), "guest.raw")
-	vm.makeDisk(image)
-	l := up(t, "", nil, "--image", image, "--interval", "1s", "--link", "none")
-	first := vm.boot("write pause=0.5", "-chardev", "socket,id=disk,path="+l.Volumes[0].VhostUser+",reconnect=1", "-device", "vhost-user-blk-pci,chardev=disk,num-queues=1")
+	vm, l := guestLab(t)
+	first := vm.boot("write pause=0.5", vhostDisk(l.Volumes[0])...)
 	first.says(fmt.Sprintf("SAFE %d", guestFiles-1))
 	l.protected()
 	l.checkpoint("written")
@@ -296,16 +291,12 @@ func TestScheduledGuest(t *testing.T) {
 // have it.
 func TestGentlyMovedGuest(t *testing.T) {
 	t.Parallel()
-	vm := newHost(t)
-	image := filepath.Join(t.TempDir(), "guest.raw")
-	vm.makeDisk(image)
-	l := up(t, "", nil, "--image", image, "--interval", "1s", "--link", "none")
+	vm, l := guestLab(t)
 	monitor := filepath.Join(vm.dir, "qmp")
 	file := vm.machines(l.Volumes[0].Name, monitor)
 	boot := func() *virtual {
 		t.Helper()
-		v := vm.boot("write pause=0.3", "-chardev", "socket,id=disk,path="+l.Volumes[0].VhostUser+",reconnect=1", "-device", "vhost-user-blk-pci,chardev=disk,num-queues=1",
-			"-qmp", "unix:"+monitor+",server=on,wait=off")
+		v := vm.boot("write pause=0.3", append(vhostDisk(l.Volumes[0]), "-qmp", "unix:"+monitor+",server=on,wait=off")...)
 		v.says(fmt.Sprintf("SAFE %d", guestFiles-1))
 		l.protected()
 		return v

@@ -234,13 +234,7 @@ func (p *pair) holdfast(out any, args ...string) error {
 // await asks a site until ok is content.
 func (p *pair) await(what string, ok func() bool) {
 	p.t.Helper()
-	tick, late := time.NewTicker(20*time.Millisecond), time.Now().Add(40*time.Second)
-	defer tick.Stop()
-	for ; !ok(); <-tick.C {
-		if time.Now().After(late) {
-			p.t.Fatalf("waited in vain for %s", what)
-		}
-	}
+	await(p.t, 40*time.Second, what, ok)
 }
 
 // state waits for a state of the group at a site.

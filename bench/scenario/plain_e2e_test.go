@@ -23,10 +23,7 @@ import (
 // safe, before, meanwhile and after, stands in the disk when its power is cut.
 func TestGuestMovesOntoPlainDisks(t *testing.T) {
 	t.Parallel()
-	vm := newHost(t)
-	image := filepath.Join(t.TempDir(), "guest.raw")
-	vm.makeDisk(image)
-	l := up(t, "", nil, "--image", image, "--interval", "1s", "--link", "none")
+	vm, l := guestLab(t)
 	l.protected()
 	const most = 1000 // files, which it never comes to
 	file := vm.machinesThat(l.Volumes[0].Name, "", guest.Cmdline(guest.Write, most, ""), "SAFE 2")
@@ -67,7 +64,7 @@ func TestGuestMovesOntoPlainDisks(t *testing.T) {
 	disk := res.Failover.Disks[0].Path
 	l.kill("vra-target") // which opens its files anew, beside the machine
 	writesOn()
-	await(t, "the target is there again", func() bool {
+	await(t, 2*time.Minute, "the target is there again", func() bool {
 		res, err := target.Recovery.Get(ctx, &holdfastv1.RecoveryServiceGetRequest{})
 		return err == nil && res.Failover.State == api.FailoverOnDisks
 	})
@@ -84,18 +81,6 @@ func TestGuestMovesOntoPlainDisks(t *testing.T) {
 	t.Logf("%d files", knew)
 }
 
-// await waits until something is so.
-func await(t *testing.T, what string, done func() bool) {
-	t.Helper()
-	tick, late := time.NewTicker(50*time.Millisecond), time.Now().Add(2*time.Minute)
-	defer tick.Stop()
-	for !done() {
-		if <-tick.C; time.Now().After(late) {
-			t.Fatalf("not within 2 minutes: %s", what)
-		}
-	}
-}
-
 // said is what the machine of a folder has said.
 func (l *lab) said(machine string) string {
 	l.t.Helper()
@@ -110,7 +95,7 @@ func (l *lab) safe(machine string) int { l.t.Helper(); return strings.Count(l.sa
 func (l *lab) writesOn(machine string) {
 	l.t.Helper()
 	was := l.safe(machine)
-	await(l.t, "the machine writes on", func() bool { return l.safe(machine) >= was+3 })
+	await(l.t, 2*time.Minute, "the machine writes on", func() bool { return l.safe(machine) >= was+3 })
 }
 
 // cutPower ends a machine.
@@ -122,7 +107,7 @@ func (l *lab) cutPower(machine string) {
 	_, err = fmt.Sscan(string(p), &qemu)
 	l.must(err)
 	l.must(syscall.Kill(qemu, syscall.SIGKILL))
-	await(l.t, "the machine is off", func() bool { return errors.Is(syscall.Kill(qemu, 0), syscall.ESRCH) })
+	await(l.t, 2*time.Minute, "the machine is off", func() bool { return errors.Is(syscall.Kill(qemu, 0), syscall.ESRCH) })
 }
 
 // target connects to the target's vra.
@@ -144,11 +129,8 @@ func (l *lab) target() *api.Client {
 // the target than that. Once its power was cut it moves, reads what it knew to be safe, and so does whoever looks at the disk.
 func TestGuestOnVhostView(t *testing.T) {
 	t.Parallel()
-	vm := newHost(t)
-	image := filepath.Join(t.TempDir(), "guest.raw")
-	vm.makeDisk(image)
-	l := up(t, "", nil, "--image", image, "--interval", "1s", "--link", "none")
-	first := vm.boot("write pause=0.5", "-chardev", "socket,id=disk,path="+l.Volumes[0].VhostUser+",reconnect=1", "-device", "vhost-user-blk-pci,chardev=disk,num-queues=1")
+	vm, l := guestLab(t)
+	first := vm.boot("write pause=0.5", vhostDisk(l.Volumes[0])...)
 	defer first.kill()
 	first.says(fmt.Sprintf("SAFE %d", guestFiles-1))
 	l.protected()
@@ -173,7 +155,7 @@ func TestGuestOnVhostView(t *testing.T) {
 		l.must(err)
 		return res.Failover
 	}
-	await(t, "the disk holds all", func() bool { return failover().OnDisksAlone })
+	await(t, 2*time.Minute, "the disk holds all", func() bool { return failover().OnDisksAlone })
 	l.writesOn(machine)
 	if err := l.JSON(ctx, nil, "failover", "plain", r.ID); err == nil || !strings.Contains(err.Error(), "over vhost-user") || failover().State != api.FailoverPassing {
 		t.Errorf("moved while it runs: %v; the target is %s", err, failover().State)
@@ -194,7 +176,7 @@ func TestGuestOnVhostView(t *testing.T) {
 	}
 	second.kill()
 	l.must(l.JSON(ctx, nil, "failover", "resume", r.ID))
-	await(t, "the machine is up on its disk", func() bool { return strings.Count(l.said(machine), read) == 2 })
+	await(t, 2*time.Minute, "the machine is up on its disk", func() bool { return strings.Count(l.said(machine), read) == 2 })
 	if strings.Contains(strings.ToLower(l.said(machine)), "i/o error") {
 		t.Errorf("the guest saw an error:\n%s", l.said(machine))
 	}

@@ -55,16 +55,7 @@ func upShared(t *testing.T, hosts int) *shared {
 // await polls until ok says so, and fails after half a minute.
 func (s *shared) await(what string, ok func() bool) {
 	s.t.Helper()
-	deadline, tick := time.NewTimer(30*time.Second), time.NewTicker(10*time.Millisecond)
-	defer deadline.Stop()
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-deadline.C:
-			s.t.Fatalf("waited in vain for %s", what)
-		}
-	}
+	await(s.t, 30*time.Second, what, ok)
 }
 
 // state is the group's at a source, and why.

@@ -135,28 +135,15 @@ func (p *pair) guestDisks(site string) (args []string) {
 // machines writes the file of a group whose machine reads so many files from its second disk, and does more then.
 func (p *pair) machines(vm *host, files int, more, monitor string) string {
 	p.t.Helper()
-	file := &config.Machines{Machines: []config.Machine{{Name: "web1", Memory: 192 << 20, Disks: []string{"system", "data"}, Kernel: vm.Kernel, Initrd: vm.Initrd,
-		Cmdline: guest.Cmdline(guest.Stay, files, "disks=2 pause=0.2 "+more), Wait: config.Wait{Kind: config.WaitSerial, What: fmt.Sprintf("READ %d BAD", files)},
-		Source: config.MachineSource{QMP: monitor}}}}
-	name := filepath.Join(p.dir, fmt.Sprintf("machines-%d.yaml", files))
-	text, err := config.Marshal(file)
-	p.must(err)
-	p.must(os.WriteFile(name, text, 0o600))
-	return name
+	return vm.machine(config.Machine{Disks: []string{"system", "data"}, Cmdline: guest.Cmdline(guest.Stay, files, "disks=2 pause=0.2 "+more),
+		Wait: config.Wait{Kind: config.WaitSerial, What: fmt.Sprintf("READ %d BAD", files)}, Source: config.MachineSource{QMP: monitor}})
 }
 
 // heard waits until a machine has said a text.
 func (p *pair) heard(machine, want string) {
 	p.t.Helper()
-	tick, late := time.NewTicker(50*time.Millisecond), time.Now().Add(2*time.Minute)
-	defer tick.Stop()
-	for ; ; <-tick.C {
+	await(p.t, 2*time.Minute, fmt.Sprintf("%s says %q", machine, want), func() bool {
 		said, _ := os.ReadFile(filepath.Join(machine, "serial"))
-		if strings.Contains(string(said), want) {
-			return
-		}
-		if time.Now().After(late) {
-			p.t.Fatalf("%s does not say %q:\n%s", machine, want, said)
-		}
-	}
+		return strings.Contains(string(said), want)
+	})
 }

@@ -312,25 +312,29 @@ func contains(s, part string) bool {
 	return false
 }
 
-// A group that gives way begins anew from its marks, nothing more, and says why, whether
-// there is a target or not. While it is asked where it stands, or has nothing, it does not.
-func TestGiveWay(t *testing.T) {
-	now := time.Unix(1e6, 0)
-	var m *Machine
-	f := func(want string, state State, reason string, events ...Event) {
+// trial holds a machine to what it does and says, and makes it anew one of a group that is protected.
+func trial(t *testing.T, m *Machine, now *time.Time, interval time.Duration) (f func(want string, state State, reason string, events ...Event), protected func()) {
+	f = func(want string, state State, reason string, events ...Event) {
 		t.Helper()
-		got := fmt.Sprint(script(m, &now, events...))
+		got := fmt.Sprint(script(m, now, events...))
 		if s := m.Status(); got != want || s.State != state || reason != "" && !contains(s.Reason, reason) {
 			t.Errorf("did %s, want %s; %+v", got, want, s)
 		}
 	}
-	protected := func() {
+	return f, func() {
 		t.Helper()
-		m = New(time.Second, 9, now)
-		script(m, &now, SessionUp{}, Stood{Durable: 10, Incarnation: 8, Acked: 10}, Acked{}, Begun{1}, Walked{Life: 1}, Taken{Life: 1, Kind: Close},
+		*m = *New(interval, 9, *now)
+		script(m, now, SessionUp{}, Stood{Durable: 10, Incarnation: 8, Acked: 10}, Acked{}, Begun{1}, Walked{Life: 1}, Taken{Life: 1, Kind: Close},
 			Placed{Life: 1, Kind: Close}, Taken{Life: 1, Kind: Cut}, Placed{Life: 1, Kind: Cut, Number: 12})
 		f("[]", Protected, "", Listed{12})
 	}
+}
+
+// A group that gives way begins anew from its marks, nothing more, and says why, whether
+// there is a target or not. While it is asked where it stands, or has nothing, it does not.
+func TestGiveWay(t *testing.T) {
+	now, m := time.Unix(1e6, 0), new(Machine)
+	f, protected := trial(t, m, &now, time.Second)
 	stood := Stood{Durable: 20, Incarnation: 9, Acked: 20, Sealed: 30}
 
 	protected()

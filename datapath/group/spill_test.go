@@ -1,7 +1,6 @@
 package group
 
 import (
-	"fmt"
 	"testing"
 	"time"
 )
@@ -9,22 +8,8 @@ import (
 // TestSpilling: what waits on disk is a state of its own, the link up or down, and says why no more goes there;
 // what cannot be read back begins the group anew from its marks.
 func TestSpilling(t *testing.T) {
-	now := time.Unix(1e6, 0)
-	var m *Machine
-	f := func(want string, state State, reason string, events ...Event) {
-		t.Helper()
-		got := fmt.Sprint(script(m, &now, events...))
-		if s := m.Status(); got != want || s.State != state || reason != "" && !contains(s.Reason, reason) {
-			t.Errorf("did %s, want %s; %+v", got, want, s)
-		}
-	}
-	protected := func() {
-		t.Helper()
-		m = New(time.Hour, 9, now)
-		script(m, &now, SessionUp{}, Stood{Durable: 10, Incarnation: 8, Acked: 10}, Acked{}, Begun{1}, Walked{Life: 1}, Taken{Life: 1, Kind: Close},
-			Placed{Life: 1, Kind: Close}, Taken{Life: 1, Kind: Cut}, Placed{Life: 1, Kind: Cut, Number: 12})
-		f("[]", Protected, "", Listed{12})
-	}
+	now, m := time.Unix(1e6, 0), new(Machine)
+	f, protected := trial(t, m, &now, time.Hour)
 	stood := Stood{Durable: 20, Incarnation: 9, Acked: 20, Sealed: 30}
 
 	// The link is up, and slower than the guests.
