@@ -141,13 +141,13 @@ func (p *pair) freePorts(n int) (addresses []string) {
 	return addresses
 }
 
-// start starts a daemon under a name.
-func (p *pair) start(name, binary, file string) {
+// start starts a daemon under a name, with more of an environment.
+func (p *pair) start(name, binary, file string, env ...string) {
 	p.t.Helper()
 	log, err := os.OpenFile(filepath.Join(p.dir, name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	p.must(err)
 	cmd := exec.Command(filepath.Join(p.bin, binary), "--config", file)
-	cmd.Stderr = log
+	cmd.Stderr, cmd.Env = log, append(os.Environ(), env...)
 	p.must(cmd.Start())
 	d := &proc{cmd: cmd, log: log, done: make(chan struct{})}
 	p.procs[name] = d
@@ -235,6 +235,14 @@ func (p *pair) holdfast(out any, args ...string) error {
 func (p *pair) await(what string, ok func() bool) {
 	p.t.Helper()
 	await(p.t, 40*time.Second, what, ok)
+}
+
+// holds compares the first volume at a checkpoint of the second site with what it should hold.
+func (p *pair) holds(checkpoint string, image []byte) {
+	p.t.Helper()
+	res, err := p.sites[1].client.Views.Open(p.t.Context(), &holdfastv1.ViewsServiceOpenRequest{Group: pairGroup, Checkpoint: checkpoint})
+	p.must(err)
+	p.shows(p.disk(res.View.Volumes[0].Nbd), image)
 }
 
 // state waits for a state of the group at a site.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/datapath/capture/activity"
 	"github.com/holdfast-dr/holdfast/datapath/capture/activity/regions"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
@@ -56,6 +57,12 @@ func (f *foundLog) told(dirty []uint64) bool {
 	f.log.Add(dirty, (f.cfg.ID.Bytes+BlockBytes-1)/BlockBytes)
 	f.tells = true
 	return true
+}
+
+// elsewhere says that whoever kept the log last was not of this boot. Where there are marks of it, the disk was served at another
+// host meanwhile, of which they know nothing.
+func (f *foundLog) elsewhere() bool {
+	return f.log != nil && f.log.Elsewhere(f.cfg.ID.Boot) && !invariant.Planted("capture/elsewhere-unseen")
 }
 
 // openLog goes on with the log that was found, or makes a new one. whole says that there were marks of this boot.

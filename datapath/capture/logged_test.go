@@ -54,12 +54,7 @@ func (r *loggedRig) start() *volume {
 // tapOf opens a tap of the present boot, to which nothing is dirty.
 func (r *loggedRig) tapOf() *Tap {
 	r.t.Helper()
-	tap, err := openTap(TapConfig{RunDir: r.dir, Group: testGroup, Filters: []string{r.cfg.PoolSocket}, Log: testLog(r.t)}, bootID{r.boot})
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	r.tap = tap
-	within(r.t, "the filter answers", func() bool { _, ok := tap.Volumes(); return ok })
+	tap := r.openTapOf()
 	v := r.vol(0)
 	v.mu.Lock()
 	v.mu.marks.dirty -= v.mu.marks.file.dirty.clear(0, v.mu.marks.file.dirty.blocks)
@@ -96,6 +91,56 @@ func (r *loggedRig) reboot(disk *faultdisk.Disk) {
 	}
 	r.disk, r.cfg.FS = disk, disk
 	r.boot++
+}
+
+// TestServedElsewhere: a disk that another host has served since comes back to where its marks of this boot stand, clean, and has no
+// mtime that would tell. They know nothing of what was written there: everything is dirty.
+func TestServedElsewhere(t *testing.T) {
+	r := newLoggedRig(t, 8*region)
+	r.start()
+	r.tapOf().Close()
+	r.tap = nil
+	shut := func() {
+		t.Helper()
+		r.stopRun()
+		if err := r.filter.Close(); err != nil {
+			t.Fatal(err)
+		}
+		r.filter = nil
+	}
+	shut()
+	if v := r.start(); v.dirtyBlocks() != 0 {
+		t.Errorf("served here alone %d blocks are dirty", v.dirtyBlocks())
+	}
+	shut()
+	other := r.cfg
+	other.RunDir, other.PoolSocket = t.TempDir(), other.PoolSocket+"2"
+	f, err := openFilter(other, bootID{77})
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, f.volumes[0], 3*region, fill(512, 1))
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	v := r.start()
+	tap := r.openTapOf()
+	if n := v.dirtyBlocks(); n != 8*region/BlockBytes || tap.Lost() == tap.LostCovered() {
+		t.Errorf("%d blocks are dirty, want %d; lost tells: %v", n, 8*region/BlockBytes, tap.Lost() != tap.LostCovered())
+	}
+	shut()
+}
+
+// openTapOf opens a tap of the present boot.
+func (r *loggedRig) openTapOf() *Tap {
+	r.t.Helper()
+	tap, err := openTap(TapConfig{RunDir: r.dir, Group: testGroup, Filters: []string{r.cfg.PoolSocket}, Log: testLog(r.t)}, bootID{r.boot})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.tap = tap
+	within(r.t, "the filter answers", func() bool { _, ok := tap.Volumes(); return ok })
+	return tap
 }
 
 // dirtyRegions says which regions have dirty blocks, and how many.

@@ -45,6 +45,9 @@ func openVolume(cfg FilterConfig, fv FilterVolume, boot bootID, page *orderPage)
 	case !whole:
 		log.Info("no marks of this boot: everything is dirty")
 		page.lost.Add(1)
+	case found.elsewhere():
+		log.Warn("the disk was served at another host since, as its activity log says: everything is dirty")
+		v.mark(0, v.disk.size.Load())
 	case clean && file.mtime().Load() != mtimeOf(fv.Path):
 		log.Warn("somebody wrote to the disk past the filter: everything is dirty", "grown", file.grew)
 		v.mark(0, v.disk.size.Load())

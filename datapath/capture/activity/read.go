@@ -96,6 +96,9 @@ func (f *Found) Follows(boot [16]byte, mtime uint64) bool {
 	return f.err == nil && !f.smaller && f.Boot == boot && (!f.clean || f.mtime == mtime)
 }
 
+// Elsewhere says that the file is of another boot: of one before this, or of another host that has served the disk since.
+func (f *Found) Elsewhere(boot [16]byte) bool { return f.err == nil && f.Boot != boot }
+
 // Add sets in words all that the file says may differ.
 func (f *Found) Add(words []uint64, blocks int64) {
 	for i, w := range f.Marks {
