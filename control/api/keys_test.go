@@ -42,7 +42,6 @@ func TestKeysOutliveTheServer(t *testing.T) {
 			done <- ServeKeeping(ctx, l, Handlers{Views: v}, []int{os.Getuid()}, file, slog.New(slog.NewTextHandler(&said, nil)))
 		}()
 		c := DialUnix(path)
-		defer c.Close()
 		test(func(key, want string) {
 			t.Helper()
 			res, err := c.Views.Open(t.Context(), &holdfastv1.ViewsServiceOpenRequest{IdempotencyKey: key})
@@ -50,6 +49,7 @@ func TestKeysOutliveTheServer(t *testing.T) {
 				t.Errorf("%s: %v, %v, want %s", key, res, err, want)
 			}
 		})
+		c.Close() // first: else the server gives it a second
 		stop()
 		if err := <-done; err != nil {
 			t.Error(err)

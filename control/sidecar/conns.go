@@ -2,11 +2,14 @@ package sidecar
 
 import (
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
+	"sync/atomic"
 
 	"github.com/holdfast-dr/holdfast/control/pairing"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
@@ -95,6 +98,19 @@ type counted struct {
 	host   netip.Prefix
 	name   string // guarded by of.mu, as closed; empty until the handshake
 	closed bool
+	stuck  atomic.Bool // something was not taken in in time
+}
+
+// Write fails for good once something was not taken in in time. TLS is broken by then, and would all the same wait 5 s to say that it ends.
+func (c *counted) Write(p []byte) (int, error) {
+	if c.stuck.Load() {
+		return 0, os.ErrDeadlineExceeded
+	}
+	n, err := c.Conn.Write(p)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		c.stuck.Store(true)
+	}
+	return n, err
 }
 
 // named counts a connection by the name of its certificate, which pairing has found good, or refuses it.

@@ -201,7 +201,7 @@ func TestConnectionsOfAName(t *testing.T) {
 func TestSlowRequestIsGivenUp(t *testing.T) {
 	w := open(t, nil)
 	for _, p := range w.car.ports {
-		p.gate.sendWait, p.gate.lookingWait = 100*time.Millisecond, time.Second
+		p.gate.sendWait, p.gate.lookingWait = 100*time.Millisecond, 300*time.Millisecond
 	}
 	client := func(h2 bool) *http.Client {
 		c := w.plain(w.trust(api.RoleAdmin, "ann").Client(api.RoleSidecar))
@@ -266,6 +266,22 @@ func TestSlowRequestIsGivenUp(t *testing.T) {
 		if err != nil || !strings.Contains(string(text), "did not answer in time") || (res.ProtoMajor == 2) != (c == h2) {
 			t.Errorf("%s: %s, %v", res.Proto, text, err)
 		}
+	}
+}
+
+// TestStuckForGood: what follows a piece of TLS that was not taken in could not be read, and is not sent.
+func TestStuckForGood(t *testing.T) {
+	ours, theirs := net.Pipe()
+	defer theirs.Close()
+	c := &counted{Conn: ours, of: newLimited(nil, newCounters())}
+	defer c.Close()
+	c.SetWriteDeadline(time.Unix(1, 0))
+	for range 2 {
+		if n, err := c.Write([]byte("x")); n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%d, %v", n, err)
+		}
+		c.SetWriteDeadline(time.Time{})
+		go io.Copy(io.Discard, theirs)
 	}
 }
 

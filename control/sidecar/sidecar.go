@@ -117,7 +117,9 @@ func Open(cfg *config.Sidecar, log *slog.Logger) (_ *Sidecar, err error) {
 			return nil, fmt.Errorf("%s: %w", p.at, err)
 		}
 		g, h, conns := s.gate(p.at, services, certified), &handshakes{s.trust.Load, rolesAt(p.at), p.at, s.count, log}, newLimited(l, s.count)
-		srv := &http.Server{Handler: g, TLSConfig: h.config(), HTTP2: &http.HTTP2Config{MaxConcurrentStreams: maxPerConn}}
+		// The time that a stream has to take in an answer ends the stream; this ends a connection that takes in nothing at all.
+		h2 := &http.HTTP2Config{MaxConcurrentStreams: maxPerConn, WriteByteTimeout: writeWait}
+		srv := &http.Server{Handler: g, TLSConfig: h.config(), HTTP2: h2}
 		s.ports = append(s.ports, port{p.at, conns, srv, g, h, conns})
 	}
 	l, err := daemon.Listen(cfg.Socket, -1)

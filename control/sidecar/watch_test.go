@@ -215,21 +215,40 @@ func TestWatchOverTheWire(t *testing.T) {
 	}
 }
 
-// TestSlowWatcherIsDropped: who takes nothing does not stay.
+// manyGroups are more than a connection takes in by itself, as JSON.
+func manyGroups() (groups []*holdfastv1.Group) {
+	for i := range 1000 {
+		g := group(fmt.Sprint("group-", i), "protected", 0)
+		g.Reason = strings.Repeat("because ", 1000)
+		groups = append(groups, g)
+	}
+	return groups
+}
+
+// until20s waits until something is as it should be, for which nobody can be asked to tell.
+func until20s(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for limit := time.Now().Add(20 * time.Second); !is(); <-time.After(20 * time.Millisecond) {
+		if time.Now().After(limit) {
+			t.Fatal(what)
+		}
+	}
+}
+
+// opened is how many connections a port has.
+func (l *limited) opened() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.mu.open
+}
+
+// TestSlowWatcherIsDropped: who takes nothing does not stay, nor does his connection.
 func TestSlowWatcherIsDropped(t *testing.T) {
 	w := open(t, nil)
-	many := func(state string) (groups []*holdfastv1.Group) {
-		for i := range 2000 {
-			g := group(fmt.Sprint("group-", i), state, 0)
-			g.Reason = strings.Repeat("because ", 100)
-			groups = append(groups, g)
-		}
-		return groups
-	}
 	for _, p := range w.car.ports {
 		p.gate.writeWait = 100 * time.Millisecond
 	}
-	w.vra.set(func() { w.vra.groups = many("protected") })
+	w.vra.set(func() { w.vra.groups = manyGroups() })
 	conn, err := net.Dial("tcp", w.addresses().Commands)
 	if err != nil {
 		t.Fatal(err)
@@ -244,18 +263,70 @@ func TestSlowWatcherIsDropped(t *testing.T) {
 	if line, err := bufio.NewReaderSize(s, 16).ReadString('\n'); err != nil || !strings.Contains(line, "200") {
 		t.Fatalf("%q, %v", line, err)
 	}
-	// From here on nothing is taken; what is told grows until nothing more fits.
-	for i := 0; w.car.count.watchers.Load() > 0; i++ {
-		state := []string{"behind", "protected"}[i%2]
-		w.vra.set(func() { w.vra.groups = many(state) })
-		before := len(w.vra.calls())
-		for len(w.vra.calls()) == before && w.car.count.watchers.Load() > 0 {
-			<-time.After(20 * time.Millisecond)
-		}
-		if i > 40 {
-			t.Fatal("it is still told")
-		}
+	// From here on nothing is taken.
+	until20s(t, "it is still told", func() bool { return w.car.count.watchers.Load() == 0 && w.car.ports[0].opened() == 0 })
+}
+
+// silent is a connection of which nothing is read any more from some moment on.
+type silent struct {
+	net.Conn
+	from chan struct{} // closed at that moment
+	end  context.Context
+}
+
+func (s silent) Read(p []byte) (int, error) {
+	n, err := s.Conn.Read(p)
+	select {
+	case <-s.from:
+		<-s.end.Done()
+		return 0, net.ErrClosed
+	default:
+		return n, err
 	}
+}
+
+// TestStuckConnectionIsClosed: over HTTP/2, too, where what is too slow is a stream and not all of the connection.
+func TestStuckConnectionIsClosed(t *testing.T) {
+	w := open(t, nil)
+	for _, p := range w.car.ports {
+		p.gate.writeWait = 100 * time.Millisecond
+		if p.limited == nil {
+			continue
+		}
+		if got := p.server.HTTP2.WriteByteTimeout; got != writeWait {
+			t.Errorf("a connection at the port of %s may take in nothing for %v", p.at, got)
+		}
+		p.server.HTTP2.WriteByteTimeout = 100 * time.Millisecond
+	}
+	c, from := w.trust(api.RoleMonitor, "slow").Client(api.RoleSidecar), make(chan struct{})
+	c.NextProtos = []string{"h2"}
+	end, stop := context.WithCancel(context.Background())
+	tr := &http.Transport{ForceAttemptHTTP2: true, DialTLSContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := net.Dial(network, address)
+		if err != nil {
+			return nil, err
+		}
+		conn.(*net.TCPConn).SetReadBuffer(4096)
+		s := tls.Client(silent{conn, from, end}, c)
+		return s, s.HandshakeContext(ctx)
+	}}
+	defer tr.CloseIdleConnections()
+	defer stop()
+	for range 4 { // each stream may send as much as a connection takes in by itself
+		req, err := http.NewRequestWithContext(end, http.MethodPost, "https://"+w.addresses().Commands+"/holdfast.v1.WatchService/Watch", strings.NewReader("\x00\x00\x00\x00\x02{}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", "application/connect+json")
+		res, err := tr.RoundTrip(req)
+		if err != nil || res.ProtoMajor != 2 {
+			t.Fatal(res, err)
+		}
+		defer res.Body.Close()
+	}
+	close(from)
+	w.vra.set(func() { w.vra.groups = manyGroups() })
+	until20s(t, "it is still open", func() bool { return w.car.count.watchers.Load() == 0 && w.car.ports[0].opened() == 0 })
 }
 
 // TestAnswersMayBeLongInComing: a watcher that hears nothing for long stays, and so does a connection on which nothing
@@ -308,7 +379,7 @@ func TestAnswersMayBeLongInComing(t *testing.T) {
 		if path == "/holdfast.v1.CheckpointsService/List" && !reused {
 			t.Error("the connection was closed meanwhile")
 		}
-		<-time.After(3 * wait)
+		<-time.After(wait + wait/2)
 	}
 	w.vra.set(func() { w.vra.groups = []*holdfastv1.Group{group("a", "behind", 0)} })
 	next("a=behind/0")

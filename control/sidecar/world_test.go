@@ -177,9 +177,11 @@ func (s *said) String() string {
 	return s.b.String()
 }
 
-// open makes a world; change may change the sidecar's configuration.
+// open makes a world; change may change the sidecar's configuration. Worlds have nothing in common, and much of what
+// happens in them is waiting: tests with one run beside each other.
 func open(t *testing.T, change func(*config.Sidecar)) *world {
 	t.Helper()
+	t.Parallel()
 	w := &world{t: t, dir: t.TempDir(), vra: &standIn{}, said: &said{}}
 	at := func(name string) string { return filepath.Join(w.dir, name) }
 	var err error
