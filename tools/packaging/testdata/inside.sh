@@ -6,6 +6,7 @@ trap 'journalctl --no-pager -o cat -u vra -u vra-sidecar -u vra-filter >journal;
 all="vra vra-sidecar vra-filter"
 tell() { printf '%s: ' "$1"; shift; "$@" | tr '\n' ' '; echo; }
 pid() { systemctl show -p MainPID --value "$1"; }
+pids() { for unit in $all; do pid "$unit"; done; }
 # another UNIT PID waits until the unit runs as another process.
 another() {
 	for _ in $(seq 300); do
@@ -25,12 +26,16 @@ tell "say" systemctl show -p StatusText --value $all
 tell "status" status
 tell "logs" ask 4005/holdfast.v1.LogsService/List
 for unit in vra-sidecar vra; do
-	before=$(pid $unit)
+	before=$(pid $unit) filter=$(pid vra-filter)
 	kill -9 "$before"
 	another $unit "$before"
 	tell "$unit was killed" status
+	[ "$filter" = "$(pid vra-filter)" ] && echo "the filter did not end with $unit"
 done
+before=$(pids)
 tell "reload" systemctl reload $all
+tell "reloaded" systemctl is-active $all
+[ "$before" = "$(pids)" ] && echo "no process ended for it"
 echo 'colour: red' >>/etc/holdfast/vra-sidecar.yaml
 systemctl reload vra-sidecar
 for _ in $(seq 100); do

@@ -1,8 +1,7 @@
 #!/bin/bash
 # machine.sh DIR: in namespaces of its own, makes a machine of what stands on this one, with an overlay for what it writes, installs
-# DIR/holdfast.deb in it, fills in its files as an administrator would, and becomes its systemd, which runs DIR/inside.sh. It ends with status 77 where
-# such a machine cannot be made.
-trap 'exit 77' ERR
+# DIR/holdfast.deb in it, fills in its files as an administrator would, and becomes its systemd, which runs DIR/inside.sh.
+set -e
 dir=$1 over=$1/over root=$1/over/root
 mkdir "$over"
 mount -t tmpfs -o mode=755 tmpfs "$over"
@@ -31,8 +30,6 @@ for unit in systemd-udevd systemd-udev-trigger systemd-networkd systemd-resolved
 	ln -sf /dev/null "$root/etc/systemd/system/$unit.service"
 done
 ln -sf /dev/null "$root/etc/systemd/system/getty.target"
-trap - ERR
-set -e
 
 chroot "$root" dpkg --no-triggers -i /result/holdfast.deb
 cp "$dir"/etc/*.yaml "$root/etc/holdfast/"
