@@ -197,51 +197,54 @@ func asReadmeShows(t *testing.T, l *lab) {
 	root, bin := t.TempDir(), filepath.Dir(vra)
 	l.must(os.Symlink(bin, filepath.Join(root, "bin")))
 	path := os.Getenv("PATH")
-	grpcurl := true
+	var missing error // of grpcurl
 	if _, err := exec.LookPath("grpcurl"); err != nil {
 		tools := t.TempDir()
 		cmd := exec.Command("go", "install", "github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4")
 		cmd.Env = append(os.Environ(), "GOBIN="+tools, "CGO_ENABLED=0", "GOFLAGS=-mod=mod")
 		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Logf("grpcurl cannot be had, its lines are left out: %v: %s", err, out)
-			grpcurl = false
+			missing = fmt.Errorf("%w: %s", err, out)
 		}
 		path = tools + ":" + path
 	}
-	for _, b := range blocks {
+	run := func(t *testing.T, block, without string, wants ...string) {
+		t.Helper()
 		script := []string{"set -e -o pipefail"}
-		for line := range strings.Lines(b[1]) {
-			if line = strings.TrimSpace(line); grpcurl || !strings.Contains(line, "grpcurl") {
+		for line := range strings.Lines(block) {
+			if line = strings.TrimSpace(line); without == "" || !regexp.MustCompile(`\b`+without+` `).MatchString(line) {
 				script = append(script, strings.ReplaceAll(line, "/tmp/lab", l.Dir))
 			}
 		}
 		ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+		defer stop()
 		cmd := exec.CommandContext(ctx, "bash", "-c", strings.Join(script, "\n"))
 		cmd.Dir, cmd.Env = root, append(os.Environ(), "PATH="+path)
 		out, err := cmd.CombinedOutput()
-		stop()
 		if err != nil {
 			t.Errorf("%v:\n%s\n%s", err, strings.Join(script, "\n"), out)
 		}
 		t.Logf("%.3000s", out)
-		for _, want := range wantsOf(b[1], grpcurl) {
+		for _, want := range wants {
 			if !strings.Contains(string(out), want) {
 				t.Errorf("it does not show %q", want)
 			}
 		}
 	}
-}
-
-// wantsOf says what the lines of a block must show.
-func wantsOf(block string, grpcurl bool) (wants []string) {
-	if strings.Contains(block, "bin/holdfast status") {
-		return []string{"protected", "by-the-sidecar"}
+	for _, b := range blocks {
+		if strings.Contains(b[1], "bin/holdfast status") {
+			t.Run("README/holdfast", func(t *testing.T) { run(t, b[1], "", "protected", "by-the-sidecar") })
+			continue
+		}
+		t.Run("README/curl", func(t *testing.T) {
+			run(t, b[1], "grpcurl", `"site":"recovery"`, `"nextPageToken"`, "SERVING", "holdfast_sidecar_vra_up 1", "holdfast_journal_sync_seconds_count")
+		})
+		t.Run("README/grpcurl", func(t *testing.T) {
+			if missing != nil {
+				t.Skipf("grpcurl cannot be had: %v", missing)
+			}
+			run(t, b[1], "curl", "holdfast.v1.WatchService", "grpc.health.v1.Health", `"complete": true`, `"lines"`, "manifest.json", "logs/vra.log")
+		})
 	}
-	wants = []string{`"site":"recovery"`, `"nextPageToken"`, "SERVING", "holdfast_sidecar_vra_up 1", "holdfast_journal_sync_seconds_count"}
-	if grpcurl {
-		wants = append(wants, "holdfast.v1.WatchService", "grpc.health.v1.Health", `"complete": true`, `"lines"`, "manifest.json", "logs/vra.log")
-	}
-	return wants
 }
 
 // TestEndToEndSidecarRefuses: who has no certificate of the site, or none at all, hears nothing.
