@@ -204,7 +204,8 @@ func ExampleWatchClient_Watch() {
 	// it ended with <nil>
 }
 
-// Over the network a sidecar answers, by TLS with certificates on both sides; here, by a test's.
+// Over the network a sidecar answers, by TLS with certificates on both sides; here, by a test's. The example of control/pairing's Trust.Client
+// has those that a site makes.
 func ExampleDialTLS() {
 	around := func(_ context.Context, call api.Call, do func() error) error {
 		fmt.Println("called:", call.Procedure)

@@ -24,7 +24,8 @@ Any call may fail with ` + "`not_found`" + ` for a group that is not there, ` + 
 ` + "`deadline_exceeded`" + ` and ` + "`unavailable`" + ` (try again), and ` + "`internal`" + `. What a call can fail with beside that stands at it. An error
 carries a message and an ErrorInfo, which says what to do next.
 
-Lists come by pages: ask again with the answer's next_page_token as page_token until it is empty. A call that changes something takes an
+Lists come by pages: ask again with the answer's next_page_token as page_token until it is empty. A call that changes something names the failover
+that it is for (those of RecoveryService: again they change nothing), or takes an
 idempotency key: when it succeeded a repetition gets the same answer, also after the VRA was started anew, as long as it is among the last 1024.
 Another request with the key is refused with ` + "`invalid_argument`" + `, as is JSON with a field that there is not, and with ` + "`failed_precondition`" + `, where it changes something, a
 request that says more than this release knows.
