@@ -46,12 +46,13 @@ func DialVia(dial func(context.Context) (net.Conn, error)) *Client {
 	var protocols http.Protocols
 	protocols.SetUnencryptedHTTP2(true)
 	t := &http.Transport{
-		Protocols:   &protocols,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
+		Protocols:          &protocols,
+		DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
+		DisableCompression: true, // it would only cost: what is sent stays on the machine
 	}
 	c := &Client{transport: t}
 	const base = "http://vra" // the host is never looked up
-	c.at(base, base, base)
+	c.at(base, base, base, connect.WithAcceptCompression("gzip", nil, nil))
 	return c
 }
 
@@ -67,9 +68,9 @@ func DialTLS(to Addresses, trust *tls.Config) *Client {
 	return c
 }
 
-// at makes the clients of the services, which are found at these places.
-func (c *Client) at(commands, checkpoints, logs string) {
-	h, limit := &http.Client{Transport: c.transport}, connect.WithReadMaxBytes(maxAnswer)
+// at makes the clients of the services, which are found at these places and asked so.
+func (c *Client) at(commands, checkpoints, logs string, how ...connect.ClientOption) {
+	h, limit := &http.Client{Transport: c.transport}, connect.WithClientOptions(append(how, connect.WithReadMaxBytes(maxAnswer))...)
 	c.Status = holdfastv1connect.NewStatusServiceClient(h, commands, limit)
 	c.Checkpoints = holdfastv1connect.NewCheckpointsServiceClient(h, checkpoints, limit)
 	c.Views = holdfastv1connect.NewViewsServiceClient(h, commands, limit)

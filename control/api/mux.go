@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"mime"
 	"net/http"
 
 	"connectrpc.com/connect"
@@ -66,7 +67,7 @@ func Mux(h Handlers, maxRequest int, around Around) http.Handler {
 }
 
 // mux mounts the services.
-func (h Handlers) mux(maxRequest int, wrap connect.UnaryInterceptorFunc) *http.ServeMux {
+func (h Handlers) mux(maxRequest int, wrap connect.UnaryInterceptorFunc) http.Handler {
 	mux := http.NewServeMux()
 	opts := []connect.HandlerOption{connect.WithInterceptors(untilEnd{}, wrap), connect.WithReadMaxBytes(maxRequest), inJSON}
 	var names []string
@@ -114,7 +115,20 @@ func (h Handlers) mux(maxRequest int, wrap connect.UnaryInterceptorFunc) *http.S
 		mux.Handle(grpcreflect.NewHandlerV1(reflector, limit))
 		mux.Handle(grpcreflect.NewHandlerV1Alpha(reflector, limit))
 	}
-	return mux
+	return inPieces(mux)
+}
+
+// inPieces refuses with words whoever asks for an answer in pieces in a way that has no pieces, as curl does that is given JSON.
+func inPieces(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
+		if streaming()[r.URL.Path] && (kind == "application/json" || kind == "application/proto") {
+			Refuse(w, r, Errorf(InvalidArgument, "ask by gRPC, as grpcurl does, or with the content type application/connect+json or application/connect+proto",
+				"the answer to %s comes in pieces, which there are none of in %s", r.URL.Path, kind))
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // health answers the standard health service: serving, or not while what is behind does not answer.

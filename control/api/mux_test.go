@@ -123,6 +123,56 @@ func TestStrictRequests(t *testing.T) {
 	}
 }
 
+// TestAnswersInPieces: who asks for one in a way that has no pieces is told how to ask.
+func TestAnswersInPieces(t *testing.T) {
+	mux := Handlers{Watch: watching{make(chan struct{})}, Links: linkTester{}}.mux(maxRequest, newOnce().wrap)
+	f := func(path, kind, text string, status int, want string) {
+		t.Helper()
+		ctx, stop := context.WithCancel(t.Context())
+		w, r := httptest.NewRecorder(), httptest.NewRequestWithContext(ctx, "POST", path, strings.NewReader(text))
+		stop() // what is let through ends soon
+		r.Header.Set("Content-Type", kind)
+		if mux.ServeHTTP(w, r); w.Code != status || !strings.Contains(w.Body.String(), want) {
+			t.Errorf("%s as %s: %d %q", path, kind, w.Code, w.Body)
+		}
+	}
+	for _, path := range []string{"/holdfast.v1.WatchService/Watch", "/holdfast.v1.LinksService/Test"} {
+		f(path, "application/json", "{}", 400, `"invalid_argument","message":"the answer to `+path+" comes in pieces")
+		f(path, "application/json; charset=utf-8", "{}", 400, "comes in pieces")
+		f(path, "application/proto", "", 400, "comes in pieces")
+	}
+	f("/holdfast.v1.WatchService/Watch", "application/connect+json", "\x00\x00\x00\x00\x02{}", 200, "canceled")
+}
+
+// TestLocalAnswersArePlain: nothing is compressed that stays on the machine.
+func TestLocalAnswersArePlain(t *testing.T) {
+	p, asked := newPipes(), 0
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() {
+		mux := Handlers{Status: &vra{}, Links: linkTester{}}.mux(maxRequest, newOnce().wrap)
+		done <- ServeHTTP(ctx, p, &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			asked++
+			for name, values := range r.Header {
+				if strings.Contains(strings.Join(values, " "), "gzip") {
+					t.Errorf("%s: %s", name, values)
+				}
+			}
+			mux.ServeHTTP(w, r)
+		})}, slog.New(slog.DiscardHandler))
+	}()
+	c := DialVia(p.dial)
+	if _, err := c.Status.Get(t.Context(), &holdfastv1.StatusServiceGetRequest{}); err != nil {
+		t.Error(err)
+	}
+	c.Links.Test(t.Context(), &holdfastv1.LinksServiceTestRequest{}, func(*holdfastv1.LinksServiceTestResponse) error { return io.EOF })
+	c.Close()
+	stop()
+	if err := <-done; err != nil || asked != 2 {
+		t.Error(asked, err)
+	}
+}
+
 // TestAroundStandsBefore each call, sees what it is, and may refuse it.
 func TestAroundStandsBefore(t *testing.T) {
 	var seen Call

@@ -29,14 +29,19 @@ var named = []string{
 	holdfastv1connect.RecoveryServiceLetGoProcedure,
 }
 
-// changing are the paths of the calls that change something.
-var changing = sync.OnceValue(func() map[string]bool {
+// changing are the paths of the calls that change something, and streaming those of the ones whose answers come in pieces.
+var (
+	changing  = sync.OnceValue(func() map[string]bool { return paths(func(p Procedure) bool { return p.Changes }) })
+	streaming = sync.OnceValue(func() map[string]bool { return paths(func(p Procedure) bool { return p.Streams }) })
+)
+
+func paths(of func(Procedure) bool) map[string]bool {
 	all := make(map[string]bool)
 	for _, p := range Procedures() {
-		all[p.Path] = p.Changes
+		all[p.Path] = of(p)
 	}
 	return all
-})
+}
 
 // Procedures are all calls of all services, as the generated code describes them.
 func Procedures() (all []Procedure) {

@@ -289,7 +289,6 @@ func (s silent) Read(p []byte) (int, error) {
 func TestStuckConnectionIsClosed(t *testing.T) {
 	w := open(t, nil)
 	for _, p := range w.car.ports {
-		p.gate.writeWait = 100 * time.Millisecond
 		if p.limited == nil {
 			continue
 		}
