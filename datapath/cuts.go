@@ -261,6 +261,11 @@ func (f *flow) cannotCutLocked() string {
 // confirm puts the confirm into the stream, at a ticket of its own. One of a life that is over is none.
 func (c *cutter) confirm(number uint64) {
 	f := c.flow
+	if len(f.tap.Mirrors()) > 0 { // those that ended before the cut's ticket; nobody else may have told of them yet
+		if f.tap.LookAtMirrors(f.ctx); f.tap.Lost() != c.mu.hold.Lost {
+			return
+		}
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if m := f.mu.machine; m.Life() != c.mu.life || !m.Whole() || f.mu.fatal != nil || f.overLocked() {

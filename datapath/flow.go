@@ -352,7 +352,28 @@ func (f *flow) takeLocked(a group.Take) {
 		f.taskLocked(func(ctx context.Context) { f.close(ctx, a) })
 		return
 	}
+	if a.Kind == group.Cut && len(f.tap.Mirrors()) > 0 {
+		f.taskLocked(func(ctx context.Context) { f.cutMirrored(ctx, a) })
+		return
+	}
 	f.ticketLocked()
+	f.stepLocked(group.Taken{Life: a.Life, Kind: a.Kind, Lost: f.tap.Lost()})
+}
+
+// cutMirrored takes the ticket of a cut where guests' writes come by mirrors. The filters are asked after it whether those
+// stand, and only then lost is read: a mirror that ended before the ticket took no write with it that nobody tells of.
+func (f *flow) cutMirrored(ctx context.Context, a group.Take) {
+	f.mu.Lock()
+	if ctx.Err() != nil {
+		f.mu.Unlock()
+		return
+	}
+	m := f.ticketLocked()
+	f.mu.Unlock()
+	f.tap.LookAtMirrors(ctx)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.mu.last = m
 	f.stepLocked(group.Taken{Life: a.Life, Kind: a.Kind, Lost: f.tap.Lost()})
 }
 

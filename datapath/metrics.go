@@ -87,6 +87,7 @@ var (
 	descThin        = desc("stores_thin_files", "Files with fewer copies or shards than they should have. Absent without several stores.")
 	descDropped     = desc("capture_dropped_writes_total", "Guest writes that no record carries: their blocks are marked, and a resync sends them.", "group")
 	descUnlogged    = desc("capture_unlogged_volumes", "Volumes of a group that are compared whole if the host crashes: their activity log cannot be written (failed), or there is none.", "group", "state")
+	descMirrors     = desc("capture_mirrors", "Volumes of a group that their guests' QEMU mirrors to, by whether it does (stands) or not (lost).", "group", "state")
 	descUncaptured  = desc("capture_uncaptured_writes_total", "Guest writes to blocks that were marked already, and will be read.", "group")
 	descSlots       = desc("capture_slots", "Slots of the pools of a group's filters.", "group", "state")
 	descFilters     = desc("capture_filters", "Filters of a group: connected, and needed.", "group", "state")
@@ -115,7 +116,7 @@ func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 		descLag, descBehind, descState, descFailover, descCheckpoints, descWrites, descBytes, descWire, descBad, descRefused, descRaw, descStored, descPackTime, descPackWrong, descPackRaw, descPackTurns, descWindow,
 		descDirty, descErrors, descJournal, descScrub, descRepairs, descDamage, descLimit, descLevel, descPromoted, descFolded, descFreed, descThinned, descOldest, descStore,
 		descConns, descConnsLost, descAgain, descReordered, descCap, descShaped, descHeld, descWindowMost, descBudget, descSpill, descSpillMost, descSpillDisk, descSpilled, descUnspilled, descGaveWay, descCompared, descDiffer,
-		descCuts, descIntervals, descServed, descHolds, descPolicy, descNewest, descBadPoints, descScrubAge, descStores, descSpare, descThin, descDropped, descUncaptured, descUnlogged, descSlots, descFilters,
+		descCuts, descIntervals, descServed, descHolds, descPolicy, descNewest, descBadPoints, descScrubAge, descStores, descSpare, descThin, descDropped, descUncaptured, descUnlogged, descMirrors, descSlots, descFilters,
 		descCertificate, descBuild,
 	} {
 		ch <- d
@@ -230,6 +231,14 @@ func (m metrics) collectCapture(gauge, count func(*prometheus.Desc, float64, ...
 		f.mu.Unlock()
 		gauge(descUnlogged, float64(len(failed)), f.cfg.Name, "failed")
 		gauge(descUnlogged, float64(none), f.cfg.Name, "none")
+		stand, mirrors := 0, f.tap.Mirrors()
+		for _, stands := range mirrors {
+			if stands {
+				stand++
+			}
+		}
+		gauge(descMirrors, float64(stand), f.cfg.Name, "stands")
+		gauge(descMirrors, float64(len(mirrors)-stand), f.cfg.Name, "lost")
 		gauge(descSlots, float64(s.Free), f.cfg.Name, "free")
 		gauge(descSlots, float64(s.Slots-s.Free), f.cfg.Name, "taken")
 		gauge(descFilters, float64(s.Filters), f.cfg.Name, "connected")

@@ -1,6 +1,7 @@
 // Command vra-filter stands in the write path of a group's guests: it serves their
 // disks over NBD, or to virtual machines that share their memory with it (vhost-user-blk), and
-// splits each write to the VRA of this host.
+// splits each write to the VRA of this host. Or a guest keeps its own way to its disk, and its QEMU mirrors each write
+// to the filter, over NBD.
 //
 //	vra-filter --config FILE [--check-config] [--log-file FILE]
 //
@@ -129,11 +130,20 @@ func filterConfig(cfg *config.Filter, log *slog.Logger) capture.FilterConfig {
 		PoolSocket: cfg.PoolSocket,
 		FS:         ioengine.OS(),
 		Log:        log,
+		Dial:       dialSource,
 	}
 	for _, v := range cfg.Volumes {
-		c.Volumes = append(c.Volumes, capture.FilterVolume{ID: record.VolumeID(v.ID), Name: v.Name, Path: v.Path, Log: v.LogPath()})
+		c.Volumes = append(c.Volumes, capture.FilterVolume{ID: record.VolumeID(v.ID), Name: v.Name, Path: v.Path, Log: v.LogPath(), Mirror: int64(v.Mirror)})
 	}
 	return c
+}
+
+// dialSource connects to where a guest's QEMU lets its disk be read.
+func dialSource(ctx context.Context, uri, bitmap string) (capture.Source, error) {
+	if bitmap != "" {
+		return nbd.DialBitmap(ctx, uri, bitmap)
+	}
+	return nbd.Dial(ctx, uri)
 }
 
 // served is one socket and what answers there.

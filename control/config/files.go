@@ -45,7 +45,9 @@ func (c *Filter) CheckFiles() error {
 	m.file("socket_group", err)
 	for i, v := range c.Volumes {
 		at := fmt.Sprintf("volumes[%d]", i)
-		m.file(at+".path", checkDisk(v.Path))
+		if v.Mirror == 0 {
+			m.file(at+".path", checkDisk(v.Path))
+		}
 		if v.ActivityLog != "" && v.ActivityLog != noActivityLog { // without the one beside the disk a filter runs as well
 			m.file(at+".activity_log", checkFolder(filepath.Dir(v.ActivityLog)))
 		}

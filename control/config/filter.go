@@ -29,7 +29,10 @@ type FilterGroup struct {
 type FilterVolume struct {
 	Name string `yaml:"name"`
 	ID   uint32 `yaml:"id"`
-	Path string `yaml:"path"` // the disk: a raw file or a block device
+	Path string `yaml:"path"` // the disk: a raw file or a block device; of a mirror target the guest's image, as its QEMU names it
+	// Mirror makes the volume a mirror target, and is how many bytes the guest's disk has: the guest keeps its own way to its image, of whatever
+	// format, and its QEMU mirrors each write to the volume (holdfast attach --mirror).
+	Mirror Size `yaml:"mirror,omitempty"`
 	// The unix sockets where the guest finds it; one is needed.
 	NBD       string `yaml:"nbd,omitempty"`        // over NBD, under the volume's name; volumes may share one
 	VhostUser string `yaml:"vhost_user,omitempty"` // as a vhost-user-blk device: through memory shared with the virtual machine
@@ -46,10 +49,10 @@ const noActivityLog = "none"
 
 // LogPath is where the activity log of the volume is; empty for none.
 func (v *FilterVolume) LogPath() string {
-	switch v.ActivityLog {
-	case noActivityLog:
+	switch {
+	case v.Mirror > 0 || v.ActivityLog == noActivityLog:
 		return ""
-	case "":
+	case v.ActivityLog == "":
 		if st, err := os.Stat(v.Path); err != nil || !st.Mode().IsRegular() {
 			return ""
 		}
@@ -119,7 +122,11 @@ func (c *Filter) Validate() error {
 	for i, v := range c.Volumes {
 		at := fmt.Sprintf("volumes[%d]", i)
 		m.volume(at, v.Name, v.ID, names, ids)
-		m.path(at+".path", v.Path)
+		if v.Mirror != 0 {
+			m.mirror(at, &v)
+		} else {
+			m.path(at+".path", v.Path)
+		}
 		unique(&m, paths, at+".path", v.Path, "")
 		if v.ActivityLog != "" && v.ActivityLog != noActivityLog {
 			m.path(at+".activity_log", v.ActivityLog)
@@ -137,4 +144,20 @@ func (c *Filter) Validate() error {
 	}
 	c.LogLevel.validate(&m)
 	return m.err()
+}
+
+// mirror tells the mistakes of a mirror target.
+func (m *mistakes) mirror(at string, v *FilterVolume) {
+	if v.Path == "" {
+		m.add(at+".path", "is missing: the guest's image, as its QEMU names it")
+	}
+	if v.Mirror < 512 || v.Mirror%512 != 0 {
+		m.add(at+".mirror", "is %d bytes: want as many as the guest's disk has, a multiple of 512", v.Mirror)
+	}
+	if v.NBD == "" || v.VhostUser != "" {
+		m.add(at, "is a mirror target: QEMU mirrors to an nbd socket, and to no other")
+	}
+	if v.ActivityLog != "" && v.ActivityLog != noActivityLog {
+		m.add(at+".activity_log", "is for disks that the filter writes to, and this is a mirror target")
+	}
 }

@@ -16,6 +16,8 @@
 //     closed resync covered.
 //   - While somebody may write to the disk past the filter (Past), all of it is dirty
 //     and no resync can close; afterwards all of it is read.
+//   - A mirror volume has no disk here: its guest's QEMU has written to its own before a write comes, and lets
+//     us read it. While no QEMU mirrors to it (PastUnmirrored) no resync can close, and no cut stands that is taken then.
 //   - Nothing in the guest's path waits for the VRA. A dead or stopped VRA frees no
 //     slots: writes are dropped to the dirty map and the guest goes on.
 package capture

@@ -27,6 +27,7 @@ type FilterConfig struct {
 	Volumes    []FilterVolume
 	FS         ioengine.FS // where the guest's disks are
 	Log        *slog.Logger
+	Dial       DialSource // where there are mirror targets
 
 	idleSeconds uint32        // of a region of the activity log; 0: as long as activity says
 	growWait    time.Duration // 0: growWait
@@ -38,6 +39,9 @@ type FilterVolume struct {
 	Name string
 	Path string // on FilterConfig.FS
 	Log  string // its activity log, on the same; empty for none
+	// Mirror, above 0, makes it a mirror target of so many bytes: its guest keeps its own way to its disk, which is none of
+	// ours (no Path, no Log), and QEMU mirrors what the guest writes.
+	Mirror int64
 }
 
 func (c *FilterConfig) validate() error {
@@ -59,6 +63,12 @@ func (c *FilterConfig) validate() error {
 	for _, v := range c.Volumes {
 		if v.ID == 0 || v.Name == "" || len(v.Name) > 255 || ids[v.ID] || names[v.Name] {
 			fail("volume %d %q: id and name must be given, and once only", v.ID, v.Name)
+		}
+		if v.Mirror > 0 && c.Dial == nil {
+			fail("volume %s: a mirror target, and no way to read its guest's disk", v.Name)
+		}
+		if v.Mirror < 0 || v.Mirror%512 != 0 || v.Mirror > record.VolumeLimit || v.Mirror > 0 && v.Log != "" {
+			fail("volume %s: a mirror target of %d bytes, want a multiple of 512, and no activity log", v.Name, v.Mirror)
 		}
 		ids[v.ID], names[v.Name] = true, true
 	}
@@ -181,7 +191,14 @@ func (f *Filter) Run(ctx context.Context) error {
 	defer wg.Wait()
 	run, stop := context.WithCancel(ctx)
 	defer stop()
-	context.AfterFunc(run, func() { listener.Close() })
+	context.AfterFunc(run, func() {
+		listener.Close()
+		for _, v := range f.volumes { // a QEMU that does not answer holds up nobody who waits for its reads
+			if v.mirror != nil {
+				v.mirror.file.Close()
+			}
+		}
+	})
 	wg.Go(func() {
 		tick := time.NewTicker(turnEvery)
 		defer tick.Stop()

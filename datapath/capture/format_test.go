@@ -82,6 +82,13 @@ func TestRoundTrips(t *testing.T) {
 	if q, err := parseRequest(goldenRequest.bytes()); err != nil || q != goldenRequest {
 		t.Errorf("request: %+v, %v", q, err)
 	}
+	join := mirrorJoin{token: 9, source: "nbd+unix:///a?socket=/b", bitmap: "c", changes: "nbd+unix:///d?socket=/b"}
+	ask := request{ask: askMirror, id: 5, group: 0xa1a2, volume: 3, max: mirrorWishJoin, off: 9, text: join.text()}
+	if q, err := parseRequest(ask.bytes()); err != nil || q != ask {
+		t.Errorf("request: %+v, %v", q, err)
+	} else if j, err := parseJoin(q); err != nil || j != join {
+		t.Errorf("joining: %+v, %v", j, err)
+	}
 	if r, err := parseReply(goldenReply.bytes()); err != nil || !reflect.DeepEqual(r, goldenReply) {
 		t.Errorf("reply: %+v, %v", r, err)
 	}
@@ -121,7 +128,7 @@ func TestRefused(t *testing.T) {
 	f("marks cut short", marks(head, size-1), ErrCorrupt)
 	f("marks in no state", marks(with(head, marksAtTable, 0), size), ErrCorrupt)
 	f("marks neither clean nor open", marks(with(head, marksAtClean, 0), size), ErrCorrupt)
-	f("marks with a writer of no kind", marks(with(head, marksAtPast, 3), size), ErrCorrupt)
+	f("marks with a writer of no kind", marks(with(head, marksAtPast, 4), size), ErrCorrupt)
 
 	shape := shapeOf(200, 2, 0xcc)
 	p := make([]byte, poolHeaderBytes)
@@ -156,9 +163,13 @@ func TestRefused(t *testing.T) {
 
 func FuzzRequest(f *testing.F) {
 	f.Add(goldenRequest.bytes())
+	f.Add(request{ask: askMirror, off: 9, text: mirrorJoin{source: "a"}.text()}.bytes())
 	f.Fuzz(func(t *testing.T, p []byte) {
 		if q, err := parseRequest(p); err == nil && !bytes.Equal(q.bytes(), p) {
 			t.Fatalf("%x parses to %+v", p, q)
+		}
+		if q, err := parseRequest(p); err == nil {
+			_, _ = parseJoin(q)
 		}
 	})
 }

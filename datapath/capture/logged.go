@@ -94,18 +94,30 @@ const (
 	shownKept  = 1 // a log is kept
 	shownLacks = 2 // it may lack regions that were written to
 	shownTold  = 4 // it told what had changed before this boot
+
+	shownMirror   = 8  // the volume is a mirror target
+	shownMirrored = 16 // and its mirror stands
 )
 
 func (v *volume) showLocked() {
-	if v.logWord == nil || v.activity == nil {
+	if v.logWord == nil {
 		return
 	}
-	w := uint64(shownKept)
-	if v.mu.log != regions.On {
-		w |= shownLacks
+	var w uint64
+	if v.activity != nil {
+		w = shownKept
+		if v.mu.log != regions.On {
+			w |= shownLacks
+		}
+		if v.mu.marks.file.log().Load()&logTold != 0 {
+			w |= shownTold
+		}
 	}
-	if v.mu.marks.file.log().Load()&logTold != 0 {
-		w |= shownTold
+	if v.mirror != nil {
+		w |= shownMirror
+		if v.pastLocked() == PastNone {
+			w |= shownMirrored
+		}
 	}
 	v.logWord.Store(w)
 }
@@ -172,6 +184,14 @@ func (s LogState) Whole() bool { return s.Kept && !s.Lacks }
 // Logs tells how the activity logs of the volumes are whose filters are connected.
 func (t *Tap) Logs() map[record.VolumeID]LogState {
 	logs := map[record.VolumeID]LogState{}
+	t.shown(func(v VolumeInfo, w uint64) {
+		logs[v.ID] = LogState{Kept: w&shownKept != 0, Lacks: w&shownLacks != 0, Told: w&shownTold != 0}
+	})
+	return logs
+}
+
+// shown gives each volume whose filter is connected, and the word that the filter shows of it.
+func (t *Tap) shown(each func(v VolumeInfo, w uint64)) {
 	for _, l := range t.links() {
 		l.mu.Lock()
 		c, volumes := l.mu.conn, l.mu.volumes
@@ -182,11 +202,9 @@ func (t *Tap) Logs() map[record.VolumeID]LogState {
 		t.merge.Lock()
 		if p := t.poolLocked(c.pool); p != nil {
 			for i, v := range volumes[:min(len(volumes), p.shape.rings)] {
-				w := word(p.desc, descAtLogs+8*int64(i)).Load()
-				logs[v.ID] = LogState{Kept: w&shownKept != 0, Lacks: w&shownLacks != 0, Told: w&shownTold != 0}
+				each(v, word(p.desc, descAtLogs+8*int64(i)).Load())
 			}
 		}
 		t.merge.Unlock()
 	}
-	return logs
 }

@@ -33,6 +33,7 @@ const (
 	marksAtMtime   = 72 // of the disk at a clean close, ns; 0 when it has none
 	marksAtPast    = 80 // a Past
 	marksAtLog     = 88 // logLacks, logTold
+	marksAtMirror  = 96 // the token of a mirror volume's bitmap, which its guest's QEMU keeps; 0 for none
 
 	marksAtTable  = 4096 // generation headers
 	genHeader     = 64
@@ -202,7 +203,7 @@ func checkMarks(head []byte, size int64, id marksIdentity) error {
 	if l := le.Uint64(head[marksAtLog:]); l > logLacks|logTold {
 		return fmt.Errorf("marks with %d for the activity log: %w", l, ErrCorrupt)
 	}
-	if p := le.Uint64(head[marksAtPast:]); p > uint64(PastSeen) {
+	if p := le.Uint64(head[marksAtPast:]); p > uint64(PastUnmirrored) {
 		return fmt.Errorf("marks with %d for who writes past the filter: %w", p, ErrCorrupt)
 	}
 	return nil
@@ -345,6 +346,8 @@ func (m *marksFile) clean() *atomic.Uint64 { return word(m.mem, marksAtClean) }
 func (m *marksFile) mtime() *atomic.Uint64 { return word(m.mem, marksAtMtime) }
 func (m *marksFile) past() *atomic.Uint64  { return word(m.mem, marksAtPast) }
 func (m *marksFile) log() *atomic.Uint64   { return word(m.mem, marksAtLog) }
+
+func (m *marksFile) mirror() *atomic.Uint64 { return word(m.mem, marksAtMirror) }
 
 func (m *marksFile) close() {
 	unmapAll(m.mem)

@@ -13,8 +13,13 @@ import (
 // openVolume opens the disk and its marks. After anything but a clean close, all that
 // was marked is dirty.
 func openVolume(cfg FilterConfig, fv FilterVolume, boot bootID, page *orderPage) (_ *volume, err error) {
+	if fv.Mirror > 0 {
+		fv.Path = "" // QEMU's, who alone opens it
+	}
 	v := &volume{id: fv.ID, name: fv.Name, path: fv.Path, page: page, log: cfg.Log.With("volume", fv.Name)}
-	if v.disk, err = openDisk(cfg.FS, fv.Path); err != nil {
+	if fv.Mirror > 0 {
+		v.mirror, v.disk = newMirror(v, fv.Mirror, cfg.Dial)
+	} else if v.disk, err = openDisk(cfg.FS, fv.Path); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -59,11 +64,25 @@ func openVolume(cfg FilterConfig, fv FilterVolume, boot bootID, page *orderPage)
 		page.lost.Add(1)
 	}
 	v.watched = watch(v.disk.file, fv.Path)
-	if v.past() != PastNone {
-		v.mark(0, v.disk.size.Load()) // whatever the file says: it was written to since
-	}
+	v.openPast()
 	v.look()
 	return v, nil
+}
+
+// openPast has the volume begin with what an earlier filter noted of who writes past it.
+func (v *volume) openPast() {
+	past := v.past()
+	if past == PastTold || past == PastSeen || past == PastUnmirrored && v.mirror == nil {
+		v.mark(0, v.disk.size.Load()) // whatever the file says: it was written to since
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	switch {
+	case v.mirror != nil: // nobody is connected yet
+		v.unmirroredLocked()
+	case past == PastUnmirrored: // it was a mirror target
+		v.mu.marks.file.past().Store(uint64(PastNone))
+	}
 }
 
 // own takes the disk for this filter alone: the very file that it writes through, so that the

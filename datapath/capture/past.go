@@ -28,6 +28,9 @@ const (
 	PastNone Past = iota // every write comes through the filter
 	PastTold             // detached: whoever did that says when it is over
 	PastSeen             // another process has the disk open for writing; over when it no longer does
+	// PastUnmirrored: QEMU does not mirror the guest's writes to the volume, which is a mirror target. Not all of it is
+	// dirty then, since QEMU keeps what changes in a bitmap; one block is, so that no resync can close.
+	PastUnmirrored
 )
 
 func (p Past) String() string {
@@ -38,6 +41,8 @@ func (p Past) String() string {
 		return "the guest is detached: holdfast attach"
 	case PastSeen:
 		return "another process has the disk open for writing: a running guest is brought over by holdfast attach"
+	case PastUnmirrored:
+		return "its guest's writes are not mirrored: holdfast attach --mirror"
 	}
 	return fmt.Sprintf("unknown (%d)", uint64(p))
 }
@@ -97,6 +102,10 @@ func (v *volume) attach() error {
 
 // look sees whether another process has the disk open for writing, and notes it.
 func (v *volume) look() {
+	if v.mirror != nil {
+		v.mirror.look()
+		return
+	}
 	switch seen := v.written(); {
 	case seen && v.setPast(PastNone, PastSeen):
 		v.log.Warn("another process has opened the disk for writing: no checkpoints until it closes it, or its guest is attached")
@@ -138,25 +147,39 @@ func (v *volume) written() bool {
 	}
 }
 
+// named finds the volume that a question of who is no VRA names, or says why it does not.
+func (f *Filter) named(q request) (v *volume, why string) {
+	if v = f.volume(q.volume); q.group != f.cfg.Group {
+		why = fmt.Sprintf("this filter is of group %s", f.cfg.Group)
+	} else if v == nil {
+		why = noVolume(q.volume)
+	}
+	return v, why
+}
+
 // answerPast answers one question of who is no VRA.
 func (f *Filter) answerPast(q request) reply {
 	r := reply{id: q.id}
-	v := f.volume(q.volume)
-	switch {
-	case q.group != f.cfg.Group:
-		r.fail = fmt.Sprintf("this filter is of group %s", f.cfg.Group)
-		return r
-	case v == nil:
-		r.fail = noVolume(q.volume)
+	v, why := f.named(q)
+	if why != "" {
+		r.fail = why
 		return r
 	}
 	switch q.max {
 	case pastTell:
 		v.look()
 	case pastDetach:
-		v.detach()
+		if v.mirror != nil {
+			v.mirror.lose("the guest is detached")
+		} else {
+			v.detach()
+		}
 		f.cfg.Log.Info("detached: writes past the filter are expected", "volume", v.name)
 	case pastAttach:
+		if v.mirror != nil {
+			r.fail = "it is a mirror target: holdfast attach --mirror"
+			return r
+		}
 		if err := v.attach(); err != nil {
 			r.fail = err.Error()
 			return r
@@ -204,30 +227,39 @@ func (f Filtered) Attach(ctx context.Context) error {
 const pastWait = 5 * time.Second
 
 func (f Filtered) ask(ctx context.Context, wish uint32) (VolumePast, error) {
-	ctx, cancel := context.WithTimeout(ctx, pastWait)
+	body, err := f.put(ctx, request{ask: askPast, max: wish}, pastWait)
+	if err != nil {
+		return VolumePast{}, err
+	}
+	return parsePast(body)
+}
+
+// put puts one question about the volume to the filter, on a connection of its own.
+func (f Filtered) put(ctx context.Context, q request, most time.Duration) (body []byte, err error) {
+	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "unixpacket", f.PoolSocket)
 	if err != nil {
-		return VolumePast{}, err
+		return nil, err
 	}
 	defer c.Close()
 	defer context.AfterFunc(ctx, func() { c.Close() })()
-	q := request{ask: askPast, id: 1, group: f.Group, volume: f.Volume, max: wish}
+	q.id, q.group, q.volume = 1, f.Group, f.Volume
 	if _, err := c.Write(q.bytes()); err != nil {
-		return VolumePast{}, err
+		return nil, err
 	}
 	p, fds, err := readMessage(c.(*net.UnixConn), maxReply, 0)
 	closeFDs(fds)
 	if err != nil {
-		return VolumePast{}, fmt.Errorf("the filter at %s: %w", f.PoolSocket, err)
+		return nil, fmt.Errorf("the filter at %s: %w", f.PoolSocket, err)
 	}
 	r, err := parseReply(p)
 	if err == nil && r.fail != "" {
 		err = errors.New(r.fail)
 	}
 	if err != nil {
-		return VolumePast{}, fmt.Errorf("the filter at %s: %w", f.PoolSocket, err)
+		return nil, fmt.Errorf("the filter at %s: %w", f.PoolSocket, err)
 	}
-	return parsePast(r.body)
+	return r.body, nil
 }

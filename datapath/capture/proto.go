@@ -3,6 +3,7 @@ package capture
 import (
 	"encoding/binary"
 	"fmt"
+	"strings"
 
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
@@ -13,6 +14,7 @@ const (
 	sockVersion = 1
 
 	requestBytes = 56
+	maxRequest   = requestBytes + 4096
 	replyBytes   = 24
 	maxReply     = 64 << 10
 	maxExtents   = 2048 // in one reply
@@ -28,6 +30,14 @@ const (
 	askSyncRead            // volume, off, n
 	askMark                // volume, off, n: dirty
 	askPast                // alone on its connection, without a hello: volume, max one of those below
+	askMirror              // as askPast, of a mirror volume; a joining has mirrorJoin.text behind it, and the token as off
+	askLook                // whether all mirrors stand: what does not is in lost by the time of the answer
+)
+
+// What askMirror wants.
+const (
+	mirrorTell     = iota // only to know
+	mirrorWishJoin        // QEMU mirrors from now on
 )
 
 // What askPast wants.
@@ -46,10 +56,11 @@ type request struct {
 	volume record.VolumeID
 	max    uint32
 	off, n int64
+	text   string // of an askMirror alone
 }
 
 func (r request) bytes() []byte {
-	p := make([]byte, requestBytes)
+	p := make([]byte, requestBytes, requestBytes+len(r.text))
 	le := binary.LittleEndian
 	le.PutUint32(p[0:], sockMagic)
 	le.PutUint16(p[4:], sockVersion)
@@ -61,14 +72,14 @@ func (r request) bytes() []byte {
 	le.PutUint32(p[36:], r.max)
 	le.PutUint64(p[40:], uint64(r.off))
 	le.PutUint64(p[48:], uint64(r.n))
-	return p
+	return append(p, r.text...)
 }
 
 func parseRequest(p []byte) (request, error) {
 	if err := checkSock(p, requestBytes); err != nil {
 		return request{}, err
 	}
-	if len(p) != requestBytes {
+	if len(p) > maxRequest {
 		return request{}, fmt.Errorf("request of %d bytes: %w", len(p), ErrCorrupt)
 	}
 	le := binary.LittleEndian
@@ -81,8 +92,12 @@ func parseRequest(p []byte) (request, error) {
 		max:    le.Uint32(p[36:]),
 		off:    int64(le.Uint64(p[40:])),
 		n:      int64(le.Uint64(p[48:])),
+		text:   string(p[requestBytes:]),
 	}
-	if r.ask < askHello || r.ask > askPast || r.off < 0 || r.n < 0 || r.off+r.n < r.off || r.max > maxExtents {
+	if r.text != "" && r.ask != askMirror {
+		return request{}, fmt.Errorf("request of %d bytes: %w", len(p), ErrCorrupt)
+	}
+	if r.ask < askHello || r.ask > askLook || r.off < 0 || r.n < 0 || r.off+r.n < r.off || r.max > maxExtents {
 		return request{}, fmt.Errorf("request %+v: %w", r, ErrCorrupt)
 	}
 	return r, nil
@@ -185,7 +200,7 @@ func pastBody(p Past, path string) []byte {
 }
 
 func parsePast(p []byte) (VolumePast, error) {
-	if len(p) < 8 || binary.LittleEndian.Uint64(p) > uint64(PastSeen) {
+	if len(p) < 8 || binary.LittleEndian.Uint64(p) > uint64(PastUnmirrored) {
 		return VolumePast{}, fmt.Errorf("%d bytes of who writes past the filter: %w", len(p), ErrCorrupt)
 	}
 	return VolumePast{Past: Past(binary.LittleEndian.Uint64(p)), Path: string(p[8:])}, nil
@@ -208,4 +223,32 @@ func parsePairs(p []byte) (pairs [][2]int64, err error) {
 		pairs = append(pairs, [2]int64{a, b})
 	}
 	return pairs, nil
+}
+
+// text is what a joining says behind the request: the three names, each ended by a zero byte.
+func (j mirrorJoin) text() string { return j.source + "\x00" + j.bitmap + "\x00" + j.changes + "\x00" }
+
+func parseJoin(q request) (mirrorJoin, error) {
+	names := strings.Split(q.text, "\x00")
+	if len(names) != 4 || names[0] == "" || names[3] != "" || q.off == 0 || (names[1] == "") != (names[2] == "") {
+		return mirrorJoin{}, fmt.Errorf("joining with %d names: %w", len(names)-1, ErrCorrupt)
+	}
+	return mirrorJoin{token: uint64(q.off), source: names[0], bitmap: names[1], changes: names[2]}, nil
+}
+
+// mirrorBody answers askMirror.
+func mirrorBody(m VolumeMirror) []byte {
+	p := binary.LittleEndian.AppendUint64(nil, uint64(m.Past))
+	return appendPair(p, int64(m.Token), m.Bytes)
+}
+
+func parseMirror(p []byte) (VolumeMirror, error) {
+	if len(p) != 24 {
+		return VolumeMirror{}, fmt.Errorf("%d bytes of a mirror: %w", len(p), ErrCorrupt)
+	}
+	past, err := parsePast(p[:8])
+	if err != nil {
+		return VolumeMirror{}, err
+	}
+	return VolumeMirror{Past: past.Past, Token: binary.LittleEndian.Uint64(p[8:]), Bytes: int64(binary.LittleEndian.Uint64(p[16:]))}, nil
 }

@@ -61,7 +61,7 @@ func (f *Filter) accept(ctx context.Context, l *net.UnixListener, wg *sync.WaitG
 	}
 }
 
-// serve answers one VRA: hello first, then what it asks. Or it answers askPast, and that is all.
+// serve answers one VRA: hello first, then what it asks. Or it answers askPast or askMirror, and that is all.
 func (f *Filter) serve(ctx context.Context, conn *net.UnixConn) error {
 	run, end := context.WithCancel(ctx)
 	defer end()
@@ -75,8 +75,11 @@ func (f *Filter) serve(ctx context.Context, conn *net.UnixConn) error {
 		return err
 	}
 	c := &tapConn{f: f, conn: conn, limit: make(chan struct{}, syncReads)}
-	if q.ask == askPast {
+	switch q.ask {
+	case askPast:
 		return c.send(f.answerPast(q), nil)
+	case askMirror:
+		return c.send(f.answerMirror(ctx, q), nil)
 	}
 	if q.group != f.cfg.Group || q.page != f.page.id {
 		unix.Close(wakeFD)
@@ -94,9 +97,9 @@ func (f *Filter) serve(ctx context.Context, conn *net.UnixConn) error {
 	return c.run(run, q.id)
 }
 
-// readHello reads the first message and the eventfd that came with it; none with askPast.
+// readHello reads the first message and the eventfd that came with it; none with askPast and askMirror.
 func readHello(conn *net.UnixConn) (q request, wakeFD int, err error) {
-	p, fds, err := readMessage(conn, requestBytes, 1)
+	p, fds, err := readMessage(conn, maxRequest, 1)
 	if err != nil {
 		return q, -1, err
 	}
@@ -110,7 +113,7 @@ func readHello(conn *net.UnixConn) (q request, wakeFD int, err error) {
 	if q, err = parseRequest(p); err != nil {
 		return q, -1, err
 	}
-	if q.ask == askPast && len(fds) == 0 {
+	if (q.ask == askPast || q.ask == askMirror) && len(fds) == 0 {
 		return q, -1, nil
 	}
 	if q.ask != askHello || len(fds) != 1 {
@@ -238,6 +241,12 @@ func (f *Filter) answer(q request) reply {
 	case askExtents:
 		for _, e := range v.dirtyExtents(nil, q.off, int(q.max)) {
 			r.body = appendPair(r.body, e.Off, e.Len)
+		}
+	case askLook:
+		for _, v := range f.volumes {
+			if v.mirror != nil {
+				v.mirror.look()
+			}
 		}
 	default:
 		r.fail = "hello was said"

@@ -75,9 +75,12 @@ func waitAll(list []<-chan struct{}) {
 func (v *volume) nextPiece(at, limit int64) (p syncPiece, ok bool, err error) {
 	v.mu.Lock()
 	p.from, p.to, ok = v.mu.marks.file.dirty.run(at, limit)
+	if ok {
+		err = v.refusedLocked()
+	}
 	v.mu.Unlock()
-	if !ok {
-		return p, false, nil
+	if !ok || err != nil {
+		return p, false, err
 	}
 	data, _, err := v.dataAt(p.from)
 	if err != nil {
@@ -131,10 +134,10 @@ func (v *volume) waitSlots(ctx context.Context, n int) ([]uint32, error) {
 // It returns what it left out and is under way still.
 func (v *volume) readPiece(p syncPiece, slots []uint32) (leftOut []<-chan struct{}, err error) {
 	v.mu.Lock()
-	if past := v.pastLocked(); past != PastNone && !invariant.Planted("capture/sync-past") {
+	if err := v.refusedLocked(); err != nil {
 		v.mu.Unlock()
 		v.pool.release(slots)
-		return nil, fmt.Errorf("%w: %s", errPast, past)
+		return nil, err
 	}
 	if !v.mu.marks.allDirty(p.from, p.to) { // another read took them
 		v.mu.Unlock()
@@ -166,6 +169,14 @@ func (v *volume) readPiece(p syncPiece, slots []uint32) (leftOut []<-chan struct
 	v.pool.release(slots)
 	v.wake()
 	return leftOut, err
+}
+
+// refusedLocked says why a sync read takes nothing now.
+func (v *volume) refusedLocked() error {
+	if past := v.pastLocked(); past != PastNone && !invariant.Planted("capture/sync-past") {
+		return fmt.Errorf("%w: %s", errPast, past)
+	}
+	return nil
 }
 
 // fill reads the piece into slots, or sees that it is a hole still, or zeros.

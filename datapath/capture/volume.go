@@ -26,6 +26,7 @@ type volume struct {
 	owned interface{ Close() error } // the lock on the disk
 	log   *slog.Logger
 
+	mirror  *mirror  // nil: it has a disk of its own
 	watched *os.File // the disk, to ask who else writes to it; nil where that cannot be asked
 	pool    *pool
 	ring    *ring
@@ -62,6 +63,9 @@ func (v *volume) ReadOnly() bool { return false }
 func (v *volume) ReadAt(p []byte, off int64) error {
 	if err := v.inside(off, int64(len(p))); err != nil {
 		return err
+	}
+	if v.mirror != nil {
+		return fmt.Errorf("volume %s is a mirror target: its guest's own disk has what is to be read", v.name)
 	}
 	return told(v.disk.readAt(p, off))
 }
@@ -352,6 +356,10 @@ func (v *volume) sync() error {
 func (v *volume) Extents(off, n int64, emit func(n int64, hole bool) bool) error {
 	if err := v.inside(off, n); err != nil {
 		return err
+	}
+	if v.mirror != nil {
+		emit(n, false) // who writes to it does not ask
+		return nil
 	}
 	for end := off + n; off < end; {
 		at, size, err := v.disk.nextData(off)

@@ -29,6 +29,14 @@ type Device interface {
 	Extents(off, n int64, emit func(n int64, hole bool) bool) error
 }
 
+// Watched is a Device that wants to know who uses it.
+type Watched interface {
+	Device
+	// Connected is called with each connection that begins to use it. gone says whether its other end has closed it, also when nobody
+	// has read that far; it may be called from then on. The connection calls left when it is over, once.
+	Connected(gone func() bool) (left func())
+}
+
 // Write is one guest write being taken in. The buffers are the device's (slots that
 // the split shares with the VRA), so that the payload is copied only once. Its payload
 // may be long in coming, or never come: between BeginWrite and Commit a Write must not

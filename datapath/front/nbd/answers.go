@@ -151,7 +151,7 @@ func (c *Client) status(k *call, count int) error {
 			return fmt.Errorf("%w: extent of no bytes", errImpolite)
 		}
 		if ours {
-			k.extents = append(k.extents, extent{n, binary.BigEndian.Uint32(p[4:])&stateZero != 0})
+			k.extents = append(k.extents, extent{n, binary.BigEndian.Uint32(p[4:])&c.h.hole != 0})
 		}
 	}
 	return nil

@@ -14,14 +14,28 @@ import (
 
 // asking says what a client asks of a server; all of it is no, for the old ways.
 type asking struct {
-	structured bool // structured replies and base:allocation
+	structured bool // structured replies, and base:allocation or the bitmap
 	info       bool // GO; else EXPORT_NAME
+	bitmap     string
 }
 
 // Dial connects to the export that uri names (see ParseURI). The context bounds the
 // handshake alone.
 func Dial(ctx context.Context, uri string) (*Client, error) {
 	return dial(ctx, uri, asking{structured: true, info: true})
+}
+
+// DialBitmap is Dial of an export of QEMU's whose BlockStatus is to tell what the dirty bitmap of that name has: "hole" is then what is
+// dirty. A server that does not show it is an error.
+func DialBitmap(ctx context.Context, uri, bitmap string) (*Client, error) {
+	c, err := dial(ctx, uri, asking{structured: true, info: true, bitmap: bitmap})
+	if err == nil && !c.h.allocation {
+		err = errors.Join(fmt.Errorf("nbd: %s: the server shows no bitmap %q", uri, bitmap), c.Close())
+	}
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 func dial(ctx context.Context, uri string, ask asking) (*Client, error) {
@@ -35,7 +49,10 @@ func dial(ctx context.Context, uri string, ask asking) (*Client, error) {
 		return nil, fmt.Errorf("nbd: %w", err)
 	}
 	cancel := context.AfterFunc(ctx, func() { nc.SetDeadline(time.Unix(1, 0)) })
-	h := handshake{nc: nc, in: newReceiver(nc, func() {})}
+	h := handshake{nc: nc, in: newReceiver(nc, func() {}), context: contextName, hole: stateZero}
+	if ask.bitmap != "" {
+		h.context, h.hole = contextBitmap+ask.bitmap, stateDirty
+	}
 	err = h.run(u.Export, ask)
 	if !cancel() && err == nil {
 		err = ctx.Err()
@@ -57,8 +74,10 @@ type handshake struct {
 	size       int64
 	flags      uint16
 	structured bool
-	allocation bool
-	contextID  uint32 // the server's number for base:allocation
+	context    string // the metadata context that is asked for
+	hole       uint32 // the bit of its states that BlockStatus tells of
+	allocation bool   // the server has it
+	contextID  uint32 // the server's number for it
 	minBlock   int
 	maxBlock   int // longest payload the server takes
 }
@@ -98,7 +117,7 @@ func (h *handshake) run(name string, ask asking) error {
 	return h.exportName(name, flags&flagNoZeroes != 0)
 }
 
-// askStructured asks for structured replies and base:allocation; a no is an answer too.
+// askStructured asks for structured replies and the context; a no is an answer too.
 func (h *handshake) askStructured(name string) error {
 	err := h.option(optStructured, nil, nil)
 	if errors.Is(err, errRefused) {
@@ -108,12 +127,12 @@ func (h *handshake) askStructured(name string) error {
 		return err
 	}
 	h.structured = true
-	query := metaRequest{name: name, queries: []string{contextName}}
+	query := metaRequest{name: name, queries: []string{h.context}}
 	err = h.option(optSetMeta, query.appendTo(nil), func(kind uint32, p []byte) error {
 		if kind != repMeta || len(p) < 4 {
 			return errImpolite
 		}
-		if string(p[4:]) == contextName {
+		if string(p[4:]) == h.context {
 			h.allocation, h.contextID = true, binary.BigEndian.Uint32(p)
 		}
 		return nil

@@ -122,6 +122,9 @@ const (
 
 	stateHole = 1
 	stateZero = 2
+
+	contextBitmap = "qemu:dirty-bitmap:" // with a name behind it: a context of QEMU's
+	stateDirty    = 1                    // there
 )
 
 const (

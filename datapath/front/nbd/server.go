@@ -167,6 +167,9 @@ func (s *Server) serveConn(ctx context.Context, nc net.Conn) {
 		return // it only looked around
 	}
 	defer s.detach(e, c)
+	if w, watched := e.Device.(front.Watched); watched {
+		defer w.Connected(func() bool { return hungUp(nc) })()
+	}
 	c.within(time.Time{})
 	log = log.With("export", e.Name)
 	log.Info("nbd client connected")
