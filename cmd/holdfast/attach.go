@@ -30,6 +30,7 @@ type attachResult struct {
 	State   string       `json:"state"`  // attached or detached
 	Changed bool         `json:"changed"`
 	DryRun  bool         `json:"dry_run"`
+	Mirror  bool         `json:"mirror"` // the guest keeps its own way to its disk
 	Steps   []attachStep `json:"steps"`
 }
 
@@ -47,6 +48,9 @@ type attaching struct {
 	discard   string
 	reconnect config.Duration
 	node      string
+
+	mirror, forget bool
+	serve          string
 }
 
 func (o *attaching) flags(cmd *cobra.Command) *cobra.Command {
@@ -85,11 +89,21 @@ a disk is attached, start no block job, snapshot or backup on these: they see no
 what the guest writes. When the guest is started anew it has its disk as it is
 configured: attach it again, or configure the filter's socket.
 
+With --mirror the guest keeps its own way to its disk, whatever its format: qcow2, with backing files
+or without, and others. The volume is a mirror target then (mirror in the filter's file says how large), and QEMU
+writes each write to its image and then to the filter before it answers the guest. The guest's disk
+is read through an NBD export of QEMU's own, read-only, on a socket beside the monitor (--serve).
+When the mirror is lost, because the filter died or QEMU was started anew, the guest goes on,
+the group lists no checkpoints, and status says so: attach again. A dirty bitmap in QEMU, which a qcow2 image
+keeps, tells what was written meanwhile: that is compared and what differs is sent. Do
+not complete the job (block-job-complete): the filter has no disk to go on with.
+
 Run twice, it changes nothing; after it was killed, it finishes. If a step fails, it goes
 back. Should the filter die, the guest waits for it as long as --reconnect-delay says,
 and what it wrote is repeated; after that its requests fail.`,
 		Example: `  holdfast attach --qmp /run/web1.qmp --dry-run
   holdfast attach --qmp /run/web1.qmp --device vd0 --volume web1
+  holdfast attach --qmp /run/web2.qmp --mirror
   holdfast attach --volume web1 --no-guest     # the guest is off, and is started from the filter's socket`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -105,6 +119,9 @@ and what it wrote is repeated; after that its requests fail.`,
 	f := cmd.Flags()
 	f.Var(durationFlag{&o.reconnect}, "reconnect-delay", "`DURATION` that the guest waits for a filter that is gone")
 	f.StringVar(&o.discard, "discard", "ignore", "what the guest discards: ignore, or unmap as its disk does so (QEMU does not tell)")
+	f.BoolVar(&o.mirror, "mirror", false, "the guest keeps its own way to its disk, and QEMU mirrors its writes to a volume that is a mirror target")
+	f.StringVar(&o.serve, "serve", "", "with --mirror: `SOCK` at which QEMU lets the filter read the disk; by default the monitor's with .nbd behind")
+	cmd.MarkFlagFilename("serve")
 	return cmd
 }
 
@@ -120,12 +137,15 @@ QEMU has kept with all their options. The guest does not notice. From then on it
 go past the filter: older checkpoints stay, and there are no new ones of its group until it is
 attached again, which compares the volume with what the target holds.
 
-The filter must run: without it QEMU would wait, and fail what the guest has in flight.`,
+The filter must run: without it QEMU would wait, and fail what the guest has in flight. A guest
+that is mirrored is detached by ending the mirror, with the filter or without; the bitmap stays in QEMU, so that
+attaching again compares only what was written meanwhile. --forget removes it.`,
 		Example: "  holdfast detach --qmp /run/web1.qmp\n  holdfast detach --volume web1 --no-guest     # a guest is about to be started on the disk itself",
 		Args:    noArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.attach(cmd.Context(), &o, false) },
 	})
 	cmd.Flags().StringVar(&o.node, "node", "", "`NODE` to go back to, where that is not clear")
+	cmd.Flags().BoolVar(&o.forget, "forget", false, "of a guest that was mirrored: QEMU is not to note what is written from now on")
 	return cmd
 }
 
@@ -136,6 +156,10 @@ func (a *app) attach(ctx context.Context, o *attaching, in bool) error {
 		return usagef("--no-guest and --qmp: there is a guest or there is none")
 	case o.noGuest && o.volume == "":
 		return usagef("--no-guest: say of which --volume")
+	case o.serve != "" && !o.mirror:
+		return usagef("--serve is for --mirror")
+	case o.noGuest && o.mirror:
+		return usagef("--mirror wants a guest that runs")
 	case !o.noGuest && o.qmp == "":
 		return usagef("--qmp is missing: name the monitor of the guest's QEMU, or say --no-guest")
 	}
@@ -154,7 +178,15 @@ func (a *app) attach(ctx context.Context, o *attaching, in bool) error {
 	var volumes []kvm.Volume
 	var missing []error
 	for _, s := range served {
-		if v, err := m.Disk(s.Volume); err == nil {
+		if in && s.Mirror != o.mirror {
+			missing = append(missing, otherWay(s))
+			continue
+		}
+		v, err := m.Disk(s.Volume)
+		if s.Mirror {
+			v, err = mirrorDisk(s.Volume, v, err), nil
+		}
+		if err == nil {
 			volumes = append(volumes, v)
 		} else {
 			missing = append(missing, fmt.Errorf("volume %s: %w", s.Name, err))
@@ -172,14 +204,19 @@ func (a *app) attach(ctx context.Context, o *attaching, in bool) error {
 		return err
 	}
 	s := served[slices.IndexFunc(served, func(s servedVolume) bool { return s.Name == v.Name })]
-	told, err := s.ready(ctx)
-	if err != nil {
-		return err
-	}
 	var plan kvm.Plan
-	if in {
+	var told bool
+	if !s.Mirror {
+		if told, err = s.ready(ctx); err != nil {
+			return err
+		}
+	}
+	switch {
+	case s.Mirror:
+		plan, err = a.planMirror(ctx, o, in, g, d, v, s)
+	case in:
 		plan, err = kvm.PlanAttach(g, d, v, told, kvm.Options{ReconnectDelay: time.Duration(o.reconnect), Unmap: o.discard == "unmap"})
-	} else {
+	default:
 		plan, err = kvm.PlanDetach(g, d, v, told, o.node)
 	}
 	if err != nil {
@@ -208,7 +245,7 @@ func (a *app) monitorTrouble(err error) error {
 }
 
 func newAttachResult(s servedVolume, in, dry bool) attachResult {
-	r := attachResult{Volume: s.Name, Disk: s.Path, State: "detached", DryRun: dry, Steps: []attachStep{}}
+	r := attachResult{Volume: s.Name, Disk: s.Path, State: "detached", DryRun: dry, Mirror: s.Mirror, Steps: []attachStep{}}
 	if in {
 		r.State = "attached"
 	}
@@ -274,7 +311,7 @@ func (a *app) served(files []string) (list []servedVolume, err error) {
 				return nil, fmt.Errorf("volume %s stands in several files: name its own with --filter", v.Name)
 			}
 			list = append(list, servedVolume{
-				Volume:    kvm.Volume{Name: v.Name, Path: v.Path, Socket: v.NBD},
+				Volume:    kvm.Volume{Name: v.Name, Path: v.Path, Socket: v.NBD, Bytes: int64(v.Mirror), Mirror: v.Mirror > 0},
 				vhostUser: v.VhostUser, filter: capture.Filtered{PoolSocket: c.PoolSocket, Group: record.GroupID(c.Group.ID), Volume: record.VolumeID(v.ID)},
 			})
 		}
@@ -301,12 +338,16 @@ func (s servedVolume) ready(ctx context.Context) (told bool, err error) {
 		err = s.Serves(ctx)
 	}
 	if err != nil {
-		return false, fmt.Errorf("the filter of volume %s does not answer: start it first (vra-filter), and see its log: %w", s.Name, err)
+		return false, s.silent(err)
 	}
 	if !sameFile(p.Path, s.Path) {
 		return false, fmt.Errorf("the filter that runs has %s for volume %s, and its file says %s: start it again", p.Path, s.Name, s.Path)
 	}
 	return p.Past == capture.PastTold, nil
+}
+
+func (s servedVolume) silent(err error) error {
+	return fmt.Errorf("the filter of volume %s does not answer: start it first (vra-filter), and see its log: %w", s.Name, err)
 }
 
 func sameFile(a, b string) bool {
@@ -332,6 +373,9 @@ func (a *app) tellFilter(ctx context.Context, o *attaching, served []servedVolum
 		return fmt.Errorf("no filter serves a volume %q: those are %s", o.volume, strings.Join(names, ", "))
 	}
 	s := served[i]
+	if s.Mirror {
+		return fmt.Errorf("volume %s is a mirror target: without a guest there is nothing to tell its filter", s.Name)
+	}
 	told, err := s.ready(ctx)
 	if err != nil {
 		return err

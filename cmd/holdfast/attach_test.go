@@ -75,7 +75,13 @@ func (s *shore) startFilter() {
 	}
 	log := slog.New(slog.DiscardHandler)
 	s.filter, err = capture.OpenFilter(capture.FilterConfig{RunDir: c.RunDir, Group: record.GroupID(c.Group.ID), PoolBytes: int64(c.Pool), PoolSocket: c.PoolSocket,
-		Volumes: []capture.FilterVolume{{ID: 1, Name: "vol1", Path: c.Volumes[0].Path}}, FS: ioengine.OS(), Log: log})
+		Volumes: []capture.FilterVolume{{ID: 1, Name: "vol1", Path: c.Volumes[0].Path, Mirror: int64(c.Volumes[0].Mirror)}}, FS: ioengine.OS(), Log: log,
+		Dial: func(ctx context.Context, uri, bitmap string) (capture.Source, error) {
+			if bitmap != "" {
+				return nbd.DialBitmap(ctx, uri, bitmap)
+			}
+			return nbd.Dial(ctx, uri)
+		}})
 	if err != nil {
 		s.t.Fatal(err)
 	}

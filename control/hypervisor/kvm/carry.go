@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
@@ -15,6 +17,8 @@ type Filter interface {
 	Detach(context.Context) error
 	// Attach says that nobody does any more.
 	Attach(context.Context) error
+	// Join says that QEMU mirrors to its volume from now on.
+	Join(context.Context, Join) error
 	// Serves says whether it takes guests.
 	Serves(context.Context) error
 }
@@ -25,6 +29,7 @@ const (
 	stepWait   = 30 * time.Second
 	filterWait = 10 * time.Second
 	filterLook = 100 * time.Millisecond
+	awaitLook  = 10 * time.Millisecond
 )
 
 // Carry carries a plan out. When a step fails it undoes those before it, the last first, and
@@ -71,9 +76,17 @@ func (c carrier) do(s Step) error {
 	defer cancel()
 	switch {
 	case s.QMP != nil:
-		return c.m.Do(ctx, *s.QMP, nil)
+		err := c.m.Do(ctx, *s.QMP, nil)
+		if refused, is := errors.AsType[*Refused](err); is && s.Already != "" && strings.Contains(refused.Desc, s.Already) {
+			return nil
+		}
+		return err
+	case s.Make != nil && s.Make.awaited():
+		return c.await(ctx, *s.Make)
 	case s.Make != nil:
 		return c.expect(ctx, *s.Make)
+	case s.Join != nil:
+		return c.f.Join(c.ctx, *s.Join) // which bounds itself
 	}
 	return c.tell(s.Wish)
 }
@@ -99,6 +112,48 @@ func (c carrier) tell(w Wish) error {
 		case <-look.C:
 		case <-ctx.Done():
 			return err
+		}
+	}
+}
+
+func (e *Expect) awaited() bool { return e.Ready != "" || e.Ended != "" || e.Withdrawn != "" }
+
+// await looks until it is so. What QEMU is told to end it ends in its own time.
+func (c carrier) await(ctx context.Context, e Expect) error {
+	look := time.NewTicker(awaitLook)
+	defer look.Stop()
+	for {
+		var jobs []struct {
+			Device string
+			Ready  bool
+		}
+		var exports []struct{ ID string }
+		err := c.m.Do(ctx, Command{Execute: "query-block-jobs"}, &jobs)
+		if err == nil {
+			err = c.m.Do(ctx, Command{Execute: "query-block-exports"}, &exports)
+		}
+		if err != nil {
+			return err
+		}
+		job := func(id string) int {
+			for i := range jobs {
+				if jobs[i].Device == id {
+					return i
+				}
+			}
+			return -1
+		}
+		shown := slices.ContainsFunc(exports, func(x struct{ ID string }) bool { return x.ID == e.Withdrawn })
+		switch {
+		case e.Ready != "" && job(e.Ready) < 0:
+			return fmt.Errorf("job %s has ended at once: what it was to mirror to does not answer", e.Ready)
+		case e.Ready != "" && jobs[job(e.Ready)].Ready, e.Ended != "" && job(e.Ended) < 0, e.Withdrawn != "" && !shown:
+			return nil
+		}
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			return fmt.Errorf("not in time: %w", ctx.Err())
 		}
 	}
 }

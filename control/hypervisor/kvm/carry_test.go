@@ -21,6 +21,10 @@ func (f *testFilter) Attach(context.Context) error {
 	f.told = append(f.told, "attach")
 	return f.attach
 }
+func (f *testFilter) Join(context.Context, Join) error {
+	f.told = append(f.told, "join")
+	return f.attach
+}
 func (f *testFilter) Serves(context.Context) error { return f.serve }
 
 // TestCarryGoesBack: wherever a step fails, those before it are undone, the last first; the monitor

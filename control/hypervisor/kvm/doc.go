@@ -20,7 +20,12 @@
 // Where threads of QEMU's serve disks (iothread), the guest is paused while its disk is moved, for
 // some milliseconds: then its nodes are all the main loop's.
 //
-// What decides is pure: Find and the two Plans go from what QEMU answered to a list of
+// A disk that must stay where it is, as one that is no raw file, is mirrored instead (mirror.go): QEMU writes to both.
+//
+//	device ── mirror ──► qcow2, RBD ... ◄── NBD export, read-only ══ filter
+//	            └──────► raw ──► nbd ═════════════════════════════════►┘
+//
+// What decides is pure: Find and the Plans go from what QEMU answered to a list of
 // steps. Carry carries steps out, and goes back when one fails.
 //
 // While a disk is attached, block jobs, snapshots and bitmaps that others start by the name

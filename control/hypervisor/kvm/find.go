@@ -13,6 +13,8 @@ type Volume struct {
 	Path   string // of the disk that the filter serves
 	Bytes  int64
 	Socket string // where it is served over NBD, under its name; empty when it is not
+	// Mirror says that the volume is a mirror target, of Bytes; Path is the guest's image then, of whatever format.
+	Mirror bool
 	// Same says whether the file that QEMU names so is that disk, whatever the name.
 	Same func(file string) bool
 }
@@ -28,6 +30,9 @@ func (v *Volume) Attached(d *Disk) bool { return v.has(&d.Root) }
 
 // holds says whether the disk is the volume: attached, or by its file.
 func (v *Volume) holds(d *Disk) bool {
+	if v.Mirror {
+		return d.Root.File == v.Path || plainFile(d.Root.File) && v.Same(d.Root.File)
+	}
 	return v.Attached(d) || plainFile(d.Root.File) && slices.Contains(kinds, d.Root.Driver) && v.Same(d.Root.File)
 }
 
@@ -121,9 +126,9 @@ func suits(g Guest, d *Disk) error {
 	case d.Device == "":
 		return fmt.Errorf("%s is the drive of no device of the guest", id)
 	case d.Depth > 0:
-		return fmt.Errorf("%s stands on %d backing files: only raw disks are attached; mirror mode, for others, is not there yet", id, d.Depth)
+		return fmt.Errorf("%s stands on %d backing files: only raw disks are attached; others are mirrored: make the volume a mirror target, and say --mirror", id, d.Depth)
 	case !slices.Contains(kinds, d.Root.Driver):
-		return fmt.Errorf("%s is of driver %s: only raw disks in a file or on a block device are attached; mirror mode, for others, is not there yet", id, d.Root.Driver)
+		return fmt.Errorf("%s is of driver %s: only raw disks in a file or on a block device are attached; others are mirrored: make the volume a mirror target, and say --mirror", id, d.Root.Driver)
 	case !plainFile(d.Root.File):
 		return fmt.Errorf("%s is no plain file or block device: %s", id, d.Root.File)
 	case d.Root.ReadOnly:
@@ -133,7 +138,7 @@ func suits(g Guest, d *Disk) error {
 	case len(g.Jobs) > 0:
 		return fmt.Errorf("block jobs run: wait for them or end them: %s", strings.Join(g.Jobs, ", "))
 	case len(d.Bitmaps) > 0:
-		return fmt.Errorf("%s has dirty bitmaps, which would miss what is written while it is attached: remove them first: %s", id, strings.Join(d.Bitmaps, ", "))
+		return fmt.Errorf("%s has dirty bitmaps, which would miss what is written while it is attached: remove them first: %s", id, names(d.Bitmaps, func(b *Bitmap) string { return b.Name }))
 	}
 	return nil
 }

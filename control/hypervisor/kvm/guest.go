@@ -2,6 +2,7 @@ package kvm
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net/url"
 	"path"
@@ -14,19 +15,28 @@ type Guest struct {
 	Disks   []Disk
 	Nodes   []Node
 	Jobs    []string // block jobs that run
+	Exports []string // ids of what QEMU exports itself
 	Running bool     // it is not paused
 	Threads bool     // QEMU has threads that serve disks beside its main loop
 }
 
 // Disk is a device of the guest and what it holds.
 type Disk struct {
-	Name    string // of the drive; empty where there is a device alone
-	Device  string // its QOM path; empty when it is no guest's
-	Root    Node   // what it is read from and written to; without a name when it is empty
-	Depth   int    // backing files
-	Bitmaps []string
+	Name    string   // of the drive; empty where there is a device alone
+	Device  string   // its QOM path; empty when it is no guest's
+	Root    Node     // what it is read from and written to; without a name when it is empty
+	Depth   int      // backing files
+	Bitmaps []Bitmap // those with names
 	// Controllers says that a thread of its controller's serves it, as with virtio-scsi, and not one of its own.
 	Controllers bool
+	Threaded    bool // a thread of QEMU's serves it, its own or its controller's
+}
+
+// Bitmap is a dirty bitmap of a disk.
+type Bitmap struct {
+	Name         string
+	Recording    bool // what is written is noted
+	Inconsistent bool // QEMU or its host crashed, and it tells nothing
 }
 
 // Node is a node of QEMU's block graph.
@@ -37,15 +47,17 @@ type Node struct {
 	ReadOnly     bool
 	DetectZeroes string
 	Bytes        int64
+	Keeps        bool // bitmaps can be kept in the image
 }
 
 // What QEMU answers, as far as it is used.
 type (
-	bitmap struct {
-		Name string
-	}
 	image struct {
 		VirtualSize int64 `json:"virtual-size"`
+		Specific    struct {
+			Type string
+			Data json.RawMessage
+		} `json:"format-specific"`
 	}
 	inserted struct {
 		NodeName     string `json:"node-name"`
@@ -55,7 +67,7 @@ type (
 		DetectZeroes string `json:"detect_zeroes"`
 		Depth        int    `json:"backing_file_depth"`
 		Image        image
-		Bitmaps      []bitmap `json:"dirty-bitmaps"`
+		Bitmaps      []Bitmap `json:"dirty-bitmaps"`
 	}
 	queriedBlock struct {
 		Device, QDev string
@@ -67,7 +79,13 @@ type (
 )
 
 func (i inserted) node() Node {
-	return Node{Name: i.NodeName, Driver: i.Drv, File: i.File, ReadOnly: i.RO, DetectZeroes: i.DetectZeroes, Bytes: i.Image.VirtualSize}
+	return Node{Name: i.NodeName, Driver: i.Drv, File: i.File, ReadOnly: i.RO, DetectZeroes: i.DetectZeroes, Bytes: i.Image.VirtualSize, Keeps: i.Image.keeps()}
+}
+
+// keeps says whether it is a format, and a version of that, in which QEMU keeps bitmaps.
+func (i image) keeps() bool {
+	var data struct{ Compat string }
+	return i.Specific.Type == "qcow2" && json.Unmarshal(i.Specific.Data, &data) == nil && data.Compat != "0.10"
 }
 
 // Look asks QEMU for the disks of its guest.
@@ -76,7 +94,7 @@ func Look(ctx context.Context, m *Monitor) (Guest, error) {
 	var blocks []queriedBlock
 	var nodes []inserted
 	var jobs []queriedJob
-	var threads []struct{ ID string }
+	var threads, exports []struct{ ID string }
 	var status struct{ Running bool }
 	for _, q := range []struct {
 		c    Command
@@ -85,6 +103,7 @@ func Look(ctx context.Context, m *Monitor) (Guest, error) {
 		{Command{Execute: "query-block"}, &blocks},
 		{Command{Execute: "query-named-block-nodes", Arguments: map[string]any{"flat": true}}, &nodes},
 		{Command{Execute: "query-block-jobs"}, &jobs},
+		{Command{Execute: "query-block-exports"}, &exports},
 		{Command{Execute: "query-iothreads"}, &threads},
 		{Command{Execute: "query-status"}, &status},
 	} {
@@ -93,6 +112,9 @@ func Look(ctx context.Context, m *Monitor) (Guest, error) {
 		}
 	}
 	g.Disks, g.Nodes, g.Jobs = disks(blocks), nodesOf(nodes), jobsOf(jobs)
+	for _, e := range exports {
+		g.Exports = append(g.Exports, e.ID)
+	}
 	g.Running, g.Threads = status.Running, len(threads) > 0
 	for i := range g.Disks {
 		d := &g.Disks[i]
@@ -103,6 +125,7 @@ func Look(ctx context.Context, m *Monitor) (Guest, error) {
 			if err != nil {
 				return g, err
 			}
+			d.Threaded = true
 			continue
 		}
 		bus, err := property(ctx, m, d.Device, "parent_bus")
@@ -114,6 +137,7 @@ func Look(ctx context.Context, m *Monitor) (Guest, error) {
 			return g, err
 		}
 		d.Controllers = thread != ""
+		d.Threaded = d.Controllers
 	}
 	return g, nil
 }
@@ -136,7 +160,9 @@ func disks(blocks []queriedBlock) (list []Disk) {
 		if b.Inserted != nil {
 			d.Root, d.Depth = b.Inserted.node(), b.Inserted.Depth
 			for _, m := range b.Inserted.Bitmaps {
-				d.Bitmaps = append(d.Bitmaps, m.Name)
+				if m.Name != "" { // others are a job's
+					d.Bitmaps = append(d.Bitmaps, m)
+				}
 			}
 		}
 		list = append(list, d)

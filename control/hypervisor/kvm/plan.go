@@ -11,12 +11,15 @@ import (
 
 // Step is one thing to do: a command of QEMU's, a word to the filter, or something to make sure of.
 type Step struct {
-	What   string // for people
-	QMP    *Command
-	Wish   Wish
-	Make   *Expect
-	Undo   *Command // undoes the command
-	Undone Wish     // undoes the wish
+	What string // for people
+	QMP  *Command
+	Wish Wish
+	Make *Expect
+	Join *Join    // of a Wish to join
+	Undo *Command // undoes the command
+	// Already is what QEMU says when the command was carried out before, which is as good.
+	Already string
+	Undone  Wish // undoes the wish
 	// Tidy: the disk is where it is to be whether or not this can be done.
 	Tidy bool
 }
@@ -29,6 +32,7 @@ const (
 	NoWish   Wish = iota
 	Detached      // somebody may write past the filter from now on
 	Attached      // nobody does
+	Joined        // QEMU mirrors to it: Step.Join
 )
 
 // Expect is what must be true for a plan to go on.
@@ -36,6 +40,8 @@ type Expect struct {
 	Device string // this device's root node
 	Node   string // is this one; or, without a device, this node
 	Bytes  int64  // has so many
+	// Or that is awaited: that this job is ready, or is not there any more, or this export.
+	Ready, Ended, Withdrawn string
 }
 
 // Plan is what is to be done with a disk.

@@ -84,7 +84,7 @@ func words(p Plan) string {
 		case s.QMP != nil:
 			b.WriteString(say(*s.QMP))
 		case s.Make != nil:
-			fmt.Fprintf(&b, "see %+v", *s.Make)
+			fmt.Fprintf(&b, "see {Device:%s Node:%s Bytes:%d}", s.Make.Device, s.Make.Node, s.Make.Bytes)
 		default:
 			fmt.Fprintf(&b, "wish %d", s.Wish)
 		}
@@ -190,7 +190,7 @@ func TestPlans(t *testing.T) {
 	refuse("a is read-only", func(g *Guest) { g.Disks[0].Root.ReadOnly = true })
 	refuse("stands on 1 backing files", func(g *Guest) { g.Disks[0].Depth = 1 })
 	refuse("block jobs run: wait for them or end them: mirror j", func(g *Guest) { g.Jobs = []string{"mirror j"} })
-	refuse("has dirty bitmaps", func(g *Guest) { g.Disks[0].Bitmaps = []string{"b"} })
+	refuse("has dirty bitmaps", func(g *Guest) { g.Disks[0].Bitmaps = []Bitmap{{Name: "b"}} })
 	refuse("a thread of its controller's", func(g *Guest) { g.Disks[0].Controllers = true })
 	refuse("the drive of no device", func(g *Guest) { g.Disks[0].Device = "" })
 	refuse("a has 512 bytes for the guest, and volume v1 has 1048576", func(g *Guest) { g.Disks[0].Root.Bytes = 512 })
