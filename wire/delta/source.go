@@ -20,7 +20,9 @@ const (
 	flightBytes = 64 << 10
 	// FlightMost is how many questions are under way at most; a target takes no more.
 	FlightMost = 64
-	// skipMost is how many regions are sent whole, at most, until another is tried.
+	// skipPart is which part of a row of regions that differed is sent whole until another is tried, and
+	// skipMost how many regions at most.
+	skipPart = 8
 	skipMost = 64
 )
 
@@ -65,7 +67,7 @@ type Source struct {
 	bytes   int   // of answers under way
 	found   []Found
 	counts  Counts
-	streak  int // regions in a row that differed for the most part
+	row     int // regions in a row that differed for the most part, with those between that were sent whole
 	skip    int // regions to be sent whole
 }
 
@@ -84,7 +86,7 @@ func NewSource() *Source { return &Source{pending: make(map[Key]*pending)} }
 // Room says whether another region may begin: one at a time as long as it may turn out that
 // nothing is the same.
 func (s *Source) Room() bool {
-	if s.counts.Regions == 0 || s.streak > 0 {
+	if s.counts.Regions == 0 || s.row > 0 {
 		return len(s.pending) == 0
 	}
 	return len(s.pending) < regionsMost
@@ -101,6 +103,7 @@ func (s *Source) Counts() Counts { return s.counts }
 func (s *Source) Begin(k Key, size int64) bool {
 	if s.skip > 0 {
 		s.skip--
+		s.row++
 		s.counts.Skipped++
 		return false
 	}
@@ -243,7 +246,8 @@ func (s *Source) decide(k Key, r *pending) {
 }
 
 // judge looks whether comparing pays. After a row of regions of which most leaves differed
-// ever more are sent whole before another is tried.
+// ever more are sent whole before another is tried: an eighth of the row, so that behind its end, wherever
+// that is, hardly more is sent in vain.
 func (s *Source) judge(r *pending) {
 	known, differ := 0, 0
 	for l := range r.leaves() {
@@ -258,12 +262,12 @@ func (s *Source) judge(r *pending) {
 	switch {
 	case known == 0:
 	case 2*differ <= known:
-		s.streak = 0
-	case s.streak < 7:
-		s.streak++
-		s.skip = 1<<(s.streak-1) - 1
+		s.row = 0
 	default:
-		s.skip = skipMost
+		s.row++
+		if s.skip = min(s.row/skipPart, skipMost); invariant.Planted("delta/sends-in-vain") {
+			s.skip = min(s.row, skipMost)
+		}
 	}
 }
 
