@@ -191,7 +191,8 @@ func (f *Filter) Run(ctx context.Context) error {
 	defer wg.Wait()
 	run, stop := context.WithCancel(ctx)
 	defer stop()
-	context.AfterFunc(run, func() {
+	wg.Go(func() { // Close comes once Run has returned
+		<-run.Done()
 		listener.Close()
 		for _, v := range f.volumes { // a QEMU that does not answer holds up nobody who waits for its reads
 			if v.mirror != nil {

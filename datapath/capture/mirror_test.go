@@ -16,11 +16,19 @@ import (
 // qemu is what of a guest's QEMU a mirror volume sees: its disk, read-only, what its bitmap tells, and its connection. The real one has its tests
 // where attaching has.
 type qemu struct {
+	mu     sync.RWMutex
 	disk   []byte
 	dirty  []span // what the bitmap has
 	refuse error  // of connecting
 	closed atomic.Bool
 	dials  atomic.Int64
+}
+
+// set changes something of it.
+func (q *qemu) set(change func()) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	change()
 }
 
 // imageConn is a connection to QEMU's export.
@@ -32,6 +40,8 @@ type imageConn struct {
 }
 
 func (q *qemu) dial(_ context.Context, uri, bitmap string) (Source, error) {
+	q.mu.RLock()
+	defer q.mu.RUnlock()
 	if q.refuse != nil {
 		return nil, q.refuse
 	}
@@ -42,9 +52,14 @@ func (q *qemu) dial(_ context.Context, uri, bitmap string) (Source, error) {
 	return &imageConn{q: q, bitmap: bitmap != "", done: make(chan struct{})}, nil
 }
 
-func (c *imageConn) Size() int64           { return int64(len(c.q.disk)) }
 func (c *imageConn) Done() <-chan struct{} { return c.done }
 func (c *imageConn) Close() error          { c.once.Do(func() { close(c.done) }); return nil }
+
+func (c *imageConn) Size() int64 {
+	c.q.mu.RLock()
+	defer c.q.mu.RUnlock()
+	return int64(len(c.q.disk))
+}
 
 func (c *imageConn) ReadAt(p []byte, off int64) (int, error) {
 	select {
@@ -52,11 +67,15 @@ func (c *imageConn) ReadAt(p []byte, off int64) (int, error) {
 		return 0, errors.New("the export is gone")
 	default:
 	}
+	c.q.mu.RLock()
+	defer c.q.mu.RUnlock()
 	return copy(p, c.q.disk[off:]), nil
 }
 
 func (c *imageConn) BlockStatus(off, n int64, emit func(n int64, hole bool) bool) error {
 	set := func(at int64) bool {
+		c.q.mu.RLock()
+		defer c.q.mu.RUnlock()
 		if !c.bitmap {
 			return isZero(c.q.disk[at : at+BlockBytes])
 		}
@@ -114,7 +133,7 @@ func (r *rig) mustJoin(q *qemu) (left func()) {
 // TestMirror: what QEMU writes is captured in order, what it wrote before is read through it, and holes are not.
 func TestMirror(t *testing.T) {
 	r, q := mirrorRig(t, 8*mib)
-	copy(q.disk[mib:], fill(2*BlockBytes, 1))
+	q.set(func() { copy(q.disk[mib:], fill(2*BlockBytes, 1)) })
 	tap := r.openTap()
 	if m := tap.Mirrors(); len(m) != 1 || m[VolumeInfo{1, "vol1", 8 * mib}] {
 		t.Errorf("the VRA sees %v", m)
@@ -139,7 +158,7 @@ func TestMirror(t *testing.T) {
 		t.Errorf("%d blocks are dirty at first", n)
 	}
 	write(t, r.vol(0), 4096, fill(512, 2)) // to what is dirty: it is read, and QEMU has it
-	copy(q.disk[4096:], fill(512, 2))
+	q.set(func() { copy(q.disk[4096:], fill(512, 2)) })
 	read := make(chan error, 1)
 	go func() { read <- tap.SyncRead(t.Context(), 1, 0, 8*mib) }()
 	got := make([]byte, 8*mib)
@@ -205,7 +224,7 @@ func TestMirrorIsLost(t *testing.T) {
 			}
 			// QEMU comes back, and tells what it wrote.
 			q.closed.Store(false)
-			q.dirty = []span{{5 * mib, 5*mib + BlockBytes}}
+			q.set(func() { q.dirty = []span{{5 * mib, 5*mib + BlockBytes}} })
 			r.mustJoin(q)
 			if n := dirtyBlocks(t, tap, 1); n != 8*mib/BlockBytes { // the region is the whole of so small a disk
 				t.Errorf("joined anew, %d blocks are dirty", n)
@@ -243,7 +262,7 @@ func TestMirrorChanges(t *testing.T) {
 		v.mu.Lock()
 		v.mu.marks.dirty -= v.mu.marks.file.dirty.clear(0, v.mu.marks.file.dirty.blocks)
 		v.mu.Unlock()
-		q.dirty = dirty
+		q.set(func() { q.dirty = dirty })
 		left := r.mustJoin(q)
 		if n := dirtyBlocks(t, tap, 1); n != want {
 			t.Errorf("%v: %d blocks are dirty, want %d", dirty, n, want)
@@ -272,12 +291,12 @@ func TestMirrorRefuses(t *testing.T) {
 		}
 	}
 	named := r.filtered(0)
-	q.refuse = errors.New("no such export")
+	q.set(func() { q.refuse = errors.New("no such export") })
 	f("read the guest's disk: no such export", r.join(q, ""))
-	q.refuse = nil
-	q.disk = q.disk[:4*mib]
+	q.set(func() { q.refuse = nil })
+	q.set(func() { q.disk = q.disk[:4*mib] })
 	f("the guest's disk has 4194304 bytes, and the volume 8388608", r.join(q, ""))
-	q.disk = q.disk[:8*mib]
+	q.set(func() { q.disk = q.disk[:8*mib] })
 	q.closed.Store(true)
 	f("no QEMU is connected", r.join(q, ""))
 	q.closed.Store(false)
@@ -312,7 +331,7 @@ func TestMirrorRefuses(t *testing.T) {
 // TestMirrorSource: a connection to QEMU's export that was lost is made anew.
 func TestMirrorSource(t *testing.T) {
 	q := &qemu{disk: make([]byte, mib)}
-	copy(q.disk[BlockBytes:], fill(BlockBytes, 1))
+	q.set(func() { copy(q.disk[BlockBytes:], fill(BlockBytes, 1)) })
 	f := &mirrorFile{bytes: mib, connect: q.dial}
 	p := make([]byte, BlockBytes)
 	if _, err := f.ReadAt(p, 0); !errors.Is(err, errNoSource) {
@@ -339,7 +358,7 @@ func TestMirrorSource(t *testing.T) {
 	if q.dials.Load() != 3 {
 		t.Errorf("%d connections", q.dials.Load())
 	}
-	q.refuse = errors.New("QEMU is gone")
+	q.set(func() { q.refuse = errors.New("QEMU is gone") })
 	f.mu.client.Close()
 	if _, err := f.ReadAt(p, 0); !errors.Is(err, q.refuse) {
 		t.Error(err)
