@@ -93,6 +93,10 @@ func (d viewDevice) Trim(off, n int64, fua bool) error { return d.Zero(off, n, t
 // Flush implements front.Device.
 func (d viewDevice) Flush() error { return told(d.Device.Flush()) }
 
+// unlaned is a device that is not read by a loop. A view looks at what it reads, for its checksums: in the memory of a guest that would
+// be trusting it, which may change what it holds meanwhile, or take it away.
+type unlaned struct{ front.Device }
+
 // viewLane reads a disk of a view by a loop.
 type viewLane struct {
 	d    viewDevice

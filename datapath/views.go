@@ -207,7 +207,7 @@ func (vs *views) serve(v viewStatus) error {
 			return err
 		}
 		if v.Options.Scratch {
-			s.disks = append(s.disks, &vhostuser.Server{Device: viewDevice{d}, Name: volume.Name, Log: vs.log.With("view", id, "volume", volume.Name)})
+			s.disks = append(s.disks, &vhostuser.Server{Device: unlaned{viewDevice{d}}, Name: volume.Name, Log: vs.log.With("view", id, "volume", volume.Name)})
 		}
 	}
 	vs.mu.Lock()

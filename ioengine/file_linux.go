@@ -285,9 +285,12 @@ func (f *osFile) WriteBack(off, n int64) {
 	if f.align > 1 {
 		return
 	}
-	_ = f.use("write back", func(fd int) error { // it is a hint; not every file system takes it
+	err := f.use("write back", func(fd int) error {
 		return unix.SyncFileRange(fd, off, n, unix.SYNC_FILE_RANGE_WRITE)
 	})
+	if errors.Is(err, unix.EIO) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		f.distrust(err) // a file system may tell it here alone; anything else says that it does not take the hint
+	}
 }
 
 func (f *osFile) NextData(off int64) (at, n int64, err error) {

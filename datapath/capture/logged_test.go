@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math/bits"
 	"math/rand/v2"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 
@@ -123,7 +125,25 @@ func TestServedElsewhere(t *testing.T) {
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}
+	marked := -1
+	r.disk.OnOp(func(op faultdisk.Op, name string) {
+		if marked < 0 && op != faultdisk.OpRead && strings.HasPrefix(name, "/disk.activity") { // the log of the other host goes
+			p, err := os.ReadFile(marksName(r.dir, testGroup, 1))
+			if err != nil {
+				t.Error(err)
+			}
+			marked = 0
+			sum, words := bitmapBytes(8 * region / BlockBytes)
+			for _, b := range p[marksAtDirty+sum:][:words] {
+				marked += bits.OnesCount8(b)
+			}
+		}
+	})
 	v := r.start()
+	r.disk.OnOp(nil)
+	if marked != 8*region/BlockBytes {
+		t.Errorf("%d blocks were dirty when the log of the other host went, want %d", marked, 8*region/BlockBytes)
+	}
 	tap := r.openTapOf()
 	if n := v.dirtyBlocks(); n != 8*region/BlockBytes || tap.Lost() == tap.LostCovered() {
 		t.Errorf("%d blocks are dirty, want %d; lost tells: %v", n, 8*region/BlockBytes, tap.Lost() != tap.LostCovered())
