@@ -4,12 +4,15 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
+	"github.com/holdfast-dr/holdfast/ioengine"
 )
 
 // carry copies a volume's disk, as it is now, to the target's host, and changes so many blocks of it there.
@@ -29,6 +32,14 @@ func (w *world) carry(volume string, blocks int) (path string) {
 
 // ofdSetLock is F_OFD_SETLK.
 const ofdSetLock = 37
+
+// qemuLock takes a lock as QEMU's on a disk that it writes to, until the file is closed.
+func qemuLock(t *testing.T, f *os.File) {
+	t.Helper()
+	if err := syscall.FcntlFlock(f.Fd(), ofdSetLock, &syscall.Flock_t{Type: syscall.F_RDLCK, Start: 101, Len: 1}); err != nil {
+		t.Error(err)
+	}
+}
 
 // TestPreseed: a group begins with disks that were carried to the target, a guest writes meanwhile, and what differs is sent; of
 // a volume without one all is. Whoever has the disk, or one of another size, is refused, and so is a group that was sent.
@@ -64,9 +75,7 @@ func TestPreseed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := syscall.FcntlFlock(qemu.Fd(), ofdSetLock, &syscall.Flock_t{Type: syscall.F_RDLCK, Start: 101, Len: 1}); err != nil {
-		t.Fatal(err)
-	}
+	qemuLock(t, qemu)
 	_, err = adopt(w.size)
 	refused("QEMU writes to it", err)
 	qemu.Close()
@@ -144,4 +153,119 @@ func TestPreseedBytes(t *testing.T) {
 		t.Errorf("%d bytes on the wire for %d that differ, at most %d", wire, changed, most)
 	}
 	w.verify("first")
+}
+
+// readFS has something done when a disk is first read.
+type readFS struct {
+	ioengine.FS
+	path string
+	do   atomic.Pointer[func()]
+}
+
+type readFile struct {
+	ioengine.File
+	fs *readFS
+}
+
+func (f *readFS) Open(name string, flags ioengine.Flags) (ioengine.File, error) {
+	file, err := f.FS.Open(name, flags)
+	if err == nil && name == f.path && f.do.Load() != nil {
+		file = readFile{file, f}
+	}
+	return file, err
+}
+
+func (f readFile) Hold() error { return f.File.(ioengine.Holder).Hold() }
+
+func (f readFile) ReadAt(p []byte, off int64) (int, error) {
+	if do := f.fs.do.Swap(nil); do != nil {
+		(*do)()
+	}
+	return f.File.ReadAt(p, off)
+}
+
+// What was adopted, or is being, is not taken for other disks or another history. Whoever comes to a disk while it is read stops
+// that. A group of the same name with another lineage is left alone.
+func TestAdoptedIsAsAsked(t *testing.T) {
+	t.Parallel()
+	fs := &readFS{FS: ioengine.OS()}
+	w := newWorld(t, func(w *world) { w.size, w.paused, w.fs = 2<<20, true, fs })
+	w.start()
+	ctx := t.Context()
+	fs.path = w.carry("vol1", 0)
+	type ask = holdfastv1.RecoveryServiceAdoptRequest
+	adopt := func(source *Source, change func(*ask)) (bool, error) {
+		r := &ask{Group: "shop", Id: "00000000000000aa", Stream: "00000000000000bb", Lineage: "0000000000000007",
+			Disks: []*holdfastv1.Disk{{Volume: "vol1", Id: 1, Bytes: uint64(w.size), Path: fs.path}}}
+		change(r)
+		res, err := Handlers(Identity{}, source, w.tg).Recovery.Adopt(ctx, r)
+		return res.GetAdopted(), err
+	}
+	same := func(*ask) {}
+	another := func(r *ask) { r.Id, r.Lineage = "00000000000000ac", "0000000000000008" }
+	other := filepath.Join(w.dir, "other.raw")
+	if err := os.WriteFile(other, w.image("vol1"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	others := map[string]func(*ask){
+		"another disk": func(r *ask) { r.Disks[0].Path = other }, "another volume": func(r *ask) { r.Disks[0].Id = 2 }, "another lineage": func(r *ask) { r.Lineage = "0000000000000008" },
+		"more disks": func(r *ask) {
+			r.Disks = append(r.Disks, &holdfastv1.Disk{Volume: "vol2", Id: 2, Bytes: uint64(w.size), Path: other})
+		},
+	}
+	refused := func(why, says string, done bool, err error) {
+		t.Helper()
+		if f := api.AsFailure(err); done || f == nil || f.Code != api.Precondition || f.Next == "" || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %v, %v, want %q", why, done, err, says)
+		}
+	}
+	refuse := func(why, says string, change func(*ask)) {
+		t.Helper()
+		done, err := adopt(nil, change)
+		refused(why, says, done, err)
+	}
+	done, err := adopt(w.s, another)
+	refused("this vra sends another group of that name", "protected from here", done, err)
+	qemu, err := os.OpenFile(fs.path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	do := func() {
+		for why, change := range others {
+			refuse(why+", while the disk is read", fs.path, change)
+		}
+		qemuLock(t, qemu)
+	}
+	fs.do.Store(&do)
+	if done, err = adopt(nil, same); done || err != nil {
+		t.Fatalf("%v, %v", done, err)
+	}
+	w.tg.turns.under.Wait()
+	if n := len(w.tg.store.Groups()); n > 0 || fs.do.Load() != nil {
+		t.Errorf("%d groups of a disk that somebody has; not read: %v", n, fs.do.Load() != nil)
+	}
+	qemu.Close()
+	done, err = adopt(nil, same)
+	refused("QEMU came while it was read", "open", done, err)
+	for range 2 { // the second time by what was kept
+		w.await("the disk to be adopted", func() bool {
+			done, err := adopt(nil, same)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return done
+		})
+		for why, change := range others {
+			refuse(why, fs.path, change)
+		}
+		refuse("another group of the name", "adopted here", another)
+		for lineage, n := range map[uint64]int{7: 0, 8: 1} {
+			gs, err := SourceGroups(w.tg.cfg.DataDir, []GroupConfig{{Name: "shop", Lineage: lineage}}, w.tg)
+			if err != nil || len(gs) != n {
+				t.Errorf("lineage %d: it sends %+v, %v", lineage, gs, err)
+			}
+		}
+		w.stopTarget()
+		w.startTarget()
+	}
 }

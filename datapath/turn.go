@@ -22,7 +22,7 @@ import (
 //
 //   - A target that hands over writes its turn, then gives the disks away. The turn counts once they are
 //     given away: from then on the VRA is the group's source.
-//   - A source that has adopted its disks writes its turn then: it sends the group no more.
+//   - A source that has adopted its disks writes its turn then: it sends the group, which keeps its lineage, no more.
 //
 // The parts are taken when the process opens its files, so a turn ends with a new opening of them all.
 type turn struct {
@@ -151,7 +151,7 @@ func SourceGroups(dataDir string, configured []GroupConfig, target *Target) (gro
 		return nil, err
 	}
 	for _, g := range configured {
-		if t := turns[g.Name]; t == nil || !t.counts(target) || invariant.Planted("datapath/both-send") {
+		if t := turns[g.Name]; t == nil || !t.ends(g) || !t.counts(target) || invariant.Planted("datapath/both-send") {
 			groups = append(groups, g)
 		}
 	}
@@ -166,6 +166,10 @@ func SourceGroups(dataDir string, configured []GroupConfig, target *Target) (gro
 	}
 	return groups, nil
 }
+
+// ends says whether the turn, once it counts, keeps a configured group of its name from being sent as the configuration says. A
+// reversal keeps the lineage: one with another is none of its business.
+func (t *turn) ends(g GroupConfig) bool { return t.Part == partSource || t.Lineage == g.Lineage }
 
 // counts says whether the turn is taken: a source has its disks only once they were given away.
 func (t *turn) counts(target *Target) bool {

@@ -232,7 +232,7 @@ func (w *world) adopts(over *holdfastv1.RecoveryServiceHandOverRequest) {
 	if err := tg.Turned(ctx); !errors.Is(err, ErrTurned) {
 		w.t.Errorf("it sends on: %v", err)
 	}
-	if gs, err := SourceGroups(tg.cfg.DataDir, []GroupConfig{{Name: "shop"}, {Name: "other"}}, tg); err != nil || len(gs) != 1 || gs[0].Name != "other" {
+	if gs, err := SourceGroups(tg.cfg.DataDir, []GroupConfig{{Name: "shop", Lineage: 7}, {Name: "other", Lineage: 7}}, tg); err != nil || len(gs) != 1 || gs[0].Name != "other" {
 		w.t.Errorf("it sends %+v, %v", gs, err)
 	}
 	if g, ok := tg.store.Group(record.GroupID(0xaa)); !ok || g.Info().Name != "shop" {
@@ -247,7 +247,7 @@ func (w *world) adopts(over *holdfastv1.RecoveryServiceHandOverRequest) {
 	if _, err := os.Stat(w.dir + "/vol1.img"); err != nil {
 		w.t.Error(err)
 	}
-	if gs, err := SourceGroups(tg.cfg.DataDir, []GroupConfig{{Name: "shop"}}, tg); err != nil || len(gs) != 1 {
+	if gs, err := SourceGroups(tg.cfg.DataDir, []GroupConfig{{Name: "shop", Lineage: 7}}, tg); err != nil || len(gs) != 1 {
 		w.t.Errorf("once the group is removed it sends %+v, %v", gs, err)
 	}
 }

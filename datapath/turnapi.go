@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -35,6 +37,7 @@ type turns struct {
 
 // adopting is an adoption under way, or over.
 type adopting struct {
+	asked       *turn
 	read, bytes int64
 	over        bool
 	err         error
@@ -77,33 +80,32 @@ func (t *turns) stop() {
 	t.under.Wait()
 }
 
-// adopt begins to adopt, unless that is under way or over, and tells how far it has come. That it failed is told once.
-func (t *Target) adopt(a journal.Adoption, after func() error) adopting {
+// adopt begins to adopt, unless that is under way or over, and tells how far it has come. That it failed is told once. While
+// it is under way, other disks of the same group are an error.
+func (t *Target) adopt(asked *turn, after func() error) (adopting, error) {
 	t.turns.mu.Lock()
 	defer t.turns.mu.Unlock()
-	if p := t.turns.mu.adoptions[a.Group.ID]; p != nil {
+	if p := t.turns.mu.adoptions[asked.ID]; p != nil && (!p.over || p.asked.sameDisks(asked)) {
+		if !p.asked.sameDisks(asked) {
+			return adopting{}, p.asked.hasDisks("is being made")
+		}
 		if p.err != nil {
-			delete(t.turns.mu.adoptions, a.Group.ID) // who asks again wants it begun again
+			delete(t.turns.mu.adoptions, asked.ID) // who asks again wants it begun again
 		}
-		return *p
+		return *p, nil
 	}
-	p := new(adopting)
-	for _, d := range a.Disks {
-		p.bytes += d.Bytes
-	}
-	t.turns.mu.adoptions[a.Group.ID] = p
-	a.Read = func(n int64) error {
-		t.turns.mu.Lock()
-		defer t.turns.mu.Unlock()
-		p.read = n
-		if t.turns.mu.closed {
-			return journal.ErrClosed
-		}
-		return nil
-	}
+	p := &adopting{asked: asked, bytes: bytesOf(asked.Disks)}
+	t.turns.mu.adoptions[asked.ID] = p
 	if t.turns.mu.closed {
 		p.over, p.err = true, journal.ErrClosed
-		return *p
+		return *p, nil
+	}
+	a := asked.adoption()
+	a.Read = func(n int64) error {
+		if err := t.turns.read(p, n); err != nil || n < p.bytes {
+			return err
+		}
+		return asked.inUse() // who came while the disks were read
 	}
 	told := *p
 	t.turns.under.Go(func() {
@@ -116,7 +118,50 @@ func (t *Target) adopt(a journal.Adoption, after func() error) adopting {
 		defer t.turns.mu.Unlock()
 		p.over, p.err = true, err
 	})
-	return told
+	return told, nil
+}
+
+// read notes how much of the disks was read. ErrClosed: the adoption is to end.
+func (t *turns) read(p *adopting, n int64) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p.read = n
+	if t.mu.closed {
+		return journal.ErrClosed
+	}
+	return nil
+}
+
+// inUse says that somebody has one of the disks, as far as ioengine.InUse sees that.
+func (t *turn) inUse() error {
+	for _, d := range t.Disks {
+		if err := ioengine.InUse(d.Path); err != nil && !(errors.Is(err, ioengine.ErrLocked) && invariant.Planted("datapath/adopts-from-qemu")) {
+			return err
+		}
+	}
+	return nil
+}
+
+// sameDisks says whether both are the same history on the same disks.
+func (t *turn) sameDisks(o *turn) bool {
+	paths := func(t *turn) map[record.VolumeID]string {
+		m := make(map[record.VolumeID]string)
+		for _, d := range t.Disks {
+			m[d.ID] = d.Path
+		}
+		return m
+	}
+	return t.Lineage == o.Lineage && len(t.Disks) == len(o.Disks) && maps.Equal(paths(t), paths(o))
+}
+
+// hasDisks refuses a request for other disks than those that the group was made of, or is being made.
+func (t *turn) hasDisks(made string) error {
+	var disks []string
+	for _, d := range t.Disks {
+		disks = append(disks, fmt.Sprintf("%s (%d) at %s", d.Name, d.ID, d.Path))
+	}
+	return api.Errorf(api.Precondition, "name these disks, or protect the group with another id",
+		"group %s, id %s, %s here, with the lineage %016x, of the disks %s", t.Name, t.ID, made, t.Lineage, strings.Join(disks, ", "))
 }
 
 // parseID reads an id of 16 hexadecimal digits.
@@ -137,12 +182,24 @@ func (h recoveryHandler) Adopt(ctx context.Context, r *holdfastv1.RecoveryServic
 	if err != nil {
 		return nil, err
 	}
-	if have, err := readTurn(h.target.cfg.DataDir, t.Name); err != nil {
+	have, err := readTurn(h.target.cfg.DataDir, t.Name)
+	if err != nil {
 		return nil, err
-	} else if _, there := h.target.store.Group(t.ID); there && have != nil && have.ID == t.ID && have.Part == partTarget {
-		return &holdfastv1.RecoveryServiceAdoptResponse{Adopted: true, ReadBytes: bytesOf(t.Disks), Bytes: bytesOf(t.Disks)}, nil
+	}
+	if have != nil && have.Part == partTarget && h.target.has(have.ID) {
+		switch {
+		case have.ID == t.ID && have.sameDisks(t):
+			return &holdfastv1.RecoveryServiceAdoptResponse{Adopted: true, ReadBytes: uint64(bytesOf(t.Disks)), Bytes: uint64(bytesOf(t.Disks))}, nil
+		case have.ID == t.ID:
+			return nil, have.hasDisks("was made")
+		case have.Lineage != t.Lineage: // what it says of a group that was sent from here is not to be lost
+			return nil, anotherOfThatName(t.Name, "was adopted here")
+		}
 	}
 	sends := h.source != nil && h.source.flow(t.Name) != nil
+	if sends && h.source.flow(t.Name).cfg.Lineage != t.Lineage {
+		return nil, anotherOfThatName(t.Name, "is protected from here")
+	}
 	if sends {
 		st := h.source.status(ctx, h.source.flow(t.Name))
 		switch st.State {
@@ -151,14 +208,12 @@ func (h recoveryHandler) Adopt(ctx context.Context, r *holdfastv1.RecoveryServic
 				"group %s is %s here: it is protected from this site, and its target takes what it sends", t.Name, st.State)
 		} // one whose filter is gone since the vra was started does not get as far as being told to stand by
 	}
-	if _, begun := h.target.store.Group(t.ID); !begun {
-		for _, d := range t.Disks {
-			if err := ioengine.InUse(d.Path); err != nil && !(errors.Is(err, ioengine.ErrLocked) && invariant.Planted("datapath/adopts-from-qemu")) {
-				return nil, adoptFailure(err)
-			}
+	if !h.target.has(t.ID) {
+		if err := t.inUse(); err != nil {
+			return nil, adoptFailure(err)
 		}
 	}
-	p := h.target.adopt(t.adoption(), func() error {
+	p, err := h.target.adopt(t, func() error {
 		if err := t.write(h.target.cfg.DataDir); err != nil {
 			return err
 		}
@@ -167,15 +222,28 @@ func (h recoveryHandler) Adopt(ctx context.Context, r *holdfastv1.RecoveryServic
 		}
 		return nil
 	})
+	if err != nil {
+		return nil, err
+	}
 	if p.err != nil {
 		return nil, adoptFailure(p.err)
 	}
 	return &holdfastv1.RecoveryServiceAdoptResponse{Adopted: p.over, ReadBytes: uint64(p.read), Bytes: uint64(p.bytes)}, nil
 }
 
-func bytesOf(disks []turnDisk) (n uint64) {
+func anotherOfThatName(name, how string) error {
+	return api.Errorf(api.Precondition, "give one of the two another name", "another group of the name %s %s, with another lineage", name, how)
+}
+
+// has says whether the store has a group.
+func (t *Target) has(id record.GroupID) bool {
+	_, ok := t.store.Group(id)
+	return ok
+}
+
+func bytesOf(disks []turnDisk) (n int64) {
 	for _, d := range disks {
-		n += uint64(d.Bytes)
+		n += d.Bytes
 	}
 	return n
 }

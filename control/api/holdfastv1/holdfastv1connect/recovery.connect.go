@@ -76,9 +76,9 @@ type RecoveryServiceClient interface {
 	Rollback(context.Context, *holdfastv1.RecoveryServiceRollbackRequest) (*holdfastv1.RecoveryServiceRollbackResponse, error)
 	// Adopt makes a group of disks that stand at this site and hold what it held before a failover to the other site. It begins
 	// with reading them, and answers at once; asked again it tells how far that has come. The disks stay as they are until a
-	// checkpoint of the group is listed and promoted. Once they are adopted this vra sends no group of that name any more.
+	// checkpoint of the group is listed and promoted. Once they are adopted this vra sends no group of that name and lineage any more.
 	// Errors: failed_precondition when this vra is no target, still sends the group, somebody has a disk open, or the group is
-	// there with other disks;
+	// there, or being made, with other disks or another lineage, or another one of that name, with another lineage, is sent from here or was adopted;
 	// invalid_argument for what cannot be meant; unavailable while the vra is being stopped.
 	Adopt(context.Context, *holdfastv1.RecoveryServiceAdoptRequest) (*holdfastv1.RecoveryServiceAdoptResponse, error)
 	// HandOver gives away the disks of a settled failover: this vra, which was their target, becomes the source of the
@@ -268,9 +268,9 @@ type RecoveryServiceHandler interface {
 	Rollback(context.Context, *holdfastv1.RecoveryServiceRollbackRequest) (*holdfastv1.RecoveryServiceRollbackResponse, error)
 	// Adopt makes a group of disks that stand at this site and hold what it held before a failover to the other site. It begins
 	// with reading them, and answers at once; asked again it tells how far that has come. The disks stay as they are until a
-	// checkpoint of the group is listed and promoted. Once they are adopted this vra sends no group of that name any more.
+	// checkpoint of the group is listed and promoted. Once they are adopted this vra sends no group of that name and lineage any more.
 	// Errors: failed_precondition when this vra is no target, still sends the group, somebody has a disk open, or the group is
-	// there with other disks;
+	// there, or being made, with other disks or another lineage, or another one of that name, with another lineage, is sent from here or was adopted;
 	// invalid_argument for what cannot be meant; unavailable while the vra is being stopped.
 	Adopt(context.Context, *holdfastv1.RecoveryServiceAdoptRequest) (*holdfastv1.RecoveryServiceAdoptResponse, error)
 	// HandOver gives away the disks of a settled failover: this vra, which was their target, becomes the source of the
