@@ -21,8 +21,8 @@ var alonePackages = []string{
 
 // aloneTests are long tests the race detector can find nothing in and makes up to twenty
 // times slower: each runs one goroutine from beginning to end, but for the last, which open
-// the same store thousands of times or look at how a child process dies. All of them run
-// in full without it. What runs beside something else is never one of them.
+// the same store thousands of times, look at how a child process dies, or rewrite a whole disk
+// on a way that shorter ones go too. All of them run in full without it.
 var aloneTests = []string{
 	"TestCoverage", "TestMemory", "TestScale", // journal/index
 	"TestTableCrash", "TestTableErrors", "TestTableLong", "TestTableOpenErrors",
@@ -33,6 +33,7 @@ var aloneTests = []string{
 	"TestFileAgainstModel",                                              // ioengine
 	"TestDamageAtOpening", "TestDeathOnAFullDisk", "TestFullFileSystem", // journal
 	"TestFailoverCrashAtEveryOperation", "TestFailoverErrorAtEveryOperation",
+	"TestNothingIsTheSame", // datapath
 }
 
 // notShell says that a folder is of no shell.
