@@ -373,6 +373,9 @@ func (f *flow) cutMirrored(ctx context.Context, a group.Take) {
 	f.tap.LookAtMirrors(ctx)
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if ctx.Err() != nil { // perhaps before all had told
+		return
+	}
 	f.mu.last = m
 	f.stepLocked(group.Taken{Life: a.Life, Kind: a.Kind, Lost: f.tap.Lost()})
 }

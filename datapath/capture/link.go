@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 )
 
 // ErrFilterGone says that the filter went away before it answered.
@@ -30,6 +32,7 @@ type link struct {
 		sync.Mutex
 		told    bool // the volumes were told at least once
 		volumes []VolumeInfo
+		mirrors []VolumeInfo  // those of volumes that are mirror targets: like volumes, known when the filter is gone
 		conn    *filterConn   // nil while there is none
 		changed chan struct{} // closed, and made anew, when conn changes
 	}
@@ -95,13 +98,13 @@ func (l *link) connect(ctx context.Context) (told bool, err error) {
 	if err := conn.SetReadDeadline(time.Time{}); err != nil {
 		return false, err
 	}
-	pool, err := l.tap.adopt(filterKey(l.socket), w, fds)
+	pool, mirrors, err := l.tap.adopt(filterKey(l.socket), w, fds)
 	if err != nil {
 		return false, err
 	}
 	c := &filterConn{conn: conn, pool: w.shape.instance}
 	c.mu.open = map[uint64]chan reply{}
-	l.set(c, w.volumes)
+	l.set(c, w.volumes, mirrors)
 	l.log.Info("filter connected", "volumes", len(w.volumes))
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -109,7 +112,7 @@ func (l *link) connect(ctx context.Context) (told bool, err error) {
 		l.tap.foldLate(ctx, pool, func(q request) error { _, err := c.ask(ctx, q); return err })
 	})
 	err = c.read()
-	l.set(nil, w.volumes)
+	l.set(nil, w.volumes, mirrors)
 	c.end()
 	return true, err
 }
@@ -141,19 +144,32 @@ func (l *link) hello(conn *net.UnixConn) (w welcome, fds []int, err error) {
 	return w, fds, err
 }
 
-func (l *link) set(c *filterConn, volumes []VolumeInfo) {
+func (l *link) set(c *filterConn, volumes, mirrors []VolumeInfo) {
 	l.mu.Lock()
-	l.mu.conn, l.mu.told, l.mu.volumes = c, true, volumes
+	l.mu.conn, l.mu.told, l.mu.volumes, l.mu.mirrors = c, true, volumes, mirrors
 	close(l.mu.changed)
 	l.mu.changed = make(chan struct{})
 	l.mu.Unlock()
 	l.tap.rouse()
 }
 
-// adopt maps a filter's pool, or finds it mapped: its filter said hello again.
-func (t *Tap) adopt(key uint64, w welcome, fds []int) (*tapPool, error) {
+// adopt maps a filter's pool, and tells which of its volumes are mirror targets.
+func (t *Tap) adopt(key uint64, w welcome, fds []int) (p *tapPool, mirrors []VolumeInfo, err error) {
 	t.merge.Lock()
 	defer t.merge.Unlock()
+	if p, err = t.mapLocked(key, w, fds); err != nil {
+		return nil, nil, err
+	}
+	p.shown(w.volumes, func(v VolumeInfo, w uint64) {
+		if w&shownMirror != 0 && !invariant.Planted("capture/mirror-forgotten") {
+			mirrors = append(mirrors, v)
+		}
+	})
+	return p, mirrors, nil
+}
+
+// mapLocked maps a filter's pool, or finds it mapped: its filter said hello again.
+func (t *Tap) mapLocked(key uint64, w welcome, fds []int) (*tapPool, error) {
 	p := t.poolLocked(w.shape.instance)
 	if p != nil {
 		return p, nil

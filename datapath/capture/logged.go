@@ -201,10 +201,15 @@ func (t *Tap) shown(each func(v VolumeInfo, w uint64)) {
 		}
 		t.merge.Lock()
 		if p := t.poolLocked(c.pool); p != nil {
-			for i, v := range volumes[:min(len(volumes), p.shape.rings)] {
-				each(v, word(p.desc, descAtLogs+8*int64(i)).Load())
-			}
+			p.shown(volumes, each)
 		}
 		t.merge.Unlock()
+	}
+}
+
+// shown gives each volume of the pool's filter, and the word that the filter shows of it.
+func (p *tapPool) shown(volumes []VolumeInfo, each func(v VolumeInfo, w uint64)) {
+	for i, v := range volumes[:min(len(volumes), p.shape.rings)] {
+		each(v, word(p.desc, descAtLogs+8*int64(i)).Load())
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -246,9 +247,18 @@ func (f *Filter) answerMirror(ctx context.Context, q request) reply {
 	return r
 }
 
-// Mirrors tells of the volumes that are mirror targets whether their mirrors stood when their filters last looked.
+// Mirrors tells of the volumes that are mirror targets whether their mirrors stood when their filters last looked. Where a filter
+// that is needed is gone none does: its guests go on without it.
 func (t *Tap) Mirrors() map[VolumeInfo]bool {
 	stand := map[VolumeInfo]bool{}
+	for _, l := range t.links() {
+		mirrors, here := l.mirrors()
+		if here || l.needed.Load() {
+			for _, v := range mirrors {
+				stand[v] = false
+			}
+		}
+	}
 	t.shown(func(v VolumeInfo, w uint64) {
 		if w&shownMirror != 0 {
 			stand[v] = w&shownMirrored != 0
@@ -257,18 +267,36 @@ func (t *Tap) Mirrors() map[VolumeInfo]bool {
 	return stand
 }
 
+// mirrors are the volumes that the filter showed as mirror targets when it was last there, and whether it is there now.
+func (l *link) mirrors() (mirrors []VolumeInfo, here bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.mu.mirrors, l.mu.conn != nil
+}
+
+// leaves says that guests write unseen: they are mirrored to the filter, which is needed and is not there.
+func (l *link) leaves() bool {
+	mirrors, here := l.mirrors()
+	return len(mirrors) > 0 && !here && l.needed.Load()
+}
+
 // lookWait bounds how long a filter may take to look at its mirrors: all that a cut waits for.
 const lookWait = time.Second
 
-// LookAtMirrors has every filter with a mirror look whether it stands. One that does not, or cannot be known to, is counted in lost
-// when it returns. So a ticket that was taken before has every write of these guests before it that was answered before, or Lost tells.
+// LookAtMirrors has every filter with a mirror look whether it stands. One that does not, or cannot be known to, as its filter is
+// gone, is counted in lost when it returns. So a ticket that was taken before has every write of these guests before it that was
+// answered before, or Lost tells. ctx is of who asks: when it ends, nothing is found out.
 func (t *Tap) LookAtMirrors(ctx context.Context) {
 	if len(t.Mirrors()) == 0 || invariant.Planted("capture/mirror-not-asked") {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, lookWait)
+	if slices.ContainsFunc(t.links(), (*link).leaves) {
+		t.page.lost.Add(1)
+		return
+	}
+	ask, cancel := context.WithTimeout(ctx, lookWait)
 	defer cancel()
-	if err := t.askAll(ctx, request{ask: askLook}, func([]byte) error { return nil }); err != nil {
+	if err := t.askAll(ask, request{ask: askLook}, func([]byte) error { return nil }); err != nil && ctx.Err() == nil {
 		t.page.lost.Add(1)
 	}
 }

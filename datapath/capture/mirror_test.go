@@ -238,14 +238,42 @@ func TestMirrorIsLost(t *testing.T) {
 			r.t.Error(err)
 		}
 	})
-	f("killed", func(r *rig, _ *qemu, _ func()) {
+	f("killed", func(r *rig, _ *qemu, _ func()) { // its guest goes on, and there is nobody to ask
 		r.kill()
+		within(r.t, "the VRA sees it", func() bool { return r.tap.Stats().Filters == 0 })
+		if m := r.tap.Mirrors(); len(m) != 1 || m[VolumeInfo{1, "vol1", 8 * mib}] {
+			r.t.Errorf("the filter is gone, and the VRA sees %v", m)
+		}
+		for range 2 { // as long as it is gone
+			before := r.tap.Lost()
+			if r.tap.LookAtMirrors(r.t.Context()); r.tap.Lost() == before {
+				r.t.Fatal("lost does not tell that the filter is gone")
+			}
+		}
+		r.tap.Follow(r.cfg.PoolSocket, false)
+		before := r.tap.Lost()
+		if r.tap.LookAtMirrors(r.t.Context()); r.tap.Lost() != before || len(r.tap.Mirrors()) > 0 {
+			r.t.Error("a filter that is gone and not needed is missed")
+		}
+		r.tap.Follow(r.cfg.PoolSocket, true)
 		r.open()
 		within(r.t, "the VRA is back", func() bool { return r.tap.Stats().Filters == 1 })
 	})
 	f("hung", func(r *rig, _ *qemu, _ func()) { // nobody answers: not known is lost
-		r.kill()
+		m := r.vol(0).mirror
+		m.mu.Lock()
+		before := r.tap.Lost()
+		ctx, cancel := context.WithCancel(r.t.Context())
+		cancel()
+		if r.tap.LookAtMirrors(ctx); r.tap.Lost() != before {
+			r.t.Error("who asked has gone, and that is counted")
+		}
 		r.tap.LookAtMirrors(r.t.Context())
+		told := r.tap.Lost() != before
+		if m.mu.Unlock(); !told {
+			r.t.Fatal("lost does not tell that nobody answers")
+		}
+		r.kill()
 		r.open()
 		within(r.t, "the VRA is back", func() bool { return r.tap.Stats().Filters == 1 })
 	})
