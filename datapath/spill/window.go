@@ -110,7 +110,11 @@ func New(limit int64, next record.Seq) *Window {
 }
 
 // Join gives the window a share, before anything is put.
-func (w *Window) Join(s Share) { w.share = s }
+func (w *Window) Join(s Share) {
+	w.mu.Lock() // who spills may look already
+	defer w.mu.Unlock()
+	w.share = s
+}
 
 // Limit is how much it may hold now, in bytes: its own limit, or less where its share is less.
 func (w *Window) Limit() int64 {
