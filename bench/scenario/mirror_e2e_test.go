@@ -171,7 +171,8 @@ func TestGuestIsMirrored(t *testing.T) {
 	if err := os.WriteFile(other, make([]byte, 1<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	l := up(t, "", nil, "--image", other, "--interval", "1s", "--link", "none")
+	const interval = time.Second
+	l := up(t, "", nil, "--image", other, "--interval", interval.String(), "--link", "none")
 	f := l.mirrorFilter(image, size)
 	f.start()
 	l.protected()
@@ -207,18 +208,28 @@ func TestGuestIsMirrored(t *testing.T) {
 	}
 	same("mirrored")
 
-	f.stop()
-	l.goesOn(monitor)
-	before := l.newest()
-	f.start()
-	l.past("not mirrored")
-	l.goesOn(monitor)
-	if after := l.newest(); after != before {
-		t.Errorf("checkpoint %s was listed while the guest was not mirrored", after)
+	for tag, end := range map[string]func(){"again": f.stop, "anew": f.kill} {
+		end()
+		l.must(l.Await(t.Context(), time.Minute, "error", func(s drive.Status) bool { return s.State == "error" }))
+		before := l.newest()
+		none := func() {
+			t.Helper()
+			if after := l.newest(); after != before {
+				t.Errorf("%s: checkpoint %s was listed while the guest was not mirrored", tag, after)
+			}
+		}
+		for dead := time.Now(); time.Since(dead) < 4*interval; {
+			l.goesOn(monitor)
+		}
+		none()
+		f.start()
+		l.past("not mirrored")
+		l.goesOn(monitor)
+		none()
+		f.move("attach", monitor, "--mirror")
+		l.protected()
+		same(tag)
 	}
-	f.move("attach", monitor, "--mirror")
-	l.protected()
-	same("again")
 
 	// The guest stands still, so that nothing else travels.
 	l.qmp(monitor, qmpStop)
