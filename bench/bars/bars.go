@@ -20,18 +20,23 @@ type Row struct {
 	Key     string  // names it in samples and on the command line
 	Measure string  // what is measured, in words
 	Unit    string  // of Limit; "x" for a ratio
-	Limit   float64 // inclusive
+	Limit   float64 // inclusive; NaN: no bar, a scale to read the row before by
 	Least   bool    // the figure must be at least Limit; else at most
 }
 
 // Bar is the limit in words.
 func (r Row) Bar() string {
+	if r.scale() {
+		return "none: a scale"
+	}
 	sign := "<="
 	if r.Least {
 		sign = ">="
 	}
 	return fmt.Sprintf("%s %s", sign, figure(r.Limit, r.Unit))
 }
+
+func (r Row) scale() bool { return math.IsNaN(r.Limit) }
 
 func (r Row) holds(v float64) bool {
 	if r.Least {
@@ -123,9 +128,12 @@ func Table(results []Result) string {
 		lo, hi := r.Spread()
 		ours := median(r.values(func(s Sample) float64 { return s.Ours }))
 		peer := median(r.values(func(s Sample) float64 { return s.Peer }))
-		verdict := "pass"
-		if !r.Passes() {
-			verdict = "**miss**"
+		verdict := "**miss**"
+		switch {
+		case r.scale():
+			verdict = ""
+		case r.Passes():
+			verdict = "pass"
 		}
 		fmt.Fprintf(&b, "| %s | %s | %s | %s to %s | %s | %s | %d | %s | %s |\n", r.Measure, r.Bar(), figure(r.Median(), r.Unit),
 			figure(lo, ""), figure(hi, ""), optional(ours, r.Samples[0].OursUnit), optional(peer, r.Samples[0].OursUnit), len(r.Samples), r.Samples[0].Commit, verdict)

@@ -35,8 +35,9 @@ func TestMedianDecides(t *testing.T) {
 }
 
 func TestTableSaysMissAndNotMeasured(t *testing.T) {
-	rows := []Row{{"a", "first", "x", 0.8, true}, {"b", "second", "ms", 50, false}, {"c", "third", "MiB", 256, false}}
-	results, err := Collect(rows, []Sample{{Row: "a", Value: 0.5, Ours: 1200, Peer: 2400, OursUnit: "MB/s", Commit: "abc1234"}, {Row: "a", Value: 0.7}, {Row: "b", Value: 12.345}, {Row: "a", Value: 0.6}})
+	rows := []Row{{"a", "first", "x", 0.8, true}, {"b", "second", "ms", 50, false}, {"c", "third", "MiB", 256, false},
+		{"s", "scale", "x", math.NaN(), false}}
+	results, err := Collect(rows, []Sample{{Row: "a", Value: 0.5, Ours: 1200, Peer: 2400, OursUnit: "MB/s", Commit: "abc1234"}, {Row: "a", Value: 0.7}, {Row: "b", Value: 12.345}, {Row: "a", Value: 0.6}, {Row: "s", Value: 4}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,6 +45,7 @@ func TestTableSaysMissAndNotMeasured(t *testing.T) {
 	for _, want := range []string{
 		"| first | >= 0.8x | 0.6x | 0.5 to 0.7 |", "| 3 | abc1234 | **miss** |",
 		"| second | <= 50 ms | 12.3 ms | 12.3 to 12.3 |  |  | 1 |  | pass |",
+		"| scale | none: a scale | 4x | 4 to 4 |  |  | 1 |  |  |",
 		"| third | <= 256 MiB | | | | | 0 | | not measured |",
 	} {
 		if !strings.Contains(table, want) {

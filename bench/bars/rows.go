@@ -1,5 +1,7 @@
 package bars
 
+import "math"
+
 // Areas are the groups of bars, by the name of their program.
 var Areas = map[string][]Row{"capture": Capture, "control": Control, "journal": Journal, "recovery": Recovery, "wire": Wire}
 
@@ -55,6 +57,7 @@ var Journal = []Row{
 	{"memory", "resident memory at 100 M extents, beyond the configured cache", "MiB", 256, false},
 	{"promote-keeps-up", "bytes promoted per byte taken, from the end of a pass to the end of one, at an intake of a quarter of the disk", "x", 1, true},
 	{"promote-ack", "ack p99 beside promotion, over that without", "x", 2, false},
+	{"promote-disk", "what the disk itself does: p99 of fio's write of 1 MiB and its sync beside the same flows (promotion's reads and writes by fio too), over that without", "x", math.NaN(), false},
 }
 
 // Recovery is what bringing machines up at the second site is held to. Their processor is emulated.

@@ -56,7 +56,7 @@ func (b *bench) measures() []bars.Measure {
 		{Rows: []string{"open-view", "first-read", "memory"}, Do: b.large},
 		{Rows: []string{"reopen-one"}, Do: b.reopenOne},
 		{Rows: []string{"reopen-300"}, Do: b.reopenMany},
-		{Rows: []string{"promote-keeps-up", "promote-ack"}, Do: b.promote},
+		{Rows: []string{"promote-keeps-up", "promote-ack", "promote-disk"}, Do: b.promote},
 	}
 }
 

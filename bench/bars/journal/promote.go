@@ -423,9 +423,10 @@ func (b *bench) promote() error {
 			return err
 		}
 		b.Sample(bars.Sample{Row: "promote-ack", Value: both.AckP99 / alone.AckP99, Ours: both.AckP99, Peer: alone.AckP99, OursUnit: "ms", Foreign: foreign,
-			Note: fmt.Sprintf("half of them in %.1f ms, and %.1f without; all in %.0f and %.0f; before they were taken in they were held up for %.1f s in all, at most %.0f ms, and %.1f s without; the log's syncs p99 %.1f and %.1f; %d times the disk finished nothing for 0.1 s or more, %.0f ms in all, and %d without; p99 apart from that %.2f and %.2f; fio with the same flows: p99 of a write of 1 MiB and of its sync %.2f ms, without the others %.2f: %.1f x, and %d times the disk finished nothing for 0.1 s or more, %.0f ms in all",
-				both.AckP50, alone.AckP50, both.AckMax, alone.AckMax, both.Held, both.HeldMost, alone.Held, both.SyncP99, alone.SyncP99, both.Stalls, both.Stalled, alone.Stalls, both.AckApart, alone.AckApart,
-				disk.Beside, disk.Alone, disk.Beside/disk.Alone, disk.Stalls, disk.Stalled)})
+			Note: fmt.Sprintf("half of them in %.1f ms, and %.1f without; all in %.0f and %.0f; before they were taken in they were held up for %.1f s in all, at most %.0f ms, and %.1f s without; the log's syncs p99 %.1f and %.1f; %d times the disk finished nothing for 0.1 s or more, %.0f ms in all, and %d without; p99 apart from that %.2f and %.2f",
+				both.AckP50, alone.AckP50, both.AckMax, alone.AckMax, both.Held, both.HeldMost, alone.Held, both.SyncP99, alone.SyncP99, both.Stalls, both.Stalled, alone.Stalls, both.AckApart, alone.AckApart)})
+		b.Sample(bars.Sample{Row: "promote-disk", Value: disk.Beside / disk.Alone, Ours: disk.Beside, Peer: disk.Alone, OursUnit: "ms", Foreign: foreign,
+			Note: fmt.Sprintf("%d times the disk finished nothing for 0.1 s or more, %.0f ms in all", disk.Stalls, disk.Stalled)})
 	}
 	return nil
 }
