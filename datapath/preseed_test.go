@@ -268,4 +268,31 @@ func TestAdoptedIsAsAsked(t *testing.T) {
 		w.stopTarget()
 		w.startTarget()
 	}
+
+	// One that was removed since is not answered by what is remembered of its adoption, and does not come back.
+	shed := func(r *ask) {
+		r.Group, r.Id, r.Lineage, r.Disks[0].Path = "shed", "00000000000000ad", "0000000000000009", other
+	}
+	answer := func() (done bool, err error) {
+		w.await("an answer", func() bool {
+			done, err = adopt(nil, shed)
+			return done || err != nil
+		})
+		return done, err
+	}
+	if done, err = answer(); !done {
+		t.Fatal(err)
+	}
+	if _, err := Handlers(Identity{}, nil, w.tg).Groups.Remove(ctx, &holdfastv1.GroupsServiceRemoveRequest{Group: "shed"}); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second time by what was kept
+		done, err = answer()
+		refused("it was removed", "was removed here", done, err)
+		if f := api.AsFailure(err); f != nil && f.Next != "draw another id" {
+			t.Errorf("what to do: %s", f.Next)
+		}
+		w.stopTarget()
+		w.startTarget()
+	}
 }

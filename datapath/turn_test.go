@@ -141,6 +141,12 @@ func TestTurn(t *testing.T) {
 	}
 	_, err = Handlers(Identity{}, w.s, nil).Recovery.HandOver(ctx, over)
 	refused("at a source", api.Precondition, err)
+	another := &Source{flows: []*flow{{cfg: GroupConfig{Name: "shop", Lineage: 8}}}}
+	_, err = Handlers(Identity{}, another, w.tg).Recovery.HandOver(ctx, over)
+	refused("this vra sends another group of that name", api.Precondition, err)
+	if have, err := readTurn(w.tg.cfg.DataDir, "shop"); have != nil || err != nil {
+		t.Errorf("what is refused is written down: %+v, %v", have, err)
+	}
 	groups := func() []GroupConfig {
 		t.Helper()
 		gs, err := SourceGroups(w.tg.cfg.DataDir, []GroupConfig{{Name: "other"}}, w.tg)

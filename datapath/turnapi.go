@@ -81,11 +81,14 @@ func (t *turns) stop() {
 }
 
 // adopt begins to adopt, unless that is under way or over, and tells how far it has come. That it failed is told once. While
-// it is under way, other disks of the same group are an error.
+// it is under way, other disks of the same group are an error. One that is over, and whose group was removed since, is begun anew: the
+// store says what it thinks of that.
 func (t *Target) adopt(asked *turn, after func() error) (adopting, error) {
 	t.turns.mu.Lock()
 	defer t.turns.mu.Unlock()
-	if p := t.turns.mu.adoptions[asked.ID]; p != nil && (!p.over || p.asked.sameDisks(asked)) {
+	p := t.turns.mu.adoptions[asked.ID]
+	gone := p != nil && p.over && p.err == nil && !t.has(asked.ID) && !invariant.Planted("datapath/adopted-and-removed")
+	if p != nil && !gone && (!p.over || p.asked.sameDisks(asked)) {
 		if !p.asked.sameDisks(asked) {
 			return adopting{}, p.asked.hasDisks("is being made")
 		}
@@ -94,7 +97,7 @@ func (t *Target) adopt(asked *turn, after func() error) (adopting, error) {
 		}
 		return *p, nil
 	}
-	p := &adopting{asked: asked, bytes: bytesOf(asked.Disks)}
+	p = &adopting{asked: asked, bytes: bytesOf(asked.Disks)}
 	t.turns.mu.adoptions[asked.ID] = p
 	if t.turns.mu.closed {
 		p.over, p.err = true, journal.ErrClosed
@@ -197,7 +200,7 @@ func (h recoveryHandler) Adopt(ctx context.Context, r *holdfastv1.RecoveryServic
 		}
 	}
 	sends := h.source != nil && h.source.flow(t.Name) != nil
-	if sends && h.source.flow(t.Name).cfg.Lineage != t.Lineage {
+	if h.sendsAnother(t.Name, t.Lineage) {
 		return nil, anotherOfThatName(t.Name, "is protected from here")
 	}
 	if sends {
@@ -229,6 +232,15 @@ func (h recoveryHandler) Adopt(ctx context.Context, r *holdfastv1.RecoveryServic
 		return nil, adoptFailure(p.err)
 	}
 	return &holdfastv1.RecoveryServiceAdoptResponse{Adopted: p.over, ReadBytes: uint64(p.read), Bytes: uint64(p.bytes)}, nil
+}
+
+// sendsAnother says whether a group of the name is sent from here whose lineage is another.
+func (h recoveryHandler) sendsAnother(name string, lineage uint64) bool {
+	if h.source == nil {
+		return false
+	}
+	f := h.source.flow(name)
+	return f != nil && f.cfg.Lineage != lineage
 }
 
 func anotherOfThatName(name, how string) error {
@@ -263,7 +275,7 @@ func adoptFailure(err error) error {
 	switch {
 	case errors.Is(err, ioengine.ErrLocked):
 		return api.Errorf(api.Precondition, "stop the vra-filter that serves it, for good, and whatever else has it open: the machine on it, or what is mounted from it; and ask again", "somebody has a disk open: %v", err)
-	case errors.Is(err, journal.ErrLineage):
+	case errors.Is(err, journal.ErrLineage), errors.Is(err, journal.ErrRemoved):
 		return api.Errorf(api.Precondition, "draw another id", "%v", err)
 	case errors.Is(err, journal.ErrClosed):
 		return api.Errorf(api.Unavailable, "ask again", "the vra is being stopped")
@@ -339,6 +351,9 @@ func (h recoveryHandler) HandOver(_ context.Context, r *holdfastv1.RecoveryServi
 	t, err := h.turnToSource(g, r, record.GroupID(id))
 	if err != nil {
 		return nil, err
+	}
+	if h.sendsAnother(t.Name, t.Lineage) && !invariant.Planted("datapath/hides-another") { // which would not be sent any more
+		return nil, anotherOfThatName(t.Name, "is protected from here")
 	}
 	if err := t.write(h.target.cfg.DataDir); err != nil {
 		return nil, err

@@ -41,7 +41,7 @@ type Adoption struct {
 // Adopt makes a group whose replicas are disks that stand elsewhere and hold what they held before: what its source
 // sends goes through the log, so that they stay as they are until a checkpoint of it is listed and promoted. The group is
 // there, durably, when it returns, and not before; until then nothing of it was begun but sums, and the disks are as they were.
-// One that was adopted so before is returned as it stands. ErrLineage: the group is there and is another;
+// One that was adopted so before is returned as it stands. ErrLineage: the group is there and is another; ErrRemoved: it was removed;
 // ioengine.ErrLocked: somebody else has a disk.
 func (s *Store) Adopt(a Adoption) (*Group, error) {
 	if err := a.validate(); err != nil {
@@ -51,6 +51,9 @@ func (s *Store) Adopt(a Adoption) (*Group, error) {
 	defer s.opening.Unlock()
 	if g, ok := s.Group(a.Group.ID); ok {
 		return g, g.adoptedSo(a)
+	}
+	if err := s.isRemoved(a.Group.ID); err != nil {
+		return nil, err
 	}
 	g := s.newGroup(a.Group.ID)
 	names, err := s.cfg.FS.List(g.dir)

@@ -517,6 +517,17 @@ func TestRemoveAdopted(t *testing.T) {
 	if len(r.Disks) > 0 || r.Left != nil {
 		t.Errorf("%+v", r)
 	}
+
+	// What was removed does not come back, by its disks either.
+	store, err := Open(config(disk))
+	ok(t, err)
+	if g, err := store.Adopt(a); !errors.Is(err, ErrRemoved) {
+		t.Errorf("a removed group is adopted: %v, %v", g, err)
+	}
+	if gs := store.Groups(); len(gs) > 0 {
+		t.Errorf("it has %d groups", len(gs))
+	}
+	ok(t, store.Close())
 }
 
 // adoptedOrNot opens what a crash in an adoption left: the old disks are as they were, and the group is not there
