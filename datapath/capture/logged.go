@@ -2,6 +2,8 @@ package capture
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"sync/atomic"
 	"time"
 
@@ -59,10 +61,20 @@ func (f *foundLog) told(dirty []uint64) bool {
 	return true
 }
 
-// elsewhere says that whoever kept the log last was not of this boot. Where there are marks of it, the disk was served at another
-// host meanwhile, of which they know nothing.
-func (f *foundLog) elsewhere() bool {
-	return f.log != nil && f.log.Elsewhere(f.cfg.ID.Boot) && !invariant.Planted("capture/elsewhere-unseen")
+var errElsewhere = errors.New("its activity log was kept by another host since")
+
+// elsewhere says why the disk was, or may have been, served at another host since this one did, which has marks of this boot: they know nothing
+// of what was written there. Nil: it was not. The log is of another boot; or it was whole here, as the marks' word says, and is gone or tells
+// nothing, as one is that the other host could not keep.
+func (f *foundLog) elsewhere(word uint64) error {
+	switch {
+	case f.log == nil:
+	case f.log.Elsewhere(f.cfg.ID.Boot) && !invariant.Planted("capture/elsewhere-unseen"):
+		return errElsewhere
+	case word&logLacks == 0 && f.log.Err() != nil && !invariant.Planted("capture/gone-unseen"):
+		return fmt.Errorf("its activity log was whole here, and tells nothing now: %w", f.log.Err())
+	}
+	return nil
 }
 
 // openLog goes on with the log that was found, or makes a new one. whole says that there were marks of this boot.

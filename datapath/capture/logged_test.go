@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/bits"
 	"math/rand/v2"
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/holdfast-dr/holdfast/datapath/capture/activity"
@@ -149,6 +151,80 @@ func TestServedElsewhere(t *testing.T) {
 		t.Errorf("%d blocks are dirty, want %d; lost tells: %v", n, 8*region/BlockBytes, tap.Lost() != tap.LostCovered())
 	}
 	shut()
+}
+
+// TestLogGone: a log that was whole when this host last served the disk, and tells nothing when it does again, is what another host leaves that
+// could not keep it: everything is dirty, and it is said why. One that was not whole here says nothing of others.
+func TestLogGone(t *testing.T) {
+	const name = "/disk.activity"
+	f := func(what string, clean bool, want int64, says string, lose func(r *loggedRig)) {
+		t.Helper()
+		r := newLoggedRig(t, 4*region)
+		var logged bytes.Buffer
+		r.cfg.Log = slog.New(slog.NewTextHandler(&logged, nil))
+		r.start()
+		r.tapOf().Close()
+		r.tap = nil
+		if !clean {
+			lose(r)
+			r.kill()
+		} else {
+			r.stopRun()
+			if err := r.filter.Close(); err != nil {
+				t.Fatal(err)
+			}
+			r.filter = nil
+			lose(r)
+		}
+		logged.Reset()
+		v := r.start()
+		r.disk.Heal()
+		tap := r.openTapOf()
+		if n := v.dirtyBlocks(); n != want || want > 0 && tap.Lost() == tap.LostCovered() {
+			t.Errorf("%s: %d blocks are dirty, want %d; lost tells: %v", what, n, want, tap.Lost() != tap.LostCovered())
+		}
+		r.stopRun()
+		if err := r.filter.Close(); err != nil {
+			t.Fatal(err)
+		}
+		r.filter = nil
+		if !strings.Contains(logged.String(), says) {
+			t.Errorf("%s: it says %q, want %q", what, logged.String(), says)
+		}
+	}
+	remove := func(r *loggedRig) {
+		if err := r.disk.Remove(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all := int64(4 * region / BlockBytes)
+	const why = "its activity log was whole here, and tells nothing now"
+	f("nothing", true, 0, "", func(*loggedRig) {})
+	f("gone", true, all, why+": "+name, remove)
+	f("gone under one that was killed", false, all, why, remove)
+	f("unreadable", true, all, why, func(r *loggedRig) {
+		r.disk.Inject(faultdisk.Fault{Err: syscall.EIO, Ops: faultdisk.OpRead, Only: func(n string) bool { return n == name }})
+	})
+	f("damaged", true, all, "corrupt", func(r *loggedRig) {
+		log, err := r.disk.Open(name, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := log.WriteAt(make([]byte, 512), 0); err != nil {
+			t.Fatal(err)
+		}
+	})
+	f("gone, and not whole before", true, 0, "", func(r *loggedRig) {
+		remove(r)
+		p, err := os.OpenFile(marksName(r.dir, testGroup, 1), os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.Close()
+		if _, err := p.WriteAt([]byte{logLacks}, marksAtLog); err != nil {
+			t.Fatal(err)
+		}
+	})
 }
 
 // openTapOf opens a tap of the present boot.

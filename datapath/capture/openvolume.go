@@ -39,7 +39,11 @@ func openVolume(cfg FilterConfig, fv FilterVolume, boot bootID, page *orderPage)
 	}
 	log := v.log
 	clean := file.clean().Load() == marksClean
-	past := whole && (found.elsewhere() || clean && file.mtime().Load() != mtimeOf(fv.Path))
+	var elsewhere error
+	if whole {
+		elsewhere = found.elsewhere(file.log().Load())
+	}
+	past := whole && (elsewhere != nil || clean && file.mtime().Load() != mtimeOf(fv.Path))
 	marks, moved := recoverMarks(file, whole && clean, page.last)
 	v.mu.marks = marks
 	if past && !invariant.Planted("capture/past-marked-late") { // before what says so is gone: a filter killed in between says it again
@@ -54,8 +58,8 @@ func openVolume(cfg FilterConfig, fv FilterVolume, boot bootID, page *orderPage)
 	case !whole:
 		log.Info("no marks of this boot: everything is dirty")
 		page.lost.Add(1)
-	case found.elsewhere():
-		log.Warn("the disk was served at another host since, as its activity log says: everything is dirty")
+	case elsewhere != nil:
+		log.Warn("the disk may have been served at another host since: everything is dirty", "why", elsewhere)
 		v.mark(0, v.disk.size.Load())
 	case past:
 		log.Warn("somebody wrote to the disk past the filter: everything is dirty", "grown", file.grew)

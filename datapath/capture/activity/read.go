@@ -99,6 +99,9 @@ func (f *Found) Follows(boot [16]byte, mtime uint64) bool {
 // Elsewhere says that the file is of another boot: of one before this, or of another host that has served the disk since.
 func (f *Found) Elsewhere(boot [16]byte) bool { return f.err == nil && f.Boot != boot }
 
+// Err is why the file says nothing; nil: it does.
+func (f *Found) Err() error { return f.err }
+
 // Add sets in words all that the file says may differ.
 func (f *Found) Add(words []uint64, blocks int64) {
 	for i, w := range f.Marks {
