@@ -54,17 +54,18 @@ func (t *Target) passFailovers(ctx context.Context) {
 }
 
 // machinesOn is how many connections the disks of a group's live failover have.
-func (t *Target) machinesOn(g *journal.Group) (n int) {
-	f := g.Failover()
-	if f.View.Number == 0 {
-		return 0
-	}
-	for _, v := range t.views.list(g.Info().Name) {
-		if v.Number == f.View.Number {
-			n = v.clients
+func (t *Target) machinesOn(g *journal.Group) int { return t.failoverView(g).clients }
+
+// failoverView is the view of a group's live failover as it is served; the zero one: it is not.
+func (t *Target) failoverView(g *journal.Group) viewStatus {
+	if number := g.Failover().View.Number; number != 0 {
+		for _, v := range t.views.list(g.Info().Name) {
+			if v.Number == number {
+				return v
+			}
 		}
 	}
-	return n
+	return viewStatus{}
 }
 
 // byTimer says what a timer that ran down has done; empty: it did nothing.
@@ -215,8 +216,11 @@ func (h recoveryHandler) letGo(g *journal.Group, id string) (journal.FailoverInf
 	if _, err := g.Failover().Step(failover.LetGo{ID: id}); err != nil {
 		return g.Failover(), err
 	}
-	if n := h.target.machinesOn(g); n > 0 && !invariant.Planted("datapath/lets-go-of-the-connected") {
-		return g.Failover(), fmt.Errorf("view v%d has %d connections: %w", g.Failover().View.Number, n, journal.ErrInUse)
+	switch v := h.target.failoverView(g); {
+	case v.clients > 0 && !invariant.Planted("datapath/lets-go-of-the-connected"):
+		return g.Failover(), fmt.Errorf("view v%d has %d connections: %w", v.Number, v.clients, journal.ErrInUse)
+	case v.waits && !invariant.Planted("datapath/lets-go-after-restart"):
+		return g.Failover(), fmt.Errorf("view v%d is served for less than %s, and a machine that was connected before may be on its way back: %w", v.Number, returnWait, journal.ErrInUse)
 	}
 	err := h.target.givesUp(g, func() error {
 		_, err := g.LetGo(id)

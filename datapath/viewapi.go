@@ -89,7 +89,7 @@ func (v *viewStatus) message() *holdfastv1.View {
 	}
 	for _, d := range v.View.Volumes() {
 		volume := &holdfastv1.ViewVolume{Name: d.Name, Bytes: d.Bytes, Nbd: v.uri(d.Name)}
-		if v.Options.Scratch {
+		if v.vhost[d.ID] {
 			volume.VhostUser = diskSocket(v.socket, d.ID)
 		}
 		m.Volumes = append(m.Volumes, volume)

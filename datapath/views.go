@@ -46,6 +46,7 @@ type views struct {
 		served   map[uint64]*servedView
 		withheld map[uint64]bool // are not served, whoever asks
 		closed   bool
+		now      func() time.Time
 	}
 }
 
@@ -53,11 +54,16 @@ type views struct {
 type servedView struct {
 	view   *view.View
 	server *nbd.Server
-	disks  []*vhostuser.Server // of one that takes writes: for machines that share their memory
+	disks  map[record.VolumeID]*vhostuser.Server // of one that takes writes: for machines that share their memory; those that can be reached, under mu
 	stop   context.CancelFunc
 	done   chan struct{}
+	began  time.Time // to be served
 	used   time.Time // when it last was seen to have a client, or began to be served; under mu
 }
+
+// returnWait is how long a view that takes writes counts as in use from when it is served: QEMU asks each second whether a socket is back that went away
+// under it, as in a restart of this process, and its machine runs on meanwhile.
+const returnWait = 5 * time.Second
 
 // passingWait is how long a passing view is there without a client.
 const passingWait = 30 * time.Second
@@ -68,6 +74,8 @@ type viewStatus struct {
 	group   string
 	socket  string // empty: it is not served
 	clients int
+	waits   bool                     // who was connected when it was served last may be on his way back
+	vhost   map[record.VolumeID]bool // volumes with a vhost-user-blk device
 }
 
 // Refusals of opening and closing.
@@ -81,6 +89,7 @@ var (
 // newViews serves the views that the journal kept.
 func newViews(runDir string, store *journal.Store, log *slog.Logger) (*views, error) {
 	v := &views{dir: filepath.Join(runDir, "views"), log: log, store: store}
+	v.mu.now = time.Now
 	v.mu.served = make(map[uint64]*servedView)
 	v.mu.withheld = make(map[uint64]bool)
 	if err := os.MkdirAll(v.dir, 0o700); err != nil {
@@ -145,6 +154,13 @@ func (vs *views) serveOne(g *journal.Group, number uint64) error {
 	return nil
 }
 
+// vhostDisk is a volume of a view as a vhost-user-blk device.
+type vhostDisk struct {
+	server *vhostuser.Server
+	volume record.VolumeID
+	socket string
+}
+
 // viewID is how users name a view.
 func viewID(number uint64) string { return "v" + strconv.FormatUint(number, 10) }
 
@@ -195,7 +211,8 @@ func (vs *views) count() int {
 // serve listens on the view's sockets.
 func (vs *views) serve(v viewStatus) error {
 	id, at := viewID(v.Number), vs.socket(v.Number)
-	s := &servedView{view: v.View, done: make(chan struct{}), used: time.Now()}
+	s := &servedView{view: v.View, disks: make(map[record.VolumeID]*vhostuser.Server), done: make(chan struct{})}
+	var disks []vhostDisk
 	s.server = &nbd.Server{Log: vs.log.With("view", id)}
 	for _, volume := range v.View.Volumes() {
 		d, ok := v.View.Device(volume.ID)
@@ -207,7 +224,8 @@ func (vs *views) serve(v viewStatus) error {
 			return err
 		}
 		if v.Options.Scratch {
-			s.disks = append(s.disks, &vhostuser.Server{Device: unlaned{viewDevice{d}}, Name: volume.Name, Log: vs.log.With("view", id, "volume", volume.Name)})
+			server := &vhostuser.Server{Device: unlaned{viewDevice{d}}, Name: volume.Name, Log: vs.log.With("view", id, "volume", volume.Name)}
+			disks = append(disks, vhostDisk{server, volume.ID, diskSocket(at, volume.ID)})
 		}
 	}
 	vs.mu.Lock()
@@ -218,16 +236,13 @@ func (vs *views) serve(v viewStatus) error {
 	if vs.mu.withheld[v.Number] {
 		return errWithheld
 	}
-	names := []string{at}
-	for i := range s.disks {
-		names = append(names, diskSocket(at, v.View.Volumes()[i].ID))
-	}
-	listeners, err := listenAll(names)
+	listener, err := listen(at)
 	if err != nil {
 		return err
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	s.stop = stop
+	s.stop, s.began = stop, vs.mu.now()
+	s.used = s.began
 	vs.mu.served[v.Number] = s
 	var serving sync.WaitGroup
 	serve := func(do func() error) {
@@ -237,9 +252,23 @@ func (vs *views) serve(v viewStatus) error {
 			}
 		})
 	}
-	serve(func() error { return s.server.Serve(ctx, listeners[0]) })
-	for i, d := range s.disks {
-		serve(func() error { return d.Serve(ctx, listeners[i+1]) })
+	serve(func() error { return s.server.Serve(ctx, listener) })
+	for _, d := range disks {
+		l, err := listen(d.socket)
+		if err == nil {
+			s.disks[d.volume] = d.server
+		} else {
+			d.server.Log.Error("the volume is served over NBD alone: its vhost-user socket cannot be had yet", "error", err)
+		}
+		serve(func() error {
+			if l == nil {
+				l = vs.listenLater(ctx, s, d)
+			}
+			if l == nil {
+				return nil
+			}
+			return d.server.Serve(ctx, l)
+		})
 	}
 	go func() {
 		defer close(s.done)
@@ -255,22 +284,40 @@ func (vs *views) serve(v viewStatus) error {
 	return nil
 }
 
-// listenAll listens at unix sockets, for nobody but this user; at all of them or none.
-func listenAll(names []string) (all []*net.UnixListener, err error) {
-	for _, name := range names {
-		var l *net.UnixListener
-		if l, err = net.ListenUnix("unix", &net.UnixAddr{Name: name, Net: "unix"}); err == nil {
-			all = append(all, l)
-			err = os.Chmod(name, 0o600)
+// listenEvery is how often a socket that cannot be had is tried again.
+const listenEvery = time.Second
+
+// listenLater waits until the socket of a vhost-user-blk device can be had; nil: ctx ended. One that cannot takes neither the others nor NBD from the
+// machines that run on them.
+func (vs *views) listenLater(ctx context.Context, s *servedView, d vhostDisk) *net.UnixListener {
+	tick := time.NewTicker(listenEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
 		}
-		if err != nil {
-			for _, l := range all {
-				err = errors.Join(err, l.Close())
-			}
-			return nil, err
+		if l, err := listen(d.socket); err == nil {
+			d.server.Log.Info("the volume is served at its vhost-user socket")
+			vs.mu.Lock()
+			defer vs.mu.Unlock()
+			s.disks[d.volume] = d.server
+			return l
 		}
 	}
-	return all, nil
+}
+
+// listen listens at a unix socket, for nobody but this user.
+func listen(name string) (*net.UnixListener, error) {
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: name, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(name, 0o600); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
 }
 
 // unserve ends the serving of a view: what its clients asked for is answered first.
@@ -303,6 +350,11 @@ func (vs *views) list(group string) (all []viewStatus) {
 			vs.mu.Lock()
 			if s := vs.mu.served[info.Number]; s != nil && s.view == info.View {
 				v.socket, v.clients = vs.socket(info.Number), s.clients()
+				v.waits = v.Options.Scratch && vs.mu.now().Sub(s.began) < returnWait
+				v.vhost = make(map[record.VolumeID]bool, len(s.disks))
+				for volume := range s.disks {
+					v.vhost[volume] = true
+				}
 			}
 			vs.mu.Unlock()
 			all = append(all, v)

@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"os"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
@@ -109,9 +111,90 @@ func TestViewOverVhostUser(t *testing.T) {
 		t.Errorf("let go of a disk that a machine is connected to: %v", err)
 	}
 	same("while it passes")
+
+	// After a restart QEMU comes back within a second or so: until then nobody is connected, and the machine uses the view all the same.
+	w.stopTarget()
+	_ = vm.Gone()
+	w.startTarget()
+	recovery = Handlers(Identity{}, nil, w.tg).Recovery
+	w.await("the disk holds all again", func() bool { return get().OnDisksAlone })
+	served := func(d time.Duration) {
+		vs := w.tg.views
+		vs.mu.Lock()
+		defer vs.mu.Unlock()
+		for _, v := range vs.mu.served {
+			now := v.began.Add(d)
+			vs.mu.now = func() time.Time { return now }
+		}
+	}
+	served(returnWait - 1)
+	if err := letGo(); api.AsFailure(err) == nil || api.AsFailure(err).Code != api.Unavailable || !strings.Contains(err.Error(), "on its way back") {
+		t.Errorf("let go of a disk whose machine has not come back yet: %v", err)
+	}
+	must(vm.Connect(volume.VhostUser))
+	same("after another restart")
 	must(vm.Disconnect())
+	served(returnWait)
 	w.await("nobody is connected any more", func() bool { return letGo() == nil })
 	if err := vm.Connect(volume.VhostUser); err == nil {
 		t.Error("the view is served beside the machine")
+	}
+}
+
+// TestVhostSocketTaken: a vhost-user socket that somebody else has is left out, and said so; the view's other sockets are served, and that one once
+// it is free.
+func TestVhostSocketTaken(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(w *world) { w.volumes = []string{"vol1", "vol2"} })
+	w.start()
+	w.awaitState(api.StateProtected)
+	w.checkpoint("first")
+	ctx := t.Context()
+	if _, err := Handlers(Identity{}, nil, w.tg).Views.Open(ctx, &holdfastv1.ViewsServiceOpenRequest{Checkpoint: api.Latest}); err != nil {
+		t.Fatal(err)
+	}
+	volumes := func() []*holdfastv1.ViewVolume {
+		t.Helper()
+		seen, err := Handlers(Identity{}, nil, w.tg).Views.List(ctx, &holdfastv1.ViewsServiceListRequest{})
+		if err != nil || len(seen.Views) != 1 || len(seen.Views[0].Volumes) != 2 {
+			t.Fatalf("%v, %v", seen, err)
+		}
+		return seen.Views[0].Volumes
+	}
+	reach := func(socket string) error {
+		c, err := vhost.New(vhost.Options{Queues: 1, Slots: 4, SlotBytes: 1 << 20})
+		if err != nil {
+			return err
+		}
+		err = c.Connect(socket)
+		if err == nil {
+			err = c.Disconnect()
+		}
+		return errors.Join(err, c.Close())
+	}
+	was := volumes()
+	w.stopTarget()
+	taken := listenAt(t, was[0].VhostUser) // whoever answers there keeps it
+	w.startTarget()
+	now := volumes()
+	if now[0].VhostUser != "" || now[0].Nbd != was[0].Nbd || now[1].VhostUser != was[1].VhostUser {
+		t.Errorf("with a socket taken it is served at %v", now)
+	}
+	if err := reach(now[1].VhostUser); err != nil {
+		t.Errorf("the other volume: %v", err)
+	}
+	c, err := nbd.Dial(ctx, now[0].Nbd)
+	if err != nil {
+		t.Fatalf("over NBD: %v", err)
+	}
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := taken.Close(); err != nil {
+		t.Error(err)
+	}
+	w.await("the socket", func() bool { return volumes()[0].VhostUser == was[0].VhostUser })
+	if err := reach(was[0].VhostUser); err != nil {
+		t.Errorf("once it is free: %v", err)
 	}
 }
