@@ -28,7 +28,9 @@ type Loop struct {
 
 	ops    []loopOp
 	free   []uint32
-	queued uint32 // not given to the kernel yet
+	tail   uint32 // of the submissions that were put there,
+	given  uint32 // and of those that the kernel has taken
+	begun  int    // bytes of operations between the two
 	flying int
 
 	heard map[int]func() // of watched descriptors that somebody is told of
@@ -59,6 +61,14 @@ type loopVector struct {
 
 // LoopParts is how many parts one operation takes.
 const LoopParts = MaxParts
+
+// What is begun is given to the kernel once it is so many operations, or so many bytes, without waiting for Step: the
+// disk works on them while the goroutine prepares the next. All at once would have the two wait for each other, each
+// alone would cost a system call for each.
+const (
+	giveOps   = 4
+	giveBytes = 64 << 10
+)
 
 // ErrNoLoop says that this system has no io_uring that will do, or that a file is not one
 // that a Loop can use.
@@ -121,6 +131,8 @@ func newLoop(entries int) (_ *Loop, err error) {
 	if err := l.ringMemory.open(l.fd, &p); err != nil {
 		return nil, err
 	}
+	l.tail = *l.sq.tail
+	l.given = l.tail
 	const each = int(unsafe.Sizeof(loopVector{}))
 	if l.vecmap, err = unix.Mmap(-1, 0, entries*LoopParts*each, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS); err != nil {
 		return nil, fmt.Errorf("io_uring: map: %w", err)
@@ -221,16 +233,32 @@ func (l *Loop) start(code uint8, f File, parts [][]byte, off int64, done func(in
 	for k, p := range parts {
 		vectors[k] = loopVector{uintptr(unsafe.Pointer(unsafe.SliceData(p))), uint64(len(p))}
 	}
-	l.ops[i] = loopOp{file, done, Bytes(parts), code}
+	bytes := Bytes(parts)
+	l.ops[i] = loopOp{file, done, bytes, code}
 	l.flying++
+	l.begun += bytes
 	l.put(sqe{code: code, fd: int32(file.fd), off: uint64(off), addr: uint64(uintptr(unsafe.Pointer(&vectors[0]))), len: uint32(len(parts)), user: uint64(i)})
+	if l.tail-l.given >= giveOps || l.begun >= giveBytes {
+		_ = l.give(0, 0) // what the kernel does not take now it is given again by Step or Wait, which tell why not
+	}
 	return true
 }
 
 // put queues a submission; there is one place more than operations, and Watch gives its at once.
 func (l *Loop) put(s sqe) {
-	l.putAt(*l.sq.tail+l.queued, s)
-	l.queued++
+	l.putAt(l.tail, s)
+	l.tail++
+}
+
+// give gives the kernel what was put there.
+func (l *Loop) give(wait int, flags uintptr) unix.Errno {
+	atomic.StoreUint32(l.sq.tail, l.tail)
+	taken, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(l.fd), uintptr(l.tail-l.given), uintptr(wait), flags, 0, 0)
+	if errno == 0 {
+		l.given += uint32(taken)
+		l.begun = 0
+	}
+	return errno
 }
 
 // enter gives the kernel what is queued, and waits for so many ends, but returns early when it is
@@ -238,22 +266,17 @@ func (l *Loop) put(s sqe) {
 func (l *Loop) enter(wait int) error {
 	l.Leave()
 	defer l.Return()
-	n := l.queued
-	atomic.StoreUint32(l.sq.tail, *l.sq.tail+n)
-	l.queued = 0
 	for {
-		taken, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(l.fd), uintptr(n), uintptr(wait), ringEnterGetEvents, 0, 0)
-		switch {
-		case errno == 0 && uint32(taken) < n: // the rest, again
-			n -= uint32(taken)
+		switch errno := l.give(wait, ringEnterGetEvents); {
+		case errno == 0 && l.given != l.tail: // the rest, again
 		case errno == 0:
 			return nil
-		case errno == unix.EINTR && n == 0:
+		case errno == unix.EINTR && l.given == l.tail:
 			return nil
 		case errno == unix.EINTR:
 		case errno == unix.EAGAIN || errno == unix.EBUSY: // the kernel is short of memory for a while
 			runtime.Gosched()
-			if n == 0 {
+			if l.given == l.tail {
 				return nil
 			}
 		default:
@@ -292,7 +315,7 @@ func (l *Loop) ended() bool { return atomic.LoadUint32(l.cq.tail) != *l.cq.head 
 // was anything, or a watched descriptor was written to.
 func (l *Loop) Step() (bool, error) {
 	l.pulse.Add(2)
-	if l.queued > 0 || l.flying > 0 && !l.ended() {
+	if l.given != l.tail || l.flying > 0 && !l.ended() {
 		if err := l.enter(0); err != nil {
 			return false, err
 		}

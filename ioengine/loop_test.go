@@ -79,6 +79,39 @@ func TestLoopWritesAndReads(t *testing.T) {
 	}
 }
 
+// TestLoopGives: the kernel has what was begun before anybody waits, by fours or by 64 KiB; fewer go with the call
+// that waits for them.
+func TestLoopGives(t *testing.T) {
+	const entries = 8
+	l, f := newLoopFile(t, entries)
+	defer l.Close()
+	p := buf.Aligned(giveBytes)
+	begin := func(n int, wantKept uint32) {
+		t.Helper()
+		if !l.Write(f, [][]byte{p[:n]}, 0, func(got int, err error) {
+			if got != n || err != nil {
+				t.Errorf("%d bytes, %v", got, err)
+			}
+		}) {
+			t.Fatal("no room")
+		}
+		if kept := l.tail - l.given; kept != wantKept {
+			t.Errorf("%d are kept, want %d", kept, wantKept)
+		}
+	}
+	begin(4096, 1)
+	begin(4096, 2)
+	begin(4096, 3)
+	begin(4096, 0)
+	begin(giveBytes, 0)
+	begin(giveBytes/2, 1)
+	begin(giveBytes/2, 0)
+	begin(4096, 1)
+	if drain(t, l); l.tail != l.given {
+		t.Errorf("%d are kept at the end", l.tail-l.given)
+	}
+}
+
 // TestLoopForgetsItsParts: what was written from memory that is gone is of no account to the collector of
 // garbage when other parts take its place.
 func TestLoopForgetsItsParts(t *testing.T) {
