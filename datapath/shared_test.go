@@ -59,6 +59,7 @@ func newShop(t *testing.T, hosts int) *shop {
 		t.Cleanup(func() { // before the world's
 			h.source.end(t)
 			h.filter.end(t)
+			*h = shopHost{}
 		})
 	}
 	for i := range hosts {

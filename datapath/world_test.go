@@ -145,6 +145,8 @@ func newWorld(t *testing.T, change func(*world)) *world {
 		w.target.end(t)
 		w.relay.end(t)
 		w.filter.end(t)
+		// What is cleaned up is remembered until the last of all parallel tests is over: the memory of their worlds with it.
+		*w = world{}
 	})
 	return w
 }
@@ -552,6 +554,7 @@ func (g *guest) count() int {
 func (g *guest) end() (writes int, slowest time.Duration) {
 	g.once.Do(func() { close(g.stop) })
 	g.wg.Wait()
+	g.room = nil // it holds a world
 	return g.n, g.slow
 }
 
