@@ -185,8 +185,6 @@ func TestFailover(t *testing.T) {
 		t.Errorf("the target says %s: %s", s.State, s.Reason)
 	}
 	holdMetrics(t, Handlers(Identity{}, nil, w.tg).Metrics, `holdfast_failover_state{group="shop",state="on-disks"} 1`, `holdfast_failover_state{group="shop",state="passing"} 0`)
-	_, err = recovery().HandOver(ctx, &holdfastv1.RecoveryServiceHandOverRequest{Id: "00000000000000aa", Stream: "00000000000000bb", Control: "127.0.0.1:1", Data: "127.0.0.1:1"})
-	code(api.Precondition, err)
 	if _, err := w.tg.store.OpenGroup(journal.GroupInfo{ID: testGroup + 1, Name: "shop", Lineage: 8}); err != nil {
 		t.Fatal(err)
 	}

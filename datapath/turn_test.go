@@ -198,6 +198,56 @@ func TestTurn(t *testing.T) {
 	w.adopts(over)
 }
 
+// A target whose machines are on its disks themselves hands these over too, opened anew since or not: they stay as they are.
+func TestTurnOfPlainDisks(t *testing.T) {
+	t.Parallel()
+	for _, anew := range []bool{false, true} {
+		w := newWorld(t, func(w *world) { w.size = 2 << 20 })
+		w.start()
+		ctx := t.Context()
+		asked := func() api.RecoveryHandler { return Handlers(Identity{}, nil, w.tg).Recovery }
+		w.awaitState(api.StateProtected)
+		w.checkpoint("first")
+		if _, err := asked().Begin(ctx, &holdfastv1.RecoveryServiceBeginRequest{Checkpoint: api.Latest, Id: "one"}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := asked().Commit(ctx, &holdfastv1.RecoveryServiceCommitRequest{}); err != nil {
+			t.Fatal(err)
+		}
+		var f *holdfastv1.Failover
+		w.await("the disk holds all", func() bool {
+			res, err := asked().Get(ctx, &holdfastv1.RecoveryServiceGetRequest{})
+			f = res.GetFailover()
+			return err == nil && f.OnDisksAlone
+		})
+		image := w.movesToDisks(f)
+		if anew {
+			w.stopTarget()
+			w.startTarget()
+		}
+		over := &holdfastv1.RecoveryServiceHandOverRequest{Group: "shop", Failover: "one", Id: "00000000000000aa", Stream: "00000000000000bb", Control: "127.0.0.1:1", Data: "127.0.0.1:2"}
+		h, err := asked().HandOver(ctx, over)
+		if err != nil || len(h.Disks) != 1 || h.Disks[0].Path != f.Disks[0].Path || h.Nbd == "" {
+			t.Fatalf("handed over: %v, %v", h, err)
+		}
+		if err := w.tg.Turned(ctx); !errors.Is(err, ErrTurned) {
+			t.Errorf("it is not opened anew: %v", err)
+		}
+		w.stopTarget()
+		w.startTarget()
+		if got, err := os.ReadFile(h.Disks[0].Path); err != nil || !bytes.Equal(got, image) {
+			t.Errorf("the disk: %v, differs at %d", err, firstDiff(got, image))
+		}
+		gs, err := SourceGroups(w.tg.cfg.DataDir, nil, w.tg)
+		if err != nil || len(gs) != 1 || gs[0].ID != 0xaa || gs[0].Filters[0] != h.Pool {
+			t.Errorf("it is the source of %+v, %v", gs, err)
+		}
+		if again, err := asked().HandOver(ctx, over); err != nil || again.Nbd != h.Nbd {
+			t.Errorf("again: %v, %v", again, err)
+		}
+	}
+}
+
 // adopts has what was the source's VRA adopt the disk.
 func (w *world) adopts(over *holdfastv1.RecoveryServiceHandOverRequest) {
 	w.t.Helper()

@@ -406,7 +406,7 @@ func releaseFailure(err error) error {
 		return api.Errorf(api.Precondition, "commit a failover first: there is nothing to reverse before that", "%v", err)
 	}
 	if errors.Is(err, failover.ErrMoving) {
-		return api.Errorf(api.Precondition, "finish that with holdfast failover resume, and protect them from this site as a new group", "%v", err)
+		return api.Errorf(api.Precondition, "finish that with holdfast failover resume, and ask again: machines on plain disks come back from these", "%v", err)
 	}
 	return api.Errorf(api.Unavailable, "mend that and ask again: the machines go on", "%v", err)
 }
@@ -432,10 +432,7 @@ func (h recoveryHandler) turnToSource(g *journal.Group, r *holdfastv1.RecoverySe
 	if !i.State.Final() {
 		return nil, releaseFailure(fmt.Errorf("it is %s: %w", i.State, failover.ErrNotCommitted))
 	}
-	switch i.State {
-	case failover.OnDisks:
-		return nil, api.Errorf(api.Precondition, "protect them from this site as a new group", "the machines of group %s have moved onto plain disks, and no filter would see what they write", g.Info().Name)
-	case failover.Moving:
+	if i.State == failover.Moving {
 		return nil, releaseFailure(failover.ErrMoving)
 	}
 	if g.Info().ID == id {

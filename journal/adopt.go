@@ -190,8 +190,8 @@ func (g *Group) letGo(e failover.Event) error {
 	return nil
 }
 
-// MoveOn states that machines are about to move onto the disks of a failover that passes all to these: from then on they are not given away
-// any more. Again it changes nothing. Those of failover.Step.
+// MoveOn states that machines are about to move onto the disks of a failover that passes all to these: until LetGo they are not given
+// away. Again it changes nothing. Those of failover.Step.
 func (g *Group) MoveOn(id string) (FailoverInfo, error) {
 	e := failover.MoveOn{ID: id}
 	if f := g.failoverNow(); f.State == failover.OnDisks { // of which nothing else is left

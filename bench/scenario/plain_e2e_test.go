@@ -81,6 +81,77 @@ func TestGuestMovesOntoPlainDisks(t *testing.T) {
 	t.Logf("%d files", knew)
 }
 
+// TestGuestComesBackFromPlainDisks has a machine that took over move onto plain disks, while it writes, and then be protected from there: its old disks are the
+// replicas, what differs alone is sent, it comes onto a filter without a stop, also where the command and a vra are killed in the middle of that, and
+// what it knew to be safe at a checkpoint its old site reads.
+func TestGuestComesBackFromPlainDisks(t *testing.T) {
+	t.Parallel()
+	const size = 64 << 20
+	vm := newHost(t)
+	p := newPair(t, size, "system", "data")
+	disks := []string{filepath.Join(p.dir, "east", "disks", "system.raw"), filepath.Join(p.dir, "east", "disks", "data.raw")}
+	p.must(vm.MakeDisk(disks[0], size))
+	p.must(guest.MakeSecond(disks[1], size))
+	p.startVRA(0)
+	p.startVRA(1)
+	p.start("east-filter", "vra-filter", filepath.Join(p.dir, "east", "filter.yaml"))
+	p.await("the guest's disks", func() bool { _, err := os.Stat(filepath.Join(p.dir, "east", "data.sock")); return err == nil })
+	first := vm.boot("write pause=0.2 disks=2", p.guestDisks("east")...)
+	first.says(fmt.Sprintf("SAFE %d", guestFiles-1))
+	p.state(0, api.StateProtected)
+	p.checkpoint(0, "safe")
+	first.kill()
+
+	var r report
+	p.must(p.holdfast(&r, "failover", "live", "--machines", p.machines(vm, guestFiles, "more=1000", ""), "--override-reason", "a drill"))
+	west := filepath.Join(p.dir, "jobs", r.ID, "machines", "web1")
+	p.must(p.holdfast(&r, "failover", "commit", r.ID))
+	pid, err := os.ReadFile(filepath.Join(west, "pid"))
+	p.must(err)
+	safe := func() int {
+		said, _ := os.ReadFile(filepath.Join(west, "serial"))
+		return strings.Count(string(said), "SAFE ")
+	}
+	writesOn := func() {
+		t.Helper()
+		was := safe()
+		await(t, 2*time.Minute, "the machine writes on", func() bool { return safe() >= was+3 })
+	}
+	p.must(p.holdfast(&r, "failover", "plain", r.ID))
+	writesOn()
+	p.stop("east-filter")
+	to := p.sites[0].config.Target
+	args := []string{"reverse", "--to", to.ListenControl + "," + to.ListenData, "--disk", "system=" + disks[0], "--disk", "data=" + disks[1], "--interval", "1s"}
+	p.killedAt("r3", `"began":{"do":"attach"`, args...)
+	p.kill(p.sites[1].name)
+	writesOn()
+	p.startVRA(1)
+	p.must(p.holdfast(&r, "failover", "resume", "r3"))
+	if r.Verdict == nil || *r.Verdict != "passed" {
+		t.Errorf("reversed: %+v", r)
+	}
+	g := p.state(1, api.StateProtected)
+	t.Logf("%d KiB of %d MiB were sent", g.PackRawBytesTotal>>10, 2*size>>20)
+	if g.PackRawBytesTotal > 2*size/4 {
+		t.Errorf("%d bytes were sent", g.PackRawBytesTotal)
+	}
+	writesOn()
+	knew := guestFiles + safe()
+	p.checkpoint(1, "back")
+	if now, err := os.ReadFile(filepath.Join(west, "pid")); err != nil || string(now) != string(pid) {
+		t.Errorf("the machine was started again: process %s, was %s: %v", now, pid, err)
+	}
+	p.context(1)
+	var proof report
+	p.must(p.holdfast(&proof, "verify", "--machines", p.machines(vm, knew, "", ""), "--wait", fmt.Sprintf("serial:READ %d BAD 0", knew)))
+	if *proof.Verdict != "passed" {
+		t.Errorf("%+v", proof)
+	}
+	if said, err := os.ReadFile(filepath.Join(west, "serial")); err != nil || strings.Contains(strings.ToLower(string(said)), "i/o error") {
+		t.Errorf("the guest saw an error (%v):\n%s", err, said)
+	}
+}
+
 // said is what the machine of a folder has said.
 func (l *lab) said(machine string) string {
 	l.t.Helper()

@@ -153,7 +153,7 @@ func TestEndToEndReverseKilled(t *testing.T) {
 	image, beyond, socket, args := p.failedOver()
 	p.stop("east-filter")
 	for _, step := range []string{"adopt", "hand-over", "serve", "sync"} {
-		p.killedAt(`"began":{"do":"`+step+`"`, args...)
+		p.killedAt("r1", `"began":{"do":"`+step+`"`, args...)
 		for _, site := range p.sites {
 			p.kill(site.name)
 		}
@@ -175,8 +175,8 @@ func TestEndToEndReverseKilled(t *testing.T) {
 	p.movesBack(socket, image)
 }
 
-// killedAt runs the user's command, and kills it once the first job's events say so.
-func (p *pair) killedAt(event string, args ...string) {
+// killedAt runs the user's command, and kills it once a job's events say so.
+func (p *pair) killedAt(id, event string, args ...string) {
 	p.t.Helper()
 	cmd := exec.Command(filepath.Join(p.bin, "holdfast"), args...)
 	cmd.Env = append(os.Environ(), "HOLDFAST_CONTEXT="+filepath.Join(p.dir, "context.yaml"))
@@ -188,7 +188,7 @@ func (p *pair) killedAt(event string, args ...string) {
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for late := time.Now().Add(30 * time.Second); ; <-tick.C {
-		text, _ := os.ReadFile(filepath.Join(p.dir, "jobs", "r1", "events"))
+		text, _ := os.ReadFile(filepath.Join(p.dir, "jobs", id, "events"))
 		if bytes.Contains(text, []byte(event)) {
 			break
 		}

@@ -601,6 +601,11 @@ func whatStep(p *recovery.Plan, s recovery.Step) string {
 		return "the disks that machines run on are sent to " + p.Reversal.Control + "; the machines wait from here on"
 	case recovery.Serve:
 		return "vra-filter --config " + p.Reversal.Filter + ", on this host"
+	case recovery.Attach:
+		if p.Hypervisor.Libvirt() {
+			return "from plain disks onto the filter, in its definition; it must be off"
+		}
+		return "from plain disks onto the filter, without a stop"
 	case recovery.Sync:
 		return "what differs, until a checkpoint is listed"
 	case recovery.Settle:

@@ -23,7 +23,7 @@ views, move onto the target's disks themselves, without a stop.
 
   settle   until those disks hold all that the machines see; the target begins with that by
            itself after a commit, reads them back whole then, and has the views pass to them
-  onto     the target keeps in mind that a machine moves, and reverse is refused from then on.
+  onto     the target keeps in mind that a machine moves, and reverse is refused until all have.
            Each machine changes its disks within QEMU (QMP), and in its definition. What it has
            under way ends on the view first, so that one alone writes at any time
   let-go   the view ends, once nobody is connected to it, and what is left of the group's
@@ -31,8 +31,8 @@ views, move onto the target's disks themselves, without a stop.
 
 It is a job as the others. What fails, or is interrupted, halts it where it is: failover
 resume carries it on, and at each step the machines run, on the view or on their disks, which are the
-same. It is not taken back. Where the group is to be protected the other way round, say
-holdfast reverse instead: after this its disks can only be protected as a new group.
+same. It is not taken back. Where the group is to be protected the other way round, holdfast reverse
+brings the machines back from their disks onto a filter.
 Machines of libvirt, and those with front: vhost-user, move while they are off alone, and it is refused
 while one runs; so it is at a target that keeps its disks over several stores.`,
 		Example:           "  holdfast failover plain r2 --dry-run\n  holdfast failover plain r2",

@@ -44,12 +44,16 @@ What differs is found by comparing both sides by sums, and is all that is sent.
   serve      a vra-filter serves the disks at the socket where machines look for them; they
              wait from the hand-over until then. It is started by this command, on this host,
              which must be that of the machines, unless somebody serves there
+  attach     only after holdfast failover plain: each machine moves from its plain disks onto
+             the filter, without a stop, and has its disks there when it is started again.
+             Machines of libvirt do so while they are off alone. Machines of no job of this
+             host you attach yourself (holdfast attach) while the next step waits for it
   sync       until a checkpoint is listed
 
 It is a job as those of holdfast failover. What fails, or is interrupted, halts it where it is: failover resume
 carries it on, and at each step both sites have what they had. It is not taken back:
 swap the roles in the context, and holdfast move and another reverse bring the group back.
-It is refused once a job of holdfast failover plain, of whatever folder, has begun to move a machine: the
+It is refused while a job of holdfast failover plain, of whatever folder, is half way: the
 target keeps that in mind.`,
 		Example: "  holdfast reverse --to 192.0.2.1:4007,192.0.2.1:4008 --disk db1=/images/db1.raw --dry-run\n  holdfast reverse --to 192.0.2.1:4007,192.0.2.1:4008 --disk db1=/images/db1.raw",
 		Args:    noArgs,
@@ -76,11 +80,21 @@ func (a *app) reverse(ctx context.Context, f *reverseFlags) error {
 	if f.group == "" {
 		f.group = c.Group
 	}
-	r, checkpoint, err := f.reversal(ctx, client, folder)
+	r, checkpoint, onDisks, err := f.reversal(ctx, client, folder)
 	if err != nil {
 		return err
 	}
-	p := &recovery.Plan{Key: strings.ToLower(api.NewKey()), Kind: recovery.Reverse, Group: f.group, Checkpoint: checkpoint, Who: who(), Note: f.note, Reversal: r}
+	p := &recovery.Plan{Kind: recovery.Reverse}
+	run := a.runner(client)
+	if onDisks {
+		if p, err = backFromDisks(folder, r.Failover); err == nil && p.Onto != nil {
+			err = run.MayMove(ctx, folder, p)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	p.Key, p.Group, p.Checkpoint, p.Who, p.Note, p.Reversal = strings.ToLower(api.NewKey()), f.group, checkpoint, who(), f.note, r
 	r.ID, r.Stream = drawnID(p.Key+" group"), drawnID(p.Key+" stream")
 	if f.dry {
 		return a.printPlan(p)
@@ -91,7 +105,7 @@ func (a *app) reverse(ctx context.Context, f *reverseFlags) error {
 	}
 	defer j.Close()
 	fmt.Fprintf(a.stderr, "Job %s: group %s, the other way round.\n", p.ID, p.Group)
-	return a.carryOn(ctx, a.runner(client), j)
+	return a.carryOn(ctx, run, j)
 }
 
 // drawnID makes an id of 16 hexadecimal digits of a word that nobody else has drawn.
@@ -101,58 +115,77 @@ func drawnID(word string) string {
 	return fmt.Sprintf("%016x", h.Sum64()|1)
 }
 
-// reversal is what the flags say of the failover that was committed.
-func (f *reverseFlags) reversal(ctx context.Context, client *api.Client, folder string) (*recovery.Reversal, string, error) {
+// backFromDisks plans the way back of machines that are on the plain disks of a failover: those of the job that brought it about. There may be
+// none of it in the folder: then whoever has the machines attaches them.
+func backFromDisks(folder, id string) (*recovery.Plan, error) {
+	jobs, err := failover.IDs(folder)
+	if err != nil {
+		return nil, err
+	}
+	for _, job := range jobs {
+		entries, _, err := failover.Read(folder, job)
+		if err != nil || len(entries) == 0 || entries[0].Plan == nil || entries[0].Plan.Key != id {
+			continue // what is damaged is not what is looked for
+		}
+		p, err := onto(folder, job)
+		if err == nil {
+			p.Kind = recovery.Reverse
+		}
+		return p, err
+	}
+	return &recovery.Plan{Kind: recovery.Reverse}, nil
+}
+
+// reversal is what the flags say of the failover that was committed, and whether its machines are on plain disks.
+func (f *reverseFlags) reversal(ctx context.Context, client *api.Client, folder string) (r *recovery.Reversal, checkpoint string, onDisks bool, err error) {
 	control, data, two := strings.Cut(f.to, ",")
 	if !two {
 		data = control
 	}
 	for _, at := range []string{control, data} {
 		if _, _, err := net.SplitHostPort(at); err != nil {
-			return nil, "", usagef("--to %q: want where the old site's vra listens, as target.listen_control and listen_data of its file: host:port,host:port", f.to)
+			return nil, "", false, usagef("--to %q: want where the old site's vra listens, as target.listen_control and listen_data of its file: host:port,host:port", f.to)
 		}
 	}
 	if f.interval < time.Duration(config.MinInterval) || f.interval > time.Duration(config.MaxInterval) {
-		return nil, "", usagef("--interval %s: want 1s to 1m", f.interval)
+		return nil, "", false, usagef("--interval %s: want 1s to 1m", f.interval)
 	}
 	paths := map[string]string{}
 	for _, d := range f.disks {
 		volume, path, ok := strings.Cut(d, "=")
 		if !ok || !filepath.IsAbs(path) {
-			return nil, "", usagef("--disk %q: want a volume and the absolute path of its old disk, as db1=/images/db1.raw", d)
+			return nil, "", false, usagef("--disk %q: want a volume and the absolute path of its old disk, as db1=/images/db1.raw", d)
 		}
 		paths[volume] = path
 	}
 	res, err := client.Recovery.Get(ctx, &holdfastv1.RecoveryServiceGetRequest{Group: f.group})
 	if err != nil {
-		return nil, "", explain(api.RoleTarget, err)
+		return nil, "", false, explain(api.RoleTarget, err)
 	}
 	have := res.Failover
 	switch have.State {
-	case api.FailoverCommitted, api.FailoverSettled, api.FailoverPassing:
+	case api.FailoverCommitted, api.FailoverSettled, api.FailoverPassing, api.FailoverOnDisks:
 	case api.FailoverMoving:
-		return nil, "", fmt.Errorf("machines of group %s have begun to move onto plain disks, and no filter would see what they write there: finish that, with holdfast failover resume, and protect them from the second site as a new group", f.group)
-	case api.FailoverOnDisks:
-		return nil, "", fmt.Errorf("the machines of group %s have moved onto plain disks, and no filter would see what they write: protect them from the second site as a new group", f.group)
+		return nil, "", false, fmt.Errorf("machines of group %s have begun to move onto plain disks: finish that, with holdfast failover resume, and say this again", f.group)
 	default:
-		return nil, "", fmt.Errorf("there is nothing to reverse: the last failover of group %s is %s, and not committed: see holdfast failover list, and commit one; a reversal that was begun is carried on with holdfast failover resume", f.group, have.State)
+		return nil, "", false, fmt.Errorf("there is nothing to reverse: the last failover of group %s is %s, and not committed: see holdfast failover list, and commit one; a reversal that was begun is carried on with holdfast failover resume", f.group, have.State)
 	}
-	r := &recovery.Reversal{Failover: have.Id, Lineage: have.Lineage, Control: control, Data: data, Interval: f.interval, Filter: f.filter}
+	r = &recovery.Reversal{Failover: have.Id, Lineage: have.Lineage, Control: control, Data: data, Interval: f.interval, Filter: f.filter}
 	if r.Filter == "" {
 		r.Filter = filepath.Join(folder, "filter-"+f.group+"-"+have.Checkpoint+".yaml")
 	}
 	if r.Filter, err = filepath.Abs(r.Filter); err != nil {
-		return nil, "", err
+		return nil, "", false, err
 	}
 	for _, d := range have.Disks {
 		r.Disks = append(r.Disks, recovery.ReverseDisk{Volume: d.Volume, ID: d.Id, Bytes: d.Bytes, Path: paths[d.Volume]})
 		delete(paths, d.Volume)
 	}
 	for v := range paths {
-		return nil, "", usagef("--disk: group %s has no volume %s", f.group, v)
+		return nil, "", false, usagef("--disk: group %s has no volume %s", f.group, v)
 	}
 	if len(r.Disks) == 0 {
-		return nil, "", fmt.Errorf("the disks of group %s are not told: %s", f.group, orHyphen(textOrNull(have.Reason)))
+		return nil, "", false, fmt.Errorf("the disks of group %s are not told: %s", f.group, orHyphen(textOrNull(have.Reason)))
 	}
-	return r, have.Checkpoint, nil
+	return r, have.Checkpoint, have.State == api.FailoverOnDisks, nil
 }

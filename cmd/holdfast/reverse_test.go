@@ -1,14 +1,17 @@
 package main
 
 import (
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
+	"github.com/holdfast-dr/holdfast/control/failover"
+	"github.com/holdfast-dr/holdfast/control/recovery"
 )
 
-// TestReverseRefused: machines that are on plain disks, or have begun to move there, are not protected the other way round.
+// TestReverseRefused: machines of which one has begun to move onto plain disks are not protected the other way round; those that are there come back.
 func TestReverseRefused(t *testing.T) {
 	source, target := twoSites()
 	target.failover = &holdfastv1.Failover{Id: "f1", Group: "lab", State: api.FailoverPassing, Checkpoint: "2",
@@ -25,5 +28,16 @@ func TestReverseRefused(t *testing.T) {
 	target.failover.State = api.FailoverMoving // whoever told the target so, from whatever folder
 	f(exitFailed, "finish that, with holdfast failover resume")
 	target.failover.State = api.FailoverOnDisks
-	f(exitFailed, "as a new group")
+	f(0, "")
+	if _, out, _ := holdfast(t, both, "reverse", "--to", "192.0.2.1:4007", "--dry-run"); strings.Contains(out, "attach") {
+		t.Errorf("machines of no job are attached:\n%s", out)
+	}
+	folder := filepath.Join(filepath.Dir(both), "recovery")
+	jobIn(t, folder, "r1", recovery.Live, "2", "")
+	entries, _, err := failover.Read(folder, "r1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	target.failover.Id = entries[0].Plan.Key
+	f(exitFailed, "no failover that was committed")
 }

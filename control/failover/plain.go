@@ -23,6 +23,11 @@ func (r *Runner) MayMoveOnto(ctx context.Context, folder string, p *recovery.Pla
 	if err != nil {
 		return Explain(err)
 	}
+	return r.MayMove(ctx, folder, p)
+}
+
+// MayMove says why a machine of a plan cannot change its disks as it is now.
+func (r *Runner) MayMove(ctx context.Context, folder string, p *recovery.Plan) error {
 	h, err := r.Hypervisor(p.Hypervisor, machinesDir(folder, p))
 	for _, m := range p.Machines {
 		if err == nil {

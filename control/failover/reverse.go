@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -16,7 +17,9 @@ import (
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
 	"github.com/holdfast-dr/holdfast/control/config"
+	"github.com/holdfast-dr/holdfast/control/hypervisor"
 	"github.com/holdfast-dr/holdfast/control/hypervisor/kvm"
+	"github.com/holdfast-dr/holdfast/control/recovery"
 	"github.com/holdfast-dr/holdfast/ioengine/wait"
 )
 
@@ -136,6 +139,29 @@ func (c *carrier) serve(ctx context.Context) (found, error) {
 			return found{}, fmt.Errorf("the filter does not serve, and %s says why: %w", c.filterLog(), err)
 		}
 	}
+}
+
+// attach moves a machine that is on plain disks onto the filter. That has seen until then that somebody writes past it, and takes all of a disk for
+// changed once nobody does any more.
+func (c *carrier) attach(ctx context.Context, m *recovery.Machine) (found, error) {
+	h, err := c.handedOver(ctx)
+	if err == nil {
+		err = c.machines.MaySetDisk(ctx, m.Name)
+	}
+	if err != nil {
+		return found{}, err
+	}
+	for _, d := range m.Disks {
+		i := slices.IndexFunc(h.Disks, func(have *holdfastv1.Disk) bool { return have.Volume == d.Volume })
+		if i < 0 {
+			return found{}, fmt.Errorf("the target handed no volume %s over", d.Volume)
+		}
+		to := hypervisor.Disk{Volume: d.Volume, NBD: kvm.ExportURI(d.Volume, h.Nbd), Bytes: int64(h.Disks[i].Bytes)}
+		if err := c.machines.SetDisk(ctx, m.Name, to); err != nil {
+			return found{}, err
+		}
+	}
+	return found{text: fmt.Sprintf("%d disks", len(m.Disks))}, nil
 }
 
 // answers says whether somebody serves at a unix socket.

@@ -13,6 +13,7 @@ import (
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
 	"github.com/holdfast-dr/holdfast/control/config"
+	"github.com/holdfast-dr/holdfast/control/hypervisor"
 	"github.com/holdfast-dr/holdfast/control/recovery"
 )
 
@@ -67,84 +68,114 @@ func (o statusOf) Get(context.Context, *holdfastv1.StatusServiceGetRequest) (*ho
 // TestReversal interrupts a reversal when each step begins, and when it has ended: it halts, and another runner carries it
 // on to its end. The filter that runs is not started twice.
 func TestReversal(t *testing.T) {
-	for at := range 8 {
-		s := &site{}
-		dir, err := os.MkdirTemp("", "hf")
-		if err != nil {
+	for at := range 2 * 4 {
+		testReversal(t, at, false)
+	}
+}
+
+// TestReversalFromPlainDisks does the same where machines are on plain disks: they end up at the filter's socket, and have not stopped.
+func TestReversalFromPlainDisks(t *testing.T) {
+	for at := range 2*6 - 1 {
+		testReversal(t, at, true)
+	}
+}
+
+func testReversal(t *testing.T, at int, onDisks bool) {
+	t.Helper()
+	s, h, of := onViews(t, inMemory(t))
+	dir, err := os.MkdirTemp("", "hf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	s.reversing.nbd, s.reversing.pool, s.reversing.run = filepath.Join(dir, "nbd"), filepath.Join(dir, "pool"), dir
+	client := s.dial(t)
+	var told []string
+	seen := 0
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	r := &Runner{Target: client, Source: client, Hypervisor: h.open, Who: "me", Now: time.Now, FilterBinary: filepath.Join(dir, "no-filter"),
+		Progress: func(text string) { told = append(told, text) },
+		Tell: func(recovery.Step, bool, string, error) {
+			if seen++; seen == at+1 {
+				stop()
+			}
+		}}
+	p := &recovery.Plan{Key: "k", Kind: recovery.Reverse, Group: "g", Checkpoint: "7", Reversal: &recovery.Reversal{ID: "00000000000000aa", Stream: "00000000000000bb", Lineage: "00000000000000cc",
+		Control: "127.0.0.1:1", Data: "127.0.0.1:2", Interval: time.Second, Filter: filepath.Join(dir, "filter.yaml"), Disks: []recovery.ReverseDisk{{Volume: "data", ID: 1, Bytes: 3 << 20, Path: "/images/data.raw"}}}}
+	if onDisks {
+		folder := filepath.Join(dir, "jobs")
+		live := begin(t, folder, testPlan(recovery.Live))
+		of.ID = live.Plan.ID
+		if err := live.Close(); err != nil {
 			t.Fatal(err)
 		}
-		defer os.RemoveAll(dir)
-		s.reversing.nbd, s.reversing.pool, s.reversing.run = filepath.Join(dir, "nbd"), filepath.Join(dir, "pool"), dir
-		client := s.dial(t)
-		var told []string
-		seen := 0
-		ctx, stop := context.WithCancel(t.Context())
-		defer stop()
-		r := &Runner{Target: client, Source: client, Hypervisor: newHost(t).open, Who: "me", Now: time.Now, FilterBinary: filepath.Join(dir, "no-filter"),
-			Progress: func(text string) { told = append(told, text) },
-			Tell: func(recovery.Step, bool, string, error) {
-				if seen++; seen == at+1 {
-					stop()
-				}
-			}}
-		p := &recovery.Plan{Key: "k", Kind: recovery.Reverse, Group: "g", Checkpoint: "7", Reversal: &recovery.Reversal{ID: "00000000000000aa", Stream: "00000000000000bb", Lineage: "00000000000000cc",
-			Control: "127.0.0.1:1", Data: "127.0.0.1:2", Interval: time.Second, Filter: filepath.Join(dir, "filter.yaml"), Disks: []recovery.ReverseDisk{{Volume: "data", ID: 1, Bytes: 3 << 20, Path: "/images/data.raw"}}}}
-		j, err := Create(filepath.Join(dir, "jobs"), p, recovery.Entry{Time: time.Now()})
-		if err != nil {
-			t.Fatal(err)
+		p.Machines, p.Onto = of.Machines, &recovery.Onto{Failover: of.Key, Job: of.ID}
+		for _, m := range h.machines {
+			m.def.Disks = []hypervisor.Disk{{Volume: "data", File: "/store/data.raw", Bytes: 3 << 20}}
 		}
-		if err := r.Run(ctx, j); err != nil {
-			t.Fatal(err)
-		}
-		carryOn := func() *recovery.Report {
-			t.Helper()
-			if err := j.Close(); err != nil {
-				t.Fatal(err)
-			}
-			if j, err = Open(filepath.Join(dir, "jobs"), p.ID); err != nil {
-				t.Fatal(err)
-			}
-			r.Tell = func(recovery.Step, bool, string, error) {}
-			if err := errors.Join(r.Say(j, recovery.Resume, ""), r.Run(t.Context(), j)); err != nil {
-				t.Fatal(err)
-			}
-			report, err := r.Report(j)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return report
-		}
-		if !j.State.Halted {
-			t.Fatalf("interrupted at %d it is %+v", at, j.State)
-		}
-		if report, err := r.Report(j); err != nil || j.Failure(report) == nil || !strings.Contains(j.Failure(report).Error(), "failover resume") {
-			t.Errorf("interrupted at %d it says %v", at, j.Failure(report))
-		}
-		if report := carryOn(); !j.State.Halted || !strings.Contains(j.Failure(report).Error(), "no-filter") { // there is none
-			t.Fatalf("without a filter: %+v", j.State)
-		}
-		f, err := config.LoadFilter(p.Reversal.Filter)
-		if err != nil || f.Volumes[0].Path != "/store/data.raw" || f.Volumes[0].NBD != s.reversing.nbd || f.Group.ID.String() != p.Reversal.ID {
-			t.Errorf("the filter's file: %+v, %v", f, err)
-		}
-		l, err := net.Listen("unix", s.reversing.nbd) // somebody has started one
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		report := carryOn()
-		if j.State.Phase != recovery.Over || j.State.Verdict != recovery.Passed || j.Failure(report) != nil || report.Reason != nil || report.Checkpoint != "5" {
-			t.Errorf("interrupted at %d it ends %+v: %+v", at, j.State, report)
-		}
-		if text := report.Text(); !strings.Contains(text, "12345 bytes of the disks were sent") {
-			t.Errorf("the report says\n%s", text)
-		}
-		if len(told) == 0 || !strings.Contains(strings.Join(told, "\n"), "MiB") {
-			t.Errorf("told: %q", told)
-		}
+	}
+	j, err := Create(filepath.Join(dir, "jobs"), p, recovery.Entry{Time: time.Now()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Run(ctx, j); err != nil {
+		t.Fatal(err)
+	}
+	carryOn := func() *recovery.Report {
+		t.Helper()
 		if err := j.Close(); err != nil {
 			t.Fatal(err)
 		}
+		if j, err = Open(filepath.Join(dir, "jobs"), p.ID); err != nil {
+			t.Fatal(err)
+		}
+		r.Tell = func(recovery.Step, bool, string, error) {}
+		if err := errors.Join(r.Say(j, recovery.Resume, ""), r.Run(t.Context(), j)); err != nil {
+			t.Fatal(err)
+		}
+		report, err := r.Report(j)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return report
+	}
+	if !j.State.Halted {
+		t.Fatalf("interrupted at %d it is %+v", at, j.State)
+	}
+	if report, err := r.Report(j); err != nil || j.Failure(report) == nil || !strings.Contains(j.Failure(report).Error(), "failover resume") {
+		t.Errorf("interrupted at %d it says %v", at, j.Failure(report))
+	}
+	if report := carryOn(); !j.State.Halted || !strings.Contains(j.Failure(report).Error(), "no-filter") { // there is none
+		t.Fatalf("without a filter: %+v", j.State)
+	}
+	f, err := config.LoadFilter(p.Reversal.Filter)
+	if err != nil || f.Volumes[0].Path != "/store/data.raw" || f.Volumes[0].NBD != s.reversing.nbd || f.Group.ID.String() != p.Reversal.ID {
+		t.Errorf("the filter's file: %+v, %v", f, err)
+	}
+	l, err := net.Listen("unix", s.reversing.nbd) // somebody has started one
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	report := carryOn()
+	if j.State.Phase != recovery.Over || j.State.Verdict != recovery.Passed || j.Failure(report) != nil || report.Reason != nil || report.Checkpoint != "5" {
+		t.Errorf("interrupted at %d it ends %+v: %+v", at, j.State, report)
+	}
+	for name, m := range h.machines {
+		want := hypervisor.Disk{Volume: "data", NBD: "nbd+unix:///data?socket=" + s.reversing.nbd, Bytes: 3 << 20}
+		if onDisks && (m.def.Disks[0] != want || m.state != hypervisor.Running) {
+			t.Errorf("%s is %s on %+v", name, m.state, m.def.Disks)
+		}
+	}
+	if text := report.Text(); !strings.Contains(text, "12345 bytes of the disks were sent") {
+		t.Errorf("the report says\n%s", text)
+	}
+	if len(told) == 0 || !strings.Contains(strings.Join(told, "\n"), "MiB") {
+		t.Errorf("told: %q", told)
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
 	}
 }
 

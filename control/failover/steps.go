@@ -42,6 +42,8 @@ func (c *carrier) do(ctx context.Context, s recovery.Step) (found, error) {
 		return c.handOver(ctx)
 	case recovery.Serve:
 		return c.serve(ctx)
+	case recovery.Attach:
+		return c.attach(ctx, m)
 	case recovery.Sync:
 		return c.sync(ctx)
 	case recovery.Settle:

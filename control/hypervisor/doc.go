@@ -36,8 +36,8 @@ type Hypervisor interface {
 	Serial(ctx context.Context, name string, off int64) ([]byte, error)
 	// MaySetDisk says why SetDisk would be refused, whatever the disk, as the machine is now.
 	MaySetDisk(ctx context.Context, name string) error
-	// SetDisk has the machine find the disk of that volume at d.File from now on, also when it is started again. One that runs moves
-	// there without a stop: what it has under way ends where it was begun, and only then it writes to the file.
+	// SetDisk has the machine find the disk of that volume, of d.Bytes, at d.File from now on, also when it is started again; or, from a
+	// file, at d.NBD. One that runs moves there without a stop: what it has under way ends where it was begun, and only then it writes there.
 	SetDisk(ctx context.Context, name string, d Disk) error
 	// Undefine forgets a machine that is off.
 	Undefine(ctx context.Context, name string) error

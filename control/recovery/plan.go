@@ -52,10 +52,10 @@ type Plan struct {
 	Timer time.Duration `json:"timer,omitempty"`
 	Then  End           `json:"then,omitempty"`
 
-	// Reversal is what a reversal is about; it has no machines.
+	// Reversal is what a reversal is about; it has machines only where they are on plain disks, and come back from these.
 	Reversal *Reversal `json:"reversal,omitempty"`
 
-	// Onto says whose machines move onto plain disks.
+	// Onto says whose machines move onto plain disks, or, in a reversal, are on these.
 	Onto *Onto `json:"onto,omitempty"`
 }
 
@@ -145,6 +145,7 @@ const (
 	Adopt    Verb = "adopt"     // the old source's disks become replicas
 	HandOver Verb = "hand-over" // the disks that machines run on become a source's
 	Serve    Verb = "serve"     // by a filter
+	Attach   Verb = "attach"    // a machine that is on plain disks moves onto the filter
 	Sync     Verb = "sync"      // what differs is sent, until a checkpoint is listed
 )
 
@@ -193,6 +194,9 @@ func (p *Plan) Up() (steps []Step) {
 		add(Adopt, "", adoptLimit) // first: until that is done the machines run as they did
 		add(HandOver, "", turnLimit)
 		add(Serve, "", targetLimit)
+		for _, m := range p.Machines {
+			add(Attach, m.Name, ontoLimit)
+		}
 		add(Sync, "", syncLimit)
 		if invariant.Planted("recovery/hands-over-first") {
 			steps[0], steps[1] = steps[1], steps[0]

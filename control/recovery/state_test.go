@@ -119,6 +119,7 @@ type world struct {
 	fenced, view, defined, running bool // of any machine
 
 	adopted, handed, served, synced bool // of a reversal
+	attached                        int
 
 	passes, gone bool // of a move onto plain disks
 	onto         int
@@ -163,8 +164,12 @@ func (w *world) do(t *testing.T, p *Plan, s Step) {
 	case Serve:
 		bad(!w.handed, "the target serves them")
 		w.served = true
+	case Attach:
+		bad(!w.served, "there is no filter")
+		w.attached++
 	case Sync:
 		bad(!w.served, "nobody reads the disks")
+		bad(w.attached < len(p.Machines), "a machine writes past the filter")
 		w.synced = true
 	case Settle:
 		w.passes = true
@@ -347,6 +352,8 @@ func indented(t *testing.T, v any) string {
 // and ends with all done; nothing takes it back.
 func TestReversal(t *testing.T) {
 	testOneWay(t, &Plan{Kind: Reverse, Reversal: &Reversal{}}, func(w *world) bool { return w.synced })
+	p := &Plan{Kind: Reverse, Reversal: &Reversal{}, Machines: []Machine{named("db", 1), named("web", 2)}, Onto: &Onto{}}
+	testOneWay(t, p, func(w *world) bool { return w.synced && w.attached >= 2 })
 }
 
 // TestOntoPlainDisks does the same with machines that move onto plain disks.

@@ -21,7 +21,7 @@
 //     machines' disks are the group's truth, all other checkpoints may go, and no source is ever let
 //     in again.
 //   - From Passing on the replicas are plain disks: no sum counts any more, and what the view is written goes to them.
-//   - From Moving on a machine may write to the disks past the view: they are not given away any more, as no source would see that.
+//   - While it is Moving a machine may write to the disks past the view, and another to the view: they are not given away, as the view could not end.
 //   - From OnDisks, or Released, on the disks are not the journal's any more: whoever they were given to writes to
 //     them, and nothing else of the group is left.
 //   - Begin with the same id and checkpoint is told what became of it and changes nothing. With another
@@ -152,7 +152,7 @@ var (
 	ErrNotCommitted = errors.New("the failover is not committed")
 	ErrUnsettled    = errors.New("the replicas do not hold yet what the machines see")
 	ErrReleased     = errors.New("the failover's disks were given away")
-	ErrMoving       = errors.New("the failover's machines have begun to move onto its disks, and nobody else would see what they write there")
+	ErrMoving       = errors.New("the failover's machines have begun to move onto its disks, and its view cannot end before all have")
 	ErrEnded        = errors.New("the failover of that id is over, or was given up before it began")
 )
 

@@ -93,8 +93,8 @@ func (l *Libvirt) Inventory(ctx context.Context) (all []hypervisor.Found, err er
 	return all, err
 }
 
-// nbdURI names an export at a unix socket.
-func nbdURI(export, socket string) string {
+// ExportURI names an export at a unix socket.
+func ExportURI(export, socket string) string {
 	path := url.URL{Path: "/" + export}
 	return "nbd+unix://" + path.EscapedPath() + "?socket=" + strings.ReplaceAll(url.QueryEscape(socket), "%2F", "/")
 }
@@ -115,7 +115,7 @@ func parseFound(text []byte) (f hypervisor.Found, err error) {
 		disk := hypervisor.FoundDisk{Name: d.Target.Dev, Path: d.Source.File + d.Source.Dev + d.Source.Path, Format: d.Driver.Type}
 		switch {
 		case d.Source.Protocol == "nbd" && d.Source.Host.Socket != "":
-			disk.Path = nbdURI(d.Source.Name, d.Source.Host.Socket)
+			disk.Path = ExportURI(d.Source.Name, d.Source.Host.Socket)
 		case d.Source.Protocol != "":
 			disk.Path = d.Source.Protocol + ":" + d.Source.Name
 		case d.Source.Pool != "":

@@ -19,6 +19,9 @@ import (
 // ontoSuffix ends the name of the node that a disk moves onto.
 const ontoSuffix = "-file"
 
+// servedSuffix ends the name of the node that a disk comes back to.
+const servedSuffix = "-served"
+
 // fileNode describes a raw file or block device to QEMU, past the page cache where that can be.
 func fileNode(name string, d hypervisor.Disk) (map[string]any, error) {
 	st, err := os.Stat(d.File)
@@ -46,40 +49,93 @@ func fileNode(name string, d hypervisor.Disk) (map[string]any, error) {
 // PlanOnto says how a disk of a guest, which is the device, moves from where it is served onto a file, which node describes to QEMU.
 // to is the file as a volume, of as many bytes as the guest's disk has. Whatever an earlier try left is cleared away.
 func PlanOnto(g Guest, device string, from hypervisor.Disk, node map[string]any, to *Volume) (Plan, error) {
-	socket, export, err := exportOf(from)
+	served, err := servedAs(from)
 	if err != nil {
 		return Plan{}, err
 	}
+	w := way{node: node, bytes: to.Bytes, arrive: "open the file in QEMU", leave: "let go of the view", left: served}
+	w.whence = func(n *Node) (there bool, err error) {
+		switch {
+		case served(n):
+			return false, nil
+		case n.Driver != "raw":
+			return false, fmt.Errorf("%s is neither on the view nor on a file: it is %s %s", device, n.Driver, n.File)
+		case !to.Same(n.rawFile()) && !invariant.Planted("kvm/onto-any-file"):
+			return false, fmt.Errorf("%s is on another file than that of volume %s: it is %s, and not %s", device, to.Name, n.File, to.Path)
+		}
+		return true, nil
+	}
+	return w.plan(g, device)
+}
+
+// PlanServed says how a disk of a guest moves from a file, which is a volume of as many bytes, to where it is served; node describes that to
+// QEMU. It is the way back of PlanOnto.
+func PlanServed(g Guest, device string, from *Volume, node map[string]any, to hypervisor.Disk) (Plan, error) {
+	served, err := servedAs(to)
+	if err != nil {
+		return Plan{}, err
+	}
+	ours := fmt.Sprintf("disk%s", strings.TrimPrefix(device, "vd")) // as it is started, and as it was moved
+	w := way{node: node, bytes: from.Bytes, arrive: "connect QEMU to the filter", leave: "let go of the file"}
+	w.left = func(n *Node) bool {
+		return served(n) || n.Driver == "raw" && from.Same(n.rawFile()) && (n.Name == ours || n.Name == ours+ontoSuffix)
+	}
+	w.whence = func(n *Node) (there bool, err error) {
+		switch {
+		case served(n):
+			return true, nil
+		case n.Driver != "raw" || !from.Same(n.rawFile()) && !invariant.Planted("kvm/served-from-any-file"):
+			return false, fmt.Errorf("%s is not on the file of volume %s, %s: it is %s %s", device, from.Name, from.Path, n.Driver, n.File)
+		}
+		return false, nil
+	}
+	return w.plan(g, device)
+}
+
+// servedAs finds a disk's nodes where it is served.
+func servedAs(d hypervisor.Disk) (func(*Node) bool, error) {
+	socket, export, err := exportOf(d)
+	return func(n *Node) bool { s, e, ok := n.export(); return ok && s == socket && e == export }, err
+}
+
+// way is how a disk comes from one node to another.
+type way struct {
+	whence        func(root *Node) (there bool, err error) // whether it is there already, and why it is not to be moved from where it is
+	left          func(*Node) bool                         // what an earlier try may have left, but for the node of that name
+	node          map[string]any
+	bytes         int64
+	arrive, leave string
+}
+
+func (w *way) plan(g Guest, device string) (Plan, error) {
 	i := slices.IndexFunc(g.Disks, func(d Disk) bool { return d.ID() == device })
 	if i < 0 {
 		return Plan{}, fmt.Errorf("the guest has no disk %q: those are %s", device, names(g.Disks, func(d *Disk) string { return d.describe() }))
 	}
 	d := &g.Disks[i]
-	p, name := Plan{Disk: *d}, node["node-name"].(string)
-	served := func(n *Node) bool { s, e, ok := n.export(); return ok && s == socket && e == export }
+	p, name := Plan{Disk: *d}, w.node["node-name"].(string)
 	var left []Step
 	for k := range g.Nodes {
-		if n := &g.Nodes[k]; n.Name != d.Root.Name && (served(n) || n.Name == name) {
+		if n := &g.Nodes[k]; n.Name != d.Root.Name && (w.left(n) || n.Name == name) {
 			left = append(left, Step{What: "remove what an earlier try left", QMP: ptr(del(n.Name))})
 		}
 	}
+	there, err := w.whence(&d.Root)
 	switch {
-	case !served(&d.Root) && d.Root.Driver != "raw":
-		return p, fmt.Errorf("%s is neither on the view nor on a file: it is %s %s", device, d.Root.Driver, d.Root.File)
-	case !served(&d.Root) && !to.Same(d.Root.rawFile()) && !invariant.Planted("kvm/onto-any-file"):
-		return p, fmt.Errorf("%s is on another file than that of volume %s: it is %s, and not %s", device, to.Name, d.Root.File, to.Path)
-	case !served(&d.Root): // it has moved
+	case err != nil:
+		return p, err
+	case there:
 		p.Steps = paused(g, left)
 		return p, nil
 	case len(g.Jobs) > 0:
 		return p, fmt.Errorf("block jobs run: wait for them or end them: %v", g.Jobs)
-	case d.Root.Bytes != to.Bytes && !invariant.Planted("kvm/onto-any-size"):
-		return p, fmt.Errorf("%s has %d bytes for the guest, and the file's volume %d", device, d.Root.Bytes, to.Bytes)
+	case d.Root.Bytes != w.bytes && !invariant.Planted("kvm/onto-any-size"):
+		return p, fmt.Errorf("%s has %d bytes for the guest, and the volume %d", device, d.Root.Bytes, w.bytes)
 	}
 	p.Steps = slices.Concat(paused(g, left), []Step{
-		{What: "open the file in QEMU", QMP: &Command{"blockdev-add", node}, Undo: ptr(del(name))},
-		{What: "see that it has the size of the guest's disk", Make: &Expect{Node: name, Bytes: to.Bytes}},
-	}, paused(g, append(move(d, d.Root.Name, name), Step{What: "let go of the view", QMP: ptr(del(d.Root.Name))})))
+		{What: w.arrive, QMP: &Command{"blockdev-add", w.node}, Undo: ptr(del(name))},
+		{What: "see that it has the size of the guest's disk", Make: &Expect{Node: name, Bytes: w.bytes}},
+	}, paused(g, append(move(d, d.Root.Name, name), Step{What: w.leave, QMP: ptr(del(d.Root.Name))})))
 	return p, nil
 }
 
@@ -109,7 +165,7 @@ func (l *Local) MaySetDisk(_ context.Context, name string) error {
 	return err
 }
 
-// SetDisk moves a disk of a machine onto a file: in QEMU first, where it runs, and then in its definition.
+// SetDisk moves a disk of a machine onto a file, or from that to where it is served: in QEMU first, where it runs, and then in its definition.
 func (l *Local) SetDisk(ctx context.Context, name string, d hypervisor.Disk) error {
 	err := l.setDisk(ctx, name, d)
 	if err != nil {
@@ -127,7 +183,7 @@ func (l *Local) setDisk(ctx context.Context, name string, d hypervisor.Disk) err
 	if i < 0 {
 		return errors.New("it has none of that volume")
 	}
-	if m.Disks[i].File == d.File {
+	if m.Disks[i].File == d.File && m.Disks[i].NBD == d.NBD {
 		return nil
 	}
 	pid, err := holder(dir)
@@ -158,16 +214,24 @@ func moveOnto(ctx context.Context, l *Local, dir string, i int, from, to hypervi
 	if err != nil {
 		return err
 	}
-	node, err := fileNode(fmt.Sprintf("disk%d%s", i, ontoSuffix), to)
+	suffix, file, plan := ontoSuffix, to, func(node map[string]any, v *Volume) (Plan, error) {
+		return PlanOnto(g, "vd"+strconv.Itoa(i), from, node, v)
+	}
+	if to.File == "" {
+		suffix, file, plan = servedSuffix, from, func(node map[string]any, v *Volume) (Plan, error) {
+			return PlanServed(g, "vd"+strconv.Itoa(i), v, node, to)
+		}
+	}
+	node, err := blockNode(fmt.Sprintf("disk%d%s", i, suffix), to)
 	if err != nil {
 		return err
 	}
-	v, err := mon.Disk(Volume{Name: to.Volume, Path: to.File})
+	v, err := mon.Disk(Volume{Name: to.Volume, Path: file.File})
 	if err != nil {
 		return err
 	}
 	v.Bytes = to.Bytes // the file may be longer
-	p, err := PlanOnto(g, "vd"+strconv.Itoa(i), from, node, &v)
+	p, err := plan(node, &v)
 	if err != nil {
 		return err
 	}
@@ -198,7 +262,7 @@ func (l *Libvirt) SetDisk(ctx context.Context, name string, d hypervisor.Disk) e
 	if i < 0 {
 		return fmt.Errorf("machine %s has no disk of volume %s", name, d.Volume)
 	}
-	if m.Disks[i].File == d.File {
+	if m.Disks[i].File == d.File && m.Disks[i].NBD == d.NBD {
 		return nil
 	}
 	if err := l.MaySetDisk(ctx, name); err != nil {

@@ -21,27 +21,7 @@ func TestPlanOnto(t *testing.T) {
 	f := func(g Guest, bytes int64, want string) {
 		t.Helper()
 		p, err := PlanOnto(g, "vd0", from, node, onto(bytes))
-		var got []string
-		for _, s := range p.Steps {
-			what := "see"
-			if s.QMP != nil {
-				what = strings.TrimPrefix(s.QMP.Execute, "blockdev-")
-				if name, ok := s.QMP.Arguments["node-name"]; ok {
-					what += " " + name.(string)
-				}
-				if name, ok := s.QMP.Arguments["value"]; ok {
-					what += " " + name.(string)
-				}
-			}
-			got = append(got, what)
-		}
-		text := strings.Join(got, ", ")
-		if err != nil {
-			text = err.Error()
-		}
-		if text != want && (err == nil || !strings.Contains(text, want)) {
-			t.Errorf("planned: %q, want %q", text, want)
-		}
+		holdPlan(t, p, err, want)
 	}
 	served := testGuest("vd0 nbd " + onFilter)
 	f(served, 1<<20, "add disk0-file, see, qom-set disk0-file, see, del #block0")
@@ -72,8 +52,68 @@ func TestPlanOnto(t *testing.T) {
 	}
 }
 
+// TestPlanServed: the way back.
+func TestPlanServed(t *testing.T) {
+	to := hypervisor.Disk{Volume: "v1", NBD: onFilter}
+	from := func(bytes int64) *Volume {
+		return &Volume{Name: "v1", Path: "/v1.raw", Bytes: bytes, Same: func(file string) bool { return file == "/v1.raw" }}
+	}
+	f := func(g Guest, bytes int64, want string) {
+		t.Helper()
+		p, err := PlanServed(g, "vd0", from(bytes), map[string]any{"node-name": "disk0-served"}, to)
+		holdPlan(t, p, err, want)
+	}
+	f(testGuest("vd0 raw /v1.raw"), 1<<20, "add disk0-served, see, qom-set disk0-served, see, del #block0")
+	f(testGuest("vd0 raw /v1.raw"), 2<<20, "has 1048576 bytes for the guest")
+	f(testGuest("vd0 raw /v1.raw.old"), 1<<20, "not on the file of volume v1, /v1.raw: it is raw /v1.raw.old")
+	f(testGuest("vd0 nbd nbd+unix:///v1?socket=/run/another"), 1<<20, "not on the file of volume v1")
+	f(testGuest("vd1 raw /v1.raw"), 1<<20, `no disk "vd0"`)
+	f(testGuest("vd0 nbd "+onFilter), 1<<20, "")
+	half := testGuest("vd0 raw /v1.raw") // killed after QEMU was connected
+	half.Nodes = append(half.Nodes, Node{Name: "disk0-served", Driver: "nbd", File: onFilter, Bytes: 1 << 20})
+	f(half, 1<<20, "del disk0-served, add disk0-served, see, qom-set disk0-served, see, del #block0")
+	for _, name := range []string{"disk0", "disk0-file"} { // and before the file was let go of; another's node stays
+		most := testGuest("vd0 nbd " + onFilter)
+		most.Nodes = append(most.Nodes, Node{Name: name, Driver: "raw", File: "/v1.raw", Bytes: 1 << 20}, Node{Name: "backup", Driver: "raw", File: "/v1.raw", Bytes: 1 << 20})
+		f(most, 1<<20, "del "+name)
+	}
+	busy := testGuest("vd0 raw /v1.raw")
+	busy.Jobs = []string{"backup b"}
+	f(busy, 1<<20, "block jobs run")
+	if _, err := PlanServed(busy, "vd0", from(1), map[string]any{}, hypervisor.Disk{NBD: "/x"}); err == nil {
+		t.Error("a disk that is not served is planned")
+	}
+}
+
+// holdPlan holds a plan, or its error, to its steps in short.
+func holdPlan(t *testing.T, p Plan, err error, want string) {
+	t.Helper()
+	var got []string
+	for _, s := range p.Steps {
+		what := "see"
+		if s.QMP != nil {
+			what = strings.TrimPrefix(s.QMP.Execute, "blockdev-")
+			if name, ok := s.QMP.Arguments["node-name"]; ok {
+				what += " " + name.(string)
+			}
+			if name, ok := s.QMP.Arguments["value"]; ok {
+				what += " " + name.(string)
+			}
+		}
+		got = append(got, what)
+	}
+	text := strings.Join(got, ", ")
+	if err != nil {
+		text = err.Error()
+	}
+	if text != want && (err == nil || !strings.Contains(text, want)) {
+		t.Errorf("planned: %q, want %q", text, want)
+	}
+}
+
 // TestSetDisk moves the disk of a machine that runs from where it is served onto the file, twice, and without a stop; what
-// is started again finds it there, with nobody serving. A file of another size, or none, leaves it where it is.
+// is started again finds it there, with nobody serving. A file of another size, or none, leaves it where it is. So it comes back, and
+// does not while nobody serves.
 func TestSetDisk(t *testing.T) {
 	disk := served(t)
 	socket, _, err := exportOf(disk)
@@ -151,6 +191,29 @@ func TestSetDisk(t *testing.T) {
 		t.Errorf("on %s, asked to be on %s: %v", file, other.File, err)
 	}
 	must(l.SetDisk(ctx, "web1", to))
+	back := hypervisor.Disk{Volume: "data", NBD: disk.NBD, Bytes: 1 << 20}
+	onFile, err := os.ReadFile(filepath.Join(dir, definitionName))
+	must(err)
+	for range 2 {
+		must(l.SetDisk(ctx, "web1", back))
+		must(WriteFile(filepath.Join(dir, definitionName), onFile)) // whoever did it was killed before it was written down
+		must(l.SetDisk(ctx, "web1", back))
+		if d := root(); d.Root.Driver != "nbd" || d.Root.Bytes != 1<<20 {
+			t.Errorf("back it is on %+v", d.Root)
+		}
+		must(l.SetDisk(ctx, "web1", to))
+		if d := root(); d.Root.Driver != "raw" {
+			t.Errorf("there again it is on %+v", d.Root)
+		}
+	}
+	nobody := back
+	nobody.NBD += ".none"
+	if err := l.SetDisk(ctx, "web1", nobody); err == nil || root().Root.Driver != "raw" {
+		t.Errorf("where nobody serves: %v", err)
+	}
+	if now, err := holder(dir); err != nil || now != pid {
+		t.Errorf("process %d, was %d: %v", now, pid, err)
+	}
 	must(os.Truncate(file, 1<<20+4096)) // in whole blocks
 	must(os.Remove(socket))
 	must(l.Stop(ctx, "web1", hypervisor.ByForce))

@@ -83,12 +83,13 @@ type RecoveryServiceClient interface {
 	Adopt(context.Context, *holdfastv1.RecoveryServiceAdoptRequest) (*holdfastv1.RecoveryServiceAdoptResponse, error)
 	// HandOver gives away the disks of a settled failover: this vra, which was their target, becomes the source of the
 	// group that the other site has adopted. From then on a filter is to serve the disks, at the socket where the machines
-	// find them; until it does, the machines wait. Asked again it tells how far that has come.
-	// Errors: failed_precondition when the failover is not settled, is another one, or its machines move onto the disks; unavailable when it does not get on:
+	// find them; until it does, the machines wait. Machines that are on the disks themselves do not: they are to be moved onto the filter, which
+	// lists no checkpoint until then. Asked again it tells how far that has come.
+	// Errors: failed_precondition when the failover is not settled, is another one, or its machines are just moving onto the disks; unavailable when it does not get on:
 	// ask again; invalid_argument for what cannot be meant.
 	HandOver(context.Context, *holdfastv1.RecoveryServiceHandOverRequest) (*holdfastv1.RecoveryServiceHandOverResponse, error)
 	// MoveOn says, durably, that machines are about to move onto the disks of a failover whose view passes to them: from then on these are not
-	// handed over any more, whoever asks, as no filter would see what the machines write. Again it changes nothing.
+	// handed over, whoever asks, until LetGo was said. Again it changes nothing.
 	// Errors: failed_precondition when there is no failover, it is another one, not committed, or its disks were handed over; unavailable while its
 	// view does not pass to the disks yet: ask again.
 	MoveOn(context.Context, *holdfastv1.RecoveryServiceMoveOnRequest) (*holdfastv1.RecoveryServiceMoveOnResponse, error)
@@ -275,12 +276,13 @@ type RecoveryServiceHandler interface {
 	Adopt(context.Context, *holdfastv1.RecoveryServiceAdoptRequest) (*holdfastv1.RecoveryServiceAdoptResponse, error)
 	// HandOver gives away the disks of a settled failover: this vra, which was their target, becomes the source of the
 	// group that the other site has adopted. From then on a filter is to serve the disks, at the socket where the machines
-	// find them; until it does, the machines wait. Asked again it tells how far that has come.
-	// Errors: failed_precondition when the failover is not settled, is another one, or its machines move onto the disks; unavailable when it does not get on:
+	// find them; until it does, the machines wait. Machines that are on the disks themselves do not: they are to be moved onto the filter, which
+	// lists no checkpoint until then. Asked again it tells how far that has come.
+	// Errors: failed_precondition when the failover is not settled, is another one, or its machines are just moving onto the disks; unavailable when it does not get on:
 	// ask again; invalid_argument for what cannot be meant.
 	HandOver(context.Context, *holdfastv1.RecoveryServiceHandOverRequest) (*holdfastv1.RecoveryServiceHandOverResponse, error)
 	// MoveOn says, durably, that machines are about to move onto the disks of a failover whose view passes to them: from then on these are not
-	// handed over any more, whoever asks, as no filter would see what the machines write. Again it changes nothing.
+	// handed over, whoever asks, until LetGo was said. Again it changes nothing.
 	// Errors: failed_precondition when there is no failover, it is another one, not committed, or its disks were handed over; unavailable while its
 	// view does not pass to the disks yet: ask again.
 	MoveOn(context.Context, *holdfastv1.RecoveryServiceMoveOnRequest) (*holdfastv1.RecoveryServiceMoveOnResponse, error)
