@@ -1,15 +1,18 @@
 package datapath
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
 	"sync"
 	"time"
 
+	"github.com/holdfast-dr/holdfast/datapath/capture"
 	"github.com/holdfast-dr/holdfast/datapath/dirty"
 	"github.com/holdfast-dr/holdfast/datapath/group"
 	"github.com/holdfast-dr/holdfast/datapath/pack"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/ioengine/wait"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
@@ -84,17 +87,26 @@ func (f *flow) markDirty(ctx context.Context, b group.Begin) error {
 	return f.tap.Fold(ctx)
 }
 
-// walk compares what may well be the same at the target, and reads everything that is dirty, once.
+// walk compares what may well be the same at the target, and reads everything that is dirty, once. A volume that nobody mirrors to
+// is left out of both, also if somebody does by the time that it would be read: what is marked then is compared in the next walk.
 func (f *flow) walk(ctx context.Context, a group.Walk) {
 	if !pause(ctx, a.After) {
 		return
 	}
 	var volumes []record.VolumeID
+	var unmirrored error
+	mirrors := f.mirrors()
 	for _, v := range f.members() {
+		if stands, mirror := mirrors[v.ID]; mirror && !stands {
+			unmirrored = fmt.Errorf("volume %d: %s", v.ID, capture.PastUnmirrored)
+			if !invariant.Planted("datapath/reads-unmirrored") {
+				continue
+			}
+		}
 		volumes = append(volumes, v.ID)
 	}
 	_, _ = f.askDirty(ctx) // for the status; whether the filters answer shows below
-	err := f.compare(ctx)
+	err := f.compare(ctx, volumes, unmirrored != nil)
 	if err == nil {
 		err = f.readDirty(ctx, dirty.NewPass(volumes, syncRead))
 	}
@@ -102,15 +114,22 @@ func (f *flow) walk(ctx context.Context, a group.Walk) {
 		return
 	}
 	left, askErr := f.askDirty(ctx)
-	if err == nil {
-		err = askErr
-	}
+	err = cmp.Or(err, askErr, unmirrored)
 	done := group.Walked{Life: a.Life, Left: left}
 	if err != nil {
 		f.log.Warn("resync waits", "error", err)
 		done.Trouble = err.Error()
 	}
 	f.step(done)
+}
+
+// mirrors are the volumes that are mirror targets, and whether their mirrors stand.
+func (f *flow) mirrors() map[record.VolumeID]bool {
+	stand := map[record.VolumeID]bool{}
+	for v, stands := range f.tap.Mirrors() {
+		stand[v.ID] = stands
+	}
+	return stand
 }
 
 // readDirty carries a pass out, syncFlight reads at a time. When it returns no read is

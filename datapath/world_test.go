@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -38,8 +39,9 @@ type world struct {
 	dir         string
 	volumes     []string
 	freeze      Freeze
-	activity    string // disks have activity logs, with this behind their names
-	asked       string // the group that is asked about, where there are several
+	activity    string  // disks have activity logs, with this behind their names
+	qemus       []*qemu // of the guests, where the volumes are mirror targets
+	asked       string  // the group that is asked about, where there are several
 	size        int64
 	paused      bool // the group is, until it is resumed
 	window      int64
@@ -211,6 +213,9 @@ func (w *world) startFilter() {
 		if w.activity != "" {
 			fv.Log = fv.Path + w.activity
 		}
+		if len(w.qemus) > 0 {
+			fv.Mirror, cfg.Dial = w.size, dialQEMUs(w.qemus...)
+		}
 		cfg.Volumes = append(cfg.Volumes, fv)
 	}
 	f, err := capture.OpenFilter(cfg)
@@ -364,7 +369,14 @@ func (w *world) image(volume string) []byte {
 	w.t.Helper()
 	d := w.f.Device(volume)
 	p := make([]byte, d.Size())
-	if err := d.ReadAt(p, 0); err != nil {
+	read := d.ReadAt
+	if len(w.qemus) > 0 { // the guest's own disk has it
+		read = func(p []byte, off int64) error {
+			_, err := w.qemus[slices.Index(w.volumes, volume)].disk.ReadAt(p, off)
+			return err
+		}
+	}
+	if err := read(p, 0); err != nil {
 		w.t.Fatal(err)
 	}
 	return p
