@@ -399,6 +399,65 @@ func TestMirrorSource(t *testing.T) {
 	}
 }
 
+// asked is a Source of a disk without data but at one place, that keeps what it was asked of.
+type asked struct {
+	Source
+	bytes, data int64
+	asks        []span
+}
+
+func (a *asked) Size() int64           { return a.bytes }
+func (a *asked) Done() <-chan struct{} { return nil }
+func (a *asked) Close() error          { return nil }
+
+func (a *asked) BlockStatus(off, n int64, emit func(n int64, hole bool) bool) error {
+	a.asks = append(a.asks, span{off, off + n})
+	switch end := off + n; {
+	case end <= a.data || off > a.data:
+		emit(n, true)
+	case off == a.data || emit(a.data-off, true):
+		emit(end-a.data, false)
+	}
+	return nil
+}
+
+// TestMirrorStatus: QEMU is asked of little where there is data, of more where there is none, and of no more than what is used of the answer.
+func TestMirrorStatus(t *testing.T) {
+	const tib, gib = 1 << 40, 1 << 30
+	a := &asked{bytes: tib, data: 3*gib + 64<<10}
+	f := &mirrorFile{bytes: tib, connect: func(context.Context, string, string) (Source, error) { return a, nil }}
+	if err := f.open(t.Context(), "disk"); err != nil {
+		t.Fatal(err)
+	}
+	look := func(off, wantAt, wantN int64, most int64, asks int) {
+		t.Helper()
+		a.asks = nil
+		at, n, err := f.NextData(off)
+		if at != wantAt || n != wantN || err != nil {
+			t.Errorf("at %d: data at %d, %d bytes, %v; want %d and %d", off, at, n, err, wantAt, wantN)
+		}
+		for i, s := range a.asks {
+			if s.end-s.off > most || i == 0 && s.end-s.off > 4*mib {
+				t.Errorf("at %d QEMU was asked of %v", off, a.asks)
+			}
+		}
+		if len(a.asks) != asks {
+			t.Errorf("at %d QEMU was asked %d times, want %d", off, len(a.asks), asks)
+		}
+	}
+	look(a.data, a.data, 4*mib, 4*mib, 1)
+	look(a.data+128<<10, a.data+128<<10, 4*mib-128<<10, 0, 0) // known
+	f.mu.known = span{}
+	look(a.data-64<<10, a.data, 4*mib-64<<10, 4*mib, 1)
+	f.mu.known = span{}
+	look(a.data-20*mib, a.data, 8*mib, 16*mib, 3) // 4 and 8 MiB of hole, and 16 with 8 of data
+	f.mu.known = span{}
+	look(0, gib, BlockBytes, gib/2, 9) // not known to be data; and it is asked for again
+	look(gib, 2*gib, BlockBytes, gib/2, 9)
+	look(tib-512, 0, 0, 512, 1)
+	look(tib-6*mib, 0, 0, 4*mib, 2)
+}
+
 // TestMirrorBecomesADisk: a volume that is another kind in the filter's new file has everything dirty, and nobody writes past a disk.
 func TestMirrorBecomesADisk(t *testing.T) {
 	r := newRig(t, 512, 4*mib, mib, 1)

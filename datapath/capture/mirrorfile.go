@@ -114,6 +114,14 @@ func (f *mirrorFile) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
+// What QEMU is asked of at a time: its main loop, and so the guest's devices, waits while it looks. Where it is all hole there is little to
+// look at, and more is asked of the next time; beyond a look of statusMost the next block is called data, to be read, so
+// that a hole of any length is walked once.
+const (
+	statusAsk  = 4 << 20
+	statusMost = holeChunk
+)
+
 func (f *mirrorFile) NextData(off int64) (at, n int64, err error) {
 	f.mu.Lock()
 	known := f.mu.known
@@ -129,16 +137,24 @@ func (f *mirrorFile) NextData(off int64) (at, n int64, err error) {
 		return 0, 0, err
 	}
 	at = off
-	err = c.BlockStatus(off, f.bytes-off, func(size int64, hole bool) bool {
-		if !hole {
-			n = size
-			return false
+	for ask, end := int64(statusAsk), min(f.bytes, off+statusMost); n == 0 && at < end; ask *= 2 {
+		err = c.BlockStatus(at, min(ask, end-at), func(size int64, hole bool) bool {
+			if !hole {
+				n = size
+				return false
+			}
+			at += size
+			return true
+		})
+		if err != nil {
+			return 0, 0, err
 		}
-		at += size
-		return true
-	})
-	if err != nil || n == 0 {
-		return 0, 0, err
+	}
+	switch {
+	case n == 0 && at >= f.bytes:
+		return 0, 0, nil
+	case n == 0:
+		return at, min(BlockBytes, f.bytes-at), nil
 	}
 	f.mu.Lock()
 	f.mu.known = span{at, at + n}

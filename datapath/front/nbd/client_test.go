@@ -148,6 +148,34 @@ func TestHoleInRead(t *testing.T) {
 	}
 }
 
+// TestLongStatus: QEMU answers with as many extents as go into 1 MiB, behind the number of their context.
+func TestLongStatus(t *testing.T) {
+	const count, each = 1 << 20 / 8, 8
+	uri := script{answer: func(q request) []byte {
+		p := appendChunk(nil, q.cookie, chunkDone, chunkBlockStatus, 4+8*count)
+		p = binary.BigEndian.AppendUint32(p, contextID)
+		for i := range uint32(count) {
+			p = binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(p, each), i%2*stateZero)
+		}
+		return p
+	}}.start(t)
+	c, err := Dial(t.Context(), uri)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	holes, told := int64(0), int64(0)
+	err = c.BlockStatus(0, count*each, func(n int64, hole bool) bool {
+		if told += n; hole {
+			holes += n
+		}
+		return true
+	})
+	if err != nil || told != count*each || holes != told/2 {
+		t.Errorf("%d bytes are told of, %d of them holes: %v", told, holes, err)
+	}
+}
+
 // TestServerWords: an error comes with the server's words, and leaves the connection good.
 func TestServerWords(t *testing.T) {
 	uri := script{answer: func(q request) []byte {

@@ -58,8 +58,9 @@ const (
 	maxExtents = 4096
 	// maxCalls is how many requests of one Client are under way; more wait.
 	maxCalls = 128
-	// maxChunk bounds what a server may send a Client in one chunk beside payload.
-	maxChunk = 1 << 20
+	// maxChunk bounds what a server may send a Client in one chunk beside payload: QEMU's longest block status, 1 MiB
+	// of extents behind the number of their context.
+	maxChunk = 4 + 1<<20
 
 	// preferredBlock is told to clients; smaller and unaligned requests are served too.
 	preferredBlock = 4096
