@@ -5,7 +5,7 @@
 // the process that serves its disk. Three of them stand on the same file system: a lab's filter, whose
 // VRA sends what it splits to a second VRA over the lab's link; a filter that no VRA has ever
 // attached to; and the peer. They are used in turn, in alternating order, each once the lab has
-// nothing left to do. Disks are written whole before the first measurement.
+// nothing left to do. Disks are written whole before the first measurement, all in turn: each stands everywhere.
 //
 // Source, target and link of the lab share the machine with the guest's load: what they
 // take of its cores while they keep up, or read again what was only marked, is part of what is

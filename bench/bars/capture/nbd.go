@@ -16,13 +16,9 @@ func (b *bench) nbd(row string, depth int) error {
 		return err
 	}
 	if b.nbdkit == nil {
-		disk, err := b.disk("nbdkit.raw")
-		if err != nil {
-			return err
-		}
 		socket := filepath.Join(b.run, "nbdkit")
 		b.nbdkit = &server{nbd: "nbd+unix:///?socket=" + socket}
-		if err := b.start(exec.CommandContext(b.Context, "nbdkit", "-f", "-U", socket, "file", disk), b.nbdkit); err != nil {
+		if err := b.start(exec.CommandContext(b.Context, "nbdkit", "-f", "-U", socket, "file", filepath.Join(b.Dir, nbdkitDisk)), b.nbdkit); err != nil {
 			return err
 		}
 	}

@@ -61,15 +61,11 @@ func (b *bench) begin() (err error) {
 	if b.on.pid, err = b.lab.PID(b.Context, "vra-filter"); err != nil {
 		return err
 	}
-	if b.off, err = b.lonely(); err != nil {
+	if err := b.lay(); err != nil {
 		return err
 	}
-	for _, s := range []*server{b.on, b.off} {
-		if err := b.fill(s); err != nil {
-			return err
-		}
-	}
-	return nil
+	b.off, err = b.lonely()
+	return err
 }
 
 func (b *bench) close() {
@@ -80,36 +76,62 @@ func (b *bench) close() {
 	}
 }
 
-// disk makes a file of the size of all disks, written whole.
-func (b *bench) disk(name string) (string, error) {
-	name = filepath.Join(b.Dir, name)
-	f, err := os.Create(name)
+// The disks of those that are no lab's.
+const (
+	offDisk    = "off.raw"
+	qemuDisk   = "qemu.raw"
+	nbdkitDisk = "nbdkit.raw"
+)
+
+// lay writes all disks whole, so that no measurement allocates: the lab's by its filter, the others as files. They
+// take turns, a few MiB each: where a file stands decides for how fast it is by more than what serves it, and so
+// all of them stand everywhere.
+func (b *bench) lay() error {
+	const turn = 4 << 20
+	g, err := guest.New(guest.Options{Slots: 1, SlotBytes: turn})
 	if err != nil {
-		return "", err
+		return err
 	}
-	defer f.Close()
-	for at := int64(0); at < b.size; at += int64(len(b.data)) {
-		if _, err := f.Write(b.data[:min(int64(len(b.data)), b.size-at)]); err != nil {
-			return "", err
+	defer g.Close()
+	if err := g.Connect(b.on.vhost); err != nil {
+		return err
+	}
+	var disks []*os.File
+	for _, name := range []string{offDisk, qemuDisk, nbdkitDisk} {
+		f, err := os.Create(filepath.Join(b.Dir, name))
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		disks = append(disks, f)
+	}
+	for at := int64(0); at < b.size; at += turn {
+		p := b.data[at%int64(len(b.data)):][:min(turn, b.size-at)]
+		if err := g.Write(0, p, at); err != nil {
+			return err
+		}
+		for _, f := range disks {
+			if _, err := f.WriteAt(p, at); err != nil {
+				return err
+			}
+			if err := f.Sync(); err != nil { // it has its place then
+				return err
+			}
 		}
 	}
-	if err := f.Sync(); err != nil {
-		return "", err
+	if err := g.Flush(0); err != nil {
+		return err
 	}
-	// What is cached of it would have to be dropped again for each direct write.
-	return name, bars.DropCaches()
+	// What is cached of them would have to be dropped again for each direct write.
+	return bars.DropCaches()
 }
 
 // lonely starts a filter without a VRA.
 func (b *bench) lonely() (*server, error) {
-	disk, err := b.disk("off.raw")
-	if err != nil {
-		return nil, err
-	}
 	s := &server{vhost: filepath.Join(b.run, "vhost")}
 	c := config.Filter{
 		RunDir: b.run, PoolSocket: filepath.Join(b.run, "pool"), Group: config.FilterGroup{Name: "off", ID: 1},
-		Volumes: []config.FilterVolume{{Name: "vol1", ID: 1, Path: disk, VhostUser: s.vhost}},
+		Volumes: []config.FilterVolume{{Name: "vol1", ID: 1, Path: filepath.Join(b.Dir, offDisk), VhostUser: s.vhost}},
 	}
 	text, err := config.Marshal(&c)
 	if err != nil {
@@ -161,34 +183,11 @@ func (b *bench) start(cmd *exec.Cmd, s *server) error {
 
 // openPeer starts qemu-storage-daemon on a raw file of its own.
 func (b *bench) openPeer() error {
-	disk, err := b.disk("qemu.raw")
-	if err != nil {
-		return err
-	}
 	b.qemu = &server{vhost: filepath.Join(b.run, "qemu")}
 	return b.start(exec.CommandContext(b.Context, "qemu-storage-daemon",
-		"--blockdev", "driver=file,node-name=file,filename="+disk+",cache.direct=on,aio=native",
+		"--blockdev", "driver=file,node-name=file,filename="+filepath.Join(b.Dir, qemuDisk)+",cache.direct=on,aio=native",
 		"--blockdev", "driver=raw,node-name=raw,file=file",
 		"--export", "type=vhost-user-blk,id=disk,node-name=raw,writable=on,addr.type=unix,addr.path="+b.qemu.vhost), b.qemu)
-}
-
-// fill writes the whole disk, so that no measurement allocates.
-func (b *bench) fill(s *server) error {
-	g, err := guest.New(guest.Options{Slots: 4, SlotBytes: 1 << 20})
-	if err != nil {
-		return err
-	}
-	defer g.Close()
-	if err := g.Connect(s.vhost); err != nil {
-		return err
-	}
-	for at := int64(0); at < b.size; at += 1 << 20 {
-		from := at % int64(len(b.data))
-		if err := g.Write(0, b.data[from:][:min(1<<20, b.size-at)], at); err != nil {
-			return err
-		}
-	}
-	return g.Flush(0)
 }
 
 // link is the part of a lab that carries what goes from site to site.
