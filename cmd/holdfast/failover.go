@@ -602,16 +602,13 @@ func whatStep(p *recovery.Plan, s recovery.Step) string {
 	case recovery.Serve:
 		return "vra-filter --config " + p.Reversal.Filter + ", on this host"
 	case recovery.Attach:
-		if p.Hypervisor.Libvirt() {
-			return "from plain disks onto the filter, in its definition; it must be off"
-		}
 		return "from plain disks onto the filter, without a stop"
 	case recovery.Sync:
 		return "what differs, until a checkpoint is listed"
 	case recovery.Settle:
 		return "what machines wrote goes into the target's disks, which are read back whole"
 	case recovery.Onward:
-		if p.Hypervisor.Libvirt() || m.VhostUser {
+		if m.VhostUser {
 			return "from the view onto plain disks, in its definition; it must be off"
 		}
 		return "from the view onto plain disks, without a stop"

@@ -33,8 +33,8 @@ It is a job as the others. What fails, or is interrupted, halts it where it is: 
 resume carries it on, and at each step the machines run, on the view or on their disks, which are the
 same. It is not taken back. Where the group is to be protected the other way round, holdfast reverse
 brings the machines back from their disks onto a filter.
-Machines of libvirt, and those with front: vhost-user, move while they are off alone, and it is refused
-while one runs; so it is at a target that keeps its disks over several stores.`,
+Machines of libvirt move as those of plain QEMU do, through its monitor, and libvirt starts them on their disks from
+then on. Those with front: vhost-user move while they are off alone, and it is refused while one runs; so it is at a target that keeps its disks over several stores.`,
 		Example:           "  holdfast failover plain r2 --dry-run\n  holdfast failover plain r2",
 		Args:              oneArg("job id"),
 		ValidArgsFunction: a.completeJobs,

@@ -46,8 +46,7 @@ What differs is found by comparing both sides by sums, and is all that is sent.
              which must be that of the machines, unless somebody serves there
   attach     only after holdfast failover plain: each machine moves from its plain disks onto
              the filter, without a stop, and has its disks there when it is started again.
-             Machines of libvirt do so while they are off alone. Machines of no job of this
-             host you attach yourself (holdfast attach) while the next step waits for it
+             Machines of no job of this host you attach yourself (holdfast attach) while the next step waits for it
   sync       until a checkpoint is listed
 
 It is a job as those of holdfast failover. What fails, or is interrupted, halts it where it is: failover resume

@@ -181,6 +181,9 @@ func (c carrier) expect(ctx context.Context, e Expect) error {
 // back undoes the steps, the last first. A monitor that was lost is tried again: the guest may be paused.
 func (c carrier) back(steps []Step) error {
 	var errs []error
+	if c.m.pass != nil {
+		c.m.dead = nil
+	}
 	if c.m.dead != nil {
 		m, err := Dial(c.ctx, c.m.socket)
 		if err != nil {

@@ -133,8 +133,7 @@ func (l *Libvirt) Define(ctx context.Context, m hypervisor.Machine) error {
 	if err != nil {
 		return err
 	}
-	described, err := l.xml(m)
-	if err != nil {
+	if _, err := l.xml(m); err != nil {
 		return fmt.Errorf("machine %s: %w", m.Name, err)
 	}
 	text, err := json.MarshalIndent(m, "", "  ")
@@ -155,7 +154,23 @@ func (l *Libvirt) Define(ctx context.Context, m hypervisor.Machine) error {
 	case same && state == hypervisor.Off:
 		return nil
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := l.put(ctx, dir, m); err != nil {
+		return fmt.Errorf("machine %s: %w", m.Name, err)
+	}
+	return nil
+}
+
+// put has libvirt start a machine so from now on, and keeps that. One that runs is left as it is.
+func (l *Libvirt) put(ctx context.Context, dir string, m hypervisor.Machine) error {
+	described, err := l.xml(m)
+	if err != nil {
+		return err
+	}
+	text, err := json.MarshalIndent(m, "", "  ")
+	if err == nil {
+		err = os.MkdirAll(dir, 0o700)
+	}
+	if err != nil {
 		return err
 	}
 	err = l.with(ctx, func(c *libvirt.Libvirt) error {
@@ -163,7 +178,7 @@ func (l *Libvirt) Define(ctx context.Context, m hypervisor.Machine) error {
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("machine %s: %w", m.Name, err)
+		return err
 	}
 	return WriteFile(filepath.Join(dir, definitionName), text)
 }

@@ -205,22 +205,52 @@ func domainLife(t *testing.T, l *Libvirt) {
 	}
 	onto := hypervisor.Disk{Volume: "data", File: filepath.Join(filepath.Dir(socket), "disk"), Bytes: 1 << 20}
 	setDisk := func(l *Libvirt) error { return errors.Join(l.MaySetDisk(ctx, "web1"), l.SetDisk(ctx, "web1", onto)) }
-	for _, err := range []error{l.MaySetDisk(ctx, "web1"), l.SetDisk(ctx, "web1", onto)} {
-		if err == nil || !strings.Contains(err.Error(), "while the machine is off alone") {
-			t.Errorf("onto a file while it runs: %v", err)
+	on := func(driver string) {
+		t.Helper()
+		mon, err := l.monitor(ctx, "web1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		g, err := Look(ctx, mon)
+		if err != nil || len(g.Disks) != 1 || g.Disks[0].Root.Driver != driver || g.Disks[0].Root.Bytes != 1<<20 {
+			t.Errorf("it is on %+v: %v; want %s", g.Disks, err, driver)
 		}
 	}
+	on("nbd")
+	small := onto
+	small.File += ".small"
+	if err := os.WriteFile(small.File, make([]byte, 1<<19), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range []string{small.File, onto.File + ".none"} {
+		if err := l.SetDisk(ctx, "web1", hypervisor.Disk{Volume: "data", File: file, Bytes: 1 << 20}); err == nil || !strings.Contains(err.Error(), "while it is off, too") {
+			t.Errorf("onto %s while it runs: %v", file, err)
+		}
+		on("nbd")
+	}
+	each("onto a file while it runs", setDisk)
+	on("raw")
+	each("and back", func(l *Libvirt) error {
+		return l.SetDisk(ctx, "web1", hypervisor.Disk{Volume: "data", NBD: disk.NBD, Bytes: 1 << 20})
+	})
+	on("nbd")
+	each("stop it, and onto a file while it is off", func(l *Libvirt) error { return errors.Join(stop(hypervisor.ByForce)(l), setDisk(l)) })
+	each("and back while it is off", func(l *Libvirt) error {
+		return l.SetDisk(ctx, "web1", hypervisor.Disk{Volume: "data", NBD: disk.NBD, Bytes: 1 << 20})
+	})
+	each("start it there", start)
+	until(t, "the guest says HELLO where it was", func() bool { return strings.Count(said(), "HELLO\n") == 3 })
+	each("onto a file while it runs again", setDisk)
 	each("stop by force", stop(hypervisor.ByForce))
 	state(hypervisor.Off)
-	each("onto a file", setDisk)
 	if err := os.Remove(socket); err != nil { // nobody serves it any more
 		t.Fatal(err)
 	}
 	each("start on the file", start)
-	until(t, "the guest says HELLO on the file", func() bool { return strings.Count(said(), "HELLO\n") == 3 })
+	until(t, "the guest says HELLO on the file", func() bool { return strings.Count(said(), "HELLO\n") == 4 })
 	each("onto the file where it is", func(l *Libvirt) error { return l.SetDisk(ctx, "web1", onto) })
 	each("stop it there", stop(hypervisor.ByForce))
-	if err := l.SetDisk(ctx, "web1", hypervisor.Disk{Volume: "log", File: onto.File}); err == nil || !strings.Contains(err.Error(), "no disk of volume log") {
+	if err := l.SetDisk(ctx, "web1", hypervisor.Disk{Volume: "log", File: onto.File}); err == nil || !strings.Contains(err.Error(), "none of that volume") {
 		t.Errorf("a disk that it has not: %v", err)
 	}
 	if err := l.MaySetDisk(ctx, "web2"); !errors.Is(err, hypervisor.ErrAbsent) {

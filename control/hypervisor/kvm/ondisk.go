@@ -179,18 +179,18 @@ func (l *Local) setDisk(ctx context.Context, name string, d hypervisor.Disk) err
 	if err != nil {
 		return err
 	}
-	i := slices.IndexFunc(m.Disks, func(have hypervisor.Disk) bool { return have.Volume == d.Volume })
-	if i < 0 {
-		return errors.New("it has none of that volume")
-	}
-	if m.Disks[i].File == d.File && m.Disks[i].NBD == d.NBD {
-		return nil
+	i, err := diskOf(m, d)
+	if err != nil || i < 0 {
+		return err
 	}
 	pid, err := holder(dir)
 	if err == nil && pid > 0 && m.Disks[i].VhostUser != "" {
 		err = l.MaySetDisk(ctx, name)
 	} else if err == nil && pid > 0 {
-		err = moveOnto(ctx, l, dir, i, m.Disks[i], d)
+		var mon *Monitor
+		if mon, err = l.awaitMonitor(ctx, dir); err == nil {
+			err = errors.Join(moveOnto(ctx, mon, i, m.Disks[i], d), mon.Close())
+		}
 	}
 	if err != nil {
 		return err
@@ -204,12 +204,7 @@ func (l *Local) setDisk(ctx context.Context, name string, d hypervisor.Disk) err
 }
 
 // moveOnto moves the disk of a QEMU that runs.
-func moveOnto(ctx context.Context, l *Local, dir string, i int, from, to hypervisor.Disk) error {
-	mon, err := l.awaitMonitor(ctx, dir)
-	if err != nil {
-		return err
-	}
-	defer mon.Close()
+func moveOnto(ctx context.Context, mon *Monitor, i int, from, to hypervisor.Disk) error {
 	g, err := Look(ctx, mon)
 	if err != nil {
 		return err
@@ -236,38 +231,4 @@ func moveOnto(ctx context.Context, l *Local, dir string, i int, from, to hypervi
 		return err
 	}
 	return Carry(ctx, mon, nil, p)
-}
-
-// MaySetDisk says that a domain must be off.
-func (l *Libvirt) MaySetDisk(ctx context.Context, name string) error {
-	state, err := l.State(ctx, name)
-	switch {
-	case err != nil:
-		return err
-	case state == hypervisor.Absent:
-		return fmt.Errorf("machine %s: %w", name, hypervisor.ErrAbsent)
-	case state != hypervisor.Off && !invariant.Planted("kvm/domain-moves-running"):
-		return fmt.Errorf("machine %s is %s: under libvirt a disk moves onto its file while the machine is off alone: shut it down first", name, state)
-	}
-	return nil
-}
-
-// SetDisk changes the definition of a domain that is off.
-func (l *Libvirt) SetDisk(ctx context.Context, name string, d hypervisor.Disk) error {
-	_, m, err := l.files().definition(name)
-	if err != nil {
-		return err
-	}
-	i := slices.IndexFunc(m.Disks, func(have hypervisor.Disk) bool { return have.Volume == d.Volume })
-	if i < 0 {
-		return fmt.Errorf("machine %s has no disk of volume %s", name, d.Volume)
-	}
-	if m.Disks[i].File == d.File && m.Disks[i].NBD == d.NBD {
-		return nil
-	}
-	if err := l.MaySetDisk(ctx, name); err != nil {
-		return err
-	}
-	m.Disks[i] = d
-	return l.Define(ctx, m)
 }

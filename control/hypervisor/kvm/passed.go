@@ -1,0 +1,112 @@
+package kvm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/digitalocean/go-libvirt"
+
+	"github.com/holdfast-dr/holdfast/control/hypervisor"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+)
+
+// monitor is QEMU's monitor of a domain that runs, by way of libvirt, which keeps that to itself: each command goes by a connection of its own. Disks are QEMU's
+// own there (see xml), so that libvirt knows of nothing that changes with them.
+func (l *Libvirt) monitor(ctx context.Context, name string) (*Monitor, error) {
+	m := &Monitor{pass: func(ctx context.Context, text string) (answer string, err error) {
+		err = l.domain(ctx, name, func(c *libvirt.Libvirt, d libvirt.Domain) error {
+			answer, err = c.QEMUDomainMonitorCommand(d, text, 0)
+			return err
+		})
+		return answer, err
+	}}
+	var v struct{ QEMU struct{ Major, Minor int } }
+	err := m.Do(ctx, Command{Execute: "query-version"}, &v)
+	m.Version = [2]int{v.QEMU.Major, v.QEMU.Minor}
+	return m, err
+}
+
+// passed has somebody else put a command to QEMU.
+func (m *Monitor) passed(ctx context.Context, c Command) (g message, err error) {
+	text, err := json.Marshal(c)
+	if err != nil {
+		return g, err
+	}
+	answer, err := m.pass(ctx, string(text))
+	if err != nil {
+		return g, err
+	}
+	var own struct { // the ID is libvirt's
+		Return json.RawMessage
+		Error  *Refused
+	}
+	if err = json.Unmarshal([]byte(answer), &own); err == nil && own.Return == nil && own.Error == nil {
+		err = fmt.Errorf("it answers %.80q", answer)
+	}
+	return message{Return: own.Return, Error: own.Error}, err
+}
+
+// MaySetDisk says that a domain must be there.
+func (l *Libvirt) MaySetDisk(ctx context.Context, name string) error {
+	state, err := l.State(ctx, name)
+	if err == nil && state == hypervisor.Absent {
+		err = fmt.Errorf("machine %s: %w", name, hypervisor.ErrAbsent)
+	}
+	return err
+}
+
+// SetDisk moves a disk of a domain: in QEMU first, where it runs, and then in what libvirt starts it from, and in its definition.
+func (l *Libvirt) SetDisk(ctx context.Context, name string, d hypervisor.Disk) error {
+	err := l.setDisk(ctx, name, d)
+	if err != nil {
+		err = fmt.Errorf("machine %s: disk %s: %w", name, d.Volume, err)
+	}
+	return err
+}
+
+func (l *Libvirt) setDisk(ctx context.Context, name string, d hypervisor.Disk) error {
+	dir, m, err := l.files().definition(name)
+	if err != nil {
+		return err
+	}
+	i, err := diskOf(m, d)
+	if err != nil || i < 0 {
+		return err
+	}
+	state, err := l.State(ctx, name)
+	switch {
+	case err != nil:
+		return err
+	case state == hypervisor.Absent:
+		return hypervisor.ErrAbsent
+	case state != hypervisor.Off:
+		mon, err := l.monitor(ctx, name)
+		if err == nil {
+			err = moveOnto(ctx, mon, i, m.Disks[i], d)
+		}
+		if err != nil {
+			return fmt.Errorf("while it runs: %w (it can do so while it is off, too)", err)
+		}
+		if invariant.Planted("kvm/domain-starts-where-it-was") {
+			return nil
+		}
+	}
+	m.Disks[i] = d
+	return l.put(ctx, dir, m)
+}
+
+// diskOf finds the disk of a machine that is to be another one; below zero: it is that already.
+func diskOf(m hypervisor.Machine, d hypervisor.Disk) (int, error) {
+	for i, have := range m.Disks {
+		switch {
+		case have.Volume != d.Volume:
+		case have.File == d.File && have.NBD == d.NBD:
+			return -1, nil
+		default:
+			return i, nil
+		}
+	}
+	return -1, errors.New("it has none of that volume")
+}
