@@ -17,6 +17,9 @@ func (t *Tap) Fold(ctx context.Context) error {
 	if err := t.askAll(ctx, request{ask: askFold}, func([]byte) error { return nil }); err != nil {
 		return fmt.Errorf("fold %w", err)
 	}
+	t.merge.Lock()
+	defer t.merge.Unlock()
+	t.foldedLocked()
 	return nil
 }
 

@@ -431,8 +431,14 @@ func TestPassedOverFilter(t *testing.T) {
 	if tap.page.durable.Load() >= uint64(cut) {
 		t.Error("a ticket is called durable that a live filter may have below it")
 	}
+	if !tap.Passed() {
+		t.Error("the page does not say that a filter was passed over")
+	}
 	r.run()
 	within(t, "the filter has folded", func() bool { return tap.page.durable.Load() >= uint64(cut) })
+	if tap.Passed() {
+		t.Error("the page says that a filter was passed over, which has folded")
+	}
 	if got := dirtyBlocks(t, tap, 1); got != 1 {
 		t.Errorf("%d blocks dirty, want 1", got)
 	}

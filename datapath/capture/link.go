@@ -181,6 +181,7 @@ func (t *Tap) mapLocked(key uint64, w welcome, fds []int) (*tapPool, error) {
 	e := pageEntry{key, w.shape.instance}
 	if t.merge.missing[e].gone { // we went on without it: what it wrote until now has no place any more
 		p.mustFold = true
+		t.page.passed.Store(1)
 		p.floor = t.page.last() + 1
 	}
 	delete(t.merge.missing, e)
@@ -202,6 +203,7 @@ func (t *Tap) foldLate(ctx context.Context, p *tapPool, ask func(request) error)
 	}
 	t.merge.Lock()
 	p.mustFold = false
+	t.foldedLocked()
 	t.merge.Unlock()
 	t.PublishDurable(0)
 }

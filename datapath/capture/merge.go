@@ -225,6 +225,7 @@ func (t *Tap) allMappedLocked(now time.Time) bool {
 		default:
 			m.gone = true
 			m.lives = lives(filterLockName(t.cfg.RunDir, t.cfg.Group, e.key))
+			t.page.passed.Store(1)
 			t.page.lost.Add(1)
 			t.cfg.Log.Warn("a filter cannot be reached: its writes are lost until it is back", "lives", m.lives)
 		}
@@ -256,11 +257,19 @@ func (t *Tap) frozenLocked() bool {
 	return false
 }
 
+// foldedLocked notes that a filter has folded: where none is left that must, the page says so.
+func (t *Tap) foldedLocked() {
+	if !t.frozenLocked() {
+		t.page.passed.Store(0)
+	}
+}
+
 // lateLocked frees a write that can no longer be put in order; its pool must fold.
 func (t *Tap) lateLocked(r *tapRing) {
 	r.dropHead()
 	if !r.pool.mustFold {
 		r.pool.mustFold = true
+		t.page.passed.Store(1)
 		t.page.lost.Add(1)
 		t.cfg.Log.Error("a write came after a later one was given: its filter must fold")
 		for _, l := range t.links() {

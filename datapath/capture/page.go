@@ -34,6 +34,7 @@ const (
 	pageAtDurable     = 208
 	pageAtCovered     = 216
 	pageAtIncarnation = 224
+	pageAtPassed      = 232
 	pageAtBroken      = 256
 	pageAtSleeping    = 320
 	pageAtEntries     = 4096
@@ -52,7 +53,7 @@ type orderPage struct {
 	mem []byte
 	id  uint64 // of this very page
 
-	next, lost, hold, deadline, durable, covered, incarnation, broken, sleeping *atomic.Uint64
+	next, lost, hold, deadline, durable, covered, incarnation, passed, broken, sleeping *atomic.Uint64
 }
 
 // openPage maps the group's order page in dir. Whoever comes first in a boot makes it;
@@ -173,6 +174,7 @@ func mapPage(fd int) (*orderPage, error) {
 		durable:     word(mem, pageAtDurable),
 		covered:     word(mem, pageAtCovered),
 		incarnation: word(mem, pageAtIncarnation),
+		passed:      word(mem, pageAtPassed),
 		broken:      word(mem, pageAtBroken),
 		sleeping:    word(mem, pageAtSleeping),
 	}, nil

@@ -305,6 +305,21 @@ func (t *Tap) Discard() record.Ticket {
 	return ticket
 }
 
+// GoOn goes on behind writes that an earlier Tap gave: Next gives none with a ticket below from, and frees those that are
+// published still. What has one below order can only come late; order is at least from. Before the first Next.
+func (t *Tap) GoOn(from, order record.Ticket) {
+	t.merge.Lock()
+	defer t.merge.Unlock()
+	t.merge.floor, t.merge.expected = from, order
+}
+
+// Passed says that the generations of a filter whose writes were passed over may not have been folded since: only a new
+// incarnation, and Fold, know all that the target lacks.
+func (t *Tap) Passed() bool { return t.page.passed.Load() != 0 }
+
+// Page is the order page's own number: tickets of another are not of this order.
+func (t *Tap) Page() uint64 { return t.page.id }
+
 // Volumes lists the volumes of all filters, by ID, as large as they are now; ok once every filter that is needed has
 // answered.
 func (t *Tap) Volumes() (volumes []VolumeInfo, ok bool) {
