@@ -20,8 +20,9 @@ type load struct {
 	through record.Ticket   // every write up to it is whole by now
 	oldest  int64           // capture time of the oldest guest write, monotonic ns; 0 for none
 	raw     int64
-	synced  int64 // as spill.Record's
-	out     *slab
+	synced  int64    // as spill.Record's
+	at      spill.At // the stream, behind it
+	out     *spill.Slab
 	spare   *record.Batch // of a control record, which has none
 }
 
@@ -32,8 +33,9 @@ type life struct {
 	epoch       record.Epoch
 	incarnation record.Incarnation
 	next        record.Seq
-	open        record.Resync // its first record
-	ticket      record.Ticket // of that record
+	open        record.Resync  // its first record
+	ticket      record.Ticket  // of that record
+	kept        *spill.Carried // what is gone on with: there is no opening boundary then, and ticket is the last one's; else nil
 }
 
 // feed takes writes from the tap, gathers them into batches, numbers them and gives
@@ -49,7 +51,8 @@ type feed struct {
 	some   int       // writes that the tap gave the last time
 	gather gather
 	whole  record.Ticket
-	limit  int // of the batch, in bytes
+	at     spill.At // of the stream, as far as it is numbered
+	limit  int      // of the batch, in bytes
 	effort pack.Effort
 	pool   int                       // bytes of all slots when the life began
 	sync   *comparison               // of the resync that is open; nil for none
@@ -75,11 +78,13 @@ func (f *feed) live(l life) {
 	f.sizes = make(map[record.VolumeID]int64)
 	f.pool = f.tap.Stats().Slots * capture.SlotBytes
 	defer f.abandon()
-	opened := f.control(l.ticket, func(dst []byte, id record.Identity, t record.Time) []byte {
-		return record.AppendResyncOpen(dst, id, t, l.ticket, l.open)
-	})
-	f.syncs(newComparison(f.cfg.Stream, opened, opened == 1))
-	f.step(group.Begun{Life: l.number})
+	f.at = spill.At{}
+	if l.kept != nil {
+		f.at, f.time = l.kept.At, l.kept.Time
+		f.syncs(nil)
+	} else {
+		f.open(l)
+	}
 	for f.window.Room(l.ctx) == nil {
 		f.rest(l.ctx)
 		ws, err := f.tap.Next(l.ctx, takeWrites, f.patience())
@@ -100,6 +105,15 @@ func (f *feed) live(l life) {
 		}
 		f.add(ws)
 	}
+}
+
+// open puts the opening boundary of a life into the row.
+func (f *feed) open(l life) {
+	opened := f.control(l.ticket, func(dst []byte, id record.Identity, t record.Time) []byte {
+		return record.AppendResyncOpen(dst, id, t, l.ticket, l.open)
+	})
+	f.syncs(newComparison(f.cfg.Stream, opened, opened == 1))
+	f.step(group.Begun{Life: l.number})
 }
 
 // rest lets writes gather that come one closely behind the other: it looks at none before its time, and
@@ -253,6 +267,7 @@ func (f *feed) piece(p record.Piece, w *capture.Write) {
 		f.fill()
 	}
 	l := f.job.Done.(*load)
+	f.at.Last = p.Ticket
 	if f.began.IsZero() {
 		f.began = time.Now()
 	}
@@ -326,8 +341,8 @@ func (f *feed) seal() {
 	}
 	l := j.Done.(*load)
 	l.through, l.raw = f.whole, int64(j.Batch.Raw())
-	l.out = f.slabs.get(j.Batch.Bound())
-	j.Out = l.out.p
+	l.out = f.slabs.Get(j.Batch.Bound())
+	j.Out = l.out.P
 	j.StoreOnly = f.effort.Step(time.Now(), f.totals())
 	if was := f.count.storing.Swap(j.StoreOnly); j.StoreOnly && !was && f.compression == pack.Auto {
 		f.count.rawTurns.Add(1)
@@ -341,6 +356,8 @@ func (f *feed) number(j *pack.Job) {
 	l.synced = f.count.synced.Load()
 	j.ID, j.Time = f.identity()
 	f.seq++
+	f.at.Time = j.Time
+	l.at = f.at
 	f.pipe.push(l.oldest, l.raw)
 	if invariant.Planted("datapath/free-before-sealed") {
 		f.tap.Free(l.writes)
@@ -363,14 +380,14 @@ func (f *feed) control(ticket record.Ticket, build func([]byte, record.Identity,
 	}
 	j := f.job
 	f.job = nil
-	f.whole = ticket
+	f.whole, f.at.Last = ticket, ticket
 	l := j.Done.(*load)
 	l.through = ticket
-	l.out = f.slabs.get(record.HeaderBytes + record.MaxBody)
+	l.out = f.slabs.Get(record.HeaderBytes + record.MaxBody)
 	id, t := f.identity()
-	l.out.p = build(l.out.p, id, t)
+	l.out.P = build(l.out.P, id, t)
 	batch := j.Batch
-	j.Batch, j.Out = nil, l.out.p
+	j.Batch, j.Out = nil, l.out.P
 	l.spare = batch
 	seq := f.seq
 	f.number(j)
@@ -395,7 +412,12 @@ func (f *feed) mark(t record.Ticket) {
 		if p.Kind == group.Close {
 			build = record.AppendResyncClose
 		}
-		seq := f.control(t, func(dst []byte, id record.Identity, at record.Time) []byte { return build(dst, id, at, t, r) })
+		seq := f.control(t, func(dst []byte, id record.Identity, at record.Time) []byte {
+			if f.at.Since, f.at.Covered = 0, 0; p.Kind == group.Close {
+				f.at.Since, f.at.Covered = id.Seq, p.Cover
+			}
+			return build(dst, id, at, t, r)
+		})
 		if p.Kind == group.Open {
 			f.syncs(newComparison(f.cfg.Stream, seq, false))
 		} else {
@@ -435,7 +457,7 @@ func (f *feed) mark(t record.Ticket) {
 func (f *flow) stow() {
 	for j := range f.sealed {
 		l := j.Done.(*load)
-		l.out.p = j.Out
+		l.out.P = j.Out
 		if j.Batch != nil {
 			f.count.batches.Add(1)
 			f.count.packing.Add(int64(j.Took))
@@ -465,11 +487,11 @@ func (f *flow) packedWrong(blocks int) {
 }
 
 func (f *flow) stowOne(seq record.Seq, l *load) {
-	f.count.stored.Add(uint64(len(l.out.p)))
+	f.count.stored.Add(uint64(len(l.out.P)))
 	f.count.raw.Add(uint64(l.raw))
 	b := l.out
 	if s := f.window.Stats(); s.Unsent > 0 || s.Bytes > f.window.Limit()/fitFrom {
-		b = f.slabs.fit(b) // it stays; one that is sent at once is not worth the copy
+		b = f.slabs.Fit(b) // it stays; one that is sent at once is not worth the copy
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -480,5 +502,5 @@ func (f *flow) stowOne(seq record.Seq, l *load) {
 	if invariant.Planted("datapath/durable-when-stowed") {
 		f.tap.PublishDurable(l.through)
 	}
-	f.window.Put(&spill.Record{Seq: seq, Through: l.through, Oldest: l.oldest, Raw: l.raw, Synced: l.synced, Buffer: b})
+	f.window.PutAt(&spill.Record{Seq: seq, Through: l.through, Oldest: l.oldest, Raw: l.raw, Synced: l.synced, Buffer: b}, l.at)
 }

@@ -42,11 +42,12 @@ type flow struct {
 	marksNew     bool // the host restarted since what was kept was, and what changed was not marked since
 	keptName     string
 	bootID       string
-	before       kept // as this process found it
+	before       kept           // as this process found it
+	kept         *spill.Carried // what the process before left to go on with; nil: nothing, or it was begun with. Guarded by mu
 	compression  pack.Compression
 	observeAck   func(time.Duration)
 
-	slabs    slabs
+	slabs    spill.Slabs
 	pipe     pipe
 	free     chan *pack.Job // all jobs that are not under way
 	sealing  chan *pack.Job // feed to pack
@@ -90,12 +91,14 @@ type flow struct {
 		end     context.CancelFunc // ends it
 		inc     record.Incarnation // drawn
 		drawn   drawn              // all that were
+		drew    bool               // by this process
 		foreign record.Incarnation // that the target stands at, which was not drawn here; 0: it was
 		epoch   record.Epoch       // of what is sent in lives that begin now
 		marks   map[record.Ticket]*mark
 		last    *mark // whose ticket was taken last
 
 		session   *wire.Session // nil while there is none
+		freezes   bool          // the target, when there was one last, takes cuts that tell of a freeze
 		announced bool          // the machine knows of the session
 		endSend   context.CancelFunc
 		opening   uint32             // of the stream in the session, by its last Stand
@@ -296,8 +299,9 @@ func (f *flow) raise(above record.Incarnation) (record.Incarnation, error) {
 		kept.floor = f.tap.Incarnation()
 	}
 	above = max(above, kept.last, f.tap.Incarnation())
-	if f.mu.drawn.last == 0 {
+	if !f.mu.drew {
 		above += jump()
+		f.mu.drew = true
 	}
 	kept = kept.with(f.tap.RaiseIncarnation(above))
 	if err := f.incarnations.put(kept); err != nil {
@@ -310,6 +314,8 @@ func (f *flow) raise(above record.Incarnation) (record.Incarnation, error) {
 // endLifeLocked ends the present life: feed stops, what is sealed is dropped, and
 // nothing is sent.
 func (f *flow) endLifeLocked(next uint64) {
+	f.kept = nil
+	f.window.Void() // what is sealed of it is put nowhere, and its slots are freed
 	f.mu.end()
 	f.mu.life = next
 	f.mu.lacks = lacks{}

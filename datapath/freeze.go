@@ -168,7 +168,7 @@ func (t *tail) text() string {
 func (f *flow) sayable(z record.Freeze) record.Freeze {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.mu.session == nil || !f.mu.session.TakesFreezes() {
+	if !f.mu.freezes {
 		return record.NotAsked
 	}
 	return z

@@ -106,26 +106,3 @@ func TestDataDir(t *testing.T) {
 		t.Errorf("a newer format gives %v", err)
 	}
 }
-
-func TestSlabs(t *testing.T) {
-	var s slabs
-	for _, n := range []int{1, 4096, 4097, 1 << 20, 8 << 20} {
-		b := s.get(n)
-		if cap(b.p) < n || n > 4096 && cap(b.p) >= 2*n || len(b.p) != 0 {
-			t.Errorf("%d bytes get a slab of %d", n, cap(b.p))
-		}
-		b.Release()
-	}
-	b := s.get(1 << 20)
-	b.p = append(b.p, "short"...)
-	if b = s.fit(b); cap(b.p) != 4096 || string(b.Bytes()) != "short" || b.Held() != 4096 {
-		t.Errorf("%q stands in %d bytes", b.Bytes(), b.Held())
-	}
-	b.Release()
-	defer func() {
-		if recover() == nil {
-			t.Error("a slab was released twice")
-		}
-	}()
-	b.Release()
-}

@@ -12,6 +12,7 @@ import (
 	"github.com/holdfast-dr/holdfast/datapath/dirty"
 	"github.com/holdfast-dr/holdfast/datapath/group"
 	"github.com/holdfast-dr/holdfast/datapath/pack"
+	"github.com/holdfast-dr/holdfast/datapath/spill"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/ioengine/wait"
 	"github.com/holdfast-dr/holdfast/wire/record"
@@ -63,6 +64,7 @@ func (f *flow) begin(ctx context.Context, b group.Begin) {
 		open: record.Resync{Initial: b.Initial, Reason: b.Reason},
 	}
 	l.open.Volumes = f.membersLocked()
+	f.window.Begins(spill.Standing{Incarnation: b.Incarnation, Epoch: l.epoch, OpensAt: b.Next, Freezes: f.mu.freezes})
 	select {
 	case <-f.lives: // one that feed never saw, and that has ended
 	default:

@@ -120,6 +120,7 @@ func (f *flow) sessionUp(s *wire.Session) {
 	defer f.mu.Unlock()
 	f.mu.session, f.mu.announced, f.mu.opening = s, false, 0
 	f.mu.heard = time.Now()
+	f.mu.freezes = s.TakesFreezes()
 	f.announceLocked()
 }
 
@@ -165,6 +166,7 @@ func (f *flow) message(m wire.Message) error {
 		defer f.mu.Unlock()
 		if m.Checkpoint > f.mu.listed.Checkpoint {
 			f.mu.listed, f.mu.listedAt = *m, time.Now()
+			f.window.Listed(m.Checkpoint)
 		}
 		if f.cuts != nil {
 			f.cuts.listed(m.Checkpoint)

@@ -67,6 +67,7 @@ func (f *flow) filtersLocked() string {
 	}
 	f.learnLocked()
 	f.mu.volumes = f.wantedOf(vs)
+	f.goOnLocked()
 	return ""
 }
 

@@ -134,6 +134,9 @@ func OpenSource(cfg SourceConfig) (s *Source, err error) {
 	if s.cuts, err = openCutLinks(s); err != nil {
 		return s, err
 	}
+	if err := s.removeWindows(); err != nil {
+		return s, err
+	}
 	s.shareOut()
 	s.openSpill()
 	return s, nil
@@ -179,10 +182,12 @@ func (s *Source) openFlow(g GroupConfig) (*flow, error) {
 		err = f.openKept(s.cfg.DataDir)
 	}
 	if err == nil {
-		f.mu.inc, err = f.raise(0)
+		if f.openWindow(s.cfg.RunDir); f.kept == nil {
+			f.mu.inc, err = f.raise(0)
+		}
 	}
 	if err != nil {
-		return nil, errors.Join(err, f.tap.Close())
+		return nil, errors.Join(err, f.tap.Close(), f.slabs.Close())
 	}
 	f.mu.machine = group.New(g.Interval, f.mu.inc, time.Now())
 	if f.mu.roster.Rests() {
@@ -254,7 +259,8 @@ func (s *Source) Close() error {
 		_ = s.cuts.server.Close() // Run may have closed it
 	}
 	for _, f := range s.flows {
-		err = errors.Join(err, f.tap.Close(), f.ledger.f.Close())
+		f.window.Leave() // where it never ran
+		err = errors.Join(err, f.tap.Close(), f.ledger.f.Close(), f.slabs.Close())
 	}
 	if s.spill != nil {
 		err = errors.Join(err, s.spill.disk.Close())
@@ -264,12 +270,7 @@ func (s *Source) Close() error {
 
 // run carries the group until ctx ends.
 func (f *flow) run(ctx context.Context) {
-	defer func() { // lives are below ctx, so theirs have ended too
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		f.endLifeLocked(0)
-		f.window.Reset(1)
-	}()
+	defer f.leave() // lives are below ctx, so theirs have ended too
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { (&feed{flow: f, effort: pack.Effort{Mode: f.compression, Workers: pack.Workers()}}).run(ctx) }) // closes sealing
@@ -283,6 +284,7 @@ func (f *flow) run(ctx context.Context) {
 	wg.Go(func() { f.askWhatLacks(ctx) })
 	wg.Go(func() { f.markLost(ctx) })
 	wg.Go(func() { f.keeper(ctx) })
+	wg.Go(func() { f.trim(ctx) })
 	if f.cuts != nil {
 		wg.Go(func() { f.cuts.run(ctx) })
 	}

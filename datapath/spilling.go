@@ -40,8 +40,8 @@ func (s *Source) openSpill() {
 	}
 	for i, f := range s.flows {
 		f.window.Spill(s.spill.disk, allot{s.spill.share, i}, f.cfg.Stream, func(sealed []byte) spill.Buffer {
-			b := f.slabs.get(len(sealed))
-			b.p = append(b.p, sealed...)
+			b := f.slabs.Get(len(sealed))
+			b.P = append(b.P, sealed...)
 			return b
 		})
 	}

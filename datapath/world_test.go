@@ -289,7 +289,7 @@ func (w *world) startSource() {
 	w.source = run(func(ctx context.Context) error { return errors.Join(s.Run(ctx), s.Close()) })
 }
 
-// killSource ends the source's process: nothing of its memory is kept.
+// killSource ends the source's process. Nothing of its memory is kept, but for worlds that are inMemory.
 func (w *world) killSource() {
 	w.t.Helper()
 	w.source.end(w.t)

@@ -17,7 +17,7 @@ type VRA struct {
 	Site    string `yaml:"site"`     // this site's name
 	ID      string `yaml:"id"`       // this VRA's name within its site; its certificate carries it
 	DataDir string `yaml:"data_dir"` // on disk: what must survive a reboot
-	RunDir  string `yaml:"run_dir"`  // memory-backed: order pages, sockets of views
+	RunDir  string `yaml:"run_dir"`  // memory-backed: order pages, windows, sockets of views
 	Socket  string `yaml:"socket"`   // the unix socket of control/api
 	TLS     TLS    `yaml:"tls"`
 

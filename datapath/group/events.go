@@ -33,6 +33,16 @@ type (
 		Life        uint64
 		Incarnation record.Incarnation
 	}
+	// Kept says, before anything else is said, that all that a process left which ended is there to go on with: its
+	// window, and what it had not taken. Ordered capture alone carried the group.
+	Kept struct {
+		OpensAt record.Seq // of the boundary that opened the incarnation, which is the one that was drawn last
+		Since   record.Seq // of the boundary that closed the last resync
+		Covered uint64     // the count of lost that it covers
+		Lost    uint64     // what it is now
+		Listed  uint64     // the newest checkpoint that the target told of in that life; 0 for none
+		Initial bool       // that was the first synchronisation, and no checkpoint was listed since
+	}
 	// Refused is the other answer; it may also come later.
 	Refused struct {
 		Text   string
@@ -198,6 +208,7 @@ type (
 func (SessionUp) event()   {}
 func (SessionDown) event() {}
 func (Drawn) event()       {}
+func (Kept) event()        {}
 func (Stood) event()       {}
 func (Refused) event()     {}
 func (Adopted) event()     {}

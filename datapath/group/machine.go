@@ -58,6 +58,9 @@ type Machine struct {
 	drawnOut bool // it was so since the last life began
 	adopted  bool // since the last life began
 
+	kept  bool // the life is that of a process that ended, and the target was not heard since
+	short bool // the target stood where that life does not, so it was given up
+
 	paused bool // nothing is sent
 	rested bool // it was paused since the last life began
 	retell bool // the target is to be told anew which volumes there are
@@ -134,6 +137,8 @@ func (m *Machine) step(now time.Time, e Event) []Action {
 	case SessionDown:
 		m.unlink(e.Reason)
 		m.link.next = now.Add(e.Next)
+	case Kept:
+		m.keep(e)
 	case Refused:
 		m.unlink("the target refuses: " + e.Text)
 		m.link.session, m.link.refused, m.link.retry = true, true, now.Add(e.Retry)
@@ -198,6 +203,15 @@ func (m *Machine) step(now time.Time, e Event) []Action {
 		m.sense = e.Sense
 	}
 	return nil
+}
+
+// keep goes on with the life of a process that ended. What it had placed and nobody was told of is nobody's wish any more.
+func (m *Machine) keep(e Kept) {
+	m.life++
+	m.phase, m.opensAt, m.covered, m.kept = live, e.OpensAt, e.Covered, true
+	m.initial, m.firstOK, m.listed = e.Initial, uint64(e.Since), e.Listed // a cut behind it has a higher number
+	m.sense.Lost = e.Lost
+	m.link.lost = e.Lost
 }
 
 // granted begins anew in the new epoch: nothing that was sealed is of it.
@@ -290,9 +304,13 @@ func (m *Machine) stood(now time.Time, e Stood) []Action {
 			return []Action{Draw{Life: m.life}}
 		case e.Durable+1 == m.opensAt && e.Incarnation != m.mine: // nothing of this life has arrived
 		case e.Durable+1 > m.opensAt && e.Incarnation == m.mine && e.Durable <= e.Sealed:
+		case m.kept: // its end did not come over the death of its process
+			m.short = true
+			return m.giveUp()
 		default:
 			return m.step(now, Refused{Text: "another source has written this stream; two must not", Retry: 10 * time.Second})
 		}
+		m.kept = false
 		m.standing()
 		return []Action{Resume{From: e.Durable + 1}}
 	}
@@ -319,13 +337,15 @@ func (m *Machine) stood(now time.Time, e Stood) []Action {
 		b.MarkAll, b.Reason = false, "what waited on the spill disk could not be read back ("+m.spoiled+"), so what had changed is read again"
 	case m.rested && !e.Unfinished:
 		b.MarkAll, b.Reason = false, "it was paused, and what had changed is read again"
+	case m.short && !e.Unfinished:
+		b.MarkAll, b.Reason = false, "the source restarted, and what it kept ends before what the target has"
 	case e.Unfinished:
 		b.MarkAll, b.Reason = false, "first synchronisation, gone on with after a restart"
 	default:
 		b.MarkAll, b.Reason = false, "the source restarted"
 	}
 	m.reborn()
-	m.gave, m.spoiled, m.rested, m.fenced, m.drawnOut, m.adopted = false, "", false, false, false, false
+	m.gave, m.spoiled, m.rested, m.fenced, m.drawnOut, m.adopted, m.short = false, "", false, false, false, false, false
 	m.standing()
 	b.Life = m.life
 	m.phase, m.initial, m.why, m.opensAt = beginning, b.Initial, b.Reason, b.Next
@@ -337,7 +357,7 @@ func (m *Machine) standing() { m.link = link{session: true, stood: true, doubt: 
 // reborn ends the present life: what was placed may not have arrived, so wishes are served again.
 func (m *Machine) reborn() {
 	m.life++
-	m.phase, m.listed, m.firstOK, m.walkBad = idle, 0, 0, ""
+	m.phase, m.listed, m.firstOK, m.walkBad, m.kept = idle, 0, 0, "", false
 	m.asked = append(m.askOf(), m.asked...)
 	for _, a := range m.placed {
 		m.asked = append(m.asked, a)

@@ -14,21 +14,31 @@ import (
 // checkpoint that is listed must be the disk as it was at its ticket, and when the
 // faults stop the group must come back to protected by itself.
 func TestEveryCheckpointIsTheDisk(t *testing.T) {
-	seen := 0
+	seen, goneOn := 0, 0
 	for seed := range uint64(500) {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
-			seen += runWorld(t, rand.New(rand.NewPCG(seed, 1)))
+			seen += runWorld(t, rand.New(rand.NewPCG(seed, 1)), &goneOn)
 		})
+	}
+	if goneOn < 100 {
+		t.Errorf("only %d processes went on with what one before them left", goneOn)
 	}
 	if seen < 4000 {
 		t.Errorf("only %d checkpoints were held against the disk", seen)
 	}
 }
 
-func runWorld(t *testing.T, rng *rand.Rand) (checkpoints int) {
+func runWorld(t *testing.T, rng *rand.Rand, goneOn *int) (checkpoints int) {
 	w := newWorld(t)
+	calm := rng.IntN(2) == 0 // little but deaths of the source
 	for range 400 {
-		switch op := rng.IntN(200); {
+		op := rng.IntN(200)
+		if calm && op >= 188 && op != 196 && rng.IntN(8) > 0 {
+			op = 198
+		}
+		switch {
+		case op == 198 && calm && w.goOn(rng.IntN(3), rng.IntN(2) == 0):
+			*goneOn++
 		case op < 20:
 			w.guest(rng.IntN(6))
 		case op < 70:
@@ -55,6 +65,8 @@ func runWorld(t *testing.T, rng *rand.Rand) (checkpoints int) {
 			w.cut()
 		case op < 199 && rng.IntN(2) == 0:
 			w.pause(!w.paused)
+		case op < 199 && rng.IntN(4) > 0 && w.goOn(rng.IntN(3), rng.IntN(2) == 0):
+			*goneOn++
 		case op < 199:
 			w.start()
 		default:

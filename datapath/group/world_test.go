@@ -70,6 +70,16 @@ type shell struct {
 	begin   *Begin
 	closing *closing
 	unfin   bool
+
+	// What stands in the window's file beside the records: whose slots were sealed last, so that a
+	// process that dies may not have freed them, and how the stream stands behind the newest.
+	sealed  []item
+	through record.Ticket // of the newest record
+	before  record.Ticket // of the one before
+	opensAt record.Seq
+	since   record.Seq // 0: a resync is open, or nothing stands there
+	covered uint64
+	listed  uint64
 }
 
 // closing is a Take{Close} between its steps: lost read, dirty read, ticket taken.
@@ -98,6 +108,52 @@ func (w *world) start() {
 	}
 }
 
+// goOn is a source process that begins with what a killed one left: its window up to the last record that stands whole
+// there, and what is published. Some of what was sealed is published still, or the kill was between the two; the last record may
+// not be whole yet, and then was not sent. It returns false where only a new incarnation will do.
+func (w *world) goOn(unfreed int, torn bool) bool {
+	old := w.shell
+	if old.since == 0 || w.paused || old.begin != nil {
+		return false
+	}
+	window, sealed := old.window, old.sealed
+	if n := len(window); torn && n > 0 && old.sent < n && window[n-1].kind == 0 && len(sealed) > 0 && sealed[len(sealed)-1].seq == window[n-1].seq {
+		unfreed, window = max(unfreed, 1), window[:n-1]
+	}
+	var published []item
+	published = append(published, sealed[max(0, len(sealed)-unfreed):]...)
+	for _, it := range w.queue {
+		if !it.mark {
+			published = append(published, it)
+		}
+	}
+	w.queue = published
+	w.linked = false
+	s := &shell{marks: map[record.Ticket]Place{}, wants: map[record.Ticket]blocks{}, reading: -1, unfin: old.unfin, taking: true}
+	s.window, s.next, s.opensAt, s.since, s.covered, s.listed = window, old.next, old.opensAt, old.since, old.covered, old.listed
+	through := old.through
+	if len(window) < len(old.window) {
+		s.next--
+		through = throughOf(window, old)
+	}
+	s.through = through
+	for len(w.queue) > 0 && w.queue[0].ticket <= through { // it stands in the window
+		w.queue = w.queue[1:]
+	}
+	w.shell = s
+	s.m = New(5*time.Second, w.inc, w.now)
+	w.step(Kept{OpensAt: s.opensAt, Since: s.since, Covered: s.covered, Lost: w.lost, Listed: s.listed, Initial: s.unfin})
+	return true
+}
+
+// throughOf is the ticket of the newest record of a window that lacks the last of old's.
+func throughOf(window []item, old *shell) record.Ticket {
+	if n := len(window); n > 0 {
+		return window[n-1].through
+	}
+	return old.before
+}
+
 func (w *world) step(e Event) {
 	for _, a := range w.shell.m.Step(w.now, e) {
 		w.act(a)
@@ -124,7 +180,7 @@ func (w *world) act(a Action) {
 	case Draw:
 		w.inc++
 		s.walk, s.begin, s.closing, s.reading, s.taking = nil, nil, nil, -1, false
-		s.window, s.sent, s.stood = nil, 0, false
+		s.window, s.sent, s.stood, s.since = nil, 0, false, 0
 		w.step(Drawn{a.Life, w.inc})
 	case Resume:
 		s.stood = true
@@ -250,7 +306,7 @@ func (w *world) doBegin(b Begin) {
 	clear(w.gen)
 	clear(s.marks)
 	w.acked, s.unfin = b.Next-1, b.Initial
-	s.window, s.sent, s.next, s.taking = nil, 0, b.Next, true
+	s.window, s.sent, s.next, s.taking, s.opensAt, s.sealed = nil, 0, b.Next, true, b.Next, nil
 	w.ticket++
 	w.seal(item{ticket: w.ticket, kind: Open})
 	w.step(Begun{b.Life})
@@ -286,7 +342,17 @@ func (w *world) tap() {
 func (w *world) seal(it item) {
 	s := w.shell
 	it.seq, it.inc, it.through = s.next, w.inc, it.ticket
-	s.next++
+	s.before, s.through = s.through, it.ticket
+	switch s.next++; it.kind {
+	case 0:
+		if s.sealed = append(s.sealed, it); len(s.sealed) > 2 {
+			s.sealed = s.sealed[1:]
+		}
+	case Open:
+		s.since, s.covered, s.listed = 0, 0, 0
+	case Close:
+		s.since, s.covered = it.seq, s.marks[it.ticket].Cover
+	}
 	s.window = append(s.window, it)
 }
 
@@ -321,6 +387,7 @@ func (w *world) ack() {
 	}
 	maps.DeleteFunc(w.gen, func(_ int, t record.Ticket) bool { return t <= through })
 	if w.linked {
+		s.listed = w.listed
 		w.step(Listed{w.listed})
 	}
 }

@@ -347,6 +347,7 @@ func (w *Window) fetched(life uint64, run []*Record, buffers []Buffer, err error
 		default:
 			w.fromDiskLocked(r)
 			r.Buffer, r.stored = b, b.Held()
+			w.sayLocked(r)
 			w.mu.bytes += r.stored
 			w.mu.disk.fetched += uint64(r.length)
 		}

@@ -19,7 +19,9 @@
 //     SpillStats says that it is lost, and the owner gives up what stands here.
 //   - Nobody but a lender ever waits for the disk. One that is full, fails or hangs leaves
 //     the window as it is without one.
-//   - The files end with the process: the filters' marks know all that was in them.
+//   - The files of the spill end with the process: the filters' marks know all that was in them. What stands
+//     in memory outlives it where that is a Kept file, and what outlives it is all that the window held
+//     or counts for nothing: see Slabs.Keep.
 //
 // All methods may be called concurrently. Cost: 160 bytes a record beside its buffer, counted for those on
 // disk, and with records there 2 MiB of buffers.
@@ -87,6 +89,7 @@ type Window struct {
 	limit   int64
 	share   Share    // nil for none
 	spiller *spiller // nil for none
+	kept    *Kept    // nil for none
 
 	mu struct {
 		sync.Mutex
@@ -98,6 +101,9 @@ type Window struct {
 		sent    record.Seq // highest lent in this session
 		disk    spilled
 		changed chan struct{}
+
+		alive    bool     // what is put is of an incarnation that may be gone on with
+		standing Standing // as far as First and Next are not those of the window
 	}
 }
 
@@ -114,6 +120,9 @@ func (w *Window) Join(s Share) {
 	w.mu.Lock() // who spills may look already
 	defer w.mu.Unlock()
 	w.share = s
+	if w.heldLocked() > 0 {
+		w.holdsLocked()
+	}
 }
 
 // Limit is how much it may hold now, in bytes: its own limit, or less where its share is less.
@@ -139,7 +148,11 @@ func (w *Window) heldLocked() int64 {
 }
 
 // Put takes r, the next record of the stream.
-func (w *Window) Put(r *Record) {
+func (w *Window) Put(r *Record) { w.PutAt(r, At{}) }
+
+// PutAt is Put, and says how the stream stands behind r: what a Kept window is gone on with from. Once it has
+// returned, who goes on needs nothing of what r was made of.
+func (w *Window) PutAt(r *Record, at At) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if next := w.nextLocked(); r.Seq != next {
@@ -150,6 +163,10 @@ func (w *Window) Put(r *Record) {
 	w.mu.records = append(w.mu.records, r)
 	w.mu.bytes += r.stored
 	w.mu.raw += r.Raw
+	w.sayLocked(r)
+	at.Through = r.Through
+	w.mu.standing.At = at
+	w.tellLocked()
 	w.holdsLocked()
 	w.wakeLocked()
 }
@@ -253,6 +270,10 @@ func (w *Window) Ack(seq record.Seq) (Acked, error) {
 		seq++
 	}
 	var a Acked
+	if n := w.nextLocked(); w.mu.first <= seq && w.mu.alive { // said before the first of them goes
+		w.mu.standing.First = min(seq+1, n)
+		w.tellLocked()
+	}
 	for len(w.mu.records) > 0 && w.mu.first <= seq {
 		r := w.mu.records[0]
 		a.Records++
@@ -278,6 +299,7 @@ func (w *Window) Ack(seq record.Seq) (Acked, error) {
 func (w *Window) Reset(next record.Seq) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.voidLocked()
 	for _, r := range w.mu.records {
 		w.dropLocked(r)
 	}

@@ -36,7 +36,7 @@ var doors = map[string][]string{
 	"github.com/pierrec/lz4":              {"wire/record", "bench/bars"},
 	"github.com/dgraph-io/badger":         {"journal/index", "bench/bars"},
 	"github.com/klauspost/reedsolomon":    {"journal/stripe"},
-	"golang.org/x/sys":                    {"ioengine", "datapath/capture", "datapath/front", "control/api"},
+	"golang.org/x/sys":                    {"ioengine", "datapath/capture", "datapath/front", "datapath/spill", "control/api"},
 	"github.com/vmware/govmomi":           {"control/hypervisor/vsphere"},
 	"github.com/digitalocean":             {"control/hypervisor/kvm"},
 	"github.com/prometheus/client_golang": {"datapath", "cmd/vra", "control/sidecar"},

@@ -1,0 +1,131 @@
+package datapath
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/control/api"
+	"github.com/holdfast-dr/holdfast/wire/record"
+)
+
+// inMemory has the run directory stand in memory, where windows are kept over the end of their process.
+func (w *world) inMemory() {
+	w.t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "hf")
+	if err != nil {
+		w.t.Skip("no memory-backed folder: ", err)
+	}
+	w.t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Symlink(dir, filepath.Join(w.dir, "run")); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// windowFile is that of the source's only group.
+func (w *world) windowFile() string {
+	return filepath.Join(w.dir, "run", keptPrefix+record.StreamID(testStream).String())
+}
+
+// A source that ends with much in its window, and one that follows it several times: nothing is read again, the
+// incarnation stays, checkpoints go on, and the replica is what the disk is.
+func TestWindowIsGoneOnWith(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(w *world) { w.window, w.pool = 8<<20, 8<<20 })
+	w.inMemory()
+	w.start()
+	w.awaitState(api.StateProtected)
+	inc := w.s.flows[0].mu.inc
+	for round := range 3 {
+		w.link.Down()
+		g := w.writeGently(w.size, time.Millisecond)
+		w.await("a full window", func() bool { return w.s.flows[0].window.Stats().Bytes > w.window/4 })
+		g.end()
+		held := w.s.flows[0].window.Stats()
+		w.killSource()
+		w.put("vol1", 1<<20, 64<<10) // while there is none
+		if round == 1 {              // and one that never gets to run
+			w.startSource()
+			w.killSource()
+		}
+		w.startSource()
+		f := w.s.flows[0]
+		if s := f.window.Stats(); s.Records < held.Records || s.Raw < held.Raw || s.Bytes < held.Bytes {
+			t.Errorf("it goes on with %+v of %+v", s, held)
+		}
+		w.put("vol1", 2<<20, 64<<10)
+		w.link.Up()
+		w.awaitState(api.StateProtected)
+		w.verify("after")
+		if f.mu.inc != inc || f.count.syncRead.Load() != 0 || f.count.raw.Load() > 4<<20 {
+			t.Errorf("incarnation %d of %d; %d bytes were read again, %d sealed", f.mu.inc, inc, f.count.syncRead.Load(), f.count.raw.Load())
+		}
+	}
+	if w.said.has("state=resync") {
+		t.Error("a resync was opened")
+	}
+}
+
+// A window that lacks something, or is of a stream that cannot be gone on with, is not: a higher incarnation begins,
+// what is marked is read again, and the log says why. A file of a group that is not here any more is removed.
+func TestWindowIsNotGoneOnWith(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(w *world) { w.window, w.pool = 8<<20, 4<<20 })
+	w.inMemory()
+	left := filepath.Join(w.dir, "run", keptPrefix+"0000000000000077")
+	if err := os.WriteFile(left, []byte("left"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.start()
+	if _, err := os.Stat(left); !os.IsNotExist(err) {
+		t.Errorf("what a group left that is not here is there still: %v", err)
+	}
+	w.awaitState(api.StateProtected)
+	for _, c := range []struct {
+		why  string
+		hurt func(f *flow)
+	}{
+		{"stood elsewhere", func(*flow) { // the first slab of each size
+			file, err := os.OpenFile(w.windowFile(), os.O_RDWR, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer file.Close()
+			st, err := file.Stat()
+			if err != nil {
+				t.Fatal(err)
+			}
+			const from, sizes = 8 << 20, 12
+			for size := range int64(sizes) {
+				if _, err := file.WriteAt(make([]byte, 4), from+size*((st.Size()-from)/sizes)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}},
+		{"another incarnation was drawn since", func(f *flow) {
+			if err := f.incarnations.put(f.mu.drawn.with(f.mu.drawn.last + 9)); err != nil {
+				t.Fatal(err)
+			}
+		}},
+	} {
+		f := w.s.flows[0]
+		w.link.Down()
+		g := w.writeGently(w.size/4, time.Millisecond)
+		w.await("records", func() bool { return f.window.Stats().Records > 8 })
+		g.end()
+		inc := f.mu.inc
+		w.killSource()
+		c.hurt(f)
+		w.startSource()
+		w.link.Up()
+		w.awaitState(api.StateProtected)
+		if !w.said.has(c.why) {
+			t.Errorf("it does not say %q", c.why)
+		}
+		if f = w.s.flows[0]; f.mu.inc <= inc || f.count.syncRead.Load() == 0 {
+			t.Errorf("%s: incarnation %d after %d, %d bytes were read again", c.why, f.mu.inc, inc, f.count.syncRead.Load())
+		}
+		w.verify(c.why)
+	}
+}

@@ -1,0 +1,403 @@
+package spill
+
+import (
+	"bytes"
+	"encoding/hex"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/holdfast-dr/holdfast/wire/record"
+)
+
+const (
+	keptStream = 0x22
+	keptLife   = 7
+)
+
+// keptConfig is that of a file in a memory-backed folder of the test's own.
+func keptConfig(t testing.TB) KeptConfig {
+	dir, err := os.MkdirTemp("/dev/shm", "hf")
+	if err != nil {
+		t.Skip("no memory-backed folder: ", err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return KeptConfig{Name: filepath.Join(dir, "window"), Stream: keptStream, Group: 0x11, Lineage: 5, Page: 9, Boot: strings.Repeat("ab", 16), Bytes: 1 << 20}
+}
+
+// keeping is a window in a file, and what is needed to put records into it.
+type keeping struct {
+	t     testing.TB
+	cfg   KeptConfig
+	slabs Slabs
+	w     *Window
+}
+
+// keep opens the file as a process does that begins.
+func keep(t testing.TB, cfg KeptConfig) (k *keeping, c *Carried, why string) {
+	t.Helper()
+	k = &keeping{t: t, cfg: cfg, w: New(cfg.Bytes, 1)}
+	c, why, err := k.slabs.Keep(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.w.KeepIn(k.slabs.Kept(), c)
+	return k, c, why
+}
+
+func (k *keeping) close() {
+	k.t.Helper()
+	k.w.Leave()
+	if err := k.slabs.Close(); err != nil {
+		k.t.Error(err)
+	}
+}
+
+// begin begins an incarnation at seq 1.
+func (k *keeping) begin() {
+	k.w.Reset(1)
+	k.w.Begins(Standing{Incarnation: keptLife, Epoch: 1, OpensAt: 1})
+}
+
+// seal makes a record of n bytes of payload, as large as its content says.
+func (k *keeping) seal(seq record.Seq, n int) *Record {
+	k.t.Helper()
+	b := record.NewBatch(record.Limits{Raw: 1 << 20, Extents: 64})
+	data := bytes.Repeat([]byte{byte(seq)}, n)
+	for off := 0; off < n; off += 32 << 10 {
+		if !b.Add(record.Piece{Volume: 1, Off: int64(off), Len: int64(min(n-off, 32<<10)), Ticket: record.Ticket(10 * seq), Data: data[off:min(n, off+32<<10)]}) {
+			k.t.Fatal("too large a record")
+		}
+	}
+	slab := k.slabs.Get(b.Bound())
+	id := record.Identity{Stream: keptStream, Epoch: 1, Incarnation: keptLife, Seq: seq}
+	slab.P = b.Seal(slab.P, id, record.Time(1000+seq), record.NewCompressor())
+	return &Record{Seq: seq, Through: record.Ticket(10 * seq), Oldest: int64(seq), Raw: int64(n), Buffer: slab}
+}
+
+// put puts the record of seq, and the stream counts as whole since the first.
+func (k *keeping) put(seq record.Seq, n int) {
+	k.t.Helper()
+	k.w.PutAt(k.seal(seq, n), At{Last: record.Ticket(10 * seq), Time: record.Time(1000 + seq), Since: 1, Covered: 3})
+}
+
+// copyOf copies the file as it is at this moment, as a kill would leave it, but for the holes.
+func (k *keeping) copyOf() KeptConfig {
+	k.t.Helper()
+	from, to := k.slabs.kept, k.cfg
+	dir, err := os.MkdirTemp(filepath.Dir(k.cfg.Name), "copy")
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	to.Name = filepath.Join(dir, "window")
+	f, err := os.Create(to.Name)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	defer f.Close()
+	write := func(at, n int64) {
+		if _, err := f.WriteAt(from.mem[at:at+n], at); err != nil {
+			k.t.Fatal(err)
+		}
+	}
+	write(0, 2*standAt)
+	for class := range from.mu.classes {
+		for index := range from.written(class) {
+			size := int64(1) << (class + slabMinBits)
+			write(slabsAt+int64(class)*from.span+index*size, size)
+		}
+	}
+	if err := f.Truncate(from.size()); err != nil {
+		k.t.Fatal(err)
+	}
+	return to
+}
+
+// change changes bytes of a file.
+func (c KeptConfig) change(t testing.TB, at int64, p ...byte) {
+	t.Helper()
+	f, err := os.OpenFile(c.Name, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt(p, at); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// at is where a slab begins in the file.
+func (k *keeping) at(b Buffer) int64 { return k.slabs.kept.offset(b.(*Slab)) }
+
+// TestKeptCrashes ends a process at each step of what it does with the file, and has another one begin: it finds each
+// record from the oldest not acknowledged to the last that stands whole, or none and why.
+func TestKeptCrashes(t *testing.T) {
+	const none = record.Seq(0)
+	k, _, why := keep(t, keptConfig(t))
+	defer k.close()
+	if why != "there is none of an earlier process" {
+		t.Errorf("an empty file: %q", why)
+	}
+	sealed := map[record.Seq][]byte{}
+	put := func(seqs ...record.Seq) {
+		for _, seq := range seqs {
+			k.put(seq, int(seq)*3000)
+			sealed[seq] = bytes.Clone(k.w.mu.records[len(k.w.mu.records)-1].Buffer.Bytes())
+		}
+	}
+	var pending *Record
+	for _, step := range []struct {
+		name        string
+		do          func()              // to the window
+		hurt        func(c *KeptConfig) // what the next process finds; nil: nothing
+		first, next record.Seq          // none: nothing is found
+		why         string
+	}{
+		{"nothing was begun", func() {}, nil, none, none, "nothing was sent yet"},
+		{"an incarnation begins", func() { k.begin() }, nil, 1, 1, ""},
+		{"records are put", func() { put(1, 2, 3, 4, 5) }, nil, 1, 6, ""},
+		{"one is sealed", func() { pending = k.seal(6, 18000) }, nil, 1, 6, ""},
+		{"its header is half written", func() { copy(pending.Buffer.(*Slab).whole, "HFWR\x10\x00\x00\x00\x06") }, nil, 1, 6, ""},
+		{"its header stands", func() { pending.Buffer.(*Slab).say(pending, keptLife) }, nil, 1, 6, ""},
+		{"the standing is half written", func() {}, func(c *KeptConfig) {
+			c.change(t, standAt+int64((k.slabs.kept.turn+1)&1)*standBytes+8, 0xff, 0xff, 0xff)
+		}, 1, 6, ""},
+		{"it is put", func() {
+			sealed[6] = bytes.Clone(pending.Buffer.Bytes())
+			k.w.PutAt(pending, At{Last: 60, Time: 1006, Since: 1, Covered: 3})
+		}, nil, 1, 7, ""},
+		{"an acknowledgement is told of, and nothing is freed", func() {
+			k.w.mu.standing.First = 4
+			k.w.tellLocked()
+		}, nil, 4, 7, ""},
+		{"it is carried out", func() {
+			if _, err := k.w.Ack(3); err != nil {
+				t.Error(err)
+			}
+		}, nil, 4, 7, ""},
+		{"a record moves to a smaller slab", func() {
+			r := k.seal(7, 30000)
+			r.Buffer = k.slabs.Fit(r.Buffer.(*Slab))
+			sealed[7] = bytes.Clone(r.Buffer.Bytes())
+			k.w.PutAt(r, At{Last: 70, Time: 1007, Since: 1, Covered: 3})
+		}, nil, 4, 8, ""},
+		{"a record is damaged", func() {}, func(c *KeptConfig) {
+			c.change(t, k.at(k.w.mu.records[1].Buffer)+slabHead+40, 0xff)
+		}, none, none, "record 5 of it"},
+		{"one of the middle is not there", func() {}, func(c *KeptConfig) { c.change(t, k.at(k.w.mu.records[1].Buffer), 0) }, none, none, "1 of its 4 records stood elsewhere"},
+		{"one is another", func() {}, func(c *KeptConfig) {
+			r := *k.w.mu.records[1]
+			r.Seq = 99
+			b := &Slab{whole: bytes.Clone(r.Buffer.(*Slab).whole)}
+			b.P = b.whole[slabHead:][:len(r.Buffer.Bytes())]
+			b.say(&r, keptLife)
+			c.change(t, k.at(k.w.mu.records[1].Buffer), b.whole[:slabHead]...)
+		}, none, none, "1 of its 4 records stood elsewhere"},
+		{"no standing is whole", func() {}, func(c *KeptConfig) {
+			c.change(t, standAt, 0)
+			c.change(t, standAt+standBytes, 0)
+		}, none, none, "nothing was sent yet"},
+		{"it is cut short", func() {}, func(c *KeptConfig) {
+			if err := os.Truncate(c.Name, slabsAt); err != nil {
+				t.Error(err)
+			}
+		}, none, none, "its file is damaged"},
+		{"its header is damaged", func() {}, func(c *KeptConfig) { c.change(t, 9, 0xff) }, none, none, "its file is damaged"},
+		{"the host restarted", func() {}, func(c *KeptConfig) { c.Boot = strings.Repeat("cd", 16) }, none, none, "the host restarted"},
+		{"there is a new order page", func() {}, func(c *KeptConfig) { c.Page++ }, none, none, "the order page was made anew"},
+		{"it is another stream's", func() {}, func(c *KeptConfig) { c.Stream++ }, none, none, "of another group"},
+		{"it is of a later version", func() {}, func(c *KeptConfig) {
+			head := c.header(k.slabs.kept.span)
+			head[4] = keptVersion + 1
+			seal(head)
+			c.change(t, 0, head...)
+		}, none, none, "of another version"},
+		{"nothing of that is so", func() {}, nil, 4, 8, ""},
+		{"one stands in the heap", func() {
+			kept := k.slabs.kept
+			k.slabs.kept = nil
+			put(8)
+			k.slabs.kept = kept
+			put(9)
+		}, nil, none, none, "1 of its 6 records stood elsewhere"},
+		{"it was acknowledged", func() {
+			if _, err := k.w.Ack(8); err != nil {
+				t.Error(err)
+			}
+		}, nil, 9, 10, ""},
+		{"what is free gives its memory back", func() {
+			for range 8 {
+				k.slabs.Trim()
+			}
+		}, nil, 9, 10, ""},
+		{"a checkpoint is listed", func() { k.w.Listed(5) }, nil, 9, 10, ""},
+		{"the incarnation ends", func() { k.w.Void() }, nil, none, none, "its incarnation had ended"},
+		{"the window is emptied", func() { k.w.Reset(1) }, nil, none, none, "its incarnation had ended"},
+		{"another one begins", func() { k.begin() }, nil, 1, 1, ""},
+	} {
+		t.Run(step.name, func(t *testing.T) {
+			step.do()
+			cfg := k.copyOf()
+			if step.hurt != nil {
+				step.hurt(&cfg)
+			}
+			n, c, why := keep(t, cfg)
+			defer n.close()
+			if step.first == none {
+				if c != nil || !strings.Contains(why, step.why) {
+					t.Fatalf("%+v is gone on with, and %q; want %q", c, why, step.why)
+				}
+				n.begin() // and the file is as a new one
+				n.put(1, 100)
+				return
+			}
+			if why != "" || c.First != step.first || c.Next != step.next || len(c.Records) != int(step.next-step.first) || c.Incarnation != keptLife || c.OpensAt != 1 {
+				t.Fatalf("it finds %+v, %q; want %d to %d", c, why, step.first, step.next)
+			}
+			if step.next > 1 && (c.Through != record.Ticket(10*(step.next-1)) || c.Last != c.Through || c.Since != 1 || c.Covered != 3 || c.Time != record.Time(1000+step.next-1)) {
+				t.Errorf("the stream stood at %+v", c.At)
+			}
+			for i, r := range c.Records {
+				seq := c.First + record.Seq(i)
+				if r.Seq != seq || r.Through != record.Ticket(10*seq) || r.Oldest != int64(seq) || !bytes.Equal(r.Buffer.Bytes(), sealed[seq]) {
+					t.Errorf("in the place of record %d stands %d", seq, r.Seq)
+				}
+			}
+			// It goes on: what comes next, and what is acknowledged, is as if nothing had been.
+			n.put(c.Next, 5000)
+			if a, err := n.w.Ack(c.Next); err != nil || a.Records != len(c.Records)+1 {
+				t.Errorf("of %d records %d are acknowledged, %v", len(c.Records)+1, a.Records, err)
+			}
+		})
+	}
+}
+
+// TestGoldenKept holds the format to what stands in testdata.
+func TestGoldenKept(t *testing.T) {
+	text, err := os.ReadFile("testdata/kept-1.hex")
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden, err := hex.DecodeString(strings.Join(strings.Fields(string(text)), ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := KeptConfig{Stream: 0xa2, Group: 0x11, Lineage: 5, Page: 9, Boot: strings.Repeat("ab", 16)}
+	s := Standing{
+		Incarnation: 7, Epoch: 2, OpensAt: 3, First: 12, Next: 15, Listed: 11, Freezes: true,
+		At: At{Through: 1000, Last: 1001, Time: 1 << 60, Since: 6, Covered: 4},
+	}
+	p := append(cfg.header(72<<20), make([]byte, standBytes)...)
+	s.put(p[keptHeader:], 33, true)
+	b := &Slab{whole: make([]byte, 1<<slabMinBits)}
+	b.P = append(b.whole[slabHead:slabHead], "what was sealed is kept as it is"...)
+	b.say(&Record{Seq: 14, Through: 1000, Oldest: 77, Raw: 4096}, 7)
+	p = append(p, b.whole[:slabHead+len(b.P)]...)
+	if !bytes.Equal(p, golden) {
+		t.Errorf("it is\n%x, golden is\n%x", p, golden)
+	}
+	if got, turn, alive, ok := standing(golden[keptHeader:][:standBytes]); got != s || turn != 33 || !alive || !ok {
+		t.Errorf("read %+v, turn %d, %v, %v", got, turn, alive, ok)
+	}
+	copy(b.whole, golden[keptHeader+standBytes:])
+	if r, inc := b.said(); r == nil || inc != 7 || r.Seq != 14 || r.Through != 1000 || r.Oldest != 77 || r.Raw != 4096 || string(r.Buffer.Bytes()) != "what was sealed is kept as it is" {
+		t.Errorf("read %+v of %d", r, inc)
+	}
+}
+
+// TestKeptElsewhere: where the file is in use, on a disk or in a folder that is not there, records stand in the heap.
+func TestKeptElsewhere(t *testing.T) {
+	cfg := keptConfig(t)
+	k, _, _ := keep(t, cfg)
+	var other Slabs
+	if _, _, err := other.Keep(cfg); err == nil {
+		t.Error("two have one file")
+	}
+	if RemoveKept(cfg.Name) {
+		t.Error("a file in use was removed")
+	}
+	k.close()
+	cfg.Name = filepath.Join(filepath.Dir(cfg.Name), "no", "folder")
+	if _, _, err := other.Keep(cfg); err == nil {
+		t.Error("a file stands in no folder")
+	}
+	if b := other.Get(100); b.whole != nil {
+		t.Error("a slab is of no file")
+	}
+	if err := other.Close(); err != nil {
+		t.Error(err)
+	}
+	if RemoveKept(cfg.Name) || !RemoveKept(k.cfg.Name) {
+		t.Error("what nobody uses is removed, and what is not there is not")
+	}
+}
+
+// TestKeptIsFull: what the file has no place for stands in the heap; what is free loses its memory, and gets it back.
+func TestKeptIsFull(t *testing.T) {
+	k, _, _ := keep(t, keptConfig(t))
+	defer k.close()
+	all := make([]*Slab, 0, 32)
+	for range 10 { // its area has 72 MiB
+		all = append(all, k.slabs.Get(7<<20))
+	}
+	for i, b := range all {
+		if (b.whole != nil) != (i < 9) {
+			t.Errorf("slab %d: of the file is %v", i, b.whole != nil)
+		}
+		b.P = append(b.P, 1)
+		b.Release()
+	}
+	c := &k.slabs.kept.mu.classes[11]
+	k.slabs.Trim() // as many as were free since the last time: none
+	k.slabs.Trim()
+	if len(c.free) != 4 || len(c.bare) != 5 {
+		t.Errorf("%d have memory, %d have none", len(c.free), len(c.bare))
+	}
+	for i := range 9 {
+		b := k.slabs.Get(7 << 20)
+		if b.whole == nil {
+			t.Fatalf("slab %d is none of the file", i)
+		}
+		b.P = append(b.P, 1)
+	}
+}
+
+// FuzzKept changes bytes of a file: what is found then is what stood there, or nothing.
+func FuzzKept(f *testing.F) {
+	f.Add([]byte{})
+	f.Add([]byte{0, 0, 4, 2})
+	f.Add([]byte{1, 16, 32, 1, 1, 16, 160, 1})
+	f.Add([]byte{2, 0, 8, 1, 2, 0, 0, 0})
+	f.Fuzz(func(t *testing.T, changes []byte) {
+		k, _, _ := keep(t, keptConfig(t))
+		defer k.close()
+		k.begin()
+		var sealed [][]byte
+		for seq := range record.Seq(4) {
+			k.put(seq+1, 3000)
+			sealed = append(sealed, bytes.Clone(k.w.mu.records[seq].Buffer.Bytes()))
+		}
+		cfg := k.copyOf()
+		for ; len(changes) >= 4; changes = changes[4:] {
+			at := int64(changes[1])<<8 | int64(changes[2])
+			if changes[0]%2 == 0 { // the first of slabs, of 4 KiB
+				at += slabsAt
+			}
+			cfg.change(t, at, changes[3])
+		}
+		n, c, why := keep(t, cfg)
+		defer n.close()
+		if (c == nil) == (why == "") {
+			t.Fatalf("%+v, %q", c, why)
+		}
+		if c == nil {
+			return
+		}
+		for i, r := range c.Records {
+			if seq := c.First + record.Seq(i); r.Seq != seq || seq > 4 || !bytes.Equal(r.Buffer.Bytes(), sealed[seq-1]) {
+				t.Fatalf("in the place of record %d stands %d", seq, r.Seq)
+			}
+		}
+	})
+}
