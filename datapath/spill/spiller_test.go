@@ -3,7 +3,6 @@ package spill
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -47,10 +46,7 @@ func (b *sealedBuffer) Release() {
 // sealedOf is the record of seq, of n bytes.
 func sealedOf(seq record.Seq, n int) []byte {
 	p := make([]byte, n, n+8)
-	rng := rand.NewPCG(uint64(seq), uint64(n))
-	for i := 0; i < n; i += 8 {
-		binary.LittleEndian.PutUint64(p[i:i+8], rng.Uint64())
-	}
+	faultdisk.Noise(p, uint64(seq)<<32|uint64(n))
 	return p
 }
 
