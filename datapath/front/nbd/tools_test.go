@@ -180,9 +180,9 @@ func fioVerify(t *testing.T) {
 		t.Helper()
 		tool(t, "fio", fioArgs(s.uri("m"), append(args, "--verify=crc32c", "--verify_fatal=1", "--randseed=5")...)...)
 	}
-	f("--rw=randwrite", "--bs=4k", "--iodepth=32", "--size=24m")
-	f("--rw=randwrite", "--bsrange=512-128k", "--bs_unaligned=0", "--blockalign=512", "--iodepth=16", "--size=24m")
-	f("--rw=write", "--bs=1m", "--iodepth=4", "--size=48m")
-	f("--rw=randwrite", "--bs=64k", "--iodepth=1", "--size=16m")
-	f("--rw=randwrite", "--bs=4k", "--iodepth=16", "--size=8m", "--numjobs=4", "--offset_increment=8m")
+	f("--rw=randwrite", "--bs=4k", "--iodepth=32", "--size=12m")
+	f("--rw=randwrite", "--bsrange=512-128k", "--bs_unaligned=0", "--blockalign=512", "--iodepth=16", "--size=12m")
+	f("--rw=write", "--bs=1m", "--iodepth=4", "--size=24m")
+	f("--rw=randwrite", "--bs=64k", "--iodepth=1", "--size=8m")
+	f("--rw=randwrite", "--bs=4k", "--iodepth=16", "--size=4m", "--numjobs=4", "--offset_increment=8m")
 }
