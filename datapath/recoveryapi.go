@@ -10,6 +10,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
+	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/journal"
 	"github.com/holdfast-dr/holdfast/journal/failover"
@@ -211,21 +212,28 @@ func (h recoveryHandler) LetGo(_ context.Context, r *holdfastv1.RecoveryServiceL
 	return &holdfastv1.RecoveryServiceLetGoResponse{Failover: m}, err
 }
 
-// letGo ends the serving first: who is connected may write.
+// letGo ends the serving over NBD first: who is connected may write. Machines over vhost-user go on with the disks.
 func (h recoveryHandler) letGo(g *journal.Group, id string) (journal.FailoverInfo, error) {
-	if _, err := g.Failover().Step(failover.LetGo{ID: id}); err != nil {
-		return g.Failover(), err
+	i := g.Failover()
+	next, err := i.Step(failover.LetGo{ID: id})
+	if err != nil || next == i.Failover {
+		return i, err
 	}
 	switch v := h.target.failoverView(g); {
-	case v.clients > 0 && !invariant.Planted("datapath/lets-go-of-the-connected"):
-		return g.Failover(), fmt.Errorf("view v%d has %d connections: %w", v.Number, v.clients, journal.ErrInUse)
+	case v.clients > v.shared && !invariant.Planted("datapath/lets-go-of-the-connected"):
+		return i, fmt.Errorf("view v%d has %d connections over NBD: %w", v.Number, v.clients-v.shared, journal.ErrInUse)
 	case v.waits && !invariant.Planted("datapath/lets-go-after-restart"):
-		return g.Failover(), fmt.Errorf("view v%d is served for less than %s, and a machine that was connected before may be on its way back: %w", v.Number, returnWait, journal.ErrInUse)
+		return i, fmt.Errorf("view v%d is served for less than %s, and a machine that was connected before may be on its way back: %w", v.Number, returnWait, journal.ErrInUse)
+	case v.shared > 0 && !i.OnDisksAlone():
+		return i, fmt.Errorf("view v%d does not pass all to its disks yet: %w", v.Number, failover.ErrUnsettled)
 	}
-	err := h.target.givesUp(g, func() error {
+	err = h.target.views.moveOn(g, i.Failover.View, func() error {
 		_, err := g.LetGo(id)
 		return err
 	})
+	if err != nil {
+		err = errors.Join(err, h.target.views.serveOne(g, i.Failover.View))
+	}
 	return g.Failover(), err
 }
 
@@ -248,6 +256,8 @@ func failoverFailure(i journal.FailoverInfo, err error) error {
 		return api.Errorf(api.Precondition, "see how it stands", "%v", err)
 	case errors.Is(err, failover.ErrUnsettled), errors.Is(err, journal.ErrInUse):
 		return api.Errorf(api.Unavailable, "see how it stands, and ask again", "%v", err)
+	case errors.Is(err, ioengine.ErrLocked):
+		return api.Errorf(api.Precondition, "stop whoever else has it, and ask again: the machines go on", "somebody has a disk open: %v", err)
 	case errors.Is(err, failover.ErrNotReady):
 		return api.Errorf(api.Unavailable, "begin it again with the same id, or roll it back", "%v", err)
 	case errors.Is(err, journal.ErrCorrupt):

@@ -7,6 +7,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/journal"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
@@ -31,6 +32,11 @@ func (h groupsHandler) Remove(_ context.Context, r *holdfastv1.GroupsServiceRemo
 	if err != nil {
 		return nil, err
 	}
+	if g, ok := h.target.store.Group(id); ok {
+		if n := h.target.views.onPlain(g); n > 0 && !invariant.Planted("datapath/removes-under-machine") {
+			return nil, api.Errorf(api.Precondition, "shut the machines down first; they open the disks by themselves then", "%d disks of group %s are served to machines over vhost-user", n, r.Group)
+		}
+	}
 	gone, err := h.target.store.RemoveGroup(id, o, nil)
 	switch {
 	case errors.Is(err, journal.ErrInUse):
@@ -42,6 +48,7 @@ func (h groupsHandler) Remove(_ context.Context, r *holdfastv1.GroupsServiceRemo
 	case err != nil:
 		return nil, err
 	}
+	h.target.views.serveKept() // and no disks of this group any more
 	res := &holdfastv1.GroupsServiceRemoveResponse{Group: r.Group}
 	if gone.Checkpoint != 0 {
 		res.Checkpoint = strconv.FormatUint(gone.Checkpoint, 10)

@@ -97,7 +97,7 @@ func OpenTarget(cfg TargetConfig) (t *Target, err error) {
 	}); err != nil {
 		return t, err
 	}
-	if t.views, err = newViews(cfg.RunDir, t.store, cfg.Log); err != nil {
+	if t.views, err = newViews(cfg.RunDir, cfg.FS, t.store, cfg.Log); err != nil {
 		return t, err
 	}
 	t.deliver = deliver.New(t.store, cfg.Log)

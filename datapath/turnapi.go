@@ -384,16 +384,15 @@ func (t *Target) release(g *journal.Group, id string) error {
 	})
 }
 
-// givesUp ends the serving of a settled failover's view, and does what gives its disks up. What fails leaves the view served.
+// givesUp ends the serving of a settled failover's view, or of the disks onto which its machines have moved, and does what gives these up. What fails leaves them
+// served.
 func (t *Target) givesUp(g *journal.Group, do func() error) error {
-	number := g.Failover().View.Number
-	if number != 0 {
-		t.views.withhold(number, true)
-	}
+	number := g.Failover().Failover.View
+	t.views.withhold(number, true)
 	err := do()
-	if err != nil && number != 0 {
+	if err != nil {
 		t.views.withhold(number, false)
-		return errors.Join(err, t.views.serveOne(g, number))
+		t.views.serveKept()
 	}
 	return err
 }

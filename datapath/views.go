@@ -17,6 +17,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/datapath/front/nbd"
 	"github.com/holdfast-dr/holdfast/datapath/front/vhostuser"
+	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/journal"
 	"github.com/holdfast-dr/holdfast/journal/view"
@@ -37,6 +38,7 @@ const maxViews = 256
 type views struct {
 	dir   string
 	log   *slog.Logger
+	fs    ioengine.FS // in which the disks of groups are, where they are plain ones
 	store *journal.Store
 
 	opening sync.Mutex // one view is opened or closed at a time; before mu
@@ -47,18 +49,24 @@ type views struct {
 		withheld map[uint64]bool // are not served, whoever asks
 		closed   bool
 		now      func() time.Time
+		moving   func(step string) // told of each step of a move onto plain disks
 	}
 }
 
-// servedView is a view that clients can reach.
+// servedView is a view that clients can reach; or what was one, whose machines have moved onto the disks beneath it, and are served those as
+// vhost-user-blk devices.
 type servedView struct {
-	view   *view.View
-	server *nbd.Server
-	disks  map[record.VolumeID]*vhostuser.Server // of one that takes writes: for machines that share their memory; those that can be reached, under mu
+	view   *view.View                            // nil: machines have moved; under mu
+	server *nbd.Server                           // nil: over vhost-user alone
+	shared []vhostDisk                           // of one that takes writes: for machines that share their memory
+	disks  map[record.VolumeID]*vhostuser.Server // of those, that can be reached, under mu
 	stop   context.CancelFunc
 	done   chan struct{}
 	began  time.Time // to be served
 	used   time.Time // when it last was seen to have a client, or began to be served; under mu
+
+	stopNBD context.CancelFunc
+	doneNBD chan struct{}
 }
 
 // returnWait is how long a view that takes writes counts as in use from when it is served: QEMU asks each second whether a socket is back that went away
@@ -74,6 +82,7 @@ type viewStatus struct {
 	group   string
 	socket  string // empty: it is not served
 	clients int
+	shared  int                      // of those, over vhost-user
 	waits   bool                     // who was connected when it was served last may be on his way back
 	vhost   map[record.VolumeID]bool // volumes with a vhost-user-blk device
 }
@@ -87,9 +96,9 @@ var (
 )
 
 // newViews serves the views that the journal kept.
-func newViews(runDir string, store *journal.Store, log *slog.Logger) (*views, error) {
-	v := &views{dir: filepath.Join(runDir, "views"), log: log, store: store}
-	v.mu.now = time.Now
+func newViews(runDir string, fs ioengine.FS, store *journal.Store, log *slog.Logger) (*views, error) {
+	v := &views{dir: filepath.Join(runDir, "views"), log: log, fs: fs, store: store}
+	v.mu.now, v.mu.moving = time.Now, func(string) {}
 	v.mu.served = make(map[uint64]*servedView)
 	v.mu.withheld = make(map[uint64]bool)
 	if err := os.MkdirAll(v.dir, 0o700); err != nil {
@@ -140,6 +149,7 @@ func (vs *views) serveKept() {
 			vs.log.Error("view is not served", "view", viewID(v.Number), "error", err)
 		}
 	}
+	vs.servePlain()
 }
 
 // serveOne serves a view of the group that is kept, unless it is served.
@@ -171,15 +181,17 @@ func diskSocket(view string, volume record.VolumeID) string {
 	return view + "-" + strconv.FormatUint(uint64(volume), 10)
 }
 
-// clients is how many connections a view has.
-func (s *servedView) clients() int {
-	n := s.server.Clients()
+// clients is how many connections a view has, and how many of those are over vhost-user.
+func (s *servedView) clients() (all, shared int) {
 	for _, d := range s.disks {
 		if d.Connected() && !invariant.Planted("datapath/vhost-users-uncounted") {
-			n++
+			shared++
 		}
 	}
-	return n
+	if s.server == nil {
+		return shared, shared
+	}
+	return s.server.Clients() + shared, shared
 }
 
 // show opens a view, which is kept, and serves it.
@@ -205,15 +217,19 @@ func (vs *views) show(g *journal.Group, checkpoint uint64, o journal.ViewOptions
 func (vs *views) count() int {
 	vs.mu.Lock()
 	defer vs.mu.Unlock()
-	return len(vs.mu.served)
+	n := 0
+	for _, s := range vs.mu.served {
+		if s.view != nil {
+			n++
+		}
+	}
+	return n
 }
 
 // serve listens on the view's sockets.
 func (vs *views) serve(v viewStatus) error {
 	id, at := viewID(v.Number), vs.socket(v.Number)
-	s := &servedView{view: v.View, disks: make(map[record.VolumeID]*vhostuser.Server), done: make(chan struct{})}
-	var disks []vhostDisk
-	s.server = &nbd.Server{Log: vs.log.With("view", id)}
+	s := &servedView{view: v.View, server: &nbd.Server{Log: vs.log.With("view", id)}}
 	for _, volume := range v.View.Volumes() {
 		d, ok := v.View.Device(volume.ID)
 		if !ok {
@@ -225,40 +241,75 @@ func (vs *views) serve(v viewStatus) error {
 		}
 		if v.Options.Scratch {
 			server := &vhostuser.Server{Device: unlaned{viewDevice{d}}, Name: volume.Name, Log: vs.log.With("view", id, "volume", volume.Name)}
-			disks = append(disks, vhostDisk{server, volume.ID, diskSocket(at, volume.ID)})
+			s.shared = append(s.shared, vhostDisk{server, volume.ID, diskSocket(at, volume.ID)})
 		}
 	}
+	if err := vs.listenAll(v.Number, s); err != nil {
+		return err
+	}
+	go func() { // one that gave way ends here
+		select {
+		case <-v.View.Ended():
+			if vs.shows(v.Number, s) {
+				vs.unserve(v.Number)
+			}
+		case <-s.done:
+		}
+	}()
+	return nil
+}
+
+// shows says whether what is served is a view still.
+func (vs *views) shows(number uint64, s *servedView) bool {
+	vs.mu.Lock()
+	defer vs.mu.Unlock()
+	return vs.mu.served[number] == s && s.view != nil
+}
+
+// listenAll begins to serve s, at its sockets.
+func (vs *views) listenAll(number uint64, s *servedView) error {
+	s.disks, s.done, s.doneNBD = make(map[record.VolumeID]*vhostuser.Server), make(chan struct{}), make(chan struct{})
 	vs.mu.Lock()
 	defer vs.mu.Unlock()
 	if vs.mu.closed {
 		return net.ErrClosed
 	}
-	if vs.mu.withheld[v.Number] {
+	if vs.mu.withheld[number] {
 		return errWithheld
 	}
-	listener, err := listen(at)
-	if err != nil {
-		return err
+	var listener *net.UnixListener
+	if s.server != nil {
+		var err error
+		if listener, err = listen(vs.socket(number)); err != nil {
+			return err
+		}
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	s.stop, s.began = stop, vs.mu.now()
+	forNBD, stopNBD := context.WithCancel(ctx)
+	s.stop, s.stopNBD, s.began = stop, stopNBD, vs.mu.now()
 	s.used = s.began
-	vs.mu.served[v.Number] = s
+	vs.mu.served[number] = s
 	var serving sync.WaitGroup
 	serve := func(do func() error) {
 		serving.Go(func() {
 			if err := do(); err != nil {
-				vs.log.Error("view is not served any more", "view", id, "error", err)
+				vs.log.Error("view is not served any more", "view", viewID(number), "error", err)
 			}
 		})
 	}
-	serve(func() error { return s.server.Serve(ctx, listener) })
-	for _, d := range disks {
+	serve(func() error {
+		defer close(s.doneNBD)
+		if listener == nil {
+			return nil
+		}
+		return s.server.Serve(forNBD, listener)
+	})
+	for _, d := range s.shared {
 		l, err := listen(d.socket)
 		if err == nil {
 			s.disks[d.volume] = d.server
 		} else {
-			d.server.Log.Error("the volume is served over NBD alone: its vhost-user socket cannot be had yet", "error", err)
+			d.server.Log.Error("the volume's vhost-user socket cannot be had yet, and it is not served there", "error", err)
 		}
 		serve(func() error {
 			if l == nil {
@@ -273,13 +324,6 @@ func (vs *views) serve(v viewStatus) error {
 	go func() {
 		defer close(s.done)
 		serving.Wait()
-	}()
-	go func() { // one that gave way ends here
-		select {
-		case <-v.View.Ended():
-			vs.unserve(v.Number)
-		case <-s.done:
-		}
 	}()
 	return nil
 }
@@ -349,7 +393,8 @@ func (vs *views) list(group string) (all []viewStatus) {
 			v := viewStatus{ViewInfo: info, group: name}
 			vs.mu.Lock()
 			if s := vs.mu.served[info.Number]; s != nil && s.view == info.View {
-				v.socket, v.clients = vs.socket(info.Number), s.clients()
+				v.socket = vs.socket(info.Number)
+				v.clients, v.shared = s.clients()
 				v.waits = v.Options.Scratch && vs.mu.now().Sub(s.began) < returnWait
 				v.vhost = make(map[record.VolumeID]bool, len(s.disks))
 				for volume := range s.disks {

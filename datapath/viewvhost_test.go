@@ -3,9 +3,13 @@ package datapath
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"os"
+	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -14,9 +18,11 @@ import (
 	"github.com/holdfast-dr/holdfast/datapath/front"
 	"github.com/holdfast-dr/holdfast/datapath/front/nbd"
 	vhost "github.com/holdfast-dr/holdfast/datapath/front/vhostuser/guest"
+	"github.com/holdfast-dr/holdfast/ioengine"
+	"github.com/holdfast-dr/holdfast/journal/index"
 )
 
-// TestViewOverVhostUser has a machine use a live failover's disk by memory that it shares, over a restart of the target and until it has moved onto the
+// TestViewOverVhostUser has a machine use a live failover's disk by memory that it shares, over a restart of the target and when it has moved onto the
 // disk; what it writes is what NBD shows. A view that takes no writes has no such device.
 func TestViewOverVhostUser(t *testing.T) {
 	t.Parallel()
@@ -107,9 +113,6 @@ func TestViewOverVhostUser(t *testing.T) {
 		_, err := recovery.LetGo(context.Background(), &holdfastv1.RecoveryServiceLetGoRequest{})
 		return err
 	}
-	if err := letGo(); api.AsFailure(err) == nil || api.AsFailure(err).Code != api.Unavailable {
-		t.Errorf("let go of a disk that a machine is connected to: %v", err)
-	}
 	same("while it passes")
 
 	// After a restart QEMU comes back within a second or so: until then nobody is connected, and the machine uses the view all the same.
@@ -133,68 +136,223 @@ func TestViewOverVhostUser(t *testing.T) {
 	}
 	must(vm.Connect(volume.VhostUser))
 	same("after another restart")
-	must(vm.Disconnect())
 	served(returnWait)
-	w.await("nobody is connected any more", func() bool { return letGo() == nil })
-	if err := vm.Connect(volume.VhostUser); err == nil {
+	onView(t, get(), func(*nbd.Client) {
+		if err := letGo(); api.AsFailure(err) == nil || api.AsFailure(err).Code != api.Unavailable || !strings.Contains(err.Error(), "over NBD") {
+			t.Errorf("let go of a disk that somebody is connected to over NBD: %v", err)
+		}
+	})
+	used, err := ioengine.Use(get().Disks[0].Path)
+	must(err)
+	w.await("somebody else has the disk", func() bool {
+		err := letGo()
+		return api.AsFailure(err) != nil && api.AsFailure(err).Code == api.Precondition && strings.Contains(err.Error(), "open")
+	})
+	must(used.Close())
+	_ = vm.Gone() // and comes again
+	w.await("the view is served as before", func() bool { return vm.Connect(volume.VhostUser) == nil })
+	same("when it was not let go")
+	served(returnWait)
+	w.await("nobody is connected over NBD any more", func() bool { return letGo() == nil })
+
+	// It goes on with the disk, at once and after restarts, and is the only one who has it.
+	f := get()
+	if f.State != api.FailoverOnDisks || f.View != nil || len(f.Disks) != 1 {
+		t.Fatalf("let go: %v", f)
+	}
+	path := f.Disks[0].Path
+	onDisk := func(when string) {
+		t.Helper()
+		same(when)
+		must(vm.Flush(0))
+		if disk, err := os.ReadFile(path); err != nil || firstDiff(disk[:len(image)], image) >= 0 {
+			t.Errorf("%s: the disk differs at %d: %v", when, firstDiff(disk[:len(image)], image), err)
+		}
+		if err := ioengine.InUse(path); !errors.Is(err, ioengine.ErrLocked) {
+			t.Errorf("%s: a machine has it, and who opens it is told %v", when, err)
+		}
+	}
+	write(3<<20, "on the disk itself")
+	onDisk("moved")
+	if c, err := nbd.Dial(ctx, volume.Nbd); err == nil {
+		c.Close()
 		t.Error("the view is served beside the machine")
+	}
+	if err := letGo(); err != nil {
+		t.Errorf("let go again: %v", err)
+	}
+	w.stopTarget()
+	_ = vm.Gone()
+	w.startTarget()
+	recovery = Handlers(Identity{}, nil, w.tg).Recovery
+	must(vm.Connect(volume.VhostUser))
+	write(3<<20+4096, "after a restart on the disk itself")
+	onDisk("after a restart")
+	remove := func() error {
+		_, err := Handlers(Identity{}, nil, w.tg).Groups.Remove(ctx, &holdfastv1.GroupsServiceRemoveRequest{Group: "shop"})
+		return err
+	}
+	if err := remove(); api.AsFailure(err) == nil || api.AsFailure(err).Code != api.Precondition {
+		t.Errorf("removed under a machine: %v", err)
+	}
+
+	// Once it is off the disk is whoever's opens it, and nobody else's.
+	must(vm.Disconnect())
+	w.await("the disk is let go", func() (free bool) {
+		used, err = ioengine.Use(path)
+		return err == nil
+	})
+	if err := vm.Connect(volume.VhostUser); err == nil {
+		t.Error("somebody has the disk, and it is served")
+	}
+	must(used.Close())
+	must(vm.Connect(volume.VhostUser))
+	onDisk("once it is free")
+	must(vm.Disconnect())
+	w.await("it is removed", func() bool { return remove() == nil })
+	if err := vm.Connect(volume.VhostUser); err == nil {
+		t.Error("the disk of a group that was removed is served")
 	}
 }
 
-// TestVhostSocketTaken: a vhost-user socket that somebody else has is left out, and said so; the view's other sockets are served, and that one once
-// it is free.
-func TestVhostSocketTaken(t *testing.T) {
+// step is what is found when the target is killed in the middle of a move.
+type step struct {
+	name  string
+	dir   string
+	least [4]uint64 // what each of those who write knew to be written
+	most  [4]uint64 // and had begun to write, at most
+}
+
+// TestMovesOntoPlainDisks has four write over vhost-user while the view that they are on ends, and they go on with the disk: nothing is lost, or comes back. Whoever
+// succeeds a target that is killed at any step of that serves the view or the disk, as it had stated, and either holds all that was answered.
+func TestMovesOntoPlainDisks(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, func(w *world) { w.volumes = []string{"vol1", "vol2"} })
+	w := newWorld(t, func(w *world) { w.catalogue = func() (index.Map, error) { return new(index.Memory), nil } })
 	w.start()
 	w.awaitState(api.StateProtected)
 	w.checkpoint("first")
-	ctx := t.Context()
-	if _, err := Handlers(Identity{}, nil, w.tg).Views.Open(ctx, &holdfastv1.ViewsServiceOpenRequest{Checkpoint: api.Latest}); err != nil {
+	get := w.commits()
+	socket := get().View.Volumes[0].VhostUser
+	w.await("the disk holds all", func() bool { return get().OnDisksAlone })
+	vm, err := vhost.New(vhost.Options{Queues: 2, Slots: 8, SlotBytes: 64 << 10})
+	if err == nil {
+		err = vm.Connect(socket)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
-	volumes := func() []*holdfastv1.ViewVolume {
+	var wg sync.WaitGroup
+	var stop atomic.Bool
+	var began, ended [4]atomic.Uint64
+	for i := range began {
+		wg.Go(func() {
+			p := make([]byte, 4096)
+			for n := uint64(1); !stop.Load(); n++ {
+				began[i].Store(n)
+				binary.LittleEndian.PutUint64(p, n)
+				if err := vm.Write(i%2, p, int64(i)<<20); err != nil {
+					t.Errorf("%d: write %d: %v", i, n, err)
+					return
+				}
+				ended[i].Store(n)
+			}
+		})
+	}
+	writes := func(at int) uint64 { return ended[at].Load() }
+	await := func(n uint64) {
 		t.Helper()
-		seen, err := Handlers(Identity{}, nil, w.tg).Views.List(ctx, &holdfastv1.ViewsServiceListRequest{})
-		if err != nil || len(seen.Views) != 1 || len(seen.Views[0].Volumes) != 2 {
-			t.Fatalf("%v, %v", seen, err)
+		was := [4]uint64{writes(0), writes(1), writes(2), writes(3)}
+		w.await("they write on", func() bool {
+			return writes(0) >= was[0]+n && writes(1) >= was[1]+n && writes(2) >= was[2]+n && writes(3) >= was[3]+n
+		})
+	}
+	await(20)
+	var steps []step
+	kill := func(name string) {
+		s := step{name: name, dir: filepath.Join(w.dir, "killed-"+name)}
+		for i := range ended {
+			s.least[i] = ended[i].Load()
 		}
-		return seen.Views[0].Volumes
-	}
-	reach := func(socket string) error {
-		c, err := vhost.New(vhost.Options{Queues: 1, Slots: 4, SlotBytes: 1 << 20})
-		if err != nil {
-			return err
+		if err := os.CopyFS(s.dir, os.DirFS(w.store)); err != nil {
+			t.Errorf("%s: %v", name, err)
 		}
-		err = c.Connect(socket)
-		if err == nil {
-			err = c.Disconnect()
+		for i := range began {
+			s.most[i] = began[i].Load()
 		}
-		return errors.Join(err, c.Close())
+		steps = append(steps, s)
 	}
-	was := volumes()
-	w.stopTarget()
-	taken := listenAt(t, was[0].VhostUser) // whoever answers there keeps it
-	w.startTarget()
-	now := volumes()
-	if now[0].VhostUser != "" || now[0].Nbd != was[0].Nbd || now[1].VhostUser != was[1].VhostUser {
-		t.Errorf("with a socket taken it is served at %v", now)
+	vs := w.tg.views
+	vs.mu.Lock()
+	vs.mu.moving = kill
+	for _, v := range vs.mu.served {
+		now := v.began.Add(returnWait)
+		vs.mu.now = func() time.Time { return now }
 	}
-	if err := reach(now[1].VhostUser); err != nil {
-		t.Errorf("the other volume: %v", err)
+	vs.mu.Unlock()
+	recovery := Handlers(Identity{}, nil, w.tg).Recovery
+	if _, err := recovery.MoveOn(t.Context(), &holdfastv1.RecoveryServiceMoveOnRequest{}); err != nil {
+		t.Fatal(err)
 	}
-	c, err := nbd.Dial(ctx, now[0].Nbd)
+	kill("before")
+	if _, err := recovery.LetGo(t.Context(), &holdfastv1.RecoveryServiceLetGoRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	await(20)
+	stop.Store(true)
+	wg.Wait()
+	kill("after")
+	if err := errors.Join(vm.Disconnect(), vm.Close()); err != nil {
+		t.Error(err)
+	}
+	found := make(map[string][4]uint64)
+	for _, s := range steps {
+		want := api.FailoverOnDisks
+		if s.name == "before" || s.name == "held" {
+			want = api.FailoverMoving
+		}
+		found[s.name] = w.succeeds(s, want)
+	}
+	if len(steps) != 5 || found["held"] != found["stated"] {
+		t.Errorf("%d steps; while it was held the disk came from %d to %d", len(steps), found["held"], found["stated"])
+	}
+}
+
+// succeeds opens what a killed target left, holds what it serves against what was answered, and returns that.
+func (w *world) succeeds(s step, want string) (found [4]uint64) {
+	t := w.t
+	t.Helper()
+	tg, err := OpenTarget(TargetConfig{FS: w.fs, Store: s.dir, RunDir: w.dir + "/r-" + s.name, DataDir: w.dir + "/tdata", ListenControl: "127.0.0.1:0", ListenData: "127.0.0.1:0",
+		Credentials: w.tg.cfg.Credentials, OpenCatalogue: w.catalogue, Log: w.log.With("killed", s.name)})
 	if err != nil {
-		t.Fatalf("over NBD: %v", err)
+		t.Fatal(err)
 	}
-	if err := c.Close(); err != nil {
+	defer tg.Close()
+	res, err := Handlers(Identity{}, nil, tg).Recovery.Get(t.Context(), &holdfastv1.RecoveryServiceGetRequest{})
+	if err != nil || res.Failover.State != want {
+		t.Fatalf("%s: it is %v, %v; want %s", s.name, res.GetFailover().GetState(), err, want)
+	}
+	f := tg.groups()[0].Failover()
+	vm, err := vhost.New(vhost.Options{Queues: 1, Slots: 4, SlotBytes: 64 << 10})
+	if err == nil {
+		err = vm.Connect(diskSocket(tg.views.socket(f.Failover.View), volumeID(0)))
+	}
+	if err != nil {
+		t.Fatalf("%s: %v", s.name, err)
+	}
+	p := make([]byte, 4096)
+	for i := range s.least {
+		if err := vm.Read(0, p, int64(i)<<20); err != nil {
+			t.Errorf("%s: %v", s.name, err)
+		}
+		if found[i] = binary.LittleEndian.Uint64(p); found[i] < s.least[i] || found[i] > s.most[i] {
+			t.Errorf("%s: %d has write %d, and %d were answered, %d begun", s.name, i, found[i], s.least[i], s.most[i])
+		}
+	}
+	if err := ioengine.InUse(res.Failover.Disks[0].Path); (err != nil) != (want == api.FailoverOnDisks) {
+		t.Errorf("%s: the disk is used: %v", s.name, err)
+	}
+	if err := errors.Join(vm.Disconnect(), vm.Close()); err != nil {
 		t.Error(err)
 	}
-	if err := taken.Close(); err != nil {
-		t.Error(err)
-	}
-	w.await("the socket", func() bool { return volumes()[0].VhostUser == was[0].VhostUser })
-	if err := reach(was[0].VhostUser); err != nil {
-		t.Errorf("once it is free: %v", err)
-	}
+	return found
 }

@@ -57,3 +57,42 @@ func TestInUse(t *testing.T) {
 	}
 	owner.Close()
 }
+
+// TestUse: a disk that is used is seen to be, and is not used by another; one that QEMU writes to is not used either.
+func TestUse(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "disk.raw")
+	if _, err := Use(name); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("no disk: %v", err)
+	}
+	if err := os.WriteFile(name, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	used, err := Use(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := InUse(name); !errors.Is(err, ErrLocked) {
+		t.Errorf("it is used: %v", err)
+	}
+	if _, err := Use(name); !errors.Is(err, ErrLocked) {
+		t.Errorf("used twice: %v", err)
+	}
+	if err := used.Close(); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(name, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_RDLCK, Start: 101, Len: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Use(name); !errors.Is(err, ErrLocked) {
+		t.Errorf("QEMU writes to it: %v", err)
+	}
+	f.Close()
+	if used, err = Use(name); err != nil {
+		t.Fatal(err)
+	}
+	used.Close()
+}

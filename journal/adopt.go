@@ -249,6 +249,11 @@ func (g *Group) Disks() (disks []Disk) {
 	return disks
 }
 
+// HoldsDisk says whether the group keeps others from a volume's disk, by a lock of this process: until the store is opened again after the disk was given away.
+func (g *Group) HoldsDisk(id record.VolumeID) bool {
+	return !g.released && g.manifest.now().disks[id] != ""
+}
+
 // Released says that the group's disks were given away, and nothing of it is left.
 func (g *Group) Released() bool { return g.failoverNow().State == failover.Released }
 

@@ -447,6 +447,9 @@ func adoptedWorld(t *testing.T) (disk *faultdisk.Disk, a Adoption, s *source, w 
 // as its volume; a crash at any operation leaves that, or the group.
 func TestRemoveAdopted(t *testing.T) {
 	disk, a, s, w := adoptedWorld(t)
+	if !w.group.HoldsDisk(a.Disks[0].ID) {
+		t.Error("a disk that stands elsewhere is not held")
+	}
 	numbers := slices.Sorted(maps.Keys(s.images))
 	at := numbers[len(numbers)-1]
 	kept := func(disk *faultdisk.Disk, r *Removed) error {

@@ -135,7 +135,7 @@ func (p *pair) guestDisks(site string) (args []string) {
 // machines writes the file of a group whose machine reads so many files from its second disk, and does more then.
 func (p *pair) machines(vm *host, files int, more, monitor string) string {
 	p.t.Helper()
-	return vm.machine(config.Machine{Disks: []string{"system", "data"}, Cmdline: guest.Cmdline(guest.Stay, files, "disks=2 pause=0.2 "+more),
+	return vm.machine(config.Machine{Disks: []string{"system", "data"}, Front: p.front, Cmdline: guest.Cmdline(guest.Stay, files, "disks=2 pause=0.2 "+more),
 		Wait: config.Wait{Kind: config.WaitSerial, What: fmt.Sprintf("READ %d BAD", files)}, Source: config.MachineSource{QMP: monitor}})
 }
 

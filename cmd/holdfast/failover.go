@@ -609,11 +609,11 @@ func whatStep(p *recovery.Plan, s recovery.Step) string {
 		return "what machines wrote goes into the target's disks, which are read back whole"
 	case recovery.Onward:
 		if m.VhostUser {
-			return "from the view onto plain disks, in its definition; it must be off"
+			return "from the view onto plain disks, in its definition; its device moves at the end, without a stop"
 		}
 		return "from the view onto plain disks, without a stop"
 	case recovery.LetGo:
-		return "the view of group " + p.Group + " ends, and the target writes to the disks no more"
+		return "the view of group " + p.Group + " ends, and the target writes to the disks no more, but for machines over vhost-user, whose devices it is"
 	case recovery.Open, recovery.Begin:
 		at := "checkpoint " + p.Checkpoint
 		if p.Checkpoint == "" {

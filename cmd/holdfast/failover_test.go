@@ -205,6 +205,6 @@ func TestDryRunOfPlain(t *testing.T) {
 		}
 	}
 	f(config.Hypervisor{}, false, "without a stop")
-	f(config.Hypervisor{}, true, "it must be off")
+	f(config.Hypervisor{}, true, "its device moves at the end, without a stop")
 	f(config.Hypervisor{URI: "qemu:///system"}, false, "without a stop")
 }

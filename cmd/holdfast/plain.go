@@ -25,16 +25,19 @@ views, move onto the target's disks themselves, without a stop.
            itself after a commit, reads them back whole then, and has the views pass to them
   onto     the target keeps in mind that a machine moves, and reverse is refused until all have.
            Each machine changes its disks within QEMU (QMP), and in its definition. What it has
-           under way ends on the view first, so that one alone writes at any time
-  let-go   the view ends, once nobody is connected to it, and what is left of the group's
-           history is removed when vra starts again
+           under way ends on the view first, so that one alone writes at any time. One with
+           front: vhost-user changes its definition alone
+  let-go   the view ends, once nobody is connected to it over NBD, and what is left of the
+           group's history is removed when vra starts again. A machine over vhost-user waits
+           for a moment: what it has under way ends on the view, and then vra serves it the
+           disk itself, at the same socket, until it is shut down
 
 It is a job as the others. What fails, or is interrupted, halts it where it is: failover
 resume carries it on, and at each step the machines run, on the view or on their disks, which are the
 same. It is not taken back. Where the group is to be protected the other way round, holdfast reverse
 brings the machines back from their disks onto a filter.
 Machines of libvirt move as those of plain QEMU do, through its monitor, and libvirt starts them on their disks from
-then on. Those with front: vhost-user move while they are off alone, and it is refused while one runs; so it is at a target that keeps its disks over several stores.`,
+then on. At a target that keeps its disks over several stores it is refused.`,
 		Example:           "  holdfast failover plain r2 --dry-run\n  holdfast failover plain r2",
 		Args:              oneArg("job id"),
 		ValidArgsFunction: a.completeJobs,

@@ -156,7 +156,7 @@ func (c *carrier) attach(ctx context.Context, m *recovery.Machine) (found, error
 		if i < 0 {
 			return found{}, fmt.Errorf("the target handed no volume %s over", d.Volume)
 		}
-		to := hypervisor.Disk{Volume: d.Volume, NBD: kvm.ExportURI(d.Volume, h.Nbd), Bytes: int64(h.Disks[i].Bytes)}
+		to := hypervisor.Disk{Volume: d.Volume, NBD: kvm.ExportURI(d.Volume, h.Nbd), VhostUser: h.Disks[i].VhostUser, Bytes: int64(h.Disks[i].Bytes)}
 		if err := c.machines.SetDisk(ctx, m.Name, to); err != nil {
 			return found{}, err
 		}

@@ -38,6 +38,8 @@ type Hypervisor interface {
 	MaySetDisk(ctx context.Context, name string) error
 	// SetDisk has the machine find the disk of that volume, of d.Bytes, at d.File from now on, also when it is started again; or, from a
 	// file, at d.NBD. One that runs moves there without a stop: what it has under way ends where it was begun, and only then it writes there.
+	// One that runs on a disk over vhost-user goes on with what is served there, and finds the other when it is started again; where it is to be served over
+	// that again d.VhostUser says so, and counts for such a machine instead of d.NBD.
 	SetDisk(ctx context.Context, name string, d Disk) error
 	// Undefine forgets a machine that is off.
 	Undefine(ctx context.Context, name string) error

@@ -120,6 +120,17 @@ func readFull(f io.ReaderAt, p []byte, off int64) error {
 	return err
 }
 
+// readRuns fills the runs one behind the other from off on, as they are: directRuns.
+func (d *disk) readRuns(runs [][]byte, off int64) error {
+	for _, p := range runs {
+		if err := readFull(d.file, p, off); err != nil {
+			return err
+		}
+		off += int64(len(p))
+	}
+	return nil
+}
+
 func (d *disk) sync() error {
 	d.busy.Add(1)
 	defer d.busy.Add(-1)
@@ -131,6 +142,28 @@ func (d *disk) nextData(off int64) (at, n int64, err error) {
 	d.busy.Add(1)
 	defer d.busy.Add(-1)
 	return d.file.NextData(off)
+}
+
+// extents tells what stands in [off, off+n), in order and without gaps, until emit returns false.
+func (d *disk) extents(off, n int64, emit func(n int64, hole bool) bool) error {
+	for end := off + n; off < end; {
+		at, size, err := d.nextData(off)
+		if err != nil {
+			return err
+		}
+		if size == 0 || at >= end {
+			at = end
+		}
+		if at > off && !emit(at-off, true) {
+			return nil
+		}
+		stop := min(at+size, end)
+		if stop > at && !emit(stop-at, false) {
+			return nil
+		}
+		off = max(stop, at)
+	}
+	return nil
 }
 
 // writeRuns writes the runs one behind the other from off on. All but the last are

@@ -164,11 +164,6 @@ func (a *lane) endRead(parts [][]byte, off int64, err error, done func(error)) {
 		return
 	}
 	go func() { // all of it, and waits; nothing of ours touches the guest's memory
-		var err error
-		for i := 0; i < len(parts) && err == nil; i++ {
-			err = readFull(a.v.disk.file, parts[i], off)
-			off += int64(len(parts[i]))
-		}
-		done(told(err))
+		done(told(a.v.disk.readRuns(parts, off)))
 	}()
 }

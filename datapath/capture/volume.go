@@ -361,24 +361,7 @@ func (v *volume) Extents(off, n int64, emit func(n int64, hole bool) bool) error
 		emit(n, false) // who writes to it does not ask
 		return nil
 	}
-	for end := off + n; off < end; {
-		at, size, err := v.disk.nextData(off)
-		if err != nil {
-			return err
-		}
-		if size == 0 || at >= end {
-			at = end
-		}
-		if at > off && !emit(at-off, true) {
-			return nil
-		}
-		stop := min(at+size, end)
-		if stop > at && !emit(stop-at, false) {
-			return nil
-		}
-		off = max(stop, at)
-	}
-	return nil
+	return v.disk.extents(off, n, emit)
 }
 
 // mark makes the blocks of [off, off+n) dirty, as far as the volume has them. When it returns, a crash of

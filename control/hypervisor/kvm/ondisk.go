@@ -152,20 +152,14 @@ func (n *Node) rawFile() string {
 	return options.File.Filename
 }
 
-// MaySetDisk says that a machine must be there, and off where its disks are served over vhost-user: QEMU has no node of those to change.
+// MaySetDisk says that a machine must be there.
 func (l *Local) MaySetDisk(_ context.Context, name string) error {
-	dir, m, err := l.definition(name)
-	if err != nil || !slices.ContainsFunc(m.Disks, func(d hypervisor.Disk) bool { return d.VhostUser != "" }) {
-		return err
-	}
-	pid, err := holder(dir)
-	if err == nil && pid > 0 {
-		err = fmt.Errorf("machine %s runs on disks over vhost-user: those move onto their files while it is off alone: shut it down first", name)
-	}
+	_, _, err := l.definition(name)
 	return err
 }
 
-// SetDisk moves a disk of a machine onto a file, or from that to where it is served: in QEMU first, where it runs, and then in its definition.
+// SetDisk moves a disk of a machine onto a file, or from that to where it is served: in QEMU first, where it runs, and then in its definition. QEMU
+// has no node of one over vhost-user: a machine that runs on that goes on with whatever is served at the socket.
 func (l *Local) SetDisk(ctx context.Context, name string, d hypervisor.Disk) error {
 	err := l.setDisk(ctx, name, d)
 	if err != nil {
@@ -184,13 +178,20 @@ func (l *Local) setDisk(ctx context.Context, name string, d hypervisor.Disk) err
 		return err
 	}
 	pid, err := holder(dir)
-	if err == nil && pid > 0 && m.Disks[i].VhostUser != "" {
-		err = l.MaySetDisk(ctx, name)
-	} else if err == nil && pid > 0 {
+	shared := m.VhostUser && d.VhostUser != ""
+	if err == nil && pid > 0 {
 		var mon *Monitor
 		if mon, err = l.awaitMonitor(ctx, dir); err == nil {
-			err = errors.Join(moveOnto(ctx, mon, i, m.Disks[i], d), mon.Close())
+			if shared, err = overVhost(ctx, mon, m, i); err == nil && !shared {
+				err = moveOnto(ctx, mon, i, m.Disks[i], d)
+			}
+			err = errors.Join(err, mon.Close())
 		}
+	}
+	if shared {
+		d.NBD = ""
+	} else {
+		d.VhostUser = ""
 	}
 	if err != nil {
 		return err
@@ -201,6 +202,15 @@ func (l *Local) setDisk(ctx context.Context, name string, d hypervisor.Disk) err
 		return err
 	}
 	return WriteFile(filepath.Join(dir, definitionName), text)
+}
+
+// overVhost says whether the QEMU of a machine has a disk over vhost-user, whatever the definition says it is to have when it is started again.
+func overVhost(ctx context.Context, mon *Monitor, m hypervisor.Machine, i int) (bool, error) {
+	if m.Disks[i].VhostUser != "" || !m.VhostUser {
+		return m.VhostUser, nil
+	}
+	g, err := Look(ctx, mon)
+	return !slices.ContainsFunc(g.Disks, func(d Disk) bool { return d.ID() == "vd"+strconv.Itoa(i) }), err
 }
 
 // moveOnto moves the disk of a QEMU that runs.

@@ -93,6 +93,7 @@ func (l *Libvirt) setDisk(ctx context.Context, name string, d hypervisor.Disk) e
 			return nil
 		}
 	}
+	d.VhostUser = "" // libvirt's have none over that
 	m.Disks[i] = d
 	return l.put(ctx, dir, m)
 }

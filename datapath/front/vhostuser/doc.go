@@ -31,6 +31,8 @@
 //   - After Serve returns no device call is running or will follow, and nothing of the
 //     guest's memory is mapped.
 //
+// What serves a guest may be changed while it runs (Server.Hold): its requests wait for a moment, and go on with another device.
+//
 // How a queue runs: one goroutine takes requests off it. With a device that has lanes (front.Laned) it
 // starts reads and writes itself and takes their ends, many by one system call, and tells the guest
 // of them at once. What a lane does not take, and everything of other devices, goes to workers, of

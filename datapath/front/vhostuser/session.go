@@ -9,20 +9,26 @@ import (
 	"os"
 	"runtime/debug"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-dr/holdfast/datapath/front"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 )
 
 // session is one front end's, from its first message to its last. Its methods are for one
-// goroutine; queues run beside it.
+// goroutine at a time, which has turn; queues run beside it.
 type session struct {
-	dev  front.Device
-	name string
-	log  *slog.Logger
-	conn *net.UnixConn
+	turn sync.Mutex
+	over bool // nothing of it runs any more
+
+	dev    front.Device
+	opened Opened // is dev; nil: that is not the session's to close
+	name   string
+	log    *slog.Logger
+	conn   *net.UnixConn
 
 	features, protocol uint64
 	mem                *memory
@@ -54,6 +60,9 @@ func (s *session) serve() error {
 		s.queues[i].call, s.queues[i].kick = newBell(), -1
 	}
 	err := s.answerAll()
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	s.over = true
 	err = errors.Join(err, s.channel.set(nil))
 	for i := range s.queues {
 		q := &s.queues[i]
@@ -69,6 +78,45 @@ func (s *session) serve() error {
 	return err
 }
 
+// hold stops the queues, and keeps the turn until goOn.
+func (s *session) hold() {
+	s.turn.Lock()
+	for i := range s.queues {
+		if !invariant.Planted("vhostuser/holds-nobody") {
+			s.stop(&s.queues[i])
+		}
+	}
+}
+
+// goOn has the queues go on with a device, or as they were if that is nil. What does not work ends the session: the front end comes again.
+func (s *session) goOn(dev Opened, err error) {
+	defer s.turn.Unlock()
+	if dev != nil {
+		err = errors.Join(err, s.close())
+		s.dev, s.opened = dev, dev
+	}
+	if s.over {
+		return
+	}
+	if err == nil {
+		defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // queues are looked at
+		err = guard(s.settle)
+	}
+	if err != nil {
+		s.log.Warn("vhost-user front end does not go on", "err", err)
+		s.conn.Close()
+	}
+}
+
+// close gives back what was opened for the session.
+func (s *session) close() error {
+	was := s.opened
+	if s.opened = nil; was == nil {
+		return nil
+	}
+	return was.Close()
+}
+
 // answerAll answers messages; nil: the front end left in good order.
 func (s *session) answerAll() error {
 	for {
@@ -81,10 +129,12 @@ func (s *session) answerAll() error {
 		}
 		var body []byte
 		var fd = -1
+		s.turn.Lock()
 		err = guard(func() (err error) {
 			body, fd, err = s.answer(&m)
 			return err
 		})
+		s.turn.Unlock()
 		closeAll(m.fds)
 		if err == nil && body == nil && m.ack && s.protocol&protoReplyAck != 0 {
 			body = make([]byte, 8)

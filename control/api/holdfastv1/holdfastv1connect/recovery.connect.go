@@ -94,9 +94,9 @@ type RecoveryServiceClient interface {
 	// view does not pass to the disks yet: ask again.
 	MoveOn(context.Context, *holdfastv1.RecoveryServiceMoveOnRequest) (*holdfastv1.RecoveryServiceMoveOnResponse, error)
 	// LetGo ends the serving of a failover's disks for good, once the machines have moved onto these themselves: from then on this
-	// vra does not write to them any more. Again it changes nothing.
+	// vra writes to them for machines over vhost-user alone, which go on with the disks. Again it changes nothing.
 	// Errors: failed_precondition when there is no failover, it is another one, or not committed; unavailable while its view does not
-	// pass to the disks yet, or somebody is connected to it: ask again.
+	// pass to the disks yet, or somebody is connected to it over NBD: ask again.
 	LetGo(context.Context, *holdfastv1.RecoveryServiceLetGoRequest) (*holdfastv1.RecoveryServiceLetGoResponse, error)
 }
 
@@ -287,9 +287,9 @@ type RecoveryServiceHandler interface {
 	// view does not pass to the disks yet: ask again.
 	MoveOn(context.Context, *holdfastv1.RecoveryServiceMoveOnRequest) (*holdfastv1.RecoveryServiceMoveOnResponse, error)
 	// LetGo ends the serving of a failover's disks for good, once the machines have moved onto these themselves: from then on this
-	// vra does not write to them any more. Again it changes nothing.
+	// vra writes to them for machines over vhost-user alone, which go on with the disks. Again it changes nothing.
 	// Errors: failed_precondition when there is no failover, it is another one, or not committed; unavailable while its view does not
-	// pass to the disks yet, or somebody is connected to it: ask again.
+	// pass to the disks yet, or somebody is connected to it over NBD: ask again.
 	LetGo(context.Context, *holdfastv1.RecoveryServiceLetGoRequest) (*holdfastv1.RecoveryServiceLetGoResponse, error)
 }
 

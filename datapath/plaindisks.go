@@ -1,0 +1,166 @@
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/datapath/capture"
+	"github.com/holdfast-dr/holdfast/datapath/front/vhostuser"
+	"github.com/holdfast-dr/holdfast/journal"
+	"github.com/holdfast-dr/holdfast/journal/failover"
+	"github.com/holdfast-dr/holdfast/wire/record"
+)
+
+// A machine on vhost-user has no node of its disk that could be changed within QEMU: its device is here. So when the view of a failover ends that
+// passes all to its disks, what serves it goes on, at the same socket, with the disk itself: by the queue's own loop, as a filter does.
+//
+// What is served where is what the manifest says: the view until it states that the disks are the machines' (failover.OnDisks), and the disks from then on. The view is
+// not written to by then, as the queues are held, and all that it was given is on the disks, durably; the disks are not before. So a kill at any place leaves
+// one of the two to who comes after it, and both are the same bytes.
+//
+// A disk is had, by locks, while a machine is connected there, and let go when that has left: the next time the machine opens it by itself, or a
+// filter does, of a new group. While one of those has it the socket refuses who comes.
+
+// plainOf opens a disk of a group for each front end that comes.
+func (vs *views) plainOf(g *journal.Group, d journal.Disk) vhostuser.Open {
+	return func() (vhostuser.Opened, error) {
+		p, err := capture.OpenPlain(vs.fs, d.Path, d.Bytes, g.HoldsDisk(d.ID))
+		if err != nil {
+			return nil, err
+		}
+		return p, nil
+	}
+}
+
+// moveOn ends the view that is served under the number, by do, which states so for good, and has the machines that are connected there over vhost-user go on with the
+// group's disks. What fails leaves them on the view.
+func (vs *views) moveOn(g *journal.Group, number uint64, do func() error) error {
+	vs.opening.Lock()
+	defer vs.opening.Unlock()
+	vs.mu.Lock()
+	s, moving := vs.mu.served[number], vs.mu.moving
+	vs.mu.withheld[number] = true
+	if s != nil {
+		s.view = nil
+	}
+	vs.mu.Unlock()
+	if s == nil {
+		err := do()
+		vs.lend(number)
+		return err
+	}
+	s.stopNBD()
+	<-s.doneNBD
+	disks := make(map[record.VolumeID]journal.Disk)
+	for _, d := range g.Disks() {
+		disks[d.ID] = d
+	}
+	from := time.Now()
+	goOn, err := vs.hold(g, s, disks)
+	if err == nil {
+		moving("held")
+		err = do()
+	}
+	moving("stated")
+	for i, resume := range goOn {
+		if err != nil {
+			resume(nil)
+		} else {
+			resume(vs.plainOf(g, disks[s.shared[i].volume]))
+		}
+	}
+	vs.lend(number)
+	if err != nil {
+		vs.unserve(number) // who was connected comes again
+		return err
+	}
+	moving("moved")
+	vs.log.Info("machines go on with plain disks", "group", g.Info().Name, "view", viewID(number), "disks", len(goOn), "held", time.Since(from))
+	return nil
+}
+
+// lend lets a view be served that was withheld.
+func (vs *views) lend(number uint64) {
+	vs.mu.Lock()
+	defer vs.mu.Unlock()
+	delete(vs.mu.withheld, number)
+}
+
+// hold holds all vhost-user-blk devices of a view, makes what they were given durable, and sees whether the disks can be had for those who are connected. They go on by
+// the functions, whatever the error.
+func (vs *views) hold(g *journal.Group, s *servedView, disks map[record.VolumeID]journal.Disk) (goOn []func(vhostuser.Open), err error) {
+	for _, d := range s.shared {
+		goOn = append(goOn, d.server.Hold())
+		disk, ok := disks[d.volume]
+		if size := d.server.Device.Size(); !ok || disk.Bytes != size {
+			err = errors.Join(err, fmt.Errorf("volume %d: its disk has %d bytes, and the machine's %d", d.volume, disk.Bytes, size))
+			continue
+		}
+		if !d.server.Connected() {
+			continue
+		}
+		p, operr := vs.plainOf(g, disk)()
+		if operr == nil {
+			operr = p.Close()
+		}
+		err = errors.Join(err, operr, d.server.Device.Flush())
+	}
+	return goOn, err
+}
+
+// servePlain serves the disks of groups whose machines have moved onto them, and no more those of groups that are gone. opening is held.
+func (vs *views) servePlain() {
+	there := make(map[uint64]bool)
+	for _, g := range vs.store.Groups() {
+		f := g.Failover()
+		if f.State != failover.OnDisks {
+			continue
+		}
+		number := f.Failover.View
+		there[number] = true
+		if vs.serves(number) {
+			continue
+		}
+		s := &servedView{}
+		for _, d := range g.Disks() {
+			server := &vhostuser.Server{Name: d.Name, Log: vs.log.With("group", g.Info().Name, "volume", d.Name)}
+			server.OpenEach(vs.plainOf(g, d))
+			s.shared = append(s.shared, vhostDisk{server, d.ID, diskSocket(vs.socket(number), d.ID)})
+		}
+		if err := vs.listenAll(number, s); err != nil && !errors.Is(err, errWithheld) {
+			vs.log.Error("disks are not served", "group", g.Info().Name, "error", err)
+		}
+	}
+	vs.mu.Lock()
+	var gone []uint64
+	for number, s := range vs.mu.served {
+		if s.view == nil && !there[number] {
+			gone = append(gone, number)
+		}
+	}
+	vs.mu.Unlock()
+	for _, number := range gone {
+		vs.unserve(number)
+	}
+}
+
+func (vs *views) serves(number uint64) bool {
+	vs.mu.Lock()
+	defer vs.mu.Unlock()
+	return vs.mu.served[number] != nil
+}
+
+// onPlain is how many machines run on the disks of a group that has let them go, by what is served here.
+func (vs *views) onPlain(g *journal.Group) (shared int) {
+	f := g.Failover()
+	if f.State != failover.OnDisks {
+		return 0
+	}
+	vs.mu.Lock()
+	defer vs.mu.Unlock()
+	if s := vs.mu.served[f.Failover.View]; s != nil {
+		_, shared = s.clients()
+	}
+	return shared
+}
