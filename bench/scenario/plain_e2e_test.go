@@ -138,6 +138,10 @@ func backFromPlainDisks(t *testing.T, front string) {
 	p.kill(p.sites[1].name)
 	writesOn()
 	p.startVRA(1)
+	writesOn() // and while somebody may write past the filter no checkpoint is listed
+	if res, err := p.sites[0].client.Checkpoints.List(t.Context(), &holdfastv1.CheckpointsServiceListRequest{Group: pairGroup}); err != nil || len(res.Checkpoints) > 0 {
+		t.Errorf("before all machines are on the filter: %v, %v", res, err)
+	}
 	p.must(p.holdfast(&r, "failover", "resume", "r3"))
 	if r.Verdict == nil || *r.Verdict != "passed" {
 		t.Errorf("reversed: %+v", r)

@@ -193,7 +193,7 @@ const newestLooked = 100
 
 // runner makes what carries jobs out, and tells of its steps.
 func (a *app) runner(client *api.Client) *failover.Runner {
-	r := &failover.Runner{FilterBinary: filterBinary(), Progress: func(text string) { fmt.Fprintln(a.stderr, printable("  "+text)) }, Target: client, Hypervisor: kvm.Open, Who: who(), Now: time.Now, Tell: a.tellStep}
+	r := &failover.Runner{FilterBinary: filterBinary(), Filter: a.filterOf, Progress: func(text string) { fmt.Fprintln(a.stderr, printable("  "+text)) }, Target: client, Hypervisor: kvm.Open, Who: who(), Now: time.Now, Tell: a.tellStep}
 	if source, _, err := a.dial(api.RoleSource); err == nil { // a context of the second site may have none
 		r.Source = source
 	}

@@ -2,10 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"hash/fnv"
+	"io"
 	"net"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,6 +17,7 @@ import (
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
 	"github.com/holdfast-dr/holdfast/control/config"
 	"github.com/holdfast-dr/holdfast/control/failover"
+	"github.com/holdfast-dr/holdfast/control/hypervisor/kvm"
 	"github.com/holdfast-dr/holdfast/control/recovery"
 	"github.com/spf13/cobra"
 )
@@ -104,6 +109,9 @@ func (a *app) reverse(ctx context.Context, f *reverseFlags) error {
 	}
 	defer j.Close()
 	fmt.Fprintf(a.stderr, "Job %s: group %s, the other way round.\n", p.ID, p.Group)
+	if onDisks && p.Onto == nil {
+		fmt.Fprintln(a.stderr, "The machines are on plain disks, and of no job here: attach each once the filter serves (holdfast attach), and have it started from there from then on.")
+	}
 	return a.carryOn(ctx, run, j)
 }
 
@@ -121,10 +129,14 @@ func backFromDisks(folder, id string) (*recovery.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	var damaged error
 	for _, job := range jobs {
 		entries, _, err := failover.Read(folder, job)
+		if err != nil {
+			damaged = errors.Join(damaged, fmt.Errorf("job %s: %w", job, err))
+		}
 		if err != nil || len(entries) == 0 || entries[0].Plan == nil || entries[0].Plan.Key != id {
-			continue // what is damaged is not what is looked for
+			continue
 		}
 		p, err := onto(folder, job)
 		if err == nil {
@@ -132,7 +144,38 @@ func backFromDisks(folder, id string) (*recovery.Plan, error) {
 		}
 		return p, err
 	}
+	if damaged != nil {
+		return nil, fmt.Errorf("which machines are on the disks is not known: mend that, or take the job out of %s and attach its machines yourself: %w", folder, damaged)
+	}
 	return &recovery.Plan{Kind: recovery.Reverse}, nil
+}
+
+// filterOf finds a volume of the filter with that file.
+func (a *app) filterOf(file, volume string) (kvm.Filter, error) {
+	list, err := a.served([]string{file})
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(list, func(s servedVolume) bool { return s.Name == volume })
+	if i < 0 {
+		return nil, fmt.Errorf("%s has no such volume", file)
+	}
+	return list[i], nil
+}
+
+// grown says that a disk is larger than its volume: only one that its owner made so is.
+func grown(d *holdfastv1.Disk) error {
+	f, err := os.Open(d.Path)
+	if err != nil {
+		return fmt.Errorf("volume %s: this command is to run on the host of the machines: %w", d.Volume, err)
+	}
+	defer f.Close()
+	size, err := f.Seek(0, io.SeekEnd)
+	const block = 4096 // images are whole blocks
+	if most := (int64(d.Bytes) + block - 1) / block * block; err == nil && size > most {
+		err = fmt.Errorf("volume %s: %s has grown to %d bytes since its machine is on it, and the volume has %d: protect it from the second site as a new group", d.Volume, d.Path, size, d.Bytes)
+	}
+	return err
 }
 
 // reversal is what the flags say of the failover that was committed, and whether its machines are on plain disks.
@@ -169,7 +212,7 @@ func (f *reverseFlags) reversal(ctx context.Context, client *api.Client, folder 
 	default:
 		return nil, "", false, fmt.Errorf("there is nothing to reverse: the last failover of group %s is %s, and not committed: see holdfast failover list, and commit one; a reversal that was begun is carried on with holdfast failover resume", f.group, have.State)
 	}
-	r = &recovery.Reversal{Failover: have.Id, Lineage: have.Lineage, Control: control, Data: data, Interval: f.interval, Filter: f.filter}
+	r = &recovery.Reversal{Failover: have.Id, Lineage: have.Lineage, Control: control, Data: data, Interval: f.interval, Filter: f.filter, OnDisks: have.State == api.FailoverOnDisks}
 	if r.Filter == "" {
 		r.Filter = filepath.Join(folder, "filter-"+f.group+"-"+have.Checkpoint+".yaml")
 	}
@@ -177,6 +220,11 @@ func (f *reverseFlags) reversal(ctx context.Context, client *api.Client, folder 
 		return nil, "", false, err
 	}
 	for _, d := range have.Disks {
+		if r.OnDisks {
+			if err := grown(d); err != nil {
+				return nil, "", false, err
+			}
+		}
 		r.Disks = append(r.Disks, recovery.ReverseDisk{Volume: d.Volume, ID: d.Id, Bytes: d.Bytes, Path: paths[d.Volume]})
 		delete(paths, d.Volume)
 	}
@@ -186,5 +234,5 @@ func (f *reverseFlags) reversal(ctx context.Context, client *api.Client, folder 
 	if len(r.Disks) == 0 {
 		return nil, "", false, fmt.Errorf("the disks of group %s are not told: %s", f.group, orHyphen(textOrNull(have.Reason)))
 	}
-	return r, have.Checkpoint, have.State == api.FailoverOnDisks, nil
+	return r, have.Checkpoint, r.OnDisks, nil
 }

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -15,7 +17,8 @@ import (
 func TestReverseRefused(t *testing.T) {
 	source, target := twoSites()
 	target.failover = &holdfastv1.Failover{Id: "f1", Group: "lab", State: api.FailoverPassing, Checkpoint: "2",
-		Disks: []*holdfastv1.Disk{{Volume: "data", Id: 1, Bytes: 1 << 20, Path: "/store/data.raw"}}}
+		Disks: []*holdfastv1.Disk{{Volume: "data", Id: 1, Bytes: 1<<20 - 512, Path: filepath.Join(t.TempDir(), "data.raw")}}}
+	disk := target.failover.Disks[0].Path
 	both := contextFile(t, source, target)
 	f := func(want int, message string) {
 		t.Helper()
@@ -28,6 +31,16 @@ func TestReverseRefused(t *testing.T) {
 	target.failover.State = api.FailoverMoving // whoever told the target so, from whatever folder
 	f(exitFailed, "finish that, with holdfast failover resume")
 	target.failover.State = api.FailoverOnDisks
+	f(exitFailed, "on the host of the machines")
+	size := func(bytes int64) {
+		t.Helper()
+		if err := errors.Join(os.WriteFile(disk, nil, 0o600), os.Truncate(disk, bytes)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	size(1<<20 + 512)
+	f(exitFailed, "has grown to 1049088 bytes")
+	size(1 << 20) // whole blocks
 	f(0, "")
 	if _, out, _ := holdfast(t, both, "reverse", "--to", "192.0.2.1:4007", "--dry-run"); strings.Contains(out, "attach") {
 		t.Errorf("machines of no job are attached:\n%s", out)
@@ -40,4 +53,10 @@ func TestReverseRefused(t *testing.T) {
 	}
 	target.failover.Id = entries[0].Plan.Key
 	f(exitFailed, "no failover that was committed")
+	target.failover.Id = "another"
+	f(0, "")
+	if err := os.WriteFile(filepath.Join(folder, "r1", "events"), []byte("x\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f(exitFailed, "which machines are on the disks is not known")
 }

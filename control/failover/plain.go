@@ -2,6 +2,7 @@ package failover
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/holdfast-dr/holdfast/control/api"
@@ -32,6 +33,9 @@ func (r *Runner) MayMove(ctx context.Context, folder string, p *recovery.Plan) e
 	for _, m := range p.Machines {
 		if err == nil {
 			err = h.MaySetDisk(ctx, m.Name)
+		}
+		if p.Kind == recovery.Reverse && errors.Is(err, hypervisor.ErrAbsent) { // it writes to nothing
+			err = nil
 		}
 	}
 	return err
@@ -87,7 +91,7 @@ func (c *carrier) settled(ctx context.Context) (f *holdfastv1.Failover, err erro
 }
 
 // onto moves a machine onto its disks. What it is served until then is the same. The target is told before: from then on it does not give the disks
-// away, to whoever asks, as no filter would see what the machine writes.
+// away, to whoever asks, until all machines are there.
 func (c *carrier) onto(ctx context.Context, m *recovery.Machine) (found, error) {
 	f, err := c.settled(ctx) // as after a restart of the target, which looks first whether anything is left in scratch
 	if err == nil {

@@ -20,6 +20,7 @@ import (
 	"github.com/holdfast-dr/holdfast/control/hypervisor"
 	"github.com/holdfast-dr/holdfast/control/hypervisor/kvm"
 	"github.com/holdfast-dr/holdfast/control/recovery"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/ioengine/wait"
 )
 
@@ -114,8 +115,32 @@ func (c *carrier) handedOver(ctx context.Context) (res *holdfastv1.RecoveryServi
 	return res, err
 }
 
-// serve starts the filter of the disks, unless it runs.
+// serve starts the filter of the disks, and tells it of machines that write past it: it may not see who has a disk open.
 func (c *carrier) serve(ctx context.Context) (found, error) {
+	got, err := c.served(ctx)
+	if err == nil && c.job.Plan.Reversal.OnDisks && !invariant.Planted("failover/filter-untold") {
+		err = c.tell(func(f kvm.Filter) error { return f.Detach(ctx) })
+	}
+	return got, err
+}
+
+// tell tells the filter something of each volume.
+func (c *carrier) tell(do func(kvm.Filter) error) error {
+	r := c.job.Plan.Reversal
+	for _, d := range r.Disks {
+		f, err := c.Filter(r.Filter, d.Volume)
+		if err == nil {
+			err = do(f)
+		}
+		if err != nil {
+			return fmt.Errorf("volume %s: %w", d.Volume, err)
+		}
+	}
+	return nil
+}
+
+// served starts the filter of the disks, unless it runs.
+func (c *carrier) served(ctx context.Context) (found, error) {
 	h, err := c.handedOver(ctx)
 	if err != nil {
 		return found{}, err
@@ -141,12 +166,17 @@ func (c *carrier) serve(ctx context.Context) (found, error) {
 	}
 }
 
-// attach moves a machine that is on plain disks onto the filter. That has seen until then that somebody writes past it, and takes all of a disk for
-// changed once nobody does any more.
+// attach moves a machine that is on plain disks onto the filter. That counts on writes past it until all of them are there.
 func (c *carrier) attach(ctx context.Context, m *recovery.Machine) (found, error) {
+	if _, err := c.served(ctx); err != nil { // it may have ended since
+		return found{}, err
+	}
 	h, err := c.handedOver(ctx)
 	if err == nil {
 		err = c.machines.MaySetDisk(ctx, m.Name)
+	}
+	if errors.Is(err, hypervisor.ErrAbsent) {
+		return found{text: "it is not there any more"}, nil
 	}
 	if err != nil {
 		return found{}, err
@@ -224,8 +254,13 @@ func (c *carrier) sync(ctx context.Context) (found, error) {
 	if c.Source == nil {
 		return found{}, errNoOldSource
 	}
-	if _, err := c.serve(ctx); err != nil { // it may be that of before a reboot
+	if _, err := c.served(ctx); err != nil { // it may be that of before a reboot
 		return found{}, err
+	}
+	if p := c.job.Plan; p.Reversal.OnDisks && p.Onto != nil { // all machines are there: from now on all of the disks is compared. Again it changes nothing
+		if err := c.tell(func(f kvm.Filter) error { return f.Attach(ctx) }); err != nil {
+			return found{}, err
+		}
 	}
 	var g *holdfastv1.Group
 	var newest string

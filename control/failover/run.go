@@ -32,6 +32,8 @@ type Runner struct {
 	Progress func(text string)
 	// FilterBinary is the vra-filter that a reversal starts.
 	FilterBinary string
+	// Filter finds a volume of the filter with that file.
+	Filter func(file, volume string) (kvm.Filter, error)
 }
 
 // MachinesDir is the hypervisor's folder of a job.

@@ -70,6 +70,7 @@ type Reversal struct {
 	Interval time.Duration `json:"interval"` // between checkpoints
 	Filter   string        `json:"filter"`   // the file of the vra-filter that serves the disks then
 	Disks    []ReverseDisk `json:"disks"`
+	OnDisks  bool          `json:"on_disks,omitempty"` // machines are on the disks themselves, and write past the filter until they are attached
 }
 
 // Onto is a committed failover: its id at the target, and the job whose machines run on its disks.

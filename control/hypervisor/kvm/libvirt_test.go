@@ -241,6 +241,19 @@ func domainLife(t *testing.T, l *Libvirt) {
 	each("start it there", start)
 	until(t, "the guest says HELLO where it was", func() bool { return strings.Count(said(), "HELLO\n") == 3 })
 	each("onto a file while it runs again", setDisk)
+	if err := l.domain(ctx, "web1", func(c *libvirt.Libvirt, d libvirt.Domain) error { return c.DomainManagedSave(d, 0) }); err != nil {
+		t.Fatal(err)
+	}
+	state(hypervisor.Off)
+	if err := l.MaySetDisk(ctx, "web1"); err == nil || !strings.Contains(err.Error(), "it was saved") {
+		t.Errorf("a domain that was saved with its disks: %v", err)
+	}
+	if err := l.domain(ctx, "web1", func(c *libvirt.Libvirt, d libvirt.Domain) error { return c.DomainManagedSaveRemove(d, 0) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.MaySetDisk(ctx, "web1"); err != nil {
+		t.Error(err)
+	}
 	each("stop by force", stop(hypervisor.ByForce))
 	state(hypervisor.Off)
 	if err := os.Remove(socket); err != nil { // nobody serves it any more

@@ -173,8 +173,8 @@ func (l *Local) setDisk(ctx context.Context, name string, d hypervisor.Disk) err
 	if err != nil {
 		return err
 	}
-	i, err := diskOf(m, d)
-	if err != nil || i < 0 {
+	i, same, err := diskOf(m, d)
+	if err != nil {
 		return err
 	}
 	pid, err := holder(dir)
@@ -182,7 +182,11 @@ func (l *Local) setDisk(ctx context.Context, name string, d hypervisor.Disk) err
 	if err == nil && pid > 0 {
 		var mon *Monitor
 		if mon, err = l.awaitMonitor(ctx, dir); err == nil {
-			if shared, err = overVhost(ctx, mon, m, i); err == nil && !shared {
+			switch shared, err = overVhost(ctx, mon, m, i); {
+			case err != nil || shared:
+			case same && !invariant.Planted("kvm/believes-the-definition"):
+				err = isOn(ctx, mon, i, d)
+			case !same:
 				err = moveOnto(ctx, mon, i, m.Disks[i], d)
 			}
 			err = errors.Join(err, mon.Close())
@@ -193,7 +197,7 @@ func (l *Local) setDisk(ctx context.Context, name string, d hypervisor.Disk) err
 	} else {
 		d.VhostUser = ""
 	}
-	if err != nil {
+	if err != nil || same {
 		return err
 	}
 	m.Disks[i] = d

@@ -206,6 +206,14 @@ func TestSetDisk(t *testing.T) {
 			t.Errorf("there again it is on %+v", d.Root)
 		}
 	}
+	// It was started from a definition that has changed since.
+	onNBD, err := json.Marshal(m)
+	must(err)
+	must(WriteFile(filepath.Join(dir, definitionName), onNBD))
+	if err := l.SetDisk(ctx, "web1", back); err == nil || !strings.Contains(err.Error(), "it runs on raw "+file) {
+		t.Errorf("on the file, though its definition says otherwise: %v", err)
+	}
+	must(WriteFile(filepath.Join(dir, definitionName), onFile))
 	nobody := back
 	nobody.NBD += ".none"
 	if err := l.SetDisk(ctx, "web1", nobody); err == nil || root().Root.Driver != "raw" {

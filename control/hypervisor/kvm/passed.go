@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
 
 	"github.com/digitalocean/go-libvirt"
 
@@ -48,13 +50,15 @@ func (m *Monitor) passed(ctx context.Context, c Command) (g message, err error) 
 	return message{Return: own.Return, Error: own.Error}, err
 }
 
-// MaySetDisk says that a domain must be there.
+// MaySetDisk says that a domain must be there, and not have been saved: it would go on with the disks that it had then.
 func (l *Libvirt) MaySetDisk(ctx context.Context, name string) error {
-	state, err := l.State(ctx, name)
-	if err == nil && state == hypervisor.Absent {
-		err = fmt.Errorf("machine %s: %w", name, hypervisor.ErrAbsent)
-	}
-	return err
+	return l.domain(ctx, name, func(c *libvirt.Libvirt, d libvirt.Domain) error {
+		saved, err := c.DomainHasManagedSaveImage(d, 0)
+		if err == nil && saved != 0 {
+			err = errors.New("it was saved, and would go on with the disks that it had then: start it, or give up what was saved (virsh managedsave-remove)")
+		}
+		return err
+	})
 }
 
 // SetDisk moves a disk of a domain: in QEMU first, where it runs, and then in what libvirt starts it from, and in its definition.
@@ -71,8 +75,8 @@ func (l *Libvirt) setDisk(ctx context.Context, name string, d hypervisor.Disk) e
 	if err != nil {
 		return err
 	}
-	i, err := diskOf(m, d)
-	if err != nil || i < 0 {
+	i, same, err := diskOf(m, d)
+	if err != nil {
 		return err
 	}
 	state, err := l.State(ctx, name)
@@ -81,8 +85,13 @@ func (l *Libvirt) setDisk(ctx context.Context, name string, d hypervisor.Disk) e
 		return err
 	case state == hypervisor.Absent:
 		return hypervisor.ErrAbsent
+	case state == hypervisor.Off && same:
+		return nil
 	case state != hypervisor.Off:
 		mon, err := l.monitor(ctx, name)
+		if err == nil && same {
+			return isOn(ctx, mon, i, d)
+		}
 		if err == nil {
 			err = moveOnto(ctx, mon, i, m.Disks[i], d)
 		}
@@ -98,16 +107,43 @@ func (l *Libvirt) setDisk(ctx context.Context, name string, d hypervisor.Disk) e
 	return l.put(ctx, dir, m)
 }
 
-// diskOf finds the disk of a machine that is to be another one; below zero: it is that already.
-func diskOf(m hypervisor.Machine, d hypervisor.Disk) (int, error) {
+// diskOf finds the disk of a machine that is to be another one, and says whether its definition says so already.
+func diskOf(m hypervisor.Machine, d hypervisor.Disk) (i int, same bool, err error) {
 	for i, have := range m.Disks {
-		switch {
-		case have.Volume != d.Volume:
-		case have.File == d.File && have.NBD == d.NBD:
-			return -1, nil
-		default:
-			return i, nil
+		if have.Volume == d.Volume {
+			return i, have.File == d.File && have.NBD == d.NBD, nil
 		}
 	}
-	return -1, errors.New("it has none of that volume")
+	return -1, false, errors.New("it has none of that volume")
+}
+
+// isOn says that a QEMU which runs does not have a disk where its machine's definition says: it was started, or saved, before that was changed.
+func isOn(ctx context.Context, mon *Monitor, i int, d hypervisor.Disk) error {
+	g, err := Look(ctx, mon)
+	if err != nil {
+		return err
+	}
+	device := "vd" + strconv.Itoa(i)
+	k := slices.IndexFunc(g.Disks, func(have Disk) bool { return have.ID() == device })
+	if k < 0 {
+		return fmt.Errorf("the guest has no disk %q", device)
+	}
+	root, on := &g.Disks[k].Root, false
+	if d.File != "" {
+		v, err := mon.Disk(Volume{Name: d.Volume, Path: d.File})
+		if err != nil {
+			return err
+		}
+		on = root.Driver == "raw" && v.Same(root.rawFile())
+	} else {
+		served, err := servedAs(d)
+		if err != nil {
+			return err
+		}
+		on = served(root)
+	}
+	if !on {
+		return fmt.Errorf("its definition says where it is to be, and it runs on %s %s: it was started before; start it anew", root.Driver, root.File)
+	}
+	return nil
 }
