@@ -64,8 +64,8 @@ const testMemory = " GOGC=400 GOMEMLIMIT=1GiB"
 // tests is how the tests of many packages are run. Vet is a part of its own.
 var tests = []string{"go", "test", "-vet=off", "-timeout", "8m"}
 
-// waiting is for tests that wait half of the time, for disks, timers and other programs: three packages at a time, and
-// four of the tests in one that allow it, keep two cores at work.
+// waiting is for tests that wait half of the time, for disks, timers and other programs, under the race detector too:
+// three packages at a time, and four of the tests in one that allow it, keep two cores at work.
 var waiting = []string{"-p", "3", "-parallel", "4"}
 
 // All parts but the race detector's are without cgo, as the product is: what one part

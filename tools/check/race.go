@@ -36,6 +36,9 @@ var aloneTests = []string{
 	"TestNothingIsTheSame", // datapath
 }
 
+// raceMemory is testMemory where each byte has two of the race detector's beside it.
+const raceMemory = " GOGC=400 GOMEMLIMIT=512MiB"
+
 // notShell says that a folder is of no shell.
 func notShell(folder string) bool {
 	return !slices.ContainsFunc(racePackages, func(shell string) bool { return strings.HasPrefix(folder+"/", strings.TrimSuffix(shell, "...")) })
@@ -50,7 +53,7 @@ func race(ctx context.Context) error {
 	packages := slices.DeleteFunc(strings.Fields(string(out)), func(pkg string) bool {
 		return slices.ContainsFunc(alonePackages, func(alone string) bool { return strings.HasSuffix(pkg, "/"+alone) })
 	})
-	argv := slices.Concat(tests, []string{"-race", "-short", "-skip", "^(" + strings.Join(aloneTests, "|") + ")$"})
+	argv := slices.Concat(tests, waiting, []string{"-race", "-short", "-skip", "^(" + strings.Join(aloneTests, "|") + ")$"})
 	// Each program would else sleep for a second when it ends.
-	return command("CGO_ENABLED=1 GORACE=atexit_sleep_ms=0"+testMemory, slices.Concat(argv, slices.DeleteFunc(slices.Clone(longest), notShell), packages)...)(ctx)
+	return command("CGO_ENABLED=1 GORACE=atexit_sleep_ms=0"+raceMemory, slices.Concat(argv, slices.DeleteFunc(slices.Clone(longest), notShell), packages)...)(ctx)
 }
