@@ -4,7 +4,7 @@
 # make bench   capacity runs, and BENCHMARKS.md from their results
 # make bars-journal  what the journal is held to, measured against its peers (an hour; 60 GB of disk)
 # make bars-wire  what the way of records is held to: rates and CPU against peers, and shaping over network namespaces (45 minutes, more while others disturb it; root; 10 GB of memory, 6 GB of disk)
-# make bars-capture  what the filter is held to, against qemu-storage-daemon and nbdkit, and under faults (a quarter of an hour; root; 20 GB of disk)
+# make bars-capture  what the filter is held to, against qemu-storage-daemon, nbdkit, mirror and copying, and under faults and deaths (about three quarters of an hour; root; 12 GB of memory, 20 GB of disk)
 # make bars-control  what the sidecar is held to: idle, status of 300 groups, cuts (a quarter of an hour)
 # make bars-recovery  what bringing machines up at the second site is held to (a quarter of an hour; root; 12 GB of disk)
 # make guest   real guests whose host dies, that are attached while they run, that come up at the second site, and that move onto plain disks there (some minutes; check has one of each)
@@ -68,7 +68,7 @@ bars-wire:
 
 # BARS_DIR is a folder on the disk to measure; BARS a regular expression of row keys.
 bars-capture:
-	@tools/setup/packages.sh qemu-system-x86 qemu-utils fio nbdkit
+	@tools/setup/packages.sh qemu-system-x86 qemu-utils libnbd-bin fio nbdkit lz4 socat
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build -buildvcs=auto -o bin/bars-capture ./bench/bars/capture
 	bin/bars-capture $(if $(BARS_DIR),-dir '$(BARS_DIR)') $(if $(BARS),-only '$(BARS)')

@@ -51,7 +51,7 @@ func (l *Lab) CrashHost(ctx context.Context, boot string, blocks int) (c HostCra
 	if err != nil {
 		return c, err
 	}
-	if err := l.emptyLog(ctx); err != nil {
+	if err := l.EmptyLog(ctx); err != nil {
 		return c, err
 	}
 	if _, err := l.Run(ctx, "group", "pause", l.Group); err != nil {
@@ -99,9 +99,9 @@ func (l *Lab) CrashHost(ctx context.Context, boot string, blocks int) (c HostCra
 
 var compared = regexp.MustCompile(`compared with what the target holds".* bytes=(\d+)`)
 
-// emptyLog has the filter start again after a clean close, by which everything leaves its activity logs, and waits until the
+// EmptyLog has the filter start again after a clean close, by which everything leaves its activity logs, and waits until the
 // source has kept that they are believed.
-func (l *Lab) emptyLog(ctx context.Context) error {
+func (l *Lab) EmptyLog(ctx context.Context) error {
 	pid, err := l.PID(ctx, "vra-filter")
 	if err == nil {
 		err = l.await(ctx, "logged", func() bool {

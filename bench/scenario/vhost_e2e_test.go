@@ -17,10 +17,9 @@ import (
 // machine is a virtual machine of one disk, which comes back to its server as QEMU does.
 type machine struct {
 	*guest.Guest
-	socket string
-	wg     sync.WaitGroup
-	ctx    context.Context
-	end    context.CancelFunc
+	wg  sync.WaitGroup
+	ctx context.Context
+	end context.CancelFunc
 
 	mu    sync.Mutex
 	next  int           // queue of the next worker
@@ -34,12 +33,19 @@ func boot(t *testing.T, socket string, o guest.Options) *machine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &machine{Guest: g, socket: socket}
+	m := &machine{Guest: g}
 	m.ctx, m.end = context.WithCancel(context.Background())
-	if err := m.meet(); err != nil {
+	if _, err := m.Meet(m.ctx, socket); err != nil {
 		t.Fatal(errors.Join(err, g.Close()))
 	}
-	m.wg.Go(m.stay)
+	m.met = 1
+	m.wg.Go(func() {
+		m.Stay(m.ctx, socket, func(took time.Duration) {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			m.met, m.pause = m.met+1, max(m.pause, took)
+		})
+	})
 	t.Cleanup(func() {
 		m.end()
 		err := m.Disconnect()
@@ -49,39 +55,6 @@ func boot(t *testing.T, socket string, o guest.Options) *machine {
 		}
 	})
 	return m
-}
-
-// meet connects, for as long as it takes.
-func (m *machine) meet() error {
-	from := time.Now()
-	again := time.NewTicker(10 * time.Millisecond)
-	defer again.Stop()
-	for {
-		err := m.Connect(m.socket)
-		if err == nil {
-			m.mu.Lock()
-			m.met, m.pause = m.met+1, max(m.pause, time.Since(from))
-			m.mu.Unlock()
-			return nil
-		}
-		if time.Since(from) > 30*time.Second {
-			return err
-		}
-		select {
-		case <-again.C:
-		case <-m.ctx.Done():
-			return err
-		}
-	}
-}
-
-func (m *machine) stay() {
-	for m.ctx.Err() == nil {
-		_ = m.Gone() // whatever ended it
-		if m.ctx.Err() != nil || m.meet() != nil {
-			return
-		}
-	}
 }
 
 // disk is what one worker writes to: a queue of the machine's.

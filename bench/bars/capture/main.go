@@ -10,7 +10,10 @@
 // Source, target and link of the lab share the machine with the guest's load: what they
 // take of its cores while they keep up, or read again what was only marked, is part of what is
 // measured. The target's store lies in memory: at another site it is on another disk than the guest's.
-// Needs root.
+//
+// Deaths, cuts, first touches and initial syncs have labs of their own. The guest of the deaths writes and verifies
+// what it wrote: no kernel is in it, since one whose processor is emulated asks for a fraction of what makes a death hard.
+// Initial syncs read from memory and end on the measured disk, as those of their peers do. Needs root.
 package main
 
 import (
@@ -20,6 +23,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/bench/bars"
 	"github.com/holdfast-dr/holdfast/bench/load"
+	"github.com/holdfast-dr/holdfast/datapath/front/vhostuser/guest"
 )
 
 func main() {
@@ -29,9 +33,13 @@ func main() {
 	length := flag.Duration("length", 4*time.Second, "of each measurement of a rate")
 	faults := flag.Duration("faults", time.Minute, "of each measurement under a fault; the bars say 1m")
 	cutRate := flag.Float64("cut-rate", 6000, "writes of 4 KiB a second to the 12 volumes of the three hosts that share a group; 0 is as many as find room")
+	initial := flag.Int64("initial", 8192, "MiB of the disk of the initial syncs, which stands twice in memory, but for the half that is holes; the bars say 8192")
+	cache := flag.String("initial-cache", "none", "how the peers' qemu-nbd caches in them: none or writeback")
+	kills := flag.Int("kills", 50, "of the filter; the bar says 50")
+	after := flag.Duration("after", time.Minute, "for how long it is counted what is sent after a death or a cut, which lasts 10s; the bar says 1m")
 	flag.Parse()
 	o.Main(nil, func(r *bars.Run) error {
-		b := &bench{Run: r, size: *mib << 20, length: *length, faults: *faults, cutRate: *cutRate, data: load.Corpus(load.DB, 1)}
+		b := &bench{Run: r, size: *mib << 20, length: *length, faults: *faults, cutRate: *cutRate, kills: *kills, after: *after, initialBytes: *initial << 20, initialCache: *cache, data: load.Corpus(load.DB, 1)}
 		b.open = sync.OnceValue(b.begin)
 		defer b.close()
 		return r.Measure("capture", bars.Head{
@@ -47,9 +55,16 @@ type bench struct {
 	length  time.Duration
 	faults  time.Duration
 	cutRate float64
-	data    []byte       // what guests write
-	seed    uint64       // of the last load
-	open    func() error // begin, once: the first measure that wants the sides has them opened
+	kills   int
+	after   time.Duration
+
+	initialBytes int64
+	initialCache string
+	firstParts   string // what the last initial sync of ours used, for people
+
+	data []byte       // what guests write
+	seed uint64       // of the last load
+	open func() error // begin, once: the first measure that wants the sides has them opened
 	sides
 }
 
@@ -61,8 +76,14 @@ func (b *bench) measures() []bars.Measure {
 		{Rows: []string{"vhost-1m", "vhost-1m-off"}, Do: b.large},
 		{Rows: []string{"nbd-4k"}, Do: func() error { return b.nbd("nbd-4k", 32) }},
 		{Rows: []string{"nbd-1"}, Do: func() error { return b.nbd("nbd-1", 1) }},
+		{Rows: []string{"guest-64k"}, Do: func() error { return b.replicate("guest-64k", guest.Load{Bytes: 64 << 10, Depth: 16}) }},
+		{Rows: []string{"guest-4k"}, Do: func() error { return b.replicate("guest-4k", guest.Load{Bytes: 4096, Depth: 32}) }},
 		{Rows: []string{"vra-killed"}, Do: b.killed},
+		{Rows: []string{"first-touch"}, Do: b.touches},
+		{Rows: []string{"sync-convert", "sync-nbdcopy", "sync-lz4"}, Do: b.initial},
 		{Rows: []string{"host-crash"}, Do: b.hostCrash},
+		{Rows: []string{"filter-kills", "filter-kill-errors"}, Do: b.filterKills},
+		{Rows: []string{"resent-filter", "resent-source", "resent-target", "resent-cut", adoptRow}, Do: b.resent},
 		{Rows: []string{"cuts-listed", "cuts-hold"}, Do: b.cuts},
 		{Rows: []string{"p99-link", "p99-dead", "p99-stopped", "p99-spill", "fault-errors"}, Do: b.faulty},
 	}

@@ -3,10 +3,12 @@ package main
 import (
 	"fmt"
 	"maps"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -25,6 +27,7 @@ type sides struct {
 	run      string         // folder of the sockets and shared memory of what is no lab's
 	// A lab's filter, one that no VRA attaches to, and the peers.
 	on, off, qemu, nbdkit *server
+	mirror                *mirrored
 	stop                  []func() error
 }
 
@@ -33,7 +36,8 @@ type server struct {
 	vhost string // socket
 	nbd   string // URI
 	pid   int
-	all   []int // pid, and the processes that work with it
+	all   []int        // pid, and the processes that work with it
+	end   func() error // ends the process that was started, once; the run's end does too
 }
 
 // begin starts the lab and the filter that no VRA attaches to.
@@ -158,27 +162,36 @@ func (b *bench) start(cmd *exec.Cmd, s *server) error {
 	}
 	s.pid = cmd.Process.Pid
 	s.all = []int{s.pid}
-	b.stop = append(b.stop, func() error {
+	s.end = sync.OnceValue(func() error {
 		err := cmd.Process.Signal(syscall.SIGTERM)
 		cmd.Wait() // how it ends is its own affair
 		return err
 	})
-	socket := s.vhost
-	if socket == "" {
-		u, err := nbd.ParseURI(s.nbd)
-		if err != nil {
+	b.stop = append(b.stop, s.end)
+	at := nbd.URI{Network: "unix", Address: s.vhost}
+	if s.vhost == "" {
+		if at, err = nbd.ParseURI(s.nbd); err != nil {
 			return err
 		}
-		socket = u.Address
 	}
 	for range 500 {
-		if _, err := os.Stat(socket); err == nil {
+		if serves(at) {
 			return nil
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
 	said, _ := os.ReadFile(log.Name())
 	return fmt.Errorf("%s does not serve in 5 s: %s", cmd.Path, said)
+}
+
+// serves says whether there is a server: one of a machine's disk may take one connection alone, and is only looked for.
+func serves(at nbd.URI) bool {
+	if at.Network == "unix" {
+		_, err := os.Stat(at.Address)
+		return err == nil
+	}
+	c, err := net.Dial(at.Network, at.Address)
+	return err == nil && c.Close() == nil
 }
 
 // openPeer starts qemu-storage-daemon on a raw file of its own.

@@ -1,13 +1,10 @@
 package main
 
 import (
-	"bytes"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"time"
 
 	"github.com/holdfast-dr/holdfast/bench/bars"
 	"github.com/holdfast-dr/holdfast/bench/load"
@@ -126,62 +123,11 @@ func (b *bench) piped(r *run, data string) (foreign float64, err error) {
 	}
 	defer os.RemoveAll(dir)
 	name := filepath.Join(dir, "copy")
-	to, err := os.Create(name)
+	p, err := bars.PipeLZ4(b.Context, data, name)
 	if err != nil {
 		return 0, err
 	}
-	defer to.Close()
-	port := fmt.Sprint(20000 + os.Getpid()%20000)
-	listen := exec.CommandContext(b.Context, "socat", "-u", "TCP-LISTEN:"+port+",bind=127.0.0.1,reuseaddr", "STDOUT")
-	unpack := exec.CommandContext(b.Context, "lz4", "-d", "-c", "-q", "-q")
-	packs := exec.CommandContext(b.Context, "lz4", "-1", "-B4", "-c", "-q", "-q", data) // blocks of 64 KiB are its smallest
-	dial := exec.CommandContext(b.Context, "socat", "-u", "STDIN", "TCP:127.0.0.1:"+port+",retry=50,interval=0.02")
-	if unpack.Stdin, err = listen.StdoutPipe(); err != nil {
-		return 0, err
-	}
-	unpack.Stdout = to
-	if dial.Stdin, err = packs.StdoutPipe(); err != nil {
-		return 0, err
-	}
-	all := []*exec.Cmd{listen, unpack, packs, dial}
-	began := bars.Look()
-	for _, c := range all {
-		c.Stderr = io.Discard // lz4 tells of its block size whatever it is told
-		if err := c.Start(); err != nil {
-			return 0, fmt.Errorf("%s: %w", c.Path, err)
-		}
-		if c == unpack {
-			time.Sleep(100 * time.Millisecond) // socat listens; not part of what is timed
-			began = bars.Look()
-		}
-	}
-	for _, c := range []*exec.Cmd{packs, dial, listen, unpack} {
-		if err := c.Wait(); err != nil {
-			return 0, fmt.Errorf("%s: %w", c.Path, err)
-		}
-	}
-	if err := to.Sync(); err != nil {
-		return 0, err
-	}
-	took := time.Since(began.At)
-	*r = run{}
-	for _, c := range all {
-		r.CPU += bars.CPUOf(c)
-	}
-	foreign = began.Foreign(r.CPU)
-	st, err := to.Stat()
-	if err != nil {
-		return 0, err
-	}
-	r.Bytes, r.Seconds = st.Size(), took.Seconds()
-	return foreign, sameFiles(name, data)
-}
-
-// sameFiles says where two files differ.
-func sameFiles(a, b string) error {
-	out, err := exec.Command("cmp", a, b).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("%w: %s", err, bytes.TrimSpace(out))
-	}
-	return nil
+	*r = run{CPU: p.CPU}
+	r.Bytes, r.Seconds = p.Bytes, p.Took.Seconds()
+	return p.Foreign, bars.SameFiles(b.Context, name, data)
 }
