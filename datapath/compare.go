@@ -319,6 +319,7 @@ func (f *flow) compare(ctx context.Context, volumes []record.VolumeID, some bool
 	if c == nil || plain || !c.starts() {
 		return nil
 	}
+	before, _ := c.counted()
 	began, sizes := time.Now(), make(map[record.VolumeID]int64)
 	for _, v := range f.members() {
 		sizes[v.ID] = min(v.Bytes, f.toldSize(v.ID)) // what it has grown by since is sent
@@ -336,7 +337,7 @@ func (f *flow) compare(ctx context.Context, volumes []record.VolumeID, some bool
 		return context.Cause(ctx)
 	}
 	c.ends(err == nil && (!some || invariant.Planted("datapath/compares-once")))
-	if n, _ := c.counted(); n.Regions+n.Skipped > 0 {
+	if n, _ := c.counted(); n.Regions+n.Skipped > before.Regions+before.Skipped { // of the whole resync; a pass that is repeated has none
 		f.log.Info("compared with what the target holds", "bytes", n.Bytes, "differ", n.Differ, "regions_not_compared", n.Skipped,
 			"sums_bytes", n.Heard, "took", time.Since(began).Round(time.Millisecond))
 	}

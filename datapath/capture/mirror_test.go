@@ -450,12 +450,12 @@ func TestMirrorStatus(t *testing.T) {
 	f.mu.known = span{}
 	look(a.data-64<<10, a.data, 4*mib-64<<10, 4*mib, 1)
 	f.mu.known = span{}
-	look(a.data-20*mib, a.data, 8*mib, 16*mib, 3) // 4 and 8 MiB of hole, and 16 with 8 of data
+	look(0, 4*mib, BlockBytes, 4*mib, 1) // not known to be data; and it is asked for again
 	f.mu.known = span{}
-	look(0, gib, BlockBytes, gib/2, 9) // not known to be data; and it is asked for again
-	look(gib, 2*gib, BlockBytes, gib/2, 9)
+	look(4*mib, 8*mib, BlockBytes, 4*mib, 1)
+	f.mu.known = span{}
 	look(tib-512, 0, 0, 512, 1)
-	look(tib-6*mib, 0, 0, 4*mib, 2)
+	look(tib-6*mib, tib-2*mib, BlockBytes, 4*mib, 1)
 }
 
 // TestMirrorBecomesADisk: a volume that is another kind in the filter's new file has everything dirty, and nobody writes past a disk.

@@ -114,13 +114,10 @@ func (f *mirrorFile) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-// What QEMU is asked of at a time: its main loop, and so the guest's devices, waits while it looks. Where it is all hole there is little to
-// look at, and more is asked of the next time; beyond a look of statusMost the next block is called data, to be read, so
-// that a hole of any length is walked once.
-const (
-	statusAsk  = 4 << 20
-	statusMost = holeChunk
-)
+// statusAsk is how much QEMU is asked of: its main loop, and so the guest's devices, waits while it looks. That is as much as a sync read takes at
+// once; behind it the next block is called data, to be read, so that a hole of any length is walked once. Holes are not
+// remembered: the guest may write there meanwhile.
+const statusAsk = 4 << 20
 
 func (f *mirrorFile) NextData(off int64) (at, n int64, err error) {
 	f.mu.Lock()
@@ -137,8 +134,8 @@ func (f *mirrorFile) NextData(off int64) (at, n int64, err error) {
 		return 0, 0, err
 	}
 	at = off
-	for ask, end := int64(statusAsk), min(f.bytes, off+statusMost); n == 0 && at < end; ask *= 2 {
-		err = c.BlockStatus(at, min(ask, end-at), func(size int64, hole bool) bool {
+	for end := min(f.bytes, off+statusAsk); n == 0 && at < end; {
+		err = c.BlockStatus(at, end-at, func(size int64, hole bool) bool {
 			if !hole {
 				n = size
 				return false
