@@ -76,7 +76,7 @@ func (q *qemu) mirror(t *testing.T, d front.Device, v capture.Filtered, first bo
 	if first {
 		bitmap, changes = "", ""
 	}
-	q.left = d.(front.Watched).Connected(func() bool { return false })
+	q.left = d.(front.Watched).Connected(q)
 	if err := v.Join(t.Context(), 7, q.image, bitmap, changes); err != nil {
 		t.Fatal(err)
 	}
@@ -84,6 +84,9 @@ func (q *qemu) mirror(t *testing.T, d front.Device, v capture.Filtered, first bo
 	q.dirty = nil
 	q.mu.Unlock()
 }
+
+func (q *qemu) Gone() bool { return false }
+func (q *qemu) Drop()      {}
 
 // guestExport is a connection to an export of its.
 type guestExport struct {

@@ -17,7 +17,7 @@ import (
 // what it wrote to us, before it answers the guest. So by the time that a write takes its ticket here the disk has
 // it, as with any volume; only, there is no disk of ours. What must be read, QEMU reads to us (mirrorFile).
 //
-// It stands from join until one of the connections that were there then ends. While it does not stand nobody
+// It stands from join until one of the connections that were there then ends, or a write is refused or does not end. While it does not stand nobody
 // knows here what the guest writes (PastUnmirrored); QEMU's dirty bitmap does, and join takes it over.
 type mirror struct {
 	v    *volume
@@ -29,16 +29,22 @@ type mirror struct {
 		conns   map[*mirrorConn]struct{}
 		carries map[*mirrorConn]struct{} // those of conns that the mirror stands by; none: it does not stand
 	}
+
+	// under are the writes that QEMU, and so the guest, waits for, and how the watchdog saw them.
+	under struct {
+		sync.Mutex
+		writes map[*beat]struct{}
+		spare  []*beat
+	}
 }
 
 // mirrorConn is a connection to the volume's export.
-type mirrorConn struct {
-	gone func() bool // its other end has closed it
-}
+type mirrorConn struct{ front.Connection }
 
 func newMirror(v *volume, bytes int64, connect DialSource) (*mirror, *disk) {
 	m := &mirror{v: v, file: &mirrorFile{bytes: bytes, connect: connect}}
 	m.mu.conns = make(map[*mirrorConn]struct{})
+	m.under.writes = make(map[*beat]struct{})
 	d := &disk{file: m.file, align: 1}
 	d.size.Store(bytes)
 	return m, d
@@ -47,12 +53,12 @@ func newMirror(v *volume, bytes int64, connect DialSource) (*mirror, *disk) {
 var _ front.Watched = (*volume)(nil)
 
 // Connected is told of each connection to the volume, whatever carries it.
-func (v *volume) Connected(gone func() bool) (left func()) {
+func (v *volume) Connected(to front.Connection) (left func()) {
 	m := v.mirror
 	if m == nil {
 		return func() {}
 	}
-	c := &mirrorConn{gone}
+	c := &mirrorConn{to}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.mu.conns[c] = struct{}{}
@@ -71,11 +77,85 @@ func (m *mirror) look() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for c := range m.mu.carries {
-		if c.gone() && !invariant.Planted("capture/mirror-unseen") {
+		if c.Gone() && !invariant.Planted("capture/mirror-unseen") {
 			m.loseLocked("QEMU has closed the connection")
 			return
 		}
 	}
+}
+
+// begins notes a write that QEMU waits for until it ends. Of a volume that is no mirror it does nothing.
+func (m *mirror) begins() (b *beat) {
+	if m == nil {
+		return nil
+	}
+	m.under.Lock()
+	defer m.under.Unlock()
+	if n := len(m.under.spare); n > 0 {
+		b, m.under.spare = m.under.spare[n-1], m.under.spare[:n-1]
+	} else {
+		b = new(beat)
+	}
+	m.under.writes[b] = struct{}{}
+	return b
+}
+
+func (m *mirror) ends(b *beat) {
+	if m == nil {
+		return
+	}
+	m.under.Lock()
+	defer m.under.Unlock()
+	delete(m.under.writes, b)
+	*b = beat{}
+	m.under.spare = append(m.under.spare, b)
+}
+
+// hangs looks, with the watchdog's eyes, whether a write is under way for so many looks that it will not end: it waits for no disk.
+func (m *mirror) hangs() bool {
+	m.under.Lock()
+	defer m.under.Unlock()
+	hangs := false
+	for b := range m.under.writes {
+		hangs = b.see(0, false) || hangs
+	}
+	return hangs
+}
+
+// hung says whether the watchdog has seen that.
+func (m *mirror) hung() bool {
+	m.under.Lock()
+	defer m.under.Unlock()
+	for b := range m.under.writes {
+		if b.still >= hangBeats {
+			return true
+		}
+	}
+	return false
+}
+
+// guard gives up the connections of a mirror where a write hangs, and of who connects while it does: the guest, which waits for it,
+// goes on without us. That is said before it can.
+func (m *mirror) guard() {
+	if m == nil || !m.hangs() || invariant.Planted("capture/mirror-unguarded") {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.loseLocked(errHangs.Error())
+	for c := range m.mu.conns {
+		c.Drop()
+	}
+}
+
+var errHangs = errors.New("a write to it does not end: start the filter again")
+
+// refused passes on why a write was not carried out, which the guest's disk has: without it the mirror does not stand.
+func (m *mirror) refused(err error) error {
+	if m != nil && err != nil && !invariant.Planted("capture/mirror-refusal-unseen") {
+		m.lose(fmt.Sprintf("a write was refused: %v", err))
+	}
+	return err
 }
 
 // lose ends the mirror, if it stands.
@@ -118,10 +198,13 @@ type mirrorJoin struct {
 // regions, as those are compared with the target before any of it is sent.
 func (m *mirror) join(ctx context.Context, j mirrorJoin) error {
 	v := m.v
+	if m.hung() {
+		return errHangs
+	}
 	m.mu.Lock()
 	carries := make(map[*mirrorConn]struct{})
 	for c := range m.mu.conns {
-		if !c.gone() {
+		if !c.Gone() {
 			carries[c] = struct{}{}
 		}
 	}
@@ -138,7 +221,7 @@ func (m *mirror) join(ctx context.Context, j mirrorJoin) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for c := range carries {
-		if _, is := m.mu.conns[c]; !is || c.gone() {
+		if _, is := m.mu.conns[c]; !is || c.Gone() {
 			return errors.New("QEMU has left again")
 		}
 	}

@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 
 	"github.com/holdfast-dr/holdfast/datapath/capture/activity"
+	"github.com/holdfast-dr/holdfast/datapath/front/nbd"
 )
 
 // qemu is what of a guest's QEMU a mirror volume sees: its disk, read-only, what its bitmap tells, and its connection. The real one has its tests
@@ -110,7 +113,10 @@ func mirrorRig(t *testing.T, size int) (*rig, *qemu) {
 }
 
 // connect is a connection of QEMU's to the volume.
-func (r *rig) connect(q *qemu) (left func()) { return r.vol(0).Connected(q.closed.Load) }
+func (r *rig) connect(q *qemu) (left func()) { return r.vol(0).Connected(q) }
+
+func (q *qemu) Gone() bool { return q.closed.Load() }
+func (q *qemu) Drop()      { q.closed.Store(true) }
 
 // join has the mirror stand with everything known that the guest wrote before.
 func (r *rig) join(q *qemu, bitmap string) error {
@@ -233,6 +239,22 @@ func TestMirrorIsLost(t *testing.T) {
 	}
 	f("seen before it is read", func(_ *rig, q *qemu, _ func()) { q.closed.Store(true) })
 	f("left", func(_ *rig, _ *qemu, left func()) { left() })
+	refused := func(what string, do func(v *volume) error) {
+		f("refused "+what, func(r *rig, _ *qemu, _ func()) {
+			if do(r.vol(0)) == nil {
+				r.t.Error("it is not refused")
+			}
+		})
+	}
+	refused("beyond the end", func(v *volume) error { _, err := v.BeginWrite(8*mib, 512); return err })
+	refused("as too long", func(v *volume) error { _, err := v.BeginWrite(0, 0); return err })
+	refused("zeroes", func(v *volume) error { return v.Zero(8*mib-512, 1024, true, false) })
+	refused("discard", func(v *volume) error { return v.Trim(8*mib-512, 1024, false) })
+	refused("by the disk", func(v *volume) error {
+		v.syncFailed.Store(true)
+		defer v.syncFailed.Store(false)
+		return v.Zero(0, 4096, true, true)
+	})
 	f("detached", func(r *rig, _ *qemu, _ func()) {
 		if err := r.filtered(0).Detach(r.t.Context()); err != nil {
 			r.t.Error(err)
@@ -277,6 +299,81 @@ func TestMirrorIsLost(t *testing.T) {
 		r.open()
 		within(r.t, "the VRA is back", func() bool { return r.tap.Stats().Filters == 1 })
 	})
+}
+
+// TestMirrorHangs: of a mirror whose write does not end the connection is given up, so that the guest goes on, and lost tells before it does;
+// the filter goes on too; and nobody is mirrored there until that write has ended.
+func TestMirrorHangs(t *testing.T) {
+	r, q := mirrorRig(t, 8*mib)
+	v := r.vol(0)
+	server := &nbd.Server{}
+	if err := server.Add(nbd.Export{Name: "vol1", Device: v}); err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(r.dir, "nbd")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer stop()
+	wg.Go(func() { _ = server.Serve(ctx, l) })
+	connect := func() *nbd.Client {
+		t.Helper()
+		c, err := nbd.Dial(t.Context(), nbd.URI{Network: "unix", Address: socket, Export: "vol1"}.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		within(t, "the connection", func() bool { v.mirror.mu.Lock(); defer v.mirror.mu.Unlock(); return len(v.mirror.mu.conns) > 0 })
+		return c
+	}
+	first := connect()
+	if err := r.join(q, "b"); err != nil {
+		t.Fatal(err)
+	}
+	tap := r.covered()
+	wg.Go(func() {
+		if err := r.filter.Guard(ctx, func(string) { t.Error("the filter is to end") }); err != nil {
+			t.Error(err)
+		}
+	})
+	lost := tap.Lost()
+	stuck := &flight{lo: 4096, hi: 8192, off: 4096, end: 8192}
+	v.mu.Lock()
+	v.mu.flights.add(stuck)
+	v.mu.Unlock()
+	unstick := sync.OnceFunc(func() {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		v.mu.flights.remove(stuck)
+	})
+	defer unstick()
+	for range 50 { // others end, which is no excuse
+		if _, err := first.WriteAt(make([]byte, 4096), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := first.WriteAt(make([]byte, 4096), 4096); !errors.Is(err, nbd.ErrClosed) {
+		t.Errorf("the write that hangs: %v", err)
+	}
+	if tap.Lost() == lost || v.past() != PastUnmirrored {
+		t.Errorf("lost is %d as before, past %v", lost, v.past())
+	}
+	if err := r.join(q, "b"); err == nil || !strings.Contains(err.Error(), errHangs.Error()) {
+		t.Errorf("joined: %v", err)
+	}
+	second := connect()
+	<-second.Done() // dropped as well
+	unstick()
+	within(t, "the end of the write", func() bool { return !v.mirror.hung() })
+	within(t, "the end of the connections", func() bool { return server.Clients() == 0 })
+	connect()
+	if err := r.join(q, "b"); err != nil {
+		t.Error(err)
+	}
 }
 
 // TestMirrorChanges: what QEMU's bitmap tells is dirty, by whole regions, and nothing else.
@@ -465,22 +562,31 @@ func TestMirrorBecomesADisk(t *testing.T) {
 	r.cfg.Dial = q.dial
 	mirror, disk := r.cfg.Volumes[0], r.cfg.Volumes[0]
 	mirror.Mirror = 4 * mib
-	f := func(v FilterVolume, want Past) {
+	f := func(v FilterVolume, want Past, dirty int64) {
 		t.Helper()
 		r.cfg.Volumes = []FilterVolume{v}
 		r.open()
 		tap := r.openTap()
-		if n := dirtyBlocks(t, tap, 1); n != 4*mib/BlockBytes || r.vol(0).past() != want {
-			t.Errorf("%d blocks are dirty, %v; want %v", n, r.vol(0).past(), want)
+		if v.Mirror > 0 { // what QEMU noted while it was a disk, or before, is not all
+			if m, err := r.filtered(0).Mirror(t.Context()); err != nil || m.Token != 0 {
+				t.Errorf("%+v, %v", m, err)
+			}
+		}
+		if n := dirtyBlocks(t, tap, 1); n != dirty || r.vol(0).past() != want {
+			t.Errorf("%d blocks are dirty, %v; want %d, %v", n, r.vol(0).past(), dirty, want)
 		}
 		tap.Close()
 		r.covered().Close() // as after a resync
+		if v.Mirror > 0 {
+			r.mustJoin(q)()
+		}
 		r.stopRun()
 		if err := r.filter.Close(); err != nil {
 			t.Error(err)
 		}
 		r.filter, r.tap = nil, nil
 	}
-	f(mirror, PastUnmirrored)
-	f(disk, PastNone)
+	f(mirror, PastUnmirrored, 4*mib/BlockBytes)
+	f(disk, PastNone, 4*mib/BlockBytes)
+	f(mirror, PastUnmirrored, 1) // it is joined without a bitmap, as none is known, and all is dirty then
 }

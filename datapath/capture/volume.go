@@ -154,10 +154,10 @@ func (w *guestWrite) recycle() {
 
 func (v *volume) BeginWrite(off int64, n int) (front.Write, error) {
 	if err := v.inside(off, int64(n)); err != nil {
-		return nil, err
+		return nil, v.mirror.refused(err)
 	}
 	if n < 1 || n > front.MaxWrite {
-		return nil, fmt.Errorf("write of %d bytes, want 1 to %d", n, front.MaxWrite)
+		return nil, v.mirror.refused(fmt.Errorf("write of %d bytes, want 1 to %d", n, front.MaxWrite))
 	}
 	w := v.begin(off, int64(n), Data)
 	if len(w.slots) > 0 {
@@ -181,7 +181,7 @@ func (w *guestWrite) Commit(fua bool) error {
 
 func (v *volume) Zero(off, n int64, mayUnmap, fua bool) error {
 	if err := v.inside(off, n); err != nil || n == 0 {
-		return err
+		return v.mirror.refused(err)
 	}
 	return v.carryOut(v.begin(off, n, Zero), fua, func() error { return v.disk.zero(off, n, mayUnmap) })
 }
@@ -189,7 +189,7 @@ func (v *volume) Zero(off, n int64, mayUnmap, fua bool) error {
 // Trim zeroes the whole 4 KiB units in the range and leaves the rest as it is.
 func (v *volume) Trim(off, n int64, fua bool) error {
 	if err := v.inside(off, n); err != nil {
-		return err
+		return v.mirror.refused(err)
 	}
 	lo, hi := (off+zeroUnit-1)/zeroUnit*zeroUnit, (off+n)/zeroUnit*zeroUnit
 	if lo < hi {
@@ -204,6 +204,7 @@ func (v *volume) Trim(off, n int64, fua bool) error {
 // carryOut takes w through its life: wait for what overlaps, mark, write, take the
 // ticket and publish, or drop; then the guest may be answered.
 func (v *volume) carryOut(w *guestWrite, fua bool, write func() error) error {
+	defer v.mirror.ends(v.mirror.begins())
 	v.active.Add(1)
 	if !v.tryEnter(w) {
 		v.enterWaiting(w)
@@ -213,7 +214,7 @@ func (v *volume) carryOut(w *guestWrite, fua bool, write func() error) error {
 		err = v.sync()
 	}
 	v.end(w, err, func(e error) { err = e }, v.wake)
-	return err
+	return v.mirror.refused(err)
 }
 
 // end ends w, whose disk write ended with err, calls done: the guest may be answered; and then wake, which

@@ -77,7 +77,7 @@ func (v *volume) hang() bool {
 
 // Guard watches the loops of all queues until ctx ends. When one does not turn for a second it calls abort, which is to end
 // the process, and returns. If it is not itself given time for some seconds the kernel kills the process. Queues that go by
-// threads, without io_uring, it does not see.
+// threads, without io_uring, it does not see. When a write of a mirror's does not end for a second its connection is given up, no more.
 func (f *Filter) Guard(ctx context.Context, abort func(volume string)) error {
 	last, err := newLastResort()
 	if err != nil {
@@ -96,7 +96,7 @@ func (f *Filter) Guard(ctx context.Context, abort func(volume string)) error {
 		case <-tick.C:
 		}
 		for _, v := range f.volumes {
-			if v.hang() {
+			if v.mirror.guard(); v.hang() {
 				abort(v.name)
 				return nil
 			}

@@ -32,9 +32,16 @@ type Device interface {
 // Watched is a Device that wants to know who uses it.
 type Watched interface {
 	Device
-	// Connected is called with each connection that begins to use it. gone says whether its other end has closed it, also when nobody
-	// has read that far; it may be called from then on. The connection calls left when it is over, once.
-	Connected(gone func() bool) (left func())
+	// Connected is called with each connection that begins to use it. The connection calls left when it is over, once.
+	Connected(c Connection) (left func())
+}
+
+// Connection is one that uses a Watched. Its methods may be called at any time, by anyone.
+type Connection interface {
+	// Gone says whether its other end has closed it, also when nobody has read that far, or it was dropped.
+	Gone() bool
+	// Drop closes it at once, whatever is under way: that is not answered.
+	Drop()
 }
 
 // Write is one guest write being taken in. The buffers are the device's (slots that

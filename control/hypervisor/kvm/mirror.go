@@ -173,7 +173,7 @@ func endMirror(runs bool, job string) []Step {
 		return nil
 	}
 	return []Step{
-		{What: "end the mirror", QMP: ptr(cancel(job))},
+		{What: "end the mirror", QMP: ptr(cancel(job)), Already: "not found"}, // it may just be ending by itself
 		{What: "see that it has ended", Make: &Expect{Ended: job}},
 	}
 }

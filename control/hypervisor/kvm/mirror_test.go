@@ -144,6 +144,9 @@ func TestCarryAwaits(t *testing.T) {
 			case strings.Contains(line, "nbd-server-start"):
 				return `{"error": {"class": "GenericError", "desc": "NBD server already running"}, "id": ` + idIn(line) + `}`
 			}
+			if strings.Contains(line, "block-job-cancel") {
+				return `{"error": {"class": "DeviceNotActive", "desc": "Block job 'gone' not found"}, "id": ` + idIn(line) + `}`
+			}
 			return fine(line)
 		})
 		m, err := Dial(t.Context(), socket)
@@ -168,4 +171,6 @@ func TestCarryAwaits(t *testing.T) {
 	start := &Command{Execute: "nbd-server-start"}
 	f(Step{QMP: start, Already: "already running"}, "<nil>")
 	f(Step{QMP: start}, "NBD server already running")
+	f(Step{QMP: ptr(cancel("gone"))}, "Block job 'gone' not found")
+	f(endMirror(true, "gone")[0], "<nil>")
 }

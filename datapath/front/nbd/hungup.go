@@ -7,6 +7,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// watched is a front.Connection.
+type watched struct{ net.Conn }
+
+func (w watched) Gone() bool { return hungUp(w.Conn) }
+func (w watched) Drop()      { w.Close() }
+
 // hungUp says whether the other end has closed the connection, though there may be requests of its to be read still. One that
 // cannot be asked counts as closed.
 func hungUp(nc net.Conn) bool {

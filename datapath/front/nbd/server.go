@@ -167,8 +167,8 @@ func (s *Server) serveConn(ctx context.Context, nc net.Conn) {
 		return // it only looked around
 	}
 	defer s.detach(e, c)
-	if w, watched := e.Device.(front.Watched); watched {
-		defer w.Connected(func() bool { return hungUp(nc) })()
+	if w, is := e.Device.(front.Watched); is {
+		defer w.Connected(watched{nc})()
 	}
 	c.within(time.Time{})
 	log = log.With("export", e.Name)
