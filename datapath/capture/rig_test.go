@@ -31,6 +31,8 @@ type model struct {
 }
 
 type modelDisk struct {
+	looks int // NextData
+
 	align    int
 	fail     atomic.Bool // writes fail
 	failRead atomic.Bool
@@ -198,6 +200,7 @@ func (f *modelFile) NextData(off int64) (at, n int64, err error) {
 	const unit = 4096
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.looks++
 	hole := func(at int64) bool { return isZero(f.data[at:min(at+unit, int64(len(f.data)))]) }
 	size := int64(len(f.data))
 	at = off

@@ -73,6 +73,28 @@ func TestSyncReadsWhatIsDirty(t *testing.T) {
 	}
 }
 
+// TestSyncLooksOnce: the end of data is looked for once, however much of it there is.
+func TestSyncLooksOnce(t *testing.T) {
+	const size = 16 * mib
+	r := newRig(t, 4096, size, 2*mib, 1)
+	disk := r.model.disks["vol1"]
+	copy(disk.data, fill(size-mib, 5))
+	tap := r.open().openTap()
+	done := syncing(t, tap, 0, size)
+	for seen := int64(0); seen < size; {
+		for _, w := range next(t, tap, 1) {
+			seen += w.Len
+			tap.Free([]Write{w})
+		}
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if disk.looks > 4 {
+		t.Errorf("it looked %d times", disk.looks)
+	}
+}
+
 // TestSyncLeavesOutWhatIsInFlight: to the byte, from the read's start until its ticket.
 func TestSyncLeavesOutWhatIsInFlight(t *testing.T) {
 	r := newRig(t, 512, mib, 2*mib, 1)

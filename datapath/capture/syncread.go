@@ -94,11 +94,20 @@ func (v *volume) nextPiece(at, limit int64) (p syncPiece, ok bool, err error) {
 	return p, true, nil
 }
 
-// dataAt returns where data begins at or after the block; the disk's size when only a hole follows.
+// dataAt returns where data begins at or after the block; the disk's size when only a hole follows. Data that was seen is remembered: a file system
+// in memory looks through all of it to find its end, and lets nobody else look meanwhile. What became a hole since is
+// read and found to be zeros. Holes are not remembered: the guest may write there meanwhile.
 func (v *volume) dataAt(block int64) (at, n int64, err error) {
-	at, n, err = v.disk.nextData(block * BlockBytes)
-	if err == nil && n == 0 {
+	off := block * BlockBytes
+	if seen := v.seen.Load(); seen != nil && seen.off <= off && off < seen.end && !invariant.Planted("capture/looks-again") {
+		return off, seen.end - off, nil
+	}
+	at, n, err = v.disk.nextData(off)
+	switch {
+	case err == nil && n == 0:
 		at = (v.disk.size.Load() + BlockBytes - 1) / BlockBytes * BlockBytes
+	case err == nil:
+		v.seen.Store(&span{at, at + n})
 	}
 	return at, n, err
 }

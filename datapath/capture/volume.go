@@ -51,6 +51,8 @@ type volume struct {
 	sizeWord *atomic.Uint64 // where it sees the size
 	growing  sync.Mutex     // who takes a larger size
 
+	seen atomic.Pointer[span] // data that a sync read saw last
+
 	syncFailed atomic.Bool // a failed sync is final
 	active     sync.WaitGroup
 }
