@@ -131,6 +131,15 @@ func TestMirrorKinds(t *testing.T) {
 			s.qemuIO("write -P 1 1M 128k")
 			s.qemuIO("write -P 2 4M 64k")
 			before := s.look()
+			if name == "raw" { // QEMU has one NBD server, and it is another's
+				if err := s.qmp(fmt.Sprintf(`{"execute":"nbd-server-start","arguments":{"addr":{"type":"unix","data":{"path":%q}}}}`, s.at("others"))); err != nil {
+					t.Fatal(err)
+				}
+				s.fails("somebody else's: end that (nbd-server-stop)", "attach", "--mirror")
+				if err := s.qmp(`{"execute":"nbd-server-stop"}`); err != nil {
+					t.Fatal(err)
+				}
+			}
 			dry := s.ok(true, "attach", "--mirror", "--dry-run")
 			if after := s.look(); fmt.Sprint(before) != fmt.Sprint(after) {
 				t.Fatalf("a dry run changed %v to %v", before, after)

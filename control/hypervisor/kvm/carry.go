@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"slices"
 	"strings"
 	"time"
@@ -78,7 +80,7 @@ func (c carrier) do(s Step) error {
 	case s.QMP != nil:
 		err := c.m.Do(ctx, *s.QMP, nil)
 		if refused, is := errors.AsType[*Refused](err); is && s.Already != "" && strings.Contains(refused.Desc, s.Already) {
-			return nil
+			return c.serves(ctx, s.Serves)
 		}
 		return err
 	case s.Make != nil && s.Make.awaited():
@@ -89,6 +91,40 @@ func (c carrier) do(s Step) error {
 		return c.f.Join(c.ctx, *s.Join) // which bounds itself
 	}
 	return c.tell(s.Wish)
+}
+
+// serves makes sure that it is QEMU that serves NBD at the socket; none: there is nothing to be sure of.
+func (c carrier) serves(ctx context.Context, socket string) error {
+	if socket == "" || invariant.Planted("kvm/any-server") {
+		return nil
+	}
+	pid, err := nbdServer(ctx, socket)
+	if err == nil && pid != 0 && c.m.PID != 0 && pid != c.m.PID {
+		err = fmt.Errorf("process %d serves there, and QEMU is %d", pid, c.m.PID)
+	}
+	if err != nil {
+		return fmt.Errorf("QEMU has an NBD server already, which is not at %s (%w) and so is somebody else's: end that (nbd-server-stop), or have the disk shown on it, if it is at a unix socket, by --serve", socket, err)
+	}
+	return nil
+}
+
+// nbdServer is the process that serves NBD at the socket, 0 when that is not known.
+func nbdServer(ctx context.Context, socket string) (pid int, err error) {
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "unix", socket)
+	if err != nil {
+		return 0, err
+	}
+	defer c.Close()
+	defer context.AfterFunc(ctx, func() { c.Close() })()
+	var greeting [8]byte
+	if _, err := io.ReadFull(c, greeting[:]); err != nil {
+		return 0, err
+	}
+	if string(greeting[:]) != "NBDMAGIC" {
+		return 0, errors.New("it speaks no NBD")
+	}
+	return peer(c.(*net.UnixConn)), nil
 }
 
 // tell tells the filter, which may be starting again just now.

@@ -45,8 +45,18 @@ func bitmapName(v *Volume, token uint64) string {
 	return fmt.Sprintf("%s%016x", bitmapPrefix(v), token)
 }
 
-// changesSuffix ends the names of the bitmap and the export that the filter reads at a joining.
-const changesSuffix = "changes"
+// changesBitmap is the bitmap that the filter reads at a joining.
+func changesBitmap(v *Volume) string { return bitmapPrefix(v) + "changes" }
+
+// changesExport is the id of the export that shows it, and changesName its name: no volume's, whatever that is called.
+func changesExport(v *Volume) string {
+	if invariant.Planted("kvm/changes-like-a-volume") {
+		return changesBitmap(v)
+	}
+	return "holdfast.changes-" + v.Name
+}
+
+func changesName(v *Volume) string { return v.Name + "/changes" }
 
 // PlanMirror says how the disk's writes come to the volume's filter beside the guest's own way. now is what the filter says.
 func PlanMirror(g Guest, d *Disk, v *Volume, now Mirrored, o MirrorOptions) (Plan, error) {
@@ -60,8 +70,8 @@ func PlanMirror(g Guest, d *Disk, v *Volume, now Mirrored, o MirrorOptions) (Pla
 		return p, nil
 	}
 	node := d.Root.Name
-	left := bitmapPrefix(v) + changesSuffix
-	p.Steps = slices.Concat(endMirror(runs, job), withdraw(g, left), withdraw(g, job))
+	left, shows := changesBitmap(v), changesExport(v)
+	p.Steps = slices.Concat(endMirror(runs, job), withdraw(g, shows), withdraw(g, job))
 	known, before := "", []string{}
 	for _, b := range d.Bitmaps {
 		switch {
@@ -91,7 +101,7 @@ func PlanMirror(g Guest, d *Disk, v *Volume, now Mirrored, o MirrorOptions) (Pla
 	p.Steps = append(p.Steps,
 		add(bitmapName(v, o.Token), map[string]any{"persistent": d.Root.Keeps}),
 		Step{What: "have QEMU serve NBD", QMP: &Command{"nbd-server-start", map[string]any{"addr": map[string]any{"type": "unix", "data": map[string]any{"path": o.Socket}}}},
-			Already: "already running"},
+			Already: "already running", Serves: o.Socket},
 		show(job, v.Name, nil),
 		Step{What: "mirror each write of the guest to the filter", QMP: &Command{"drive-mirror", map[string]any{
 			"job-id": job, "device": node, "target": target.String(), "format": "raw", "mode": "existing",
@@ -102,11 +112,11 @@ func PlanMirror(g Guest, d *Disk, v *Volume, now Mirrored, o MirrorOptions) (Pla
 	if known != "" {
 		gather := add(left, map[string]any{"disabled": true})
 		gather.What = "take down what was written while nothing was mirrored"
-		join.Bitmap, join.Changes = left, Export{o.Socket, v.Name + "-" + changesSuffix}
+		join.Bitmap, join.Changes = left, Export{o.Socket, changesName(v)}
 		p.Steps = append(p.Steps, gather,
 			Step{What: gather.What, QMP: &Command{"block-dirty-bitmap-merge", map[string]any{"node": node, "target": left, "bitmaps": []string{known}}}},
-			show(left, join.Changes.Name, []string{left}))
-		tidy = append(withdraw(Guest{Exports: []string{left}}, left), Step{What: "remove what was taken down", QMP: ptr(forget(node, left))})
+			show(shows, join.Changes.Name, []string{left}))
+		tidy = append(withdraw(Guest{Exports: []string{shows}}, shows), Step{What: "remove what was taken down", QMP: ptr(forget(node, left))})
 	}
 	what := "tell the filter that it has all writes: " + v.Name + " is synced whole"
 	if known != "" {
@@ -130,8 +140,8 @@ func PlanUnmirror(g Guest, d *Disk, v *Volume, now Mirrored, forgets bool) Plan 
 	if now.Stands {
 		p.Steps = append(p.Steps, somebodyElse(v))
 	}
-	p.Steps = slices.Concat(p.Steps, endMirror(slices.Contains(g.Jobs, "mirror "+job), job), withdraw(g, bitmapPrefix(v)+changesSuffix), withdraw(g, job))
-	if len(p.Steps) > 0 && !slices.ContainsFunc(g.Exports, func(id string) bool { return id != job && id != bitmapPrefix(v)+changesSuffix }) {
+	p.Steps = slices.Concat(p.Steps, endMirror(slices.Contains(g.Jobs, "mirror "+job), job), withdraw(g, changesExport(v)), withdraw(g, job))
+	if len(p.Steps) > 0 && !slices.ContainsFunc(g.Exports, func(id string) bool { return id != job && id != changesExport(v) }) {
 		p.Steps = append(p.Steps, Step{What: "have QEMU serve NBD no more", QMP: &Command{Execute: "nbd-server-stop"}, Tidy: true, Already: "not running"})
 	}
 	for _, b := range d.Bitmaps {

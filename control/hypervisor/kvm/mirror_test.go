@@ -65,6 +65,7 @@ func TestMirrorPlans(t *testing.T) {
 		}
 	}
 	const add, changes = "block-dirty-bitmap-add holdfast-v1-000000000000beef | block-dirty-bitmap-remove", "holdfast-v1-changes"
+	const shows = "holdfast.changes-v1"
 	begin := []string{add, "nbd-server-start", "block-export-add holdfast-v1 v1 | block-export-del",
 		"drive-mirror holdfast-v1 nbd+unix:///v1?socket=%2Frun%2Fv1.sock #block0 | block-job-cancel", "await holdfast-v1"}
 	whole := append(begin[:len(begin):len(begin)], `join beef "" {/run/qmp.nbd v1}`)
@@ -73,8 +74,8 @@ func TestMirrorPlans(t *testing.T) {
 
 	const fives, stale = "holdfast-v1-0000000000000005", "holdfast-v1-0000000000000009"
 	known := append(begin[:len(begin):len(begin)], "block-dirty-bitmap-add "+changes+" | block-dirty-bitmap-remove", "block-dirty-bitmap-merge "+changes,
-		"block-export-add "+changes+" v1-changes | block-export-del", `join beef "`+changes+`" {/run/qmp.nbd v1}`,
-		"block-export-del "+changes+" tidy", "await "+changes+" tidy", "block-dirty-bitmap-remove "+changes+" tidy", "block-dirty-bitmap-remove "+fives+" tidy")
+		"block-export-add "+shows+" v1/changes | block-export-del", `join beef "`+changes+`" {/run/qmp.nbd v1}`,
+		"block-export-del "+shows+" tidy", "await "+shows+" tidy", "block-dirty-bitmap-remove "+changes+" tidy", "block-dirty-bitmap-remove "+fives+" tidy")
 	five := Bitmap{Name: fives, Recording: true}
 	f("after a loss", plan(mirrorGuest(five), Mirrored{Token: 5}), known...)
 	remove := func(name string) string { return "block-dirty-bitmap-remove " + name }
@@ -89,9 +90,9 @@ func TestMirrorPlans(t *testing.T) {
 	again := append([]string{"block-job-cancel holdfast-v1", "await holdfast-v1", "block-export-del holdfast-v1", "await holdfast-v1"}, known...)
 	f("a job that leads nowhere", plan(stands, Mirrored{Token: 5}), again...)
 	half := mirrorGuest(Bitmap{Name: stale, Recording: true}, five, Bitmap{Name: changes})
-	half.Exports = []string{"holdfast-v1-changes", "another's"}
+	half.Exports = []string{shows, "holdfast-v1-changes"} // the latter of a volume that is called so
 	f("after an attaching that was killed", plan(half, Mirrored{Token: 5}),
-		append([]string{"block-export-del " + changes, "await " + changes, remove(stale), remove(changes)}, known...)...)
+		append([]string{"block-export-del " + shows, "await " + shows, remove(stale), remove(changes)}, known...)...)
 
 	refuse := func(want string, change func(*Guest)) {
 		t.Helper()
@@ -170,6 +171,14 @@ func TestCarryAwaits(t *testing.T) {
 	f(Step{Wish: Joined, Join: &Join{Token: 1}}, "<nil>")
 	start := &Command{Execute: "nbd-server-start"}
 	f(Step{QMP: start, Already: "already running"}, "<nil>")
+	at := func(greets string) string { return monitorThat(t, greets, func(string) string { return "" }) }
+	f(Step{QMP: start, Already: "already running", Serves: at("NBDMAGICIHAVEOPT")}, "<nil>")
+	f(Step{QMP: start, Already: "already running", Serves: at("another")}, "it speaks no NBD) and so is somebody else's: end that")
+	f(Step{QMP: start, Already: "already running", Serves: t.TempDir() + "/none"}, "no such file or directory) and so is somebody else's: end that")
+	m := &Monitor{PID: 1}
+	if err := (carrier{m: m}).serves(t.Context(), at("NBDMAGIC")); err == nil || !strings.Contains(err.Error(), "serves there, and QEMU is 1") {
+		t.Errorf("another process: %v", err)
+	}
 	f(Step{QMP: start}, "NBD server already running")
 	f(Step{QMP: ptr(cancel("gone"))}, "Block job 'gone' not found")
 	f(endMirror(true, "gone")[0], "<nil>")

@@ -19,7 +19,9 @@ type Step struct {
 	Undo *Command // undoes the command
 	// Already is what QEMU says when the command was carried out before, which is as good.
 	Already string
-	Undone  Wish // undoes the wish
+	// Serves is where QEMU must serve NBD for that to be so: it has one server, which may be somebody else's.
+	Serves string
+	Undone Wish // undoes the wish
 	// Tidy: the disk is where it is to be whether or not this can be done.
 	Tidy bool
 }
