@@ -1,10 +1,13 @@
 package datapath
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/wire/record"
@@ -65,6 +68,50 @@ func TestWindowIsGoneOnWith(t *testing.T) {
 	if w.said.has("state=resync") {
 		t.Error("a resync was opened")
 	}
+}
+
+// A source lets go of the group's tap last: who has waited for that finds the window free, and goes on with it.
+func TestWindowOverlaps(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(w *world) { w.window, w.pool = 64<<20, 16<<20 })
+	w.inMemory()
+	w.start()
+	w.awaitState(api.StateProtected)
+	inc := w.s.flows[0].mu.inc
+	w.link.Down()
+	for round := range 3 {
+		for i := range int64(8) { // memory that takes its time to be unmapped
+			w.put("vol1", i<<19, 512<<10)
+		}
+		w.await("records", func() bool { return w.s.flows[0].window.Stats().Raw >= int64(round+1)*4<<20 })
+		tap, err := os.Open(filepath.Join(w.dir, "run", "tap-"+record.GroupID(testGroup).String()+".lock"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		free := make(chan error)
+		go func() {
+			err := unix.Flock(int(tap.Fd()), unix.LOCK_EX)
+			if window, openErr := os.Open(w.windowFile()); errors.Join(err, openErr) != nil {
+				err = errors.Join(err, openErr)
+			} else {
+				err = unix.Flock(int(window.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+				window.Close()
+			}
+			tap.Close()
+			free <- err
+		}()
+		w.killSource()
+		if err := <-free; err != nil {
+			t.Fatalf("round %d: the tap is free, and the window: %v", round, err)
+		}
+		w.startSource()
+		if f := w.s.flows[0]; f.mu.inc != inc {
+			t.Fatalf("round %d: incarnation %d of %d", round, f.mu.inc, inc)
+		}
+	}
+	w.link.Up()
+	w.awaitState(api.StateProtected)
+	w.verify("after")
 }
 
 // A window that lacks something, or is of a stream that cannot be gone on with, is not: a higher incarnation begins,

@@ -187,7 +187,7 @@ func (s *Source) openFlow(g GroupConfig) (*flow, error) {
 		}
 	}
 	if err != nil {
-		return nil, errors.Join(err, f.tap.Close(), f.slabs.Close())
+		return nil, errors.Join(err, f.slabs.Close(), f.tap.Close())
 	}
 	f.mu.machine = group.New(g.Interval, f.mu.inc, time.Now())
 	if f.mu.roster.Rests() {
@@ -260,7 +260,8 @@ func (s *Source) Close() error {
 	}
 	for _, f := range s.flows {
 		f.window.Leave() // where it never ran
-		err = errors.Join(err, f.tap.Close(), f.ledger.f.Close(), f.slabs.Close())
+		// The tap comes last: who waits for it opens the others next.
+		err = errors.Join(err, f.slabs.Close(), f.ledger.f.Close(), f.tap.Close())
 	}
 	if s.spill != nil {
 		err = errors.Join(err, s.spill.disk.Close())

@@ -15,6 +15,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/datapath/front"
 	"github.com/holdfast-dr/holdfast/ioengine"
+	"github.com/holdfast-dr/holdfast/ioengine/wait"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
@@ -120,7 +121,7 @@ func openFilter(cfg FilterConfig, boot bootID) (_ *Filter, err error) {
 		}
 	}()
 	name := filterLockName(cfg.RunDir, cfg.Group, f.key)
-	f.lock, err = waitLock(succeedWait, func() (*os.File, error) { return tryLockFile(name) }, ErrInUse)
+	f.lock, err = wait.Lock(succeedWait, func() (*os.File, error) { return tryLockFile(name) }, ErrInUse)
 	if err != nil {
 		return nil, err
 	}

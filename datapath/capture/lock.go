@@ -62,18 +62,6 @@ const (
 	tapWait = 250 * time.Millisecond
 )
 
-// waitLock calls try until it no longer says busy, at most so long.
-func waitLock[T any](most time.Duration, try func() (T, error), busy error) (T, error) {
-	deadline := time.Now().Add(most)
-	for {
-		l, err := try()
-		if !errors.Is(err, busy) || time.Now().After(deadline) {
-			return l, err
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-}
-
 // filterKey is a filter's name in the order page: its pool socket, hashed.
 func filterKey(socket string) uint64 {
 	if abs, err := filepath.Abs(socket); err == nil {

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+	"github.com/holdfast-dr/holdfast/ioengine/wait"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
@@ -102,7 +103,7 @@ func marksFileBytes(blocks int64) int64 {
 // tell of what is new by the time that the larger file has its name, since nothing in the file says that it does not.
 func openMarks(dir string, id marksIdentity, told func(dirty []uint64) bool, grows func()) (m *marksFile, whole bool, err error) {
 	name := marksName(dir, id.group, id.volume)
-	lock, err := waitLock(succeedWait, func() (*os.File, error) { return tryLockFile(name + ".lock") }, ErrInUse)
+	lock, err := wait.Lock(succeedWait, func() (*os.File, error) { return tryLockFile(name + ".lock") }, ErrInUse)
 	if err != nil {
 		return nil, false, err
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+	"github.com/holdfast-dr/holdfast/ioengine/wait"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
@@ -27,7 +28,7 @@ func openVolume(cfg FilterConfig, fv FilterVolume, boot bootID, page *orderPage)
 			v.closeFiles()
 		}
 	}()
-	v.owned, err = waitLock(succeedWait, func() (io.Closer, error) { return own(cfg.FS, v.disk.file, fv.Path) }, ioengine.ErrLocked)
+	v.owned, err = wait.Lock(succeedWait, func() (io.Closer, error) { return own(cfg.FS, v.disk.file, fv.Path) }, ioengine.ErrLocked)
 	if err != nil {
 		return nil, fmt.Errorf("lock disk: %w", err)
 	}

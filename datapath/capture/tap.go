@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/holdfast-dr/holdfast/ioengine/wait"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
@@ -77,7 +78,7 @@ func openTap(cfg TapConfig, boot bootID) (_ *Tap, err error) {
 			t.letGo()
 		}
 	}()
-	t.lock, err = waitLock(tapWait, func() (*os.File, error) { return tryLockFile(tapLockName(cfg.RunDir, cfg.Group)) }, ErrInUse)
+	t.lock, err = wait.Lock(tapWait, func() (*os.File, error) { return tryLockFile(tapLockName(cfg.RunDir, cfg.Group)) }, ErrInUse)
 	if err != nil {
 		return nil, err
 	}

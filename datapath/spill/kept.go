@@ -8,12 +8,14 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-dr/holdfast/ioengine/crc32c"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+	"github.com/holdfast-dr/holdfast/ioengine/wait"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
@@ -105,15 +107,18 @@ const (
 	atStandTurn  = 8
 )
 
+// keptWait outlasts the end of the process before, which lets go of its locks one after the other.
+const keptWait = 250 * time.Millisecond
+
 // errNotMemory says that a file would stand on a disk, which it would write all the time.
 var errNotMemory = errors.New("the runtime folder is not in memory (tmpfs)")
 
 // Keep has records stand in a file from now on, and returns what an earlier process left there; where that is nothing
 // to go on with, why says so, and the file is begun anew. With an error records stand in the heap, as without Keep.
 func (s *Slabs) Keep(cfg KeptConfig) (c *Carried, why string, err error) {
-	f, err := os.OpenFile(cfg.Name, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := wait.Lock(keptWait, func() (*os.File, error) { return lockKept(cfg.Name) }, unix.EWOULDBLOCK)
 	if err != nil {
-		return nil, "", err
+		return nil, "", fmt.Errorf("lock %s: %w", cfg.Name, err)
 	}
 	k := &Kept{file: f}
 	defer func() {
@@ -121,9 +126,6 @@ func (s *Slabs) Keep(cfg KeptConfig) (c *Carried, why string, err error) {
 			err = errors.Join(err, k.close())
 		}
 	}()
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return nil, "", fmt.Errorf("lock %s: %w", cfg.Name, err)
-	}
 	if err := inMemory(f); err != nil {
 		return nil, "", err
 	}
@@ -138,6 +140,34 @@ func (s *Slabs) Keep(cfg KeptConfig) (c *Carried, why string, err error) {
 	}
 	s.kept = k
 	return c, why, nil
+}
+
+// lockKept opens the file, made when absent, and claims it.
+func lockKept(name string) (*os.File, error) {
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := claim(f, name); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// claim locks a file that was opened by that name; EWOULDBLOCK: another process has it, or has removed it since.
+func claim(f *os.File, name string) error {
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return err
+	}
+	opened, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if named, err := os.Stat(name); err != nil || !os.SameFile(opened, named) {
+		return unix.EWOULDBLOCK
+	}
+	return nil
 }
 
 // Kept is the file that records stand in; nil for none.
@@ -176,7 +206,7 @@ func RemoveKept(name string) bool {
 		return false
 	}
 	defer f.Close()
-	return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil && os.Remove(name) == nil
+	return claim(f, name) == nil && os.Remove(name) == nil
 }
 
 func inMemory(f *os.File) error {

@@ -3,10 +3,14 @@ package spill
 import (
 	"bytes"
 	"encoding/hex"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
@@ -330,6 +334,50 @@ func TestKeptElsewhere(t *testing.T) {
 	}
 	if RemoveKept(cfg.Name) || !RemoveKept(k.cfg.Name) {
 		t.Error("what nobody uses is removed, and what is not there is not")
+	}
+}
+
+// TestKeptOverlap: who comes while another still has the file waits a moment for it; one that was removed, or made anew, between
+// its opening and its lock is nobody's.
+func TestKeptOverlap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, _, _ := keep(t, keptConfig(t))
+		k.begin()
+		k.put(1, 3000)
+		next, done := &Slabs{}, make(chan struct{})
+		go func() {
+			defer close(done)
+			if c, why, err := next.Keep(k.cfg); c == nil || why != "" || err != nil {
+				t.Errorf("it finds %+v, %q, %v", c, why, err)
+			}
+		}()
+		synctest.Wait() // until it waits
+		k.close()
+		<-done
+		if err := next.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	name := filepath.Join(t.TempDir(), "window")
+	for _, c := range []struct {
+		then func() error
+		want error
+	}{
+		{func() error { return os.Remove(name) }, unix.EWOULDBLOCK},
+		{func() error { return errors.Join(os.Remove(name), os.WriteFile(name, nil, 0o600)) }, unix.EWOULDBLOCK},
+		{func() error { return nil }, nil},
+	} {
+		f, err := os.Create(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.then(); err != nil {
+			t.Fatal(err)
+		}
+		if err := claim(f, name); err != c.want {
+			t.Errorf("a file is claimed with %v, want %v", err, c.want)
+		}
+		f.Close()
 	}
 }
 

@@ -27,3 +27,26 @@ func TestFor(t *testing.T) {
 		f(ctx, 0, 0, context.DeadlineExceeded)
 	})
 }
+
+func TestLock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		busy, other := errors.New("busy"), errors.New("other")
+		f := func(frees time.Duration, then error, took time.Duration, want error) {
+			t.Helper()
+			began := time.Now()
+			n, err := Lock(time.Second, func() (int, error) {
+				if time.Since(began) < frees {
+					return 0, busy
+				}
+				return 7, then
+			}, busy)
+			if err != want || err == nil && n != 7 || time.Since(began) != took {
+				t.Errorf("%d, %v after %v; want %v after %v", n, err, time.Since(began), want, took)
+			}
+		}
+		f(0, nil, 0, nil)
+		f(12*time.Millisecond, nil, 15*time.Millisecond, nil)
+		f(0, other, 0, other)
+		f(time.Hour, nil, 1005*time.Millisecond, busy)
+	})
+}
