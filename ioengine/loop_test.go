@@ -3,9 +3,11 @@ package ioengine
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"path/filepath"
 	"runtime"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -15,7 +17,12 @@ import (
 
 func newLoopFile(t *testing.T, entries int) (*Loop, File) {
 	t.Helper()
-	f, err := OS().Open(filepath.Join(t.TempDir(), "f"), Create|Direct)
+	return newLoopFlags(t, entries, Create|Direct)
+}
+
+func newLoopFlags(t *testing.T, entries int, flags Flags) (*Loop, File) {
+	t.Helper()
+	f, err := OS().Open(filepath.Join(t.TempDir(), "f"), flags)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,6 +95,7 @@ func TestLoopGives(t *testing.T) {
 	p := buf.Aligned(giveBytes)
 	begin := func(n int, wantKept uint32) {
 		t.Helper()
+		before, _ := l.Pulse()
 		if !l.Write(f, [][]byte{p[:n]}, 0, func(got int, err error) {
 			if got != n || err != nil {
 				t.Errorf("%d bytes, %v", got, err)
@@ -97,6 +105,10 @@ func TestLoopGives(t *testing.T) {
 		}
 		if kept := l.tail - l.given; kept != wantKept {
 			t.Errorf("%d are kept, want %d", kept, wantKept)
+		}
+		// Whoever watches the loop sees that it was in the kernel, where the disk may hold it up, and with how much.
+		if pulse, flying := l.Pulse(); (pulse > before) != (wantKept == 0) || pulse%2 != 0 || wantKept == 0 && flying != l.Flying() {
+			t.Errorf("the pulse went from %d to %d, with %d of %d in flight; %d are kept", before, pulse, flying, l.Flying(), wantKept)
 		}
 	}
 	begin(4096, 1)
@@ -109,6 +121,123 @@ func TestLoopGives(t *testing.T) {
 	begin(4096, 1)
 	if drain(t, l); l.tail != l.given {
 		t.Errorf("%d are kept at the end", l.tail-l.given)
+	}
+}
+
+// TestLoopRefused: what the kernel does not take when a loop gives it, all of it or some, it is given again, and nothing of it
+// is lost; who steps or waits meanwhile is told.
+func TestLoopRefused(t *testing.T) {
+	const entries = 8
+	l, f := newLoopFile(t, entries)
+	p := buf.Aligned(giveBytes)
+	ends, begun := 0, 0
+	begin := func(n int) {
+		t.Helper()
+		if begun++; !l.Write(f, [][]byte{p[:n]}, 0, func(got int, err error) {
+			if ends++; got != n || err != nil {
+				t.Errorf("%d bytes, %v", got, err)
+			}
+		}) {
+			t.Fatal("no room")
+		}
+	}
+	taken := func(name string, wantKept uint32) {
+		t.Helper()
+		if kept := l.tail - atomic.LoadUint32(l.sq.head); kept != wantKept || l.tail-l.given != wantKept {
+			t.Errorf("%s: %d are kept, and %d are taken for it; want %d", name, kept, l.tail-l.given, wantKept)
+			l.given = atomic.LoadUint32(l.sq.head) // so that all end
+		}
+	}
+	ring := l.fd
+	l.fd = -1
+	for range 6 {
+		begin(4096)
+	}
+	if _, err := l.Step(); !errors.Is(err, unix.EBADF) {
+		t.Errorf("Step: %v", err)
+	}
+	if err := l.Wait(); !errors.Is(err, unix.EBADF) {
+		t.Errorf("Wait: %v", err)
+	}
+	l.fd = ring
+	taken("refused", 6)
+	begin(4096)
+	taken("given again", 0)
+	drain(t, l)
+
+	// Behind an operation that is none the kernel takes nothing more.
+	none := func() {
+		name := len(l.roomy)
+		l.roomy[name] = func() {}
+		l.put(sqe{code: 255, user: roomUser | uint64(name)})
+	}
+	none()
+	begin(giveBytes)
+	taken("the first of two", 1)
+	begin(4096)
+	taken("as many bytes are begun as before", 0)
+	none()
+	begin(4096)
+	drain(t, l)
+	if taken("by Step", 0); ends != begun {
+		t.Errorf("%d of %d ended", ends, begun)
+	}
+	l.Close()
+}
+
+// TestLoopHearsBesideEnds: whatever a turn begins, and though all of it ends while it is given, so that there is always something
+// that has ended, a loop hears of its descriptors.
+func TestLoopHearsBesideEnds(t *testing.T) {
+	const entries = 2 * giveOps
+	for n := range entries + 1 {
+		for _, waits := range []bool{false, true} {
+			if n == 0 && !waits {
+				continue // nothing is begun, and nobody waits: it needs not hear
+			}
+			t.Run(fmt.Sprintf("begun=%d/waits=%t", n, waits), func(t *testing.T) {
+				l, f := newLoopFlags(t, entries, Create) // what was written stands in the page cache
+				defer l.Close()
+				p := buf.Aligned(4096)
+				if _, err := f.WriteAt(p, 0); err != nil {
+					t.Fatal(err)
+				}
+				fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer unix.Close(fd)
+				heard := 0
+				if err := l.Hear(fd, func() { heard++ }); err != nil {
+					t.Fatal(err)
+				}
+				const turns = 3 // of which it hears
+				for range 100 {
+					if _, err := unix.Write(fd, []byte{1, 0, 0, 0, 0, 0, 0, 0}); err != nil {
+						t.Fatal(err)
+					}
+					before := heard
+					for i := 0; heard == before; i++ {
+						if i == turns {
+							t.Fatalf("nothing was heard in %d turns", turns)
+						}
+						for range n {
+							if !l.Read(f, [][]byte{p}, 0, func(int, error) {}) {
+								t.Fatal("no room")
+							}
+						}
+						if waits {
+							if err := l.Wait(); err != nil {
+								t.Fatal(err)
+							}
+						}
+						if _, err := l.Step(); err != nil {
+							t.Fatal(err)
+						}
+						drain(t, l)
+					}
+				}
+			})
+		}
 	}
 }
 

@@ -197,7 +197,7 @@ type turn int
 
 const (
 	stepNow      turn = iota // the disk is given several: it works on them while more are taken
-	lookAgain                // it is given a lone one by the system call that waits for its end
+	lookAgain                // a lone one, if it is small, it is given by the system call that waits for its end
 	waitThenStep             // there is nothing to take
 )
 
