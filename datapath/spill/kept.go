@@ -395,6 +395,9 @@ func (b *Slab) said() (r *Record, inc record.Incarnation) {
 	return r, record.Incarnation(le.Uint32(p[16:]))
 }
 
+// unsay notes in a slab's header, which must have memory, that no record stands in it.
+func (b *Slab) unsay() { atomic.StoreUint32((*uint32)(unsafe.Pointer(&b.whole[0])), 0) }
+
 // slab is one of a class, by its index.
 func (k *Kept) slab(class int, index int64) *Slab {
 	size := int64(1) << (class + slabMinBits)
@@ -452,7 +455,7 @@ func (k *Kept) roomLocked(n int64) bool {
 func (k *Kept) put(b *Slab) {
 	if b.told {
 		b.told = false
-		atomic.StoreUint32((*uint32)(unsafe.Pointer(&b.whole[0])), 0)
+		b.unsay()
 	}
 	b.P = b.whole[slabHead:slabHead]
 	k.mu.Lock()
@@ -488,8 +491,8 @@ func (k *Kept) punch(at, n int64) error {
 	return unix.Fallocate(int(k.file.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, at, n)
 }
 
-// scan finds what an earlier process left: each record from First to before Next, whole, or why that is not so: what is behind
-// a gap has no slots any more. Beyond Next there may be one whose slots still stand: it is forgotten.
+// scan finds what an earlier process left: each record from First to before Next, whole, and once, or why that is not so: what is
+// behind a gap has no slots any more. Beyond Next there may be one whose slots still stand: it is forgotten.
 func (k *Kept) scan(stream record.StreamID, home *Slabs) (*Carried, string) {
 	s, why := k.lastStanding()
 	if why != "" {
@@ -501,12 +504,20 @@ func (k *Kept) scan(stream record.StreamID, home *Slabs) (*Carried, string) {
 	}
 	c := &Carried{Standing: s, Records: make([]*Record, n)}
 	missing := n
+	var others []*Slab // that say a record stands in them, and none of the window does
 	for class := range k.mu.classes {
 		for index := range k.written(class) {
 			b := k.slab(class, index)
 			r, inc := b.said()
-			if r == nil || inc != s.Incarnation || r.Seq < s.First || r.Seq >= s.Next || c.Records[r.Seq-s.First] != nil {
+			if r == nil {
 				continue
+			}
+			if inc != s.Incarnation || r.Seq < s.First || r.Seq >= s.Next {
+				others = append(others, b)
+				continue
+			}
+			if c.Records[r.Seq-s.First] != nil && !invariant.Planted("spill/any-of-two") {
+				return nil, fmt.Sprintf("two of its records are %d", r.Seq)
 			}
 			if err := whole(r, record.Identity{Stream: stream, Epoch: s.Epoch, Incarnation: inc, Seq: r.Seq}); err != nil {
 				return nil, fmt.Sprintf("record %d of it: %v", r.Seq, err)
@@ -522,7 +533,7 @@ func (k *Kept) scan(stream record.StreamID, home *Slabs) (*Carried, string) {
 		return nil, fmt.Sprintf("%d of its %d records stood elsewhere, on the spill disk or in memory that ended with the process", missing, n)
 	}
 	c.Records = slices.DeleteFunc(c.Records, func(r *Record) bool { return r == nil })
-	k.forget(c.Records)
+	k.forget(others, c.Records)
 	return c, ""
 }
 
@@ -574,8 +585,14 @@ func whole(r *Record, want record.Identity) error {
 	return err
 }
 
-// forget takes the memory of all slabs but those of records.
-func (k *Kept) forget(records []*Record) {
+// forget has others say nothing any more, and takes the memory of all slabs but those of records. One that cannot be taken is
+// free beyond the highest of its class, or bare, as if it had been: what is written there next is all that it says.
+func (k *Kept) forget(others []*Slab, records []*Record) {
+	for _, b := range others {
+		if !invariant.Planted("spill/forgotten-still-says") {
+			b.unsay()
+		}
+	}
 	var used [slabClasses]map[int64]bool
 	for class := range used {
 		used[class] = map[int64]bool{}
@@ -597,12 +614,12 @@ func (k *Kept) forget(records []*Record) {
 				continue
 			}
 			if at := k.offset(b); at > from {
-				_ = k.punch(from, at-from)
+				_ = k.punch(from, at-from) // else it keeps its memory while it holds nothing
 			}
 			from = k.offset(b) + b.Held()
 		}
 		if end := slabsAt + int64(class+1)*k.span; end > from {
-			_ = k.punch(from, end-from)
+			_ = k.punch(from, end-from) // as well
 		}
 	}
 }

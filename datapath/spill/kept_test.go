@@ -198,6 +198,9 @@ func TestKeptCrashes(t *testing.T) {
 			b.say(&r, keptLife)
 			c.change(t, k.at(k.w.mu.records[1].Buffer), b.whole[:slabHead]...)
 		}, none, none, "1 of its 4 records stood elsewhere"},
+		{"one stands twice", func() {}, func(c *KeptConfig) {
+			c.change(t, k.slabs.kept.offset(k.slabs.kept.slab(5, 9)), k.w.mu.records[1].Buffer.(*Slab).whole...)
+		}, none, none, "two of its records are 5"},
 		{"no standing is whole", func() {}, func(c *KeptConfig) {
 			c.change(t, standAt, 0)
 			c.change(t, standAt+standBytes, 0)
@@ -274,6 +277,51 @@ func TestKeptCrashes(t *testing.T) {
 				t.Errorf("of %d records %d are acknowledged, %v", len(c.Records)+1, a.Records, err)
 			}
 		})
+	}
+}
+
+// TestKeptForgets: a record that stands beyond the window is none any more, though its memory cannot be taken: what is put under its
+// number is what the next process finds.
+func TestKeptForgets(t *testing.T) {
+	k, _, _ := keep(t, keptConfig(t))
+	defer k.close()
+	k.begin()
+	k.put(1, 3000)
+	k.put(2, 3000)
+	beyond := k.seal(3, 9000)
+	beyond.Buffer.(*Slab).say(beyond, keptLife) // and then it is killed
+	next := &keeping{t: t, cfg: k.copyOf(), w: New(k.cfg.Bytes, 1)}
+	both, err := os.OpenFile(next.cfg.Name, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept := &Kept{file: both}
+	if why, err := kept.open(next.cfg); why != "" || err != nil {
+		t.Fatal(why, err)
+	}
+	if kept.file, err = os.Open(next.cfg.Name); err != nil { // where nothing is punched
+		t.Fatal(err)
+	}
+	if err := kept.punch(slabsAt, 4096); err == nil {
+		t.Error("memory can be taken")
+	}
+	c, why := kept.scan(keptStream, &next.slabs)
+	if c == nil || len(c.Records) != 2 {
+		t.Fatalf("it finds %+v, %q", c, why)
+	}
+	if err := kept.file.Close(); err != nil {
+		t.Error(err)
+	}
+	kept.file = both
+	next.slabs.kept = kept
+	next.w.KeepIn(kept, c)
+	defer next.close()
+	next.put(3, 100)
+	want := bytes.Clone(next.w.mu.records[2].Buffer.Bytes())
+	last, c, why := keep(t, next.copyOf())
+	defer last.close()
+	if c == nil || len(c.Records) != 3 || !bytes.Equal(c.Records[2].Buffer.Bytes(), want) {
+		t.Errorf("it finds %+v, %q", c, why)
 	}
 }
 
