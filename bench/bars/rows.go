@@ -81,6 +81,7 @@ var Recovery = []Row{
 	{"lag-test", "lag p99 of a running protection while a test failover comes and goes, over that before", "x", 1.1, false},
 	{"view-qd16", "reads of 4 KiB at depth 16 from a view over NBD, against the plain disk by libaio, cold, IOPS", "x", 0.5, true},
 	{"view-nbd", "the same, against the plain disk behind nbdkit and the same NBD client", "x", 0.5, true},
+	{"view-vhost", "the same over vhost-user, against qemu-storage-daemon's vhost-user export of the plain disk", "x", 0.5, true},
 	{"plain-qd16", "reads of 4 KiB at depth 16 from the disk that a running machine has moved onto, against the plain disk, both by libaio, cold, IOPS", "x", 0.95, true},
 	{"failback", "failback after 1 GiB written on a disk of 20 GiB: raw bytes sent, less what the old source had beyond the checkpoint", "GiB", 1.2, false},
 }

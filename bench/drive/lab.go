@@ -45,7 +45,7 @@ type Volume struct {
 	Name string `json:"name"`
 	Size int64  `json:"size"`
 	NBD  string `json:"nbd"`
-	// VhostUser is the socket of its vhost-user-blk device; views have none.
+	// VhostUser is the socket of its vhost-user-blk device; of views those have one that take writes.
 	VhostUser string `json:"vhost_user"`
 }
 

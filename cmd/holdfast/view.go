@@ -34,6 +34,8 @@ type viewVolume struct {
 	Name  string `json:"name"`
 	Bytes int64  `json:"bytes"`
 	NBD   string `json:"nbd"`
+	// VhostUser is the socket where it is a vhost-user-blk device, too; null of a view that takes no writes.
+	VhostUser *string `json:"vhost_user"`
 }
 
 func newView(v *holdfastv1.View) view {
@@ -51,7 +53,7 @@ func newView(v *holdfastv1.View) view {
 		out.age = ageText(time.Since(opened))
 	}
 	for _, vol := range v.GetVolumes() {
-		out.Volumes = append(out.Volumes, viewVolume{Name: vol.GetName(), Bytes: vol.GetBytes(), NBD: vol.GetNbd()})
+		out.Volumes = append(out.Volumes, viewVolume{Name: vol.GetName(), Bytes: vol.GetBytes(), NBD: vol.GetNbd(), VhostUser: textOrNull(vol.GetVhostUser())})
 	}
 	return out
 }
@@ -116,7 +118,8 @@ func (a *app) printViews(ctx context.Context, client *api.Client, group string, 
 func (a *app) viewCommand() *cobra.Command {
 	return parent("view", "Open a group as it was at a checkpoint",
 		`A view shows all disks of a group as they were at a checkpoint, each as an NBD
-export that a virtual machine or a tool can attach. It can be written to: what is
+export that a virtual machine or a tool can attach; of one that can be written to each is a
+vhost-user-blk device, too (vhost_user in -o json), for machines that share their memory. What is
 written goes to scratch, changes nothing else, and ends with the view. Protection
 goes on meanwhile. A view is there until it is closed, also after a restart of the
 target: at the same place, with what was written to it.

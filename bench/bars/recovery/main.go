@@ -7,7 +7,8 @@
 // more than their firmware to run, since what a guest's boot takes is not ours.
 //
 // Views are read by fio over NBD, as QEMU reads them, and the plain disk beside by fio itself, past the page
-// cache, and by the same NBD client from nbdkit: that leaves out what NBD itself costs. The disk that a machine has moved onto
+// cache, and by the same NBD client from nbdkit: that leaves out what NBD itself costs. Over vhost-user, as a machine with front: vhost-user
+// has its disk, a guestless front end reads the view, and beside it qemu-storage-daemon's export of the plain disk. The disk that a machine has moved onto
 // is read by libaio beside the machine that runs on it, and so is the plain disk. What a failback sends is told by the story of one, a test. Needs root, to drop caches.
 package main
 
@@ -31,6 +32,7 @@ import (
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
 	"github.com/holdfast-dr/holdfast/control/config"
+	"github.com/holdfast-dr/holdfast/datapath/front/vhostuser/guest"
 )
 
 func main() {
@@ -51,7 +53,7 @@ func main() {
 		}, o.Keep, []bars.Measure{
 			{Rows: []string{"first-one", "first-ours"}, Do: b.one},
 			{Rows: []string{"lag-test"}, Do: b.lag},
-			{Rows: []string{"view-qd16", "view-nbd"}, Do: b.view},
+			{Rows: []string{"view-qd16", "view-nbd", "view-vhost"}, Do: b.view},
 			{Rows: []string{"plain-qd16"}, Do: b.plain}, // after it its lab is used up
 			{Rows: []string{"first-twenty"}, Do: b.twenty},
 			{Rows: []string{"failback"}, Do: b.failback},
@@ -69,6 +71,7 @@ type bench struct {
 	volumes  int
 	data     []byte
 	history  *load.History
+	seed     uint64 // of the last load of a guest's
 }
 
 // up has a lab with so many volumes, the first of them written whole.
@@ -341,17 +344,25 @@ func (b *bench) view() error {
 		return err
 	}
 	defer stop()
-	var view, plain, nbd float64
+	socket, stop, err := b.qemu(disk)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	var view, plain, nbd, shared, raw float64
 	for i := range b.Pairs {
 		foreign, err := b.Pair(i,
 			b.reads(&view, "--ioengine=nbd", "--uri="+v.Volumes[0].NBD),
 			b.ofFile(&plain, disk),
-			b.reads(&nbd, "--ioengine=nbd", "--uri="+uri))
+			b.reads(&nbd, "--ioengine=nbd", "--uri="+uri),
+			b.asGuest(&shared, v.Volumes[0].VhostUser),
+			b.asGuest(&raw, socket))
 		if err != nil {
 			return err
 		}
 		b.Sample(bars.Sample{Row: "view-qd16", Value: view / plain, Ours: view, Peer: plain, OursUnit: "IOPS", Foreign: foreign})
 		b.Sample(bars.Sample{Row: "view-nbd", Value: view / nbd, Ours: view, Peer: nbd, OursUnit: "IOPS", Foreign: foreign})
+		b.Sample(bars.Sample{Row: "view-vhost", Value: shared / raw, Ours: shared, Peer: raw, OursUnit: "IOPS", Foreign: foreign})
 	}
 	return nil
 }
@@ -378,13 +389,37 @@ func (b *bench) ofFile(iops *float64, file string) bars.Side {
 
 // nbdkit serves a file for reading until stop.
 func (b *bench) nbdkit(disk string) (uri string, stop func(), err error) {
+	socket, stop, err := b.peer(func(socket string) []string { return []string{"nbdkit", "-f", "-r", "-U", socket, "file", disk} },
+		func(socket string) bool {
+			c, err := net.Dial("unix", socket)
+			return err == nil && c.Close() == nil
+		})
+	return "nbd+unix:///?socket=" + socket, stop, err
+}
+
+// qemu serves a file for reading as a vhost-user-blk device until stop.
+func (b *bench) qemu(disk string) (socket string, stop func(), err error) {
+	return b.peer(func(socket string) []string {
+		return []string{"qemu-storage-daemon", "--blockdev", "driver=file,node-name=file,read-only=on,locking=off,filename=" + disk + ",cache.direct=on,aio=native",
+			"--blockdev", "driver=raw,node-name=raw,read-only=on,file=file", "--export", "type=vhost-user-blk,id=disk,node-name=raw,addr.type=unix,addr.path=" + socket}
+	}, isThere) // which takes one guest alone
+}
+
+func isThere(socket string) bool {
+	_, err := os.Stat(socket)
+	return err == nil
+}
+
+// peer runs a program that serves at a socket, until stop.
+func (b *bench) peer(command func(socket string) []string, serves func(socket string) bool) (socket string, stop func(), err error) {
 	dir, err := os.MkdirTemp("", "holdfast-bars-") // the path of a socket is short
 	if err != nil {
 		return "", nil, err
 	}
-	socket := filepath.Join(dir, "nbdkit")
+	socket = filepath.Join(dir, "socket")
 	ctx, end := context.WithCancel(b.Context)
-	cmd := exec.CommandContext(ctx, "nbdkit", "-f", "-r", "-U", socket, "file", disk)
+	argv := command(socket)
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	var said bytes.Buffer
 	cmd.Stderr = &said
 	stop = func() {
@@ -395,18 +430,35 @@ func (b *bench) nbdkit(disk string) (uri string, stop func(), err error) {
 	if err := cmd.Start(); err != nil {
 		os.RemoveAll(dir)
 		end()
-		return "", nil, fmt.Errorf("nbdkit: %w", err)
+		return "", nil, fmt.Errorf("%s: %w", argv[0], err)
 	}
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		c, err := net.Dial("unix", socket)
-		if err == nil {
-			c.Close()
-			return "nbd+unix:///?socket=" + socket, stop, nil
-		}
+	for deadline := time.Now().Add(10 * time.Second); !serves(socket); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			stop()
-			return "", nil, fmt.Errorf("nbdkit: %w: %s", err, said.Bytes())
+			return "", nil, fmt.Errorf("%s does not serve in 10 s: %s", argv[0], said.Bytes())
 		}
+	}
+	return socket, stop, nil
+}
+
+// asGuest is a side that reads a vhost-user-blk device as fio reads the others.
+func (b *bench) asGuest(iops *float64, socket string) bars.Side {
+	return func() (foreign float64, err error) {
+		g, err := guest.New(guest.Options{Slots: 16, SlotBytes: 4096})
+		if err != nil {
+			return 0, err
+		}
+		defer g.Close()
+		if err := g.Connect(socket); err != nil {
+			return 0, err
+		}
+		b.seed++
+		m, err := g.Run(guest.Load{Bytes: 4096, Depth: 16, Size: b.size, Duration: b.length, Seed: b.seed})
+		if err == nil && (m.Errors > 0 || m.Requests == 0) {
+			err = fmt.Errorf("%d of %d reads failed", m.Errors, m.Requests)
+		}
+		*iops = float64(m.Requests) / m.Took.Seconds()
+		return 0, err
 	}
 }
 
