@@ -209,7 +209,7 @@ func (vs *views) show(g *journal.Group, checkpoint uint64, o journal.ViewOptions
 	if err := vs.serve(v); err != nil {
 		return viewStatus{}, errors.Join(err, g.CloseView(info.Number))
 	}
-	v.socket = vs.socket(info.Number)
+	vs.find(&v)
 	vs.log.Info("view opened", "view", viewID(info.Number), "group", v.group, "checkpoint", checkpoint)
 	return v, nil
 }
@@ -382,6 +382,23 @@ func (v *viewStatus) uri(volume string) string {
 	return nbd.URI{Network: "unix", Address: v.socket, Export: volume}.String()
 }
 
+// find tells where a view is served, if it is, and who is connected there.
+func (vs *views) find(v *viewStatus) {
+	vs.mu.Lock()
+	defer vs.mu.Unlock()
+	s := vs.mu.served[v.Number]
+	if s == nil || s.view != v.View {
+		return
+	}
+	v.socket = vs.socket(v.Number)
+	v.clients, v.shared = s.clients()
+	v.waits = v.Options.Scratch && vs.mu.now().Sub(s.began) < returnWait
+	v.vhost = make(map[record.VolumeID]bool, len(s.disks))
+	for volume := range s.disks {
+		v.vhost[volume] = true
+	}
+}
+
 // list returns the views of a group, of all for the empty name, oldest first.
 func (vs *views) list(group string) (all []viewStatus) {
 	for _, g := range vs.store.Groups() {
@@ -391,17 +408,7 @@ func (vs *views) list(group string) (all []viewStatus) {
 		}
 		for _, info := range g.Views() {
 			v := viewStatus{ViewInfo: info, group: name}
-			vs.mu.Lock()
-			if s := vs.mu.served[info.Number]; s != nil && s.view == info.View {
-				v.socket = vs.socket(info.Number)
-				v.clients, v.shared = s.clients()
-				v.waits = v.Options.Scratch && vs.mu.now().Sub(s.began) < returnWait
-				v.vhost = make(map[record.VolumeID]bool, len(s.disks))
-				for volume := range s.disks {
-					v.vhost[volume] = true
-				}
-			}
-			vs.mu.Unlock()
+			vs.find(&v)
 			all = append(all, v)
 		}
 	}

@@ -22,6 +22,29 @@ import (
 	"github.com/holdfast-dr/holdfast/journal/index"
 )
 
+// TestOpenTellsSockets: what opens a view says where each volume is served, over vhost-user too where it takes writes.
+func TestOpenTellsSockets(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(*world) {})
+	w.start()
+	w.awaitState(api.StateProtected)
+	w.checkpoint("first")
+	views := Handlers(Identity{}, nil, w.tg).Views
+	for _, readOnly := range []bool{false, true} {
+		res, err := views.Open(t.Context(), &holdfastv1.ViewsServiceOpenRequest{Checkpoint: api.Latest, ReadOnly: readOnly})
+		if err != nil {
+			t.Fatal(err)
+		}
+		v := res.View.Volumes[0]
+		if v.Nbd == "" || (v.VhostUser == "") != readOnly {
+			t.Errorf("read-only %v: it is served at %q and %q", readOnly, v.Nbd, v.VhostUser)
+		}
+		if _, err := os.Stat(v.VhostUser); !readOnly && err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // TestViewOverVhostUser has a machine use a live failover's disk by memory that it shares, over a restart of the target and when it has moved onto the
 // disk; what it writes is what NBD shows. A view that takes no writes has no such device.
 func TestViewOverVhostUser(t *testing.T) {
