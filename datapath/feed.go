@@ -154,7 +154,9 @@ func (f *feed) add(ws []capture.Write) {
 	for i := range ws {
 		w := &ws[i]
 		if w.Kind == capture.Mark {
-			f.mark(w.Ticket)
+			if !f.mark(w.Ticket) {
+				return // the rest stays published
+			}
 			in = *f.intake.Load() // waiting there takes its time
 			continue
 		}
@@ -394,15 +396,18 @@ func (f *feed) control(ticket record.Ticket, build func([]byte, record.Identity,
 	return seq
 }
 
-// mark is a ticket of ours that has come to its place.
-func (f *feed) mark(t record.Ticket) {
+// mark is a ticket of ours that has come to its place. False: the run ended before it was known what stands there.
+func (f *feed) mark(t record.Ticket) bool {
 	m := f.takeMark(f.life.ctx, t)
+	if m == nil && f.over() {
+		return false
+	}
 	if m == nil || m.place == nil {
 		f.whole = t
 		if m != nil && m.met != nil {
 			f.passed(m)
 		}
-		return
+		return true
 	}
 	p := *m.place
 	placed := group.Placed{Life: p.Life, Kind: p.Kind}
@@ -444,12 +449,13 @@ func (f *feed) mark(t record.Ticket) {
 		f.control(t, func(dst []byte, id record.Identity, at record.Time) []byte {
 			return record.AppendConfirm(dst, id, at, t, p.Number)
 		})
-		return
+		return true
 	}
 	if p.Kind == group.Close {
 		f.tap.SetLostCovered(p.Cover)
 	}
 	f.step(placed)
+	return true
 }
 
 // stow puts sealed records into the window, in order, frees their slots, and gives

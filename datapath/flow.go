@@ -203,6 +203,12 @@ func (f *flow) begins(run context.Context) {
 // overLocked says whether the run has ended, or is about to. One that has not begun is not over.
 func (f *flow) overLocked() bool { return f.ctx != nil && f.ctx.Err() != nil }
 
+func (f *flow) over() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.overLocked()
+}
+
 func (f *flow) actLocked(a group.Action) {
 	if f.mu.fatal != nil {
 		return
@@ -412,7 +418,7 @@ func (f *flow) closeMark(m *mark) {
 }
 
 // takeMark is feed at a mark: it waits until it is decided. Nil when it is of an
-// earlier life, or the life ends.
+// earlier life, or the life ends before that.
 func (f *flow) takeMark(ctx context.Context, t record.Ticket) *mark {
 	f.mu.Lock()
 	m := f.mu.marks[t]
@@ -424,7 +430,11 @@ func (f *flow) takeMark(ctx context.Context, t record.Ticket) *mark {
 	select {
 	case <-m.decided:
 	case <-ctx.Done():
-		return nil
+		select {
+		case <-m.decided: // both came: what stands there is in the machine's books
+		default:
+			return nil
+		}
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -1,15 +1,22 @@
 package datapath
 
 import (
+	"context"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-dr/holdfast/control/api"
+	"github.com/holdfast-dr/holdfast/datapath/capture"
+	"github.com/holdfast-dr/holdfast/datapath/group"
+	"github.com/holdfast-dr/holdfast/datapath/roster"
+	"github.com/holdfast-dr/holdfast/datapath/spill"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
@@ -174,5 +181,87 @@ func TestWindowIsNotGoneOnWith(t *testing.T) {
 			t.Errorf("%s: incarnation %d after %d, %d bytes were read again", c.why, f.mu.inc, inc, f.count.syncRead.Load())
 		}
 		w.verify(c.why)
+	}
+}
+
+// TestWhyNothingIsGoneOnWith has a row for each thing that must not be, and for what may be.
+func TestWhyNothingIsGoneOnWith(t *testing.T) {
+	dir := t.TempDir()
+	tap, err := capture.OpenTap(capture.TapConfig{RunDir: dir, Group: testGroup, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tap.Close()
+	pages, err := filepath.Glob(filepath.Join(dir, "order-*.page"))
+	if err != nil || len(pages) != 1 {
+		t.Fatal(pages, err)
+	}
+	passed := func(n byte) {
+		page, err := os.OpenFile(pages[0], os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer page.Close()
+		if _, err := page.WriteAt([]byte{n}, 232); err != nil {
+			t.Fatal(err)
+		}
+	}
+	names := openIncarnations(dir, testStream)
+	inc := tap.RaiseIncarnation(8)
+	if err := names.put(drawn{}.with(inc)); err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range []struct {
+		why    string // empty: it is gone on with
+		change func(f *flow, c *spill.Carried)
+	}{
+		{"", func(*flow, *spill.Carried) {}},
+		{"", func(f *flow, _ *spill.Carried) { f.mu.roster.Volumes[0].Phase = roster.Gone }},
+		{"a resync was under way", func(_ *flow, c *spill.Carried) { c.Since = 0 }},
+		{"the host restarted", func(f *flow, _ *spill.Carried) { f.marksNew = true }},
+		{"another incarnation was drawn since", func(_ *flow, c *spill.Carried) { c.Incarnation-- }},
+		{"another epoch was granted since", func(f *flow, _ *spill.Carried) { f.mu.epoch++ }},
+		{"several VRAs take", func(f *flow, _ *spill.Carried) { f.cfg.Members = make([]Member, 2) }},
+		{"the group rests", func(f *flow, _ *spill.Carried) { f.mu.roster.Paused = true }},
+		{"volume vol1 was being added", func(f *flow, _ *spill.Carried) { f.mu.roster.Volumes[0].Phase = roster.Joining }},
+		{"a filter could not be reached", func(*flow, *spill.Carried) { passed(1) }},
+		{"another incarnation was drawn since", func(*flow, *spill.Carried) {
+			passed(0)
+			tap.RaiseIncarnation(inc) // and was not kept yet
+		}},
+	} {
+		f := &flow{tap: tap, incarnations: names}
+		f.mu.epoch = 3
+		f.mu.roster.Volumes = []roster.Volume{{Name: "vol1", Phase: roster.Member}}
+		c := &spill.Carried{Standing: spill.Standing{Incarnation: inc, Epoch: 3, At: spill.At{Since: 5}}}
+		row.change(f, c)
+		if why := f.cannotGoOn(c); (why == "") != (row.why == "") || !strings.Contains(why, row.why) {
+			t.Errorf("it says %q, want %q", why, row.why)
+		}
+	}
+}
+
+// A mark that was decided is taken though the life has ended since; one that was not ends what feed adds.
+func TestMarksAtTheEnd(t *testing.T) {
+	ended, end := context.WithCancel(context.Background())
+	end()
+	for range 64 { // a select of two that are ready takes either
+		f := &flow{ctx: ended}
+		decided := &mark{ticket: 4, decided: make(chan struct{}), place: &group.Place{Kind: group.Cut}}
+		close(decided.decided)
+		f.mu.marks = map[record.Ticket]*mark{4: decided, 5: {ticket: 5, decided: make(chan struct{}), open: true}}
+		if m := f.takeMark(ended, 4); m != decided {
+			t.Fatalf("at one that is decided stands %+v", m)
+		}
+		d := &feed{flow: f, life: life{ctx: ended}, whole: 3}
+		f.intake.Store(&intake{})
+		d.add([]capture.Write{{Kind: capture.Mark, Ticket: 5}, {Kind: capture.Mark, Ticket: 6}})
+		if d.whole != 3 {
+			t.Fatalf("behind one that is not decided all up to %d is whole", d.whole)
+		}
+		f.ctx = context.Background() // another life comes: what was taken must be freed
+		if d.add([]capture.Write{{Kind: capture.Mark, Ticket: 5}, {Kind: capture.Mark, Ticket: 6}}); d.whole != 6 {
+			t.Fatalf("where only the life has ended all up to %d is whole", d.whole)
+		}
 	}
 }

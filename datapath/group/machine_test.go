@@ -240,6 +240,31 @@ func TestReconnect(t *testing.T) {
 	f("[]", Stood{Durable: 21, Incarnation: 9, Acked: 12, Sealed: 20})
 }
 
+// A life that is gone on with ends where the target has more of it than was kept; what had changed is read again, and the reason says so.
+func TestKeptIsShort(t *testing.T) {
+	f := func(want string, s Stood) {
+		t.Helper()
+		now := time.Unix(1e6, 0)
+		m := New(time.Second, 9, now)
+		m.Step(now, Kept{OpensAt: 11, Since: 12})
+		m.Step(now, SessionUp{})
+		if got := fmt.Sprint(script(m, &now, s)); got != want {
+			t.Errorf("%+v: did %s, want %s", s, got, want)
+		}
+		if want != "[Draw OpenStream]" && want != "[Draw]" {
+			return
+		}
+		m.Step(now, Drawn{Life: m.Life(), Incarnation: 10})
+		as := m.Step(now, Stood{Durable: 21, Incarnation: 9, Acked: 12})
+		b, ok := as[0].(Begin)
+		if !ok || b.Next != 22 || b.MarkAll || b.Reason != "the source restarted, and what it kept ends before what the target has" {
+			t.Errorf("then it gives %+v", as)
+		}
+	}
+	f("[Resume]", Stood{Durable: 20, Incarnation: 9, Acked: 12, Sealed: 20})
+	f("[Draw]", Stood{Durable: 21, Incarnation: 9, Acked: 12, Sealed: 20})
+}
+
 // A cut says that the guests were at rest only where its ticket was taken meanwhile.
 func TestFreeze(t *testing.T) {
 	now := time.Unix(1e6, 0)
