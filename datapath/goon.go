@@ -10,6 +10,7 @@ import (
 	"github.com/holdfast-dr/holdfast/datapath/roster"
 	"github.com/holdfast-dr/holdfast/datapath/spill"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
+	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
 // A source that ends, however it does, leaves its window in a file of the run directory (spill.Kept), and what it had not
@@ -49,13 +50,23 @@ func (f *flow) openWindow(runDir string) {
 	}
 	f.window.KeepIn(f.slabs.Kept(), c)
 	f.kept, f.mu.inc, f.mu.freezes = c, c.Incarnation, c.Freezes
-	f.mu.ledger.Acked = max(f.mu.ledger.Acked, c.First-1) // the one before may have ended before it could say so
-	from := c.Through + 1
+	if !invariant.Planted("datapath/acked-not-raised") {
+		f.mu.ledger.Acked = max(f.mu.ledger.Acked, c.First-1) // the one before may have ended before it could say so
+	}
+	from, order := goesOnFrom(c.At)
 	if invariant.Planted("datapath/frees-what-is-not-kept") {
 		from = f.tap.LastTicket() + 1
+		order = max(from, order)
 	}
-	f.tap.GoOn(from, max(from, c.Last))
+	f.tap.GoOn(from, order)
 	f.log.Info("the window is gone on with", "records", len(c.Records), "bytes", c.Bytes, "incarnation", c.Incarnation, "seq", c.First, "ticket", c.Through)
+}
+
+// goesOnFrom says what is taken behind a window's last record: writes from the first ticket that is not whole in it, and none
+// below order, which must not come after what stands in it already.
+func goesOnFrom(at spill.At) (from, order record.Ticket) {
+	from = at.Through + 1
+	return from, max(from, at.Last)
 }
 
 // cannotGoOn says why what is left is not to be gone on with; empty: it is.

@@ -138,9 +138,10 @@ func TestWindowIsNotGoneOnWith(t *testing.T) {
 	w.awaitState(api.StateProtected)
 	for _, c := range []struct {
 		why  string
-		hurt func(f *flow)
+		ends func(f *flow) // while it runs; nil: nothing is done to it
+		hurt func(f *flow) // when it has ended
 	}{
-		{"stood elsewhere", func(*flow) { // the first slab of each size
+		{"stood elsewhere", nil, func(*flow) { // the first slab of each size
 			file, err := os.OpenFile(w.windowFile(), os.O_RDWR, 0)
 			if err != nil {
 				t.Fatal(err)
@@ -157,11 +158,12 @@ func TestWindowIsNotGoneOnWith(t *testing.T) {
 				}
 			}
 		}},
-		{"another incarnation was drawn since", func(f *flow) {
+		{"another incarnation was drawn since", nil, func(f *flow) {
 			if err := f.incarnations.put(f.mu.drawn.with(f.mu.drawn.last + 9)); err != nil {
 				t.Fatal(err)
 			}
 		}},
+		{"its incarnation had ended", func(f *flow) { f.fail(errors.New("a test has it stop")) }, func(*flow) {}},
 	} {
 		f := w.s.flows[0]
 		w.link.Down()
@@ -169,6 +171,9 @@ func TestWindowIsNotGoneOnWith(t *testing.T) {
 		w.await("records", func() bool { return f.window.Stats().Records > 8 })
 		g.end()
 		inc := f.mu.inc
+		if c.ends != nil {
+			c.ends(f)
+		}
 		w.killSource()
 		c.hurt(f)
 		w.startSource()
@@ -181,6 +186,58 @@ func TestWindowIsNotGoneOnWith(t *testing.T) {
 			t.Errorf("%s: incarnation %d after %d, %d bytes were read again", c.why, f.mu.inc, inc, f.count.syncRead.Load())
 		}
 		w.verify(c.why)
+	}
+}
+
+// What a window begins behind was acknowledged, whatever the ledger says: a process may end between the two.
+func TestAckedIsWhatTheWindowBeginsBehind(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	w.inMemory()
+	w.start()
+	w.awaitState(api.StateProtected)
+	w.verify("before")
+	w.link.Down()
+	f := w.s.flows[0]
+	w.await("no session", func() bool { f.mu.Lock(); defer f.mu.Unlock(); return f.mu.session == nil })
+	w.put("vol1", 1<<20, 64<<10)
+	w.await("a record", func() bool { return f.window.Stats().Records > 0 })
+	w.killSource()
+	acked, inc := f.mu.ledger.Acked, f.mu.inc
+	if acked < 2 {
+		t.Fatalf("%d was acknowledged", acked)
+	}
+	before := f.mu.ledger
+	before.Acked = acked / 2
+	rewrite(t, filepath.Join(w.dir, "run", "ledger-"+record.StreamID(testStream).String()), before.encode())
+	w.startSource()
+	f = w.s.flows[0]
+	f.mu.Lock()
+	got := f.mu.ledger.Acked
+	f.mu.Unlock()
+	if got < acked {
+		t.Errorf("%d counts as acknowledged, and the window begins behind %d", got, acked)
+	}
+	w.link.Up()
+	w.awaitState(api.StateProtected)
+	w.verify("after")
+	if f.mu.inc != inc {
+		t.Errorf("incarnation %d after %d", f.mu.inc, inc)
+	}
+}
+
+// TestGoesOnFrom has a row for each way in which the last record may end.
+func TestGoesOnFrom(t *testing.T) {
+	for _, row := range []struct{ through, last, from, order record.Ticket }{
+		{10, 10, 11, 11}, // behind a write that is whole, or a mark
+		{9, 10, 10, 10},  // in the middle of one: it is given again, whole
+		{7, 10, 8, 10},   // as well, and what lies between was never to be sent
+		{10, 0, 11, 11},  // nothing but marks
+		{0, 0, 1, 1},
+	} {
+		if from, order := goesOnFrom(spill.At{Through: row.through, Last: row.last}); from != row.from || order != row.order {
+			t.Errorf("behind %d, and %d at last, it goes on from %d in the order from %d; want %d, %d", row.through, row.last, from, order, row.from, row.order)
+		}
 	}
 }
 
@@ -208,8 +265,10 @@ func TestWhyNothingIsGoneOnWith(t *testing.T) {
 	}
 	names := openIncarnations(dir, testStream)
 	inc := tap.RaiseIncarnation(8)
-	if err := names.put(drawn{}.with(inc)); err != nil {
-		t.Fatal(err)
+	draw := func(last record.Incarnation) {
+		if err := names.put(drawn{}.with(last)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for _, row := range []struct {
 		why    string // empty: it is gone on with
@@ -225,11 +284,11 @@ func TestWhyNothingIsGoneOnWith(t *testing.T) {
 		{"the group rests", func(f *flow, _ *spill.Carried) { f.mu.roster.Paused = true }},
 		{"volume vol1 was being added", func(f *flow, _ *spill.Carried) { f.mu.roster.Volumes[0].Phase = roster.Joining }},
 		{"a filter could not be reached", func(*flow, *spill.Carried) { passed(1) }},
-		{"another incarnation was drawn since", func(*flow, *spill.Carried) {
-			passed(0)
-			tap.RaiseIncarnation(inc) // and was not kept yet
-		}},
+		{"another incarnation was drawn since", func(*flow, *spill.Carried) { draw(inc + 1) }},             // and the page does not say so
+		{"another incarnation was drawn since", func(*flow, *spill.Carried) { tap.RaiseIncarnation(inc) }}, // and was not kept yet
 	} {
+		passed(0)
+		draw(inc)
 		f := &flow{tap: tap, incarnations: names}
 		f.mu.epoch = 3
 		f.mu.roster.Volumes = []roster.Volume{{Name: "vol1", Phase: roster.Member}}
