@@ -2,6 +2,7 @@ package capture
 
 import (
 	"testing"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -36,5 +37,29 @@ func TestLargeMemory(t *testing.T) {
 		if other[i] != byte(i>>12) {
 			t.Fatalf("at %d the other mapping has %d", i, other[i])
 		}
+	}
+}
+
+// A clock that was read while its thread stood still is not taken: it would run ahead of the other processes' from then on.
+func TestClockIsNear(t *testing.T) {
+	began := time.Now()
+	at := time.Duration(0)
+	stands := []time.Duration{5 * time.Millisecond, 300, 3 * time.Millisecond, 200, 90 * time.Millisecond}
+	c := nearest(len(stands), func() (r clockReading) {
+		r = clockReading{before: began.Add(at), mono: int64(time.Hour + at + stands[0]), took: stands[0]}
+		at, stands = at+stands[0], stands[1:]
+		return r
+	})
+	if ahead := time.Duration(c.base) - time.Hour - c.at.Sub(began); ahead > 200 {
+		t.Errorf("the clock is %v ahead", ahead)
+	}
+	var before, after unix.Timespec
+	c = newMonoClock()
+	errBefore := unix.ClockGettime(unix.CLOCK_MONOTONIC, &before)
+	now := c.now()
+	errAfter := unix.ClockGettime(unix.CLOCK_MONOTONIC, &after)
+	const slack = int64(time.Millisecond)
+	if errBefore != nil || errAfter != nil || now < before.Nano()-slack || now > after.Nano()+slack {
+		t.Errorf("it says %d between %d and %d (%v, %v)", now, before.Nano(), after.Nano(), errBefore, errAfter)
 	}
 }
