@@ -2,8 +2,10 @@ package datapath
 
 import (
 	"context"
+	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/datapath/group"
@@ -118,6 +120,13 @@ func (f *flow) goOnLocked() {
 	})
 }
 
+// goOnWithoutLocked gives up what is left of the process before, while its volumes are not known yet: it is in the marks.
+func (f *flow) goOnWithoutLocked(why string) {
+	f.log.Warn("the window that was to be gone on with is given up", "reason", why)
+	f.count.gaveWay.Add(1)
+	f.drawLocked(group.Draw{Life: f.mu.machine.Life()})
+}
+
 // trim gives memory back, until ctx ends.
 func (f *flow) trim(ctx context.Context) {
 	for pause(ctx, trimEvery) {
@@ -134,12 +143,17 @@ func (f *flow) leave() {
 	f.window.Reset(1)
 }
 
-// removeWindows removes what groups have left that are not here any more.
+// removeWindows removes what groups have left that are not here any more. Of another VRA, which may be about to start, is what was
+// never drawn for here.
 func (s *Source) removeWindows() error {
 	names, err := filepath.Glob(filepath.Join(s.cfg.RunDir, keptPrefix+"*"))
 	for _, name := range names {
-		if !slices.ContainsFunc(s.flows, func(f *flow) bool { return keptPrefix+f.cfg.Stream.String() == filepath.Base(name) }) {
-			spill.RemoveKept(name) // one that is in use is another VRA's
+		stream := strings.TrimPrefix(filepath.Base(name), keptPrefix)
+		if slices.ContainsFunc(s.flows, func(f *flow) bool { return f.cfg.Stream.String() == stream }) {
+			continue
+		}
+		if _, err := os.Stat(incarnationsName(s.cfg.DataDir, stream)); err == nil || invariant.Planted("datapath/removes-a-siblings") {
+			spill.RemoveKept(name) // unless it is in use
 		}
 	}
 	return err

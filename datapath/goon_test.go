@@ -33,6 +33,16 @@ func (w *world) inMemory() {
 	}
 }
 
+// keepingWorld is one in memory whose group is protected, and the incarnation that it is in.
+func keepingWorld(t *testing.T, window, pool int64) (*world, record.Incarnation) {
+	t.Helper()
+	w := newWorld(t, func(w *world) { w.window, w.pool = window, pool })
+	w.inMemory()
+	w.start()
+	w.awaitState(api.StateProtected)
+	return w, w.s.flows[0].mu.inc
+}
+
 // windowFile is that of the source's only group.
 func (w *world) windowFile() string {
 	return filepath.Join(w.dir, "run", keptPrefix+record.StreamID(testStream).String())
@@ -42,11 +52,7 @@ func (w *world) windowFile() string {
 // incarnation stays, checkpoints go on, and the replica is what the disk is.
 func TestWindowIsGoneOnWith(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, func(w *world) { w.window, w.pool = 8<<20, 8<<20 })
-	w.inMemory()
-	w.start()
-	w.awaitState(api.StateProtected)
-	inc := w.s.flows[0].mu.inc
+	w, inc := keepingWorld(t, 8<<20, 8<<20)
 	for round := range 3 {
 		w.link.Down()
 		g := w.writeGently(w.size, time.Millisecond)
@@ -80,11 +86,7 @@ func TestWindowIsGoneOnWith(t *testing.T) {
 // A source lets go of the group's tap last: who has waited for that finds the window free, and goes on with it.
 func TestWindowOverlaps(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, func(w *world) { w.window, w.pool = 64<<20, 16<<20 })
-	w.inMemory()
-	w.start()
-	w.awaitState(api.StateProtected)
-	inc := w.s.flows[0].mu.inc
+	w, inc := keepingWorld(t, 64<<20, 16<<20)
 	w.link.Down()
 	for round := range 3 {
 		for i := range int64(8) { // memory that takes its time to be unmapped
@@ -122,18 +124,22 @@ func TestWindowOverlaps(t *testing.T) {
 }
 
 // A window that lacks something, or is of a stream that cannot be gone on with, is not: a higher incarnation begins,
-// what is marked is read again, and the log says why. A file of a group that is not here any more is removed.
+// what is marked is read again, and the log says why. A file of a group that is not here any more is removed, one of another VRA stays.
 func TestWindowIsNotGoneOnWith(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, func(w *world) { w.window, w.pool = 8<<20, 4<<20 })
 	w.inMemory()
-	left := filepath.Join(w.dir, "run", keptPrefix+"0000000000000077")
-	if err := os.WriteFile(left, []byte("left"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	w.mkdir("data")
+	left, another := record.StreamID(0x77).String(), record.StreamID(0x78).String()
+	rewrite(t, filepath.Join(w.dir, "run", keptPrefix+left), []byte("left"))
+	rewrite(t, filepath.Join(w.dir, "run", keptPrefix+another), []byte("of another VRA, which is being upgraded"))
+	rewrite(t, incarnationsName(filepath.Join(w.dir, "data"), left), []byte("holdfast incarnation 7\n"))
 	w.start()
-	if _, err := os.Stat(left); !os.IsNotExist(err) {
+	if _, err := os.Stat(filepath.Join(w.dir, "run", keptPrefix+left)); !os.IsNotExist(err) {
 		t.Errorf("what a group left that is not here is there still: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(w.dir, "run", keptPrefix+another)); err != nil {
+		t.Errorf("what another VRA left: %v", err)
 	}
 	w.awaitState(api.StateProtected)
 	for _, c := range []struct {
@@ -192,10 +198,7 @@ func TestWindowIsNotGoneOnWith(t *testing.T) {
 // What a window begins behind was acknowledged, whatever the ledger says: a process may end between the two.
 func TestAckedIsWhatTheWindowBeginsBehind(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, nil)
-	w.inMemory()
-	w.start()
-	w.awaitState(api.StateProtected)
+	w, inc := keepingWorld(t, 16<<20, 4<<20)
 	w.verify("before")
 	w.link.Down()
 	f := w.s.flows[0]
@@ -203,7 +206,7 @@ func TestAckedIsWhatTheWindowBeginsBehind(t *testing.T) {
 	w.put("vol1", 1<<20, 64<<10)
 	w.await("a record", func() bool { return f.window.Stats().Records > 0 })
 	w.killSource()
-	acked, inc := f.mu.ledger.Acked, f.mu.inc
+	acked := f.mu.ledger.Acked
 	if acked < 2 {
 		t.Fatalf("%d was acknowledged", acked)
 	}
@@ -222,6 +225,78 @@ func TestAckedIsWhatTheWindowBeginsBehind(t *testing.T) {
 	w.awaitState(api.StateProtected)
 	w.verify("after")
 	if f.mu.inc != inc {
+		t.Errorf("incarnation %d after %d", f.mu.inc, inc)
+	}
+}
+
+// A window whose filters are away cannot be sent. It stands there until they are back, or another group needs the memory: then its
+// group goes on by its marks.
+func TestWindowGivesWay(t *testing.T) {
+	t.Parallel()
+	const total = 16 << 20
+	w := newWorld(t, func(w *world) {
+		w.window, w.pool, w.memory, w.asked = total, 8<<20, total, "shop"
+		w.others = []GroupConfig{{Name: "till", ID: testGroup + 1, Stream: testStream + 1, Lineage: 8, Interval: w.interval, Window: total, Filters: []string{"/nobody/is/there"}}}
+	})
+	w.inMemory()
+	w.start()
+	w.awaitState(api.StateProtected)
+	w.link.Down()
+	for off := int64(0); w.s.flows[0].window.Stats().Bytes < total*7/16; off = (off + 512<<10) % w.size {
+		w.put("vol1", off, 512<<10)
+		w.await("a place for more", func() bool { return w.s.flows[0].tap.Stats().Free > 4<<20/capture.SlotBytes })
+	}
+	inc := w.s.flows[0].mu.inc
+	w.killSource()
+	w.filter.end(t)
+	w.startSource()
+	f, book := w.s.flows[0], w.s.share.book
+	till := share{w.s.share, 1}
+	till.Holds(total - f.window.Stats().Bytes)
+	w.s.share.mu.Lock()
+	held := book.Held(0)
+	w.s.share.mu.Unlock()
+	if held < total*7/16 {
+		t.Fatalf("it goes on with %d bytes", held)
+	}
+	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+	defer stop()
+	if err := till.Await(ctx); err != nil {
+		t.Fatalf("who needs the memory has none: %v", err)
+	}
+	till.Holds(0)
+	w.await("its window to be empty", func() bool { return f.window.Stats().Records == 0 })
+	if n := f.count.gaveWay.Load(); n != 1 || !w.said.has("is given up") {
+		t.Errorf("it gave way %d times, or does not say so", n)
+	}
+	w.startFilter()
+	w.link.Up()
+	w.awaitState(api.StateProtected)
+	w.verify("after")
+	if f.mu.inc <= inc {
+		t.Errorf("incarnation %d after %d", f.mu.inc, inc)
+	}
+}
+
+// Where the file cannot be used the group is protected all the same, and says what a restart will cost.
+func TestWindowHasNoFile(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	w.mkdir("run")
+	if err := os.Mkdir(w.windowFile(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	w.start()
+	w.awaitState(api.StateProtected)
+	if !w.said.has("the window ends with this process") {
+		t.Error("it does not say that the window ends with the process")
+	}
+	inc := w.s.flows[0].mu.inc
+	w.killSource()
+	w.startSource()
+	w.awaitState(api.StateProtected)
+	w.verify("after")
+	if f := w.s.flows[0]; f.mu.inc <= inc {
 		t.Errorf("incarnation %d after %d", f.mu.inc, inc)
 	}
 }

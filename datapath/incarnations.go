@@ -63,8 +63,11 @@ func (d drawn) adopting(n record.Incarnation) drawn {
 func jump() record.Incarnation { return record.Incarnation(rand.Uint32N(drawMost)) }
 
 func openIncarnations(dir string, stream record.StreamID) incarnations {
-	return incarnations{filepath.Join(dir, "incarnation-"+stream.String())}
+	return incarnations{incarnationsName(dir, stream.String())}
 }
+
+// incarnationsName is of a file that is there once one was drawn for the stream.
+func incarnationsName(dir, stream string) string { return filepath.Join(dir, "incarnation-"+stream) }
 
 // get reads what was kept. A file of an older release has the last one only: all up to it are ours.
 func (i incarnations) get() (d drawn, err error) {

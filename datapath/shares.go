@@ -73,6 +73,7 @@ func (s *Source) watchShares(ctx context.Context) {
 			return
 		}
 		s.prioritise()
+		s.stand()
 		s.share.mu.Lock()
 		i, ok := s.share.book.GiveWay(time.Now())
 		floor := s.share.book.Floor()
@@ -84,10 +85,26 @@ func (s *Source) watchShares(ctx context.Context) {
 	}
 }
 
+// stand tells the book of which groups nothing can be sent: windows that an earlier process left wait for their filters.
+func (s *Source) stand() {
+	for i, f := range s.flows {
+		f.mu.Lock()
+		waits := f.kept != nil
+		f.mu.Unlock()
+		s.share.mu.Lock()
+		s.share.book.Stand(i, waits)
+		s.share.mu.Unlock()
+	}
+}
+
 // giveWay gives up what stands in the group's window.
 func (f *flow) giveWay() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.kept != nil {
+		f.goOnWithoutLocked("its filters do not answer, and other groups need the memory")
+		return
+	}
 	life := f.mu.life
 	if f.stepLocked(group.GiveWay{}); f.mu.life != life {
 		f.count.gaveWay.Add(1)

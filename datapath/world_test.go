@@ -46,9 +46,11 @@ type world struct {
 	paused      bool // the group is, until it is resumed
 	window      int64
 	pool        int64
-	fs          ioengine.FS // the target's
-	spill       SpillConfig // of the source
-	store       string      // there
+	memory      int64         // of all windows together; 0: their sum
+	others      []GroupConfig // of the source, beside the world's own; they have its target
+	fs          ioengine.FS   // the target's
+	spill       SpillConfig   // of the source
+	store       string        // there
 	// catalogue opens the journal's; nil is Badger.
 	catalogue func() (index.Map, error)
 	log       *slog.Logger
@@ -277,10 +279,15 @@ func (w *world) startSource() {
 	for i, v := range w.volumes {
 		g.Volumes = append(g.Volumes, VolumeName{ID: volumeID(i), Name: v})
 	}
+	groups := []GroupConfig{g}
+	for _, g := range w.others {
+		g.Control, g.Data = w.control, w.data
+		groups = append(groups, g)
+	}
 	w.mkdir("data")
 	s, err := OpenSource(SourceConfig{
-		RunDir: w.dir + "/run", DataDir: w.dir + "/data", Credentials: credentials, Groups: []GroupConfig{g}, Connections: w.connections, Log: w.log.With("part", "source"),
-		Spill: w.spill,
+		RunDir: w.dir + "/run", DataDir: w.dir + "/data", Credentials: credentials, Groups: groups, Connections: w.connections, Log: w.log.With("part", "source"),
+		Spill: w.spill, WindowBudget: w.memory,
 	})
 	if err != nil {
 		w.t.Fatal(err)

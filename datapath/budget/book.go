@@ -36,6 +36,7 @@ type group struct {
 	most     int64 // bytes it may hold, whatever the others do
 	held     int64
 	waits    bool
+	stands   bool
 	rests    time.Time // until then it is held to its floor
 }
 
@@ -67,6 +68,9 @@ func (b *Book) Held(i int) int64 { return b.groups[i].held }
 
 // Wait notes that a group has more and was not let in, or that it no longer waits.
 func (b *Book) Wait(i int, waits bool) { b.groups[i].waits = waits }
+
+// Stand notes that nothing that a group holds can be sent, nor more come to it, however its link is; or that it can.
+func (b *Book) Stand(i int, stands bool) { b.groups[i].stands = stands }
 
 // excess is what a group holds of the pool.
 func (b *Book) excess(i int) int64 { return max(0, b.groups[i].held-b.Floor()) }
@@ -139,9 +143,30 @@ func (b *Book) fair(i int, most int64) (share int64, short bool) {
 	return most / equals, short
 }
 
+// standing is the group that holds most of the pool of those of which nothing can be sent; -1 for none. Whatever its priority, it
+// gives way to any other that is short.
+func (b *Book) standing(now time.Time) int {
+	at, most, short := -1, b.underWay, false
+	for i := range b.groups {
+		g := &b.groups[i]
+		short = short || b.short(i)
+		if e := b.excess(i); g.stands && e > most && !now.Before(g.rests) {
+			at, most = i, e
+		}
+	}
+	if !short || invariant.Planted("budget/standing-keeps") {
+		return -1
+	}
+	return at
+}
+
 // GiveWay says which group has to give up what it holds now, if one has. It is told to
 // rest from now on; asked again, once that group holds nothing, it may name another.
 func (b *Book) GiveWay(now time.Time) (i int, ok bool) {
+	if i := b.standing(now); i >= 0 {
+		b.groups[i].rests = now.Add(Rest)
+		return i, true
+	}
 	var used, before int64 // of the pool; of it by groups that go before those looked at
 	for j := range b.groups {
 		used += b.excess(j)

@@ -19,7 +19,7 @@ const (
 
 var start = time.Unix(1e6, 0)
 
-// book makes one of 160 MiB: of one to three groups, each "priority held" in MiB, with a * when it waits.
+// book makes one of 160 MiB: of one to three groups, each "priority held" in MiB, with a * when it waits, and a - when it stands.
 func book(t *testing.T, groups ...string) *Book {
 	t.Helper()
 	most := make([]int64, len(groups))
@@ -40,6 +40,7 @@ func book(t *testing.T, groups ...string) *Book {
 		b.Prioritise(i, p)
 		b.Hold(i, held*mib)
 		b.Wait(i, waits == "*")
+		b.Stand(i, waits == "-")
 	}
 	return b
 }
@@ -114,6 +115,12 @@ func TestGiveWay(t *testing.T) {
 	f(1, "high 86", "medium 46", "low 26")   // then the next
 	f(2, "high 86", "medium 46", "low 28")   // but the lowest first
 	f(-1, "high 106", "medium 26", "low 26") // the highest never
+	f(0, "high 100 -", "low 60 *")           // unless nothing of it can be sent
+	f(0, "medium 100 -", "medium 60 *")
+	f(1, "medium 46 -", "medium 80 -", "medium 30 *") // whoever holds most
+	f(-1, "medium 160 -", "medium 0 *")               // whose floor is free is not short
+	f(-1, "medium 100 -", "medium 60")                // nor who does not wait
+	f(-1, "medium 41 -", "medium 60 *")               // for less than what may be under way nobody gives way
 }
 
 // Who gave way rests.

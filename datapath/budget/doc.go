@@ -15,6 +15,7 @@
 //     lowest priority gives way, whoever holds most of it first: what it holds is dropped,
 //     and sent again from its marks later. Groups of the highest priority present never do,
 //     nor one that holds no more than its floor.
+//   - What nobody can send, since the filters of its guests are away, gives way before that, to any group that is short.
 //   - Who gave way is held to its floor for Rest: a short burst costs it one resync, not many.
 //   - All that groups hold is at most the total, and what each has under way when it is
 //     last let in.

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"sync"
@@ -223,7 +224,9 @@ func inMemory(f *os.File) error {
 // open maps what stands there, if it is the file that cfg means.
 func (k *Kept) open(cfg KeptConfig) (why string, err error) {
 	head := make([]byte, keptHeader)
-	switch n, _ := k.file.ReadAt(head, 0); {
+	switch n, err := k.file.ReadAt(head, 0); {
+	case err != nil && err != io.EOF:
+		return "", err
 	case n == 0:
 		return "there is none of an earlier process", nil
 	case n < keptHeader || binary.LittleEndian.Uint32(head) != keptMagic || binary.LittleEndian.Uint32(head[atKeptCRC:]) != crc32c.Checksum(head[:atKeptCRC]):

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -385,6 +387,122 @@ func TestKeptElsewhere(t *testing.T) {
 	}
 }
 
+// memfd makes a file in memory that has no folder, and its name.
+func memfd(t *testing.T, content []byte, size int64) (*os.File, string) {
+	t.Helper()
+	fd, err := unix.MemfdCreate("window", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fd), "window")
+	t.Cleanup(func() { f.Close() })
+	if _, err := f.WriteAt(content, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Truncate(size); err != nil {
+		t.Fatal(err)
+	}
+	return f, fmt.Sprintf("/proc/self/fd/%d", fd)
+}
+
+// TestKeptFails has the system refuse each thing that a file needs: records stand in the heap then, and the file is let go of.
+func TestKeptFails(t *testing.T) {
+	base := keptConfig(t)
+	sealed := func(seals int, content []byte, size int64) func(*testing.T) string {
+		return func(t *testing.T) string {
+			f, name := memfd(t, content, size)
+			if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, seals); err != nil {
+				t.Fatal(err)
+			}
+			return name
+		}
+	}
+	whole := Kept{span: spanUnit}
+	for what, c := range map[string]struct {
+		name func(t *testing.T) string
+		want error
+	}{
+		"not in memory, wherever it is": {func(*testing.T) string { return "/proc/self/comm" }, errNotMemory},
+		"a folder":                      {func(t *testing.T) string { return t.TempDir() }, unix.EISDIR},
+		"somebody else's": {func(t *testing.T) string {
+			name := filepath.Join(filepath.Dir(base.Name), "another's")
+			if err := os.WriteFile(name, nil, 0); err != nil {
+				t.Fatal(err)
+			}
+			return name
+		}, unix.EACCES},
+		"cannot be emptied":                      {sealed(unix.F_SEAL_SHRINK, []byte("HFWN"), 4), unix.EPERM},
+		"cannot be as large as it must":          {sealed(unix.F_SEAL_GROW, nil, 0), unix.EPERM},
+		"a new one cannot be mapped":             {sealed(unix.F_SEAL_WRITE, nil, 0), unix.EPERM},
+		"one of a process before, neither":       {sealed(unix.F_SEAL_WRITE, base.header(spanUnit), whole.size()), unix.EPERM},
+		"the file system has no room for a head": {func(t *testing.T) string { return filepath.Join(small(t, "4k"), "window") }, unix.ENOSPC},
+	} {
+		t.Run(what, func(t *testing.T) {
+			cfg := base
+			cfg.Name = c.name(t)
+			var s Slabs
+			failed := func() (err error) {
+				as(t, c.want == unix.EACCES, func() { _, _, err = s.Keep(cfg) })
+				return err
+			}
+			for range 2 { // the second finds it free
+				if err := failed(); !errors.Is(err, c.want) {
+					t.Fatalf("it is kept with %v, want %v", err, c.want)
+				}
+			}
+			if b := s.Get(100); b.whole != nil || s.Kept() != nil {
+				t.Error("a slab is of the file")
+			}
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	f, _ := memfd(t, nil, 0)
+	unread, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unread.Close()
+	if why, err := (&Kept{file: unread}).open(base); !errors.Is(err, unix.EBADF) {
+		t.Errorf("one that cannot be read is opened with %q, %v", why, err)
+	}
+}
+
+// as runs do, as nobody where that is asked for and it is root otherwise, whom nothing is forbidden.
+func as(t *testing.T, nobody bool, do func()) {
+	t.Helper()
+	if !nobody || os.Geteuid() != 0 {
+		do()
+		return
+	}
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // which ends with its goroutine
+		err := unix.Setfsuid(65534)
+		do()
+		done <- err
+	}()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+}
+
+// small mounts a file system in memory of that size, until the test ends.
+func small(t *testing.T, size string) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
+		t.Skip("no file system of its own: ", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
 // TestKeptOverlap: who comes while another still has the file waits a moment for it; one that was removed, or made anew, between
 // its opening and its lock is nobody's.
 func TestKeptOverlap(t *testing.T) {
@@ -456,6 +574,66 @@ func TestKeptIsFull(t *testing.T) {
 			t.Fatalf("slab %d is none of the file", i)
 		}
 		b.P = append(b.P, 1)
+	}
+}
+
+// TestKeptGrowsNoMore: where the file system has no room left, or gives none, records stand in the heap, and those that the file
+// has are as they were.
+func TestKeptGrowsNoMore(t *testing.T) {
+	cfg := keptConfig(t)
+	k, _, _ := keep(t, cfg)
+	defer k.close()
+	of := func(b *Slab) bool {
+		defer b.Release()
+		return b.whole != nil
+	}
+	if !of(k.slabs.Get(100)) {
+		t.Fatal("a slab is none of the file")
+	}
+	file := k.slabs.kept.file
+	reads, err := os.Open(cfg.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.slabs.kept.file = reads // nothing can be allocated in it
+	if of(k.slabs.Get(60000)) {
+		t.Error("a slab that has no memory is given")
+	}
+	if err := reads.Close(); err != nil { // and nobody says how much there is
+		t.Error(err)
+	}
+	if of(k.slabs.Get(60000)) {
+		t.Error("a slab is given though nobody knows whether there is room")
+	}
+	if !of(k.slabs.Get(100)) {
+		t.Error("one that has its memory is given no more")
+	}
+	k.slabs.kept.file = file
+	if !of(k.slabs.Get(60000)) {
+		t.Error("with room again there is none")
+	}
+
+	cfg.Name = filepath.Join(small(t, "1m"), "window")
+	n, _, _ := keep(t, cfg)
+	defer n.close()
+	n.begin()
+	var seq record.Seq
+	for seq = 1; seq < 100; seq++ {
+		if n.put(seq, 60000); n.w.mu.records[seq-1].Buffer.(*Slab).whole == nil {
+			break
+		}
+	}
+	if seq < 3 || seq > 90 {
+		t.Errorf("record %d is the first that 1 MiB has no room for", seq)
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(cfg.Name, &fs); err != nil || int64(fs.Bavail)*fs.Bsize < 256<<10 {
+		t.Errorf("%d KiB of 1024 are left to others, %v", int64(fs.Bavail)*fs.Bsize>>10, err)
+	}
+	for _, r := range n.w.mu.records {
+		if err := whole(r, record.Identity{Stream: keptStream, Epoch: 1, Incarnation: keptLife, Seq: r.Seq}); err != nil {
+			t.Errorf("record %d: %v", r.Seq, err)
+		}
 	}
 }
 
