@@ -58,11 +58,14 @@ func TestHostCrash(t *testing.T) {
 		w.awaitState(api.StateProtected)
 		f, c := w.s.flows[0], &w.s.peers[0].counters
 		wire := c.DataSent.Load() + c.DataReceived.Load() + c.ControlSent.Load() + c.ControlReceived.Load()
-		changed, compared := uint64(blocks*4096), f.count.compared.Load()
-		if all := uint64(w.size * 2); compared != all || f.count.differ.Load() != changed || f.count.raw.Load() != changed {
-			t.Errorf("%d bytes compared of %d, %d found to differ and %d sent of %d", compared, all, f.count.differ.Load(), f.count.raw.Load(), changed)
+		// A read that a filter is too slow to publish, on a machine that stands still, is dropped: then it is known well what is dirty, and that is sent.
+		revoked := uint64(f.tap.Stats().Revoked)
+		dropped := revoked * (128 << 10) // of data; a hole may be all of a region
+		changed, compared, differ, sent := uint64(blocks*4096), f.count.compared.Load(), f.count.differ.Load(), f.count.raw.Load()
+		if all := uint64(w.size * 2); compared > all || compared+revoked*delta.RegionBytes < all || differ > changed || differ+dropped < changed || sent < changed || sent > changed+dropped {
+			t.Errorf("%d bytes compared of %d, %d found to differ and %d sent of %d, %d reads were dropped", compared, all, differ, sent, changed, revoked)
 		}
-		if most := 2*changed + compared/4096*16; wire > most {
+		if most := 2*(changed+dropped) + compared/4096*16; wire > most {
 			t.Errorf("%d bytes on the wire for %d changed, at most %d", wire, changed, most)
 		}
 		w.verify("after")
