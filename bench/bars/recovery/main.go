@@ -6,9 +6,10 @@
 // instruction; ours is until the step began in which QEMU is started. The machines have no
 // more than their firmware to run, since what a guest's boot takes is not ours.
 //
-// Views are read by fio over NBD, as QEMU reads them, and the plain disk beside by fio itself, past the page
-// cache, and by the same NBD client from nbdkit: that leaves out what NBD itself costs. Over vhost-user, as a machine with front: vhost-user
-// has its disk, a guestless front end reads the view, and beside it qemu-storage-daemon's export of the plain disk. The disk that a machine has moved onto
+// A guest's reads go through QEMU on either side, so views are read by a guestless front end: over vhost-user as a machine with front: vhost-user
+// has its disk, and over NBD by the block layer of a qemu-storage-daemon, which exports the view with the options that machines get; beside
+// both, by the same front end, such a daemon's export of the plain disk, direct and aio=native. As scales the same daemon reads the plain disk from nbdkit, which says what NBD costs a guest, fio reads the view over NBD itself, and beside it
+// the plain disk by libaio, which has no QEMU between, and by the same NBD client from nbdkit, which leaves out what NBD itself costs. The disk that a machine has moved onto
 // is read by libaio beside the machine that runs on it, and so is the plain disk. What a failback sends is told by the story of one, a test. Needs root, to drop caches.
 package main
 
@@ -32,6 +33,7 @@ import (
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
 	"github.com/holdfast-dr/holdfast/control/config"
+	"github.com/holdfast-dr/holdfast/datapath/front/nbd"
 	"github.com/holdfast-dr/holdfast/datapath/front/vhostuser/guest"
 )
 
@@ -53,7 +55,7 @@ func main() {
 		}, o.Keep, []bars.Measure{
 			{Rows: []string{"first-one", "first-ours"}, Do: b.one},
 			{Rows: []string{"lag-test"}, Do: b.lag},
-			{Rows: []string{"view-qd16", "view-nbd", "view-vhost"}, Do: b.view},
+			{Rows: []string{"view-qemu", "view-qemu-nbd", "view-vhost", "view-qd16", "view-nbd"}, Do: b.view},
 			{Rows: []string{"plain-qd16"}, Do: b.plain}, // after it its lab is used up
 			{Rows: []string{"first-twenty"}, Do: b.twenty},
 			{Rows: []string{"failback"}, Do: b.failback},
@@ -344,24 +346,39 @@ func (b *bench) view() error {
 		return err
 	}
 	defer stop()
-	socket, stop, err := b.qemu(disk)
+	socket, stop, err := b.qemu("driver=file,node-name=file,read-only=on,locking=off,filename="+disk+",cache.direct=on,aio=native",
+		"driver=raw,node-name="+qemuNode+",read-only=on,file=file")
 	if err != nil {
 		return err
 	}
 	defer stop()
-	var view, plain, nbd, shared, raw float64
+	through, stop, err := b.qemuNBD(v.Volumes[0].NBD)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	peer, stop, err := b.qemuNBD(uri)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	var view, plain, nbdkit, qemu, kit, shared, raw float64
 	for i := range b.Pairs {
 		foreign, err := b.Pair(i,
 			b.reads(&view, "--ioengine=nbd", "--uri="+v.Volumes[0].NBD),
 			b.ofFile(&plain, disk),
-			b.reads(&nbd, "--ioengine=nbd", "--uri="+uri),
+			b.reads(&nbdkit, "--ioengine=nbd", "--uri="+uri),
+			b.asGuest(&qemu, through),
+			b.asGuest(&kit, peer),
 			b.asGuest(&shared, v.Volumes[0].VhostUser),
 			b.asGuest(&raw, socket))
 		if err != nil {
 			return err
 		}
+		b.Sample(bars.Sample{Row: "view-qemu", Value: qemu / raw, Ours: qemu, Peer: raw, OursUnit: "IOPS", Foreign: foreign})
+		b.Sample(bars.Sample{Row: "view-qemu-nbd", Value: kit / raw, Ours: kit, Peer: raw, OursUnit: "IOPS", Foreign: foreign})
 		b.Sample(bars.Sample{Row: "view-qd16", Value: view / plain, Ours: view, Peer: plain, OursUnit: "IOPS", Foreign: foreign})
-		b.Sample(bars.Sample{Row: "view-nbd", Value: view / nbd, Ours: view, Peer: nbd, OursUnit: "IOPS", Foreign: foreign})
+		b.Sample(bars.Sample{Row: "view-nbd", Value: view / nbdkit, Ours: view, Peer: nbdkit, OursUnit: "IOPS", Foreign: foreign})
 		b.Sample(bars.Sample{Row: "view-vhost", Value: shared / raw, Ours: shared, Peer: raw, OursUnit: "IOPS", Foreign: foreign})
 	}
 	return nil
@@ -397,12 +414,27 @@ func (b *bench) nbdkit(disk string) (uri string, stop func(), err error) {
 	return "nbd+unix:///?socket=" + socket, stop, err
 }
 
-// qemu serves a file for reading as a vhost-user-blk device until stop.
-func (b *bench) qemu(disk string) (socket string, stop func(), err error) {
+// qemuNode names what a qemu-storage-daemon exports.
+const qemuNode = "disk"
+
+// qemu serves the last of some nodes of QEMU's block layer, which is called qemuNode, for reading as a vhost-user-blk device until stop.
+func (b *bench) qemu(nodes ...string) (socket string, stop func(), err error) {
 	return b.peer(func(socket string) []string {
-		return []string{"qemu-storage-daemon", "--blockdev", "driver=file,node-name=file,read-only=on,locking=off,filename=" + disk + ",cache.direct=on,aio=native",
-			"--blockdev", "driver=raw,node-name=raw,read-only=on,file=file", "--export", "type=vhost-user-blk,id=disk,node-name=raw,addr.type=unix,addr.path=" + socket}
+		argv := []string{"qemu-storage-daemon"}
+		for _, n := range nodes {
+			argv = append(argv, "--blockdev", n)
+		}
+		return append(argv, "--export", "type=vhost-user-blk,id=disk,node-name="+qemuNode+",addr.type=unix,addr.path="+socket)
 	}, isThere) // which takes one guest alone
+}
+
+// qemuNBD is qemu of an NBD export at a unix socket, with the options that machines get for it (control/hypervisor/kvm), but for reading alone.
+func (b *bench) qemuNBD(uri string) (socket string, stop func(), err error) {
+	u, err := nbd.ParseURI(uri)
+	if err != nil {
+		return "", nil, err
+	}
+	return b.qemu("driver=nbd,node-name=" + qemuNode + ",read-only=on,discard=unmap,reconnect-delay=3600,server.type=unix,server.path=" + u.Address + ",export=" + u.Export)
 }
 
 func isThere(socket string) bool {
