@@ -240,7 +240,7 @@ func (vs *views) serve(v viewStatus) error {
 			return err
 		}
 		if v.Options.Scratch {
-			server := &vhostuser.Server{Device: unlaned{viewDevice{d}}, Name: volume.Name, Log: vs.log.With("view", id, "volume", volume.Name)}
+			server := &vhostuser.Server{Device: viewDevice{d}, Name: volume.Name, Log: vs.log.With("view", id, "volume", volume.Name)}
 			s.shared = append(s.shared, vhostDisk{server, volume.ID, diskSocket(at, volume.ID)})
 		}
 	}

@@ -123,6 +123,9 @@ func unfinished(err error) bool {
 	return errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.EINTR)
 }
 
+// Looks implements front.Lane.
+func (*lane) Looks() bool { return false }
+
 // Told wakes the VRA: no guest waits for that.
 func (a *lane) Told() {
 	if a.due {

@@ -268,6 +268,9 @@ func (op *plainOp) finish(err error) {
 	done(told(err))
 }
 
+// Looks implements front.Lane.
+func (*plainLane) Looks() bool { return false }
+
 // Told implements front.Lane.
 func (*plainLane) Told() {}
 

@@ -24,6 +24,9 @@ type Lane interface {
 	// Pass begins to write the parts at off as they stand, and calls done when the guest may be answered:
 	// a write of which nobody needs a copy that stays as it is. False: it is not begun, and goes by Write.
 	Pass(parts [][]byte, off int64, done func(error)) bool
+	// Looks says whether it looks at what it reads, as for a checksum: then the parts of a Read must be memory that nobody else changes
+	// meanwhile, or takes away. One that does not is given a guest's own.
+	Looks() bool
 	// Read begins to fill the parts and calls done when they are filled. False: it is not begun, and
 	// the Device is to be asked.
 	Read(parts [][]byte, off int64, done func(error)) bool

@@ -140,6 +140,7 @@ type goLane struct {
 
 func (l *goLane) Loop() *ioengine.Loop { return l.loop }
 func (l *goLane) Close()               { l.loop.Close() }
+func (l *goLane) Looks() bool          { return false }
 func (l *goLane) Told()                {}
 
 func (l *goLane) Pass([][]byte, int64, func(error)) bool { return false }

@@ -16,6 +16,9 @@ type task struct {
 	head uint16
 	err  error
 	done func(error) // ends it, once the lane has carried it out
+
+	copied *[]byte   // what a lane that looks at what it reads has read into, until that is copied
+	parts  [1][]byte // of it
 }
 
 // begin starts a request in the lane. False: it is one for a worker.
@@ -23,6 +26,8 @@ func (q *running) begin(t *task) bool {
 	switch {
 	case t.err != nil:
 		return false
+	case q.lane.Looks():
+		return t.kind == blkRead && t.n <= copiedBytes && q.beginCopied(t)
 	case t.kind == blkRead:
 		q.begun.Add(1)
 		if q.lane.Read(t.in, t.off, t.done) {
@@ -47,10 +52,42 @@ func (q *running) begin(t *task) bool {
 	return false
 }
 
+// copies are what lanes read into that look at it.
+var copies = sync.Pool{New: func() any { p := buf.Aligned(copiedBytes); return &p }}
+
+// beginCopied begins a read in a lane that looks at what it reads, which is ours and no guest's.
+func (q *running) beginCopied(t *task) bool {
+	if q.copied.Load() >= laneCopies && !invariant.Planted("vhostuser/copies-unbounded") {
+		return false
+	}
+	t.copied = copies.Get().(*[]byte)
+	t.parts[0] = (*t.copied)[:t.n]
+	q.copied.Add(1)
+	q.begun.Add(1)
+	if q.lane.Read(t.parts[:], t.off, t.done) {
+		return true
+	}
+	q.begun.Done()
+	q.dropCopied(t)
+	return false
+}
+
+func (q *running) dropCopied(t *task) {
+	copies.Put(t.copied)
+	t.copied, t.parts[0] = nil, nil
+	q.copied.Add(-1)
+}
+
 // end ends a request of the lane.
 func (q *running) end(t *task, err error) {
 	debug.SetPanicOnFault(true) // it may be a goroutine of the lane's
 	t.err = err
+	if t.copied != nil {
+		if err == nil {
+			t.err = guard(func() error { t.in = scatter(t.in, t.parts[0]); return nil })
+		}
+		q.dropCopied(t)
+	}
 	q.finish(t)
 	q.begun.Done()
 }

@@ -16,8 +16,8 @@
 //     session and not the process.
 //   - The device sees only ranges inside [0, Size()), and writes of 1 to front.MaxWrite
 //     bytes. What it is given to write is in its own buffers, and what it reads goes to ours:
-//     a guest may change its pages while they are being read or written. Only a lane reads into the
-//     guest's memory, and writes from it what it keeps no copy of; nobody looks at either.
+//     a guest may change its pages while they are being read or written. Only a lane that does not look at what it
+//     reads (front.Lane) reads into the guest's memory, and writes from it what it keeps no copy of.
 //   - A queue that does not hold together is not looked at again until the front end sets
 //     it up anew; other queues and disks go on.
 //   - Memory and goroutines are bounded: see limits.go for the sum.
@@ -35,7 +35,7 @@
 //
 // How a queue runs: one goroutine takes requests off it. With a device that has lanes (front.Laned) it
 // starts reads and writes itself and takes their ends, many by one system call, and tells the guest
-// of them at once. What a lane does not take, and everything of other devices, goes to workers, of
+// of them at once; of one that looks at what it reads only reads, of which it copies the payload. What a lane does not take, and everything of other devices, goes to workers, of
 // which each queue has at most maxWorkers.
 //
 // The protocol's numbers are those of QEMU's docs/interop/vhost-user.rst and of the

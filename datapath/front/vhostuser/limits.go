@@ -4,9 +4,10 @@ import "time"
 
 // What one server can be made to hold, as a sum: MaxQueues queues, of each maxWorkers
 // requests under way, each with a piece of a read or with the device's buffers of one write,
-// of which few are longer than pooledBytes at a time:
+// of which few are longer than pooledBytes at a time, and, of a device that looks at what its lanes read, laneCopies
+// buffers of copiedBytes:
 //
-//	16 x (16 x 1 MiB) + 4 x 32 MiB = 384 MiB at the very worst,
+//	16 x (16 x 1 MiB + 64 x 64 KiB) + 4 x 32 MiB = 448 MiB at the very worst,
 //
 // by a guest that asks for nothing but the longest requests; a driver of today sends
 // at most 1.25 MiB at a time.
@@ -23,6 +24,9 @@ const (
 	maxWorkers = 16
 	// laneRequests bounds those of one queue that a device's lane carries out at a time; more wait.
 	laneRequests = 256
+	// laneCopies bounds those that are read into memory of ours, and copiedBytes each of them; more, and longer ones, are for workers.
+	laneCopies  = 64
+	copiedBytes = 64 << 10
 	// maxRegions is the most pieces the guest's memory comes in: what the protocol has
 	// room for.
 	maxRegions = 8

@@ -30,6 +30,7 @@ type running struct {
 	ended    chan struct{}  // closed when it has ended
 	lane     front.Lane     // nil: the device has none
 	begun    sync.WaitGroup // requests in the lane
+	copied   atomic.Int32   // of those, reads into memory of ours
 	work     chan *task
 	workers  sync.WaitGroup
 	started  int // workers; the goroutine's

@@ -146,6 +146,9 @@ func TestScribble(t *testing.T) {
 // TestLaneScribble is TestScribble on a disk with lanes.
 func TestLaneScribble(t *testing.T) { scribbled(t, newVolume(t, mib)) }
 
+// TestCopiedScribble is TestScribble on a disk whose lanes look at what they read.
+func TestCopiedScribble(t *testing.T) { scribbled(t, looks(newVolume(t, mib), nil)) }
+
 func scribbled(t *testing.T, d front.Device) {
 	t.Helper()
 	socket, end := serveUntil(t, d)

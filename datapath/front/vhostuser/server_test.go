@@ -88,7 +88,7 @@ func noise(n int, seed uint64) []byte {
 	return p
 }
 
-// onEach runs a test on a disk of each kind: one that workers serve, one with lanes, and one that
+// onEach runs a test on a disk of each kind: one that workers serve, one with lanes, one whose lanes look at what they read, and one that
 // would have lanes if the system had io_uring.
 func onEach(t *testing.T, size int64, test func(t *testing.T, d front.Device)) {
 	t.Run("workers", func(t *testing.T) {
@@ -99,6 +99,7 @@ func onEach(t *testing.T, size int64, test func(t *testing.T, d front.Device)) {
 		}
 	})
 	t.Run("lanes", func(t *testing.T) { test(t, newVolume(t, size)) })
+	t.Run("lanes that look", func(t *testing.T) { test(t, looks(newVolume(t, size), nil)) })
 	t.Run("lanes refused", func(t *testing.T) { test(t, newVolumeOn(t, ioengine.Threads(), size)) })
 }
 
