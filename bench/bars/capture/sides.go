@@ -35,6 +35,7 @@ type sides struct {
 type server struct {
 	vhost string // socket
 	nbd   string // URI
+	path  string // of a file that nobody serves
 	pid   int
 	all   []int        // pid, and the processes that work with it
 	end   func() error // ends the process that was started, once; the run's end does too
