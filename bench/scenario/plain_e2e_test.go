@@ -98,19 +98,8 @@ func TestGuestComesBackFromPlainDisksOverVhost(t *testing.T) {
 
 func backFromPlainDisks(t *testing.T, front string) {
 	const size = 64 << 20
-	vm := newHost(t)
-	p := newPair(t, size, "system", "data")
-	disks := []string{filepath.Join(p.dir, "east", "disks", "system.raw"), filepath.Join(p.dir, "east", "disks", "data.raw")}
-	p.must(vm.MakeDisk(disks[0], size))
-	p.must(guest.MakeSecond(disks[1], size))
-	p.startVRA(0)
-	p.startVRA(1)
-	p.start("east-filter", "vra-filter", filepath.Join(p.dir, "east", "filter.yaml"))
-	p.await("the guest's disks", func() bool { _, err := os.Stat(filepath.Join(p.dir, "east", "data.sock")); return err == nil })
-	first := vm.boot("write pause=0.2 disks=2", p.guestDisks("east")...)
-	first.says(fmt.Sprintf("SAFE %d", guestFiles-1))
-	p.state(0, api.StateProtected)
-	p.checkpoint(0, "safe")
+	vm, p, disks := guestPair(t, size)
+	first := p.bootProtected(vm)
 	first.kill()
 
 	var r report
@@ -166,6 +155,30 @@ func backFromPlainDisks(t *testing.T, front string) {
 	if said, err := os.ReadFile(filepath.Join(west, "serial")); err != nil || strings.Contains(strings.ToLower(string(said)), "i/o error") {
 		t.Errorf("the guest saw an error (%v):\n%s", err, said)
 	}
+}
+
+// guestPair is two sites and what guests are made of, and the disks of one at the first site: of its system, and of its files.
+func guestPair(t *testing.T, size int64) (vm *host, p *pair, disks []string) {
+	t.Helper()
+	vm, p = newHost(t), newPair(t, size, "system", "data")
+	disks = []string{filepath.Join(p.dir, "east", "disks", "system.raw"), filepath.Join(p.dir, "east", "disks", "data.raw")}
+	p.must(vm.MakeDisk(disks[0], size))
+	p.must(guest.MakeSecond(disks[1], size))
+	return vm, p, disks
+}
+
+// bootProtected starts both sites and the guest of a guestPair, which goes on to write. There is a checkpoint that holds guestFiles of its files.
+func (p *pair) bootProtected(vm *host) *virtual {
+	p.t.Helper()
+	p.startVRA(0)
+	p.startVRA(1)
+	p.start("east-filter", "vra-filter", filepath.Join(p.dir, "east", "filter.yaml"))
+	p.await("the guest's disks", func() bool { _, err := os.Stat(filepath.Join(p.dir, "east", "data.sock")); return err == nil })
+	first := vm.boot("write pause=0.2 disks=2", p.guestDisks("east")...)
+	first.says(fmt.Sprintf("SAFE %d", guestFiles-1))
+	p.state(0, api.StateProtected)
+	p.checkpoint(0, "safe")
+	return first
 }
 
 // said is what the machine of a folder has said.

@@ -23,22 +23,10 @@ import (
 func TestWholeStoryOfAGuest(t *testing.T) {
 	t.Parallel()
 	const size = 64 << 20
-	vm := newHost(t)
-	p := newPair(t, size, "system", "data")
-	disks := []string{filepath.Join(p.dir, "east", "disks", "system.raw"), filepath.Join(p.dir, "east", "disks", "data.raw")}
-	p.must(vm.MakeDisk(disks[0], size))
-	p.must(guest.MakeSecond(disks[1], size))
+	vm, p, disks := guestPair(t, size)
 	disks[1] = loop(t, disks[1])
 	p.onDevice("data", disks[1])
-	p.startVRA(0)
-	p.startVRA(1)
-	p.start("east-filter", "vra-filter", filepath.Join(p.dir, "east", "filter.yaml"))
-	p.await("the guest's disks", func() bool { _, err := os.Stat(filepath.Join(p.dir, "east", "data.sock")); return err == nil })
-
-	first := vm.boot("write pause=0.2 disks=2", p.guestDisks("east")...)
-	first.says(fmt.Sprintf("SAFE %d", guestFiles-1))
-	p.state(0, api.StateProtected)
-	p.checkpoint(0, "safe")
+	first := p.bootProtected(vm)
 	for _, who := range []string{"east-filter", p.sites[0].name} { // the site burns
 		p.kill(who)
 	}

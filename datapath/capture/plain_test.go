@@ -2,12 +2,10 @@ package capture
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
-	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -17,6 +15,7 @@ import (
 	"github.com/holdfast-dr/holdfast/datapath/front"
 	"github.com/holdfast-dr/holdfast/datapath/front/vhostuser"
 	"github.com/holdfast-dr/holdfast/datapath/front/vhostuser/guest"
+	"github.com/holdfast-dr/holdfast/datapath/internal/testsocket"
 	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/ioengine/faultdisk"
 )
@@ -80,15 +79,7 @@ func TestPlain(t *testing.T) {
 // throughGuest has a machine change the disk, and the model of it.
 func throughGuest(t *testing.T, d front.Device, model []byte) {
 	t.Helper()
-	socket := filepath.Join(t.TempDir(), "s")
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	served := make(chan error)
-	s := &vhostuser.Server{Device: d}
-	go func() { served <- s.Serve(ctx, l) }()
+	socket, end := testsocket.Serve(t, (&vhostuser.Server{Device: d}).Serve)
 	g, err := guest.New(guest.Options{Queues: 2, Slots: 8, SlotBytes: 1 << 20, Scatter: 64 << 10})
 	if err != nil {
 		t.Fatal(err)
@@ -119,10 +110,7 @@ func throughGuest(t *testing.T, d front.Device, model []byte) {
 	if err := errors.Join(g.Disconnect(), g.Close()); err != nil {
 		t.Error(err)
 	}
-	cancel()
-	if err := <-served; err != nil {
-		t.Error(err)
-	}
+	end()
 }
 
 // change writes, zeroes and reads a part of the disk, from base on.

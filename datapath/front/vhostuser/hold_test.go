@@ -2,11 +2,8 @@ package vhostuser
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"log/slog"
-	"net"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -14,26 +11,15 @@ import (
 	"github.com/holdfast-dr/holdfast/datapath/front"
 	"github.com/holdfast-dr/holdfast/datapath/front/memdisk"
 	"github.com/holdfast-dr/holdfast/datapath/front/vhostuser/guest"
+	"github.com/holdfast-dr/holdfast/datapath/internal/testsocket"
 )
 
 // serveAs has a server serve until the test ends, and returns the socket.
 func serveAs(t *testing.T, s *Server) string {
 	t.Helper()
-	socket := filepath.Join(t.TempDir(), "s")
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error)
 	s.Name, s.Log = "vol1", slog.New(slog.NewTextHandler(t.Output(), nil))
-	go func() { done <- s.Serve(ctx, l) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error("Serve:", err)
-		}
-	})
+	socket, end := testsocket.Serve(t, s.Serve)
+	t.Cleanup(end)
 	return socket
 }
 

@@ -23,6 +23,7 @@ import (
 	"github.com/holdfast-dr/holdfast/datapath/front"
 	"github.com/holdfast-dr/holdfast/datapath/front/memdisk"
 	"github.com/holdfast-dr/holdfast/datapath/front/vhostuser/guest"
+	"github.com/holdfast-dr/holdfast/datapath/internal/testsocket"
 	"github.com/holdfast-dr/holdfast/ioengine"
 )
 
@@ -33,29 +34,14 @@ const mib = 1 << 20
 // serve offers the device until the test ends, and returns the socket.
 func serve(t *testing.T, dev front.Device) string {
 	t.Helper()
-	socket, end := serveUntil(t, dev)
-	t.Cleanup(end)
-	return socket
+	return serveAs(t, &Server{Device: dev})
 }
 
 // serveUntil offers the device until end is called.
 func serveUntil(t *testing.T, dev front.Device) (socket string, end func()) {
 	t.Helper()
-	socket = filepath.Join(t.TempDir(), "s")
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error)
 	s := &Server{Device: dev, Name: "vol1", Log: slog.New(slog.NewTextHandler(t.Output(), nil))}
-	go func() { done <- s.Serve(ctx, l) }()
-	return socket, sync.OnceFunc(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error("Serve:", err)
-		}
-	})
+	return testsocket.Serve(t, s.Serve)
 }
 
 func newGuest(t *testing.T, o guest.Options) *guest.Guest {
