@@ -4,9 +4,13 @@ import (
 	"bytes"
 	"errors"
 	"log/slog"
+	"net"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-dr/holdfast/datapath/front"
 	"github.com/holdfast-dr/holdfast/datapath/front/memdisk"
@@ -46,6 +50,11 @@ type lived struct {
 
 func (d lived) Size() int64  { d.l.asked(d.n); return d.Device.Size() }
 func (d lived) Close() error { d.l.open.Add(-1); return nil }
+
+func (d lived) BeginWrite(off int64, n int) (front.Write, error) {
+	d.l.asked(d.n)
+	return d.Device.BeginWrite(off, n)
+}
 
 // lanedLife is one with lanes.
 type lanedLife struct {
@@ -167,4 +176,64 @@ func TestHeldFrontEndLeaves(t *testing.T) {
 	if n := l.open.Load(); n != 1 {
 		t.Errorf("%d devices are open", n)
 	}
+}
+
+// TestToldWhileHeldInVain: a message that comes while its front end is held, and then there is nothing to go on with, starts no queue on the device that was, and
+// asks it nothing. What waits in the queues is carried out once the front end comes again.
+func TestToldWhileHeldInVain(t *testing.T) {
+	for name, message := range map[string]func(g *guest.Guest) error{
+		"a queue is on": func(g *guest.Guest) error {
+			return g.Send(askSetVringEnable, flagVersion, append(make([]byte, 4), 1, 0, 0, 0))
+		},
+		"a queue is asked": func(g *guest.Guest) error {
+			return g.Send(askGetConfig, flagVersion, append(append(make([]byte, 4), 60), make([]byte, 7+60)...))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := memdisk.NewSpy(mib)
+			l := &life{t: t}
+			s := &Server{Device: lived{d, l, 0}}
+			socket := serveAs(t, s)
+			g := newGuest(t, guest.Options{})
+			connect(t, g, socket)
+			goOn := s.Hold()
+			l.now.Store(-1)
+			want := noise(512, 1)
+			call, err := g.BeginWrite(0, want, 0)
+			if err == nil {
+				err = message(g)
+			}
+			for unread := 1; err == nil && unread > 0; runtime.Gosched() {
+				unread, err = inbound(s.live.conn)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			var opens atomic.Bool
+			goOn(func() (Opened, error) {
+				if !opens.Load() {
+					return nil, errors.New("somebody has the disk")
+				}
+				return l.next(d), nil
+			})
+			if err := g.Gone(); err != nil {
+				t.Error(err)
+			}
+			opens.Store(true)
+			connect(t, g, socket)
+			p := make([]byte, 512)
+			if err := errors.Join(call.Wait(), g.Read(0, p, 0)); err != nil || !bytes.Equal(p, want) {
+				t.Errorf("what waited is not carried out: %v", err)
+			}
+		})
+	}
+}
+
+// inbound is how many bytes wait to be read.
+func inbound(conn *net.UnixConn) (n int, err error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	return n, errors.Join(raw.Control(func(fd uintptr) { n, err = unix.IoctlGetInt(int(fd), unix.SIOCINQ) }), err)
 }

@@ -23,6 +23,7 @@ import (
 type session struct {
 	turn sync.Mutex
 	over bool // nothing of it runs any more
+	lost bool // what it was to go on with is not to be had, and dev is not its any more: what it is told or asked comes too late
 
 	dev    front.Device
 	opened Opened // is dev; nil: that is not the session's to close
@@ -104,6 +105,7 @@ func (s *session) goOn(dev Opened, err error) {
 	}
 	if err != nil {
 		s.log.Warn("vhost-user front end does not go on", "err", err)
+		s.lost = !invariant.Planted("vhostuser/goes-on-without")
 		s.conn.Close()
 	}
 }
@@ -116,6 +118,9 @@ func (s *session) close() error {
 	}
 	return was.Close()
 }
+
+// errLost answers a message that came while the front end was held, if its device is no more.
+var errLost = errors.New("held, and there is nothing to go on with")
 
 // answerAll answers messages; nil: the front end left in good order.
 func (s *session) answerAll() error {
@@ -130,10 +135,14 @@ func (s *session) answerAll() error {
 		var body []byte
 		var fd = -1
 		s.turn.Lock()
-		err = guard(func() (err error) {
-			body, fd, err = s.answer(&m)
-			return err
-		})
+		if s.lost {
+			err = errLost
+		} else {
+			err = guard(func() (err error) {
+				body, fd, err = s.answer(&m)
+				return err
+			})
+		}
 		s.turn.Unlock()
 		closeAll(m.fds)
 		if err == nil && body == nil && m.ack && s.protocol&protoReplyAck != 0 {
