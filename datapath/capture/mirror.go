@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -26,8 +27,9 @@ type mirror struct {
 	// mu comes before volume.mu.
 	mu struct {
 		sync.Mutex
-		conns   map[*mirrorConn]struct{}
+		conns   map[*mirrorConn]struct{} // a connection of which nothing is under way any more is none of them
 		carries map[*mirrorConn]struct{} // those of conns that the mirror stands by; none: it does not stand
+		fewer   chan struct{}            // closed when the next of conns has left
 	}
 
 	// under are the writes that QEMU, and so the guest, waits for, and how the watchdog saw them.
@@ -44,6 +46,7 @@ type mirrorConn struct{ front.Connection }
 func newMirror(v *volume, bytes int64, connect DialSource) (*mirror, *disk) {
 	m := &mirror{v: v, file: &mirrorFile{bytes: bytes, connect: connect}}
 	m.mu.conns = make(map[*mirrorConn]struct{})
+	m.mu.fewer = make(chan struct{})
 	m.under.writes = make(map[*beat]struct{})
 	d := &disk{file: m.file, align: 1}
 	d.size.Store(bytes)
@@ -51,6 +54,9 @@ func newMirror(v *volume, bytes int64, connect DialSource) (*mirror, *disk) {
 }
 
 var _ front.Watched = (*volume)(nil)
+
+// Refused is told of a change that was refused before it came to us.
+func (v *volume) Refused(why error) { v.mirror.refused(why) }
 
 // Connected is told of each connection to the volume, whatever carries it.
 func (v *volume) Connected(to front.Connection) (left func()) {
@@ -66,6 +72,8 @@ func (v *volume) Connected(to front.Connection) (left func()) {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		delete(m.mu.conns, c)
+		close(m.mu.fewer)
+		m.mu.fewer = make(chan struct{})
 		if _, carried := m.mu.carries[c]; carried {
 			m.loseLocked("QEMU is not connected any more")
 		}
@@ -201,16 +209,9 @@ func (m *mirror) join(ctx context.Context, j mirrorJoin) error {
 	if m.hung() {
 		return errHangs
 	}
-	m.mu.Lock()
-	carries := make(map[*mirrorConn]struct{})
-	for c := range m.mu.conns {
-		if !c.Gone() {
-			carries[c] = struct{}{}
-		}
-	}
-	m.mu.Unlock()
-	if len(carries) == 0 {
-		return errors.New("no QEMU is connected: its mirror must run first")
+	carries, err := m.present(ctx)
+	if err != nil {
+		return err
 	}
 	if err := m.file.open(ctx, j.source); err != nil {
 		return fmt.Errorf("read the guest's disk: %w", err)
@@ -225,6 +226,9 @@ func (m *mirror) join(ctx context.Context, j mirrorJoin) error {
 			return errors.New("QEMU has left again")
 		}
 	}
+	if m.leavingLocked() {
+		return errLeaving
+	}
 	m.mu.carries = carries
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -232,6 +236,48 @@ func (m *mirror) join(ctx context.Context, j mirrorJoin) error {
 	v.mu.marks.file.past().Store(uint64(PastNone))
 	v.showLocked()
 	return nil
+}
+
+// leaveWait bounds how long join waits for what is under way of connections that QEMU has closed.
+const leaveWait = 10 * time.Second
+
+var errLeaving = errors.New("a write of a connection that QEMU has closed is still under way: try again")
+
+// present are the connections that the mirror can stand by, once nothing is under way any more of those that QEMU has closed: it
+// would end after what was written past us since, and take its place.
+func (m *mirror) present(ctx context.Context) (map[*mirrorConn]struct{}, error) {
+	ctx, cancel := context.WithTimeout(ctx, leaveWait)
+	defer cancel()
+	for {
+		m.mu.Lock()
+		conns, leaving, fewer := maps.Clone(m.mu.conns), m.leavingLocked(), m.mu.fewer
+		m.mu.Unlock()
+		switch {
+		case leaving:
+		case len(conns) == 0:
+			return nil, errors.New("no QEMU is connected: its mirror must run first")
+		default:
+			return conns, nil
+		}
+		select {
+		case <-fewer:
+		case <-ctx.Done():
+			return nil, errLeaving
+		}
+	}
+}
+
+// leavingLocked says whether something may be under way of a connection that QEMU has closed.
+func (m *mirror) leavingLocked() bool {
+	if invariant.Planted("capture/mirror-joins-beside") {
+		return false
+	}
+	for c := range m.mu.conns {
+		if c.Gone() {
+			return true
+		}
+	}
+	return false
 }
 
 // markWritten makes everything dirty that the guest may have written past us.

@@ -23,6 +23,7 @@ type qemu struct {
 	disk   []byte
 	dirty  []span // what the bitmap has
 	refuse error  // of connecting
+	dialed func() // is called by who connects; or nil
 	closed atomic.Bool
 	dials  atomic.Int64
 }
@@ -52,6 +53,9 @@ func (q *qemu) dial(_ context.Context, uri, bitmap string) (Source, error) {
 		return nil, fmt.Errorf("export %q with bitmap %q", uri, bitmap)
 	}
 	q.dials.Add(1)
+	if q.dialed != nil {
+		q.dialed()
+	}
 	return &imageConn{q: q, bitmap: bitmap != "", done: make(chan struct{})}, nil
 }
 
@@ -246,6 +250,7 @@ func TestMirrorIsLost(t *testing.T) {
 			}
 		})
 	}
+	refused("before it came here", func(v *volume) error { err := errors.New("beyond the end"); v.Refused(err); return err })
 	refused("beyond the end", func(v *volume) error { _, err := v.BeginWrite(8*mib, 512); return err })
 	refused("as too long", func(v *volume) error { _, err := v.BeginWrite(0, 0); return err })
 	refused("zeroes", func(v *volume) error { return v.Zero(8*mib-512, 1024, true, false) })
@@ -376,6 +381,51 @@ func TestMirrorHangs(t *testing.T) {
 	}
 }
 
+// leavingQEMU is a connection that QEMU has closed; seen is called when somebody looks.
+type leavingQEMU struct{ seen func() }
+
+func (q leavingQEMU) Gone() bool { q.seen(); return true }
+func (q leavingQEMU) Drop()      {}
+
+// TestMirrorJoinsAfter: a write of a connection that QEMU has closed ends before what was written past us since is marked: ended
+// later it would stand for it.
+func TestMirrorJoinsAfter(t *testing.T) {
+	r, q := mirrorRig(t, 8*mib)
+	v := r.vol(0)
+	tap := r.covered()
+	stalled, goOn, ended := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	left := v.Connected(leavingQEMU{sync.OnceFunc(func() { close(goOn) })})
+	go func() {
+		defer close(ended)
+		if err := v.carryOut(v.begin(mib, 4096, Zero), false, func() error { close(stalled); <-goOn; return nil }); err != nil {
+			t.Error(err)
+		}
+		left()
+	}()
+	<-stalled
+	q.set(func() { // the guest goes on meanwhile
+		copy(q.disk[mib:], fill(4096, 7))
+		q.dirty = []span{{mib, mib + 4096}}
+	})
+	r.connect(q)
+	q.dialed = func() {
+		select {
+		case <-ended:
+		default:
+			t.Error("joined beside a write of before")
+		}
+	}
+	if err := r.join(q, "b"); err != nil {
+		t.Error(err)
+	}
+	if !v.mu.marks.allDirty(mib/BlockBytes, mib/BlockBytes+1) || v.past() != PastNone {
+		t.Errorf("what was written meanwhile is not dirty, or it does not stand: %v", v.past())
+	}
+	if tap.Stats().Filters != 1 {
+		t.Error("the VRA has left")
+	}
+}
+
 // TestMirrorChanges: what QEMU's bitmap tells is dirty, by whole regions, and nothing else.
 func TestMirrorChanges(t *testing.T) {
 	const per = activity.RegionBytes / BlockBytes
@@ -405,7 +455,7 @@ func TestMirrorChanges(t *testing.T) {
 // TestMirrorRefuses: what cannot be a mirror is told, and changes nothing.
 func TestMirrorRefuses(t *testing.T) {
 	r, q := mirrorRig(t, 8*mib)
-	r.connect(q)
+	left := r.connect(q)
 	f := func(want string, err error) {
 		t.Helper()
 		if err == nil || !strings.Contains(err.Error(), want) {
@@ -423,8 +473,13 @@ func TestMirrorRefuses(t *testing.T) {
 	f("the guest's disk has 4194304 bytes, and the volume 8388608", r.join(q, ""))
 	q.set(func() { q.disk = q.disk[:8*mib] })
 	q.closed.Store(true)
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	f(errLeaving.Error(), r.vol(0).mirror.join(over, mirrorJoin{token: 7, source: "disk"}))
+	left()
 	f("no QEMU is connected", r.join(q, ""))
 	q.closed.Store(false)
+	r.connect(q)
 	f("mirror target: holdfast attach --mirror", named.Attach(t.Context()))
 	f("joining with 3 names", named.Join(t.Context(), 0, "disk", "", ""))
 	_, err := named.put(t.Context(), request{ask: askMirror, max: 9}, pastWait)

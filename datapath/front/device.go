@@ -33,7 +33,11 @@ type Device interface {
 type Watched interface {
 	Device
 	// Connected is called with each connection that begins to use it. The connection calls left when it is over, once.
+	// All that came by it has ended then.
 	Connected(c Connection) (left func())
+	// Refused is called where a write, a zeroing or a discard is refused without the Device having been asked, before that
+	// is answered. One that may be asked for in another way (a fast zeroing) is none.
+	Refused(why error)
 }
 
 // Connection is one that uses a Watched. Its methods may be called at any time, by anyone.

@@ -101,8 +101,17 @@ func refusedOptions(t *testing.T) {
 // TestHostileRequests: what the device must never see, and which of it a connection survives.
 func TestHostileRequests(t *testing.T) { both(t, hostileRequests) }
 
+// watchedSpy counts the changes that were refused before it was asked.
+type watchedSpy struct {
+	*memdisk.Spy
+	refused atomic.Int64
+}
+
+func (w *watchedSpy) Connected(front.Connection) (left func()) { return func() {} }
+func (w *watchedSpy) Refused(error)                            { w.refused.Add(1) }
+
 func hostileRequests(t *testing.T) {
-	d := memdisk.NewSpy(1 << 20)
+	d := &watchedSpy{Spy: memdisk.NewSpy(1 << 20)}
 	s := serve(t, Export{Name: "v", Device: d})
 	dies := func(name string, p []byte) {
 		t.Helper()
@@ -124,10 +133,15 @@ func hostileRequests(t *testing.T) {
 	r.begin("v", false)
 	f := func(q request, payload int, want uint32) {
 		t.Helper()
-		if code := r.simple(q, make([]byte, payload)); code != want {
-			t.Errorf("%+v: %d, want %d", q, code, want)
+		before, told := d.refused.Load(), int64(0)
+		if want != wireOK && want != wireNotSup && (q.cmd == cmdWrite || q.cmd == cmdTrim || q.cmd == cmdWriteZeroes) {
+			told = 1
+		}
+		if code := r.simple(q, make([]byte, payload)); code != want || d.refused.Load() != before+told {
+			t.Errorf("%+v: %d, and %d refusals were told; want %d and %d", q, code, d.refused.Load()-before, want, told)
 		}
 	}
+	f(request{cmd: cmdWriteZeroes, flags: flagFastZero, n: 512}, 0, wireNotSup)
 	f(request{cmd: cmdWrite, off: 1<<20 - 1, n: 4096}, 4096, wireNoSpace) // its payload is skipped
 	f(request{cmd: cmdWrite, off: 1<<64 - 4096, n: 4096}, 4096, wireNoSpace)
 	f(request{cmd: cmdWrite, flags: 1 << 9, n: 1 << 20}, 1<<20, wireInvalid)

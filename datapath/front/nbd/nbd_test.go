@@ -128,6 +128,20 @@ type laneDevice struct {
 	file ioengine.File // any, for loops
 }
 
+// Connected and Refused tell d.Device, if it wants to know.
+func (d *laneDevice) Connected(c front.Connection) (left func()) {
+	if w, is := d.Device.(front.Watched); is {
+		return w.Connected(c)
+	}
+	return func() {}
+}
+
+func (d *laneDevice) Refused(why error) {
+	if w, is := d.Device.(front.Watched); is {
+		w.Refused(why)
+	}
+}
+
 func (d *laneDevice) Lane(requests int) (front.Lane, error) {
 	loop, err := ioengine.NewLoop(d.file, requests)
 	return &goLane{d, loop}, err

@@ -222,6 +222,16 @@ func (r request) check(size int64, readOnly, structured, allocation bool) uint32
 	return wireOK
 }
 
+// refusedChange says whether the request was to change the disk, was answered code before the device was asked, and so will not.
+func (r request) refusedChange(code uint32) bool {
+	switch r.cmd {
+	case cmdWrite, cmdWriteZeroes, cmdTrim:
+		return code != wireOK && code != wireNotSup // a client may ask for what is not supported in another way
+	default:
+		return false
+	}
+}
+
 // wireError is the number that tells a guest of a device's error.
 func wireError(err error) uint32 {
 	switch {

@@ -81,6 +81,9 @@ func (c *conn) takeHeader(t *task) error {
 		return fmt.Errorf("write of %d bytes", r.n) // not worth the reading
 	}
 	t.code = r.check(c.size, c.readOnly, c.structured, c.allocation)
+	if w, is := c.dev.(front.Watched); is && r.refusedChange(t.code) && !invariant.Planted("nbd/refusal-unsaid") {
+		w.Refused(fmt.Errorf("%d bytes at %d: %w", r.n, r.off, &Error{Code: t.code}))
+	}
 	return nil
 }
 
