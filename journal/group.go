@@ -110,7 +110,6 @@ type Group struct {
 	cuts     *cuts
 	unlisted []Checkpoint // complete, not listed yet
 	shown    map[uint64]segment.State
-	block    []byte // for opening blocks on their way into the replica
 }
 
 // volume is one volume of a group and its replica.

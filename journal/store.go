@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 
 	"github.com/holdfast-dr/holdfast/ioengine"
+	"github.com/holdfast-dr/holdfast/ioengine/buf"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/journal/failover"
 	"github.com/holdfast-dr/holdfast/journal/index"
@@ -58,6 +59,8 @@ type Store struct {
 	stages *segment.Stages // shared by the logs
 	staged atomic.Int32    // groups that have records in the open round of their log
 
+	fills *buf.Pool // for what initial syncs put into replicas, shared by the groups
+
 	readBacks *readBacks
 
 	behind map[*Group]struct{} // have checkpoints that could not be listed; of the goroutine that ends rounds
@@ -92,7 +95,8 @@ func Open(cfg Config) (*Store, error) {
 	}
 	s := &Store{cfg: cfg, log: cfg.Log, groups: make(map[record.GroupID]*Group), pending: make(map[*Group]struct{}), behind: make(map[*Group]struct{}),
 		stages: segment.NewStages(cfg.stageBytes, stageCount), readBacks: newReadBacks(),
-		wake: make(chan struct{}, 1), stopped: make(chan struct{}), removed: make(map[record.GroupID]*Removed), clearing: make(map[record.GroupID]bool)}
+		fills: buf.NewPool(fillStages*cfg.stageBytes, fillCount),
+		wake:  make(chan struct{}, 1), stopped: make(chan struct{}), removed: make(map[record.GroupID]*Removed), clearing: make(map[record.GroupID]bool)}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}

@@ -16,13 +16,14 @@ import (
 // before the sync can close.
 func (g *Group) commitReplica(items []item) error {
 	applied := make(map[record.StreamID]entry)
-	touched := make(map[*replica.Volume]struct{})
+	fill := filler{pool: g.store.fills, replica: g.replicaOf, touched: make(map[*replica.Volume]struct{})}
+	defer fill.end()
 	closed := false
 	for _, it := range items {
 		if it.verdict != toReplica {
 			continue
 		}
-		if err := g.apply(it.rec, touched); err != nil {
+		if err := fill.add(it.rec); err != nil {
 			return err
 		}
 		e := entry{kind: entryApplied, stream: it.rec.Stream, life: it.after.last, seq: it.rec.Seq, sum: it.rec.Checksum}
@@ -33,8 +34,11 @@ func (g *Group) commitReplica(items []item) error {
 	if len(applied) == 0 {
 		return nil
 	}
+	if err := fill.settle(); err != nil {
+		return err
+	}
 	if !invariant.Planted("journal/ack-before-replica") {
-		if err := syncAll(touched); err != nil {
+		if err := syncAll(fill.touched); err != nil {
 			return g.stopTaking(err) // a failed sync is final for these files
 		}
 	}
@@ -43,38 +47,6 @@ func (g *Group) commitReplica(items []item) error {
 		es = append(es, e)
 	}
 	return g.manifest.put(closed, es...)
-}
-
-// apply writes one record's extents into the replicas, in order.
-func (g *Group) apply(rec record.Record, touched map[*replica.Volume]struct{}) error {
-	if g.block == nil {
-		g.block = make([]byte, 0, record.LineBytes)
-	}
-	opened := -1
-	for i := range rec.Extents {
-		e := rec.Extent(i)
-		g.mu.Lock()
-		v := g.volumes[e.Volume].replica
-		g.mu.Unlock()
-		touched[v] = struct{}{}
-		if e.Kind == record.ExtentZero {
-			if err := v.Zero(e.Off, e.Len); err != nil {
-				return err
-			}
-			continue
-		}
-		if e.Block != opened {
-			var err error
-			if g.block, err = rec.OpenBlock(g.block, e.Block); err != nil {
-				return err
-			}
-			opened = e.Block
-		}
-		if err := v.Write(g.block[e.BlockOff:e.BlockOff+int(e.Len)], e.Off); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func syncAll(volumes map[*replica.Volume]struct{}) error {

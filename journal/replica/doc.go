@@ -11,11 +11,11 @@
 // only while its group has no history and every write not yet acknowledged comes
 // again (initial sync), or while the records stay in the log (promotion).
 //
-// An initial sync writes by Write and Zero; a promotion through a Promoter, under which a
+// An initial sync writes by Fill, Write and Zero; a promotion through a Promoter, under which a
 // crash or an error at any moment leaves every byte that the log does not cover as it was.
 //
 // A Volume takes writes from one goroutine, and reads from many beside it: a lock by
 // range keeps them from seeing a block between its bytes and its sum. It costs 4 bytes
 // on disk for each 4 KiB, and no memory beyond a buffer of 256 KiB for each volume being
-// written and each read, and 32 of them while a promotion writes.
+// written and each read, and 32 of them while a promotion or Fill writes.
 package replica

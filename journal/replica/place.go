@@ -122,8 +122,11 @@ func (v *Volume) write(r *rows, pace func(int64) error, depth int) error {
 // Where it fails the write itself does it, or tells why not. To ask the system where holes are costs
 // the more the fewer there are, so the row without any that was found last is kept.
 func (v *Volume) allocate(file ioengine.File, r *rows) {
-	for i := range r.runs {
+	for i := 0; i < len(r.runs); {
 		off, n := r.runs[i].first*BlockBytes, r.runs[i].count*BlockBytes
+		for i++; i < len(r.runs) && r.runs[i].first*BlockBytes == off+n; i++ { // neighbours at once
+			n += r.runs[i].count * BlockBytes
+		}
 		if off >= v.filled.from && off+n <= v.filled.to {
 			continue
 		}

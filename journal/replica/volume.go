@@ -48,6 +48,7 @@ type Volume struct {
 	mu     sync.Mutex    // of writers
 	past   ioengine.File // the image past the page cache; nil: not opened yet
 	filled span          // bytes of the image known to be no hole
+	rows   rows          // of Fill
 	chunk  []byte        // made at the first write: most volumes are only read
 	sum    []byte
 	dirty  bool
