@@ -69,8 +69,8 @@ type servedView struct {
 	doneNBD chan struct{}
 }
 
-// returnWait is how long a view that takes writes counts as in use from when it is served: QEMU asks each second whether a socket is back that went away
-// under it, as in a restart of this process, and its machine runs on meanwhile.
+// returnWait is how long a view that takes writes counts as in use from when it is served: a QEMU on vhost-user asks each second whether a socket is back that went away
+// under it, as in a restart of this process, and its machine runs on meanwhile. One on NBD comes back when it reads or writes next, which may be later: it is not waited for.
 const returnWait = 5 * time.Second
 
 // passingWait is how long a passing view is there without a client.
