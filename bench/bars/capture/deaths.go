@@ -20,7 +20,8 @@ const deathSpan = 1 << 30
 // deathLimit is for how long a part that was killed, or a group, may be away before a measure fails.
 const deathLimit = 30 * time.Second
 
-// filterKills kills the filter again and again while a guest writes and verifies at depth 32.
+// filterKills kills the filter again and again while a guest writes and verifies at depth 32; at the end it reads all that it wrote, and
+// the disk is held against what has arrived.
 func (b *bench) filterKills() (err error) {
 	lab, end, err := b.ownLab("kills", nil, "--size", fmt.Sprint(deathSpan))
 	if err != nil {
@@ -54,7 +55,10 @@ func (b *bench) filterKills() (err error) {
 	b.Sample(bars.Sample{Row: "filter-kills", Value: all.Gap.Seconds(), Ours: all.Gap.Seconds(), OursUnit: "s",
 		Note: fmt.Sprintf("%d kills, %d writes and %d reads, all as written; the supervisor waits up to 0.8 s before it starts one again that dies often", all.Meetings, all.Writes, all.Reads)})
 	b.Sample(bars.Sample{Row: "filter-kill-errors", Value: errs})
-	return errors.Join(err, failed, lab.Protected(b.Context))
+	if err := errors.Join(err, failed, b.inStep(lab)); err != nil {
+		return err
+	}
+	return b.arrived(lab, diskOf(lab))
 }
 
 // sleep waits, unless the run is interrupted.
@@ -147,6 +151,9 @@ func (b *bench) adopted(lab *drive.Lab) error {
 	held, err := packed(b.Context, source)
 	if err != nil {
 		return err
+	}
+	if held.WindowBytes < int64(s.Writes*verifyBlock)/2 { // it does not compress: nothing could be lost, nor packed again
+		return fmt.Errorf("only %d bytes stand in the window, of %d writes", held.WindowBytes, s.Writes)
 	}
 	if err := errors.Join(lab.Kill(b.Context, "vra-source"), b.sleep(rest), lab.Link(b.Context, "up"), b.inStep(lab)); err != nil {
 		return err

@@ -10,8 +10,8 @@ import (
 	"github.com/holdfast-dr/holdfast/bench/bars"
 )
 
-// nbd holds the filter's NBD server against nbdkit on a file; fio is the guest of both. Beside them it writes to the disk itself, as
-// the filter does: past the page cache, where nbdkit leaves what it has answered. No server can be faster that writes so.
+// nbd holds the filter's NBD server against nbdkit on a file; fio is the guest of both. Beside them it writes by qemu-nbd, and to the
+// disk itself, as the filter does: past the page cache, where nbdkit leaves what it has answered. No server can be faster that writes so.
 func (b *bench) nbd(row string, depth int) error {
 	if err := b.open(); err != nil {
 		return err
@@ -23,9 +23,17 @@ func (b *bench) nbd(row string, depth int) error {
 			return err
 		}
 	}
+	if b.qemuNBD == nil {
+		socket := filepath.Join(b.run, "qemu-nbd")
+		b.qemuNBD = &server{nbd: "nbd+unix:///?socket=" + socket}
+		if err := b.start(exec.CommandContext(b.Context, "qemu-nbd", "--format=raw", "--persistent", "--shared=16", "--cache=none", "--aio=native",
+			"--discard=unmap", "--socket="+socket, filepath.Join(b.Dir, nbdkitDisk)), b.qemuNBD); err != nil {
+			return err
+		}
+	}
 	disk := &server{path: filepath.Join(b.Dir, nbdkitDisk)}
 	for i := range b.Pairs {
-		var ours, peer, most float64
+		var ours, peer, direct, most float64
 		var note string
 		foreign, err := b.Pair(i,
 			func() (foreign float64, err error) {
@@ -35,12 +43,17 @@ func (b *bench) nbd(row string, depth int) error {
 				return foreign, err
 			},
 			func() (foreign float64, err error) { peer, foreign, err = b.fio(b.nbdkit, depth); return foreign, err },
+			func() (foreign float64, err error) {
+				direct, foreign, err = b.fio(b.qemuNBD, depth)
+				return foreign, err
+			},
 			func() (foreign float64, err error) { most, foreign, err = b.fio(disk, depth); return foreign, err })
 		if err != nil {
 			return err
 		}
 		note = fmt.Sprintf("%s; the disk itself, past the page cache and with no server before it: %.0f IOPS", note, most)
 		b.Sample(bars.Sample{Row: row, Value: ours / peer, Ours: ours, Peer: peer, OursUnit: "IOPS", Foreign: foreign, Note: note})
+		b.Sample(bars.Sample{Row: row + "-qemu", Value: ours / direct, Ours: ours, Peer: direct, OursUnit: "IOPS", Foreign: foreign})
 	}
 	return nil
 }

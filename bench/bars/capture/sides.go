@@ -26,9 +26,9 @@ type sides struct {
 	parts    map[string]int // processes of the lab, by name
 	run      string         // folder of the sockets and shared memory of what is no lab's
 	// A lab's filter, one that no VRA attaches to, and the peers.
-	on, off, qemu, nbdkit *server
-	mirror                *mirrored
-	stop                  []func() error
+	on, off, qemu, nbdkit, qemuNBD *server
+	mirror                         *mirrored
+	stop                           []func() error
 }
 
 // server is a process that serves a disk to guests.

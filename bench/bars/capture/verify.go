@@ -15,7 +15,7 @@ import (
 )
 
 // verifier is a guest that writes blocks of 4 KiB at random places of the first part of a disk and reads back what it wrote,
-// through whatever becomes of who serves the disk. What it writes does not compress.
+// through whatever becomes of who serves the disk: some of it meanwhile, and all of it at its end. What it writes does not compress.
 type verifier struct {
 	g     *guest.Guest
 	noise []byte
@@ -87,17 +87,29 @@ func (v *verifier) work(rng *rand.Rand, w, blocks int64) {
 	written := map[int64]uint64{}
 	var places []int64
 	want, got := make([]byte, verifyBlock), make([]byte, verifyBlock)
+	verify := func(at int64) {
+		v.fill(want, at, written[at])
+		if err := v.g.Read(0, got, at*verifyBlock); err != nil {
+			v.fail(fmt.Errorf("read block %d: %w", at, err))
+		} else if !bytes.Equal(got, want) {
+			v.fail(fmt.Errorf("block %d does not hold its %d. write", at, written[at]))
+		}
+	}
+	defer func() {
+		for _, at := range places {
+			if v.hasFailed() {
+				return
+			}
+			verify(at)
+			v.answered(at, true)
+		}
+	}()
 	for count := uint64(1); v.wait(); count++ {
 		at := rng.Int64N(blocks)*verifyDepth + w
 		read := len(places) > 0 && count%4 == 0
 		if read {
 			at = places[rng.IntN(len(places))]
-			v.fill(want, at, written[at])
-			if err := v.g.Read(0, got, at*verifyBlock); err != nil {
-				v.fail(fmt.Errorf("read block %d: %w", at, err))
-			} else if !bytes.Equal(got, want) {
-				v.fail(fmt.Errorf("block %d does not hold its %d. write", at, written[at]))
-			}
+			verify(at)
 		} else {
 			v.fill(want, at, count)
 			if err := v.g.Write(0, want, at*verifyBlock); err != nil {
@@ -164,6 +176,12 @@ func (v *verifier) fail(err error) {
 		v.failed = err
 	}
 	v.end()
+}
+
+func (v *verifier) hasFailed() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.failed != nil
 }
 
 // look returns what it saw since the last look, and how it failed.
