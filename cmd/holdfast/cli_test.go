@@ -254,6 +254,7 @@ func twoSites() (source, target *site) {
 		groups: []*holdfastv1.Group{{
 			Name: "lab", Id: "1", Role: api.RoleTarget, State: api.StateProtected, Since: api.Timestamp(moment),
 			Checkpoints: &count, Oldest: checkpoints[0], Newest: checkpoints[1],
+			Volumes: []*holdfastv1.Volume{{Name: "data", Id: 1, Bytes: 1 << 20}, {Name: "log", Id: 2, Bytes: 1 << 20}, {Name: "vol1", Id: 3, Bytes: 1 << 20}},
 		}},
 		checkpoints: checkpoints,
 		view: &holdfastv1.View{Id: "v1", Group: "lab", Checkpoint: "2", Name: "trial", State: "full", Reason: "3 writes failed",

@@ -53,6 +53,9 @@ domains of its libvirt, which must be able to reach the target's views. The file
 the context. Scripts find HOLDFAST_JOB, _KIND, _GROUP, _CHECKPOINT and _MACHINE in
 their environment; no shell is between.
 
+What can be known before is checked first, also with --dry-run: the checkpoint, the volumes, files,
+programs and bridges, and whether the source answers. Nothing is begun, nor stopped, where it fails.
+
 Each is a job, kept in a folder (recovery in the context; by default beside it). A job whose
 command was killed is carried on with failover resume, or taken back by stopping it. One that
 was interrupted with Ctrl-C while machines were being started takes back what it did.`,
@@ -75,7 +78,7 @@ func (a *app) jobFlagsOf(cmd *cobra.Command, f *jobFlags) {
 	fs.StringVar(&f.machines, "machines", "", "`FILE` of the group's machines; by default that of the context")
 	fs.StringArrayVar(&f.only, "only", nil, "start only the machine of this `NAME`; may be repeated")
 	fs.StringVar(&f.note, "note", "", "`TEXT` for the report")
-	fs.BoolVar(&f.dry, "dry-run", false, "say what would be started where, and do nothing")
+	fs.BoolVar(&f.dry, "dry-run", false, "check that it could begin, say what would be started where, and do nothing")
 	cmd.MarkFlagFilename("machines", "yaml")
 }
 
@@ -333,6 +336,10 @@ func (a *app) beginJob(ctx context.Context, f *jobFlags, kind recovery.Kind, mor
 			return err
 		}
 	}
+	r := a.runner(client)
+	if err := r.Check(ctx, p); err != nil {
+		return fmt.Errorf("nothing was begun: %w", err)
+	}
 	if f.dry {
 		return a.printPlan(p)
 	}
@@ -346,7 +353,7 @@ func (a *app) beginJob(ctx context.Context, f *jobFlags, kind recovery.Kind, mor
 		at = "a last checkpoint"
 	}
 	fmt.Fprintf(a.stderr, "Job %s: group %s at %s.\n", p.ID, p.Group, at)
-	return a.carryOn(ctx, a.runner(client), j)
+	return a.carryOn(ctx, r, j)
 }
 
 // endWait is how long another process may take to take its job back.
@@ -393,7 +400,13 @@ func (a *app) endJob(ctx context.Context, id string, word recovery.Event, note s
 	if !word.Met(j.State.Verdict) {
 		return fmt.Errorf("job %s is over: %s, and not by that word (%s)", id, j.State.Verdict, word)
 	}
-	return a.print(report, jobHead, [][]string{jobRow(report)})
+	if err := a.print(report, jobHead, [][]string{jobRow(report)}); err != nil {
+		return err
+	}
+	if source := report.Source(); source != "" {
+		fmt.Fprintln(a.stderr, printable("Now "+source+"."))
+	}
+	return nil
 }
 
 // takeJob opens a job for a word, once nobody else carries it out. ErrBusy: it is to be committed, and another process
@@ -433,7 +446,8 @@ func (a *app) failoverResume() *cobra.Command {
 		Short: "Carry a job on whose command was killed, or that halted",
 		Long: `Resume carries a job on where it stopped. A step of which no end is known is carried out
 again: a script that was killed in the middle runs a second time. Machines that run by the
-job's word, and are off, as after a reboot of their host, are started again.`,
+job's word, and are off, as after a reboot of their host, are started again. Of a job that is
+over otherwise nothing is left to carry on, and nothing is changed.`,
 		Example:           "  holdfast failover list\n  holdfast failover resume r1",
 		Args:              oneArg("job id"),
 		ValidArgsFunction: a.completeJobs,
@@ -449,6 +463,15 @@ job's word, and are off, as after a reboot of their host, are started again.`,
 			}
 			defer j.Close()
 			r := a.runner(client)
+			if j.State.Phase == recovery.Over && j.State.Verdict != recovery.Committed {
+				fmt.Fprintf(a.stderr, "Job %s is over: nothing of it is left to carry on.\n", args[0])
+				return a.carryOn(cmd.Context(), r, j)
+			}
+			if j.State.Phase == recovery.Starting && j.Untouched() {
+				if err := r.Check(cmd.Context(), j.Plan); err != nil {
+					return fmt.Errorf("job %s: nothing was begun: %w", args[0], err)
+				}
+			}
 			if err := r.Say(j, recovery.Resume, ""); err != nil {
 				return fmt.Errorf("job %s: %w", args[0], err)
 			}

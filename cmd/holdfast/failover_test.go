@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/holdfast-dr/holdfast/control/api"
+	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
 	"github.com/holdfast-dr/holdfast/control/config"
 	"github.com/holdfast-dr/holdfast/control/failover"
 	"github.com/holdfast-dr/holdfast/control/hypervisor"
@@ -17,9 +19,19 @@ import (
 // jobIn writes the file of a job that was carried out to its end, each step in a quarter of a second.
 func jobIn(t *testing.T, folder, id string, kind recovery.Kind, checkpoint string, fail recovery.Verb) {
 	t.Helper()
-	now := moment
 	m := recovery.Machine{Machine: hypervisor.Machine{Name: "web1"}, Wait: config.Wait{Kind: config.WaitSerial, What: "login:"}, WaitTime: time.Minute, Picture: true}
 	p := &recovery.Plan{ID: id, Key: "k", Kind: kind, Group: "lab", Checkpoint: checkpoint, Who: "root@east", Machines: []recovery.Machine{m}}
+	word := recovery.Halt
+	if kind.Fences() {
+		word = recovery.Undo // its timer
+	}
+	jobOf(t, folder, p, word, fail)
+}
+
+// jobOf does that with a plan whose machines, once they run, hear that word.
+func jobOf(t *testing.T, folder string, p *recovery.Plan, word recovery.Event, fail recovery.Verb) {
+	t.Helper()
+	id, now := p.ID, moment
 	var text strings.Builder
 	write := func(e recovery.Entry) {
 		e.Time, now = now, now.Add(250*time.Millisecond)
@@ -34,10 +46,7 @@ func jobIn(t *testing.T, folder, id string, kind recovery.Kind, checkpoint strin
 		step, ok := p.Next(s)
 		e := recovery.Entry{Event: recovery.Did, Step: &step}
 		if !ok {
-			e = recovery.Entry{Event: recovery.Halt, Who: "root@east", Note: "billing <works>"}
-			if kind.Fences() {
-				e.Event = recovery.Undo // its timer
-			}
+			e = recovery.Entry{Event: word, Who: "root@east", Note: "billing <works>"}
 		} else {
 			write(recovery.Entry{Began: &step})
 			if step.Do == fail {
@@ -129,6 +138,116 @@ func TestFailoverWords(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(folder, "r2", "report.txt")); err != nil {
 		t.Errorf("the report of a job whose command was killed before it wrote one: %v", err)
+	}
+}
+
+// TestOverStays: a job that is over is not changed by whoever carries it on, and machines that were moved are not moved again.
+func TestOverStays(t *testing.T) {
+	source, target := twoSites()
+	both := contextFile(t, source, target)
+	folder := filepath.Join(filepath.Dir(both), "recovery")
+	jobIn(t, folder, "r1", recovery.Test, "1", recovery.Start)
+	before, err := os.ReadFile(filepath.Join(folder, "r1", "events"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if code, _, errs := holdfast(t, both, "failover", "resume", "r1"); code != exitFailed || !strings.Contains(errs, "Job r1 is over: nothing of it is left") || !strings.Contains(errs, "r1 failed, and was taken back: start web1") {
+		t.Errorf("exit %d, %s", code, errs)
+	}
+	if after, err := os.ReadFile(filepath.Join(folder, "r1", "events")); err != nil || string(after) != string(before) {
+		t.Errorf("%v: resume wrote\n%s", err, after[len(before):])
+	}
+
+	of := &recovery.Plan{ID: "r2", Key: "k2", Kind: recovery.Live, Group: "lab", Checkpoint: "1", Machines: []recovery.Machine{{Machine: hypervisor.Machine{Name: "web1"}}}}
+	jobOf(t, folder, of, recovery.Final, "")
+	p, err := onto(folder, "r2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.ID = "r3"
+	jobOf(t, folder, p, "", "")
+	if code, out, errs := holdfast(t, both, "failover", "plain", "r2"); code != 0 || !strings.Contains(errs, "on plain disks already: job r3 moved them") || !strings.Contains(out, "r3") {
+		t.Errorf("exit %d, %s%s", code, out, errs)
+	}
+	if ids, err := failover.IDs(folder); err != nil || len(ids) != 3 {
+		t.Errorf("jobs %q, %v", ids, err)
+	}
+
+	// One that turned its source off says so as long as it is told of.
+	of.ID, of.Machines[0].Source = "r4", recovery.Source{QMP: "/run/qmp", Time: time.Minute}
+	jobOf(t, folder, of, recovery.Undo, "")
+	if code, _, errs := holdfast(t, both, "failover", "rollback", "r4"); code != 0 || !strings.HasSuffix(errs, "Now the source's machines web1 are off: start them.\n") {
+		t.Errorf("exit %d, %s", code, errs)
+	}
+	of.ID = "r5"
+	jobOf(t, folder, of, recovery.Undo, recovery.Begin)
+	if code, _, errs := holdfast(t, both, "failover", "resume", "r5"); code != exitFailed || !strings.HasSuffix(errs, "the source's machines web1 are off: start them\n") {
+		t.Errorf("exit %d, %s", code, errs)
+	}
+}
+
+// TestCheckedBeforehand: what would keep machines from coming up is said before anything is done, by a dry run too.
+func TestCheckedBeforehand(t *testing.T) {
+	source, target := twoSites()
+	target.failover = &holdfastv1.Failover{State: api.FailoverNone}
+	both := contextFile(t, source, target)
+	folder := filepath.Join(filepath.Dir(both), "recovery")
+	machines := filepath.Join(t.TempDir(), "machines.yaml")
+	const fine = "disks: [data], source: {qmp: /nowhere/qmp}"
+	f := func(want, machine, command string, args ...string) {
+		t.Helper()
+		if err := os.WriteFile(machines, []byte("machines: [{name: web1, "+machine+"}]\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		args = append(strings.Fields(command), append(args, "--machines", machines)...)
+		for _, args := range [][]string{args, append(args, "--dry-run")} {
+			if code, _, errs := holdfast(t, both, args...); code != exitFailed || !strings.Contains(errs, want) {
+				t.Errorf("%q of %s: exit %d, %s; want %q", args, machine, code, errs, want)
+			}
+		}
+		if ids, err := failover.IDs(folder); err != nil || len(ids) > 0 || target.opened != nil {
+			t.Fatalf("%q of %s: jobs %q began (%v), view %v", args, machine, ids, err, target.opened)
+		}
+	}
+	const burnt = "--override-reason=burnt"
+	f("group lab has no volume wev: name one", "disks: [wev]", "failover live", burnt)
+	f("group lab has no checkpoint 99999999: take one", fine, "failover live", burnt, "--checkpoint", "99999999")
+	f("kernel: stat /nowhere/vmlinuz", "disks: [data], kernel: /nowhere/vmlinuz", "failover live", burnt)
+	f("initrd: /etc is no file", "disks: [data], kernel: /etc/passwd, initrd: /etc", "failover test")
+	f("this host has no bridge br-nope", "disks: [data], networks: [{live: br-nope}]", "failover live", burnt)
+	f("before: exec: \"/nope/prog\"", "disks: [data], before: {command: [/nope/prog]}", "failover live", burnt)
+	f("after: exec: \"/nope/prog\"", "disks: [data], after: {command: [/nope/prog]}", "failover test")
+	f("wait: exec: \"/nope/prog\"", "disks: [data]", "verify", "--wait", "script:/nope/prog")
+	f("machine web1: whether the source's machine is off is not known: it cannot be reached", fine, "failover live")
+	f("domain web1: libvirt", "disks: [data], source: {libvirt: 'qemu+unix:///system?socket=/nowhere/libvirt', domain: web1}", "failover live")
+	f("whether the source's machine is off is not known", fine, "move")
+	source.groups[0].State, source.groups[0].Reason = api.StateDisconnected, "the link is down"
+	f("group lab is disconnected there (the link is down)", fine, "move")
+	target.checkpoints[1].State, target.checkpoints[1].Reason = api.CheckpointBad, "its log is damaged"
+	f("checkpoint 2 is bad (its log is damaged)", fine, "failover test", "--checkpoint", "2")
+	for state, want := range map[string]string{api.FailoverRecovering: "commit it or roll it back", api.FailoverRollingBack: "still rolled back", api.FailoverOnDisks: "was committed (on-disks)"} {
+		target.failover.State = state
+		f(want, fine, "failover live", burnt)
+	}
+	target.groups[0].Name = "other"
+	f("there is no group lab", fine, "failover test")
+
+	// A job of which nothing was begun is checked when it is carried on.
+	jobIn(t, folder, "r1", recovery.Test, "99999999", "")
+	events := filepath.Join(folder, "r1", "events")
+	text, err := os.ReadFile(events)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan, _, _ := strings.Cut(string(text), "\n")
+	if err := os.WriteFile(events, []byte(plan+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, errs := holdfast(t, both, "failover", "resume", "r1"); code != exitFailed || !strings.Contains(errs, "has no checkpoint 99999999") {
+		t.Errorf("resume: exit %d, %s", code, errs)
+	}
+	if after, err := os.ReadFile(events); err != nil || string(after) != plan+"\n" {
+		t.Errorf("%v: resume wrote\n%s", err, after)
 	}
 }
 

@@ -74,7 +74,8 @@ for ever.
 It returns once the machines are up. Then say failover commit, or failover rollback: it stops
 them, discards what they wrote, and lets the source go on; all checkpoints are
 there as before. When nobody says either for an hour (--timer) it is rolled back (--then). A
-failover that fails before its machines run is rolled back. A machine that runs but
+failover that fails before its machines run is rolled back; the source's machines that it had
+stopped stay off then: its last line and its report name them, start them yourself. A machine that runs but
 does not come up (wait, after) is told, and the others go on.`,
 		Example: "  holdfast failover live --machines machines.yaml --checkpoint latest --override-reason \"the site burnt\"\n  holdfast failover live --machines machines.yaml --only db1 --source force --timer 4h\n  holdfast failover commit r3",
 		Args:    noArgs,

@@ -58,6 +58,10 @@ func (a *app) plain(ctx context.Context, id, note string, dry bool) error {
 	if err != nil {
 		return err
 	}
+	if done := movedBy(folder, p.Onto); done != nil {
+		fmt.Fprintf(a.stderr, "The machines of %s are on plain disks already: job %s moved them.\n", id, done.ID)
+		return a.print(done, jobHead, [][]string{jobRow(done)})
+	}
 	p.Key, p.Who, p.Note = strings.ToLower(api.NewKey()), who(), note
 	r := a.runner(client)
 	if err := r.MayMoveOnto(ctx, folder, p); err != nil {
@@ -73,6 +77,25 @@ func (a *app) plain(ctx context.Context, id, note string, dry bool) error {
 	defer j.Close()
 	fmt.Fprintf(a.stderr, "Job %s: the machines of %s move onto plain disks.\n", p.ID, id)
 	return a.carryOn(ctx, r, j)
+}
+
+// movedBy is the job that moved the machines of a failover onto plain disks; nil where there is none in the folder.
+func movedBy(folder string, o *recovery.Onto) *recovery.Report {
+	ids, _ := failover.IDs(folder) // a folder that does not read has none
+	for _, id := range ids {
+		entries, _, err := failover.Read(folder, id)
+		if err != nil || len(entries) == 0 {
+			continue
+		}
+		p, s, err := recovery.Replay(entries)
+		if err != nil || p.Kind != recovery.Plain || p.Onto == nil || *p.Onto != *o || s.Verdict != recovery.Passed {
+			continue
+		}
+		if r, err := recovery.NewReport(entries, time.Now()); err == nil {
+			return r
+		}
+	}
+	return nil
 }
 
 // onto plans the move of a job's machines.

@@ -18,7 +18,7 @@ func (a *app) verifyCommand() *cobra.Command {
 		Short: "Prove that a checkpoint can be recovered: boot it, and see that it works",
 		Long: `Verify starts the machines of a group at a checkpoint as failover test does, isolated and
 on scratch, waits until what they are waited for has come, takes a picture of each console,
-and stops them again. The report is kept, with the pictures and what the machines
+also of those where it has not come, and stops them again. The report is kept, with the pictures and what the machines
 said on their serial ports: see holdfast failover report. checkpoint list shows which
 checkpoints were so proved. The exit status is 1 when a machine did not come up.
 
@@ -48,6 +48,7 @@ holdfast-verify@NAME, which uses the context /etc/holdfast/context-NAME.yaml.`,
 				return usagef("--%w", err)
 			}
 			prove := func(p *recovery.Plan) error {
+				p.LastLook = true
 				for i := range p.Machines {
 					m := &p.Machines[i]
 					m.Picture = true

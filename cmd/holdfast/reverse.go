@@ -100,6 +100,10 @@ func (a *app) reverse(ctx context.Context, f *reverseFlags) error {
 	}
 	p.Key, p.Group, p.Checkpoint, p.Who, p.Note, p.Reversal = strings.ToLower(api.NewKey()), f.group, checkpoint, who(), f.note, r
 	r.ID, r.Stream = drawnID(p.Key+" group"), drawnID(p.Key+" stream")
+	if err := run.Check(ctx, p); err != nil {
+		return fmt.Errorf("nothing was begun: %w", err)
+	}
+	a.tellUnheard(ctx, r)
 	if f.dry {
 		return a.printPlan(p)
 	}
@@ -113,6 +117,25 @@ func (a *app) reverse(ctx context.Context, f *reverseFlags) error {
 		fmt.Fprintln(a.stderr, "The machines are on plain disks, and of no job here: attach each once the filter serves (holdfast attach), and have it started from there from then on.")
 	}
 	return a.carryOn(ctx, run, j)
+}
+
+// heardWait is how long the old site may take to take a connection.
+const heardWait = 2 * time.Second
+
+// tellUnheard warns of places where the old site is to take records, and nobody listens now. That is no error: its vra may listen
+// there only once it has taken its new part, and this host may not be the one that connects.
+func (a *app) tellUnheard(ctx context.Context, r *recovery.Reversal) {
+	ctx, cancel := context.WithTimeout(ctx, heardWait)
+	defer cancel()
+	var d net.Dialer
+	for _, at := range slices.Compact([]string{r.Control, r.Data}) {
+		conn, err := d.DialContext(ctx, "tcp", at)
+		if err != nil {
+			fmt.Fprintln(a.stderr, printable(fmt.Sprintf("Nobody listens at %s now, as seen from here (%v): see that --to is where the old site's vra is to listen, as its file's target section says.", at, err)))
+			continue
+		}
+		conn.Close()
+	}
 }
 
 // drawnID makes an id of 16 hexadecimal digits of a word that nobody else has drawn.

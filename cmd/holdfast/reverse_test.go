@@ -22,12 +22,15 @@ func TestReverseRefused(t *testing.T) {
 	both := contextFile(t, source, target)
 	f := func(want int, message string) {
 		t.Helper()
-		code, _, errs := holdfast(t, both, "reverse", "--to", "192.0.2.1:4007", "--dry-run")
+		code, _, errs := holdfast(t, both, "reverse", "--to", "127.0.0.1:1,127.0.0.1:2", "--dry-run")
 		if code != want || !strings.Contains(errs, message) {
 			t.Errorf("exit %d, %s; want %d with %q", code, errs, want, message)
 		}
 	}
-	f(0, "")
+	f(0, "Nobody listens at 127.0.0.1:2 now")
+	if code, _, errs := holdfast(t, contextFile(t, nil, target), "reverse", "--to", "127.0.0.1:1", "--dry-run"); code != exitFailed || !strings.Contains(errs, "the old source: the vra does not answer") {
+		t.Errorf("the old source does not answer: exit %d, %s", code, errs)
+	}
 	target.failover.State = api.FailoverMoving // whoever told the target so, from whatever folder
 	f(exitFailed, "finish that, with holdfast failover resume")
 	target.failover.State = api.FailoverOnDisks
@@ -42,7 +45,7 @@ func TestReverseRefused(t *testing.T) {
 	f(exitFailed, "has grown to 1049088 bytes")
 	size(1 << 20) // whole blocks
 	f(0, "")
-	if _, out, _ := holdfast(t, both, "reverse", "--to", "192.0.2.1:4007", "--dry-run"); strings.Contains(out, "attach") {
+	if _, out, _ := holdfast(t, both, "reverse", "--to", "127.0.0.1:1", "--dry-run"); strings.Contains(out, "attach") {
 		t.Errorf("machines of no job are attached:\n%s", out)
 	}
 	folder := filepath.Join(filepath.Dir(both), "recovery")

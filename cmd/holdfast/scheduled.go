@@ -245,6 +245,10 @@ func (s *scheduled) once(ctx context.Context, v config.Verify, st *proofState) e
 	if err == nil {
 		err = s.prove(p)
 	}
+	r := s.runner(client)
+	if err == nil {
+		err = r.Check(ctx, p)
+	}
 	if err != nil {
 		return err
 	}
@@ -254,7 +258,7 @@ func (s *scheduled) once(ctx context.Context, v config.Verify, st *proofState) e
 		return err
 	}
 	defer j.Close()
-	report, err := s.carry(ctx, s.runner(client), j)
+	report, err := s.carry(ctx, r, j)
 	switch {
 	case report == nil || report.State != string(recovery.Over):
 		return err

@@ -49,10 +49,17 @@ func (c *carrier) stopSource(ctx context.Context, m *recovery.Machine) (found, e
 		err = turnOff(ctx, s.QMP, c.job.Plan.SourceHow)
 	}
 	if err != nil {
-		return found{}, fmt.Errorf("whether the source's machine is off is not known: %w; if it is certain that it does not run, or two copies are the lesser evil: --override-reason", err)
+		return found{}, sourceUnknown(err)
 	}
 	return found{text: "off"}, nil
 }
+
+// sourceUnknown says what to do about a protected machine that nobody knows to be off.
+func sourceUnknown(err error) error {
+	return fmt.Errorf("whether the source's machine is off is not known: %w; if it is certain that it does not run, or two copies are the lesser evil: --override-reason", err)
+}
+
+var errNoSource = errors.New("the context names no source vra")
 
 // turnOff turns the guest of a monitor off, and returns once QEMU said that it is.
 func turnOff(ctx context.Context, qmp string, how hypervisor.How) error {
@@ -75,7 +82,7 @@ func turnOff(ctx context.Context, qmp string, how hypervisor.How) error {
 // lastCut makes a checkpoint of all that the source wrote, and waits until it is at the target.
 func (c *carrier) lastCut(ctx context.Context) (found, error) {
 	if c.Source == nil {
-		return found{}, errors.New("the context names no source vra")
+		return found{}, errNoSource
 	}
 	var id string
 	err := again(ctx, func() error {

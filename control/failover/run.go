@@ -213,6 +213,10 @@ func (j *Job) Failure(r *recovery.Report) error {
 	if r.Reason != nil {
 		why = *r.Reason
 	}
+	source := r.Source()
+	if source != "" {
+		source = "\n" + source
+	}
 	switch {
 	case j.State.Halted:
 		if r.Reason == nil && j.Plan.Kind.OneWay() {
@@ -220,9 +224,9 @@ func (j *Job) Failure(r *recovery.Report) error {
 		}
 		return fmt.Errorf("job %s halted: %s; mend that, and carry it on with: holdfast failover resume %s", j.Plan.ID, why, j.Plan.ID)
 	case j.State.Verdict == recovery.Failed:
-		return fmt.Errorf("job %s failed, and was taken back: %s", j.Plan.ID, why)
+		return fmt.Errorf("job %s failed, and was taken back: %s%s", j.Plan.ID, why, source)
 	case j.State.Verdict == recovery.Cancelled:
-		return fmt.Errorf("job %s was cancelled, and taken back", j.Plan.ID)
+		return fmt.Errorf("job %s was cancelled, and taken back%s", j.Plan.ID, source)
 	}
 	return nil
 }

@@ -243,6 +243,11 @@ func (j *Job) happened(e recovery.Entry) error {
 	return nil
 }
 
+// Untouched says that no step of the job was begun.
+func (j *Job) Untouched() bool {
+	return !slices.ContainsFunc(j.entries, func(e recovery.Entry) bool { return e.Began != nil })
+}
+
 // Close lets go of the job.
 func (j *Job) Close() error { return j.events.Close() }
 

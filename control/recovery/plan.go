@@ -32,15 +32,17 @@ func (k Kind) Fences() bool { return k == Live || k == Move }
 
 // Plan is what a job does. It does not change.
 type Plan struct {
-	ID         string    `json:"id"`  // among the jobs of a folder
-	Key        string    `json:"key"` // among all jobs: views and failovers of the target carry it
-	Kind       Kind      `json:"kind"`
-	Group      string    `json:"group"`
-	Checkpoint string    `json:"checkpoint"` // its id; empty: the last cut, of a move
-	Who        string    `json:"who"`
-	Note       string    `json:"note,omitempty"`
-	Scheduled  bool      `json:"scheduled,omitempty"` // nobody asked for it but a schedule
-	Machines   []Machine `json:"machines"`            // in the order in which they are started
+	ID         string `json:"id"`  // among the jobs of a folder
+	Key        string `json:"key"` // among all jobs: views and failovers of the target carry it
+	Kind       Kind   `json:"kind"`
+	Group      string `json:"group"`
+	Checkpoint string `json:"checkpoint"` // its id; empty: the last cut, of a move
+	Who        string `json:"who"`
+	Note       string `json:"note,omitempty"`
+	Scheduled  bool   `json:"scheduled,omitempty"` // nobody asked for it but a schedule
+	// LastLook has machines whose picture is wanted pictured before they are stopped, too, when the job fails.
+	LastLook bool      `json:"last_look,omitempty"`
+	Machines []Machine `json:"machines"` // in the order in which they are started
 	// Hypervisor starts them.
 	Hypervisor config.Hypervisor `json:"hypervisor,omitzero"`
 
@@ -298,16 +300,21 @@ func (p *Plan) down(s State) (steps []Step) {
 	}
 	up := p.Up()
 	reached := up[:min(s.Reached+1, len(up))]
-	defined := func(m Machine) bool {
-		return slices.ContainsFunc(reached, func(s Step) bool { return s.Do == Define && s.Machine == m.Name })
+	began := func(do Verb, m Machine) bool {
+		return slices.ContainsFunc(reached, func(s Step) bool { return s.Do == do && s.Machine == m.Name })
+	}
+	for _, m := range p.Machines {
+		if p.LastLook && s.Verdict == Failed && m.Picture && began(Start, m) && !began(Picture, m) {
+			add(Picture, m.Name, defineLimit)
+		}
 	}
 	for _, m := range slices.Backward(p.Machines) {
-		if defined(m) {
+		if began(Define, m) {
 			add(Stop, m.Name, defineLimit)
 		}
 	}
 	for _, m := range slices.Backward(p.Machines) {
-		if defined(m) {
+		if began(Define, m) {
 			add(Undefine, m.Name, defineLimit)
 		}
 	}

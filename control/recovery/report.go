@@ -3,8 +3,11 @@ package recovery
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
+
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 )
 
 // Entry is a line of a job's file.
@@ -87,15 +90,18 @@ type Report struct {
 	Ended      *string  `json:"ended"`
 	Seconds    float64  `json:"seconds"` // from its begin to its end, or to now
 	// Ready is how long it took until all machines were up; null when they were not.
-	Ready    *float64      `json:"ready_seconds"`
-	View     *string       `json:"view"`
-	Override *string       `json:"override"` // why the source was not stopped: two copies may live
-	Note     *string       `json:"note"`
-	Machines []string      `json:"machines"`
-	Steps    []ReportStep  `json:"steps"`
-	Words    []ReportWord  `json:"words"` // what users said
-	Files    []string      `json:"files"` // pictures, beside the report
-	duration time.Duration // of all
+	Ready    *float64     `json:"ready_seconds"`
+	View     *string      `json:"view"`
+	Override *string      `json:"override"` // why the source was not stopped: two copies may live
+	Note     *string      `json:"note"`
+	Machines []string     `json:"machines"`
+	Steps    []ReportStep `json:"steps"`
+	Words    []ReportWord `json:"words"` // what users said
+	Files    []string     `json:"files"` // pictures, beside the report
+	// SourceOff are the source's machines that a job turned off which was taken back: nobody starts them again. Of SourceUnsure
+	// nobody knows: their stop was begun, and did not end well.
+	SourceOff    []string `json:"source_off"`
+	SourceUnsure []string `json:"source_unsure"`
 }
 
 // ReportStep is a step that was carried out.
@@ -133,19 +139,16 @@ func NewReport(entries []Entry, now time.Time) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	first, last := entries[0].Time, entries[len(entries)-1].Time
+	first := entries[0].Time
 	r := &Report{ID: p.ID, Kind: p.Kind, Group: p.Group, Checkpoint: p.Checkpoint, State: string(s.Phase), Who: p.Who, Began: stamp(first),
-		Override: orNil(p.Override), Note: orNil(p.Note), Machines: []string{}, Steps: []ReportStep{}, Words: []ReportWord{}, Files: []string{}}
+		Override: orNil(p.Override), Note: orNil(p.Note), Machines: []string{}, Steps: []ReportStep{}, Words: []ReportWord{}, Files: []string{}, SourceOff: []string{}, SourceUnsure: []string{}}
 	for _, m := range p.Machines {
 		r.Machines = append(r.Machines, m.Name)
 	}
 	if s.Halted {
 		r.State = "halted"
 	}
-	r.duration = now.Sub(first)
-	if s.Phase == Over {
-		r.Ended, r.duration = orNil(stamp(last)), last.Sub(first)
-	}
+	r.Seconds = now.Sub(first).Seconds()
 	if s.Verdict != NoVerdict {
 		r.Verdict = &s.Verdict
 	}
@@ -154,7 +157,9 @@ func NewReport(entries []Entry, now time.Time) (*Report, error) {
 			r.Reason = nil // what failed was done later
 		}
 	}()
-	r.Seconds = r.duration.Seconds()
+	if s.Verdict == Failed || s.Verdict == Cancelled || s.Verdict == RolledBack {
+		r.SourceOff, r.SourceUnsure = stopped(entries)
+	}
 	state := Fresh()
 	for i, e := range entries[1:] {
 		if e.Event != "" {
@@ -166,10 +171,40 @@ func NewReport(entries []Entry, now time.Time) (*Report, error) {
 				ready := e.Time.Sub(first).Seconds()
 				r.Ready = &ready
 			}
+			if state.Phase == Over && (before != Over || invariant.Planted("recovery/ends-again")) { // words after that are no end
+				r.Ended, r.Seconds = orNil(stamp(e.Time)), e.Time.Sub(first).Seconds()
+			}
 		}
 		r.tell(entries[1:], i, now)
 	}
 	return r, nil
+}
+
+// stopped are the source's machines that were turned off, and those of which that is not known, in the order in which it was begun.
+func stopped(entries []Entry) (off, unsure []string) {
+	off, unsure = []string{}, []string{}
+	for _, e := range entries[1:] {
+		switch {
+		case e.Began != nil && e.Began.Do == StopSource && !slices.Contains(unsure, e.Began.Machine):
+			unsure = append(unsure, e.Began.Machine)
+		case e.Event == Did && e.Step.Do == StopSource:
+			off = append(off, e.Step.Machine)
+			unsure = slices.DeleteFunc(unsure, func(name string) bool { return name == e.Step.Machine })
+		}
+	}
+	return off, unsure
+}
+
+// Source says what a user has to do about the source's machines of a job that was taken back; empty: nothing.
+func (r *Report) Source() string {
+	var parts []string
+	if len(r.SourceOff) > 0 {
+		parts = append(parts, fmt.Sprintf("the source's machines %s are off: start them", strings.Join(r.SourceOff, " ")))
+	}
+	if len(r.SourceUnsure) > 0 {
+		parts = append(parts, fmt.Sprintf("whether the source's machines %s are off is not known: look, and start them", strings.Join(r.SourceUnsure, " ")))
+	}
+	return strings.Join(parts, "; ")
 }
 
 // tell adds what entry i says.
@@ -192,7 +227,7 @@ func (r *Report) tell(entries []Entry, i int, now time.Time) {
 	case e.Event != Did && e.Event != Failing:
 		r.Words = append(r.Words, ReportWord{stamp(e.Time), e.Who, e.Event, orNil(e.Note)})
 	case e.Event == Failing && r.Reason == nil:
-		r.Reason = orNil(strings.TrimSpace(fmt.Sprintf("%s %s: %s", e.Step.Do, e.Step.Machine, e.Text)))
+		r.Reason = orNil(strings.TrimSpace(string(e.Step.Do)+" "+e.Step.Machine) + ": " + e.Text)
 	}
 	if e.Checkpoint != "" {
 		r.Checkpoint = e.Checkpoint
@@ -238,6 +273,7 @@ func (r *Report) Text() string {
 	if r.Override != nil {
 		row("override", text(*r.Override+" (the source was not stopped: two copies may live)"))
 	}
+	row("source", orNil(r.Source()))
 	row("note", r.Note)
 	for _, f := range r.Files {
 		row("picture", &f)

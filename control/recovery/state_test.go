@@ -339,6 +339,91 @@ func TestReplay(t *testing.T) {
 	f("it is over", func(e []Entry) []Entry { return append(e, Entry{Event: Cancel}) })
 }
 
+// carried are the entries of a job of which each step does well, but for one, and that then hears a word where it waits for one.
+func carried(t *testing.T, p *Plan, fail Verb, word Event) (entries []Entry) {
+	t.Helper()
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	add := func(e Entry) { now = now.Add(time.Second); e.Time = now; entries = append(entries, e) }
+	add(Entry{Plan: p})
+	for s := Fresh(); s.Phase != Over; {
+		e := Entry{Event: word}
+		if step, ok := p.Next(s); ok {
+			add(Entry{Began: &step})
+			if e = (Entry{Event: Did, Step: &step}); step.Do == fail {
+				e.Event = Failing
+			}
+		}
+		add(e)
+		var err error
+		if s, err = p.Step(s, e.Event); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return entries
+}
+
+// TestEndIsTheFirst: what is said to a job that is over moves neither its end nor how long it took.
+func TestEndIsTheFirst(t *testing.T) {
+	entries := carried(t, plans()[0], "", Halt)
+	last := entries[len(entries)-1].Time
+	entries = append(entries, Entry{Time: last.Add(time.Hour), Event: Resume, Who: "root@east"})
+	r, err := NewReport(entries, last.Add(2*time.Hour))
+	if err != nil || *orNil(stamp(last)) != *r.Ended || r.Seconds != last.Sub(entries[0].Time).Seconds() || !strings.Contains(r.Text(), "resume, by root@east") {
+		t.Errorf("%v: ended %v after %v s, want %s\n%s", err, *r.Ended, r.Seconds, stamp(last), r.Text())
+	}
+}
+
+// TestSourceTold: a job that was taken back says which of the source's machines it left off.
+func TestSourceTold(t *testing.T) {
+	p := plans()[2]
+	f := func(fail Verb, word Event, want string, off, unsure int) {
+		t.Helper()
+		r, err := NewReport(carried(t, p, fail, word), time.Now())
+		if err != nil || r.Source() != want || len(r.SourceOff) != off || len(r.SourceUnsure) != unsure || strings.Contains(r.Text(), "start them") != (want != "") {
+			t.Errorf("%s, %s: %v: %q, %q, %q; want %q", fail, word, err, r.Source(), r.SourceOff, r.SourceUnsure, want)
+		}
+	}
+	const off = "the source's machines web db are off: start them"
+	f("", Final, "", 0, 0)
+	f("", Undo, off, 2, 0)
+	f(Begin, Undo, off, 2, 0)
+	f(Define, Undo, off, 2, 0)
+	f(StopSource, Undo, "whether the source's machines web are off is not known: look, and start them", 0, 1)
+}
+
+// TestLastLook: a proof that fails takes pictures of the machines that were started, before any is stopped; none keeps it from its end.
+func TestLastLook(t *testing.T) {
+	p := plans()[1]
+	p.LastLook, p.Machines[1].Picture = true, true
+	f := func(fail Verb, want string) {
+		t.Helper()
+		entries := carried(t, p, fail, Halt)
+		var did []string
+		for _, e := range entries {
+			if e.Began != nil && (e.Began.Do == Picture || e.Began.Do == Stop || e.Began.Do == Wait) {
+				did = append(did, string(e.Began.Do)+" "+e.Began.Machine)
+			}
+		}
+		if got := strings.Join(did, ", "); got != want {
+			t.Errorf("%s fails: %s; want %s", fail, got, want)
+		}
+		if r, err := NewReport(entries, time.Now()); err != nil || r.State != string(Over) || (*r.Verdict == Failed) != (fail != "" && fail != Picture) {
+			t.Errorf("%s fails: %v, %+v", fail, err, r)
+		}
+	}
+	f("", "wait db, picture db, picture web, stop web, stop db")
+	f(Picture, "wait db, picture db, picture web, stop web, stop db")
+	f(Wait, "wait db, picture db, stop web, stop db")
+	f(After, "wait db, picture db, picture web, stop web, stop db")
+	f(Define, "stop db")
+	s := State{Phase: Ending, End: Rollback, Verdict: Failed, Reached: slices.IndexFunc(p.Up(), func(s Step) bool { return s.Do == Wait })}
+	if next, err := p.Step(s, Failing); err != nil || next.Halted || next.At != 1 {
+		t.Errorf("a last picture that fails leads to %s, %v", next.text(p), err)
+	}
+	p.LastLook = false // a job of an earlier release
+	f(Wait, "wait db, stop web, stop db")
+}
+
 func indented(t *testing.T, v any) string {
 	t.Helper()
 	p, err := json.MarshalIndent(v, "", "  ")

@@ -21,17 +21,9 @@ func EndDomain(ctx context.Context, where config.Hypervisor, name string, how hy
 		return err
 	}
 	err = l.with(ctx, func(c *libvirt.Libvirt) error {
-		d, err := c.DomainLookupByName(name)
-		if libvirt.IsNotFound(err) {
-			return errors.New("libvirt does not have it")
-		}
+		d, err := endable(c, name)
 		if err != nil {
 			return err
-		}
-		if kept, err := c.DomainIsPersistent(d); err != nil {
-			return err
-		} else if kept == 0 {
-			return errors.New("it is transient: once it is gone nobody can tell whether it is off or was moved to another host")
 		}
 		if err := turnOff(ctx, c, d, how, libvirt.DomainShutdownDefault); err != nil {
 			return err
@@ -46,6 +38,34 @@ func EndDomain(ctx context.Context, where config.Hypervisor, name string, how hy
 		return fmt.Errorf("domain %s: %w", name, err)
 	}
 	return nil
+}
+
+// MayEndDomain says why EndDomain could not tell whether a domain is off, and leaves it as it is.
+func MayEndDomain(ctx context.Context, where config.Hypervisor, name string) error {
+	l, err := NewLibvirt(where.Socket, where.URI, "/")
+	if err != nil {
+		return err
+	}
+	if err := l.with(ctx, func(c *libvirt.Libvirt) error { _, err := endable(c, name); return err }); err != nil {
+		return fmt.Errorf("domain %s: %w", name, err)
+	}
+	return nil
+}
+
+// endable finds a domain that libvirt still has once it is off.
+func endable(c *libvirt.Libvirt, name string) (libvirt.Domain, error) {
+	d, err := c.DomainLookupByName(name)
+	if libvirt.IsNotFound(err) {
+		return d, errors.New("libvirt does not have it")
+	}
+	if err != nil {
+		return d, err
+	}
+	kept, err := c.DomainIsPersistent(d)
+	if err == nil && kept == 0 {
+		err = errors.New("it is transient: once it is gone nobody can tell whether it is off or was moved to another host")
+	}
+	return d, err
 }
 
 // isOff says why a domain of which libvirt says so may run all the same.
