@@ -62,6 +62,9 @@ func domainEnds(t *testing.T, l *Libvirt) {
 		name := "theirs-" + string(how)
 		runs := kvmtest.Domain(t, where, strings.Replace(described, "theirs", name, 1))
 		until(t, "the guest says HELLO", func() bool { p, _ := os.ReadFile(serial); return string(p) == "HELLO\n" })
+		if err := MayEndDomain(ctx, where, name); err != nil || !runs() {
+			t.Errorf("it may be ended: %v; it runs: %v", err, runs())
+		}
 		for range 2 { // it may be asked again
 			if err := EndDomain(ctx, where, name, how); err != nil || runs() {
 				t.Errorf("%s: it runs: %v, %v", how, runs(), err)
@@ -72,6 +75,9 @@ func domainEnds(t *testing.T, l *Libvirt) {
 		t.Helper()
 		if err := EndDomain(ctx, where, name, hypervisor.Gracefully); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s was ended: %v; want %q", name, err, want)
+		}
+		if err := MayEndDomain(ctx, where, name); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s may be ended: %v; want %q", name, err, want)
 		}
 	}
 	f("nobody", "does not have it")
