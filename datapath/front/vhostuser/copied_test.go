@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -124,12 +125,13 @@ func TestCopiesAreBounded(t *testing.T) {
 func TestCopyMemoryTakenAway(t *testing.T) {
 	needLoops(t)
 	ends := make(chan func(), 8)
-	held := true
+	var gone atomic.Bool
 	d := looks(newVolume(t, 8*mib), func(end func()) bool {
-		if held {
-			ends <- end
+		if gone.Load() {
+			return false
 		}
-		return held
+		ends <- end
+		return true // whatever became of it meanwhile
 	})
 	socket := serve(t, d)
 	g := newGuest(t, guest.Options{Slots: 8})
@@ -143,7 +145,7 @@ func TestCopyMemoryTakenAway(t *testing.T) {
 	for range cap(ends) {
 		all = append(all, <-ends)
 	}
-	held = false
+	gone.Store(true)
 	if err := unix.Ftruncate(g.File(), 0); err != nil {
 		t.Fatal(err)
 	}
