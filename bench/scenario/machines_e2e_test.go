@@ -113,6 +113,12 @@ func TestGuestFailsOver(t *testing.T) {
 	if proof.ID != "r2" || proof.State != "over" || *proof.Verdict != "passed" || len(proof.Files) != 1 {
 		t.Errorf("%+v", proof)
 	}
+	if _, err := l.Run(t.Context(), "verify", "--checkpoint", newest, "--machines", file, "--wait", "serial:it never says this", "--wait-time", "5s"); err == nil {
+		t.Error("what never came proved a checkpoint")
+	}
+	if shot, err := os.ReadFile(filepath.Join(l.Dir, "jobs", "r3", "web1.png")); err != nil || !bytes.HasPrefix(shot, []byte("\x89PNG")) {
+		t.Errorf("no picture of a machine that did not come up: %v", err)
+	}
 	if last := l.newest(); last == newest {
 		t.Errorf("no checkpoint came after %s while machines were started beside", newest)
 	}
@@ -192,6 +198,12 @@ func TestMovedGuest(t *testing.T) {
 	first := vm.boot("write pause=0.5", append(vhostDisk(l.Volumes[0]), "-qmp", "unix:"+monitor+",server=on,wait=off")...)
 	defer first.kill()
 	first.says(fmt.Sprintf("SAFE %d", guestFiles-1))
+	// What cannot begin stops nothing: the move below needs the guest's word that it is off.
+	for _, args := range [][]string{{"move", "--source", "force"}, {"failover", "live", "--source", "force"}, {"failover", "live", "--dry-run"}} {
+		if _, err := l.Run(t.Context(), append(args, "--machines", vm.machines("wev", monitor))...); err == nil || !strings.Contains(err.Error(), "has no volume wev") {
+			t.Errorf("%q with a volume that is not there: %v", args, err)
+		}
+	}
 	file := vm.machines(l.Volumes[0].Name, monitor)
 
 	fine := func(r report, verdict string) {
