@@ -85,8 +85,10 @@ func (q *qemu) mirror(t *testing.T, d front.Device, v capture.Filtered, first bo
 	q.mu.Unlock()
 }
 
-func (q *qemu) Gone() bool { return false }
-func (q *qemu) Drop()      {}
+func (q *qemu) Gone() bool   { return false }
+func (q *qemu) Process() int { return 0 }
+func (q *qemu) Left() bool   { return true }
+func (q *qemu) Drop()        {}
 
 // guestExport is a connection to an export of its.
 type guestExport struct {

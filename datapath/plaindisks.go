@@ -3,6 +3,7 @@ package datapath
 import (
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/datapath/capture"
@@ -50,6 +51,7 @@ func (vs *views) moveOn(g *journal.Group, number uint64, do func() error) error 
 		vs.lend(number)
 		return err
 	}
+	s.endUsers()
 	s.stopNBD()
 	<-s.doneNBD
 	disks := make(map[record.VolumeID]journal.Disk)
@@ -74,6 +76,11 @@ func (vs *views) moveOn(g *journal.Group, number uint64, do func() error) error 
 	if err != nil {
 		vs.unserve(number) // who was connected comes again
 		return err
+	}
+	if s.users != nil {
+		if err := os.RemoveAll(s.users.path); err != nil { // as for a view that is closed, it is tried again
+			vs.log.Error("who used the view stays written down", "view", viewID(number), "error", err)
+		}
 	}
 	moving("moved")
 	vs.log.Info("machines go on with plain disks", "group", g.Info().Name, "view", viewID(number), "disks", len(goOn), "held", time.Since(from))

@@ -222,6 +222,9 @@ func (h recoveryHandler) letGo(g *journal.Group, id string) (journal.FailoverInf
 	switch v := h.target.failoverView(g); {
 	case v.clients > v.shared && !invariant.Planted("datapath/lets-go-of-the-connected"):
 		return i, fmt.Errorf("view v%d has %d connections over NBD: %w", v.Number, v.clients-v.shared, journal.ErrInUse)
+	case len(v.away) > 0 && !invariant.Planted("datapath/lets-go-of-the-silent"):
+		return i, fmt.Errorf("view v%d: processes that used it over NBD before this vra began have not come back, which they do when they read or write, and are there still: %s: %w",
+			v.Number, describeProcesses(v.away), journal.ErrInUse)
 	case v.waits && !invariant.Planted("datapath/lets-go-after-restart"):
 		return i, fmt.Errorf("view v%d is served for less than %s, and a machine that was connected before may be on its way back: %w", v.Number, returnWait, journal.ErrInUse)
 	case v.shared > 0 && !i.OnDisksAlone():

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/holdfast-dr/holdfast/datapath/front"
 	"github.com/holdfast-dr/holdfast/datapath/front/nbd"
 	"github.com/holdfast-dr/holdfast/datapath/front/vhostuser"
 	"github.com/holdfast-dr/holdfast/ioengine"
@@ -37,9 +38,12 @@ const maxViews = 256
 // keeps them: after a restart the same are served at the same sockets.
 type views struct {
 	dir   string
+	boot  [16]byte
 	log   *slog.Logger
 	fs    ioengine.FS // in which the disks of groups are, where they are plain ones
 	store *journal.Store
+
+	usersDir string // files of users
 
 	opening sync.Mutex // one view is opened or closed at a time; before mu
 
@@ -58,6 +62,7 @@ type views struct {
 type servedView struct {
 	view   *view.View                            // nil: machines have moved; under mu
 	server *nbd.Server                           // nil: over vhost-user alone
+	users  *users                                // over NBD, of one that takes writes; else nil
 	shared []vhostDisk                           // of one that takes writes: for machines that share their memory
 	disks  map[record.VolumeID]*vhostuser.Server // of those, that can be reached, under mu
 	stop   context.CancelFunc
@@ -69,8 +74,8 @@ type servedView struct {
 	doneNBD chan struct{}
 }
 
-// returnWait is how long a view that takes writes counts as in use from when it is served: a QEMU on vhost-user asks each second whether a socket is back that went away
-// under it, as in a restart of this process, and its machine runs on meanwhile. One on NBD comes back when it reads or writes next, which may be later: it is not waited for.
+// returnWait is how long a view that takes writes counts as in use from when it is served: a QEMU on vhost-user asks each second whether a socket is back that went
+// away under it, as in a restart of this process, and its machine runs on meanwhile. One on NBD asks when it reads or writes next: see users.
 const returnWait = 5 * time.Second
 
 // passingWait is how long a passing view is there without a client.
@@ -84,6 +89,7 @@ type viewStatus struct {
 	clients int
 	shared  int                      // of those, over vhost-user
 	waits   bool                     // who was connected when it was served last may be on his way back
+	away    []int                    // processes that were, over NBD, and come back when they read or write
 	vhost   map[record.VolumeID]bool // volumes with a vhost-user-blk device
 }
 
@@ -97,11 +103,11 @@ var (
 
 // newViews serves the views that the journal kept.
 func newViews(runDir string, fs ioengine.FS, store *journal.Store, log *slog.Logger) (*views, error) {
-	v := &views{dir: filepath.Join(runDir, "views"), log: log, fs: fs, store: store}
+	v := &views{dir: filepath.Join(runDir, "views"), usersDir: filepath.Join(runDir, "users"), boot: thisBoot(), log: log, fs: fs, store: store}
 	v.mu.now, v.mu.moving = time.Now, func(string) {}
 	v.mu.served = make(map[uint64]*servedView)
 	v.mu.withheld = make(map[uint64]bool)
-	if err := os.MkdirAll(v.dir, 0o700); err != nil {
+	if err := errors.Join(os.MkdirAll(v.dir, 0o700), os.MkdirAll(v.usersDir, 0o700)); err != nil {
 		return nil, err
 	}
 	if err := v.removeDead(); err != nil {
@@ -141,13 +147,18 @@ func (vs *views) withhold(number uint64, yes bool) {
 func (vs *views) serveKept() {
 	vs.opening.Lock()
 	defer vs.opening.Unlock()
+	open := make(map[uint64]bool)
 	for _, v := range vs.list("") {
+		open[v.Number] = true
 		if v.View == nil || v.socket != "" {
 			continue
 		}
 		if err := vs.serve(v); err != nil {
 			vs.log.Error("view is not served", "view", viewID(v.Number), "error", err)
 		}
+	}
+	if err := vs.forgetUsers(func(number uint64) bool { return open[number] }); err != nil {
+		vs.log.Error("who used a view that is closed stays written down", "error", err)
 	}
 	vs.servePlain()
 }
@@ -230,13 +241,20 @@ func (vs *views) count() int {
 func (vs *views) serve(v viewStatus) error {
 	id, at := viewID(v.Number), vs.socket(v.Number)
 	s := &servedView{view: v.View, server: &nbd.Server{Log: vs.log.With("view", id)}}
+	if v.Options.Scratch {
+		s.users = openUsers(vs.usersPath(v.Number), vs.boot, vs.log.With("view", id))
+	}
 	for _, volume := range v.View.Volumes() {
 		d, ok := v.View.Device(volume.ID)
 		if !ok {
 			return fmt.Errorf("volume %s is not in the view", volume.Name)
 		}
 		about := fmt.Sprintf("%s of group %s at checkpoint %d", volume.Name, v.group, v.Checkpoint)
-		if err := s.server.Add(nbd.Export{Name: volume.Name, Device: viewDevice{d}, Description: about}); err != nil {
+		var device front.Device = viewDevice{d}
+		if s.users != nil {
+			device = usedDevice{viewDevice{d}, s.users}
+		}
+		if err := s.server.Add(nbd.Export{Name: volume.Name, Device: device, Description: about}); err != nil {
 			return err
 		}
 		if v.Options.Scratch {
@@ -373,8 +391,16 @@ func (vs *views) unserve(number uint64) {
 	if s == nil {
 		return
 	}
+	s.endUsers()
 	s.stop()
 	<-s.done
+}
+
+// endUsers says that who is connected over NBD does not leave.
+func (s *servedView) endUsers() {
+	if s.users != nil {
+		s.users.end()
+	}
 }
 
 // uri is where a volume of the view is found.
@@ -393,6 +419,9 @@ func (vs *views) find(v *viewStatus) {
 	v.socket = vs.socket(v.Number)
 	v.clients, v.shared = s.clients()
 	v.waits = v.Options.Scratch && vs.mu.now().Sub(s.began) < returnWait
+	if s.users != nil {
+		v.away = s.users.missing()
+	}
 	v.vhost = make(map[record.VolumeID]bool, len(s.disks))
 	for volume := range s.disks {
 		v.vhost[volume] = true

@@ -27,7 +27,8 @@ views, move onto the target's disks themselves, without a stop.
            Each machine changes its disks within QEMU (QMP), and in its definition. What it has
            under way ends on the view first, so that one alone writes at any time. One with
            front: vhost-user changes its definition alone
-  let-go   the view ends, once nobody is connected to it over NBD, and what is left of the
+  let-go   the view ends, once nobody is connected to it over NBD, or was when vra ended last and
+           may come back (the step waits, and names the process), and what is left of the
            group's history is removed when vra starts again. A machine over vhost-user waits
            for a moment: what it has under way ends on the view, and then vra serves it the
            disk itself, at the same socket, until it is shut down

@@ -119,8 +119,10 @@ func mirrorRig(t *testing.T, size int) (*rig, *qemu) {
 // connect is a connection of QEMU's to the volume.
 func (r *rig) connect(q *qemu) (left func()) { return r.vol(0).Connected(q) }
 
-func (q *qemu) Gone() bool { return q.closed.Load() }
-func (q *qemu) Drop()      { q.closed.Store(true) }
+func (q *qemu) Process() int { return 0 }
+func (q *qemu) Left() bool   { return true }
+func (q *qemu) Gone() bool   { return q.closed.Load() }
+func (q *qemu) Drop()        { q.closed.Store(true) }
 
 // join has the mirror stand with everything known that the guest wrote before.
 func (r *rig) join(q *qemu, bitmap string) error {
@@ -384,8 +386,10 @@ func TestMirrorHangs(t *testing.T) {
 // leavingQEMU is a connection that QEMU has closed; seen is called when somebody looks.
 type leavingQEMU struct{ seen func() }
 
-func (q leavingQEMU) Gone() bool { q.seen(); return true }
-func (q leavingQEMU) Drop()      {}
+func (q leavingQEMU) Gone() bool   { q.seen(); return true }
+func (q leavingQEMU) Drop()        {}
+func (q leavingQEMU) Process() int { return 0 }
+func (q leavingQEMU) Left() bool   { return false }
 
 // TestMirrorJoinsAfter: a write of a connection that QEMU has closed ends before what was written past us since is marked: ended
 // later it would stand for it.

@@ -44,6 +44,10 @@ type Watched interface {
 type Connection interface {
 	// Gone says whether its other end has closed it, also when nobody has read that far, or it was dropped.
 	Gone() bool
+	// Process is the other end's, on this host; 0: that cannot be told.
+	Process() int
+	// Left says, once it is over, whether its other end has ended it.
+	Left() bool
 	// Drop closes it at once, whatever is under way: that is not answered.
 	Drop()
 }

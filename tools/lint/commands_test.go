@@ -17,7 +17,7 @@ var packageOf = map[string]string{
 	"busybox": "busybox-static", "curl": "curl", "debugfs": "e2fsprogs", "fio": "fio", "git": "git", "grpcurl": "", // by go install
 	"ip": "iproute2", "mke2fs": "e2fsprogs", "mkfs.ext4": "e2fsprogs", "nbdcopy": "libnbd-bin", "nbdfuse": "libnbd-bin",
 	"libvirtd": "libvirt-daemon", "unshare": "", "nbdinfo": "libnbd-bin", "nbdkit": "nbdkit", "promtool": "prometheus", "protoc": "protobuf-compiler", "qemu-img": "qemu-utils",
-	"qemu-nbd": "qemu-utils", "qemu-system-x86_64": "qemu-system-x86", "systemd-analyze": "systemd",
+	"qemu-nbd": "qemu-utils", "qemu-storage-daemon": "qemu-system-x86", "qemu-system-x86_64": "qemu-system-x86", "systemd-analyze": "systemd",
 }
 
 // runners are the calls, of os/exec and of the tests of tools/packaging, whose argument of that number names a program.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -244,5 +245,40 @@ func moveOnto(ctx context.Context, mon *Monitor, i int, from, to hypervisor.Disk
 	if err != nil {
 		return err
 	}
+	if to.File != "" {
+		back, err := comeBack(g, from)
+		if err != nil {
+			return err
+		}
+		p.Steps = append(back, p.Steps...)
+	}
 	return Carry(ctx, mon, nil, p)
+}
+
+// comeBack has QEMU connect again to where a disk is served, if that went away meanwhile: a QEMU that was silent since has not, and whoever serves
+// waits for it, see datapath's users, until he sees it leave. QEMU has no other command that reads. While nobody serves it would wait for him, here or when its node is
+// removed, and its guest with it.
+func comeBack(g Guest, from hypervisor.Disk) (steps []Step, err error) {
+	served, err := servedAs(from)
+	if err != nil || invariant.Planted("kvm/leaves-unseen") {
+		return nil, err
+	}
+	for i := range g.Nodes {
+		if n := &g.Nodes[i]; served(n) {
+			steps = append(steps, Step{What: "have QEMU connect again to where the disk is served",
+				QMP: &Command{"human-monitor-command", map[string]any{"command-line": `qemu-io ` + n.Name + ` "read -q 0 512"`}}})
+		}
+	}
+	if len(steps) == 0 {
+		return nil, nil
+	}
+	socket, _, err := exportOf(from)
+	if err != nil {
+		return nil, err
+	}
+	c, err := net.Dial("unix", socket)
+	if err != nil {
+		return nil, fmt.Errorf("nobody serves it, and QEMU would wait for him: %w", err)
+	}
+	return steps, c.Close()
 }

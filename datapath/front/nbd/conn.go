@@ -45,6 +45,8 @@ type conn struct {
 	// big has a token while a read holds a buffer beyond pieceBytes: until that is written.
 	big   chan struct{}
 	ended error // why reading ended; set before reader is closed
+
+	parted bool // at the end of all, the client was gone before us
 }
 
 func newConn(s *Server, nc net.Conn) *conn {
@@ -90,7 +92,9 @@ func (c *conn) transmit(log *slog.Logger) error {
 		c.work()
 		c.wg.Wait()
 		c.out.flush()
+		c.parted = hungUp(c.nc)
 	}
+	c.parted = c.parted || c.ended == errDisconnect || c.ended == io.EOF
 	switch err := c.ended; {
 	case err == errDisconnect, err == io.EOF:
 		return nil

@@ -93,6 +93,7 @@ func (l *laned) run() error {
 	close(l.work)
 	l.wg.Wait()
 	l.sent.close()
+	l.parted = !l.sent.wasCut() && hungUpFD(l.fd)
 	_ = unix.Shutdown(l.fd, unix.SHUT_RDWR) // the kernel holds on to what was watched for some time after Close
 	l.lane.Close()
 	_ = unix.Close(l.fd)
@@ -148,7 +149,7 @@ func (l *laned) takeAll() (more bool, err error) {
 		case err == errLater:
 			l.readable = false
 			return false, nil
-		case err != nil && l.stopped.Load():
+		case err != nil && err != errDisconnect && l.stopped.Load():
 			return true, nil // it is not the client that ends it
 		case err != nil:
 			return false, err

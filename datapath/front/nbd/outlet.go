@@ -23,6 +23,7 @@ type outlet struct {
 		err          error     // sending failed: everything is dropped
 		room         sync.Cond // the queue was taken over for sending, or sending failed
 		at           laneState
+		cut          bool // nothing comes any more, by us
 		news         bool // what the goroutine may have looked for, and not found, is there
 	}
 
@@ -96,10 +97,18 @@ func (o *outlet) interrupt() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.mu.at == laneReceives {
+		o.mu.cut = true
 		_ = unix.Shutdown(o.fd, unix.SHUT_RD) // nothing is being carried out, and nothing is taken in any more
 		return
 	}
 	o.stirLocked()
+}
+
+// wasCut says whether interrupt has had nothing come any more, as if the client were gone.
+func (o *outlet) wasCut() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.mu.cut
 }
 
 // becomes says what the goroutine is at.

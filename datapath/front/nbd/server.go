@@ -167,13 +167,15 @@ func (s *Server) serveConn(ctx context.Context, nc net.Conn) {
 		return // it only looked around
 	}
 	defer s.detach(e, c)
+	about := &watched{Conn: nc}
 	if w, is := e.Device.(front.Watched); is {
-		defer w.Connected(watched{nc})()
+		defer w.Connected(about)()
 	}
 	c.within(time.Time{})
 	log = log.With("export", e.Name)
 	log.Info("nbd client connected")
 	err = c.transmit(log)
+	about.left.Store(c.parted)
 	log.Info("nbd client gone", "err", err, "device_errors", c.deviceErrors.Load())
 }
 
