@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -287,6 +288,7 @@ func (a *app) carryOn(ctx context.Context, r *failover.Runner, j *failover.Job) 
 func (a *app) failoverTest() *cobra.Command {
 	var f jobFlags
 	var stop string
+	var failed bool
 	cmd := &cobra.Command{
 		Use:   "test",
 		Short: "Start a group's machines at a checkpoint, isolated, on scratch",
@@ -296,23 +298,32 @@ networks, or on such as only the ports that the file forwards lead into. Several
 run at once, at different checkpoints.
 
 It returns once the machines are up. They run until they are stopped, with --stop; then
-what they wrote is discarded, and the report written: see holdfast failover report.`,
-		Example: "  holdfast failover test --checkpoint latest --machines machines.yaml\n  holdfast failover test --stop r1 --note \"billing works\"\n  holdfast failover test --checkpoint before-upgrade --only db1 --dry-run",
+what they wrote is discarded, and the report written: see holdfast failover report. The
+verdict is passed, or failed with --failed: what ran on the machines was not as it should be.`,
+		Example: "  holdfast failover test --checkpoint latest --machines machines.yaml\n  holdfast failover test --stop r1 --note \"billing works\"\n  holdfast failover test --stop r2 --failed --note \"billing misses its orders\"\n  holdfast failover test --checkpoint before-upgrade --only db1 --dry-run",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if stop != "" {
 				for _, name := range []string{"group", "checkpoint", "machines", "only", "dry-run"} {
 					if cmd.Flags().Changed(name) {
-						return usagef("--stop goes with --note alone, and not with --%s", name)
+						return usagef("--stop goes with --note and --failed alone, and not with --%s", name)
 					}
 				}
-				return a.endJob(cmd.Context(), stop, recovery.Halt, f.note)
+				word := recovery.Halt
+				if failed {
+					word = recovery.Reject
+				}
+				return a.endJob(cmd.Context(), stop, word, f.note)
+			}
+			if failed {
+				return usagef("--failed goes with --stop: it says how the test went")
 			}
 			return a.beginJob(cmd.Context(), &f, recovery.Test, nil)
 		},
 	}
 	a.jobFlagsOf(cmd, &f)
 	cmd.Flags().StringVar(&stop, "stop", "", "stop the machines of the job with this `ID`, and discard what they wrote")
+	cmd.Flags().BoolVar(&failed, "failed", false, "with --stop: the test failed; --note says why")
 	cmd.RegisterFlagCompletionFunc("stop", a.completeJobs)
 	return cmd
 }
@@ -367,6 +378,13 @@ func (a *app) endJob(ctx context.Context, id string, word recovery.Event, note s
 		return err
 	}
 	defer client.Close()
+	before, err := reportOf(folder, id)
+	if err != nil {
+		return err
+	}
+	if err := mayHear(before, word); err != nil {
+		return err
+	}
 	j, err := a.takeJob(ctx, folder, id, word)
 	if err != nil {
 		return err
@@ -377,7 +395,8 @@ func (a *app) endJob(ctx context.Context, id string, word recovery.Event, note s
 	if err != nil {
 		return err
 	}
-	if j.State.Phase != recovery.Over && !ended {
+	said := j.State.Phase != recovery.Over && !ended
+	if said {
 		if err := r.Say(j, word, note); err != nil {
 			return fmt.Errorf("job %s: %w", id, err)
 		}
@@ -398,7 +417,10 @@ func (a *app) endJob(ctx context.Context, id string, word recovery.Event, note s
 		return err
 	}
 	if !word.Met(j.State.Verdict) {
-		return fmt.Errorf("job %s is over: %s, and not by that word (%s)", id, j.State.Verdict, word)
+		return fmt.Errorf("job %s is over: %s", id, endedAs(report))
+	}
+	if note != "" && !said && !slices.ContainsFunc(report.Words, func(w recovery.ReportWord) bool { return w.Who == r.Who && deref(w.Note) == note }) {
+		return fmt.Errorf("job %s was over already: %s; your note was not kept", id, endedAs(report))
 	}
 	if err := a.print(report, jobHead, [][]string{jobRow(report)}); err != nil {
 		return err
@@ -407,6 +429,49 @@ func (a *app) endJob(ctx context.Context, id string, word recovery.Event, note s
 		fmt.Fprintln(a.stderr, printable("Now "+source+"."))
 	}
 	return nil
+}
+
+// endedAs says how a job that is over ended, and by whose word.
+func endedAs(r *recovery.Report) string {
+	text := r.State
+	if r.Verdict != nil {
+		text = string(*r.Verdict)
+	}
+	if n := len(r.Words); n > 0 {
+		text += fmt.Sprintf(", by %s at %s", r.Words[n-1].Who, r.Words[n-1].Time)
+	}
+	return text
+}
+
+// mayHear says why a word to end a job is not for one of its kind, and what is. What goes one way alone says so itself.
+func mayHear(r *recovery.Report, word recovery.Event) error {
+	toTest := word == recovery.Halt || word == recovery.Reject
+	switch {
+	case r.Kind.OneWay(), r.Kind.Fences() != toTest:
+		return nil
+	case toTest:
+		return fmt.Errorf("job %s is no test, but %s: commit it or roll it back: holdfast failover commit %s, or holdfast failover rollback %s", r.ID, kindText(r.Kind), r.ID, r.ID)
+	}
+	return fmt.Errorf("job %s is %s, and nothing to %s: stop it with holdfast failover test --stop %s", r.ID, kindText(r.Kind), wordText(word), r.ID)
+}
+
+// kindText is a kind of job, as a sentence names one.
+func kindText(k recovery.Kind) string {
+	switch k {
+	case recovery.Live:
+		return "a live failover"
+	case recovery.Proof:
+		return "the test of a verify"
+	}
+	return "a " + string(k)
+}
+
+// wordText is a word to end a live failover, as a sentence names it.
+func wordText(word recovery.Event) string {
+	if word == recovery.Undo {
+		return "roll back"
+	}
+	return string(word)
 }
 
 // takeJob opens a job for a word, once nobody else carries it out. ErrBusy: it is to be committed, and another process
@@ -611,6 +676,13 @@ func (a *app) printPlan(p *recovery.Plan) error {
 	return a.print(result, "STEP MACHINE WITHIN WHAT", rows)
 }
 
+func processorsText(n int) string {
+	if n == 1 {
+		return "1 processor"
+	}
+	return fmt.Sprintf("%d processors", n)
+}
+
 func whatStep(p *recovery.Plan, s recovery.Step) string {
 	m := p.Machine(s.Machine)
 	switch s.Do {
@@ -668,7 +740,7 @@ func whatStep(p *recovery.Plan, s recovery.Step) string {
 		if p.Hypervisor.Libvirt() {
 			on = "by " + p.Hypervisor.String()
 		}
-		return fmt.Sprintf("%s, %s, %d processors, disks %s; network: %s", on, bytesText(m.MemoryBytes), m.CPUs, strings.Join(disks, " "), strings.Join(nets, ", "))
+		return fmt.Sprintf("%s, %s, %s, disks %s; network: %s", on, bytesText(m.MemoryBytes), processorsText(m.CPUs), strings.Join(disks, " "), strings.Join(nets, ", "))
 	case recovery.Before:
 		return strings.Join(m.Before.Command, " ")
 	case recovery.After:

@@ -122,7 +122,9 @@ func TestFailoverWords(t *testing.T) {
 	}
 	no(exitUsage, "--machines is missing", "failover", "test")
 	no(exitUsage, "no machine \"x\"", "failover", "test", "--machines", machines, "--only", "x")
-	no(exitUsage, "--stop goes with --note alone", "failover", "test", "--stop", "r1", "--dry-run")
+	no(exitUsage, "--failed goes with --stop", "failover", "test", "--failed")
+	no(exitUsage, "must not be negative", "failover", "live", "--timer", "-5s")
+	no(exitUsage, "--stop goes with --note and --failed alone", "failover", "test", "--stop", "r1", "--dry-run")
 	no(exitUsage, "want serial:TEXT", "verify", "--wait", "login")
 	no(exitUsage, "machine db1 is waited for", "verify", "--machines", machines)
 	no(exitUsage, "want one job id", "failover", "report")
@@ -266,7 +268,11 @@ func TestCommitIsNoCancel(t *testing.T) {
 	f(exitFailed, "job r1 is over: rolled-back", "commit", "r1")
 	f(0, "", "rollback", "r1")
 	jobIn(t, folder, "r2", recovery.Test, "1", "")
-	f(exitFailed, "job r2 is over: passed", "commit", "r2")
+	f(exitFailed, "job r2 is a test, and nothing to commit: stop it with holdfast failover test --stop r2", "commit", "r2")
+	f(exitFailed, "job r2 is a test, and nothing to roll back", "rollback", "r2")
+	if code, _, errs := holdfast(t, both, "failover", "test", "--stop", "r1"); code != exitFailed || !strings.Contains(errs, "job r1 is no test, but a live failover") {
+		t.Errorf("a live failover is stopped as a test: exit %d, %s", code, errs)
+	}
 
 	jobIn(t, folder, "r3", recovery.Live, "1", "")
 	events := filepath.Join(folder, "r3", "events")
@@ -290,6 +296,24 @@ func TestCommitIsNoCancel(t *testing.T) {
 		t.Fatal(err)
 	}
 	f(exitFailed, "wait until its machines run", "commit", "r3")
+}
+
+// TestStopLate: a word that comes after a test is over, and would be lost, is refused; said again it is not.
+func TestStopLate(t *testing.T) {
+	source, target := twoSites()
+	both := contextFile(t, source, target)
+	jobIn(t, filepath.Join(filepath.Dir(both), "recovery"), "r1", recovery.Test, "1", "")
+	stop := func(want int, message string, more ...string) {
+		t.Helper()
+		args := append([]string{"failover", "test", "--stop", "r1"}, more...)
+		if code, out, errs := holdfast(t, both, args...); code != want || !strings.Contains(errs, message) || want != 0 && out != "" {
+			t.Errorf("%q: exit %d, %s%s; want %d with %q", args, code, out, errs, want, message)
+		}
+	}
+	stop(0, "")
+	stop(exitFailed, "job r1 was over already: passed, by root@east at 20", "--note", "B")
+	stop(exitFailed, "your note was not kept", "--note", "B")
+	stop(exitFailed, "job r1 is over: passed, by root@east", "--failed", "--note", "B")
 }
 
 // TestProofs: only what came up marks its checkpoint.

@@ -129,7 +129,10 @@ type Duration time.Duration
 // ParseDuration reads a duration as Go writes it, not below zero.
 func ParseDuration(s string) (Duration, error) {
 	d, err := time.ParseDuration(s)
-	if err != nil || d < 0 {
+	if err == nil && d < 0 {
+		return 0, fmt.Errorf("duration %q: must not be negative", s)
+	}
+	if err != nil {
 		return 0, fmt.Errorf("duration %q: want a number with a unit, as in 5s or 1m30s", s)
 	}
 	return Duration(d), nil

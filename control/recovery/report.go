@@ -1,6 +1,7 @@
 package recovery
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -226,8 +227,11 @@ func (r *Report) tell(entries []Entry, i int, now time.Time) {
 		r.Steps = append(r.Steps, ReportStep{e.Began.Do, orNil(e.Began.Machine), stamp(e.Time), end.Sub(e.Time).Seconds(), done, orNil(text)})
 	case e.Event != Did && e.Event != Failing:
 		r.Words = append(r.Words, ReportWord{stamp(e.Time), e.Who, e.Event, orNil(e.Note)})
-	case e.Event == Failing && r.Reason == nil:
-		r.Reason = orNil(strings.TrimSpace(string(e.Step.Do)+" "+e.Step.Machine) + ": " + e.Text)
+		if e.Event == Reject {
+			r.Reason = orNil(cmp.Or(e.Note, e.Who+" said that it failed"))
+		}
+	case e.Event == Failing && (r.Reason == nil || i == len(entries)-1): // what it stands at now goes first
+		r.Reason = orNil(strings.TrimRight(string(e.Step.Do)+" "+e.Step.Machine, " ") + ": " + e.Text)
 	}
 	if e.Checkpoint != "" {
 		r.Checkpoint = e.Checkpoint
@@ -290,7 +294,11 @@ func (r *Report) Text() string {
 		fmt.Fprintf(&b, "%-24s  %-12s  %-16s  %9.3f  %s\n", s.Began, s.Do, machine, s.Seconds, what)
 	}
 	for _, w := range r.Words {
-		fmt.Fprintf(&b, "%s  %s, by %s\n", w.Time, w.Word, w.Who)
+		fmt.Fprintf(&b, "%s  %s, by %s", w.Time, w.Word, w.Who)
+		if w.Note != nil {
+			b.WriteString(": " + strings.ReplaceAll(*w.Note, "\n", "; "))
+		}
+		b.WriteByte('\n')
 	}
 	return b.String()
 }

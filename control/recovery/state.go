@@ -54,6 +54,7 @@ const (
 	Resume  Event = "resume" // somebody carries the job on
 	Cancel  Event = "cancel" // while it is starting
 	Halt    Event = "stop"   // a test
+	Reject  Event = "fail"   // a test: it is stopped, and what runs on the machines was not as it should be
 	Final   Event = "commit"
 	Undo    Event = "rollback"
 )
@@ -65,6 +66,8 @@ func (e Event) Met(v Verdict) bool {
 		return v == Committed
 	case Undo:
 		return v == RolledBack || v == Cancelled
+	case Reject:
+		return v == Failed
 	}
 	return v == Passed || v == Cancelled
 }
@@ -120,6 +123,8 @@ func (p *Plan) Step(s State, e Event) (State, error) {
 		switch {
 		case e == Halt && !p.Kind.Fences():
 			return p.ending(s, Rollback, Passed), nil
+		case e == Reject && !p.Kind.Fences():
+			return p.ending(s, Rollback, Failed), nil
 		case e == Final && p.Kind.Fences():
 			return p.ending(s, Commit, Committed), nil
 		case e == Undo && p.Kind.Fences():
@@ -153,6 +158,10 @@ func (p *Plan) starting(s State, e Event, refuse func(string) (State, error)) (S
 		return p.ending(s, Rollback, Failed), nil
 	case Cancel, Undo, Halt:
 		return p.ending(s, Rollback, Cancelled), nil
+	case Reject:
+		if !p.Kind.Fences() {
+			return p.ending(s, Rollback, Failed), nil
+		}
 	}
 	return refuse("wait until its machines run")
 }
@@ -240,6 +249,12 @@ func (p *Plan) moving(s State, e Event, refuse func(string) (State, error)) (Sta
 			return p.ending(s, Rollback, RolledBack), nil
 		}
 		return refuse("it is being committed")
+	case Reject:
+		if p.Kind.Fences() {
+			return refuse("it is no test")
+		}
+		s.Verdict = Failed
+		return s, nil
 	case Final:
 		if s.End == Commit {
 			return s, nil

@@ -35,7 +35,7 @@ func plans() []*Plan {
 	}
 }
 
-var events = []Event{Did, Failing, Resume, Cancel, Halt, Final, Undo}
+var events = []Event{Did, Failing, Resume, Cancel, Halt, Reject, Final, Undo}
 
 // visit calls do for each state that the plan may get into, and each event.
 func visit(p *Plan, do func(s State, e Event, next State, err error)) {
@@ -192,7 +192,7 @@ func TestEachWayEnds(t *testing.T) {
 		if p.Kind.OneWay() {
 			continue // see testOneWay
 		}
-		for _, e := range []Event{Did, Failing, Cancel, Halt, Final, Undo} {
+		for _, e := range []Event{Did, Failing, Cancel, Halt, Reject, Final, Undo} {
 			for _, half := range []bool{false, true} { // what failed had been done
 				for at := range len(p.Up()) + 1 {
 					s, w := Fresh(), &world{}
@@ -204,7 +204,7 @@ func TestEachWayEnds(t *testing.T) {
 						}
 						event := Did
 						switch {
-						case s.Phase == Running && (e == Halt || e == Final || e == Undo):
+						case s.Phase == Running && (e == Halt || e == Reject || e == Final || e == Undo):
 							event = e
 						case s.Phase == Running && p.Kind.Fences():
 							event = Undo
@@ -431,6 +431,44 @@ func indented(t *testing.T, v any) string {
 		t.Fatal(err)
 	}
 	return string(p) + "\n"
+}
+
+// TestRejected: a test that is stopped as failed has the note for its reason, also when it was on its way to its end already.
+func TestRejected(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	f := func(reason, state string, words ...Entry) {
+		t.Helper()
+		p, s := plans()[0], Fresh()
+		entries := []Entry{{Time: now, Plan: p}}
+		add := func(e Entry) {
+			e.Time = now
+			var err error
+			if s, err = p.Step(s, e.Event); err != nil {
+				t.Fatal(err)
+			}
+			entries = append(entries, e)
+		}
+		for step, ok := p.Next(s); ok; step, ok = p.Next(s) {
+			add(Entry{Event: Did, Step: &step})
+		}
+		for _, e := range words {
+			if e.Event == Failing {
+				step, _ := p.Next(s)
+				e.Step = &step
+			}
+			add(e)
+		}
+		r, err := NewReport(entries, now)
+		if err != nil || *r.Verdict != Failed || *r.Reason != reason || r.State != state || !strings.Contains(r.Text(), "fail, by eve") {
+			t.Errorf("%+v, %v, want %s with %q", r, err, state, reason)
+		}
+	}
+	said := Entry{Event: Reject, Who: "eve", Note: "orders are missing"}
+	f("orders are missing", "ending", said)
+	f("eve said that it failed", "ending", Entry{Event: Reject, Who: "eve"})
+	f("orders are missing", "ending", Entry{Event: Halt, Who: "adam"}, said)
+	f("stop web: no answer", "halted", said, Entry{Event: Failing, Text: "no answer"})
+	f("orders are missing", "ending", said, Entry{Event: Failing, Text: "no answer"}, Entry{Event: Resume, Who: "eve"})
 }
 
 // TestReversal has a reversal fail, or be interrupted, at each step, before or after that was done: it halts, is carried on
