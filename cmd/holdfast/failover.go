@@ -510,7 +510,8 @@ func (a *app) failoverResume() *cobra.Command {
 		Use:   "resume ID",
 		Short: "Carry a job on whose command was killed, or that halted",
 		Long: `Resume carries a job on where it stopped. A step of which no end is known is carried out
-again: a script that was killed in the middle runs a second time. Machines that run by the
+again: a script that was killed in the middle runs a second time, once what is left of the first,
+and of what that started in its process group, was ended. Machines that run by the
 job's word, and are off, as after a reboot of their host, are started again. Of a job that is
 over otherwise nothing is left to carry on, and nothing is changed.`,
 		Example:           "  holdfast failover list\n  holdfast failover resume r1",

@@ -72,6 +72,9 @@ func (r *Runner) Run(ctx context.Context, j *Job) error {
 		}
 		defer of.Close()
 	}
+	if err := j.endScript(ctx); err != nil {
+		return err
+	}
 	c := carrier{Runner: r, job: j, machines: h}
 	for {
 		step, ok := j.Plan.Next(j.State)

@@ -6,9 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
-	"os/exec"
-	"syscall"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/control/config"
@@ -137,41 +134,4 @@ func lastLine(said []byte) string {
 		return ""
 	}
 	return "it said last: " + line(said, len(said)-1)
-}
-
-// maxOutput is how much of what a script says is kept.
-const maxOutput = 16 << 10
-
-// script runs a program, and what it started, for as long as the step may take.
-func (c *carrier) script(ctx context.Context, s recovery.Step, argv []string) (found, error) {
-	p := c.job.Plan
-	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.WaitDelay = time.Second // for output that someone else keeps open
-	cmd.Dir = c.job.Dir
-	cmd.Env = append(os.Environ(), "HOLDFAST_JOB="+p.ID, "HOLDFAST_KIND="+string(p.Kind), "HOLDFAST_GROUP="+p.Group,
-		"HOLDFAST_CHECKPOINT="+c.job.checkpoint(), "HOLDFAST_MACHINE="+s.Machine)
-	out := &tail{}
-	cmd.Stdout, cmd.Stderr = out, out
-	err := cmd.Run()
-	if ctx.Err() != nil && err != nil {
-		err = fmt.Errorf("%w, and %s was killed", ctx.Err(), argv[0])
-	} else if err != nil {
-		err = fmt.Errorf("%s: %w", argv[0], err)
-	}
-	return found{text: out.String()}, err
-}
-
-// tail keeps the end of what is written to it.
-type tail struct{ text []byte }
-
-func (t *tail) Write(p []byte) (int, error) {
-	t.text = append(t.text, p...)
-	t.text = t.text[max(0, len(t.text)-maxOutput):]
-	return len(p), nil
-}
-
-func (t *tail) String() string {
-	return string(bytes.ToValidUTF8(bytes.TrimSpace(t.text), []byte("?")))
 }
