@@ -4,10 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/datapath/capture"
 	"github.com/holdfast-dr/holdfast/datapath/front/vhostuser"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/journal"
 	"github.com/holdfast-dr/holdfast/journal/failover"
 	"github.com/holdfast-dr/holdfast/wire/record"
@@ -26,7 +28,7 @@ import (
 // plainOf opens a disk of a group for each front end that comes.
 func (vs *views) plainOf(g *journal.Group, d journal.Disk) vhostuser.Open {
 	return func() (vhostuser.Opened, error) {
-		p, err := capture.OpenPlain(vs.fs, d.Path, d.Bytes, g.HoldsDisk(d.ID))
+		p, err := vs.openPlain(g, d)
 		if err != nil {
 			return nil, err
 		}
@@ -34,13 +36,26 @@ func (vs *views) plainOf(g *journal.Group, d journal.Disk) vhostuser.Open {
 	}
 }
 
+func (vs *views) openPlain(g *journal.Group, d journal.Disk) (*capture.Plain, error) {
+	return capture.OpenPlain(vs.fs, d.Path, d.Bytes, g.HoldsDisk(d.ID))
+}
+
 // moveOn ends the view that is served under the number, by do, which states so for good, and has the machines that are connected there over vhost-user go on with the
-// group's disks. What fails leaves them on the view.
+// group's disks. Where one of those is not to be had, nothing is begun; what fails later leaves them on the view.
 func (vs *views) moveOn(g *journal.Group, number uint64, do func() error) error {
 	vs.opening.Lock()
 	defer vs.opening.Unlock()
 	vs.mu.Lock()
 	s, moving := vs.mu.served[number], vs.mu.moving
+	vs.mu.Unlock()
+	var m *mover
+	if s != nil {
+		m = vs.newMover(g, s)
+		if err := m.ready(); err != nil && !invariant.Planted("datapath/sees-locks-late") {
+			return errors.Join(err, m.giveBack())
+		}
+	}
+	vs.mu.Lock()
 	vs.mu.withheld[number] = true
 	if s != nil {
 		s.view = nil
@@ -54,12 +69,8 @@ func (vs *views) moveOn(g *journal.Group, number uint64, do func() error) error 
 	s.endUsers()
 	s.stopNBD()
 	<-s.doneNBD
-	disks := make(map[record.VolumeID]journal.Disk)
-	for _, d := range g.Disks() {
-		disks[d.ID] = d
-	}
 	from := time.Now()
-	goOn, err := vs.hold(g, s, disks)
+	goOn, err := m.hold()
 	if err == nil {
 		moving("held")
 		err = do()
@@ -69,8 +80,12 @@ func (vs *views) moveOn(g *journal.Group, number uint64, do func() error) error 
 		if err != nil {
 			resume(nil)
 		} else {
-			resume(vs.plainOf(g, disks[s.shared[i].volume]))
+			resume(m.opens(i))
 		}
+	}
+	held := time.Since(from)
+	if gerr := m.giveBack(); gerr != nil {
+		vs.log.Warn("a disk that no machine went on with is not closed in order", "group", g.Info().Name, "error", gerr)
 	}
 	vs.lend(number)
 	if err != nil {
@@ -83,7 +98,7 @@ func (vs *views) moveOn(g *journal.Group, number uint64, do func() error) error 
 		}
 	}
 	moving("moved")
-	vs.log.Info("machines go on with plain disks", "group", g.Info().Name, "view", viewID(number), "disks", len(goOn), "held", time.Since(from))
+	vs.log.Info("machines go on with plain disks", "group", g.Info().Name, "view", viewID(number), "disks", len(goOn), "held", held)
 	return nil
 }
 
@@ -94,26 +109,106 @@ func (vs *views) lend(number uint64) {
 	delete(vs.mu.withheld, number)
 }
 
-// hold holds all vhost-user-blk devices of a view, makes what they were given durable, and sees whether the disks can be had for those who are connected. They go on by
-// the functions, whatever the error.
-func (vs *views) hold(g *journal.Group, s *servedView, disks map[record.VolumeID]journal.Disk) (goOn []func(vhostuser.Open), err error) {
-	for _, d := range s.shared {
-		goOn = append(goOn, d.server.Hold())
-		disk, ok := disks[d.volume]
+// mover has the machines that are connected to a view over vhost-user go on with the disks beneath it.
+type mover struct {
+	vs    *views
+	g     *journal.Group
+	s     *servedView
+	disks []journal.Disk // beneath s.shared, in its order
+
+	mu struct {
+		sync.Mutex
+		had []*capture.Plain // the disks, from when nobody else is to have them until a machine goes on with them; nil: not had
+	}
+}
+
+func (vs *views) newMover(g *journal.Group, s *servedView) *mover {
+	m := &mover{vs: vs, g: g, s: s, disks: make([]journal.Disk, len(s.shared))}
+	m.mu.had = make([]*capture.Plain, len(s.shared))
+	return m
+}
+
+// ready takes the disks of those who are connected from everybody else, and makes durable what these have written: what is left of that while they are held is short.
+func (m *mover) ready() (err error) {
+	all := make(map[record.VolumeID]journal.Disk)
+	for _, d := range m.g.Disks() {
+		all[d.ID] = d
+	}
+	for i, d := range m.s.shared {
+		disk, ok := all[d.volume]
 		if size := d.server.Device.Size(); !ok || disk.Bytes != size {
 			err = errors.Join(err, fmt.Errorf("volume %d: its disk has %d bytes, and the machine's %d", d.volume, disk.Bytes, size))
 			continue
 		}
-		if !d.server.Connected() {
-			continue
+		m.disks[i] = disk
+		if d.server.Connected() {
+			err = errors.Join(err, m.take(i))
 		}
-		p, operr := vs.plainOf(g, disk)()
-		if operr == nil {
-			operr = p.Close()
-		}
-		err = errors.Join(err, operr, d.server.Device.Flush())
 	}
-	return goOn, err
+	for _, d := range m.s.shared {
+		if err == nil && d.server.Connected() {
+			err = d.server.Device.Flush()
+		}
+	}
+	return err
+}
+
+// take has a disk from now on, if it is not had.
+func (m *mover) take(i int) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.mu.had[i] != nil {
+		return nil
+	}
+	p, err := m.vs.openPlain(m.g, m.disks[i])
+	if err == nil {
+		m.mu.had[i] = p
+	}
+	return err
+}
+
+// hold holds all vhost-user-blk devices of the view, at once, and makes what they were given durable. They go on by the functions, whatever the error.
+func (m *mover) hold() (goOn []func(vhostuser.Open), err error) {
+	goOn = make([]func(vhostuser.Open), len(m.s.shared))
+	errs := make([]error, len(m.s.shared))
+	var wg sync.WaitGroup
+	for i, d := range m.s.shared {
+		wg.Go(func() {
+			goOn[i] = d.server.Hold()
+			if d.server.Connected() { // since a moment ago, it may be
+				errs[i] = errors.Join(m.take(i), d.server.Device.Flush())
+			}
+		})
+	}
+	wg.Wait()
+	return goOn, errors.Join(errs...)
+}
+
+// opens opens a disk for each front end that comes: for the first one what was had for it.
+func (m *mover) opens(i int) vhostuser.Open {
+	again := m.vs.plainOf(m.g, m.disks[i])
+	return func() (vhostuser.Opened, error) {
+		m.mu.Lock()
+		had := m.mu.had[i]
+		m.mu.had[i] = nil
+		m.mu.Unlock()
+		if had != nil {
+			return had, nil
+		}
+		return again()
+	}
+}
+
+// giveBack closes what nobody went on with.
+func (m *mover) giveBack() (err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for i, p := range m.mu.had {
+		if p != nil {
+			m.mu.had[i], err = nil, errors.Join(err, p.Close())
+		}
+	}
+	return err
 }
 
 // servePlain serves the disks of groups whose machines have moved onto them, and no more those of groups that are gone. opening is held.
