@@ -191,6 +191,9 @@ func TestFailover(t *testing.T) {
 	if g := w.tg.group("shop"); g == nil || g.Info().ID != testGroup+1 {
 		t.Error("a new group of its name is not found")
 	}
+	w.tg.views.mu.Lock()
+	w.tg.views.mu.now = func() time.Time { return time.Now().Add(returnWait) } // no machine is on its way back any more
+	w.tg.views.mu.Unlock()
 	gone, err := Handlers(Identity{}, nil, w.tg).Groups.Remove(ctx, &holdfastv1.GroupsServiceRemoveRequest{Group: record.GroupID(testGroup).String()})
 	if err != nil || len(gone.Disks) != 1 || gone.Disks[0].Path != now.Disks[0].Path || w.tg.group("shop") == nil {
 		t.Fatalf("removed: %v, %v", gone, err)

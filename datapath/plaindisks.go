@@ -25,9 +25,12 @@ import (
 // A disk is had, by locks, while a machine is connected there, and let go when that has left: the next time the machine opens it by itself, or a
 // filter does, of a new group. While one of those has it the socket refuses who comes.
 
-// plainOf opens a disk of a group for each front end that comes.
+// plainOf opens a disk of a group for each front end that comes, unless the group is being removed: who is connected by then is seen by who removes it.
 func (vs *views) plainOf(g *journal.Group, d journal.Disk) vhostuser.Open {
 	return func() (vhostuser.Opened, error) {
+		if err := g.Stays(); err != nil {
+			return nil, err
+		}
 		p, err := vs.openPlain(g, d)
 		if err != nil {
 			return nil, err
@@ -253,16 +256,19 @@ func (vs *views) serves(number uint64) bool {
 	return vs.mu.served[number] != nil
 }
 
-// onPlain is how many machines run on the disks of a group that has let them go, by what is served here.
-func (vs *views) onPlain(g *journal.Group) (shared int) {
+// onPlain is how many machines run on the disks of a group that has let them go, by what is served here. waits: one that was connected before may be on its way
+// back, as they are served for less than returnWait, or not yet.
+func (vs *views) onPlain(g *journal.Group) (shared int, waits bool) {
 	f := g.Failover()
 	if f.State != failover.OnDisks {
-		return 0
+		return 0, false
 	}
 	vs.mu.Lock()
 	defer vs.mu.Unlock()
-	if s := vs.mu.served[f.Failover.View]; s != nil {
-		_, shared = s.clients()
+	s := vs.mu.served[f.Failover.View]
+	if s == nil {
+		return 0, true
 	}
-	return shared
+	_, shared = s.clients()
+	return shared, vs.mu.now().Sub(s.began) < returnWait
 }

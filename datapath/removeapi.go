@@ -33,8 +33,11 @@ func (h groupsHandler) Remove(_ context.Context, r *holdfastv1.GroupsServiceRemo
 		return nil, err
 	}
 	if g, ok := h.target.store.Group(id); ok {
-		if n := h.target.views.onPlain(g); n > 0 && !invariant.Planted("datapath/removes-under-machine") {
-			return nil, api.Errorf(api.Precondition, "shut the machines down first; they open the disks by themselves then", "%d disks of group %s are served to machines over vhost-user", n, r.Group)
+		if err := h.runsOn(g); err != nil {
+			return nil, err
+		}
+		if !invariant.Planted("datapath/removes-at-once") {
+			o.Refuse = func() error { return h.runsOn(g) }
 		}
 	}
 	gone, err := h.target.store.RemoveGroup(id, o, nil)
@@ -60,6 +63,20 @@ func (h groupsHandler) Remove(_ context.Context, r *holdfastv1.GroupsServiceRemo
 		res.Left = gone.Left.Error()
 	}
 	return res, nil
+}
+
+// runsOn refuses while machines run on the disks of a group that has let them go, by what is served here; or may, as one that was connected before a restart is on its
+// way back.
+func (h groupsHandler) runsOn(g *journal.Group) error {
+	name := g.Info().Name
+	switch n, waits := h.target.views.onPlain(g); {
+	case n > 0 && !invariant.Planted("datapath/removes-under-machine"):
+		return api.Errorf(api.Precondition, "shut the machines down first; they open the disks by themselves then", "%d disks of group %s are served to machines over vhost-user", n, name)
+	case waits && !invariant.Planted("datapath/removes-after-restart"):
+		return api.Errorf(api.Unavailable, "ask again in a moment",
+			"the disks of group %s are served for less than %s, and a machine that was connected before may be on its way back", name, returnWait)
+	}
+	return nil
 }
 
 // removable finds a group of that name, or of that id, by which one is told that has a new one's name, or the last one of that

@@ -201,13 +201,23 @@ func TestViewOverVhostUser(t *testing.T) {
 	_ = vm.Gone()
 	w.startTarget()
 	recovery = Handlers(Identity{}, nil, w.tg).Recovery
-	must(vm.Connect(volume.VhostUser))
-	write(3<<20+4096, "after a restart on the disk itself")
-	onDisk("after a restart")
 	remove := func() error {
 		_, err := Handlers(Identity{}, nil, w.tg).Groups.Remove(ctx, &holdfastv1.GroupsServiceRemoveRequest{Group: "shop"})
 		return err
 	}
+	served(returnWait - 1)
+	vs, group := w.tg.views, w.tg.groups()[0]
+	for _, when := range []string{"a machine is on its way back", "nothing is served yet"} {
+		if err := remove(); api.AsFailure(err) == nil || api.AsFailure(err).Code != api.Unavailable || !strings.Contains(err.Error(), "on its way back") {
+			t.Errorf("removed while %s: %v", when, err)
+		}
+		vs.unserve(group.Failover().Failover.View)
+	}
+	vs.serveKept()
+	must(vm.Connect(volume.VhostUser))
+	write(3<<20+4096, "after a restart on the disk itself")
+	onDisk("after a restart")
+	served(returnWait)
 	if err := remove(); api.AsFailure(err) == nil || api.AsFailure(err).Code != api.Precondition {
 		t.Errorf("removed under a machine: %v", err)
 	}
@@ -224,8 +234,31 @@ func TestViewOverVhostUser(t *testing.T) {
 	must(used.Close())
 	must(vm.Connect(volume.VhostUser))
 	onDisk("once it is free")
-	must(vm.Disconnect())
-	w.await("it is removed", func() bool { return remove() == nil })
+
+	// One that comes while the group is removed keeps it, or comes too late.
+	var came error
+	comesAt := func(question int) {
+		must(vm.Disconnect())
+		w.await("it is off", func() bool { n, _ := vs.onPlain(group); return n == 0 })
+		vs.mu.Lock()
+		defer vs.mu.Unlock()
+		now, asked := vs.mu.now(), 0
+		vs.mu.now = func() time.Time { // asked once those who are connected are counted
+			if asked++; asked == question {
+				came = vm.Connect(volume.VhostUser)
+			}
+			return now
+		}
+	}
+	comesAt(1)
+	if err := remove(); api.AsFailure(err) == nil || api.AsFailure(err).Code != api.Precondition || came != nil {
+		t.Fatalf("removed under a machine that has come meanwhile, %v: %v", came, err)
+	}
+	onDisk("when it was not removed")
+	comesAt(2)
+	if err := remove(); err != nil || came == nil {
+		t.Errorf("a machine comes to what is removed: %v; removed: %v", came, err)
+	}
 	if err := vm.Connect(volume.VhostUser); err == nil {
 		t.Error("the disk of a group that was removed is served")
 	}

@@ -53,7 +53,7 @@ func (g *Group) BeginFailover(r FailoverRequest) (FailoverInfo, error) {
 	}
 	g.failing.Lock()
 	defer g.failing.Unlock()
-	if err := cmp.Or(g.opened(), g.stays()); err != nil {
+	if err := cmp.Or(g.opened(), g.Stays()); err != nil {
 		return FailoverInfo{}, err
 	}
 	if err := g.beginFailing(r); err != nil {

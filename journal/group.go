@@ -345,8 +345,8 @@ func (g *Group) stoppedLocked() error {
 	return g.staysLocked()
 }
 
-// stays is ErrRemoved for a group that is being removed.
-func (g *Group) stays() error {
+// Stays is ErrRemoved for a group that is being removed.
+func (g *Group) Stays() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.staysLocked()

@@ -154,7 +154,7 @@ func (l *loading) freeze(why error) error {
 func (g *Group) beyond(number uint64) bool { return g.frozen && number > g.upTo }
 
 // still says whether the group's history is to be left as it is.
-func (g *Group) still() bool { return g.opened() != nil || g.frozen || g.stays() != nil }
+func (g *Group) still() bool { return g.opened() != nil || g.frozen || g.Stays() != nil }
 
 // stateLost makes known what was lost on the way through the log.
 func (g *Group) stateLost(lost damages) {

@@ -63,7 +63,7 @@ var errBelow = errors.New("checkpoints below are still in use")
 func (g *Group) promote(number uint64, pace func(bytes int64) error) error {
 	g.retention.passing.Lock()
 	defer g.retention.passing.Unlock()
-	if err := g.stays(); err != nil {
+	if err := g.Stays(); err != nil {
 		return fmt.Errorf("promotion to checkpoint %d: %w", number, err)
 	}
 	return g.promotes(number, pace)

@@ -21,13 +21,16 @@ type RemoveOptions struct {
 	Keep       bool   // its volumes stay as plain disks
 	Checkpoint uint64 // as of which they do; 0: the newest good one
 	Try        bool   // change nothing: say whether it would be done
+
+	// Refuse is asked once nobody new is let in (Group.Stays): an error is the caller's, and the group stays. Nil: nobody is asked.
+	Refuse func() error
 }
 
 // RemoveGroup ends a group for good: its checkpoints, its log and, unless they are kept, its disks.
 //
 //  1. It is refused while somebody stands on it: ErrInUse, a view or a live failover; so is a
 //     checkpoint that is not there or bad: ErrNotFound, ErrCorrupt.
-//  2. From then on it takes nothing, and opens no view.
+//  2. From then on it takes nothing, and opens no view. The caller is asked once more (RemoveOptions.Refuse).
 //  3. Of what is kept: the replicas are brought to the checkpoint, as by any promotion, and read back
 //     whole, each block against its sum.
 //  4. The file `removed` is written into the group's folder, synced: the group is gone. A crash before
@@ -112,7 +115,14 @@ func (s *Store) remove(g *Group, o RemoveOptions, pace func(int64) error) (Remov
 	if err := g.leave(true); err != nil {
 		return Removed{}, err
 	}
-	r, err := g.endsAs(o, pace)
+	var r *Removed
+	var err error
+	if o.Refuse != nil {
+		err = o.Refuse()
+	}
+	if err == nil {
+		r, err = g.endsAs(o, pace)
+	}
 	if err != nil {
 		return Removed{}, errors.Join(err, g.leave(false))
 	}

@@ -115,7 +115,7 @@ func TestRemoveGroup(t *testing.T) {
 			if r, err := w.store.RemoveGroup(testGroup, tried, nil); err != nil || r.ID != 0 {
 				t.Fatalf("a trial: %+v, %v", r, err)
 			}
-			ok(t, w.group.stays())
+			ok(t, w.group.Stays())
 			r, err := w.store.RemoveGroup(testGroup, o, nil)
 			ok(t, err)
 			ok(t, rw.kept(rw.disk, &r, at))
@@ -155,7 +155,7 @@ func TestRemoveRefused(t *testing.T) {
 		if _, err := w.store.RemoveGroup(testGroup, o, nil); !errors.Is(err, want) || err == nil {
 			t.Errorf("%s: %v, want %v", what, err, want)
 		}
-		ok(t, w.group.stays())
+		ok(t, w.group.Stays())
 	}
 	v, err := w.group.KeepView(rw.newest(), scratchOptions(0))
 	ok(t, err)
@@ -220,7 +220,7 @@ func TestRemoveKeepsWhatIsWhole(t *testing.T) {
 	if _, err := w.store.RemoveGroup(testGroup, RemoveOptions{Keep: true}, nil); !errors.Is(err, ErrCorrupt) {
 		t.Fatalf("a damaged disk is kept: %v", err)
 	}
-	ok(t, w.group.stays())
+	ok(t, w.group.Stays())
 	if _, err := w.store.RemoveGroup(testGroup, RemoveOptions{}, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -351,7 +351,7 @@ func TestRemoveErrors(t *testing.T) {
 				break
 			}
 			rw.disk.Heal()
-			if g, there := s.Group(testGroup); there && g.stays() == nil {
+			if g, there := s.Group(testGroup); there && g.Stays() == nil {
 				w := &target{store: s, group: g}
 				if numbers, err := w.check(rw.s); err != nil || !slices.Contains(numbers, rw.newest()) {
 					t.Fatalf("keep %v, error at %d: it stays, with %v: %v", keep, at, numbers, err)
@@ -398,7 +398,7 @@ func TestRemoveIsNotTakenBack(t *testing.T) {
 		t.Errorf("removed: %v", err)
 	}
 	rw.disk.Heal()
-	if g, there := s.Group(testGroup); !there || g.stays() == nil {
+	if g, there := s.Group(testGroup); !there || g.Stays() == nil {
 		t.Errorf("it takes writes: %v", there)
 	}
 	s.Close() // may fail, as everything may

@@ -331,7 +331,7 @@ func (r *retainer) thin(g *Group, now time.Duration) {
 			f.thinned.Add(int64(thinned))
 			did, err = g.foldLog(r.folds(g))
 		}
-		if r.ctx.Err() != nil || g.stays() != nil {
+		if r.ctx.Err() != nil || g.Stays() != nil {
 			return false
 		}
 		if err != nil {
@@ -384,7 +384,7 @@ func (r *retainer) pass(g *Group, number uint64) {
 			}
 			return x.pace.wait(r.ctx, now, n, rate, paceEven)
 		})
-		if r.ctx.Err() != nil || g.stays() != nil {
+		if r.ctx.Err() != nil || g.Stays() != nil {
 			return false
 		}
 		g.passed(err)
