@@ -70,9 +70,9 @@ var Journal = []Row{
 	{"reopen-one", "reopen after kill of a journal of 100 GiB until intake, one group", "s", 2, false},
 	{"reopen-300", "the same, 300 groups", "s", 5, false},
 	{"memory", "resident memory at 100 M extents, beyond the configured cache", "MiB", 256, false},
-	{"promote-keeps-up", "bytes promoted per byte taken, from the end of a pass to the end of one, at an intake of a quarter of the disk", "x", 1, true},
+	{"promote-keeps-up", "bytes promoted per byte taken, from the end of a pass to the end of one, at an intake of a quarter of the disk; less than a segment of 256 MiB, which is freed whole, counts as none", "x", 1, true},
 	{"promote-ack", "ack p99 beside promotion, over that without", "x", 2, false},
-	{"promote-disk", "what the disk itself does: p99 of fio's write of 1 MiB and its sync beside the same flows (promotion's reads and writes by fio too), over that without", "x", math.NaN(), false},
+	{"promote-disk", "what the disk itself does: p99 of fio's write of 1 MiB and its sync beside the same flows (promotion's writes, and its reads, of what was written some seconds before, by fio too), over that without", "x", math.NaN(), false},
 }
 
 // Recovery is what bringing machines up at the second site is held to. Their processor is emulated.

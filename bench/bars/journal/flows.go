@@ -52,10 +52,12 @@ func (b *bench) flows(f flows) (r flowsResult, err error) {
 	}
 	rate := func(bytes float64) string { return fmt.Sprintf("--rate=%.0f", bytes) }
 	writes := slices.Concat(log, []string{"--rw=write", "--bs=1M", "--ioengine=libaio", "--iodepth=64", "--fdatasync=4", rate(f.Rate)})
+	// What is read was written some seconds before, wherever it stands: read in order from the start, beside the writer and as fast, it
+	// would be what was written last.
 	others := slices.Concat(
-		[]string{"--name=pass"}, log[1:], []string{"--rw=read", "--bs=256k", "--ioengine=libaio", "--iodepth=8", "--fdatasync=0", rate(f.Rate)},
+		[]string{"--name=pass"}, log[1:], []string{"--rw=randread", "--norandommap", "--bs=512k", "--ioengine=libaio", "--iodepth=8", "--fdatasync=0", rate(f.Rate)},
 		replica, []string{"--rw=randwrite", "--bs=64k", "--ioengine=libaio", "--iodepth=32", "--fdatasync=512", rate(f.Replica)},
-		[]string{"--name=back"}, log[1:], []string{"--rw=read", "--bs=1M", "--ioengine=psync", rate(f.Back)})
+		[]string{"--name=back"}, log[1:], []string{"--rw=randread", "--norandommap", "--bs=1M", "--ioengine=psync", rate(f.Back)})
 	if r.Alone, err = b.flowsTook(max(2, int(flowsAlone*b.scale)), writes); err != nil {
 		return r, err
 	}

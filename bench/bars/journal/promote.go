@@ -184,6 +184,18 @@ func (p *passes) between() (taken, promoted int64) {
 	return last.taken - first.taken, last.freed - first.freed
 }
 
+// logSegment is what a pass frees at once, in bytes.
+const logSegment = 256 * mib
+
+// keepsUp is how much was promoted of each byte taken. The first pass and the last may each have promoted up to a segment more than they
+// freed, so that less than a segment too few says nothing.
+func keepsUp(taken, promoted int64) float64 {
+	if promoted < taken && taken-promoted < logSegment {
+		return 1
+	}
+	return float64(promoted) / float64(taken)
+}
+
 // sumOf is how many stalls there were, and how many ms they took in all.
 func sumOf(stalls []bars.Stall) (n int, ms float64) {
 	for _, x := range stalls {
@@ -415,8 +427,8 @@ func (b *bench) promote() error {
 		if both.Passes < 2 {
 			return fmt.Errorf("%d passes ended in %.0f s: that says nothing of whether promotion keeps up", both.Passes, seconds)
 		}
-		b.Sample(bars.Sample{Row: "promote-keeps-up", Value: float64(both.Promoted) / float64(both.Taken), Ours: float64(both.Promoted) / mib, Peer: float64(both.Taken) / mib, OursUnit: "MiB", Foreign: foreign,
-			Note: fmt.Sprintf("intake %.0f MB/s, from the first to the last of the ends of %d passes; %.1f s late, level %s, %d MiB written, %.2f CPU-s/GiB, %.2f without", rate/1e6, both.Passes, both.Late, both.Level, both.Written/mib, both.perGiB(), alone.perGiB())})
+		b.Sample(bars.Sample{Row: "promote-keeps-up", Value: keepsUp(both.Taken, both.Promoted), Ours: float64(both.Promoted) / mib, Peer: float64(both.Taken) / mib, OursUnit: "MiB", Foreign: foreign,
+			Note: fmt.Sprintf("%.4f as counted by segments; intake %.0f MB/s, from the first to the last of the ends of %d passes; %.1f s late, level %s, %d MiB written, %.2f CPU-s/GiB, %.2f without", float64(both.Promoted)/float64(both.Taken), rate/1e6, both.Passes, both.Late, both.Level, both.Written/mib, both.perGiB(), alone.perGiB())})
 		disk, err := b.flows(flows{Rate: rate, Replica: rate * float64(both.Written) / float64(both.Measured), Back: rate, Volume: b.size(16 * gib),
 			Log: history, Seconds: seconds})
 		if err != nil {

@@ -21,3 +21,17 @@ func TestPasses(t *testing.T) {
 	f("one pass", 0, 0, 7, 8, 5, 6)
 	f("none", 0, 0, 7, 8)
 }
+
+// Whole segments are counted, and less than one too few is none; more than one is.
+func TestKeepsUp(t *testing.T) {
+	f := func(want float64, taken, promoted int64) {
+		t.Helper()
+		if got := keepsUp(taken, promoted); got != want {
+			t.Errorf("%d of %d: %v, want %v", promoted, taken, got, want)
+		}
+	}
+	f(1, 8*logSegment, 8*logSegment)
+	f(1, 8*logSegment, 7*logSegment+1)
+	f(0.875, 8*logSegment, 7*logSegment)
+	f(1.125, 8*logSegment, 9*logSegment)
+}
