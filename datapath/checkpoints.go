@@ -104,7 +104,7 @@ func (h checkpoints) Get(_ context.Context, r *holdfastv1.CheckpointsServiceGetR
 // Tag gives a checkpoint a tag, or takes it away.
 func (h checkpoints) Tag(_ context.Context, r *holdfastv1.CheckpointsServiceTagRequest) (*holdfastv1.CheckpointsServiceTagResponse, error) {
 	if r.Tag != "" {
-		if err := api.CheckTag(r.Tag); err != nil {
+		if err := api.CheckNewTag(r.Tag); err != nil {
 			return nil, api.Errorf(api.InvalidArgument, "choose another", "tag %v", err)
 		}
 	}
@@ -160,7 +160,7 @@ func (h checkpoints) Create(ctx context.Context, r *holdfastv1.CheckpointsServic
 	if f == nil {
 		return nil, noGroup(r.Group)
 	}
-	if err := api.CheckTag(r.Tag); err != nil {
+	if err := api.CheckNewTag(r.Tag); err != nil {
 		return nil, api.Errorf(api.InvalidArgument, "choose another", "tag %v", err)
 	}
 	if z := f.freezer.commands; r.Freeze && len(z.Before)+len(z.After) == 0 {
@@ -190,7 +190,7 @@ func (h checkpoints) LeadCut(ctx context.Context, r *holdfastv1.CheckpointsServi
 	if f.cuts == nil {
 		return nil, api.Errorf(api.Precondition, "call Create", "the group has one source VRA alone, and no others to lead")
 	}
-	if err := api.CheckTag(r.Tag); err != nil {
+	if err := api.CheckNewTag(r.Tag); err != nil {
 		return nil, api.Errorf(api.InvalidArgument, "choose another", "tag %v", err)
 	}
 	if have, asked := f.cuts.names(), slices.Sorted(slices.Values(r.Sources)); !slices.Equal(have, asked) && !invariant.Planted("datapath/any-sources") {

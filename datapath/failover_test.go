@@ -181,7 +181,7 @@ func TestFailover(t *testing.T) {
 	if got, err := os.ReadFile(now.Disks[0].Path); err != nil || !bytes.Equal(got, image) {
 		t.Errorf("after a restart the disk has %d bytes, want %d, and differs: %v", len(got), len(image), err)
 	}
-	if s := status(); s.State != api.StateRecovering || !strings.HasSuffix(s.Reason, "nothing of this group is kept any more") {
+	if s := status(); s.State != api.StateRecovering || !strings.HasSuffix(s.Reason, "holdfast reverse protects it the other way round") || !strings.Contains(s.Reason, "NOT protected now") {
 		t.Errorf("the target says %s: %s", s.State, s.Reason)
 	}
 	holdMetrics(t, Handlers(Identity{}, nil, w.tg).Metrics, `holdfast_failover_state{group="shop",state="on-disks"} 1`, `holdfast_failover_state{group="shop",state="passing"} 0`)

@@ -104,7 +104,7 @@ func failoverState(i journal.FailoverInfo) (state, reason string, ok bool) {
 	case failover.Moving:
 		reason = fmt.Sprintf("the live failover at checkpoint %d was committed: machines move from view v%d onto plain disks", i.Checkpoint, i.View.Number)
 	case failover.OnDisks:
-		reason = fmt.Sprintf("the live failover at checkpoint %d was committed: machines run on plain disks, and nothing of this group is kept any more", i.Checkpoint)
+		reason = fmt.Sprintf("the live failover at checkpoint %d was committed: machines run on plain disks, and the group is NOT protected now: nothing that they write is sent or kept; holdfast reverse protects it the other way round", i.Checkpoint)
 	default:
 		return "", "", false
 	}

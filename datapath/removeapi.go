@@ -43,7 +43,7 @@ func (h groupsHandler) Remove(_ context.Context, r *holdfastv1.GroupsServiceRemo
 	gone, err := h.target.store.RemoveGroup(id, o, nil)
 	switch {
 	case errors.Is(err, journal.ErrInUse):
-		return nil, api.Errorf(api.Precondition, "close its views with view close, and end its failover with failover", "%v", err)
+		return nil, api.Errorf(api.Precondition, "end that first: a view with view close, a live failover with failover rollback", "%v", err)
 	case errors.Is(err, journal.ErrNotFound):
 		return nil, api.Errorf(api.NotFound, "see the checkpoints with checkpoint list", "%v", err)
 	case errors.Is(err, journal.ErrCorrupt):

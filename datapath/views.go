@@ -455,7 +455,7 @@ func (vs *views) close(id string) error {
 				continue
 			}
 			if g.ViewInUse(info.Number) {
-				return journal.ErrInUse
+				return fmt.Errorf("a live failover stands on view v%d: %w", info.Number, journal.ErrInUse)
 			}
 			vs.unserve(info.Number)
 			err := g.CloseView(info.Number)

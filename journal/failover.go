@@ -13,8 +13,8 @@ import (
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
-// ErrInUse says that a failover stands in the way.
-var ErrInUse = errors.New("a live failover stands on it")
+// ErrInUse says that a failover, a view or a machine stands in the way; the text before it says which.
+var ErrInUse = errors.New("it is in use")
 
 // FailoverRequest says what a failover is to be.
 type FailoverRequest struct {

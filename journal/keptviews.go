@@ -179,6 +179,8 @@ func (g *Group) tellView(k *keptView) ViewInfo {
 		i.State, i.Reason = ViewDamaged, "some of what was written to it does not read: "+oneLine(v.Spoiled()).Error()
 	case i.Refused > 0 && r.limit > 0 && r.limit-i.ScratchBytes < fullBytes:
 		i.State, i.Reason = ViewFull, fmt.Sprintf("%d writes failed: scratch holds %s of at most %s", i.Refused, retain.FormatSize(i.ScratchBytes), retain.FormatSize(r.limit))
+	case i.Refused > 0:
+		i.Reason = fmt.Sprintf("%d of its writes failed since it was opened, or the target began: for them scratch would have held more than %s", i.Refused, retain.FormatSize(r.limit))
 	}
 	return i
 }
@@ -198,7 +200,7 @@ func (g *Group) CloseView(number uint64) error {
 		return fmt.Errorf("journal: group %s: view %d: %w", g.info.ID, number, ErrNoView)
 	}
 	if g.ViewInUse(number) {
-		return fmt.Errorf("journal: group %s: view %d: %w", g.info.ID, number, ErrInUse)
+		return fmt.Errorf("journal: group %s: view %d: a live failover stands on it: %w", g.info.ID, number, ErrInUse)
 	}
 	return errors.Join(g.endView(k, viewClosed, ""), g.forgetViews())
 }

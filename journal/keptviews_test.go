@@ -51,6 +51,37 @@ func viewBytes(i ViewInfo) ([]byte, error) {
 	return p, d.ReadAt(p, 0)
 }
 
+// TestRefusedWritesAreTold: a write that the limit refused is told of, also while there is room for others.
+func TestRefusedWritesAreTold(t *testing.T) {
+	_, disk := viewWorld(t)
+	w, err := openWith(withBoot(disk, 1))
+	ok(t, err)
+	defer w.store.Close()
+	f := func(limit, more int64, state ViewState, want string) {
+		t.Helper()
+		v, err := w.group.KeepView(w.group.State().Newest, scratchOptions(limit))
+		ok(t, err)
+		d, _ := v.View.Device(1)
+		p := make([]byte, 3*4096)
+		for i := range p {
+			p[i] = 1
+		}
+		for i := range 2 {
+			if err := d.WriteAt(p, int64(i*len(p))); want != "" && i == 1 && !errors.Is(err, view.ErrNoSpace) || want == "" && err != nil {
+				t.Errorf("limit %d: write %d: %v", limit, i, err)
+			}
+		}
+		w.group.views.kept[v.Number].rec.limit += more // as if there were so much more room: the volume is too small to try
+		infos := w.group.Views()
+		if i := infos[len(infos)-1]; i.State != state || !strings.Contains(i.Reason, want) || want == "" && i.Reason != "" {
+			t.Errorf("limit %d: %s: %q, want %s: %q", limit, i.State, i.Reason, state, want)
+		}
+	}
+	f(0, 0, ViewGood, "")
+	f(5*4096, 0, ViewFull, "1 writes failed: scratch holds")
+	f(5*4096, 8<<20, ViewGood, "1 of its writes failed since")
+}
+
 // Views are there again after the process was killed, with all that was written; after
 // a loss of power with all that was flushed; and their numbers are never drawn again.
 func TestViewsAreKept(t *testing.T) {

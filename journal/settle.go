@@ -207,7 +207,7 @@ func (g *Group) forgetOthers(number uint64) error {
 func (g *Group) readsAlone(number uint64) (bool, error) {
 	f := g.failoverNow()
 	if f.State.Final() && number != f.View {
-		return false, ErrInUse
+		return false, fmt.Errorf("a live failover stands on it: %w", ErrInUse)
 	}
 	return f.State.Merged(), nil
 }

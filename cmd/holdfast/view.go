@@ -124,7 +124,8 @@ written goes to scratch, changes nothing else, and ends with the view. Protectio
 goes on meanwhile. A view is there until it is closed, also after a restart of the
 target: at the same place, with what was written to it.
 
-A view is good; or full: a write failed because of its limit; damaged: its checkpoint
+A view is good (view show tells of writes that failed all the same); or full: a write failed
+because of its limit; damaged: its checkpoint
 is bad, or something that was written to it rotted, and some of it reads as an error;
 failed: what was written to it may be lost, and it can only be read; broken: it does
 not open; or closed: it gave way to newer history because the target ran out of space,
@@ -154,6 +155,9 @@ func (a *app) viewOpen() *cobra.Command {
 				if most < api.MinScratchLimit {
 					return usagef("--limit %s: want at least %s, or none given for no limit", most.Text(), config.Size(api.MinScratchLimit).Text())
 				}
+			}
+			if readOnly && writable && cmd.Flags().Changed("writable") {
+				return usagef("--writable and --read-only: a view takes writes, or takes none")
 			}
 			writable = writable && !readOnly
 			if !writable && (limit != "" || live) {

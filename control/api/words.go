@@ -123,6 +123,23 @@ func CheckTag(tag string) error {
 	return nil
 }
 
+// CheckNewTag says what is wrong with a tag that is given, as CheckTag does, or why nobody could name a checkpoint by it. Older ones
+// that are so stay, and read.
+func CheckNewTag(tag string) error {
+	if err := CheckTag(tag); err != nil {
+		return err
+	}
+	switch {
+	case tag == Latest:
+		return fmt.Errorf("%q: it names the newest checkpoint, whichever that is", tag)
+	case strings.Trim(tag, "0123456789") == "":
+		return fmt.Errorf("%q: it reads as the id of a checkpoint: want more than digits", tag)
+	case strings.HasPrefix(tag, "-"):
+		return fmt.Errorf("%q: it reads as an option: want no hyphen at its beginning", tag)
+	}
+	return nil
+}
+
 // Timestamp is t as messages carry it; the zero time is absent.
 func Timestamp(t time.Time) *timestamppb.Timestamp {
 	if t.IsZero() {

@@ -150,6 +150,7 @@ func (c *carrier) carry(ctx context.Context, s recovery.Step) error {
 		defer c.watch(cancel)()
 	}
 	got, err := c.do(ctx, s)
+	err = c.inWords(ctx, s, err)
 	e := recovery.Entry{Time: c.Now(), Event: recovery.Did, Step: &s, Text: got.text, Checkpoint: got.checkpoint, View: got.view, File: got.file}
 	if err != nil && !invariant.Planted("failover/all-well") {
 		e.Event, e.Text = recovery.Failing, joined(got.text, err)
