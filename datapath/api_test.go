@@ -34,7 +34,7 @@ func TestAPI(t *testing.T) {
 	checkShapingAPI(t, s, tg, code)
 	first := w.checkpoint("first")
 	for i := range 4 {
-		w.checkpoint(fmt.Sprint(i))
+		w.checkpoint(fmt.Sprint("t", i))
 	}
 
 	var all []*holdfastv1.Checkpoint
@@ -55,7 +55,7 @@ func TestAPI(t *testing.T) {
 			t.Errorf("checkpoint %v", c)
 		}
 	}
-	if len(all) < 6 || tags != "first0123" {
+	if len(all) < 6 || tags != "firstt0t1t2t3" {
 		t.Errorf("%d checkpoints with tags %q", len(all), tags)
 	}
 
