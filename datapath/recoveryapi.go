@@ -219,7 +219,12 @@ func (h recoveryHandler) letGo(g *journal.Group, id string) (journal.FailoverInf
 	if err != nil || next == i.Failover {
 		return i, err
 	}
+	if err := h.target.views.serveOne(g, i.Failover.View); err != nil { // nobody comes back to what is not served
+		return i, err
+	}
 	switch v := h.target.failoverView(g); {
+	case v.Number != 0 && v.View != nil && v.socket == "":
+		return i, fmt.Errorf("view v%d is not served yet: who uses it cannot be known: %w", v.Number, journal.ErrInUse)
 	case v.clients > v.shared && !invariant.Planted("datapath/lets-go-of-the-connected"):
 		return i, fmt.Errorf("view v%d has %d connections over NBD: %w", v.Number, v.clients-v.shared, journal.ErrInUse)
 	case len(v.away) > 0 && !invariant.Planted("datapath/lets-go-of-the-silent"):

@@ -32,10 +32,11 @@ type users struct {
 	ended bool          // connections are ended from here
 }
 
-// user is a process of this boot.
+// user is a process of this boot that has a disk of the view. Each of its disks comes back by itself.
 type user struct {
-	PID   int    `json:"pid"`
-	Began uint64 `json:"began"` // clock ticks since the boot: a pid is given again
+	PID    int    `json:"pid"`
+	Began  uint64 `json:"began"` // clock ticks since the boot: a pid is given again
+	Volume string `json:"volume"`
 }
 
 // usersFile is what is written down.
@@ -81,14 +82,15 @@ func began(pid int) (uint64, bool) {
 	return ticks, err == nil
 }
 
-// came notes a connection of a process, until left. One that cannot be told is not noted.
-func (u *users) came(c front.Connection) (left func()) {
+// came notes a connection of a process to a volume, until left. One that cannot be told is not noted.
+func (u *users) came(c front.Connection, volume string) (left func()) {
 	pid := c.Process()
 	at, ok := began(pid)
 	if !ok {
+		u.log.Warn("who uses the view over NBD cannot be told: after a restart of this process he is waited for no longer than a moment", "volume", volume)
 		return func() {}
 	}
-	p := user{pid, at}
+	p := user{pid, at, volume}
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.here[p]++
@@ -124,7 +126,7 @@ func (u *users) missing() (pids []int) {
 		}
 	}
 	slices.Sort(pids)
-	return pids
+	return slices.Compact(pids)
 }
 
 // keepLocked writes down who is to be known of after this process.
@@ -166,7 +168,8 @@ func (vs *views) forgetUsers(open func(number uint64) bool) error {
 // usedDevice is a disk of a view over NBD.
 type usedDevice struct {
 	viewDevice
-	users *users
+	users  *users
+	volume string
 }
 
 var _ interface {
@@ -179,7 +182,7 @@ func (d usedDevice) Connected(c front.Connection) (left func()) {
 	if invariant.Planted("datapath/users-unnoted") {
 		return func() {}
 	}
-	return d.users.came(c)
+	return d.users.came(c, d.volume)
 }
 
 // Refused implements front.Watched: it changes nothing about who is there.

@@ -51,16 +51,16 @@ func TestUsers(t *testing.T) {
 	}
 	u := openUsers(path, here, log)
 	missing("at first", u)
-	first, second := u.came(&visitor{pid: me}), u.came(&visitor{pid: me})
+	first, second := u.came(&visitor{pid: me}, "data"), u.came(&visitor{pid: me}, "data")
 	first()
-	gone := u.came(&visitor{pid: other.Process.Pid})
-	u.came(&visitor{})()
+	gone := u.came(&visitor{pid: other.Process.Pid}, "data")
+	u.came(&visitor{}, "data")()
 	parted := exec.Command("sleep", "1000")
 	if err := parted.Start(); err != nil {
 		t.Fatal(err)
 	}
 	defer func() { parted.Process.Kill(); parted.Wait() }()
-	last := u.came(&visitor{pid: parted.Process.Pid, left: true})
+	last := u.came(&visitor{pid: parted.Process.Pid, left: true}, "data")
 	u.end()
 	second()
 	gone()
@@ -68,15 +68,22 @@ func TestUsers(t *testing.T) {
 	u = openUsers(path, here, log)
 	missing("after an end", u, me, other.Process.Pid)
 	missing("after a boot", openUsers(path, [16]byte{2}, log))
-	u.came(&visitor{pid: me})()
+	u.came(&visitor{pid: me}, "data")()
 	missing("when one has come and left", u, other.Process.Pid)
+	u.came(&visitor{pid: me}, "logs")
+	u.came(&visitor{pid: me}, "data")
+	u = openUsers(path, here, log)
+	u.came(&visitor{pid: me}, "logs")()
+	missing("when one of a process's disks has come and left", u, me, other.Process.Pid)
+	u.came(&visitor{pid: me}, "data")()
+	missing("when the other has, too", u, other.Process.Pid)
 	u = openUsers(path, here, log) // killed
 	missing("after a kill", u, other.Process.Pid)
 	other.Process.Kill()
 	other.Wait()
 	missing("when the other has ended", u)
 
-	u.away[user{me, 1}] = true
+	u.away[user{me, 1, "data"}] = true
 	missing("when his number was given again", u)
 
 	var said bytes.Buffer
@@ -88,7 +95,7 @@ func TestUsers(t *testing.T) {
 	if err := errors.Join(os.Remove(path), os.MkdirAll(filepath.Join(path, "in the way"), 0o700)); err != nil {
 		t.Fatal(err)
 	}
-	u.came(&visitor{pid: me})()
+	u.came(&visitor{pid: me}, "data")()
 	for _, want := range []string{"cannot be told", "not written down"} {
 		if !strings.Contains(said.String(), want) {
 			t.Errorf("%q is not said: %s", want, said.String())

@@ -21,6 +21,7 @@ import (
 	"github.com/holdfast-dr/holdfast/ioengine"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/journal"
+	"github.com/holdfast-dr/holdfast/journal/failover"
 	"github.com/holdfast-dr/holdfast/journal/view"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
@@ -157,8 +158,11 @@ func (vs *views) serveKept() {
 			vs.log.Error("view is not served", "view", viewID(v.Number), "error", err)
 		}
 	}
-	if err := vs.forgetUsers(func(number uint64) bool { return open[number] }); err != nil {
-		vs.log.Error("who used a view that is closed stays written down", "error", err)
+	shut := func(g *journal.Group) bool { return !g.Opens() && g.Failover().State != failover.OnDisks } // it may have views
+	if !slices.ContainsFunc(vs.store.Groups(), shut) {
+		if err := vs.forgetUsers(func(number uint64) bool { return open[number] }); err != nil {
+			vs.log.Error("who used a view that is closed stays written down", "error", err)
+		}
 	}
 	vs.servePlain()
 }
@@ -252,7 +256,7 @@ func (vs *views) serve(v viewStatus) error {
 		about := fmt.Sprintf("%s of group %s at checkpoint %d", volume.Name, v.group, v.Checkpoint)
 		var device front.Device = viewDevice{d}
 		if s.users != nil {
-			device = usedDevice{viewDevice{d}, s.users}
+			device = usedDevice{viewDevice{d}, s.users, volume.Name}
 		}
 		if err := s.server.Add(nbd.Export{Name: volume.Name, Device: device, Description: about}); err != nil {
 			return err

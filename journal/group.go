@@ -334,6 +334,9 @@ func (g *Group) opened() error {
 	return g.stoppedLocked()
 }
 
+// Opens says that all that the group keeps was opened: what is not there of its views then is not there at all.
+func (g *Group) Opens() bool { return g.opened() == nil }
+
 // stoppedLocked says why the group takes nothing.
 func (g *Group) stoppedLocked() error {
 	if g.closed {

@@ -246,39 +246,43 @@ func moveOnto(ctx context.Context, mon *Monitor, i int, from, to hypervisor.Disk
 		return err
 	}
 	if to.File != "" {
-		back, err := comeBack(g, from)
+		seen, err := seenToLeave(g, i, from)
 		if err != nil {
 			return err
 		}
-		p.Steps = append(back, p.Steps...)
+		p.Steps = append(p.Steps, seen...)
 	}
 	return Carry(ctx, mon, nil, p)
 }
 
-// comeBack has QEMU connect again to where a disk is served, if that went away meanwhile: a QEMU that was silent since has not, and whoever serves
-// waits for it, see datapath's users, until he sees it leave. QEMU has no other command that reads. While nobody serves it would wait for him, here or when its node is
-// removed, and its guest with it.
-func comeBack(g Guest, from hypervisor.Disk) (steps []Step, err error) {
-	served, err := servedAs(from)
-	if err != nil || invariant.Planted("kvm/leaves-unseen") {
-		return nil, err
-	}
-	for i := range g.Nodes {
-		if n := &g.Nodes[i]; served(n) {
-			steps = append(steps, Step{What: "have QEMU connect again to where the disk is served",
-				QMP: &Command{"human-monitor-command", map[string]any{"command-line": `qemu-io ` + n.Name + ` "read -q 0 512"`}}})
-		}
-	}
-	if len(steps) == 0 {
+// seenToLeave has QEMU come to where a disk is served, and leave: whoever serves there, and saw it connected before he was started anew, waits until he
+// has seen that, see datapath's users. A QEMU that was silent since has not come back, and one whose node is removed already would not. While nobody
+// serves, a node that QEMU has there would have it wait when it is removed, and its guest with it.
+func seenToLeave(g Guest, i int, from hypervisor.Disk) ([]Step, error) {
+	if invariant.Planted("kvm/leaves-unseen") {
 		return nil, nil
 	}
-	socket, _, err := exportOf(from)
+	socket, export, err := exportOf(from)
+	if err != nil {
+		return nil, err
+	}
+	served, err := servedAs(from)
 	if err != nil {
 		return nil, err
 	}
 	c, err := net.Dial("unix", socket)
-	if err != nil {
+	switch {
+	case err == nil:
+		err = c.Close()
+	case slices.ContainsFunc(g.Nodes, func(n Node) bool { return served(&n) }):
 		return nil, fmt.Errorf("nobody serves it, and QEMU would wait for him: %w", err)
+	default: // there is nobody to see it
+		return nil, nil
 	}
-	return steps, c.Close()
+	name := fmt.Sprintf("disk%d-seen", i)
+	return []Step{
+		{What: "have QEMU come to where the disk was served", Undo: ptr(del(name)), QMP: &Command{"blockdev-add", map[string]any{"driver": "nbd", "node-name": name,
+			"read-only": true, "export": export, "server": map[string]any{"type": "unix", "path": socket}}}},
+		{What: "and leave", QMP: ptr(del(name))},
+	}, err
 }
