@@ -192,7 +192,14 @@ func (g *Group) loadRetention() (err error) {
 	return err
 }
 
-// replicaOf returns the replica of a volume; nil: there is none.
+// replicaNow is replicaOf for who does not hold g.mu: volumes come at any time.
+func (g *Group) replicaNow(id record.VolumeID) *replica.Volume {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.replicaOf(id)
+}
+
+// replicaOf returns the replica of a volume; nil: there is none. g.mu is held, or the group is not open yet.
 func (g *Group) replicaOf(id record.VolumeID) *replica.Volume {
 	if v := g.volumes[id]; v != nil {
 		return v.replica

@@ -16,7 +16,7 @@ import (
 // before the sync can close.
 func (g *Group) commitReplica(items []item) error {
 	applied := make(map[record.StreamID]entry)
-	fill := filler{pool: g.store.fills, replica: g.replicaOf, touched: make(map[*replica.Volume]struct{})}
+	fill := filler{pool: g.store.fills, replica: g.replicaNow, touched: make(map[*replica.Volume]struct{})}
 	defer fill.end()
 	closed := false
 	for _, it := range items {
