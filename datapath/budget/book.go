@@ -149,7 +149,7 @@ func (b *Book) standing(now time.Time) int {
 	at, most, short := -1, b.underWay, false
 	for i := range b.groups {
 		g := &b.groups[i]
-		short = short || b.short(i)
+		short = short || b.short(i) && !now.Before(g.rests) // one that rests waits for that, and not for memory
 		if e := b.excess(i); g.stands && e > most && !now.Before(g.rests) {
 			at, most = i, e
 		}

@@ -123,6 +123,18 @@ func TestGiveWay(t *testing.T) {
 	f(-1, "medium 41 -", "medium 60 *")               // for less than what may be under way nobody gives way
 }
 
+// Who rests waits for that, and not for memory: nobody gives way to him.
+func TestRestIsNoWant(t *testing.T) {
+	b := book(t, "medium 100 -", "medium 60 *")
+	b.groups[1].rests = start.Add(time.Second)
+	if i, ok := b.GiveWay(start); ok {
+		t.Errorf("%d gives way", i)
+	}
+	if i, ok := b.GiveWay(start.Add(time.Second)); !ok || i != 0 {
+		t.Errorf("%d, %v: nobody gives way to one that waits", i, ok)
+	}
+}
+
 // Who gave way rests.
 func TestRest(t *testing.T) {
 	b := book(t, "low 100", "high 70")
