@@ -81,6 +81,7 @@ func (t *target) honest(s *source, opens bool) (bad int, err error) {
 // restart, and the source is told of none of them.
 func TestReadBackSpoils(t *testing.T) {
 	spoiled, later := 0, 0
+	unseen := 0
 	for at := int64(4096); at < 60<<10; at += 1531 * int64(stride(4)) {
 		synctest.Test(t, func(t *testing.T) {
 			disk := faultdisk.New(512)
@@ -105,8 +106,10 @@ func TestReadBackSpoils(t *testing.T) {
 			}
 			time.Sleep(2 * readBackIdle) // nothing holds the read-back up
 			synctest.Wait()
-			if !rotten {
-				t.Fatal("the story is too short for two segments")
+			if !rotten { // what begins while the hook is called for another is not seen by it
+				unseen++
+				ok(t, w.store.Close())
+				return
 			}
 			listed := slices.Clone(w.listed)
 			for range 3 {
@@ -154,7 +157,7 @@ func TestReadBackSpoils(t *testing.T) {
 			ok(t, again.store.Close())
 		})
 	}
-	t.Logf("%d places spoil checkpoints, %d of them later ones", spoiled, later)
+	t.Logf("%d places spoil checkpoints, %d of them later ones; %d were not reached", spoiled, later, unseen)
 	if spoiled == 0 || later == 0 {
 		t.Error("the test has lost its reach")
 	}

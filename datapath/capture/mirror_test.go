@@ -412,17 +412,22 @@ func TestMirrorJoinsAfter(t *testing.T) {
 		q.dirty = []span{{mib, mib + 4096}}
 	})
 	r.connect(q)
-	q.dialed = func() {
-		select {
-		case <-ended:
-		default:
-			t.Error("joined beside a write of before")
+	q.set(func() {
+		q.dialed = func() {
+			select {
+			case <-ended:
+			default:
+				t.Error("joined beside a write of before")
+			}
 		}
-	}
+	})
 	if err := r.join(q, "b"); err != nil {
 		t.Error(err)
 	}
-	if !v.mu.marks.allDirty(mib/BlockBytes, mib/BlockBytes+1) || v.past() != PastNone {
+	v.mu.Lock()
+	dirty := v.mu.marks.allDirty(mib/BlockBytes, mib/BlockBytes+1)
+	v.mu.Unlock()
+	if !dirty || v.past() != PastNone {
 		t.Errorf("what was written meanwhile is not dirty, or it does not stand: %v", v.past())
 	}
 	if tap.Stats().Filters != 1 {
