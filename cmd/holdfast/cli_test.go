@@ -629,13 +629,20 @@ func TestCompletion(t *testing.T) {
 func TestStatusTellsOfDeaths(t *testing.T) {
 	var errs bytes.Buffer
 	a := &app{stderr: &errs}
-	a.tellDeaths(&scenario.Status{Processes: []scenario.ProcessStatus{
-		{Name: "vra-target"}, {Name: "vra-source", Restarts: 2, LastDeath: &moment, LastExit: "exit status 2: panic: BUG: x", Log: "/lab/logs/vra-source.log"},
-	}})
-	if want := "vra-source died 2 times, last at 2026-01-02T02:04:05Z: exit status 2: panic: BUG: x; its log: /lab/logs/vra-source.log\n"; errs.String() != want {
+	died := scenario.ProcessStatus{Name: "vra-source", Restarts: 2, LastDeath: &moment, LastExit: "exit status 2: panic: BUG: x", Log: "/lab/logs/vra-source.log"}
+	back, wanted := died, died
+	back.PID, wanted.SiteDown = 1, true
+	lab := func(p scenario.ProcessStatus) *scenario.Status {
+		return &scenario.Status{Processes: []scenario.ProcessStatus{{Name: "vra-target"}, p}}
+	}
+	a.tellDeaths(lab(back), moment.Add(deathIsNews)) // it is back, and has been for a while
+	a.tellDeaths(lab(wanted), moment.Add(deathIsNews))
+	a.tellDeaths(lab(back), moment.Add(deathIsNews-1))
+	a.tellDeaths(lab(died), moment.Add(time.Hour))
+	if want := strings.Repeat("vra-source died 2 times, last at 2026-01-02T02:04:05Z: exit status 2: panic: BUG: x; its log: /lab/logs/vra-source.log\n", 2); errs.String() != want {
 		t.Errorf("%q, want %q", errs.String(), want)
 	}
-	a.tellDeaths(nil)
+	a.tellDeaths(nil, moment)
 }
 
 func TestInterruptedIs130(t *testing.T) {

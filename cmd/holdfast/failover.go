@@ -51,8 +51,8 @@ options of QEMU's about the machine itself. They are processes of QEMU's on this
   hypervisor: qemu:///system       # or qemu+unix:///system?socket=PATH
 
 domains of its libvirt, which must be able to reach the target's views. The file's name stands in --machines or, as machines, in
-the context. Scripts find HOLDFAST_JOB, _KIND, _GROUP, _CHECKPOINT and _MACHINE in
-their environment; no shell is between.
+the context. Scripts find HOLDFAST_JOB, _JOB_DIR, _KIND, _GROUP, _CHECKPOINT and _MACHINE
+in their environment; no shell is between.
 
 What can be known before is checked first, also with --dry-run: the checkpoint, the volumes, files,
 programs and bridges, and whether the source answers. Nothing is begun, nor stopped, where it fails.

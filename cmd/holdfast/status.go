@@ -79,7 +79,7 @@ States of a group:
 				return err
 			}
 			if a.output == "table" {
-				a.tellDeaths(lab)
+				a.tellDeaths(lab, time.Now())
 			}
 			head, rows := statusTable(groups)
 			return a.print(map[string]any{"groups": groups}, head, rows)
@@ -106,13 +106,17 @@ func labStatusOf(ctx context.Context, c *config.Context) *scenario.Status {
 	return st
 }
 
-// tellDeaths says of each daemon that died when, why and how often.
-func (a *app) tellDeaths(lab *scenario.Status) {
+// deathIsNews is for how long status tells of a daemon that died and is back; lab status always does.
+const deathIsNews = time.Minute
+
+// tellDeaths says of each daemon that died, and is not back or only just, when, why and how often.
+func (a *app) tellDeaths(lab *scenario.Status, now time.Time) {
 	if lab == nil {
 		return
 	}
 	for _, p := range lab.Processes {
-		if text := p.Deaths(); text != "" {
+		back := p.PID != 0 || p.SiteDown
+		if text := p.Deaths(); text != "" && (!back || now.Sub(*p.LastDeath) < deathIsNews) {
 			fmt.Fprintf(a.stderr, "%s %s\n", p.Name, printable(text))
 		}
 	}

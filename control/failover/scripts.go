@@ -28,7 +28,7 @@ const scriptName = "script"
 
 // running is a script that runs: the process that leads its group.
 type running struct {
-	PID   int    `json:"pid"`
+	PID   int    `json:"pid"`   // 0: it is about to be started, and may have been since
 	Start uint64 `json:"start"` // as in its /proc/PID/stat, ticks since the boot
 	Boot  string `json:"boot"`  // which boot of the host
 }
@@ -53,16 +53,22 @@ func (c *carrier) script(ctx context.Context, s recovery.Step, argv []string) (f
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = time.Second // for output that someone else keeps open
 	cmd.Dir = c.job.Dir
-	cmd.Env = append(os.Environ(), c.job.scriptMark(), "HOLDFAST_KIND="+string(p.Kind), "HOLDFAST_GROUP="+p.Group,
+	mark, err := c.job.scriptMark()
+	if err != nil {
+		return found{}, err
+	}
+	cmd.Env = append(os.Environ(), mark, "HOLDFAST_JOB="+p.ID, "HOLDFAST_KIND="+string(p.Kind), "HOLDFAST_GROUP="+p.Group,
 		"HOLDFAST_CHECKPOINT="+c.job.checkpoint(), "HOLDFAST_MACHINE="+s.Machine)
 	out := &tail{}
 	cmd.Stdout, cmd.Stderr = out, out
-	err := cmd.Start()
-	if err == nil {
-		if err = c.job.scriptRuns(cmd.Process.Pid); err != nil {
-			cmd.Cancel()
+	if err = c.job.scriptRuns(0); err == nil {
+		if err = cmd.Start(); err == nil {
+			if err = c.job.scriptRuns(cmd.Process.Pid); err != nil {
+				cmd.Cancel()
+			}
+			err = errors.Join(err, cmd.Wait())
 		}
-		err = errors.Join(err, cmd.Wait(), os.Remove(filepath.Join(c.job.Dir, scriptName)))
+		err = errors.Join(err, os.Remove(filepath.Join(c.job.Dir, scriptName)))
 	}
 	if ctx.Err() != nil && err != nil {
 		err = fmt.Errorf("%w, and %s was killed", ctx.Err(), argv[0])
@@ -72,18 +78,23 @@ func (c *carrier) script(ctx context.Context, s recovery.Step, argv []string) (f
 	return found{text: out.String()}, err
 }
 
-// scriptMark stands in the environment of the job's scripts.
-func (j *Job) scriptMark() string { return "HOLDFAST_JOB=" + j.Plan.ID }
+// scriptMark stands in the environment of the job's scripts, and of no other's.
+func (j *Job) scriptMark() (string, error) {
+	dir, err := filepath.Abs(j.Dir)
+	return "HOLDFAST_JOB_DIR=" + dir, err
+}
 
-// scriptRuns writes down which script runs.
+// scriptRuns writes down which script runs; 0: one is about to.
 func (j *Job) scriptRuns(pid int) error {
 	boot, err := bootID()
 	if err != nil {
 		return err
 	}
-	stat, err := statOf(pid)
-	if err != nil {
-		return err
+	var stat procStat
+	if pid != 0 {
+		if stat, err = statOf(pid); err != nil {
+			return err
+		}
 	}
 	text, err := json.Marshal(running{pid, stat.start, boot})
 	if err != nil {
@@ -103,7 +114,7 @@ func (j *Job) endScript(ctx context.Context) error {
 	}
 	var was running
 	if err == nil {
-		if err = json.Unmarshal(text, &was); err == nil && was.PID <= 1 {
+		if err = json.Unmarshal(text, &was); err == nil && (was.PID < 0 || was.PID == 1) {
 			err = fmt.Errorf("no process %d", was.PID)
 		}
 	}
@@ -114,8 +125,12 @@ func (j *Job) endScript(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	mark, err := j.scriptMark()
+	if err != nil {
+		return err
+	}
 	for was.Boot == boot {
-		members, err := was.members(j.scriptMark())
+		members, err := was.members(mark)
 		if err != nil {
 			return err
 		}
@@ -135,7 +150,7 @@ func (j *Job) endScript(ctx context.Context) error {
 }
 
 // members are the processes of the script's group that run. While one does, no other process gets the group's number; once none does,
-// one may, and is told by when it began, and those that it started by the job's mark.
+// one may, and is told by when it began, and those that it started by the job's mark. Where the group is not known the mark tells alone.
 func (r running) members(mark string) (pids []int, err error) {
 	dirs, err := filepath.Glob("/proc/[0-9]*")
 	for _, dir := range dirs {
@@ -144,7 +159,7 @@ func (r running) members(mark string) (pids []int, err error) {
 			continue
 		}
 		s, serr := statOf(pid)
-		if serr != nil || s.group != r.PID || s.state == 'Z' || s.state == 'X' || s.start < r.Start {
+		if serr != nil || r.PID != 0 && s.group != r.PID || s.state == 'Z' || s.state == 'X' || s.start < r.Start || pid == os.Getpid() {
 			continue // also one that has ended meanwhile
 		}
 		ours := pid == r.PID && s.start == r.Start

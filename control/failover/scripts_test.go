@@ -119,6 +119,7 @@ func TestScriptOfOthers(t *testing.T) {
 	}
 	f("", "remove that file")
 	f(`{"pid": 1}`, "no process 1")
+	f(fmt.Sprintf(`{"boot": %q}`, boot), "") // it was never started
 	stat, err := statOf(other.Process.Pid)
 	if err != nil {
 		t.Fatal(err)

@@ -133,6 +133,12 @@ func lock(path string, more int) (*os.File, error) {
 	return f, nil
 }
 
+// unlock gives back what lock gave. A child of this process that has not come as far as its own program yet has the file too: closed
+// alone it would stay locked until then.
+func unlock(f *os.File) error {
+	return errors.Join(syscall.Flock(int(f.Fd()), syscall.LOCK_UN), f.Close())
+}
+
 // folderOf is a job's folder; ids come from users.
 func folderOf(folder, id string) (string, error) {
 	ids, err := IDs(folder)
@@ -200,7 +206,7 @@ func Read(folder, id string) (entries []recovery.Entry, busy bool, err error) {
 	}
 	path := filepath.Join(dir, eventsName)
 	if f, err := lock(path, 0); err == nil {
-		f.Close()
+		unlock(f)
 	} else if busy = errors.Is(err, ErrBusy); !busy {
 		return nil, false, err
 	}
@@ -249,7 +255,7 @@ func (j *Job) Untouched() bool {
 }
 
 // Close lets go of the job.
-func (j *Job) Close() error { return j.events.Close() }
+func (j *Job) Close() error { return unlock(j.events) }
 
 // AskToEnd tells whoever carries a job out that it is to end.
 func AskToEnd(folder, id string) error {
