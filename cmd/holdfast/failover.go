@@ -56,6 +56,8 @@ in their environment; no shell is between.
 
 What can be known before is checked first, also with --dry-run: the checkpoint, the volumes, files,
 programs and bridges, and whether the source answers. Nothing is begun, nor stopped, where it fails.
+Of what comes once machines run, as after and wait, a live failover is only warned: it goes on
+without; so is a job of a bridge or kernel that is missing, where a before script may make it.
 
 Each is a job, kept in a folder (recovery in the context; by default beside it). A job whose
 command was killed is carried on with failover resume, or taken back by stopping it. One that
@@ -348,8 +350,8 @@ func (a *app) beginJob(ctx context.Context, f *jobFlags, kind recovery.Kind, mor
 		}
 	}
 	r := a.runner(client)
-	if err := r.Check(ctx, p); err != nil {
-		return fmt.Errorf("nothing was begun: %w", err)
+	if err := a.check(ctx, r, p); err != nil {
+		return err
 	}
 	if f.dry {
 		return a.printPlan(p)
@@ -365,6 +367,18 @@ func (a *app) beginJob(ctx context.Context, f *jobFlags, kind recovery.Kind, mor
 	}
 	fmt.Fprintf(a.stderr, "Job %s: group %s at %s.\n", p.ID, p.Group, at)
 	return a.carryOn(ctx, r, j)
+}
+
+// check says why a job cannot begin, and warns of what it would go on without.
+func (a *app) check(ctx context.Context, r *failover.Runner, p *recovery.Plan) error {
+	warnings, err := r.Check(ctx, p)
+	for _, w := range warnings {
+		fmt.Fprintln(a.stderr, printable("Warning: "+w+"."))
+	}
+	if err != nil {
+		return fmt.Errorf("nothing was begun: %w", err)
+	}
+	return nil
 }
 
 // endWait is how long another process may take to take its job back.
@@ -534,8 +548,8 @@ over otherwise nothing is left to carry on, and nothing is changed.`,
 				return a.carryOn(cmd.Context(), r, j)
 			}
 			if j.State.Phase == recovery.Starting && j.Untouched() {
-				if err := r.Check(cmd.Context(), j.Plan); err != nil {
-					return fmt.Errorf("job %s: nothing was begun: %w", args[0], err)
+				if err := a.check(cmd.Context(), r, j.Plan); err != nil {
+					return fmt.Errorf("job %s: %w", args[0], err)
 				}
 			}
 			if err := r.Say(j, recovery.Resume, ""); err != nil {

@@ -231,6 +231,13 @@ func TestCheckedBeforehand(t *testing.T) {
 		target.failover.State = state
 		f(want, fine, "failover live", burnt)
 	}
+	source.groups[0].State, source.groups[0].EtaSeconds = api.StateResync, new(float64(601))
+	f("would not come over within 10m", fine, "move")
+	source.groups[0].EtaSeconds = new(float64(600))
+	f("whether the source's machine is off is not known", fine, "move") // alone: it is an error that stays
+	if code, _, errs := holdfast(t, both, "move", "--machines", machines); code != exitFailed || strings.Contains(errs, "would not come over") {
+		t.Errorf("exit %d, %s", code, errs)
+	}
 	target.groups[0].Name = "other"
 	f("there is no group lab", fine, "failover test")
 
@@ -250,6 +257,28 @@ func TestCheckedBeforehand(t *testing.T) {
 	}
 	if after, err := os.ReadFile(events); err != nil || string(after) != plan+"\n" {
 		t.Errorf("%v: resume wrote\n%s", err, after)
+	}
+}
+
+// TestGoesOnWithout: a live failover whose after script, or wait, is missing begins, and says so; so does one of two groups of a name at a site, of
+// which another is protected there, or has its machines on its disks.
+func TestGoesOnWithout(t *testing.T) {
+	source, target := twoSites()
+	target.failover = &holdfastv1.Failover{State: api.FailoverNone}
+	target.groups = append([]*holdfastv1.Group{{Name: "lab", Role: api.RoleSource}, {Name: "lab", Role: api.RoleTarget, State: api.FailoverOnDisks}}, target.groups...)
+	both := contextFile(t, source, target)
+	machines := filepath.Join(t.TempDir(), "machines.yaml")
+	text := "machines: [{name: web1, disks: [data], after: {command: [/nope/prog]}, wait: 'script:/nope/wait'}]\n"
+	if err := os.WriteFile(machines, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	live := []string{"failover", "live", "--override-reason=burnt", "--machines", machines}
+	code, out, errs := holdfast(t, both, append(live, "--dry-run")...)
+	if code != 0 || !strings.Contains(out, "begin") || !strings.Contains(errs, "Warning: machine web1: after: ") || !strings.Contains(errs, "Warning: machine web1: wait: ") {
+		t.Errorf("exit %d, %s%s", code, out, errs)
+	}
+	if _, _, errs := holdfast(t, both, live...); !strings.Contains(errs, "Warning: machine web1: after: ") || !strings.Contains(errs, "Job r1: group lab at checkpoint 2.") {
+		t.Errorf("it did not begin: %s", errs)
 	}
 }
 

@@ -100,8 +100,8 @@ func (a *app) reverse(ctx context.Context, f *reverseFlags) error {
 	}
 	p.Key, p.Group, p.Checkpoint, p.Who, p.Note, p.Reversal = strings.ToLower(api.NewKey()), f.group, checkpoint, who(), f.note, r
 	r.ID, r.Stream = drawnID(p.Key+" group"), drawnID(p.Key+" stream")
-	if err := run.Check(ctx, p); err != nil {
-		return fmt.Errorf("nothing was begun: %w", err)
+	if err := a.check(ctx, run, p); err != nil {
+		return err
 	}
 	a.tellUnheard(ctx, r)
 	if f.dry {

@@ -200,6 +200,29 @@ func TestScheduleCannotBegin(t *testing.T) {
 	}
 }
 
+// TestScheduleFails: a proof whose machines cannot come up is one that failed, with a report, and not one that is missing.
+func TestScheduleFails(t *testing.T) {
+	s, both := aSchedule(t)
+	text := "verify: {every: 24h, keep: 2}\nmachines:\n  - {name: web1, disks: [vol1], kernel: /nowhere/vmlinuz, wait: 'serial:login:'}\n"
+	if err := os.WriteFile(s.flags.machines, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.prove = func(*recovery.Plan) error { return nil }
+	ctx, stop := context.WithCancel(t.Context())
+	said := &cancels{stop: stop, at: "group lab: "}
+	s.stderr = said
+	if err := s.run(ctx); err != nil {
+		t.Error(err)
+	}
+	r, err := reportOf(s.folder, "r1")
+	if err != nil || r.Verdict == nil || *r.Verdict != recovery.Failed || !strings.Contains(orHyphen(r.Reason), "start web1: ") {
+		t.Errorf("%v: %+v\n%s", err, r, said)
+	}
+	if code, out, errs := holdfast(t, both, "verify", "--show", "--machines", s.flags.machines); code != exitFailed || !strings.Contains(errs, "the last proof of group lab failed") {
+		t.Errorf("show: exit %d, %s%s", code, out, errs)
+	}
+}
+
 // cancels ends a context once a text was written to it.
 type cancels struct {
 	strings.Builder

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/control/api"
@@ -18,47 +19,63 @@ import (
 	"github.com/holdfast-dr/holdfast/control/recovery"
 )
 
-// checkLimit is how long all that is asked beforehand may take to answer.
-const checkLimit = 30 * time.Second
+// checkLimit is how long all that is asked beforehand may take to answer; sourceLimit, how long a protected machine's monitor or libvirt
+// may, beside the others.
+const (
+	checkLimit  = 30 * time.Second
+	sourceLimit = 10 * time.Second
+)
 
 // Check says all that is known to keep a job of that plan from bringing its machines up, before anything is touched: a source's machine is
-// not stopped for what cannot begin. It asks both sites and looks at this host, and changes nothing.
+// not stopped for what cannot begin. It asks both sites and looks at this host, all at once, and changes nothing. Warnings are about what
+// will fail, or may, and the job goes on without.
 //
 // What only shows later: whether the target has room for what machines write, whether it serves a volume over vhost-user, and whether the
 // checkpoint is older than one of the group's volumes.
-func (r *Runner) Check(ctx context.Context, p *recovery.Plan) error {
+func (r *Runner) Check(ctx context.Context, p *recovery.Plan) (warnings []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, checkLimit)
 	defer cancel()
-	if p.Kind == recovery.Reverse {
-		return r.checkOldSource(ctx, p)
+	switch p.Kind {
+	case recovery.Plain:
+		return nil, nil // its machines run, and each of its steps looks for itself
+	case recovery.Reverse:
+		return nil, r.checkOldSource(ctx, p)
 	}
-	errs := []error{r.checkTarget(ctx, p)}
-	for i := range p.Machines {
-		if err := checkHost(p.Hypervisor, &p.Machines[i]); err != nil {
-			errs = append(errs, fmt.Errorf("machine %s: %w", p.Machines[i].Name, err))
-		}
-	}
-	if p.Kind == recovery.Move {
-		errs = append(errs, r.checkCut(ctx, p))
-	}
-	for _, s := range p.Up() {
+	up := p.Up()
+	sources := make([]error, len(up))
+	var ends sync.WaitGroup
+	for i, s := range up {
 		if s.Do == recovery.StopSource {
-			errs = append(errs, checkSource(ctx, p.Machine(s.Machine)))
+			ends.Go(func() {
+				ctx, cancel := context.WithTimeout(ctx, sourceLimit)
+				defer cancel()
+				sources[i] = checkSource(ctx, p.Machine(s.Machine), p.SourceHow)
+			})
 		}
 	}
-	return errors.Join(errs...)
+	var here hostFound
+	ends.Go(func() { here = answered(ctx, func() hostFound { return checkHost(p, os.Stat) }) })
+	target := r.checkTarget(ctx, p)
+	var cut error
+	if p.Kind == recovery.Move {
+		cut = r.checkCut(ctx, p)
+	}
+	ends.Wait()
+	return here.warnings, errors.Join(append([]error{target, here.err, cut}, sources...)...)
 }
 
 // checkTarget is about the checkpoint, the volumes, and what a failover of before left.
 func (r *Runner) checkTarget(ctx context.Context, p *recovery.Plan) error {
 	errs := []error{r.checkCheckpoint(ctx, p)}
-	g, err := groupOf(ctx, r.Target, p.Group)
+	groups, err := groupsOf(ctx, r.Target, p.Group, api.RoleTarget)
 	if err != nil {
 		return errors.Join(append(errs, err)...)
 	}
 	has := map[string]bool{}
-	for _, v := range g.GetVolumes() {
-		has[v.GetName()] = true
+	for _, g := range groups { // one whose machines are on its disks may stand beside the one that protects them
+		for _, v := range g.GetVolumes() {
+			has[v.GetName()] = true
+		}
 	}
 	for _, m := range p.Machines {
 		for _, d := range m.Disks {
@@ -107,18 +124,21 @@ func (r *Runner) checkNoOther(ctx context.Context, p *recovery.Plan) error {
 	return nil
 }
 
-// groupOf is how a group stands at a site.
-func groupOf(ctx context.Context, at *api.Client, group string) (*holdfastv1.Group, error) {
+// groupsOf is how the groups of that name stand at a site in that role, one at least: two sites may protect each other with groups of one name.
+func groupsOf(ctx context.Context, at *api.Client, group, role string) (groups []*holdfastv1.Group, err error) {
 	res, err := api.All(ctx, &holdfastv1.StatusServiceGetRequest{Group: group}, at.Status.Get)
 	if err != nil {
 		return nil, Explain(err)
 	}
 	for _, g := range res.GetGroups() {
-		if g.GetName() == group {
-			return g, nil
+		if g.GetName() == group && g.GetRole() == role {
+			groups = append(groups, g)
 		}
 	}
-	return nil, fmt.Errorf("there is no group %s: see holdfast status", group)
+	if len(groups) == 0 {
+		return nil, fmt.Errorf("there is no group %s: see holdfast status", group)
+	}
+	return groups, nil
 }
 
 // checkCut says why the source could not bring its last write over.
@@ -126,13 +146,19 @@ func (r *Runner) checkCut(ctx context.Context, p *recovery.Plan) error {
 	if r.Source == nil {
 		return errNoSource
 	}
-	g, err := groupOf(ctx, r.Source, p.Group)
+	groups, err := groupsOf(ctx, r.Source, p.Group, api.RoleSource)
 	if err != nil {
 		return fmt.Errorf("the source: %w", err)
 	}
+	g := groups[0]
 	switch g.GetState() {
 	case api.StateDisconnected, api.StatePaused, api.StateRemoved, api.StateStandby, api.StateError:
 		return fmt.Errorf("the source's last write cannot come over: group %s is %s there (%s): mend that first, see holdfast status", p.Group, g.GetState(), g.GetReason())
+	case api.StateResync, api.StateInitialSync:
+		if eta := time.Duration(g.GetEtaSeconds() * float64(time.Second)); eta > recovery.CutLimit {
+			return fmt.Errorf("the source's last write would not come over within %s: group %s is in %s there, for %s more: wait for that, see holdfast status",
+				config.Duration(recovery.CutLimit), p.Group, g.GetState(), config.Duration(eta.Round(time.Second)))
+		}
 	}
 	return nil
 }
@@ -149,10 +175,10 @@ func (r *Runner) checkOldSource(ctx context.Context, p *recovery.Plan) error {
 }
 
 // checkSource says why a protected machine could not be stopped: nobody who could do it answers.
-func checkSource(ctx context.Context, m *recovery.Machine) (err error) {
+func checkSource(ctx context.Context, m *recovery.Machine, how hypervisor.How) (err error) {
 	s := m.Source
 	if s.Domain != "" {
-		err = kvm.MayEndDomain(ctx, s.Libvirt, s.Domain)
+		err = kvm.MayEndDomain(ctx, s.Libvirt, s.Domain, how)
 	} else if mon, derr := kvm.Dial(ctx, s.QMP); derr == nil {
 		err = mon.Close()
 	} else {
@@ -164,53 +190,109 @@ func checkSource(ctx context.Context, m *recovery.Machine) (err error) {
 	return err
 }
 
-// checkHost is about what a machine needs of this host.
-func checkHost(where config.Hypervisor, m *recovery.Machine) error {
-	var errs []error
-	program := func(what, name string) {
-		if _, err := exec.LookPath(name); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w: install it, or name another", what, err))
-		}
-	}
-	if !where.Libvirt() {
-		program("its QEMU", kvm.DefaultQEMU)
-	}
-	for _, f := range []struct{ what, name string }{{"kernel", m.Kernel}, {"initrd", m.Initrd}} {
-		if f.name == "" {
-			continue
-		}
-		if st, err := os.Stat(f.name); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w: put it there, or name another", f.what, err))
-		} else if !st.Mode().IsRegular() {
-			errs = append(errs, fmt.Errorf("%s: %s is no file: name another", f.what, f.name))
-		}
-	}
-	for _, s := range []struct {
-		what   string
-		script recovery.Script
-	}{{"before", m.Before}, {"after", m.After}} {
-		if len(s.script.Command) > 0 {
-			program(s.what, s.script.Command[0])
-		}
-	}
-	if m.Wait.Kind == config.WaitScript {
-		program("wait", m.Wait.What)
-	}
-	for _, n := range m.Networks {
-		errs = append(errs, checkBridge(n))
-	}
-	return errors.Join(errs...)
+// hostFound is what this host lacks.
+type hostFound struct {
+	warnings []string
+	err      error
 }
 
-// checkBridge says that this host has no such bridge.
-func checkBridge(n hypervisor.Network) error {
-	if n.Bridge == "" {
-		return nil
+// answered is what look finds before ctx ends: a file system may hang.
+func answered(ctx context.Context, look func() hostFound) hostFound {
+	found := make(chan hostFound, 1)
+	go func() { found <- look() }()
+	select {
+	case h := <-found:
+		return h
+	case <-ctx.Done():
+		return hostFound{err: errors.New("this host's files and programs did not answer")}
 	}
-	if _, err := os.Stat(filepath.Join("/sys/class/net", n.Bridge)); errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("this host has no bridge %s: make it, or name another as live of the network", n.Bridge)
+}
+
+// checkHost is about what the machines of a plan need of this host.
+func checkHost(p *recovery.Plan, stat func(string) (os.FileInfo, error)) hostFound {
+	h := hostLook{where: p.Hypervisor, stat: stat, live: p.Kind.Fences()}
+	for _, m := range p.Machines {
+		h.prepared = h.prepared || len(m.Before.Command) > 0
+	}
+	for _, m := range p.Machines {
+		h.machine = m.Name
+		h.look(&m)
+	}
+	return hostFound{h.warnings, errors.Join(h.errs...)}
+}
+
+// hostLook looks at this host, machine by machine.
+type hostLook struct {
+	where    config.Hypervisor
+	stat     func(string) (os.FileInfo, error)
+	live     bool // it goes on without what comes once its machines run
+	prepared bool // scripts run before machines are started, which may make what is missing
+	machine  string
+	warnings []string
+	errs     []error
+}
+
+// fails says what is wrong: an error, or a warning where the job goes on without.
+func (h *hostLook) fails(goesOn bool, err error, then string) {
+	if goesOn {
+		h.warnings = append(h.warnings, fmt.Sprintf("machine %s: %v: %s", h.machine, err, then))
+	} else {
+		h.errs = append(h.errs, fmt.Errorf("machine %s: %w", h.machine, err))
+	}
+}
+
+const (
+	failsAlone = "the failover will go on without it"
+	makesIt    = "a before script has to make it"
+)
+
+func (h *hostLook) look(m *recovery.Machine) {
+	if !h.where.Libvirt() {
+		h.program(false, "its QEMU", kvm.DefaultQEMU)
+	}
+	h.file("kernel", m.Kernel)
+	h.file("initrd", m.Initrd)
+	if len(m.Before.Command) > 0 {
+		h.program(false, "before", m.Before.Command[0])
+	}
+	if len(m.After.Command) > 0 {
+		h.program(h.live, "after", m.After.Command[0])
+	}
+	if m.Wait.Kind == config.WaitScript {
+		h.program(h.live, "wait", m.Wait.What)
+	}
+	for _, n := range m.Networks {
+		if n.Bridge != "" {
+			h.bridge(n.Bridge)
+		}
+	}
+}
+
+func (h *hostLook) program(soft bool, what, name string) {
+	if _, err := exec.LookPath(name); err != nil {
+		h.fails(soft, fmt.Errorf("%s: %w: install it, or name another", what, err), failsAlone)
+	}
+}
+
+// file is about one that the hypervisor reads: a libvirt, with rights of its own.
+func (h *hostLook) file(what, name string) {
+	if name == "" {
+		return
+	}
+	st, err := h.stat(name)
+	switch {
+	case errors.Is(err, fs.ErrPermission) && h.where.Libvirt():
+	case err != nil:
+		h.fails(h.prepared && errors.Is(err, fs.ErrNotExist), fmt.Errorf("%s: %w: put it there, or name another", what, err), makesIt)
+	case !st.Mode().IsRegular():
+		h.fails(false, fmt.Errorf("%s: %s is no file: name another", what, name), "")
+	}
+}
+
+func (h *hostLook) bridge(name string) {
+	if _, err := h.stat(filepath.Join("/sys/class/net", name)); errors.Is(err, fs.ErrNotExist) {
+		h.fails(h.prepared, fmt.Errorf("this host has no bridge %s: make it, or name another as live of the network", name), makesIt)
 	} else if err != nil {
-		return fmt.Errorf("bridge %s: %w", n.Bridge, err)
+		h.fails(false, fmt.Errorf("bridge %s: %w", name, err), "")
 	}
-	return nil
 }

@@ -175,12 +175,14 @@ type Step struct {
 	Limit   time.Duration `json:"limit"` // what takes longer has failed
 }
 
+// CutLimit is how long all that waits at the source may take to come over.
+const CutLimit = 10 * time.Minute
+
 // Limits of steps that the plan does not give any.
 const (
 	targetLimit = time.Minute // what is asked of the target's vra
 	defineLimit = 30 * time.Second
 	startLimit  = 2 * time.Minute
-	cutLimit    = 10 * time.Minute // all that waits at the source must come over
 
 	adoptLimit = 24 * time.Hour // each disk is read once
 	turnLimit  = 10 * time.Minute
@@ -226,7 +228,7 @@ func (p *Plan) Up() (steps []Step) {
 	}
 	switch {
 	case p.Kind == Move:
-		add(LastCut, "", cutLimit)
+		add(LastCut, "", CutLimit)
 		add(Begin, "", targetLimit)
 	case p.Kind == Live:
 		add(Begin, "", targetLimit)

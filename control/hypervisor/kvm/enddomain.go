@@ -40,14 +40,36 @@ func EndDomain(ctx context.Context, where config.Hypervisor, name string, how hy
 	return nil
 }
 
-// MayEndDomain says why EndDomain could not tell whether a domain is off, and leaves it as it is.
-func MayEndDomain(ctx context.Context, where config.Hypervisor, name string) error {
+// MayEndDomain says why EndDomain could not end a domain so, or not tell whether it is off, and leaves it as it is.
+func MayEndDomain(ctx context.Context, where config.Hypervisor, name string, how hypervisor.How) error {
 	l, err := NewLibvirt(where.Socket, where.URI, "/")
 	if err != nil {
 		return err
 	}
-	if err := l.with(ctx, func(c *libvirt.Libvirt) error { _, err := endable(c, name); return err }); err != nil {
+	err = l.with(ctx, func(c *libvirt.Libvirt) error {
+		d, err := endable(c, name)
+		if err != nil {
+			return err
+		}
+		state, reason, err := c.DomainGetState(d, 0)
+		if err != nil {
+			return err
+		}
+		return mayEnd(libvirt.DomainState(state), libvirt.DomainShutoffReason(reason), how)
+	})
+	if err != nil {
 		return fmt.Errorf("domain %s: %w", name, err)
+	}
+	return nil
+}
+
+// mayEnd says why a domain of which libvirt says so cannot be ended in that way.
+func mayEnd(state libvirt.DomainState, reason libvirt.DomainShutoffReason, how hypervisor.How) error {
+	switch now := asState(state); {
+	case now == hypervisor.Off:
+		return isOff(state, reason)
+	case now == hypervisor.Paused && how != hypervisor.ByForce:
+		return errPaused
 	}
 	return nil
 }

@@ -188,13 +188,17 @@ func stateOf(c *libvirt.Libvirt, d libvirt.Domain) (hypervisor.State, error) {
 	if err != nil {
 		return "", err
 	}
-	switch libvirt.DomainState(state) {
+	return asState(libvirt.DomainState(state)), nil
+}
+
+func asState(state libvirt.DomainState) hypervisor.State {
+	switch state {
 	case libvirt.DomainRunning, libvirt.DomainBlocked, libvirt.DomainShutdown:
-		return hypervisor.Running, nil
+		return hypervisor.Running
 	case libvirt.DomainShutoff:
-		return hypervisor.Off, nil
+		return hypervisor.Off
 	}
-	return hypervisor.Paused, nil // or it crashed, or sleeps
+	return hypervisor.Paused // or it crashed, or sleeps
 }
 
 // State asks libvirt.
@@ -248,7 +252,7 @@ func turnOff(ctx context.Context, c *libvirt.Libvirt, d libvirt.Domain, how hype
 	case how == hypervisor.ByForce:
 		err = c.DomainDestroy(d)
 	case state == hypervisor.Paused:
-		return errors.New("the guest is paused, and would not hear that it is to stop")
+		return errPaused
 	default:
 		err = c.DomainShutdownFlags(d, by)
 	}
@@ -260,6 +264,8 @@ func turnOff(ctx context.Context, c *libvirt.Libvirt, d libvirt.Domain, how hype
 	}
 	return domainOff(ctx, c, d)
 }
+
+var errPaused = errors.New("the guest is paused, and would not hear that it is to stop")
 
 // domainOff waits until a domain is off.
 func domainOff(ctx context.Context, c *libvirt.Libvirt, d libvirt.Domain) error {

@@ -62,7 +62,7 @@ func domainEnds(t *testing.T, l *Libvirt) {
 		name := "theirs-" + string(how)
 		runs := kvmtest.Domain(t, where, strings.Replace(described, "theirs", name, 1))
 		until(t, "the guest says HELLO", func() bool { p, _ := os.ReadFile(serial); return string(p) == "HELLO\n" })
-		if err := MayEndDomain(ctx, where, name); err != nil || !runs() {
+		if err := MayEndDomain(ctx, where, name, how); err != nil || !runs() {
 			t.Errorf("it may be ended: %v; it runs: %v", err, runs())
 		}
 		for range 2 { // it may be asked again
@@ -76,7 +76,7 @@ func domainEnds(t *testing.T, l *Libvirt) {
 		if err := EndDomain(ctx, where, name, hypervisor.Gracefully); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s was ended: %v; want %q", name, err, want)
 		}
-		if err := MayEndDomain(ctx, where, name); err == nil || !strings.Contains(err.Error(), want) {
+		if err := MayEndDomain(ctx, where, name, hypervisor.Gracefully); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s may be ended: %v; want %q", name, err, want)
 		}
 	}
@@ -97,6 +97,22 @@ func domainEnds(t *testing.T, l *Libvirt) {
 	}
 	where.Socket = filepath.Join(t.TempDir(), "none")
 	f("theirs", "no such file")
+}
+
+// TestMayEnd: what EndDomain would refuse is known before.
+func TestMayEnd(t *testing.T) {
+	f := func(state libvirt.DomainState, reason libvirt.DomainShutoffReason, how hypervisor.How, want string) {
+		t.Helper()
+		if err := mayEnd(state, reason, how); (want == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("state %d, reason %d, %s: %v, want %q", state, reason, how, err, want)
+		}
+	}
+	f(libvirt.DomainRunning, 0, hypervisor.Gracefully, "")
+	f(libvirt.DomainShutoff, libvirt.DomainShutoffShutdown, hypervisor.Gracefully, "")
+	f(libvirt.DomainShutoff, libvirt.DomainShutoffMigrated, hypervisor.ByForce, "moved to another host")
+	f(libvirt.DomainPaused, 0, hypervisor.Gracefully, "is paused")
+	f(libvirt.DomainPmsuspended, 0, hypervisor.Gracefully, "is paused")
+	f(libvirt.DomainPaused, 0, hypervisor.ByForce, "")
 }
 
 // TestIsOff: a domain that went to another host is not off.
