@@ -5,8 +5,10 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -261,6 +263,49 @@ func TestViewOverVhostUser(t *testing.T) {
 	}
 	if err := vm.Connect(volume.VhostUser); err == nil {
 		t.Error("the disk of a group that was removed is served")
+	}
+}
+
+// TestPassesUnderReads has a machine read with more requests under way than its queue has workers, while somebody waits again and again for the calls on its
+// view to have ended: all are answered.
+func TestPassesUnderReads(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(w *world) { w.catalogue = func() (index.Map, error) { return new(index.Memory), nil } })
+	w.start()
+	w.awaitState(api.StateProtected)
+	w.put("vol1", 0, 1<<20)
+	w.checkpoint("first")
+	get := w.commits()
+	socket := get().View.Volumes[0].VhostUser
+	w.await("the disk holds all", func() bool { return get().OnDisksAlone })
+	vm, err := vhost.New(vhost.Options{Queues: 1, Slots: 64, SlotBytes: 4096})
+	if err == nil {
+		err = vm.Connect(socket)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	vs := w.tg.views
+	vs.mu.Lock()
+	served := slices.Collect(maps.Values(vs.mu.served))
+	vs.mu.Unlock()
+	var wg sync.WaitGroup
+	var stop atomic.Bool
+	for _, v := range served {
+		wg.Go(func() {
+			for !stop.Load() {
+				v.view.Pass(nil) // all its disks are beneath it
+			}
+		})
+	}
+	m, err := vm.Run(vhost.Load{Bytes: 4096, Depth: 64, Size: w.size, Duration: 300 * time.Millisecond})
+	if err != nil || m.Errors > 0 || m.Requests < 64 || len(served) != 1 {
+		t.Errorf("%d views; %+v, %v", len(served), m, err)
+	}
+	stop.Store(true)
+	wg.Wait()
+	if err := errors.Join(vm.Disconnect(), vm.Close()); err != nil {
+		t.Error(err)
 	}
 }
 

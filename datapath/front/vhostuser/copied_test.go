@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -119,6 +120,92 @@ func TestCopiesAreBounded(t *testing.T) {
 	if n := bytes.Count(g.Memory(), data); n != laneCopies {
 		t.Errorf("the guest has %d of %d", n, laneCopies)
 	}
+}
+
+// locked is a device whose writes wait for a read of its lane, as a reader's lock has them.
+type locked struct {
+	looking
+	writes chan struct{} // gets what begins to write
+	ended  chan struct{} // closed when the read has ended
+}
+
+func (d *locked) BeginWrite(off int64, n int) (front.Write, error) {
+	d.writes <- struct{}{}
+	<-d.ended
+	return d.looking.BeginWrite(off, n)
+}
+
+// TestWorkersWaitForTheLane: while workers wait for a read in the lane, and more requests come than there are workers, the lane goes on.
+func TestWorkersWaitForTheLane(t *testing.T) {
+	needLoops(t)
+	const writes = 2*maxWorkers + 1
+	event, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(event) })
+	d := &locked{writes: make(chan struct{}, writes), ended: make(chan struct{})}
+	end := sync.OnceFunc(func() { close(d.ended) })
+	all := make(chan struct{})
+	loop := make(chan *ioengine.Loop, 1)
+	d.looking = looking{laneKnown{newVolume(t, mib).(front.Laned), loop}, func(told func()) bool {
+		<-all // of the writes stand in the queue: it takes them without a Step between
+		told = sync.OnceFunc(told)
+		err := (<-loop).Hear(event, func() { told(); end() })
+		if err != nil {
+			t.Error(err)
+		}
+		return err == nil
+	}}
+	g := newGuest(t, guest.Options{Slots: 1 + writes, SlotBytes: 4096})
+	connect(t, g, serve(t, d))
+	defer end()
+	read, err := g.Begin(0, blkRead, 0, nil, make([]byte, 512))
+	if err != nil {
+		t.Fatal(err)
+	}
+	calls := []*guest.Call{read}
+	for k := range writes {
+		c, err := g.BeginWrite(0, noise(512, 1), int64(k)*512)
+		if err != nil {
+			t.Fatal(err)
+		}
+		calls = append(calls, c)
+	}
+	close(all)
+	for range maxWorkers {
+		<-d.writes
+	}
+	if _, err := unix.Write(event, []byte{1, 0, 0, 0, 0, 0, 0, 0}); err != nil {
+		t.Fatal(err)
+	}
+	defer time.AfterFunc(20*time.Second, func() {
+		select {
+		case <-d.ended:
+		default:
+			t.Error("the read waits for those that wait for it")
+			end()
+		}
+	}).Stop()
+	for _, c := range calls {
+		if err := c.Wait(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// laneKnown tells of its lane's loop.
+type laneKnown struct {
+	front.Laned
+	loop chan<- *ioengine.Loop
+}
+
+func (d laneKnown) Lane(requests int) (front.Lane, error) {
+	l, err := d.Laned.Lane(requests)
+	if err == nil {
+		d.loop <- l.Loop()
+	}
+	return l, err
 }
 
 // TestCopyMemoryTakenAway: what was read for a guest whose memory is gone is given back, and other guests go on.

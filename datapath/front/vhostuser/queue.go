@@ -12,6 +12,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/datapath/front"
 	"github.com/holdfast-dr/holdfast/ioengine"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 )
 
 // running is a queue at work, from when the front end has set it up until it stops it.
@@ -32,6 +33,7 @@ type running struct {
 	begun    sync.WaitGroup // requests in the lane
 	copied   atomic.Int32   // of those, reads into memory of ours
 	work     chan *task
+	busy     atomic.Int32 // requests that workers have, and the one that waits for a worker
 	workers  sync.WaitGroup
 	started  int // workers; the goroutine's
 	tasks    sync.Pool
@@ -135,7 +137,9 @@ func (q *running) stop() uint16 {
 // run takes requests until the queue is stopped.
 func (q *running) run(kick *os.File, redo []uint16) error {
 	for _, head := range redo {
-		q.take(head)
+		if err := q.take(head); err != nil {
+			return err
+		}
 	}
 	var count [8]byte
 	for !q.stopping.Load() {
@@ -158,7 +162,9 @@ func (q *running) runLane(redo []uint16) error {
 	defer q.lane.Close()
 	err := guard(func() error {
 		for _, head := range redo {
-			q.take(head)
+			if err := q.take(head); err != nil {
+				return err
+			}
 		}
 		for !q.stopping.Load() {
 			n, err := q.takeAll()
@@ -249,14 +255,16 @@ func (q *running) takeAll() (n int, err error) {
 			return n, err
 		}
 		q.table.enter(head)
-		q.take(head)
+		if err := q.take(head); err != nil {
+			return n, err
+		}
 	}
 	return n, nil
 }
 
 // take reads a request and gives it to the lane or to a worker: a disk that hangs over one holds up
 // no other.
-func (q *running) take(head uint16) {
+func (q *running) take(head uint16) error {
 	t := q.tasks.Get().(*task)
 	t.head = head
 	if t.err = t.plain.walk(q.mem, q.ring.desc, head); t.err == nil {
@@ -265,18 +273,38 @@ func (q *running) take(head uint16) {
 		t.status, t.kind, t.n = nil, 0, 0
 	}
 	if q.lane != nil && q.begin(t) {
-		return
+		return nil
+	}
+	if q.busy.Add(1) > maxWorkers && q.lane != nil && !invariant.Planted("vhostuser/waits-for-workers") {
+		if err := q.stepUntilFree(); err != nil {
+			return err
+		}
 	}
 	select {
 	case q.work <- t:
-		return
+		return nil
 	default:
 	}
 	if q.started < maxWorkers {
 		q.started++
 		q.workers.Go(q.worker)
 	}
-	q.work <- t
+	q.work <- t // with a lane, one of them is free, or about to be
+	return nil
+}
+
+// stepUntilFree returns when a worker is free. What the lane has ends meanwhile: workers may wait for it, as for a lock that a read in the
+// lane has.
+func (q *running) stepUntilFree() error {
+	for q.busy.Load() > maxWorkers {
+		if err := q.lane.Loop().Wait(); err != nil {
+			return err
+		}
+		if _, err := q.step(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (q *running) worker() {
@@ -286,5 +314,8 @@ func (q *running) worker() {
 			t.err = guard(func() error { return q.do(t) })
 		}
 		q.finish(t)
+		if q.busy.Add(-1) == maxWorkers && q.lane != nil {
+			q.wake() // it is waited for
+		}
 	}
 }
