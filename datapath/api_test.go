@@ -89,7 +89,7 @@ func TestAPI(t *testing.T) {
 	code(api.InvalidArgument, err)
 	_, err = tg.Checkpoints.Tag(ctx, &holdfastv1.CheckpointsServiceTagRequest{Id: id, Tag: api.Latest})
 	code(api.InvalidArgument, err)
-	_, err = s.Checkpoints.Create(ctx, &holdfastv1.CheckpointsServiceCreateRequest{Tag: "2026"})
+	_, err = s.Checkpoints.Create(ctx, &holdfastv1.CheckpointsServiceCreateRequest{Tag: "-2026"})
 	code(api.InvalidArgument, err)
 	_, err = tg.Checkpoints.List(ctx, &holdfastv1.CheckpointsServiceListRequest{State: "fine"})
 	code(api.InvalidArgument, err)

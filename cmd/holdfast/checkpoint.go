@@ -77,7 +77,7 @@ consistency says crash-freeze-failed for as long as it is listed.`,
 		Example: "  holdfast checkpoint create --tag before-upgrade\n  holdfast checkpoint create --tag month-end --freeze",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := api.CheckNewTag(tag); err != nil {
+			if err := a.checkNewTag(tag); err != nil {
 				return usagef("--tag %w", err)
 			}
 			if wait <= 0 {

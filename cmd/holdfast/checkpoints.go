@@ -228,7 +228,7 @@ checkpoints may carry the same tag, but only one that no other carries names its
 		case len(args) > 2:
 			return usagef("unexpected argument %q", args[2])
 		case len(args) == 2:
-			if err := api.CheckNewTag(args[1]); err != nil {
+			if err := a.checkNewTag(args[1]); err != nil {
 				return usagef("tag %w", err)
 			}
 		}

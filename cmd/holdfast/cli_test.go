@@ -455,7 +455,7 @@ func TestExitStatus(t *testing.T) {
 	f(exitUsage, both, "want only characters that can be seen", "checkpoint", "create", "--tag", "a\x1b[2J")
 	f(exitUsage, both, "no space at its ends", "checkpoint", "create", "--tag", " a")
 	f(exitUsage, both, "\"latest\": it names the newest", "checkpoint", "create", "--tag", "latest")
-	f(exitUsage, both, "\"2026\": it reads as the id", "checkpoint", "tag", "1", "2026")
+	f(0, both, "Warning: tag 2026 reads as the id", "checkpoint", "tag", "1", "2026")
 	f(exitUsage, both, "takes writes, or takes none", "view", "open", "--checkpoint", "latest", "--writable", "--read-only")
 	f(exitUsage, both, "no space at its ends", "view", "open", "--checkpoint", "a ")
 	f(exitUsage, both, "want an id or a tag", "view", "open", "--checkpoint", "-1")

@@ -284,6 +284,7 @@ func (a *app) carryOn(ctx context.Context, r *failover.Runner, j *failover.Job) 
 	if j.State.Phase == recovery.Running {
 		a.tellRunning(j)
 	}
+	a.tellSource(report) // its timer may have taken it back
 	return nil
 }
 
@@ -399,7 +400,7 @@ func (a *app) endJob(ctx context.Context, id string, word recovery.Event, note s
 	if err := mayHear(before, word); err != nil {
 		return err
 	}
-	j, err := a.takeJob(ctx, folder, id, word)
+	j, err := a.takeJob(ctx, folder, id, failover.Asking{Word: word, Who: who(), Note: note})
 	if err != nil {
 		return err
 	}
@@ -431,6 +432,7 @@ func (a *app) endJob(ctx context.Context, id string, word recovery.Event, note s
 		return err
 	}
 	if !word.Met(j.State.Verdict) {
+		a.tellSource(report)
 		return fmt.Errorf("job %s is over: %s", id, endedAs(report))
 	}
 	if note != "" && !said && !slices.ContainsFunc(report.Words, func(w recovery.ReportWord) bool { return w.Who == r.Who && deref(w.Note) == note }) {
@@ -439,10 +441,15 @@ func (a *app) endJob(ctx context.Context, id string, word recovery.Event, note s
 	if err := a.print(report, jobHead, [][]string{jobRow(report)}); err != nil {
 		return err
 	}
-	if source := report.Source(); source != "" {
+	a.tellSource(report)
+	return nil
+}
+
+// tellSource says what a user has to do about the source's machines.
+func (a *app) tellSource(r *recovery.Report) {
+	if source := r.Source(); source != "" {
 		fmt.Fprintln(a.stderr, printable("Now "+source+"."))
 	}
-	return nil
 }
 
 // endedAs says how a job that is over ended, and by whose word.
@@ -451,8 +458,10 @@ func endedAs(r *recovery.Report) string {
 	if r.Verdict != nil {
 		text = string(*r.Verdict)
 	}
-	if n := len(r.Words); n > 0 {
-		text += fmt.Sprintf(", by %s at %s", r.Words[n-1].Who, r.Words[n-1].Time)
+	for _, w := range slices.Backward(r.Words) {
+		if w.Word != recovery.Resume { // that ends nothing
+			return text + fmt.Sprintf(", by %s at %s", w.Who, w.Time)
+		}
 	}
 	return text
 }
@@ -490,7 +499,7 @@ func wordText(word recovery.Event) string {
 
 // takeJob opens a job for a word, once nobody else carries it out. ErrBusy: it is to be committed, and another process
 // is still bringing its machines up.
-func (a *app) takeJob(ctx context.Context, folder, id string, word recovery.Event) (*failover.Job, error) {
+func (a *app) takeJob(ctx context.Context, folder, id string, word failover.Asking) (*failover.Job, error) {
 	late := time.NewTimer(endWait)
 	defer late.Stop()
 	again := time.NewTicker(100 * time.Millisecond)
@@ -500,8 +509,8 @@ func (a *app) takeJob(ctx context.Context, folder, id string, word recovery.Even
 		if !errors.Is(err, failover.ErrBusy) {
 			return j, err
 		}
-		if word != recovery.Final {
-			if err := failover.AskToEnd(folder, id); err != nil {
+		if word.Word != recovery.Final {
+			if err := failover.Ask(folder, id, word); err != nil {
 				return nil, err
 			}
 		} else if r, rerr := reportOf(folder, id); rerr != nil {

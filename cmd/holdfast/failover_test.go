@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"github.com/holdfast-dr/holdfast/control/config"
 	"github.com/holdfast-dr/holdfast/control/failover"
 	"github.com/holdfast-dr/holdfast/control/hypervisor"
+	"github.com/holdfast-dr/holdfast/control/hypervisor/kvm"
 	"github.com/holdfast-dr/holdfast/control/recovery"
 )
 
@@ -178,12 +180,12 @@ func TestOverStays(t *testing.T) {
 	// One that turned its source off says so as long as it is told of.
 	of.ID, of.Machines[0].Source = "r4", recovery.Source{QMP: "/run/qmp", Time: time.Minute}
 	jobOf(t, folder, of, recovery.Undo, "")
-	if code, _, errs := holdfast(t, both, "failover", "rollback", "r4"); code != 0 || !strings.HasSuffix(errs, "Now the source's machines web1 are off: start them.\n") {
+	if code, _, errs := holdfast(t, both, "failover", "rollback", "r4"); code != 0 || !strings.HasSuffix(errs, "Now the source's machines web1 are off: start them there, unless another failover of the group runs its machines (see holdfast failover list).\n") {
 		t.Errorf("exit %d, %s", code, errs)
 	}
 	of.ID = "r5"
 	jobOf(t, folder, of, recovery.Undo, recovery.Begin)
-	if code, _, errs := holdfast(t, both, "failover", "resume", "r5"); code != exitFailed || !strings.HasSuffix(errs, "the source's machines web1 are off: start them\n") {
+	if code, _, errs := holdfast(t, both, "failover", "resume", "r5"); code != exitFailed || !strings.HasSuffix(errs, "the source's machines web1 are off: start them there, unless another failover of the group runs its machines (see holdfast failover list)\n") {
 		t.Errorf("exit %d, %s", code, errs)
 	}
 }
@@ -343,6 +345,84 @@ func TestStopLate(t *testing.T) {
 	stop(exitFailed, "job r1 was over already: passed, by root@east at 20", "--note", "B")
 	stop(exitFailed, "your note was not kept", "--note", "B")
 	stop(exitFailed, "job r1 is over: passed, by root@east", "--failed", "--note", "B")
+}
+
+// TestStopElsewhere: a test that hangs in another process ends by the word of whoever stops it, which stands in its report with its note; a file that does
+// not read is a word too.
+func TestStopElsewhere(t *testing.T) {
+	f := func(verdict recovery.Verdict, word recovery.Event, note string, args ...string) {
+		t.Helper()
+		const id = "r1"
+		source, target := twoSites()
+		both := contextFile(t, source, target)
+		folder := filepath.Join(filepath.Dir(both), "recovery")
+		client, _, err := (&app{contextFile: both, env: func(string) string { return "" }}).dial(api.RoleTarget)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		p := &recovery.Plan{Key: "k", Kind: recovery.Test, Group: "lab", Checkpoint: "1", Who: "root@east", Machines: []recovery.Machine{
+			{Machine: hypervisor.Machine{Name: "web1", MemoryBytes: 64 << 20, CPUs: 1, Disks: []hypervisor.Disk{{Volume: "vol1"}}}, Delay: time.Hour}}}
+		j, err := failover.Create(folder, p, recovery.Entry{Time: time.Now()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		hangs, done := make(chan struct{}), make(chan error, 1)
+		r := &failover.Runner{Target: client, Hypervisor: kvm.Open, Who: "root@another", Now: time.Now, Tell: func(s recovery.Step, ended bool, _ string, _ error) {
+			if s.Do == recovery.Delay && !ended {
+				close(hangs)
+			}
+		}}
+		go func() { done <- errors.Join(r.Run(t.Context(), j), j.Close()) }()
+		select {
+		case <-hangs:
+		case err := <-done:
+			t.Fatalf("it does not hang: %v, %+v", err, j.State)
+		}
+		if len(args) == 0 {
+			err = os.WriteFile(filepath.Join(folder, id, "cancel"), []byte("nonsense"), 0o600)
+		} else if code, out, errs := holdfast(t, both, append([]string{"failover", "test", "--stop", id}, args...)...); code != 0 || !strings.Contains(out, string(verdict)) {
+			t.Errorf("%q: exit %d, %s%s", args, code, out, errs)
+		}
+		if err := errors.Join(err, <-done); err != nil {
+			t.Fatal(err)
+		}
+		by := "root@another"
+		if len(args) > 0 {
+			by = who()
+		}
+		report, err := reportOf(folder, id)
+		if err != nil || report.Verdict == nil || *report.Verdict != verdict || len(report.Words) != 1 || report.Words[0].Word != word || report.Words[0].Who != by || deref(report.Words[0].Note) != note {
+			t.Errorf("%q: %v: %+v", args, err, report)
+		}
+	}
+	f(recovery.Failed, recovery.Reject, "no login", "--failed", "--note", "no login")
+	f(recovery.Cancelled, recovery.Cancel, "enough", "--note", "enough")
+	f(recovery.Cancelled, recovery.Cancel, "")
+}
+
+// TestTimerTold: whoever resumes a job that its timer rolled back learns that the source's machines are off; a resume is not whose word ended it.
+func TestTimerTold(t *testing.T) {
+	source, target := twoSites()
+	both := contextFile(t, source, target)
+	folder := filepath.Join(filepath.Dir(both), "recovery")
+	p := &recovery.Plan{ID: "r1", Key: "k", Kind: recovery.Live, Group: "lab", Checkpoint: "1", Machines: []recovery.Machine{
+		{Machine: hypervisor.Machine{Name: "web1"}, Source: recovery.Source{QMP: "/run/qmp", Time: time.Minute}}}}
+	jobOf(t, folder, p, recovery.Undo, "")
+	const off = "Now the source's machines web1 are off: start them there, unless another failover"
+	for _, command := range []string{"resume", "commit"} {
+		if code, _, errs := holdfast(t, both, "failover", command, "r1"); (code == 0) != (command == "resume") || strings.Count(errs, off) != 1 {
+			t.Errorf("%s: exit %d, %s", command, code, errs)
+		}
+	}
+	r, err := reportOf(folder, "r1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Words = append(r.Words, recovery.ReportWord{Time: "later", Who: "root@late", Word: recovery.Resume})
+	if text := endedAs(r); !strings.Contains(text, "by root@east") {
+		t.Errorf("it ended %s", text)
+	}
 }
 
 // TestProofs: only what came up marks its checkpoint.

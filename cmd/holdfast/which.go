@@ -41,6 +41,15 @@ func checkAt(at string) error {
 
 func isNumber(s string) bool { return strings.Trim(s, "0123456789") == "" }
 
+// checkNewTag says what is wrong with a tag that is given, and warns of one that may not name its checkpoint for ever.
+func (a *app) checkNewTag(tag string) error {
+	err := api.CheckNewTag(tag)
+	if err == nil && isNumber(tag) {
+		fmt.Fprintf(a.stderr, "Warning: tag %s reads as the id of a checkpoint: where one has that id, the word names that one.\n", tag)
+	}
+	return err
+}
+
 // whichID is the id of the checkpoint that a word names; latest stays as it is. An id
 // goes before a tag that reads the same.
 func whichID(at string, all []checkpoint) (string, error) {

@@ -132,8 +132,6 @@ func CheckNewTag(tag string) error {
 	switch {
 	case tag == Latest:
 		return fmt.Errorf("%q: it names the newest checkpoint, whichever that is", tag)
-	case strings.Trim(tag, "0123456789") == "":
-		return fmt.Errorf("%q: it reads as the id of a checkpoint: want more than digits", tag)
 	case strings.HasPrefix(tag, "-"):
 		return fmt.Errorf("%q: it reads as an option: want no hyphen at its beginning", tag)
 	}

@@ -19,7 +19,7 @@ func TestNewTag(t *testing.T) {
 	f("2026-01", "", "")
 	f("latest 2", "", "")
 	f("latest", "", "names the newest")
-	f("18079", "", "reads as the id")
+	f("20260131", "", "")
 	f("-x", "", "reads as an option")
 	f(" a", "no space", "no space")
 }

@@ -42,14 +42,18 @@ func again(ctx context.Context, ask func() error) error {
 // nothing of the guest: a socket may be forwarded.
 func (c *carrier) stopSource(ctx context.Context, m *recovery.Machine) (found, error) {
 	s := m.Source
+	var was bool
 	var err error
 	if s.Domain != "" {
-		err = kvm.EndDomain(ctx, s.Libvirt, s.Domain, c.job.Plan.SourceHow)
+		was, err = kvm.EndDomain(ctx, s.Libvirt, s.Domain, c.job.Plan.SourceHow)
 	} else {
 		err = turnOff(ctx, s.QMP, c.job.Plan.SourceHow)
 	}
 	if err != nil {
 		return found{}, sourceUnknown(err)
+	}
+	if was {
+		return found{text: recovery.WasOff}, nil
 	}
 	return found{text: "off"}, nil
 }

@@ -51,13 +51,16 @@ func machinesDir(folder string, p *recovery.Plan) string {
 // found is what a step found out.
 type found struct{ text, checkpoint, view, file string }
 
-// Say writes a user's word down: to stop, to commit, to roll back.
+// Say writes a user's word down: to stop, to commit, to roll back. A cancel is in the words of who asked for it (Ask).
 func (r *Runner) Say(j *Job, e recovery.Event, note string) error {
-	return j.happened(recovery.Entry{Time: r.Now(), Event: e, Who: r.Who, Asked: e == recovery.Cancel && j.asked(), Note: note})
+	if e == recovery.Cancel {
+		return j.happened(r.cancelled(j, note))
+	}
+	return j.happened(recovery.Entry{Time: r.Now(), Event: e, Who: r.Who, Note: note})
 }
 
 // Run carries a job on until its machines run, it is over, or a step to its end failed. When ctx
-// ends, or somebody asks for it (AskToEnd), before the machines run, the job is taken back. The error is that
+// ends, or somebody asks for it (Ask), before the machines run, the job is taken back. The error is that
 // of files; whether the job succeeded its State says.
 func (r *Runner) Run(ctx context.Context, j *Job) error {
 	defer os.Remove(filepath.Join(j.Dir, cancelName))
@@ -157,7 +160,9 @@ func (c *carrier) carry(ctx context.Context, s recovery.Step) error {
 	}
 	c.Tell(s, true, got.text, err)
 	if err != nil && up && (errors.Is(ctx.Err(), context.Canceled) || c.job.asked()) {
-		e = recovery.Entry{Time: e.Time, Event: recovery.Cancel, Who: c.Who, Asked: c.job.asked(), Text: e.Text} // not its fault
+		text := e.Text
+		e = c.cancelled(c.job, "") // not its fault
+		e.Text = text
 	}
 	return c.job.happened(e)
 }

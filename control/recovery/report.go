@@ -181,29 +181,42 @@ func NewReport(entries []Entry, now time.Time) (*Report, error) {
 	return r, nil
 }
 
-// stopped are the source's machines that were turned off, and those of which that is not known, in the order in which it was begun.
+// WasOff is what a StopSource says that found its machine off, and turned nothing off.
+const WasOff = "it was off already"
+
+// stopped are the source's machines that were turned off, and those of which that is not known, in the order in which it was begun. One that
+// was off before is none of them, unless an earlier try may have turned it off.
 func stopped(entries []Entry) (off, unsure []string) {
 	off, unsure = []string{}, []string{}
+	tries := map[string]int{}
 	for _, e := range entries[1:] {
 		switch {
-		case e.Began != nil && e.Began.Do == StopSource && !slices.Contains(unsure, e.Began.Machine):
-			unsure = append(unsure, e.Began.Machine)
+		case e.Began != nil && e.Began.Do == StopSource:
+			name := e.Began.Machine
+			if tries[name]++; tries[name] == 1 {
+				unsure = append(unsure, name)
+			}
 		case e.Event == Did && e.Step.Do == StopSource:
-			off = append(off, e.Step.Machine)
-			unsure = slices.DeleteFunc(unsure, func(name string) bool { return name == e.Step.Machine })
+			name := e.Step.Machine
+			if e.Text != WasOff || tries[name] > 1 {
+				off = append(off, name)
+			}
+			unsure = slices.DeleteFunc(unsure, func(other string) bool { return other == name })
 		}
 	}
 	return off, unsure
 }
 
+const unlessElse = "unless another failover of the group runs its machines (see holdfast failover list)"
+
 // Source says what a user has to do about the source's machines of a job that was taken back; empty: nothing.
 func (r *Report) Source() string {
 	var parts []string
 	if len(r.SourceOff) > 0 {
-		parts = append(parts, fmt.Sprintf("the source's machines %s are off: start them", strings.Join(r.SourceOff, " ")))
+		parts = append(parts, fmt.Sprintf("the source's machines %s are off: start them there, "+unlessElse, strings.Join(r.SourceOff, " ")))
 	}
 	if len(r.SourceUnsure) > 0 {
-		parts = append(parts, fmt.Sprintf("whether the source's machines %s are off is not known: look, and start them", strings.Join(r.SourceUnsure, " ")))
+		parts = append(parts, fmt.Sprintf("whether the source's machines %s are off is not known: look, and start them there, "+unlessElse, strings.Join(r.SourceUnsure, " ")))
 	}
 	return strings.Join(parts, "; ")
 }

@@ -383,12 +383,31 @@ func TestSourceTold(t *testing.T) {
 			t.Errorf("%s, %s: %v: %q, %q, %q; want %q", fail, word, err, r.Source(), r.SourceOff, r.SourceUnsure, want)
 		}
 	}
-	const off = "the source's machines web db are off: start them"
+	const off = "the source's machines web db are off: start them there, " + unlessElse
 	f("", Final, "", 0, 0)
 	f("", Undo, off, 2, 0)
 	f(Begin, Undo, off, 2, 0)
 	f(Define, Undo, off, 2, 0)
-	f(StopSource, Undo, "whether the source's machines web are off is not known: look, and start them", 0, 1)
+	f(StopSource, Undo, "whether the source's machines web are off is not known: look, and start them there, "+unlessElse, 0, 1)
+}
+
+// TestSourceWasOff: nobody is told to start what the job did not turn off; what an earlier try may have turned off it is told of.
+func TestSourceWasOff(t *testing.T) {
+	f := func(killed bool, want string) {
+		t.Helper()
+		entries := carried(t, plans()[2], "", Undo)
+		at := slices.IndexFunc(entries, func(e Entry) bool { return e.Event == Did && e.Step.Do == StopSource })
+		entries[at].Text = WasOff
+		if killed {
+			entries = slices.Insert(entries, at-1, entries[at-1])
+		}
+		r, err := NewReport(entries, time.Now())
+		if got := strings.Join(r.SourceOff, " "); err != nil || got != want || len(r.SourceUnsure) > 0 {
+			t.Errorf("killed before: %v: %v: %q, %q; want %q", killed, err, got, r.SourceUnsure, want)
+		}
+	}
+	f(false, "db")
+	f(true, "web db")
 }
 
 // TestLastLook: a proof that fails takes pictures of the machines that were started, before any is stopped; none keeps it from its end.

@@ -14,17 +14,22 @@ import (
 
 // EndDomain turns a domain off, of whomever, and returns once libvirt says that it is. Gracefully, its guest is asked
 // by its agent where it has one, or else by its power button. A domain that libvirt does not have, or has no more since it
-// was moved to another host, may run there: that is an error.
-func EndDomain(ctx context.Context, where config.Hypervisor, name string, how hypervisor.How) error {
+// was moved to another host, may run there: that is an error. It says whether it was off before.
+func EndDomain(ctx context.Context, where config.Hypervisor, name string, how hypervisor.How) (was bool, err error) {
 	l, err := NewLibvirt(where.Socket, where.URI, "/")
 	if err != nil {
-		return err
+		return false, err
 	}
 	err = l.with(ctx, func(c *libvirt.Libvirt) error {
 		d, err := endable(c, name)
 		if err != nil {
 			return err
 		}
+		before, err := stateOf(c, d)
+		if err != nil {
+			return err
+		}
+		was = before == hypervisor.Off
 		if err := turnOff(ctx, c, d, how, libvirt.DomainShutdownDefault); err != nil {
 			return err
 		}
@@ -35,9 +40,9 @@ func EndDomain(ctx context.Context, where config.Hypervisor, name string, how hy
 		return isOff(libvirt.DomainState(state), libvirt.DomainShutoffReason(reason))
 	})
 	if err != nil {
-		return fmt.Errorf("domain %s: %w", name, err)
+		return false, fmt.Errorf("domain %s: %w", name, err)
 	}
-	return nil
+	return was, nil
 }
 
 // MayEndDomain says why EndDomain could not end a domain so, or not tell whether it is off, and leaves it as it is.

@@ -65,15 +65,15 @@ func domainEnds(t *testing.T, l *Libvirt) {
 		if err := MayEndDomain(ctx, where, name, how); err != nil || !runs() {
 			t.Errorf("it may be ended: %v; it runs: %v", err, runs())
 		}
-		for range 2 { // it may be asked again
-			if err := EndDomain(ctx, where, name, how); err != nil || runs() {
-				t.Errorf("%s: it runs: %v, %v", how, runs(), err)
+		for _, before := range []bool{false, true} { // it may be asked again
+			if was, err := EndDomain(ctx, where, name, how); err != nil || runs() || was != before {
+				t.Errorf("%s: it runs: %v, was off: %v, %v", how, runs(), was, err)
 			}
 		}
 	}
 	f := func(name, want string) {
 		t.Helper()
-		if err := EndDomain(ctx, where, name, hypervisor.Gracefully); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := EndDomain(ctx, where, name, hypervisor.Gracefully); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s was ended: %v; want %q", name, err, want)
 		}
 		if err := MayEndDomain(ctx, where, name, hypervisor.Gracefully); err == nil || !strings.Contains(err.Error(), want) {
