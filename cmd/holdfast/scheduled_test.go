@@ -284,7 +284,7 @@ func TestScheduleCancelled(t *testing.T) {
 		case len(ids) > 3 || strings.Contains(text, "group lab: the next"):
 			stop()
 		case !asked && strings.Contains(text, "delay web1"):
-			asked, err = true, failover.AskToEnd(s.folder, "r3")
+			asked, err = true, failover.Ask(s.folder, "r3", failover.Asking{})
 		case !asked && strings.Contains(text, "group lab: job"), strings.Contains(text, "group lab: no"): // it could not begin
 			stop()
 		}

@@ -592,7 +592,7 @@ func TestCancelled(t *testing.T) {
 			}
 			if how == "interrupted" {
 				cancel()
-			} else if err := AskToEnd(folder, p.ID); err != nil {
+			} else if err := Ask(folder, p.ID, Asking{}); err != nil {
 				t.Error(err)
 			}
 		}

@@ -257,15 +257,6 @@ func (j *Job) Untouched() bool {
 // Close lets go of the job.
 func (j *Job) Close() error { return unlock(j.events) }
 
-// AskToEnd tells whoever carries a job out that it is to end.
-func AskToEnd(folder, id string) error {
-	dir, err := folderOf(folder, id)
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(dir, cancelName), nil, 0o600)
-}
-
 func (j *Job) asked() bool {
 	_, err := os.Stat(filepath.Join(j.Dir, cancelName))
 	return err == nil
