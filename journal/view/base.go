@@ -118,29 +118,50 @@ func damage(err error) bool {
 	return errors.Is(err, record.ErrCorrupt) || errors.Is(err, segment.ErrCorrupt) || errors.Is(err, replica.ErrCorrupt)
 }
 
+// extentsBytes is how much of a range is looked up at a time when its extents are asked for: who asks may ask for
+// the whole disk and take in its beginning only, or a history with an entry for each of its blocks.
+const extentsBytes = 4 << 20
+
 // baseExtents tells what the checkpoint holds in [off, off+n).
 func (d *Device) baseExtents(off, n int64, tell func(n int64, hole bool) bool) error {
 	cfg := &d.view.cfg
-	found, err := cfg.Versions.Lookup(nil, d.disk.ID, off, n, cfg.At)
-	if err != nil {
-		return fmt.Errorf("checkpoint %d: volume %d at %d: %w", cfg.Checkpoint, d.disk.ID, off, err)
+	step := int64(extentsBytes)
+	if invariant.Planted("journal/view/extents-of-all") {
+		step = n
 	}
-	for _, piece := range found {
-		more := true
-		if piece.In == index.InReplica {
-			err := d.disk.Replica.Extents(piece.Off, piece.Len, func(n int64, hole bool) bool {
-				more = tell(n, hole)
-				return more
-			})
-			if err != nil {
-				return err
-			}
-		} else {
-			more = tell(piece.Len, piece.In == index.IsZero)
+	found := pieces.Get().(*[]index.Piece)
+	defer pieces.Put(found)
+	more := true
+	for end := off + n; off < end && more; {
+		k := min(step, end-off)
+		var err error
+		if *found, err = cfg.Versions.Lookup((*found)[:0], d.disk.ID, off, k, cfg.At); err != nil {
+			return fmt.Errorf("checkpoint %d: volume %d at %d: %w", cfg.Checkpoint, d.disk.ID, off, err)
 		}
-		if !more {
-			return nil
+		if more, err = d.pieceExtents(*found, tell); err != nil {
+			return err
 		}
+		off += k
 	}
 	return nil
+}
+
+// pieceExtents tells what pieces hold, and says whether more is asked for.
+func (d *Device) pieceExtents(found []index.Piece, tell func(n int64, hole bool) bool) (more bool, err error) {
+	more = true
+	for i := 0; i < len(found) && more; i++ {
+		piece := &found[i]
+		if piece.In != index.InReplica {
+			more = tell(piece.Len, piece.In == index.IsZero)
+			continue
+		}
+		err := d.disk.Replica.Extents(piece.Off, piece.Len, func(n int64, hole bool) bool {
+			more = tell(n, hole)
+			return more
+		})
+		if err != nil {
+			return false, err
+		}
+	}
+	return more, nil
 }

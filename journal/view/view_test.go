@@ -211,6 +211,41 @@ func extents(d *Device, rng *rand.Rand, image []byte) error {
 	return nil
 }
 
+// manyWrites is the history of a disk whose every block was written by itself; it counts what is looked up.
+type manyWrites struct{ longest, all int64 }
+
+func (m *manyWrites) Lookup(to []index.Piece, _ record.VolumeID, off, n int64, _ index.Vector) ([]index.Piece, error) {
+	m.longest, m.all = max(m.longest, n), m.all+n
+	for end := off + n; off < end; {
+		k := min(blockBytes-off%blockBytes, end-off)
+		to = append(to, index.Piece{Off: off, Len: k, In: index.InLog})
+		off += k
+	}
+	return to, nil
+}
+
+// Who asks for the extents of a large disk and takes in its beginning has no more of its history looked up, and who takes
+// in all has it a piece at a time.
+func TestExtentsAsAsked(t *testing.T) {
+	const bytes = 1 << 30
+	m := &manyWrites{}
+	v, err := New(Config{Checkpoint: 1, Log: &memoryLog{}, Versions: m, Disks: []Disk{{Volume: Volume{ID: 1, Name: "one", Bytes: bytes}}}})
+	must(t, err)
+	d, _ := v.Device(1)
+	at, n := int64(0), 0
+	tell := func(k int64, hole bool) bool { at += k; n++; return n < 10 && !hole }
+	must(t, d.Extents(0, bytes, tell))
+	if n != 10 || at != 10*blockBytes || m.all > extentsBytes {
+		t.Errorf("%d bytes in %d pieces were told; %d were looked up", at, n, m.all)
+	}
+	at, n = 100, -1<<30
+	must(t, d.Extents(100, bytes-100, tell))
+	if at != bytes || m.longest > extentsBytes {
+		t.Errorf("told up to %d; %d were looked up at once", at, m.longest)
+	}
+	must(t, v.Close())
+}
+
 // Writers of different bytes of the same blocks lose nothing to each other.
 func TestWritersOfOneBlock(t *testing.T) {
 	w := newWorld(t, 5)

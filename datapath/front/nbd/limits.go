@@ -56,6 +56,9 @@ const (
 
 	// maxExtents is the most extents in one answer: 32 KiB.
 	maxExtents = 4096
+	// statusBytes of data end an answer: a device may have to look for each of its blocks, and clients ask for all that
+	// is left of a disk where they want to know of the next MiB. Holes cost a device little, and are told of whole.
+	statusBytes = 8 << 20
 	// maxCalls is how many requests of one Client are under way; more wait.
 	maxCalls = 128
 	// maxChunk bounds what a server may send a Client in one chunk beside payload: QEMU's longest block status, 1 MiB

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/holdfast-dr/holdfast/datapath/front"
@@ -323,6 +324,40 @@ func blockStatus(t *testing.T) {
 	got = nil
 	if err := plain.BlockStatus(100, 64<<10, emit); err != nil || !slices.Equal(got, []string{"65536 false"}) {
 		t.Errorf("without the context: %q (%v)", got, err)
+	}
+}
+
+// inPieces is a disk full of data that tells of a MiB at a time, as one does that has to look for each.
+type inPieces struct {
+	front.Device
+	told atomic.Int64
+}
+
+func (d *inPieces) Extents(off, n int64, emit func(n int64, hole bool) bool) error {
+	for end := off + n; off < end; off += 1 << 20 {
+		d.told.Add(1)
+		if !emit(min(1<<20, end-off), false) {
+			break
+		}
+	}
+	return nil
+}
+
+// A client that asks for all of a disk where it wants to know of its beginning does not have a device look for all of it.
+func TestStatusIsShort(t *testing.T) { both(t, statusIsShort) }
+
+func statusIsShort(t *testing.T) {
+	d := &inPieces{Device: memdisk.New(1 << 30)}
+	c := serve(t, Export{Device: d}).dial(t, "")
+	var told []int64
+	err := c.BlockStatus(0, c.Size(), func(n int64, hole bool) bool { told = append(told, n); return false })
+	if err != nil || !slices.Equal(told, []int64{statusBytes}) || d.told.Load() != statusBytes>>20 {
+		t.Errorf("told of %d bytes, after %d pieces (%v)", told, d.told.Load(), err)
+	}
+	var all int64
+	err = c.BlockStatus(0, c.Size(), func(n int64, hole bool) bool { all += n; return all < c.Size() })
+	if err != nil || all != c.Size() || d.told.Load() != statusBytes>>20+1<<10 {
+		t.Errorf("%d bytes in all, after %d pieces (%v)", all, d.told.Load(), err)
 	}
 }
 

@@ -223,6 +223,7 @@ func (c *conn) answer(t *task) {
 type extents struct {
 	max  int
 	list []extent
+	data int64                         // bytes told of that are no hole
 	emit func(n int64, hole bool) bool // made once
 }
 
@@ -236,7 +237,7 @@ func (e *extents) ask(dev front.Device, off, n int64, one bool) error {
 	if e.emit == nil {
 		e.emit = e.add
 	}
-	e.list, e.max = e.list[:0], maxExtents
+	e.list, e.max, e.data = e.list[:0], maxExtents, 0
 	if one {
 		e.max = 1
 	}
@@ -262,13 +263,15 @@ func (e *extents) add(n int64, hole bool) bool {
 	}
 	if k := len(e.list); k > 0 && e.list[k-1].hole == hole {
 		e.list[k-1].n += n
-		return true
-	}
-	if len(e.list) == e.max {
+	} else if k == e.max {
 		return false
+	} else {
+		e.list = append(e.list, extent{n, hole})
 	}
-	e.list = append(e.list, extent{n, hole})
-	return true
+	if !hole {
+		e.data += n
+	}
+	return e.data < statusBytes || invariant.Planted("nbd/tells-of-all")
 }
 
 func (e *extents) appendTo(p []byte, cookie uint64) []byte {
