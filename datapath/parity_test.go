@@ -90,6 +90,17 @@ func TestStoresAreLost(t *testing.T) {
 	}
 }
 
+// committedWorld is a world with 1 MiB written before a checkpoint, and a failover to that one, which is committed.
+func committedWorld(t *testing.T, change func(*world)) (*world, func() *holdfastv1.Failover) {
+	t.Helper()
+	w := newWorld(t, change)
+	w.start()
+	w.awaitState(api.StateProtected)
+	w.put("vol1", 0, 1<<20)
+	w.checkpoint("first")
+	return w, w.commits()
+}
+
 // commits has a failover to the newest checkpoint that is committed, and returns what tells of it.
 func (w *world) commits() func() *holdfastv1.Failover {
 	w.t.Helper()

@@ -110,18 +110,13 @@ func TestSilentQEMUIsWaitedFor(t *testing.T) {
 		t.Skip("qemu-storage-daemon is not there; install it: apt-get install qemu-system-x86")
 	}
 	t.Parallel()
-	w := newWorld(t, nil)
-	w.start()
-	w.awaitState(api.StateProtected)
-	w.put("vol1", 0, 1<<20)
-	w.checkpoint("first")
+	w, get := committedWorld(t, nil)
 	must := func(err error) {
 		t.Helper()
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
-	get := w.commits()
 	u, err := nbd.ParseURI(get().View.Volumes[0].Nbd)
 	must(err)
 	node, err := json.Marshal(map[string]any{"driver": "nbd", "node-name": "disk0", "export": u.Export, "reconnect-delay": 3600,

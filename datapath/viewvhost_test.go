@@ -50,11 +50,7 @@ func TestOpenTellsSockets(t *testing.T) {
 // disk; what it writes is what NBD shows. A view that takes no writes has no such device.
 func TestViewOverVhostUser(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, nil)
-	w.start()
-	w.awaitState(api.StateProtected)
-	w.put("vol1", 0, 1<<20)
-	w.checkpoint("first")
+	w, get := committedWorld(t, nil)
 	ctx, image := t.Context(), w.image("vol1")
 	must := func(err error) {
 		t.Helper()
@@ -62,7 +58,6 @@ func TestViewOverVhostUser(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	get := w.commits()
 	volume := get().View.Volumes[0]
 	seen, err := Handlers(Identity{}, nil, w.tg).Views.List(ctx, &holdfastv1.ViewsServiceListRequest{})
 	if err != nil || len(seen.Views) != 1 || seen.Views[0].Clients != 0 {
@@ -270,12 +265,7 @@ func TestViewOverVhostUser(t *testing.T) {
 // view to have ended: all are answered.
 func TestPassesUnderReads(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, func(w *world) { w.catalogue = func() (index.Map, error) { return new(index.Memory), nil } })
-	w.start()
-	w.awaitState(api.StateProtected)
-	w.put("vol1", 0, 1<<20)
-	w.checkpoint("first")
-	get := w.commits()
+	w, get := committedWorld(t, func(w *world) { w.catalogue = func() (index.Map, error) { return new(index.Memory), nil } })
 	socket := get().View.Volumes[0].VhostUser
 	w.await("the disk holds all", func() bool { return get().OnDisksAlone })
 	vm, err := vhost.New(vhost.Options{Queues: 1, Slots: 64, SlotBytes: 4096})

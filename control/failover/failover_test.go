@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -333,6 +334,27 @@ func inMemory(t *testing.T) string {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	return dir
+}
+
+// TestLockEnds: a job that is let go is free at once, also where a child that is about to begin has its file yet.
+func TestLockEnds(t *testing.T) {
+	folder := inMemory(t)
+	j := begin(t, folder, testPlan(recovery.Proof))
+	child, err := syscall.Dup(int(j.events.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Close(child)
+	if _, err := Open(folder, j.Plan.ID); err == nil {
+		t.Error("a job was opened twice")
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if j, err = Open(folder, j.Plan.ID); err != nil {
+		t.Fatal(err)
+	}
+	j.Close()
 }
 
 // reopen opens the job of a runner that was killed. A program that another test starts holds all locks of

@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -131,5 +132,44 @@ func TestScriptOfOthers(t *testing.T) {
 	}
 	if err := other.Wait(); err == nil || err.Error() != "exit status 7" {
 		t.Errorf("another's process: %v", err)
+	}
+}
+
+// TestScriptNotWrittenDown: a command that was killed between the start of a script and the note of it leaves no process number. What it
+// started is told by the job's mark, and no other job's is touched.
+func TestScriptNotWrittenDown(t *testing.T) {
+	folder := inMemory(t)
+	j := begin(t, folder, testPlan(recovery.Proof))
+	defer j.Close()
+	mark, err := j.scriptMark()
+	if err != nil {
+		t.Fatal(err)
+	}
+	script := func(mark string) *exec.Cmd {
+		cmd := exec.Command("/bin/sleep", "300")
+		cmd.Env = []string{mark}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		return cmd
+	}
+	ours, others := script(mark), script(mark+"2")
+	defer func() { others.Process.Kill(); others.Wait() }()
+	ended := make(chan error, 1)
+	go func() { ended <- ours.Wait() }()
+	if err := j.scriptRuns(0); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.endScript(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err == nil || ours.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+		t.Errorf("the script ended by itself: %v", err)
+	}
+	if s, err := statOf(others.Process.Pid); err != nil || s.state == 'Z' {
+		t.Errorf("another job's script was ended too: %c, %v", s.state, err)
+	}
+	if _, err := os.Stat(filepath.Join(j.Dir, scriptName)); !os.IsNotExist(err) {
+		t.Errorf("the note of the script is still there: %v", err)
 	}
 }
