@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dr/holdfast/bench/guest"
+	"github.com/holdfast-dr/holdfast/control/config"
 )
 
 // A real guest: Debian's kernel for virtual machines and busybox, under QEMU. Its processor is
@@ -98,6 +99,7 @@ type host struct {
 	t           *testing.T
 	dir         string
 	accelerator string
+	hypervisor  config.Hypervisor // runs the machines of files; plain QEMU by default
 }
 
 func newHost(t *testing.T) *host {

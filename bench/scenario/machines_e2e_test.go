@@ -74,7 +74,7 @@ func vhostDisk(v drive.Volume) []string {
 func (h *host) machine(m config.Machine) string {
 	h.t.Helper()
 	m.Name, m.Memory, m.Kernel, m.Initrd = "web1", 192<<20, h.Kernel, h.Initrd
-	file := config.Machines{Machines: []config.Machine{m}}
+	file := config.Machines{Hypervisor: h.hypervisor, Machines: []config.Machine{m}}
 	text, err := config.Marshal(&file)
 	if err != nil {
 		h.t.Fatal(err)

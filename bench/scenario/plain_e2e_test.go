@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,6 +17,7 @@ import (
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
 	"github.com/holdfast-dr/holdfast/control/config"
+	"github.com/holdfast-dr/holdfast/control/hypervisor/kvm/kvmtest"
 	"github.com/holdfast-dr/holdfast/ioengine"
 )
 
@@ -33,12 +35,7 @@ func TestGuestMovesOntoPlainDisks(t *testing.T) {
 	l.must(l.JSON(ctx, &r, "failover", "live", "--machines", file, "--override-reason", "a drill"))
 	machine := filepath.Join(l.Dir, "jobs", "r1", "machines", "web1")
 	writesOn := func() { t.Helper(); l.writesOn(machine) }
-	pid := func() string {
-		p, err := os.ReadFile(filepath.Join(machine, "pid"))
-		l.must(err)
-		return string(p)
-	}
-	first := pid()
+	first := vm.process(machine)
 	if err := l.JSON(ctx, &r, "failover", "plain", "r1"); err == nil || !strings.Contains(err.Error(), "commit") {
 		t.Errorf("moved before it was committed: %v", err)
 	}
@@ -69,11 +66,11 @@ func TestGuestMovesOntoPlainDisks(t *testing.T) {
 		res, err := target.Recovery.Get(ctx, &holdfastv1.RecoveryServiceGetRequest{})
 		return err == nil && res.Failover.State == api.FailoverOnDisks
 	})
-	if now := pid(); now != first {
-		t.Errorf("the machine was started again: process %s, was %s", now, first)
+	if now := vm.process(machine); now != first {
+		t.Errorf("the machine was started again: process %d, was %d", now, first)
 	}
 	knew := l.safe(machine)
-	l.cutPower(machine)
+	vm.cutPower(machine)
 	second := vm.boot(fmt.Sprintf("read files=%d", knew), "-drive", "if=virtio,format=raw,file="+disk)
 	defer second.kill()
 	if out := second.says("READ"); !strings.Contains(out, fmt.Sprintf("READ %d BAD 0", knew)) {
@@ -87,18 +84,25 @@ func TestGuestMovesOntoPlainDisks(t *testing.T) {
 // what it knew to be safe at a checkpoint its old site reads.
 func TestGuestComesBackFromPlainDisks(t *testing.T) {
 	t.Parallel()
-	backFromPlainDisks(t, config.FrontNBD)
+	backFromPlainDisks(t, config.Hypervisor{}, config.FrontNBD)
 }
 
 // TestGuestComesBackFromPlainDisksOverVhost does the same with a machine whose disks are vhost-user-blk devices of whoever serves them: the target's vra, and then the filter.
 func TestGuestComesBackFromPlainDisksOverVhost(t *testing.T) {
 	t.Parallel()
-	backFromPlainDisks(t, config.FrontVhostUser)
+	backFromPlainDisks(t, config.Hypervisor{}, config.FrontVhostUser)
 }
 
-func backFromPlainDisks(t *testing.T, front string) {
-	const size = 64 << 20
+// TestGuestComesBackFromPlainDisksOverVhostOfLibvirt does that with a machine of libvirt's.
+func TestGuestComesBackFromPlainDisksOverVhostOfLibvirt(t *testing.T) {
+	t.Parallel()
+	backFromPlainDisks(t, kvmtest.Libvirtd(t), config.FrontVhostUser)
+}
+
+func backFromPlainDisks(t *testing.T, where config.Hypervisor, front string) {
+	const size = 256 << 20 // which the machine does not come to fill
 	vm, p, disks := guestPair(t, size)
+	vm.hypervisor = where
 	first := p.bootProtected(vm)
 	first.kill()
 
@@ -107,8 +111,7 @@ func backFromPlainDisks(t *testing.T, front string) {
 	p.must(p.holdfast(&r, "failover", "live", "--machines", p.machines(vm, guestFiles, "more=1000", ""), "--override-reason", "a drill"))
 	west := filepath.Join(p.dir, "jobs", r.ID, "machines", "web1")
 	p.must(p.holdfast(&r, "failover", "commit", r.ID))
-	pid, err := os.ReadFile(filepath.Join(west, "pid"))
-	p.must(err)
+	pid := vm.process(west)
 	safe := func() int {
 		said, _ := os.ReadFile(filepath.Join(west, "serial"))
 		return strings.Count(string(said), "SAFE ")
@@ -143,8 +146,8 @@ func backFromPlainDisks(t *testing.T, front string) {
 	writesOn()
 	knew := guestFiles + safe()
 	p.checkpoint(1, "back")
-	if now, err := os.ReadFile(filepath.Join(west, "pid")); err != nil || string(now) != string(pid) {
-		t.Errorf("the machine was started again: process %s, was %s: %v", now, pid, err)
+	if now := vm.process(west); now != pid {
+		t.Errorf("the machine was started again: process %d, was %d", now, pid)
 	}
 	p.context(1)
 	var proof report
@@ -198,16 +201,44 @@ func (l *lab) writesOn(machine string) {
 	await(l.t, 2*time.Minute, "the machine writes on", func() bool { return l.safe(machine) >= was+3 })
 }
 
+// process is the QEMU of a machine, whoever has started it. It ends with the test.
+func (h *host) process(machine string) (qemu int) {
+	h.t.Helper()
+	all, err := filepath.Glob("/proc/[0-9]*/fd/*")
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	for _, name := range all {
+		of := filepath.Dir(filepath.Dir(name))
+		if has, _ := os.Readlink(name); has != filepath.Join(machine, "serial") { // it may be gone
+			continue
+		}
+		if who, _ := os.ReadFile(filepath.Join(of, "comm")); !strings.HasPrefix(string(who), "qemu-system") {
+			continue
+		}
+		if qemu, err = strconv.Atoi(filepath.Base(of)); err != nil {
+			h.t.Fatal(err)
+		}
+	}
+	if qemu == 0 {
+		h.t.Fatalf("nobody runs %s", machine)
+	}
+	p, err := os.FindProcess(qemu)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.t.Cleanup(func() { _ = p.Kill() }) // it may be gone
+	return qemu
+}
+
 // cutPower ends a machine.
-func (l *lab) cutPower(machine string) {
-	l.t.Helper()
-	p, err := os.ReadFile(filepath.Join(machine, "pid"))
-	l.must(err)
-	var qemu int
-	_, err = fmt.Sscan(string(p), &qemu)
-	l.must(err)
-	l.must(syscall.Kill(qemu, syscall.SIGKILL))
-	await(l.t, 2*time.Minute, "the machine is off", func() bool { return errors.Is(syscall.Kill(qemu, 0), syscall.ESRCH) })
+func (h *host) cutPower(machine string) {
+	h.t.Helper()
+	qemu := h.process(machine)
+	if err := syscall.Kill(qemu, syscall.SIGKILL); err != nil {
+		h.t.Fatal(err)
+	}
+	await(h.t, 2*time.Minute, "the machine is off", func() bool { return errors.Is(syscall.Kill(qemu, 0), syscall.ESRCH) })
 }
 
 // target connects to the target's vra.
@@ -229,7 +260,18 @@ func (l *lab) target() *api.Client {
 // Nothing stops the machine; once its power was cut it comes up on its disk by itself, reads what it knew to be safe, and so does whoever looks at the disk.
 func TestGuestOnVhostView(t *testing.T) {
 	t.Parallel()
+	onVhostView(t, config.Hypervisor{})
+}
+
+// TestGuestOnVhostViewOfLibvirt does the same with a machine of libvirt's.
+func TestGuestOnVhostViewOfLibvirt(t *testing.T) {
+	t.Parallel()
+	onVhostView(t, kvmtest.Libvirtd(t))
+}
+
+func onVhostView(t *testing.T, where config.Hypervisor) {
 	vm, l := guestLab(t)
+	vm.hypervisor = where
 	first := vm.boot("write pause=0.5", vhostDisk(l.Volumes[0])...)
 	defer first.kill()
 	first.says(fmt.Sprintf("SAFE %d", guestFiles-1))
@@ -246,12 +288,7 @@ func TestGuestOnVhostView(t *testing.T) {
 	l.must(l.JSON(ctx, &r, "failover", "live", "--machines", file, "--override-reason", "a drill"))
 	live := r.ID
 	machine := filepath.Join(l.Dir, "jobs", live, "machines", "web1")
-	pid := func() string {
-		p, err := os.ReadFile(filepath.Join(machine, "pid"))
-		l.must(err)
-		return string(p)
-	}
-	started := pid()
+	started := vm.process(machine)
 	l.kill("vra-target")
 	l.writesOn(machine)
 	l.must(l.JSON(ctx, &r, "failover", "commit", live))
@@ -284,11 +321,11 @@ func TestGuestOnVhostView(t *testing.T) {
 	if err := ioengine.InUse(disk); !errors.Is(err, ioengine.ErrLocked) {
 		t.Errorf("the machine has its disk, and who opens it is told %v", err)
 	}
-	if now := pid(); now != started {
-		t.Errorf("the machine was started again: process %s, was %s", now, started)
+	if now := vm.process(machine); now != started {
+		t.Errorf("the machine was started again: process %d, was %d", now, started)
 	}
 	knew := guestFiles + l.safe(machine)
-	l.cutPower(machine)
+	vm.cutPower(machine)
 	await(t, 2*time.Minute, "the disk is let go", func() bool { return ioengine.InUse(disk) == nil })
 	second := vm.boot(fmt.Sprintf("read files=%d", knew), "-drive", "if=virtio,format=raw,file="+disk)
 	defer second.kill()
@@ -297,6 +334,7 @@ func TestGuestOnVhostView(t *testing.T) {
 	}
 	second.kill()
 	l.must(l.JSON(ctx, nil, "failover", "resume", live))
+	vm.process(machine)
 	await(t, 2*time.Minute, "the machine is up on its disk", func() bool { return strings.Count(l.said(machine), read) == 2 })
 	if strings.Contains(strings.ToLower(l.said(machine)), "i/o error") {
 		t.Errorf("the guest saw an error:\n%s", l.said(machine))

@@ -32,7 +32,7 @@ run at once, on views; see holdfast view. A file says what the machines are:
       cpus: 2                      # 1 by default
       firmware: bios               # or uefi
       disks: [db1-system, db1-data]      # volumes of the group
-      front: nbd                   # or vhost-user: by memory that it shares, under plain QEMU alone
+      front: nbd                   # or vhost-user: by memory that it shares, which is faster
       networks:                    # none by default
         - mac: "52:54:00:12:34:56"
           live: br0                # bridge in a live failover; a test is always isolated

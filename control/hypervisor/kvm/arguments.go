@@ -197,6 +197,9 @@ func blockNode(name string, d hypervisor.Disk) (map[string]any, error) {
 // memoryName is QEMU's name of memory that a machine shares with whoever serves its disks.
 const memoryName = "shared"
 
+// overVhost says whether a machine that is started has the disk over vhost-user.
+func overVhost(d hypervisor.Disk) bool { return d.VhostUser != "" && d.File == "" }
+
 // vhostArguments describe a disk that is served from elsewhere; QEMU connects again as often as it takes.
 func vhostArguments(i int, d hypervisor.Disk) ([]string, error) {
 	id := "disk" + strconv.Itoa(i)
@@ -205,7 +208,7 @@ func vhostArguments(i int, d hypervisor.Disk) ([]string, error) {
 }
 
 func diskArguments(i int, d hypervisor.Disk) ([]string, error) {
-	if d.VhostUser != "" && d.File == "" {
+	if overVhost(d) {
 		return vhostArguments(i, d)
 	}
 	node := fmt.Sprintf("disk%d", i)

@@ -7,8 +7,10 @@ import (
 	raster "image"
 	"image/png"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -37,6 +39,7 @@ func aLibvirt(t *testing.T) *Libvirt {
 func TestLibvirt(t *testing.T) {
 	l := aLibvirt(t)
 	t.Run("life", func(t *testing.T) { domainLife(t, l) })
+	t.Run("over vhost-user", func(t *testing.T) { domainOverVhost(t, l) })
 	t.Run("limits", func(t *testing.T) { domainLimits(t, l) })
 	t.Run("of others", func(t *testing.T) { domainEnds(t, l) })
 }
@@ -298,6 +301,152 @@ func domainLife(t *testing.T, l *Libvirt) {
 	}
 }
 
+// domainOverVhost: a domain boots from the first of two disks over vhost-user, goes on when who serves them is killed and comes back, and is said to move onto files,
+// and back, without a stop: in what it is started from. Off, it moves too.
+func domainOverVhost(t *testing.T, l *Libvirt) {
+	ctx := t.Context()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	first, second := overMemory(t, "data", "HELLO\n"), overMemory(t, "log", "WRONG\n")
+	m := hypervisor.Machine{Name: "web2", MemoryBytes: 32 << 20, CPUs: 2, Firmware: hypervisor.BIOS, VhostUser: true, Disks: []hypervisor.Disk{first.disk(), second.disk()}}
+	must(l.Check(m))
+	must(l.Define(ctx, m))
+	t.Cleanup(func() { l.Stop(context.Background(), "web2", hypervisor.ByForce) })
+	said := func() string { p, _ := l.Serial(ctx, "web2", 0); return string(p) }
+	// comes resets the guest, which finds the disk that it boots from.
+	command := func(c Command, out any) {
+		t.Helper()
+		mon, err := l.monitor(ctx, "web2")
+		if err == nil {
+			err = mon.Do(ctx, c, out)
+		}
+		must(err)
+	}
+	times := 0
+	boots := func(what string, how func()) {
+		t.Helper()
+		times++
+		how()
+		until(t, what, func() bool { return said() == strings.Repeat("HELLO\n", times) })
+	}
+	start := func() { t.Helper(); must(l.Start(ctx, "web2")) }
+	stop := func() { t.Helper(); must(l.Stop(ctx, "web2", hypervisor.ByForce)) }
+	reset := func() { t.Helper(); command(Command{Execute: "system_reset"}, nil) }
+	// finds says how many of its disks are over vhost-user, as it runs, and as it is started.
+	finds := func(wantNow, wantThen int) {
+		t.Helper()
+		for _, f := range []struct {
+			flags libvirt.DomainXMLFlags
+			want  int
+		}{{0, wantNow}, {libvirt.DomainXMLInactive, wantThen}} {
+			must(l.domain(ctx, "web2", func(c *libvirt.Libvirt, d libvirt.Domain) error {
+				text, err := c.DomainGetXMLDesc(d, f.flags)
+				if n := strings.Count(text, "<disk type='vhostuser'"); n != f.want {
+					t.Errorf("%d disks are over vhost-user, want %d: %s", n, f.want, text)
+				}
+				return err
+			}))
+		}
+	}
+	boots("it boots", start)
+	finds(2, 2)
+	if _, err := l.Screenshot(ctx, "web2"); err != nil {
+		t.Error(err)
+	}
+	first.kill()
+	first.serve(t)
+	until(t, "QEMU comes back to its disk", func() bool {
+		var all []struct{ Filename string }
+		command(Command{Execute: "query-chardev"}, &all)
+		return !slices.ContainsFunc(all, func(c struct{ Filename string }) bool { return strings.HasPrefix(c.Filename, "disconnected:") })
+	})
+	boots("it reads there again", reset)
+
+	both := func(do func(d *memoryDisk) hypervisor.Disk) {
+		t.Helper()
+		for range 2 {
+			for _, d := range []*memoryDisk{first, second} {
+				must(l.MaySetDisk(ctx, "web2"))
+				must(l.SetDisk(ctx, "web2", do(d)))
+			}
+		}
+	}
+	onto := func(d *memoryDisk) hypervisor.Disk {
+		return hypervisor.Disk{Volume: d.volume, File: d.file, Bytes: 1 << 20}
+	}
+	back := func(d *memoryDisk) hypervisor.Disk {
+		return hypervisor.Disk{Volume: d.volume, NBD: "nbd+unix:///" + d.volume + "?socket=/nowhere", VhostUser: d.socket, Bytes: 1 << 20}
+	}
+	both(onto)
+	finds(2, 0)
+	boots("it goes on over vhost-user", reset)
+	both(back)
+	finds(2, 2)
+	must(l.SetDisk(ctx, "web2", onto(first)))
+	stop()
+	boots("it starts with one disk of each kind, from the first", start)
+	finds(1, 1)
+	stop()
+	both(onto)
+	first.kill()
+	second.kill()
+	boots("it starts on files, with nobody serving", start)
+	finds(0, 0)
+	if err := l.SetDisk(ctx, "web2", back(first)); err == nil {
+		t.Error("a disk that QEMU has itself came to where nobody serves")
+	}
+	finds(0, 0)
+	stop()
+	both(back)
+	finds(2, 2)
+	first.serve(t)
+	second.serve(t)
+	boots("it starts where it was", start)
+	stop()
+	must(l.Undefine(ctx, "web2"))
+}
+
+// memoryDisk is a disk of 1 MiB that is served over vhost-user.
+type memoryDisk struct {
+	volume, file, socket string
+	at                   socket
+	kill                 func()
+}
+
+// overMemory serves a disk that says so on the first serial port when it is booted from.
+func overMemory(t *testing.T, volume, says string) *memoryDisk {
+	t.Helper()
+	if _, err := exec.LookPath("qemu-storage-daemon"); err != nil {
+		t.Skip("qemu-storage-daemon is not there; install it: apt-get install qemu-utils")
+	}
+	dir, err := os.MkdirTemp("", "hf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	d := &memoryDisk{volume: volume, file: filepath.Join(dir, "disk"), socket: filepath.Join(dir, "vhost")}
+	if err := os.WriteFile(d.file, append(bytes.Replace(kvmtest.BootSector, []byte("HELLO\n"), []byte(says), 1), make([]byte, 1<<20-512)...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d.at = listening(t, d.socket)
+	d.serve(t)
+	return d
+}
+
+func (d *memoryDisk) serve(t *testing.T) {
+	t.Helper()
+	d.kill = d.at.serves(t, "qemu-storage-daemon", "--blockdev", "driver=raw,node-name=disk,file.driver=file,file.locking=off,file.filename="+d.file,
+		"--export", "type=vhost-user-blk,id=disk,node-name=disk,writable=on,addr.type=fd,addr.str=3")
+}
+
+func (d *memoryDisk) disk() hypervisor.Disk {
+	return hypervisor.Disk{Volume: d.volume, VhostUser: d.socket}
+}
+
 func checkInventory(t *testing.T, all []hypervisor.Found, id libvirt.UUID) {
 	t.Helper()
 	byName := map[string]hypervisor.Found{}
@@ -397,6 +546,27 @@ func TestDomain(t *testing.T) {
 	f(hypervisor.Machine{Networks: []hypervisor.Network{{Forward: []string{"127.0.0.1:2222=10.0.2.15:22"}}}}, "user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:2222-10.0.2.15:22", "<interface")
 	f(hypervisor.Machine{Networks: []hypervisor.Network{{Bridge: "br0", MAC: "52:54:00:00:00:01"}}}, `<interface type="bridge">|<source bridge="br0">|<mac address="52:54:00:00:00:01">`, "netdev")
 	f(hypervisor.Machine{Disks: []hypervisor.Disk{disk, disk}}, `export&#34;:&#34;da\u0026ta&#34;|/run/v1/d|reconnect-delay&#34;:3600|disk1|a-volume-with-a-long&#34;|bootindex&#34;:2`, "")
+	shared := hypervisor.Machine{VhostUser: true, Disks: []hypervisor.Disk{{Volume: "a", VhostUser: "/run/v1-1"}, {Volume: "b", VhostUser: "/run/v1-2"}}}
+	f(shared, `<source type="memfd">|<access mode="shared">|<disk type="vhostuser" device="disk">|<source type="unix" path="/run/v1-2">|<reconnect enabled="yes" timeout="1">|<target dev="vdb" bus="virtio">|<boot order="2">`, "qemu:arg")
+	isolated := []hypervisor.Network{{}, {}}
+	f(hypervisor.Machine{Disks: []hypervisor.Disk{disk}, Networks: isolated}, "addr=0x1d|addr=0x1e|&#34;addr&#34;:&#34;0x1f&#34;", "memoryBacking")
+	// A guest finds its disks in their order, and each at the same place however it is served.
+	places := regexp.MustCompile(`(?:slot="|addr&#34;:&#34;|addr=)(0x\w+)`)
+	for _, m := range []hypervisor.Machine{{Disks: []hypervisor.Disk{disk, disk}, Networks: isolated}, {VhostUser: true, Disks: []hypervisor.Disk{shared.Disks[0], disk}, Networks: isolated},
+		{VhostUser: true, Disks: shared.Disks, Networks: isolated}} {
+		m.Name, m.MemoryBytes, m.CPUs = "web1", 64<<20, 2
+		text, err := l.xml(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, found := range places.FindAllStringSubmatch(text, -1) {
+			got = append(got, found[1])
+		}
+		if want := []string{"0x1e", "0x1f", "0x1c", "0x1d"}; !slices.Equal(got, want) {
+			t.Errorf("places %v, want %v", got, want)
+		}
+	}
 	if _, err := l.xml(hypervisor.Machine{Name: "x", MemoryBytes: 1 << 20, CPUs: 1, Disks: slices.Repeat([]hypervisor.Disk{disk}, 25)}); err == nil {
 		t.Error("25 disks find their places")
 	}

@@ -183,25 +183,14 @@ func (l *Local) setDisk(ctx context.Context, name string, d hypervisor.Disk) err
 	if err == nil && pid > 0 {
 		var mon *Monitor
 		if mon, err = l.awaitMonitor(ctx, dir); err == nil {
-			switch shared, err = overVhost(ctx, mon, m, i); {
-			case err != nil || shared:
-			case same && !invariant.Planted("kvm/believes-the-definition"):
-				err = isOn(ctx, mon, i, d)
-			case !same:
-				err = moveOnto(ctx, mon, i, m.Disks[i], d)
-			}
+			shared, err = setRunning(ctx, mon, m, i, d, same)
 			err = errors.Join(err, mon.Close())
 		}
-	}
-	if shared {
-		d.NBD = ""
-	} else {
-		d.VhostUser = ""
 	}
 	if err != nil || same {
 		return err
 	}
-	m.Disks[i] = d
+	m.Disks[i] = reached(d, shared)
 	text, err := json.MarshalIndent(m, "", "  ")
 	if err != nil {
 		return err
@@ -209,8 +198,31 @@ func (l *Local) setDisk(ctx context.Context, name string, d hypervisor.Disk) err
 	return WriteFile(filepath.Join(dir, definitionName), text)
 }
 
-// overVhost says whether the QEMU of a machine has a disk over vhost-user, whatever the definition says it is to have when it is started again.
-func overVhost(ctx context.Context, mon *Monitor, m hypervisor.Machine, i int) (bool, error) {
+// setRunning has the QEMU of a machine find a disk at d, or sees that it does where the definition says the same, and says whether it has it over
+// vhost-user: then there is nothing to move in it.
+func setRunning(ctx context.Context, mon *Monitor, m hypervisor.Machine, i int, d hypervisor.Disk, same bool) (shared bool, err error) {
+	switch shared, err = runsOverVhost(ctx, mon, m, i); {
+	case err != nil || shared:
+	case same && !invariant.Planted("kvm/believes-the-definition"):
+		err = isOn(ctx, mon, i, d)
+	case !same:
+		err = moveOnto(ctx, mon, i, m.Disks[i], d)
+	}
+	return shared, err
+}
+
+// reached is a disk in the one way in which a machine is to reach it when it is started.
+func reached(d hypervisor.Disk, shared bool) hypervisor.Disk {
+	if shared {
+		d.NBD = ""
+	} else {
+		d.VhostUser = ""
+	}
+	return d
+}
+
+// runsOverVhost says whether the QEMU of a machine has a disk over vhost-user, whatever the definition says it is to have when it is started again.
+func runsOverVhost(ctx context.Context, mon *Monitor, m hypervisor.Machine, i int) (bool, error) {
 	if m.Disks[i].VhostUser != "" || !m.VhostUser {
 		return m.VhostUser, nil
 	}

@@ -14,8 +14,8 @@ import (
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 )
 
-// monitor is QEMU's monitor of a domain that runs, by way of libvirt, which keeps that to itself: each command goes by a connection of its own. Disks are QEMU's
-// own there (see xml), so that libvirt knows of nothing that changes with them.
+// monitor is QEMU's monitor of a domain that runs, by way of libvirt, which keeps that to itself: each command goes by a connection of its own. Disks that
+// change in QEMU are its own there (see xml), so that libvirt knows of nothing that changes with them.
 func (l *Libvirt) monitor(ctx context.Context, name string) (*Monitor, error) {
 	m := &Monitor{pass: func(ctx context.Context, text string) (answer string, err error) {
 		err = l.domain(ctx, name, func(c *libvirt.Libvirt, d libvirt.Domain) error {
@@ -61,7 +61,7 @@ func (l *Libvirt) MaySetDisk(ctx context.Context, name string) error {
 	})
 }
 
-// SetDisk moves a disk of a domain: in QEMU first, where it runs, and then in what libvirt starts it from, and in its definition.
+// SetDisk moves a disk of a domain: in QEMU first, where it runs, and has it not over vhost-user, and then in what libvirt starts it from, and in its definition.
 func (l *Libvirt) SetDisk(ctx context.Context, name string, d hypervisor.Disk) error {
 	err := l.setDisk(ctx, name, d)
 	if err != nil {
@@ -80,30 +80,28 @@ func (l *Libvirt) setDisk(ctx context.Context, name string, d hypervisor.Disk) e
 		return err
 	}
 	state, err := l.State(ctx, name)
+	shared := m.VhostUser && d.VhostUser != ""
 	switch {
 	case err != nil:
 		return err
 	case state == hypervisor.Absent:
 		return hypervisor.ErrAbsent
-	case state == hypervisor.Off && same:
-		return nil
 	case state != hypervisor.Off:
 		mon, err := l.monitor(ctx, name)
-		if err == nil && same {
-			return isOn(ctx, mon, i, d)
-		}
 		if err == nil {
-			err = moveOnto(ctx, mon, i, m.Disks[i], d)
+			shared, err = setRunning(ctx, mon, m, i, d, same)
 		}
-		if err != nil {
-			return fmt.Errorf("while it runs: %w (it can do so while it is off, too)", err)
+		if err != nil && !same {
+			err = fmt.Errorf("while it runs: %w (it can do so while it is off, too)", err)
 		}
-		if invariant.Planted("kvm/domain-starts-where-it-was") {
-			return nil
+		if err != nil || invariant.Planted("kvm/domain-starts-where-it-was") {
+			return err
 		}
 	}
-	d.VhostUser = "" // libvirt's have none over that
-	m.Disks[i] = d
+	if same {
+		return nil
+	}
+	m.Disks[i] = reached(d, shared)
 	return l.put(ctx, dir, m)
 }
 
