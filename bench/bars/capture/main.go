@@ -31,7 +31,7 @@ func main() {
 	o.Register(flag.CommandLine, " (twelve times -mib, and what a lab keeps of it all)")
 	mib := flag.Int64("mib", 1024, "MiB of each disk")
 	length := flag.Duration("length", 4*time.Second, "of each measurement of a rate")
-	faults := flag.Duration("faults", time.Minute, "of each measurement under a fault; the bars say 1m")
+	faults := flag.Duration("faults", time.Minute, "of the measurements under each fault, all pairs together; the bars say 1m")
 	cutRate := flag.Float64("cut-rate", 6000, "writes of 4 KiB a second to the 12 volumes of the three hosts that share a group; 0 is as many as find room")
 	initial := flag.Int64("initial", 8192, "MiB of the disk of the initial syncs, which stands twice in memory, but for the half that is holes; the bars say 8192")
 	cache := flag.String("initial-cache", "none", "how the peers' qemu-nbd caches in them: none or writeback")
