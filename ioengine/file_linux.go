@@ -320,6 +320,24 @@ func (f *osFile) NextData(off int64) (at, n int64, err error) {
 	return at, n, nil
 }
 
+// DataFrom is where NextData's extent begins; at is less than off when only holes follow. To find the end a file system
+// in memory looks through all of the data.
+func (f *osFile) DataFrom(off int64) (at int64, err error) {
+	err = f.use("seek", func(fd int) error {
+		at, err = unix.Seek(fd, off, unix.SEEK_DATA)
+		switch err {
+		case unix.ENXIO:
+			at = -1
+			return nil
+		case unix.EINVAL, unix.EOPNOTSUPP: // cannot tell
+			at = off
+			return nil
+		}
+		return err
+	})
+	return at, err
+}
+
 func (f *osFile) Truncate(size int64) error {
 	return f.use("truncate", func(fd int) error { return unix.Ftruncate(fd, size) })
 }

@@ -162,6 +162,13 @@ func runModel(t *testing.T, f ioengine.File, rng *rand.Rand) {
 			if off < len(model) && at > int64(off) && !allZero(model[off:at]) {
 				t.Fatalf("step %d: NextData(%d) = %d+%d passes over data", step, off, at, end)
 			}
+			if f, is := f.(interface{ DataFrom(int64) (int64, error) }); is {
+				from, err := f.DataFrom(int64(off))
+				ok(t, err)
+				if c > 0 && from != at || c == 0 && from >= int64(off) {
+					t.Fatalf("step %d: DataFrom(%d) = %d, and NextData %d+%d", step, off, from, at, c)
+				}
+			}
 		}
 		got, err := f.ReadAt(mem[:n], int64(off))
 		want := []byte(nil)

@@ -144,6 +144,22 @@ func (d *disk) nextData(off int64) (at, n int64, err error) {
 	return d.file.NextData(off)
 }
 
+// dataFrom is where data begins at or after off; less than off when only a hole follows.
+func (d *disk) dataFrom(off int64) (at int64, err error) {
+	d.busy.Add(1)
+	defer d.busy.Add(-1)
+	if f, ok := d.file.(interface {
+		DataFrom(off int64) (at int64, err error)
+	}); ok {
+		return f.DataFrom(off)
+	}
+	at, n, err := d.file.NextData(off)
+	if n == 0 {
+		at = -1
+	}
+	return at, err
+}
+
 // extents tells what stands in [off, off+n), in order and without gaps, until emit returns false.
 func (d *disk) extents(off, n int64, emit func(n int64, hole bool) bool) error {
 	for end := off + n; off < end; {

@@ -197,10 +197,26 @@ func (f *modelFile) WillRead(int64, int64)  {}
 func (f *modelFile) WriteBack(int64, int64) {}
 
 func (f *modelFile) NextData(off int64) (at, n int64, err error) {
-	const unit = 4096
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.looks++
+	at, n = f.nextLocked(off)
+	return at, n, nil
+}
+
+// DataFrom looks for no end.
+func (f *modelFile) DataFrom(off int64) (at int64, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	at, n := f.nextLocked(off)
+	if n == 0 {
+		at = -1
+	}
+	return at, nil
+}
+
+func (f *modelFile) nextLocked(off int64) (at, n int64) {
+	const unit = 4096
 	hole := func(at int64) bool { return isZero(f.data[at:min(at+unit, int64(len(f.data)))]) }
 	size := int64(len(f.data))
 	at = off
@@ -208,13 +224,13 @@ func (f *modelFile) NextData(off int64) (at, n int64, err error) {
 		at = at/unit*unit + unit
 	}
 	if at >= size {
-		return 0, 0, nil
+		return 0, 0
 	}
 	end := at
 	for end < size && !hole(end/unit*unit) {
 		end = end/unit*unit + unit
 	}
-	return at, min(end, size) - at, nil
+	return at, min(end, size) - at
 }
 
 func (f *modelFile) Sync() error                 { f.pass(true, 0); return nil }

@@ -82,7 +82,7 @@ func (v *volume) nextPiece(at, limit int64) (p syncPiece, ok bool, err error) {
 	if !ok || err != nil {
 		return p, false, err
 	}
-	data, _, err := v.dataAt(p.from)
+	data, err := v.dataAt(p.from)
 	if err != nil {
 		return p, false, err
 	}
@@ -95,21 +95,25 @@ func (v *volume) nextPiece(at, limit int64) (p syncPiece, ok bool, err error) {
 }
 
 // dataAt returns where data begins at or after the block; the disk's size when only a hole follows. Data that was seen is remembered: a file system
-// in memory looks through all of it to find its end, and lets nobody else look meanwhile. What became a hole since is
+// in memory looks through all of it to find its end, and lets nobody else look meanwhile. So the end is asked for only where data begins right here. What became a hole since is
 // read and found to be zeros. Holes are not remembered: the guest may write there meanwhile.
-func (v *volume) dataAt(block int64) (at, n int64, err error) {
+func (v *volume) dataAt(block int64) (at int64, err error) {
 	off := block * BlockBytes
 	if seen := v.seen.Load(); seen != nil && seen.off <= off && off < seen.end && !invariant.Planted("capture/looks-again") {
-		return off, seen.end - off, nil
+		return off, nil
 	}
-	at, n, err = v.disk.nextData(off)
-	switch {
-	case err == nil && n == 0:
+	if at, err = v.disk.dataFrom(off); err == nil && at == off {
+		var n int64
+		if at, n, err = v.disk.nextData(off); n > 0 {
+			v.seen.Store(&span{at, at + n})
+		} else {
+			at = -1
+		}
+	}
+	if err == nil && at < off {
 		at = (v.disk.size.Load() + BlockBytes - 1) / BlockBytes * BlockBytes
-	case err == nil:
-		v.seen.Store(&span{at, at + n})
 	}
-	return at, n, err
+	return at, err
 }
 
 // waitSlots claims slots for a sync read. Nobody tells when one comes free, so it looks
@@ -191,7 +195,7 @@ func (v *volume) refusedLocked() error {
 // fill reads the piece into slots, or sees that it is a hole still, or zeros.
 func (v *volume) fill(p syncPiece, e Extent, slots []uint32) (Kind, error) {
 	if p.hole {
-		at, _, err := v.dataAt(p.from)
+		at, err := v.dataAt(p.from)
 		if err == nil && at < e.Off+e.Len {
 			err = errNoHole
 		}
