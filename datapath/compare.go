@@ -35,6 +35,7 @@ import (
 type comparison struct {
 	stream record.StreamID
 	open   record.Seq // of the opening boundary
+	fresh  bool       // the target had nothing then
 
 	mu struct {
 		sync.Mutex
@@ -49,8 +50,8 @@ type comparison struct {
 }
 
 func newComparison(stream record.StreamID, open record.Seq, fresh bool) *comparison {
-	c := &comparison{stream: stream, open: open}
-	c.mu.over = fresh // the target has nothing to compare with
+	c := &comparison{stream: stream, open: open, fresh: fresh}
+	c.mu.over = fresh // there is nothing to compare with
 	c.mu.carried = make(map[delta.Key]*delta.Blocks)
 	c.mu.floors = make(map[delta.Key]record.Ticket)
 	c.mu.changed = make(chan struct{})

@@ -345,7 +345,9 @@ func (f *feed) seal() {
 	l.through, l.raw = f.whole, int64(j.Batch.Raw())
 	l.out = f.slabs.Get(j.Batch.Bound())
 	j.Out = l.out.P
-	j.StoreOnly = f.effort.Step(time.Now(), f.totals())
+	so := f.totals()
+	so.First = f.sync != nil && f.sync.fresh
+	j.StoreOnly = f.effort.Step(time.Now(), so)
 	if was := f.count.storing.Swap(j.StoreOnly); j.StoreOnly && !was && f.compression == pack.Auto {
 		f.count.rawTurns.Add(1)
 	}

@@ -38,16 +38,21 @@ type Totals struct {
 	Packing time.Duration // what sealing them took, all workers together
 	Sent    int64         // bytes of records that the link took
 	Unsent  int           // records that stand sealed and that no sender has taken, now
+	First   bool          // what is packed now is of a first sync: there is always more of it, and nobody keeps it as it is packed
 }
 
 // Effort decides whether a group's batches are compressed.
 //
-// LZ4 is the norm: it spares the link. It is given up only when it, and nothing else, is what
+// LZ4 is the norm: it spares the link, and the journal. It is given up only when it, and nothing else, is what
 // holds the group up: for several windows of several batches its workers were busy and
 // the link took all they made. Then batches go raw, on trial: what is carried in all must
 // become more, or the next trial is put off, each time twice as long. Later LZ4
 // comes back when the link is what holds raw batches up and LZ4 would carry more; when the guests
 // write no more than LZ4 could carry; and once a minute for a moment, because data changes.
+//
+// Of a first sync there is always more, and it goes into replicas and not into the journal: there LZ4 spares the link alone. So
+// raw batches are tried as soon as the workers are busy for half of their time while the link takes all: where a source's processors are those of
+// its filters too, or even of its target, the workers never get much more of them. What was decided then ends with it.
 //
 // It decides and does nothing: no clock, no goroutine. For one goroutine.
 type Effort struct {
@@ -61,6 +66,7 @@ type Effort struct {
 	waited  int       // looks within it at which records waited for the link
 	looks   int
 	settle  bool // the window holds batches of before a change: it counts for nothing
+	first   bool // a first sync is under way
 	streak  int  // windows in a row that speak for a change
 	changed time.Time
 
@@ -84,6 +90,8 @@ const (
 	idleAfter   = 5
 	// busyShare of their time is what workers are busy when they are what holds up.
 	busyShare = 0.7
+	// firstShare is that in a first sync, which is held up by all that takes their time.
+	firstShare = 0.5
 	// waitedShare of the looks at which records waited say that it is the link.
 	waitedShare = 0.5
 	// waitedRecords is how many records wait behind the one being sent when the link is slower.
@@ -110,6 +118,11 @@ func (e *Effort) Step(now time.Time, t Totals) (raw bool) {
 		e.began, e.changed = true, now
 		e.open(now, t)
 	}
+	if e.first && !t.First && e.raw && !invariant.Planted("pack/effort-of-first-sync-stays") {
+		e.change(now, false)
+		e.open(now, t)
+	}
+	e.first = t.First
 	e.looks++
 	if t.Unsent > waitedRecords {
 		e.waited++
@@ -149,7 +162,11 @@ func (e *Effort) measure(now time.Time, t Totals) (s seen) {
 	s.drain = float64(t.Sent-e.from.Sent) / took
 	s.ratio = float64(t.Raw-e.from.Raw) / float64(max(t.Stored-e.from.Stored, 1))
 	s.draining = float64(e.waited) >= waitedShare*float64(e.looks)
-	s.packing = !s.draining && (t.Packing-e.from.Packing).Seconds() >= busyShare*took*float64(max(e.Workers, 1))
+	share := busyShare
+	if e.first {
+		share = firstShare
+	}
+	s.packing = !s.draining && (t.Packing-e.from.Packing).Seconds() >= share*took*float64(max(e.Workers, 1))
 	return s
 }
 
@@ -170,8 +187,9 @@ func (e *Effort) whileLZ4(now time.Time, s seen) {
 	if s.packing {
 		e.packs, e.ratio = s.carried, s.ratio
 	}
-	// A link that was slower than this lately would be slower still with raw records.
-	slow := !e.heard.IsZero() && now.Sub(e.heard) < believed && e.drain < gain*s.carried
+	// A link that was slower than this lately would be slower still with raw records. In a first sync it was slow
+	// with who takes what it carries, as likely.
+	slow := !e.first && !e.heard.IsZero() && now.Sub(e.heard) < believed && e.drain < gain*s.carried
 	if !s.packing || slow || now.Before(e.barred) && !invariant.Planted("pack/effort-never-barred") {
 		e.streak = 0
 		return

@@ -13,6 +13,8 @@ type site struct {
 	link     float64 // records that it takes
 	ratio    float64 // of payload to records with LZ4
 	guests   float64 // payload that they write
+	rest     float64 // payload for which all else is done that takes the same processors; 0: it has others
+	first    bool    // it is a first sync
 }
 
 // carries is what comes through in all, and which stage holds the others up.
@@ -21,7 +23,11 @@ func (s site) carries(raw bool) (rate, packs float64, draining bool) {
 	if raw {
 		packs, link = s.raw, s.link
 	}
-	return min(packs, link, s.guests), packs, link < min(packs, s.guests)
+	all := packs
+	if s.rest > 0 {
+		all = 1 / (1/packs + 1/s.rest)
+	}
+	return min(all, link, s.guests), packs, link < min(all, s.guests)
 }
 
 const mb = 1e6
@@ -45,6 +51,7 @@ func (r *story) lives(s site, length time.Duration) {
 	const batch = 1 << 20
 	for end := r.now.Add(length); r.now.Before(end); {
 		before := r.e.Raw()
+		r.totals.First = s.first
 		raw := r.e.Step(r.now, r.totals)
 		if raw != before {
 			r.changes++
@@ -77,7 +84,8 @@ var (
 	wan   = site{lz4: 600 * mb, raw: 3000 * mb, link: 12 * mb, ratio: 2.2, guests: 5000 * mb}
 	half  = site{lz4: 600 * mb, raw: 3000 * mb, link: 350 * mb, ratio: 2.2, guests: 5000 * mb} // faster than LZ4's records, slower than LZ4
 	calm  = site{lz4: 600 * mb, raw: 3000 * mb, link: 1500 * mb, ratio: 2.2, guests: 50 * mb}
-	solid = site{lz4: 2800 * mb, raw: 3000 * mb, link: 5000 * mb, ratio: 1, guests: 5000 * mb} // the probe lets it pass raw
+	one   = site{lz4: 1000 * mb, raw: 4000 * mb, link: 3000 * mb, ratio: 2.2, guests: 5000 * mb, rest: 1500 * mb} // both sites on one machine
+	solid = site{lz4: 2800 * mb, raw: 3000 * mb, link: 5000 * mb, ratio: 1, guests: 5000 * mb}                    // the probe lets it pass raw
 )
 
 // TestEffortFollowsTheLink: where each codec is the better one it is what is used, nearly always.
@@ -96,6 +104,29 @@ func TestEffortFollowsTheLink(t *testing.T) {
 	f("half", half, 0, 0.02, 20)
 	f("calm", calm, 0, 0, 0)
 	f("dense", solid, 0, 0.1, 20)
+	f("one machine", one, 0, 0, 0) // half of what is carried, and kept, may be worth more than this
+	firstOf := func(s site) site { s.first = true; return s }
+	f("first sync on one machine", firstOf(one), 0.97, 1, 11)
+	f("first sync over a LAN", firstOf(lan), 0.97, 1, 11)
+	f("first sync over a WAN", firstOf(wan), 0, 0, 0)
+	f("first sync over half a LAN", firstOf(half), 0, 0.02, 20)
+	f("first sync of a slow disk", firstOf(calm), 0, 0, 0)
+}
+
+// TestEffortOfAFirstSyncEndsWithIt: what follows is kept in the journal.
+func TestEffortOfAFirstSyncEndsWithIt(t *testing.T) {
+	r := newRun()
+	s := one
+	s.first = true
+	r.lives(s, 2*time.Second)
+	if !r.e.Raw() {
+		t.Error("LZ4 in a first sync that it holds up")
+	}
+	s.first = false
+	r.lives(s, 10*time.Millisecond)
+	if r.e.Raw() {
+		t.Error("raw behind the first sync")
+	}
 }
 
 // TestEffortTurns: it goes along when the link, or what the guests write, changes.
