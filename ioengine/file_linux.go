@@ -279,6 +279,11 @@ func (f *osFile) WillRead(off, n int64) {
 	})
 }
 
+// DropCache implements Cached.
+func (f *osFile) DropCache() error {
+	return f.use("drop the cache of", func(fd int) error { return unix.Fadvise(fd, 0, 0, unix.FADV_DONTNEED) })
+}
+
 // WriteBack does nothing for a direct file. It waits for none of the writes: the kernel would tell an error to who does, and not to
 // Sync again.
 func (f *osFile) WriteBack(off, n int64) {

@@ -38,6 +38,12 @@ type Holder interface {
 	Hold() error
 }
 
+// Cached is a File of which the page cache may hold what the disk does not.
+type Cached interface {
+	// DropCache has what the cache holds of the file read from the disk again, but for what was written and not synced.
+	DropCache() error
+}
+
 // Flags say how a file is opened; without ReadOnly it is for reading and writing.
 type Flags uint8
 

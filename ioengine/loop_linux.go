@@ -218,6 +218,17 @@ func (l *Loop) Write(f File, parts [][]byte, off int64, done func(n int, err err
 	return l.start(opWritev, f, parts, off, done)
 }
 
+// WriteNow writes the parts in the call: what is to stand in the page cache is there sooner than another could be told of it. It may wait for
+// the disk all the same, as where too much is dirty, and the Pulse says so.
+func (l *Loop) WriteNow(f File, parts [][]byte, off int64) error {
+	l.flying++ // as the watchdog sees it: others may wait for this write
+	l.Leave()
+	err := f.WriteParts(parts, off)
+	l.Return()
+	l.flying--
+	return err
+}
+
 func (l *Loop) start(code uint8, f File, parts [][]byte, off int64, done func(int, error)) bool {
 	file, ok := f.(*osFile)
 	if !ok || len(parts) > LoopParts || len(l.free) == 0 || !file.open.TryRLock() { // until its end: Close waits

@@ -331,7 +331,7 @@ func (s servedVolume) Serves(ctx context.Context) error {
 	return err
 }
 
-// ready says whether the filter was told that the guest is detached, and why nothing can be done with it.
+// ready says whether the filter is to be told that it has all writes: the guest was detached, or a flush of its disk failed; and why nothing can be done with it.
 func (s servedVolume) ready(ctx context.Context) (told bool, err error) {
 	p, err := s.filter.Past(ctx)
 	if err == nil && s.Socket != "" {
@@ -343,7 +343,7 @@ func (s servedVolume) ready(ctx context.Context) (told bool, err error) {
 	if !sameFile(p.Path, s.Path) {
 		return false, fmt.Errorf("the filter that runs has %s for volume %s, and its file says %s: start it again", p.Path, s.Name, s.Path)
 	}
-	return p.Past == capture.PastTold, nil
+	return p.Past == capture.PastTold || p.Past == capture.PastUnsynced, nil
 }
 
 func (s servedVolume) silent(err error) error {

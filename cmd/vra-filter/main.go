@@ -133,7 +133,7 @@ func filterConfig(cfg *config.Filter, log *slog.Logger) capture.FilterConfig {
 		Dial:       dialSource,
 	}
 	for _, v := range cfg.Volumes {
-		c.Volumes = append(c.Volumes, capture.FilterVolume{ID: record.VolumeID(v.ID), Name: v.Name, Path: v.Path, Log: v.LogPath(), Mirror: int64(v.Mirror)})
+		c.Volumes = append(c.Volumes, capture.FilterVolume{ID: record.VolumeID(v.ID), Name: v.Name, Path: v.Path, Log: v.LogPath(), Mirror: int64(v.Mirror), Writeback: v.Writeback()})
 	}
 	return c
 }

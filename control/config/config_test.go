@@ -149,7 +149,7 @@ func TestMarshalReadsBack(t *testing.T) {
 		Volumes: []FilterVolume{
 			{Name: "vol1", ID: 1, Path: "/disks/1", NBD: "/run/hf/vol1.sock"},
 			{Name: "vol2", ID: 2, Path: "/disks/2", NBD: "/run/hf/vol2.sock", VhostUser: "/run/hf/vhost2.sock"},
-			{Name: "vol3", ID: 3, Path: "/disks/3", VhostUser: "/run/hf/vhost3.sock"},
+			{Name: "vol3", ID: 3, Path: "/disks/3", VhostUser: "/run/hf/vhost3.sock", Cache: CacheWriteback},
 		},
 	}
 	if text, err = Marshal(filter); err != nil {

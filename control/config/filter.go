@@ -33,6 +33,9 @@ type FilterVolume struct {
 	// Mirror makes the volume a mirror target, and is how many bytes the guest's disk has: the guest keeps its own way to its image, of whatever
 	// format, and its QEMU mirrors each write to the volume (holdfast attach --mirror).
 	Mirror Size `yaml:"mirror,omitempty"`
+	// Cache is where a write is that was answered: none, the default, on the disk, past the page cache; writeback in the page cache, as QEMU
+	// and nbdkit have it: what a guest flushes is on the disk, and what it does not a crash of the host may take.
+	Cache string `yaml:"cache,omitempty"`
 	// The unix sockets where the guest finds it; one is needed.
 	NBD       string `yaml:"nbd,omitempty"`        // over NBD, under the volume's name; volumes may share one
 	VhostUser string `yaml:"vhost_user,omitempty"` // as a vhost-user-blk device: through memory shared with the virtual machine
@@ -46,6 +49,15 @@ const ActivitySuffix = ".activity"
 
 // noActivityLog is ActivityLog of a volume that has none.
 const noActivityLog = "none"
+
+// What Cache may be.
+const (
+	CacheNone      = "none"
+	CacheWriteback = "writeback"
+)
+
+// Writeback says that the volume's writes are answered out of the page cache.
+func (v *FilterVolume) Writeback() bool { return v.Cache == CacheWriteback }
 
 // LogPath is where the activity log of the volume is; empty for none.
 func (v *FilterVolume) LogPath() string {
@@ -128,6 +140,9 @@ func (c *Filter) Validate() error {
 			m.path(at+".path", v.Path)
 		}
 		unique(&m, paths, at+".path", v.Path, "")
+		if v.Cache != "" && v.Cache != CacheNone && v.Cache != CacheWriteback {
+			m.add(at+".cache", "is %q: want none or writeback", v.Cache)
+		}
 		if v.ActivityLog != "" && v.ActivityLog != noActivityLog {
 			m.path(at+".activity_log", v.ActivityLog)
 			unique(&m, paths, at+".activity_log", v.ActivityLog, "")
@@ -153,6 +168,9 @@ func (m *mistakes) mirror(at string, v *FilterVolume) {
 	}
 	if v.Mirror < 512 || v.Mirror%512 != 0 {
 		m.add(at+".mirror", "is %d bytes: want as many as the guest's disk has, a multiple of 512", v.Mirror)
+	}
+	if v.Writeback() {
+		m.add(at+".cache", "is for disks that the filter writes to, and this is a mirror target")
 	}
 	if v.NBD == "" || v.VhostUser != "" {
 		m.add(at, "is a mirror target: QEMU mirrors to an nbd socket, and to no other")

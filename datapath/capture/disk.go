@@ -19,17 +19,23 @@ type disk struct {
 	file  ioengine.File
 	align int64
 	size  atomic.Int64 // in bytes; it only rises
-	busy  atomic.Int64 // calls that wait for it, but for those of loops
+	// cached: what is written stands in the page cache until a sync, and a write waits for no disk, as a rule.
+	cached bool
+	busy   atomic.Int64 // calls that wait for it, but for those of loops
 }
 
 const bounceBytes = 256 << 10
 
 var bounces = sync.Pool{New: func() any { b := buf.Aligned(bounceBytes); return &b }}
 
-// openDisk opens the disk past the page cache; one whose size is no multiple of what
-// that needs is opened through it.
-func openDisk(fs ioengine.FS, path string) (*disk, error) {
-	for _, flags := range []ioengine.Flags{ioengine.Direct, 0} {
+// openDisk opens the disk past the page cache; one that is to be cached, or whose size is no multiple of what
+// that needs, is opened through it.
+func openDisk(fs ioengine.FS, path string, cached bool) (*disk, error) {
+	ways := []ioengine.Flags{ioengine.Direct, 0}
+	if cached {
+		ways = ways[1:]
+	}
+	for _, flags := range ways {
 		f, err := fs.Open(path, flags)
 		if err != nil {
 			return nil, err
@@ -41,7 +47,7 @@ func openDisk(fs ioengine.FS, path string) (*disk, error) {
 		case size <= 0 || size%512 != 0:
 			return nil, errors.Join(fmt.Errorf("disk %s: %d bytes is no multiple of 512 above 0", path, size), f.Close())
 		case size%int64(f.Align()) == 0 && f.Align() <= buf.Align:
-			d := &disk{file: f, align: int64(f.Align())}
+			d := &disk{file: f, align: int64(f.Align()), cached: cached}
 			d.size.Store(size)
 			return d, nil
 		}
@@ -187,6 +193,9 @@ func (d *disk) extents(off, n int64, emit func(n int64, hole bool) bool) error {
 func (d *disk) writeRuns(runs [][]byte, off int64) error {
 	d.busy.Add(1)
 	defer d.busy.Add(-1)
+	if d.cached && len(runs) <= ioengine.MaxParts {
+		return d.file.WriteParts(runs, off)
+	}
 	for _, p := range runs {
 		if err := d.writeAt(p, off); err != nil {
 			return err

@@ -44,7 +44,7 @@ func TestUnalignedOn4K(t *testing.T) {
 	} else {
 		t.Logf("no loop device (%v): on a plain file", err)
 	}
-	d, err := openDisk(ioengine.OS(), path)
+	d, err := openDisk(ioengine.OS(), path, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +56,7 @@ func TestUnalignedOn4K(t *testing.T) {
 }
 
 func unaligned(t *testing.T, fs ioengine.FS, path string, align int) {
-	d, err := openDisk(fs, path)
+	d, err := openDisk(fs, path, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +120,7 @@ func noise(rng *rand.Rand, p []byte) {
 func TestOpenDisk(t *testing.T) {
 	f := func(align int, size int64, want int64, ok bool) {
 		t.Helper()
-		d, err := openDisk(newModel(t, align, size, "d"), "d")
+		d, err := openDisk(newModel(t, align, size, "d"), "d", false)
 		if (err == nil) != ok || err == nil && d.align != want {
 			t.Errorf("align %d, size %d: %+v, %v", align, size, d, err)
 		}

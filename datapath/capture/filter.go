@@ -40,6 +40,8 @@ type FilterVolume struct {
 	Name string
 	Path string // on FilterConfig.FS
 	Log  string // its activity log, on the same; empty for none
+	// Writeback has it written and read through the page cache: a write is answered that stands there, and a flush makes it durable.
+	Writeback bool
 	// Mirror, above 0, makes it a mirror target of so many bytes: its guest keeps its own way to its disk, which is none of
 	// ours (no Path, no Log), and QEMU mirrors what the guest writes.
 	Mirror int64
@@ -68,8 +70,8 @@ func (c *FilterConfig) validate() error {
 		if v.Mirror > 0 && c.Dial == nil {
 			fail("volume %s: a mirror target, and no way to read its guest's disk", v.Name)
 		}
-		if v.Mirror < 0 || v.Mirror%512 != 0 || v.Mirror > record.VolumeLimit || v.Mirror > 0 && v.Log != "" {
-			fail("volume %s: a mirror target of %d bytes, want a multiple of 512, and no activity log", v.Name, v.Mirror)
+		if v.Mirror < 0 || v.Mirror%512 != 0 || v.Mirror > record.VolumeLimit || v.Mirror > 0 && (v.Log != "" || v.Writeback) {
+			fail("volume %s: a mirror target of %d bytes, want a multiple of 512, no activity log and no cache", v.Name, v.Mirror)
 		}
 		ids[v.ID], names[v.Name] = true, true
 	}

@@ -128,7 +128,7 @@ func TestRefused(t *testing.T) {
 	f("marks cut short", marks(head, size-1), ErrCorrupt)
 	f("marks in no state", marks(with(head, marksAtTable, 0), size), ErrCorrupt)
 	f("marks neither clean nor open", marks(with(head, marksAtClean, 0), size), ErrCorrupt)
-	f("marks with a writer of no kind", marks(with(head, marksAtPast, 4), size), ErrCorrupt)
+	f("marks with a writer of no kind", marks(with(head, marksAtPast, 5), size), ErrCorrupt)
 
 	shape := shapeOf(200, 2, 0xcc)
 	p := make([]byte, poolHeaderBytes)

@@ -342,10 +342,16 @@ func TestHostCrash(t *testing.T) {
 // TestHostCrashAnywhere writes, sends and keeps, and crashes at every operation of the store: every block in which the disk
 // and what the target was sent differ is dirty in the next boot.
 func TestHostCrashAnywhere(t *testing.T) {
+	t.Run("direct", func(t *testing.T) { hostCrashAnywhere(t, false) })
+	t.Run("cached", func(t *testing.T) { hostCrashAnywhere(t, true) })
+}
+
+func hostCrashAnywhere(t *testing.T, cached bool) {
 	const size = 6 * region
 	for seed := range uint64(3) {
 		rng := rand.New(rand.NewPCG(seed, 9))
 		r := newLoggedRig(t, size)
+		r.cfg.Volumes[0].Writeback = cached
 		v := r.start()
 		tap := r.tapOf()
 		target := map[int64][]byte{} // by block; zeros otherwise

@@ -204,7 +204,7 @@ func checkMarks(head []byte, size int64, id marksIdentity) error {
 	if l := le.Uint64(head[marksAtLog:]); l > logLacks|logTold {
 		return fmt.Errorf("marks with %d for the activity log: %w", l, ErrCorrupt)
 	}
-	if p := le.Uint64(head[marksAtPast:]); p > uint64(PastUnmirrored) {
+	if p := le.Uint64(head[marksAtPast:]); p > uint64(PastUnsynced) {
 		return fmt.Errorf("marks with %d for who writes past the filter: %w", p, ErrCorrupt)
 	}
 	return nil

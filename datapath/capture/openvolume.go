@@ -20,7 +20,7 @@ func openVolume(cfg FilterConfig, fv FilterVolume, boot bootID, page *orderPage)
 	v := &volume{id: fv.ID, name: fv.Name, path: fv.Path, page: page, log: cfg.Log.With("volume", fv.Name)}
 	if fv.Mirror > 0 {
 		v.mirror, v.disk = newMirror(v, fv.Mirror, cfg.Dial)
-	} else if v.disk, err = openDisk(cfg.FS, fv.Path); err != nil {
+	} else if v.disk, err = openDisk(cfg.FS, fv.Path, fv.Writeback); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -45,6 +45,9 @@ func openVolume(cfg FilterConfig, fv FilterVolume, boot bootID, page *orderPage)
 		elsewhere = found.elsewhere(file.log().Load())
 	}
 	past := whole && (elsewhere != nil || clean && file.mtime().Load() != mtimeOf(fv.Path))
+	if !whole || past { // and what another host wrote is not what this one has in its page cache
+		v.dropCache()
+	}
 	marks, moved := recoverMarks(file, whole && clean, page.last)
 	v.mu.marks = marks
 	if past && !invariant.Planted("capture/past-marked-late") { // before what says so is gone: a filter killed in between says it again
@@ -81,7 +84,10 @@ func openVolume(cfg FilterConfig, fv FilterVolume, boot bootID, page *orderPage)
 // openPast has the volume begin with what an earlier filter noted of who writes past it.
 func (v *volume) openPast() {
 	past := v.past()
-	if past == PastTold || past == PastSeen || past == PastUnmirrored && v.mirror == nil {
+	if past == PastUnsynced {
+		v.log.Error("a sync of the disk failed under an earlier filter: no flush succeeds", "until", "holdfast attach --no-guest")
+	}
+	if past == PastUnsynced || past == PastTold || past == PastSeen || past == PastUnmirrored && v.mirror == nil {
 		v.mark(0, v.disk.size.Load()) // whatever the file says: it was written to since
 	}
 	v.mu.Lock()
@@ -122,6 +128,11 @@ func mtimeOf(path string) uint64 {
 // was published was taken, what is live is dirty first.
 func (v *volume) close(taken bool) {
 	v.active.Wait()
+	if v.disk.cached && !invariant.Planted("capture/close-unsynced") { // whoever serves it next may do so from another host
+		if err := v.sync(); err != nil {
+			v.log.Error("the disk was not synced", "error", err)
+		}
+	}
 	if !taken {
 		v.fold()
 	}

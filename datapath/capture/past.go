@@ -31,6 +31,9 @@ const (
 	// PastUnmirrored: QEMU does not mirror the guest's writes to the volume, which is a mirror target. Not all of it is
 	// dirty then, since QEMU keeps what changes in a bitmap; one block is, so that no resync can close.
 	PastUnmirrored
+	// PastUnsynced: a sync of a disk that is cached failed. The page cache may hold, and show, what the disk never gets, and a later sync
+	// would not tell: so none succeeds any more, whichever filter is asked. Over once somebody says so to a filter that came after.
+	PastUnsynced
 )
 
 func (p Past) String() string {
@@ -43,6 +46,8 @@ func (p Past) String() string {
 		return "another process has the disk open for writing: a running guest is brought over by holdfast attach"
 	case PastUnmirrored:
 		return "its guest's writes are not mirrored: holdfast attach --mirror"
+	case PastUnsynced:
+		return "a flush of the disk failed, and nobody knows what it holds: end its guest, see to the disk, start the filter again, then holdfast attach --no-guest"
 	}
 	return fmt.Sprintf("unknown (%d)", uint64(p))
 }
@@ -84,7 +89,7 @@ func (v *volume) setPast(from, to Past) bool {
 
 // detach notes that somebody may write past the filter.
 func (v *volume) detach() {
-	for p := v.past(); p != PastTold; p = v.past() {
+	for p := v.past(); p != PastTold && p != PastUnsynced; p = v.past() {
 		v.setPast(p, PastTold)
 	}
 }
@@ -94,10 +99,42 @@ func (v *volume) attach() error {
 	if v.written() {
 		return errors.New("another process still has the disk open for writing")
 	}
+	if v.past() == PastUnsynced {
+		if v.syncFailed.Load() {
+			return errors.New("a flush of the disk failed under this filter: end its guest, and start the filter again first")
+		}
+		v.dropCache() // what is shown from now on is what the disk has
+	}
 	for p := v.past(); p != PastNone; p = v.past() {
 		v.setPast(p, PastNone)
 	}
 	return nil
+}
+
+// unsynced notes that a sync failed: what was answered may not be on the disk.
+func (v *volume) unsynced(why error) {
+	if v.mirror != nil || invariant.Planted("capture/unsynced-forgotten") {
+		return
+	}
+	v.log.Error("a sync of the disk failed: no flush succeeds any more, and all of the disk is dirty", "error", why)
+	if !v.disk.cached { // it shows what it has
+		v.mark(0, v.disk.size.Load())
+		return
+	}
+	for p := v.past(); p != PastUnsynced; p = v.past() {
+		v.setPast(p, PastUnsynced)
+	}
+}
+
+// dropCache has a disk that is cached read again from where it is.
+func (v *volume) dropCache() {
+	c, is := v.disk.file.(ioengine.Cached)
+	if !v.disk.cached || !is {
+		return
+	}
+	if err := c.DropCache(); err != nil {
+		v.log.Warn("what the page cache holds of the disk could not be dropped", "error", err)
+	}
 }
 
 // look sees whether another process has the disk open for writing, and notes it.

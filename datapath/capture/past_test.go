@@ -136,7 +136,7 @@ func TestPastRefuses(t *testing.T) {
 	if r.vol(0).past() != PastNone {
 		t.Error("a refused question changed something")
 	}
-	for _, p := range [][]byte{nil, fill(7, 0), fill(8, 9), pastBody(PastUnmirrored+1, "/d")} {
+	for _, p := range [][]byte{nil, fill(7, 0), fill(8, 9), pastBody(PastUnsynced+1, "/d")} {
 		if _, err := parsePast(p); !errors.Is(err, ErrCorrupt) {
 			t.Errorf("%x: %v", p, err)
 		}

@@ -28,7 +28,7 @@ var _ front.Laned = (*Plain)(nil)
 // the disk already, by another opening of it.
 func OpenPlain(fs ioengine.FS, path string, bytes int64, held bool) (_ *Plain, err error) {
 	d := &Plain{path: path, bytes: bytes}
-	if d.disk, err = openDisk(fs, path); err != nil {
+	if d.disk, err = openDisk(fs, path, false); err != nil {
 		return nil, err
 	}
 	defer func() {

@@ -198,7 +198,7 @@ func plainOn(t *testing.T) (*Plain, *faultdisk.Disk) {
 		t.Fatal(err)
 	}
 	d := &Plain{path: "/disk", bytes: 1 << 20}
-	if d.disk, err = openDisk(fd, "/disk"); err != nil {
+	if d.disk, err = openDisk(fd, "/disk", false); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { d.Close() })

@@ -200,7 +200,7 @@ func pastBody(p Past, path string) []byte {
 }
 
 func parsePast(p []byte) (VolumePast, error) {
-	if len(p) < 8 || binary.LittleEndian.Uint64(p) > uint64(PastUnmirrored) {
+	if len(p) < 8 || binary.LittleEndian.Uint64(p) > uint64(PastUnsynced) {
 		return VolumePast{}, fmt.Errorf("%d bytes of who writes past the filter: %w", len(p), ErrCorrupt)
 	}
 	return VolumePast{Past: Past(binary.LittleEndian.Uint64(p)), Path: string(p[8:])}, nil

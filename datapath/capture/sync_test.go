@@ -19,7 +19,7 @@ func dirty(v *volume, from, to int64) {
 }
 
 // syncing asks for a sync read and returns where its end is told.
-func syncing(t *testing.T, tap *Tap, off, n int64) <-chan error {
+func syncing(t testing.TB, tap *Tap, off, n int64) <-chan error {
 	done := make(chan error, 1)
 	ctx, stop := context.WithTimeout(context.Background(), patience)
 	t.Cleanup(stop)

@@ -186,7 +186,11 @@ func (v *volume) readPiece(p syncPiece, slots []uint32) (leftOut []<-chan struct
 
 // refusedLocked says why a sync read takes nothing now.
 func (v *volume) refusedLocked() error {
-	if past := v.pastLocked(); past != PastNone && !invariant.Planted("capture/sync-past") {
+	past := v.pastLocked()
+	if past == PastUnsynced {
+		return errors.New(past.String())
+	}
+	if past != PastNone && !invariant.Planted("capture/sync-past") {
 		return fmt.Errorf("%w: %s", errPast, past)
 	}
 	return nil

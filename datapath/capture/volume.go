@@ -346,11 +346,13 @@ func (v *volume) dropLocked(off, end int64) {
 func (v *volume) Flush() error { return told(v.sync()) }
 
 func (v *volume) sync() error {
-	if v.syncFailed.Load() {
+	if v.syncFailed.Load() || v.past() == PastUnsynced {
 		return fmt.Errorf("volume %s: an earlier sync failed", v.name)
 	}
 	if err := v.disk.sync(); err != nil {
-		v.syncFailed.Store(true)
+		if !v.syncFailed.Swap(true) {
+			v.unsynced(err)
+		}
 		return err
 	}
 	return nil

@@ -18,6 +18,17 @@ import (
 // the test ends. The device has lanes where fs is that of a system with io_uring.
 func Open(t testing.TB, fs ioengine.FS, size int64) (dev front.Device, disk string) {
 	t.Helper()
+	return open(t, fs, size, false)
+}
+
+// OpenCached is Open of a volume that is written and read through the page cache.
+func OpenCached(t testing.TB, fs ioengine.FS, size int64) (dev front.Device, disk string) {
+	t.Helper()
+	return open(t, fs, size, true)
+}
+
+func open(t testing.TB, fs ioengine.FS, size int64, cached bool) (dev front.Device, disk string) {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "hf") // short: it holds sockets
 	if err != nil {
 		t.Fatal(err)
@@ -30,7 +41,7 @@ func Open(t testing.TB, fs ioengine.FS, size int64) (dev front.Device, disk stri
 	f, err := capture.OpenFilter(capture.FilterConfig{
 		RunDir: dir, Group: 1, PoolBytes: 8 << 20, PoolSocket: filepath.Join(dir, "pool"),
 		FS: fs, Log: slog.New(slog.DiscardHandler),
-		Volumes: []capture.FilterVolume{{ID: 1, Name: "v", Path: disk}},
+		Volumes: []capture.FilterVolume{{ID: 1, Name: "v", Path: disk, Writeback: cached}},
 	})
 	if err != nil {
 		t.Fatal(err)
