@@ -54,7 +54,11 @@ func (c *conn) openLane() (*laned, error) {
 	}
 	l.tasks.New = func() any {
 		t := new(task)
-		t.done = func(err error) { l.end(t, err) }
+		t.done = func(err error) {
+			if t.err = err; !t.lane.CompareAndSwap(laneStarts, laneDone) {
+				l.end(t, err)
+			}
+		}
 		return t
 	}
 	l.sent = newOutlet(l.fd, lane.Loop().Wake)
@@ -141,6 +145,9 @@ func (l *laned) serve() (ended error) {
 func (l *laned) takeAll() (more bool, err error) {
 	for l.hasRoom() {
 		alone := l.idle() && l.sent.waits(laneReceives)
+		if !alone && l.emptied() {
+			return true, nil
+		}
 		if !alone && !l.readable {
 			return false, nil
 		}
@@ -161,6 +168,12 @@ func (l *laned) takeAll() (more bool, err error) {
 		}
 	}
 	return false, nil
+}
+
+// emptied says that all that came was carried out at once, and answered but for the sending: after that the goroutine waits for the socket, and for
+// nothing else.
+func (l *laned) emptied() bool {
+	return l.in.short && l.in.buffered() == 0 && l.under.Load() == 0 && l.sent.queued() > 0 && !l.full
 }
 
 // takeOne takes l.next in.
@@ -225,7 +238,11 @@ func (l *laned) start(t *task) (done bool) {
 		l.cost += (time.Since(began) - l.cost) / 8
 		done = true
 	case l.begin(t):
-		return false
+		if t.lane.CompareAndSwap(laneStarts, laneHas) {
+			return false
+		}
+		t.lane.Store(laneHas)
+		l.ended(t, t.err)
 	default:
 		l.give(t)
 		return false
@@ -251,6 +268,7 @@ func (l *laned) alone(t *task) bool {
 
 // begin has the lane carry a request out. False: it is for a worker.
 func (l *laned) begin(t *task) bool {
+	t.lane.Store(laneStarts)
 	switch {
 	case t.cmd == cmdWrite && t.flags&flagFUA == 0:
 		l.lane.Write(t.write, t.done)
@@ -264,11 +282,21 @@ func (l *laned) begin(t *task) bool {
 		}
 		t.dropPayload()
 	}
+	t.lane.Store(laneHas)
 	return false
 }
 
 // end answers what the lane has carried out, on whatever goroutine that says so.
 func (l *laned) end(t *task, err error) {
+	l.ended(t, err)
+	l.sent.put(t.head, t.payload, t.home())
+	l.finish(t)
+	l.sent.flush()
+	l.wg.Done()
+}
+
+// ended makes the answer to what the lane has carried out.
+func (l *laned) ended(t *task, err error) {
 	if invariant.Planted("nbd/lane-error-untold") {
 		err = nil
 	}
@@ -276,10 +304,6 @@ func (l *laned) end(t *task, err error) {
 		t.dropPayload()
 	}
 	l.answer(t)
-	l.sent.put(t.head, t.payload, t.home())
-	l.finish(t)
-	l.sent.flush()
-	l.wg.Done()
 }
 
 // finish ends a task whose answer was added.

@@ -79,11 +79,19 @@ func needLanes(t *testing.T) {
 // is carried out and answered once.
 func TestPipelined(t *testing.T) {
 	const size, requests, most = 2 << 20, 300, 40_000
-	for _, engine := range []ioengine.FS{ioengine.OS(), ioengine.Threads()} {
-		dev, _ := testvolume.Open(t, engine, size)
+	lanes, threads := ioengine.OS(), ioengine.Threads()
+	for _, engine := range []struct {
+		fs     ioengine.FS
+		cached bool
+	}{{lanes, false}, {lanes, true}, {threads, false}, {threads, true}} {
+		open := testvolume.Open
+		if engine.cached {
+			open = testvolume.OpenCached
+		}
+		dev, _ := open(t, engine.fs, size)
 		s := serve(t, Export{Name: "v", Device: dev})
 		for _, piece := range []int{1 << 30, 70_000, 4096, 100} {
-			t.Run(fmt.Sprintf("%s/piece=%d", ioengine.Engine(engine)[:7], piece), func(t *testing.T) {
+			t.Run(fmt.Sprintf("%s/cached=%v/piece=%d", ioengine.Engine(engine.fs)[:7], engine.cached, piece), func(t *testing.T) {
 				r := s.raw(t)
 				r.begin("v", false)
 				rng := rand.New(rand.NewPCG(uint64(piece), 3))

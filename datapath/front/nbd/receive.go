@@ -21,6 +21,7 @@ type receiver struct {
 	fd   int             // the socket, when it is a lane's; or -1
 	// waits says that a lane's goroutine waits for the socket, that is, has nothing else to do; otherwise errLater.
 	waits bool
+	short bool           // the last call of a lane's took all that the socket held
 	loop  *ioengine.Loop // the lane's, which hears of that; nil: there is none
 	// before is called when the buffer is used up and the socket must be asked.
 	before func()
@@ -239,10 +240,15 @@ func (r *receiver) tryRecv() (done bool) {
 			defer r.loop.Return()
 		}
 	}
+	room := 0
+	for _, v := range r.iov {
+		room += int(v.Len)
+	}
 	r.head.Iov, r.head.Iovlen = &r.iov[0], uint64(len(r.iov))
 	for {
 		n, _, errno := syscall.Syscall(syscall.SYS_RECVMSG, uintptr(r.fd), uintptr(unsafe.Pointer(&r.head)), flags)
 		if errno != syscall.EINTR {
+			r.short = int(n) < room
 			return r.took(uintptr(r.fd), int(n), errno)
 		}
 	}

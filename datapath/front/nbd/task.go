@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/datapath/front"
@@ -26,9 +27,17 @@ type task struct {
 
 	extents extents
 
-	parts [1][]byte   // payload, for a lane
-	done  func(error) // ends it, when a lane has carried it out; made once
+	parts [1][]byte    // payload, for a lane
+	done  func(error)  // ends it, when a lane has carried it out; made once
+	lane  atomic.Int32 // how far that is: laneStarts and so on
 }
+
+// A request with a lane.
+const (
+	laneHas    = iota // or it is with none
+	laneStarts        // the call that starts it has not returned
+	laneDone          // it ended before that: err says how
+)
 
 // home is who gets the payload back.
 func (t *task) home() releaser {
@@ -73,7 +82,8 @@ func (c *conn) takeHeader(t *task) error {
 	if err != nil {
 		return err
 	}
-	*t = task{request: r, head: t.head[:0], extents: t.extents, done: t.done}
+	t.request, t.code, t.err, t.write, t.comes = r, 0, nil, nil, false
+	t.head, t.payload, t.buf, t.parts[0] = t.head[:0], nil, nil, nil
 	switch {
 	case r.cmd == cmdDisconnect:
 		return errDisconnect

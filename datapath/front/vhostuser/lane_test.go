@@ -1,6 +1,8 @@
 package vhostuser
 
 import (
+	"bytes"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,11 +27,23 @@ func newVolumeOn(t testing.TB, fs ioengine.FS, size int64) front.Device {
 // TestLaneIsTold: whenever the guest was told of answers, to one request or to many, the device's lane hears
 // of it: what it put off until then nobody else does.
 func TestLaneIsTold(t *testing.T) {
+	t.Run("direct", func(t *testing.T) { laneIsTold(t, testvolume.Open) })
+	t.Run("cached", func(t *testing.T) { laneIsTold(t, testvolume.OpenCached) })
+}
+
+func laneIsTold(t *testing.T, open func(testing.TB, ioengine.FS, int64) (front.Device, string)) {
 	if engine := ioengine.Engine(ioengine.OS()); engine != "io_uring" {
 		t.Skip("this system offers no io_uring: ", engine)
 	}
 	told := make(chan struct{}, 1)
-	d := testvolume.Hear(newVolume(t, mib), func() {
+	v, _ := open(t, ioengine.OS(), mib)
+	var last atomic.Int64 // where the last write of a round goes, which puts the round's number there
+	var round atomic.Int64
+	d := testvolume.Hear(v, func() {
+		p := make([]byte, 512)
+		if err := v.ReadAt(p, last.Load()); err != nil || int64(p[0]) != round.Load() {
+			return // it was told of what came before
+		}
 		select {
 		case told <- struct{}{}:
 		default:
@@ -42,9 +56,11 @@ func TestLaneIsTold(t *testing.T) {
 		case <-told: // of the writes before
 		default:
 		}
+		last.Store(int64(many-1) * 4096)
+		p := bytes.Repeat([]byte{byte(round.Add(1))}, 4096)
 		var calls []*guest.Call
 		for k := range many {
-			c, err := g.BeginWrite(0, noise(4096, 1), int64(k)*4096)
+			c, err := g.BeginWrite(0, p, int64(k)*4096)
 			if err != nil {
 				t.Fatal(err)
 			}

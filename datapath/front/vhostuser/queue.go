@@ -167,9 +167,14 @@ func (q *running) runLane(redo []uint16) error {
 			}
 		}
 		for !q.stopping.Load() {
+			q.setLater(true) // what ends at once is told at once
 			n, err := q.takeAll()
+			q.tell()
 			if err != nil {
 				return err
+			}
+			if n > 0 && !invariant.Planted("vhostuser/at-once-untold") {
+				q.lane.Told()
 			}
 			switch q.next(n) {
 			case lookAgain:
@@ -224,14 +229,19 @@ func (q *running) step() (some bool, err error) {
 	q.setLater(true)
 	some, err = q.lane.Loop().Step()
 	return some, errors.Join(err, guard(func() error {
-		if q.setLater(false) {
-			q.call.ring()
-		}
+		q.tell()
 		if some {
 			q.lane.Told()
 		}
 		return nil
 	}))
+}
+
+// tell tells the guest of the answers that waited for that.
+func (q *running) tell() {
+	if q.setLater(false) {
+		q.call.ring()
+	}
 }
 
 // setLater says whether answers wait to be told; when they no longer do, whether the guest wants
