@@ -22,6 +22,8 @@ type Options struct {
 	Interval config.Duration
 	// Compression is auto (also when empty), lz4 or none.
 	Compression string
+	// Cache is that of the disks, as a filter's file has it; empty for none.
+	Cache string
 	// Overcommit skips the check that full disks would fit.
 	Overcommit bool
 	// TargetStore is an empty folder for the target's store in place of one in the lab's, as on a
@@ -99,6 +101,9 @@ func (o *Options) Validate() error {
 	}
 	if c := o.Compression; c != "" && c != "auto" && c != "lz4" && c != "none" {
 		add("--compression %s: want auto, lz4 or none", c)
+	}
+	if c := o.Cache; c != "" && c != config.CacheNone && c != config.CacheWriteback {
+		add("--cache %s: want none or writeback", c)
 	}
 	if o.Link != 0 && o.Link < MinLink {
 		add("--link %s is less than %s; none is no limit", o.Link, MinLink)

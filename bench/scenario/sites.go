@@ -252,7 +252,7 @@ func (m *manifest) configs(dir string, o *Options) (source, target *config.VRA, 
 	for _, v := range m.Volumes {
 		sg.Volumes = append(sg.Volumes, config.SourceVolume{Name: v.Name, ID: v.ID})
 		filter.Volumes = append(filter.Volumes, config.FilterVolume{
-			Name: v.Name, ID: v.ID, Path: filepath.Join(dir, v.Disk), NBD: m.runPath(diskSocket(v)), VhostUser: v.VhostUser,
+			Name: v.Name, ID: v.ID, Path: filepath.Join(dir, v.Disk), NBD: m.runPath(diskSocket(v)), VhostUser: v.VhostUser, Cache: o.Cache,
 		})
 	}
 	source.Source = &config.Source{Groups: []config.SourceGroup{sg}, Compression: o.Compression}

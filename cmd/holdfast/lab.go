@@ -90,6 +90,7 @@ If it fails or is interrupted, nothing stays behind.`,
 	f.StringVar(&link, "link", "none", "`RATE` of the link between the sites, or none")
 	f.StringVar(&interval, "interval", config.DefaultInterval.String(), "`DURATION` between checkpoints, 1s to 1m")
 	f.StringVar(&o.Compression, "compression", "auto", "auto (LZ4, and raw where the link is faster than compressing), lz4 or none")
+	f.StringVar(&o.Cache, "cache", config.CacheNone, "of the disks: none, or writeback, where a write is answered that stands in the page cache")
 	f.StringArrayVar(&o.Images, "image", nil, "raw disk `FILE` to protect a copy of; may be repeated")
 	f.StringVar(&o.TargetStore, "target-store", "", "empty `DIR` for the store of the target, as on another disk; stays when the lab is deleted")
 	f.BoolVar(&o.Overcommit, "overcommit", false, "do not ask that full disks would fit")
