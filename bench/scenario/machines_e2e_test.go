@@ -56,13 +56,8 @@ func (l *lab) killedAt(id, event string, args ...string) {
 // machines writes the file of a group whose machine boots from its only disk and reads what the first knew to be safe.
 func (h *host) machines(volume, monitor string) string {
 	h.t.Helper()
-	return h.machinesThat(volume, monitor, guest.Cmdline(guest.Stay, guestFiles, ""), fmt.Sprintf("READ %d BAD", guestFiles))
-}
-
-// machinesThat writes the file of a group whose machine boots from its only disk, and is up once it says so.
-func (h *host) machinesThat(volume, monitor, cmdline, says string) string {
-	h.t.Helper()
-	return h.machine(config.Machine{Disks: []string{volume}, Cmdline: cmdline, Wait: config.Wait{Kind: config.WaitSerial, What: says}, Source: config.MachineSource{QMP: monitor}})
+	return h.machine(config.Machine{Disks: []string{volume}, Cmdline: guest.Cmdline(guest.Stay, guestFiles, ""),
+		Wait: config.Wait{Kind: config.WaitSerial, What: fmt.Sprintf("READ %d BAD", guestFiles)}, Source: config.MachineSource{QMP: monitor}})
 }
 
 // vhostDisk are QEMU's options for a guest's disk, over vhost-user.

@@ -31,7 +31,7 @@ type pair struct {
 	bin   string
 	sites [2]site
 	procs map[string]*proc
-	front string // how machines reach their disks; empty is NBD
+	front string // how machines reach their disks; empty is vhost-user
 }
 
 // site is one of them.

@@ -21,7 +21,7 @@ import (
 	"github.com/holdfast-dr/holdfast/ioengine"
 )
 
-// TestGuestMovesOntoPlainDisks has a machine that took over write without a pause while its failover is committed, settles, and it moves onto
+// TestGuestMovesOntoPlainDisks has a machine on NBD that took over write without a pause while its failover is committed, settles, and it moves onto
 // the target's disk itself. The command and the target are killed at each step of that. Nothing stops the machine, and what it knew to be
 // safe, before, meanwhile and after, stands in the disk when its power is cut.
 func TestGuestMovesOntoPlainDisks(t *testing.T) {
@@ -29,7 +29,7 @@ func TestGuestMovesOntoPlainDisks(t *testing.T) {
 	vm, l := guestLab(t)
 	l.protected()
 	const most = 1000 // files, which it never comes to
-	file := vm.machinesThat(l.Volumes[0].Name, "", guest.Cmdline(guest.Write, most, ""), "SAFE 2")
+	file := vm.machine(config.Machine{Disks: []string{l.Volumes[0].Name}, Front: config.FrontNBD, Cmdline: guest.Cmdline(guest.Write, most, ""), Wait: config.Wait{Kind: config.WaitSerial, What: "SAFE 2"}})
 	ctx := t.Context()
 	var r report
 	l.must(l.JSON(ctx, &r, "failover", "live", "--machines", file, "--override-reason", "a drill"))
@@ -281,7 +281,7 @@ func onVhostView(t *testing.T, where config.Hypervisor) {
 
 	const most = 1000 // files, which it never comes to
 	read := fmt.Sprintf("READ %d BAD 0", guestFiles)
-	file := vm.machine(config.Machine{Disks: []string{l.Volumes[0].Name}, Front: config.FrontVhostUser, Cmdline: guest.Cmdline(guest.Stay, guestFiles, fmt.Sprintf("more=%d", most)),
+	file := vm.machine(config.Machine{Disks: []string{l.Volumes[0].Name}, Cmdline: guest.Cmdline(guest.Stay, guestFiles, fmt.Sprintf("more=%d", most)),
 		Wait: config.Wait{Kind: config.WaitSerial, What: read}})
 	ctx := t.Context()
 	var r report

@@ -32,7 +32,7 @@ run at once, on views; see holdfast view. A file says what the machines are:
       cpus: 2                      # 1 by default
       firmware: bios               # or uefi
       disks: [db1-system, db1-data]      # volumes of the group
-      front: nbd                   # or vhost-user: by memory that it shares, which is faster
+      front: vhost-user            # by memory that it shares; or nbd, as it is where that cannot be had
       networks:                    # none by default
         - mac: "52:54:00:12:34:56"
           live: br0                # bridge in a live failover; a test is always isolated
@@ -151,7 +151,8 @@ func (a *app) plan(ctx context.Context, client *api.Client, c *config.Context, f
 	return &recovery.Plan{Key: strings.ToLower(api.NewKey()), Kind: kind, Group: f.group, Checkpoint: id, Who: who(), Note: f.note, Machines: machines, Hypervisor: file.Hypervisor}, nil
 }
 
-// checkMachines says which of the file's machines would be refused, and whether what is to run them answers: nothing is begun before.
+// checkMachines says which of the file's machines would be refused, and whether what is to run them answers: nothing is begun before. Then it settles how
+// they are to reach their disks.
 func checkMachines(ctx context.Context, where config.Hypervisor, file string, machines []recovery.Machine) error {
 	h, err := kvm.Open(where, filepath.Join(os.TempDir(), "holdfast-none"))
 	if err != nil {
@@ -170,6 +171,7 @@ func checkMachines(ctx context.Context, where config.Hypervisor, file string, ma
 	if _, err := h.State(ctx, machines[0].Name); err != nil {
 		return fmt.Errorf("%s: %s does not answer: %w", file, where, err)
 	}
+	failover.Fronts(ctx, h, machines)
 	return nil
 }
 
@@ -700,6 +702,17 @@ func (a *app) printPlan(p *recovery.Plan) error {
 	return a.print(result, "STEP MACHINE WITHIN WHAT", rows)
 }
 
+// frontText is how a machine is to reach its disks.
+func frontText(m *recovery.Machine) string {
+	switch {
+	case m.VhostUser:
+		return "vhost-user (NBD where that cannot be had)"
+	case m.OverNBD != "":
+		return "NBD (" + m.OverNBD + ")"
+	}
+	return "NBD"
+}
+
 func processorsText(n int) string {
 	if n == 1 {
 		return "1 processor"
@@ -764,7 +777,7 @@ func whatStep(p *recovery.Plan, s recovery.Step) string {
 		if p.Hypervisor.Libvirt() {
 			on = "by " + p.Hypervisor.String()
 		}
-		return fmt.Sprintf("%s, %s, %s, disks %s; network: %s", on, bytesText(m.MemoryBytes), processorsText(m.CPUs), strings.Join(disks, " "), strings.Join(nets, ", "))
+		return fmt.Sprintf("%s, %s, %s, disks %s over %s; network: %s", on, bytesText(m.MemoryBytes), processorsText(m.CPUs), strings.Join(disks, " "), frontText(m), strings.Join(nets, ", "))
 	case recovery.Before:
 		return strings.Join(m.Before.Command, " ")
 	case recovery.After:

@@ -25,8 +25,8 @@ views, move onto the target's disks themselves, without a stop.
            itself after a commit, reads them back whole then, and has the views pass to them
   onto     the target keeps in mind that a machine moves, and reverse is refused until all have.
            Each machine changes its disks within QEMU (QMP), and in its definition. What it has
-           under way ends on the view first, so that one alone writes at any time. One with
-           front: vhost-user changes its definition alone
+           under way ends on the view first, so that one alone writes at any time. One that
+           has them over vhost-user changes its definition alone
   let-go   the view ends, once nobody is connected to it over NBD, or was when vra ended last and
            may come back (the step waits, and names the process), and what is left of the
            group's history is removed when vra starts again. A machine over vhost-user waits

@@ -26,7 +26,7 @@ type Machine struct {
 	CPUs     int      `yaml:"cpus,omitempty"`     // by default 1
 	Firmware string   `yaml:"firmware,omitempty"` // bios, the default, or uefi
 	Disks    []string `yaml:"disks"`              // names of the group's volumes, in the guest's order
-	// Front is how it reaches its disks: nbd, the default, or vhost-user, by memory that it shares.
+	// Front is how it reaches its disks: vhost-user, the default where that can be had, by memory that it shares, or nbd.
 	Front    string           `yaml:"front,omitempty"`
 	Networks []MachineNetwork `yaml:"networks,omitempty"`
 	// Files of the recovery host, for guests without a boot loader.

@@ -30,7 +30,7 @@ const (
 // not stopped for what cannot begin. It asks both sites and looks at this host, all at once, and changes nothing. Warnings are about what
 // will fail, or may, and the job goes on without.
 //
-// What only shows later: whether the target has room for what machines write, whether it serves a volume over vhost-user, and whether the
+// What only shows later: whether the target has room for what machines write, whether it serves a volume over vhost-user, or else over NBD, and whether the
 // checkpoint is older than one of the group's volumes.
 func (r *Runner) Check(ctx context.Context, p *recovery.Plan) (warnings []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, checkLimit)

@@ -1,6 +1,7 @@
 package failover
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -32,7 +33,7 @@ func Machines(file *config.Machines, only []string, kind recovery.Kind) ([]recov
 }
 
 func machine(m config.Machine, kind recovery.Kind) recovery.Machine {
-	def := hypervisor.Machine{Name: m.Name, MemoryBytes: int64(m.Memory), CPUs: m.CPUs, Firmware: hypervisor.Firmware(m.Firmware), VhostUser: m.Front == config.FrontVhostUser,
+	def := hypervisor.Machine{Name: m.Name, MemoryBytes: int64(m.Memory), CPUs: m.CPUs, Firmware: hypervisor.Firmware(m.Firmware), VhostUser: m.Front != config.FrontNBD,
 		Disks: []hypervisor.Disk{}, Networks: []hypervisor.Network{}, Kernel: m.Kernel, Initrd: m.Initrd, Cmdline: m.Cmdline, Extra: m.QEMU}
 	for _, d := range m.Disks {
 		def.Disks = append(def.Disks, hypervisor.Disk{Volume: d})
@@ -48,6 +49,20 @@ func machine(m config.Machine, kind recovery.Kind) recovery.Machine {
 	}
 	return recovery.Machine{Machine: def, Boot: m.Boot, Delay: m.Delay.D(), Before: script(m.Before), After: script(m.After), Wait: m.Wait, WaitTime: m.WaitTime.D(),
 		Source: recovery.Source{QMP: m.Source.QMP, Libvirt: m.Source.Libvirt, Domain: m.Source.Domain, Time: m.Source.Time.D()}}
+}
+
+// Fronts has machines reach their disks over NBD that could not share their memory where they are to run: that they run counts.
+func Fronts(ctx context.Context, h hypervisor.Hypervisor, machines []recovery.Machine) {
+	shares := slices.ContainsFunc(machines, func(m recovery.Machine) bool { return m.VhostUser })
+	if !shares {
+		return
+	}
+	err := h.Shares(ctx)
+	for i := range machines {
+		if m := &machines[i]; err != nil && m.VhostUser {
+			m.VhostUser, m.OverNBD = false, err.Error()
+		}
+	}
 }
 
 func script(s config.Script) recovery.Script {

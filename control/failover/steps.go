@@ -2,11 +2,9 @@ package failover
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
@@ -53,7 +51,7 @@ func (c *carrier) do(ctx context.Context, s recovery.Step) (found, error) {
 	case recovery.LetGo:
 		return c.letGo(ctx)
 	case recovery.Define:
-		return found{}, c.define(ctx, m)
+		return c.define(ctx, m)
 	case recovery.Delay:
 		return found{}, wait.For(ctx, m.Delay)
 	case recovery.Before:
@@ -61,7 +59,7 @@ func (c *carrier) do(ctx context.Context, s recovery.Step) (found, error) {
 	case recovery.After:
 		return c.script(ctx, s, m.After.Command)
 	case recovery.Start:
-		err = c.machines.Start(ctx, m.Name)
+		return c.start(ctx, m)
 	case recovery.Wait:
 		return c.wait(ctx, s, m)
 	case recovery.Picture:
@@ -141,32 +139,6 @@ func (c *carrier) close(ctx context.Context) (found, error) {
 		return found{}, Explain(err)
 	}
 	return found{text: fmt.Sprintf("view %s, with %d bytes that were written to it", v.GetId(), v.GetScratchBytes())}, nil
-}
-
-// define makes a machine known, on the disks that the target serves.
-func (c *carrier) define(ctx context.Context, m *recovery.Machine) error {
-	v, err := c.disks(ctx)
-	if err != nil {
-		return err
-	}
-	if v == nil {
-		return errors.New("the view is gone: somebody closed it")
-	}
-	def := m.Machine
-	def.Disks = slices.Clone(def.Disks)
-	for i := range def.Disks {
-		d := &def.Disks[i]
-		vol, err := served(v, d.Volume)
-		if err != nil {
-			return err
-		}
-		if !def.VhostUser {
-			d.NBD = vol.GetNbd()
-		} else if d.VhostUser = vol.GetVhostUser(); d.VhostUser == "" {
-			return fmt.Errorf("the target serves volume %s over NBD alone: leave front away", d.Volume)
-		}
-	}
-	return c.machines.Define(ctx, def)
 }
 
 // served says where a view serves a volume.

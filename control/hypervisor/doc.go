@@ -19,6 +19,8 @@ import (
 type Hypervisor interface {
 	// Check says why a definition would be refused, whatever its disks.
 	Check(Machine) error
+	// Shares says why machines could not share their memory here, so that disks are vhost-user-blk devices.
+	Shares(context.Context) error
 	// Define makes a machine known, stopped. Another definition under the name of one that
 	// runs is refused.
 	Define(context.Context, Machine) error

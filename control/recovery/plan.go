@@ -99,7 +99,9 @@ type Machine struct {
 	Wait     config.Wait   `json:"wait,omitzero"`
 	WaitTime time.Duration `json:"wait_time,omitempty"`
 	Picture  bool          `json:"picture,omitempty"`
-	Source   Source        `json:"source,omitzero"`
+	// OverNBD is why its disks are over NBD, though nobody asked for that.
+	OverNBD string `json:"over_nbd,omitempty"`
+	Source  Source `json:"source,omitzero"`
 }
 
 // Script is a program and its arguments, and how long it may take.

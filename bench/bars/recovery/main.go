@@ -6,7 +6,7 @@
 // instruction; ours is until the step began in which QEMU is started. The machines have no
 // more than their firmware to run, since what a guest's boot takes is not ours.
 //
-// A guest's reads go through QEMU on either side, so views are read by a guestless front end: over vhost-user as a machine with front: vhost-user
+// A guest's reads go through QEMU on either side, so views are read by a guestless front end: over vhost-user as a machine
 // has its disk, and over NBD by the block layer of a qemu-storage-daemon, which exports the view with the options that machines get; beside
 // both, by the same front end, such a daemon's export of the plain disk, direct and aio=native. As scales the same daemon reads the plain disk from nbdkit, which says what NBD costs a guest, fio reads the view over NBD itself, and beside it
 // the plain disk by libaio, which has no QEMU between, and by the same NBD client from nbdkit, which leaves out what NBD itself costs. The disk that a machine has moved onto

@@ -127,6 +127,26 @@ func (l *Libvirt) Check(m hypervisor.Machine) error {
 	return errors.Join(ferr, err)
 }
 
+// Shares asks libvirt how old it is.
+func (l *Libvirt) Shares(ctx context.Context) error {
+	return l.with(ctx, func(c *libvirt.Libvirt) error {
+		v, err := c.ConnectGetLibVersion()
+		if err == nil {
+			err = shares(v)
+		}
+		return err
+	})
+}
+
+// shares says why a libvirt of that version, as it tells it, has no disks over vhost-user.
+func shares(version uint64) error {
+	const since = 7_001_000
+	if version < since && !invariant.Planted("kvm/any-libvirt") {
+		return fmt.Errorf("libvirt %d.%d knows no disks over vhost-user, and 7.1 does", version/1_000_000, version/1000%1000)
+	}
+	return nil
+}
+
 // Define makes a domain of the definition.
 func (l *Libvirt) Define(ctx context.Context, m hypervisor.Machine) error {
 	dir, err := l.files().folder(m.Name)

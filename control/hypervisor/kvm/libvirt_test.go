@@ -314,6 +314,7 @@ func domainOverVhost(t *testing.T, l *Libvirt) {
 	first, second := overMemory(t, "data", "HELLO\n"), overMemory(t, "log", "WRONG\n")
 	m := hypervisor.Machine{Name: "web2", MemoryBytes: 32 << 20, CPUs: 2, Firmware: hypervisor.BIOS, VhostUser: true, Disks: []hypervisor.Disk{first.disk(), second.disk()}}
 	must(l.Check(m))
+	must(l.Shares(ctx))
 	must(l.Define(ctx, m))
 	t.Cleanup(func() { l.Stop(context.Background(), "web2", hypervisor.ByForce) })
 	said := func() string { p, _ := l.Serial(ctx, "web2", 0); return string(p) }
@@ -580,6 +581,15 @@ func TestDomain(t *testing.T) {
 	}
 	if first, again := l.uuid("a"), l.uuid("a"); first == l.uuid("b") || first == (&Libvirt{dir: "/jobs/r2"}).uuid("a") || first != again {
 		t.Error("two machines have one name, or one two")
+	}
+}
+
+// TestShares: a libvirt that is too old for disks over vhost-user is known before.
+func TestShares(t *testing.T) {
+	for version, want := range map[uint64]string{9_000_000: "", 7_001_000: "", 7_000_002: "libvirt 7.0 knows no", 6_010_000: "libvirt 6.10 knows no"} {
+		if err := shares(version); (want == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%d: %v, want %q", version, err, want)
+		}
 	}
 }
 

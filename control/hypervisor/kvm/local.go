@@ -80,6 +80,9 @@ func (l *Local) Check(m hypervisor.Machine) error {
 	return errors.Join(ferr, err)
 }
 
+// Shares: each QEMU of today can, with memory that the driver gives it.
+func (l *Local) Shares(context.Context) error { return nil }
+
 // Define writes the definition down, after all of it was found to be possible.
 func (l *Local) Define(_ context.Context, m hypervisor.Machine) error {
 	dir, err := l.folder(m.Name)
