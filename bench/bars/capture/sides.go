@@ -27,6 +27,8 @@ type sides struct {
 	run      string         // folder of the sockets and shared memory of what is no lab's
 	// A lab's filter, one that no VRA attaches to, and the peers.
 	on, off, qemu, nbdkit, qemuNBD *server
+	cached                         *server // a filter that writes into the page cache, of a lab of its own
+	cachedLab                      *drive.Lab
 	mirror                         *mirrored
 	stop                           []func() error
 }
@@ -88,12 +90,14 @@ const (
 	nbdkitDisk = "nbdkit.raw"
 )
 
+// layTurn is how much of one disk is written before the next has its turn.
+const layTurn = 4 << 20
+
 // lay writes all disks whole, so that no measurement allocates: the lab's by its filter, the others as files. They
 // take turns, a few MiB each: where a file stands decides for how fast it is by more than what serves it, and so
 // all of them stand everywhere.
 func (b *bench) lay() error {
-	const turn = 4 << 20
-	g, err := guest.New(guest.Options{Slots: 1, SlotBytes: turn})
+	g, err := guest.New(guest.Options{Slots: 1, SlotBytes: layTurn})
 	if err != nil {
 		return err
 	}
@@ -110,8 +114,8 @@ func (b *bench) lay() error {
 		defer f.Close()
 		disks = append(disks, f)
 	}
-	for at := int64(0); at < b.size; at += turn {
-		p := b.data[at%int64(len(b.data)):][:min(turn, b.size-at)]
+	for at := int64(0); at < b.size; at += layTurn {
+		p := b.data[at%int64(len(b.data)):][:min(layTurn, b.size-at)]
 		if err := g.Write(0, p, at); err != nil {
 			return err
 		}
@@ -207,35 +211,43 @@ func (b *bench) openPeer() error {
 // link is the part of a lab that carries what goes from site to site.
 const link = "link"
 
-// settled waits until the lab has sent everything, and rests.
-func (b *bench) settled() error {
+// settled waits until the labs have sent everything, and rest.
+func (b *bench) settled() (err error) {
+	if b.parts, err = b.settledLab(b.lab, b.on); err == nil && b.cachedLab != nil {
+		_, err = b.settledLab(b.cachedLab, b.cached)
+	}
+	return err
+}
+
+// settledLab waits for one lab, whose filter is s, and says what its parts are.
+func (b *bench) settledLab(lab *drive.Lab, s *server) (parts map[string]int, err error) {
 	const looks, rest = 240, 250 * time.Millisecond
 	for range looks {
-		s, err := b.lab.Status(b.Context)
-		if err == nil && s.State == "protected" && s.BytesBehind != nil && *s.BytesBehind == 0 {
-			m, err := b.lab.Machinery(b.Context)
+		st, err := lab.Status(b.Context)
+		if err == nil && st.State == "protected" && st.BytesBehind != nil && *st.BytesBehind == 0 {
+			m, err := lab.Machinery(b.Context)
 			if err != nil {
-				return err
+				return nil, err
 			}
-			b.parts = map[string]int{link: m.Supervisor}
+			parts = map[string]int{link: m.Supervisor}
 			for _, p := range m.Processes {
-				b.parts[p.Name] = p.PID
+				parts[p.Name] = p.PID
 			}
-			b.on.all = slices.Collect(maps.Values(b.parts))
-			began := b.on.cpu()
+			s.all = slices.Collect(maps.Values(parts))
+			began := s.cpu()
 			time.Sleep(rest)
-			if used(began, b.on.cpu()) < 0.1*rest.Seconds() {
-				return nil
+			if used(began, s.cpu()) < 0.1*rest.Seconds() {
+				return parts, nil
 			}
 		}
 		select {
 		case <-b.Context.Done():
-			return b.Context.Err()
+			return nil, b.Context.Err()
 		case <-time.After(rest):
 		}
 	}
-	s, err := b.lab.Status(b.Context)
-	return fmt.Errorf("the lab is not done in %v: %+v, %v", looks*rest, s, err)
+	st, err := lab.Status(b.Context)
+	return nil, fmt.Errorf("the lab is not done in %v: %+v, %v", looks*rest, st, err)
 }
 
 // cpu is what the side's processes have used so far, in seconds; those that have ended are left out.

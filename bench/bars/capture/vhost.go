@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dr/holdfast/bench/bars"
+	"github.com/holdfast-dr/holdfast/bench/drive"
 	"github.com/holdfast-dr/holdfast/datapath/front/vhostuser/guest"
 )
 
@@ -34,7 +35,7 @@ func (b *bench) write(w *wrote, s *server, l guest.Load, beside func() error) (f
 	go func() { other <- beside() }()
 	foreign, err = b.drive(w, s, l)
 	if err = errors.Join(err, <-other); err == nil && s == b.on {
-		w.Note, err = b.keeps()
+		w.Note, err = b.keeps(b.lab)
 	}
 	return foreign, err
 }
@@ -60,8 +61,8 @@ func (b *bench) drive(w *wrote, s *server, l guest.Load) (foreign float64, err e
 }
 
 // keeps says how far behind the pipeline is after a load, and in what state.
-func (b *bench) keeps() (string, error) {
-	s, err := b.lab.Status(b.Context)
+func (b *bench) keeps(lab *drive.Lab) (string, error) {
+	s, err := lab.Status(b.Context)
 	if err != nil {
 		return "", err
 	}
