@@ -51,7 +51,7 @@ type Totals struct {
 // write no more than LZ4 could carry; and once a minute for a moment, because data changes.
 //
 // Of a first sync there is always more, and it goes into replicas and not into the journal: there LZ4 spares the link alone. So
-// raw batches are tried as soon as the workers are busy for half of their time while the link takes all: where a source's processors are those of
+// raw batches are tried as soon as the workers are busy for two fifths of their time: where a source's processors are those of
 // its filters too, or even of its target, the workers never get much more of them. What was decided then ends with it.
 //
 // It decides and does nothing: no clock, no goroutine. For one goroutine.
@@ -90,8 +90,9 @@ const (
 	idleAfter   = 5
 	// busyShare of their time is what workers are busy when they are what holds up.
 	busyShare = 0.7
-	// firstShare is that in a first sync, which is held up by all that takes their time.
-	firstShare = 0.5
+	// firstShare is that in a first sync, which is held up by all that takes their time, also by a target on the same
+	// machine, which looks like a slow link.
+	firstShare = 0.4
 	// waitedShare of the looks at which records waited say that it is the link.
 	waitedShare = 0.5
 	// waitedRecords is how many records wait behind the one being sent when the link is slower.
@@ -166,7 +167,7 @@ func (e *Effort) measure(now time.Time, t Totals) (s seen) {
 	if e.first {
 		share = firstShare
 	}
-	s.packing = !s.draining && (t.Packing-e.from.Packing).Seconds() >= share*took*float64(max(e.Workers, 1))
+	s.packing = (!s.draining || e.first) && (t.Packing-e.from.Packing).Seconds() >= share*took*float64(max(e.Workers, 1))
 	return s
 }
 

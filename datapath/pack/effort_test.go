@@ -83,6 +83,7 @@ var (
 	lan   = site{lz4: 600 * mb, raw: 3000 * mb, link: 1500 * mb, ratio: 2.2, guests: 5000 * mb}
 	wan   = site{lz4: 600 * mb, raw: 3000 * mb, link: 12 * mb, ratio: 2.2, guests: 5000 * mb}
 	half  = site{lz4: 600 * mb, raw: 3000 * mb, link: 350 * mb, ratio: 2.2, guests: 5000 * mb} // faster than LZ4's records, slower than LZ4
+	near  = site{lz4: 600 * mb, raw: 3000 * mb, link: 200 * mb, ratio: 2.2, guests: 5000 * mb} // slower than LZ4's records, by a fourth
 	calm  = site{lz4: 600 * mb, raw: 3000 * mb, link: 1500 * mb, ratio: 2.2, guests: 50 * mb}
 	one   = site{lz4: 1000 * mb, raw: 4000 * mb, link: 3000 * mb, ratio: 2.2, guests: 5000 * mb, rest: 1500 * mb} // both sites on one machine
 	solid = site{lz4: 2800 * mb, raw: 3000 * mb, link: 5000 * mb, ratio: 1, guests: 5000 * mb}                    // the probe lets it pass raw
@@ -110,6 +111,7 @@ func TestEffortFollowsTheLink(t *testing.T) {
 	f("first sync over a LAN", firstOf(lan), 0.97, 1, 11)
 	f("first sync over a WAN", firstOf(wan), 0, 0, 0)
 	f("first sync over half a LAN", firstOf(half), 0, 0.02, 20)
+	f("first sync over less than half", firstOf(near), 0, 0.03, 20)
 	f("first sync of a slow disk", firstOf(calm), 0, 0, 0)
 }
 
@@ -209,7 +211,7 @@ func TestEffortModes(t *testing.T) {
 func TestEffortCarriesNearlyTheBest(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		rate := func(name string) float64 { return mb * float64(rapid.IntRange(10, 300).Draw(t, name)) }
-		s := site{lz4: rate("lz4"), link: rate("link"), guests: 1e12, ratio: rapid.Float64Range(1, 4).Draw(t, "ratio")}
+		s := site{lz4: rate("lz4"), link: rate("link"), guests: 1e12, ratio: rapid.Float64Range(1, 4).Draw(t, "ratio"), first: rapid.Bool().Draw(t, "first")}
 		s.raw = s.lz4 * rapid.Float64Range(1, 8).Draw(t, "raw over lz4")
 		r := newRun()
 		const length = 90 * time.Second
