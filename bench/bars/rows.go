@@ -22,7 +22,7 @@ var Capture = []Row{
 	{"nbd-1-qemu", "the same at depth 1", "x", math.NaN(), true},
 	{"guest-64k", "writes of 64 KiB at depth 16 while they are replicated, against qemu-storage-daemon's vhost-user export of a raw file under its mirror job in background mode to a qemu-nbd over TCP, not encrypted, whose file lies in memory as our store does, IOPS", "x", 2, true},
 	{"guest-4k", "the same, 4 KiB at depth 32", "x", 2.5, true},
-	{"sync-convert", "initial sync of 8 GiB, half of it holes, db, from memory to ext4, encrypted, an open pipe that a relay carries, until the first checkpoint, against qemu-img convert of 8 coroutines, out of order, to a qemu-nbd past the page cache, synced and not encrypted", "x", 1.1, true},
+	{"sync-convert", "initial sync of 8 GiB, half of it holes, db, from memory to ext4, encrypted, an open pipe, until the first checkpoint, against qemu-img convert of 8 coroutines, out of order, to a qemu-nbd past the page cache, synced and not encrypted", "x", 1.1, true},
 	{"sync-nbdcopy", "the same against nbdcopy of 4 connections", "x", 1.1, true},
 	{"sync-lz4", "the same against lz4 -1, socat, socat, lz4 -d", "x", 3.5, true},
 	{"vra-killed", "the VRA killed: longest stall of the guest's writes of 4 KiB at depth 32; peer: longest without a kill", "ms", 50, false},

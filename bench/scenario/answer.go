@@ -107,6 +107,9 @@ func (s *supervisor) do(req request, stop func()) reply {
 			return reply{Error: err.Error()}
 		}
 	case "link":
+		if s.alone {
+			return reply{Error: "the sites of this lab dial each other: it has no link, which one made without --link direct has"}
+		}
 		switch req.Set {
 		case "rate":
 			err := s.relay.SetRate(int64(req.Rate))
@@ -140,6 +143,9 @@ func (s *supervisor) status() *Status {
 	defer s.mu.Unlock()
 	st := s.m.status(s.dir)
 	st.Link = LinkStatus{Rate: config.Rate(s.relay.Rate()).String(), Up: !s.relay.IsDown()}
+	if s.alone {
+		st.Link.Rate = directLink
+	}
 	st.Link.SourceToTarget, st.Link.TargetToSource = s.relay.Carried()
 	for i := range st.Processes {
 		d := &st.Processes[i]

@@ -20,6 +20,7 @@ const (
 	maxManifest     = 1 << 20
 	markerName      = "lab" // in the runtime folder: the lab's id
 	runPrefix       = "holdfast-lab-"
+	directLink      = "direct"
 )
 
 // manifest is what a lab consists of. Up writes it until the supervisor runs, then
@@ -33,7 +34,7 @@ type manifest struct {
 	Boot    string    `json:"boot"` // the boot that the processes belong to
 
 	Group    string         `json:"group"`
-	Link     string         `json:"link"` // its rate: as set last
+	Link     string         `json:"link"` // its rate: as set last; or directLink
 	Volumes  []Volume       `json:"volumes"`
 	Ports    map[string]int `json:"ports"`
 	Binaries string         `json:"binaries"`

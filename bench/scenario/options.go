@@ -18,6 +18,8 @@ type Options struct {
 	Size    config.Size
 	Images  []string // raw disks to protect copies of, named by their base names
 	Link    config.Rate
+	// Direct has the source dial the target itself: nothing stands between them that takes processors, and there is no link to slow or cut.
+	Direct bool
 	// Interval is the time between checkpoints.
 	Interval config.Duration
 	// Compression is auto (also when empty), lz4 or none.
@@ -105,6 +107,9 @@ func (o *Options) Validate() error {
 	if c := o.Cache; c != "" && c != config.CacheNone && c != config.CacheWriteback {
 		add("--cache %s: want none or writeback", c)
 	}
+	if o.Direct && o.Link != 0 {
+		add("--link %s and direct: sites that dial each other have no link that could be slowed", o.Link)
+	}
 	if o.Link != 0 && o.Link < MinLink {
 		add("--link %s is less than %s; none is no limit", o.Link, MinLink)
 	}
@@ -118,6 +123,14 @@ func (o *Options) Validate() error {
 		seen[v.Name] = true
 	}
 	return errors.Join(errs...)
+}
+
+// link is the word for it in the manifest.
+func (o *Options) link() string {
+	if o.Direct {
+		return directLink
+	}
+	return o.Link.String()
 }
 
 // store is the target's.

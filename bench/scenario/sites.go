@@ -261,8 +261,14 @@ func (m *manifest) configs(dir string, o *Options) (source, target *config.VRA, 
 
 // linkEnds is where the source dials: the link listens in the target's stead.
 func (m *manifest) linkEnds() config.Endpoint {
+	if m.direct() {
+		return config.Endpoint{Control: loopback(m.Ports[portTargetControl]), Data: loopback(m.Ports[portTargetData])}
+	}
 	return config.Endpoint{Control: loopback(m.Ports[portLinkControl]), Data: loopback(m.Ports[portLinkData])}
 }
+
+// direct says that there is no link.
+func (m *manifest) direct() bool { return m.Link == directLink }
 
 func (m *manifest) vra(dir, site, id, peer, socket string) *config.VRA {
 	at := filepath.Join(dir, keysOf(site))

@@ -59,6 +59,7 @@ func Supervise(ctx context.Context, dir string, log *slog.Logger) error {
 	if s.relay, err = openLink(m, log); err != nil {
 		return err
 	}
+	s.alone = m.direct()
 	l, err := net.Listen("unix", m.runPath(supervisorSocket))
 	if err != nil {
 		s.relay.Close()
@@ -69,6 +70,9 @@ func Supervise(ctx context.Context, dir string, log *slog.Logger) error {
 	var wg sync.WaitGroup
 	var linkErr error
 	wg.Go(func() {
+		if s.alone {
+			return
+		}
 		defer stop() // a lab without its link is none
 		linkErr = s.relay.Serve(ctx)
 	})
@@ -80,8 +84,11 @@ func Supervise(ctx context.Context, dir string, log *slog.Logger) error {
 	return errors.Join(linkErr, s.forget())
 }
 
-// openLink makes the link's relay: the source dials it in the target's stead.
+// openLink makes the link's relay: the source dials it in the target's stead. Where the sites dial each other it has no ports.
 func openLink(m *manifest, log *slog.Logger) (*faultlink.Relay, error) {
+	if m.direct() {
+		return faultlink.OpenRelay(faultlink.RelayConfig{Log: log})
+	}
 	rate, err := config.ParseRate(m.Link)
 	if err != nil {
 		return nil, err
@@ -101,6 +108,7 @@ type supervisor struct {
 	dir   string
 	log   *slog.Logger
 	relay *faultlink.Relay
+	alone bool // the sites dial each other: the relay has nothing to carry
 
 	mu struct {
 		sync.Mutex

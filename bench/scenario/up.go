@@ -70,7 +70,7 @@ func Up(ctx context.Context, o Options, progress func(Progress)) (*Lab, error) {
 	}
 	m := &manifest{
 		Version: manifestVersion, ID: rand.Text(), Made: time.Now().UTC(), Boot: boot, Maker: maker,
-		Group: GroupName, Link: o.Link.String(), Binaries: o.Binaries,
+		Group: GroupName, Link: o.link(), Binaries: o.Binaries,
 	}
 	if err := claim(dir, m); err != nil {
 		return nil, err

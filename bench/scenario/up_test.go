@@ -436,6 +436,7 @@ func TestUsageIsTold(t *testing.T) {
 	f(Options{Dir: "x", Size: 1000}, 1, "no multiple of 512")
 	f(Options{Dir: "x", Interval: config.Duration(time.Hour)}, 1, "--interval")
 	f(Options{Dir: "x", Link: 1}, 1, "--link")
+	f(Options{Dir: "x", Link: MinLink, Direct: true}, 1, "direct")
 	f(Options{Dir: "x", Images: []string{"a/vol1"}, Volumes: 1}, 1, "named vol1")
 	f(Options{Size: 1000, Interval: 1, Link: 1, Images: []string{"a/-"}}, 5, "rename it")
 }
@@ -529,5 +530,23 @@ func TestSiteDown(t *testing.T) {
 		if time.Now().After(late) {
 			t.Fatalf("the site is up, and its daemons are not: %+v", st.Processes)
 		}
+	}
+}
+
+// TestDirectLab: its source dials its target itself, and nobody changes a link that is not there.
+func TestDirectLab(t *testing.T) {
+	lab := upLab(t, Options{Dir: filepath.Join(t.TempDir(), "lab"), Direct: true})
+	c, err := config.LoadVRA(filepath.Join(lab.dir, fileSource))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if to := c.Source.Groups[0].Target; to.Data != loopback(lab.m.Ports[portTargetData]) || to.Control != loopback(lab.m.Ports[portTargetControl]) {
+		t.Errorf("the source dials %+v", to)
+	}
+	if _, err := lab.SetRate(t.Context(), MinLink); err == nil || !strings.Contains(err.Error(), "no link") {
+		t.Errorf("a rate for no link: %v", err)
+	}
+	if st, err := lab.Status(t.Context()); err != nil || st.Link.Rate != "direct" || !st.Link.Up {
+		t.Errorf("status %+v, %v", st, err)
 	}
 }

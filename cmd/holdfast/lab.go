@@ -71,8 +71,10 @@ If it fails or is interrupted, nothing stays behind.`,
 			if o.Size == 0 {
 				return usagef("--size: a disk of no bytes")
 			}
-			if o.Link, err = config.ParseRate(link); err != nil {
-				return usagef("--link: %w", err)
+			if o.Direct = link == "direct"; !o.Direct {
+				if o.Link, err = config.ParseRate(link); err != nil {
+					return usagef("--link: %w, or direct", err)
+				}
 			}
 			if o.Interval, err = config.ParseDuration(interval); err != nil {
 				return usagef("--interval: %w", err)
@@ -87,7 +89,7 @@ If it fails or is interrupted, nothing stays behind.`,
 	f.StringVar(&o.Dir, "dir", "", "`DIR` of the lab: empty, or absent and then made")
 	f.Var(countFlag{&o.Volumes}, "volumes", "`N` empty disks, named vol1 and on (default 1, with --image 0)")
 	f.StringVar(&size, "size", scenario.DefaultSize.String(), "`SIZE` of each empty disk")
-	f.StringVar(&link, "link", "none", "`RATE` of the link between the sites, or none")
+	f.StringVar(&link, "link", "none", "`RATE` of the link between the sites, none, or direct (they dial each other, and there is no link to slow or cut)")
 	f.StringVar(&interval, "interval", config.DefaultInterval.String(), "`DURATION` between checkpoints, 1s to 1m")
 	f.StringVar(&o.Compression, "compression", "auto", "auto (LZ4, and raw where the link is faster than compressing), lz4 or none")
 	f.StringVar(&o.Cache, "cache", config.CacheNone, "of the disks: none, or writeback, where a write is answered that stands in the page cache")
