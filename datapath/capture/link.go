@@ -130,7 +130,7 @@ func (l *link) hello(conn *net.UnixConn) (w welcome, fds []int, err error) {
 	if err = cmp.Or(err, sent); err != nil {
 		return w, nil, err
 	}
-	p, fds, err := readMessage(conn, maxReply, 3)
+	p, fds, err := readMessage(conn, make([]byte, maxReply+1), 3)
 	if err != nil {
 		return w, nil, err
 	}
@@ -210,8 +210,9 @@ func (t *Tap) foldLate(ctx context.Context, p *tapPool, ask func(request) error)
 
 // read hands replies to those who asked.
 func (c *filterConn) read() error {
+	mem := make([]byte, maxReply+1) // once: a resync has tens of thousands of replies a second, of a few bytes each
 	for {
-		p, fds, err := readMessage(c.conn, maxReply, 0)
+		p, fds, err := readMessage(c.conn, mem, 0)
 		closeFDs(fds)
 		if errors.Is(err, errPeerGone) || errors.Is(err, net.ErrClosed) {
 			return ErrFilterGone
@@ -228,6 +229,9 @@ func (c *filterConn) read() error {
 		delete(c.mu.open, r.id)
 		c.mu.Unlock()
 		if ch != nil { // else nobody waits any more
+			if !invariant.Planted("capture/reply-lent") {
+				r.body = slices.Clone(r.body)
+			}
 			ch <- r
 		}
 	}

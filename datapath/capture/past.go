@@ -286,7 +286,7 @@ func (f Filtered) put(ctx context.Context, q request, most time.Duration) (body 
 	if _, err := c.Write(q.bytes()); err != nil {
 		return nil, err
 	}
-	p, fds, err := readMessage(c.(*net.UnixConn), maxReply, 0)
+	p, fds, err := readMessage(c.(*net.UnixConn), make([]byte, maxReply+1), 0)
 	closeFDs(fds)
 	if err != nil {
 		return nil, fmt.Errorf("the filter at %s: %w", f.PoolSocket, err)

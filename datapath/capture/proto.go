@@ -131,6 +131,7 @@ func (r reply) bytes() []byte {
 	return append(append(p, r.fail...), r.body...)
 }
 
+// parseReply reads a reply, whose body is a part of p.
 func parseReply(p []byte) (reply, error) {
 	if err := checkSock(p, replyBytes); err != nil {
 		return reply{}, err

@@ -99,7 +99,7 @@ func (f *Filter) serve(ctx context.Context, conn *net.UnixConn) error {
 
 // readHello reads the first message and the eventfd that came with it; none with askPast and askMirror.
 func readHello(conn *net.UnixConn) (q request, wakeFD int, err error) {
-	p, fds, err := readMessage(conn, maxRequest, 1)
+	p, fds, err := readMessage(conn, make([]byte, maxRequest+1), 1)
 	if err != nil {
 		return q, -1, err
 	}
@@ -171,8 +171,9 @@ func (c *tapConn) run(ctx context.Context, hello uint64) error {
 		return err
 	}
 	c.f.cfg.Log.Info("VRA attached")
+	mem := make([]byte, requestBytes+1)
 	for {
-		m, fds, err := readMessage(c.conn, requestBytes, 0)
+		m, fds, err := readMessage(c.conn, mem, 0)
 		closeFDs(fds)
 		if err != nil {
 			if errors.Is(err, net.ErrClosed) || errors.Is(err, errPeerGone) {
@@ -274,12 +275,11 @@ func (c *tapConn) send(r reply, rights []byte) error {
 
 var errPeerGone = errors.New("the other side is gone")
 
-// readMessage reads one datagram of at most max bytes, and at most fds descriptors,
-// which are the caller's.
-func readMessage(conn *net.UnixConn, max, fds int) (p []byte, got []int, err error) {
-	p = make([]byte, max+1)
+// readMessage reads one datagram into mem, which is one byte longer than it may be, and at most fds descriptors,
+// which are the caller's. P is a part of mem.
+func readMessage(conn *net.UnixConn, mem []byte, fds int) (p []byte, got []int, err error) {
 	oob := make([]byte, unix.CmsgSpace(4*8))
-	n, oobn, flags, _, err := conn.ReadMsgUnix(p, oob)
+	n, oobn, flags, _, err := conn.ReadMsgUnix(mem, oob)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -300,14 +300,14 @@ func readMessage(conn *net.UnixConn, max, fds int) (p []byte, got []int, err err
 	switch {
 	case n == 0:
 		err = errPeerGone
-	case n > max || flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 || len(got) > fds:
+	case n == len(mem) || flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 || len(got) > fds:
 		err = fmt.Errorf("message of %d bytes, %d descriptors: %w", n, len(got), ErrCorrupt)
 	}
 	if err != nil {
 		closeFDs(got)
 		return nil, nil, err
 	}
-	return p[:n], got, nil
+	return mem[:n], got, nil
 }
 
 func closeFDs(fds []int) {
