@@ -308,7 +308,7 @@ func (f *flow) join(ctx context.Context, v roster.Volume) error {
 		return nil
 	}
 	defer context.AfterFunc(life, end)()
-	if err := f.readDirty(run, dirty.NewPass([]record.VolumeID{v.ID}, syncRead)); err != nil {
+	if err := f.readDirty(run, dirty.NewSweep([]record.VolumeID{v.ID}, syncRead)); err != nil {
 		if run.Err() != nil {
 			return nil // another life begins, or something else is asked: it is gone on with after that
 		}

@@ -110,7 +110,7 @@ func (f *flow) walk(ctx context.Context, a group.Walk) {
 	_, _ = f.askDirty(ctx) // for the status; whether the filters answer shows below
 	err := f.compare(ctx, volumes, unmirrored != nil)
 	if err == nil {
-		err = f.readDirty(ctx, dirty.NewPass(volumes, syncRead))
+		err = f.readDirty(ctx, dirty.NewSweep(volumes, syncRead))
 	}
 	if ctx.Err() != nil {
 		return
@@ -167,7 +167,7 @@ func (f *flow) readDirty(ctx context.Context, p *dirty.Pass) error {
 					fail(fmt.Errorf("read volume %d at %d: %w", s.Volume, s.Off, err))
 					return
 				}
-				f.count.syncRead.Add(uint64(s.Len))
+				f.count.syncRead.Add(uint64(s.Dirty))
 			})
 		}
 		if ctx.Err() != nil {

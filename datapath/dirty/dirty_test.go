@@ -13,58 +13,101 @@ import (
 // TestPassReadsEverything walks random maps with random pages: every dirty byte
 // is read once, in reads that keep to the read size and its grid.
 func TestPassReadsEverything(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		readBytes := rapid.Int64Range(1, 64).Draw(t, "readBytes")
-		var volumes []record.VolumeID
-		maps := map[record.VolumeID][]Extent{}
-		for v := range rapid.IntRange(0, 3).Draw(t, "volumes") {
-			id := record.VolumeID(v + 1)
-			volumes = append(volumes, id)
-			at := int64(0)
-			for range rapid.IntRange(0, 6).Draw(t, "extents") {
-				at += rapid.Int64Range(0, 100).Draw(t, "gap")
-				n := rapid.Int64Range(1, 300).Draw(t, "len")
-				maps[id] = append(maps[id], Extent{id, at, n})
-				at += n
-			}
+	rapid.Check(t, func(t *rapid.T) { walk(t, false) })
+}
+
+// TestSweepReadsEverything: the same where a read takes in what is dirty near by; what it skips over is not.
+func TestSweepReadsEverything(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) { walk(t, true) })
+}
+
+func walk(t *rapid.T, sweep bool) {
+	readBytes := rapid.Int64Range(1, 64).Draw(t, "readBytes")
+	var volumes []record.VolumeID
+	maps := map[record.VolumeID][]Extent{}
+	for v := range rapid.IntRange(0, 3).Draw(t, "volumes") {
+		id := record.VolumeID(v + 1)
+		volumes = append(volumes, id)
+		at := int64(0)
+		for range rapid.IntRange(0, 6).Draw(t, "extents") {
+			at += rapid.Int64Range(0, 100).Draw(t, "gap")
+			n := rapid.Int64Range(1, 300).Draw(t, "len")
+			maps[id] = append(maps[id], Extent{id, at, n})
+			at += n
 		}
-		var want, got int64
-		for _, m := range maps {
-			for _, e := range m {
-				want += e.Len
-			}
+	}
+	var want, got int64
+	for _, m := range maps {
+		for _, e := range m {
+			want += e.Len
 		}
-		p := NewPass(slices.Clone(volumes), readBytes)
-		for {
-			s := p.Next()
-			if s.Kind == Over {
-				break
-			}
-			if s.Kind == Ask {
-				var page []Extent
-				for _, e := range maps[s.Volume] {
-					if e.Off >= s.Off {
-						page = append(page, e)
-					}
+	}
+	p := NewPass(slices.Clone(volumes), readBytes)
+	if sweep {
+		p = NewSweep(slices.Clone(volumes), readBytes)
+	}
+	for {
+		s := p.Next()
+		if s.Kind == Over {
+			break
+		}
+		if s.Kind == Ask {
+			var page []Extent
+			for _, e := range maps[s.Volume] {
+				if e.Off >= s.Off {
+					page = append(page, e)
 				}
-				page = page[:min(len(page), rapid.IntRange(1, 4).Draw(t, "page"))]
-				if err := p.Told(slices.Clone(page)); err != nil {
-					t.Fatal(err)
-				}
-				continue
 			}
-			if s.Len <= 0 || s.Len > readBytes || s.Off/readBytes != (s.Off+s.Len-1)/readBytes {
-				t.Fatalf("read %+v breaks the grid of %d", s.Extent, readBytes)
+			page = page[:min(len(page), rapid.IntRange(1, 4).Draw(t, "page"))]
+			if err := p.Told(slices.Clone(page)); err != nil {
+				t.Fatal(err)
 			}
-			if !slices.ContainsFunc(maps[s.Volume], func(e Extent) bool { return e.Off <= s.Off && s.Off+s.Len <= e.Off+e.Len }) {
-				t.Fatalf("read %+v is not dirty", s.Extent)
-			}
-			got += s.Len
+			continue
 		}
-		if got != want {
-			t.Fatalf("read %d bytes of %d dirty", got, want)
+		if s.Len <= 0 || s.Len > readBytes || s.Off/readBytes != (s.Off+s.Len-1)/readBytes {
+			t.Fatalf("read %+v breaks the grid of %d", s.Extent, readBytes)
 		}
-	})
+		within := dirtyIn(maps[s.Volume], s.Off, s.Off+s.Len)
+		if within != s.Dirty || !sweep && within != s.Len {
+			t.Fatalf("read %+v says that %d bytes are dirty, and %d are", s.Extent, s.Dirty, within)
+		}
+		if dirtyIn(maps[s.Volume], s.Off, s.Off+1) == 0 || dirtyIn(maps[s.Volume], s.Off+s.Len-1, s.Off+s.Len) == 0 {
+			t.Fatalf("read %+v begins or ends with what is not dirty", s.Extent)
+		}
+		got += within
+	}
+	if got != want {
+		t.Fatalf("read %d bytes of %d dirty", got, want)
+	}
+}
+
+// dirtyIn is how many bytes of [from, to) are dirty.
+func dirtyIn(m []Extent, from, to int64) (n int64) {
+	for _, e := range m {
+		n += max(0, min(to, e.Off+e.Len)-max(from, e.Off))
+	}
+	return n
+}
+
+// TestSweep: what a page tells of one cell is one read, and no more is.
+func TestSweep(t *testing.T) {
+	p := NewSweep([]record.VolumeID{1}, 100)
+	var got []Step
+	pages := [][]Extent{{{1, 10, 5}, {1, 30, 5}, {1, 90, 20}, {1, 150, 10}}, {{1, 170, 10}, {1, 300, 1}}, nil}
+	for s := p.Next(); s.Kind != Over; s = p.Next() {
+		if s.Kind == Read {
+			got = append(got, s)
+			continue
+		}
+		if err := p.Told(pages[0]); err != nil {
+			t.Fatal(err)
+		}
+		pages = pages[1:]
+	}
+	want := []Step{{Read, Extent{1, 10, 90}, 20}, {Read, Extent{1, 100, 60}, 20}, {Read, Extent{1, 170, 10}, 10}, {Read, Extent{1, 300, 1}, 1}}
+	if !slices.Equal(got, want) {
+		t.Errorf("reads %v, want %v", got, want)
+	}
 }
 
 func TestToldRefusesNonsense(t *testing.T) {

@@ -5,6 +5,8 @@
 // A pass asks for the dirty extents a page at a time and yields reads, cut at
 // multiples of the read size, volume after volume, each in rising order. It never
 // goes back: what becomes dirty behind it is the next pass's. It holds one page.
+// A read of a pass of NewPass is dirty from end to end; that of one of NewSweep begins and ends with what is, and
+// stands for all that is dirty between: where guests wrote here and there each read costs more than what it brings.
 package dirty
 
 import (
@@ -27,18 +29,20 @@ type Kind uint8
 const (
 	Over Kind = iota // nothing is left to read in this pass
 	Ask              // tell the dirty extents of Volume from Off on
-	Read             // read the extent
+	Read             // read what is dirty in the extent
 )
 
 // Step is what a pass wants next.
 type Step struct {
 	Kind Kind
 	Extent
+	Dirty int64 // bytes of a read that were told as dirty
 }
 
 // Pass walks the dirty maps once. It is not for concurrent use.
 type Pass struct {
 	readBytes int64
+	sweep     bool
 	volumes   []record.VolumeID
 	from      int64    // in volumes[0]: what lies below was asked for
 	page      []Extent // told and not yet read
@@ -53,6 +57,13 @@ func NewPass(volumes []record.VolumeID, readBytes int64) *Pass {
 	return &Pass{readBytes: readBytes, volumes: volumes}
 }
 
+// NewSweep returns a pass over the volumes whose reads take in all that is told together between two multiples of readBytes.
+func NewSweep(volumes []record.VolumeID, readBytes int64) *Pass {
+	p := NewPass(volumes, readBytes)
+	p.sweep = true
+	return p
+}
+
 // Next returns the next step. After Ask comes Told, with nothing between.
 func (p *Pass) Next() Step {
 	if p.asked {
@@ -60,15 +71,30 @@ func (p *Pass) Next() Step {
 	}
 	switch {
 	case len(p.page) > 0:
-		return Step{Read, p.cut()}
+		return p.read()
 	case len(p.volumes) > 0:
 		p.asked = true
-		return Step{Ask, Extent{Volume: p.volumes[0], Off: p.from}}
+		return Step{Kind: Ask, Extent: Extent{Volume: p.volumes[0], Off: p.from}}
 	}
 	return Step{Kind: Over}
 }
 
-// cut takes the next read off the page.
+// read takes the next read off the page.
+func (p *Pass) read() Step {
+	e := p.cut()
+	s := Step{Read, e, e.Len}
+	for cell := e.Off / p.readBytes; p.sweep && len(p.page) > 0 && p.page[0].Off/p.readBytes == cell; {
+		e = p.cut()
+		s.Len = e.Off + e.Len - s.Off
+		s.Dirty += e.Len
+		if invariant.Planted("dirty/sweep-short") {
+			s.Len = e.Len
+		}
+	}
+	return s
+}
+
+// cut takes the next extent off the page, or as much of it as a read may be of.
 func (p *Pass) cut() Extent {
 	e := &p.page[0]
 	n := min(e.Len, p.readBytes-e.Off%p.readBytes)
