@@ -37,6 +37,8 @@ func TestCreateTellsOfABadOne(t *testing.T) {
 	source, target := twoSites()
 	source.hang = true
 	source.asked = func() { // it is listed as bad when it was asked for
+		target.mu.Lock()
+		defer target.mu.Unlock()
 		target.checkpoints = append(target.checkpoints, &holdfastv1.Checkpoint{Id: "9", Tag: "mine", State: api.CheckpointBad, Reason: "log at 0x10 is damaged"})
 	}
 	both := contextFile(t, source, target)
@@ -44,7 +46,9 @@ func TestCreateTellsOfABadOne(t *testing.T) {
 	if code != exitFailed || !strings.Contains(errs, "checkpoint 9 is bad: log at 0x10 is damaged") {
 		t.Errorf("exit %d: %s", code, errs)
 	}
+	source.mu.Lock()
 	source.hang, source.asked = false, nil // the source calls it listed
+	source.mu.Unlock()
 	code, _, errs = holdfast(t, both, "checkpoint", "create", "--tag", "other")
 	if code != exitFailed || !strings.Contains(errs, "checkpoint 9 is bad") {
 		t.Errorf("exit %d: %s", code, errs)

@@ -54,8 +54,10 @@ func (s *site) Get(context.Context, *holdfastv1.StatusServiceGetRequest) (*holdf
 type checkpointsOf struct{ *site }
 
 func (s checkpointsOf) List(_ context.Context, r *holdfastv1.CheckpointsServiceListRequest) (*holdfastv1.CheckpointsServiceListResponse, error) {
+	s.mu.Lock()
 	s.listed = r
 	all := slices.Clone(s.checkpoints)
+	s.mu.Unlock()
 	if r.NewestFirst {
 		slices.Reverse(all)
 	}
@@ -115,11 +117,14 @@ func (s checkpointsOf) Unpin(_ context.Context, r *holdfastv1.CheckpointsService
 }
 
 func (s checkpointsOf) Create(ctx context.Context, r *holdfastv1.CheckpointsServiceCreateRequest) (*holdfastv1.CheckpointsServiceCreateResponse, error) {
+	s.mu.Lock()
 	s.created = r
-	if s.asked != nil {
-		s.asked()
+	asked, hang := s.asked, s.hang
+	s.mu.Unlock()
+	if asked != nil {
+		asked()
 	}
-	if s.hang {
+	if hang {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
