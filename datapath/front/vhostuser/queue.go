@@ -166,15 +166,16 @@ func (q *running) runLane(redo []uint16) error {
 				return err
 			}
 		}
+		q.lane.Told()
 		for !q.stopping.Load() {
 			q.setLater(true) // what ends at once is told at once
 			n, err := q.takeAll()
 			q.tell()
+			if (n > 0 || err != nil) && !invariant.Planted("vhostuser/at-once-untold") {
+				q.lane.Told()
+			}
 			if err != nil {
 				return err
-			}
-			if n > 0 && !invariant.Planted("vhostuser/at-once-untold") {
-				q.lane.Told()
 			}
 			switch q.next(n) {
 			case lookAgain:
@@ -307,6 +308,10 @@ func (q *running) take(head uint16) error {
 // lane has.
 func (q *running) stepUntilFree() error {
 	for q.busy.Load() > maxWorkers {
+		if !invariant.Planted("vhostuser/held-back") { // a worker may be long: what has ended does not wait for it
+			q.tell()
+			q.lane.Told()
+		}
 		if err := q.lane.Loop().Wait(); err != nil {
 			return err
 		}
