@@ -331,7 +331,10 @@ func (s servedVolume) Serves(ctx context.Context) error {
 	return err
 }
 
-// ready says whether the filter is to be told that it has all writes: the guest was detached, or a flush of its disk failed; and why nothing can be done with it.
+// errUnsynced: a flush of the disk failed. It ends by a word of whoever has seen to the disk, and of no other.
+var errUnsynced = errors.New(capture.PastUnsynced.String())
+
+// ready says whether the filter was told that the guest is detached, and why nothing can be done with it.
 func (s servedVolume) ready(ctx context.Context) (told bool, err error) {
 	p, err := s.filter.Past(ctx)
 	if err == nil && s.Socket != "" {
@@ -343,7 +346,10 @@ func (s servedVolume) ready(ctx context.Context) (told bool, err error) {
 	if !sameFile(p.Path, s.Path) {
 		return false, fmt.Errorf("the filter that runs has %s for volume %s, and its file says %s: start it again", p.Path, s.Name, s.Path)
 	}
-	return p.Past == capture.PastTold || p.Past == capture.PastUnsynced, nil
+	if p.Past == capture.PastUnsynced {
+		return false, fmt.Errorf("volume %s: %w", s.Name, errUnsynced)
+	}
+	return p.Past == capture.PastTold, nil
 }
 
 func (s servedVolume) silent(err error) error {
@@ -377,6 +383,9 @@ func (a *app) tellFilter(ctx context.Context, o *attaching, served []servedVolum
 		return fmt.Errorf("volume %s is a mirror target: without a guest there is nothing to tell its filter", s.Name)
 	}
 	told, err := s.ready(ctx)
+	if in && errors.Is(err, errUnsynced) {
+		told, err = true, nil
+	}
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -30,6 +32,7 @@ type shore struct {
 	t                        *testing.T
 	dir, disk, file, monitor string
 	filter                   *capture.Filter
+	fs                       ioengine.FS // of the filter; nil: the system's
 	stop                     context.CancelFunc
 	done                     chan error
 	qemu                     *exec.Cmd
@@ -75,7 +78,7 @@ func (s *shore) startFilter() {
 	}
 	log := slog.New(slog.DiscardHandler)
 	s.filter, err = capture.OpenFilter(capture.FilterConfig{RunDir: c.RunDir, Group: record.GroupID(c.Group.ID), PoolBytes: int64(c.Pool), PoolSocket: c.PoolSocket,
-		Volumes: []capture.FilterVolume{{ID: 1, Name: "vol1", Path: c.Volumes[0].Path, Mirror: int64(c.Volumes[0].Mirror)}}, FS: ioengine.OS(), Log: log,
+		Volumes: []capture.FilterVolume{{ID: 1, Name: "vol1", Path: c.Volumes[0].Path, Mirror: int64(c.Volumes[0].Mirror), Writeback: c.Volumes[0].Writeback()}}, FS: cmp.Or(s.fs, ioengine.OS()), Log: log,
 		Dial: func(ctx context.Context, uri, bitmap string) (capture.Source, error) {
 			if bitmap != "" {
 				return nbd.DialBitmap(ctx, uri, bitmap)
@@ -377,6 +380,68 @@ func (s *shore) tell(what string) {
 		if time.Now().After(late) {
 			s.t.Fatalf("%s --no-guest: %s%s", what, out, errs)
 		}
+	}
+}
+
+// unsynced is a system whose disk takes no sync.
+type unsynced struct {
+	ioengine.FS
+	disk string
+}
+
+func (u unsynced) Open(name string, flags ioengine.Flags) (ioengine.File, error) {
+	f, err := u.FS.Open(name, flags)
+	if name == u.disk && err == nil {
+		f = unsyncedFile{f}
+	}
+	return f, err
+}
+
+type unsyncedFile struct{ ioengine.File }
+
+func (unsyncedFile) Sync() error { return syscall.EIO }
+
+// TestAttachAfterAFailedFlush: of a disk whose flush failed the filter is told by a word that is about that, and by no other.
+func TestAttachAfterAFailedFlush(t *testing.T) {
+	s := newShore(t)
+	text, err := os.ReadFile(s.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.write(s.file, strings.Replace(string(text), "nbd: "+s.at("nbd"), "nbd: "+s.at("nbd")+", cache: writeback", 1))
+	s.fs = unsynced{ioengine.OS(), s.disk}
+	s.startFilter()
+	c, err := nbd.Dial(t.Context(), nbd.URI{Network: "unix", Address: s.at("nbd"), Export: "vol1"}.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.WriteAt(make([]byte, 4096), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Flush(); err == nil {
+		t.Fatal("a flush of a disk that takes none succeeds")
+	}
+	c.Close()
+	s.endFilter()
+	s.fs = nil
+	s.startFilter()
+	still := func() {
+		t.Helper()
+		if s.past() != int(capture.PastUnsynced) {
+			t.Errorf("the filter says %d", s.past())
+		}
+	}
+	still()
+	if code, _, errs := s.run("detach", "--no-guest", "--volume", "vol1"); code == 0 || !strings.Contains(errs, "a flush of the disk failed") {
+		t.Errorf("exit %d: %s", code, errs)
+	}
+	s.startQEMU("-drive", plainDisk, "-device", "virtio-blk-pci,drive=d0,id=vd0")
+	s.fails("a flush of the disk failed", "attach")
+	still()
+	s.endQEMU(s.qemu)
+	s.tell("attach")
+	if s.past() != int(capture.PastNone) {
+		t.Errorf("the filter says %d after it was told", s.past())
 	}
 }
 
