@@ -87,9 +87,17 @@ func serve(ctx context.Context, live *live, notify *systemd.Notifier, log *slog.
 			}
 		})
 	}
-	run, fail := context.WithCancelCause(ctx)
+	run, fail := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer fail(nil)
 	var wg sync.WaitGroup
+	wg.Go(func() {
+		select {
+		case <-ctx.Done():
+			filter.Settle() // guests are served meanwhile, and Close finds little left to sync
+			fail(nil)
+		case <-run.Done():
+		}
+	})
 	part := func(name string, f func(context.Context) error) {
 		wg.Go(func() {
 			if err := f(run); err != nil {

@@ -186,6 +186,21 @@ func TestCloseSyncs(t *testing.T) {
 	}
 }
 
+// TestSettles: what was answered is on a cached disk before its filter stops.
+func TestSettles(t *testing.T) {
+	r := newCachedRig(t, 4*region)
+	write(t, r.start(), 4096, fill(512, 7))
+	r.filter.Settle()
+	file, err := r.disk.Crash(rand.New(rand.NewPCG(1, 1)), faultdisk.KeepNone).Open("/disk", ioengine.ReadOnly)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := make([]byte, 512)
+	if err := readFull(file, p, 4096); err != nil || p[0] != 7 {
+		t.Errorf("a crash leaves %d (%v)", p[0], err)
+	}
+}
+
 // TestCachedLane: a write into the page cache has ended when the call returns, and is read by whoever reads. One that the kernel holds up is no
 // hang, and has the next ones go by a thread of its.
 func TestCachedLane(t *testing.T) {

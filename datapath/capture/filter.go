@@ -15,6 +15,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/datapath/front"
 	"github.com/holdfast-dr/holdfast/ioengine"
+	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/ioengine/wait"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
@@ -240,6 +241,23 @@ func (f *Filter) wake() {
 	if f.tap.wakeFD >= 0 {
 		_, _ = unix.Write(f.tap.wakeFD, []byte{1, 0, 0, 0, 0, 0, 0, 0})
 	}
+}
+
+// Settle makes durable what stands in the page cache of disks that are cached; it takes as long as they do. Called before the fronts stop it
+// leaves Close little to wait for.
+func (f *Filter) Settle() {
+	var wg sync.WaitGroup
+	for _, v := range f.volumes {
+		if !v.disk.cached || invariant.Planted("capture/unsettled") {
+			continue
+		}
+		wg.Go(func() {
+			if err := v.sync(); err != nil {
+				v.log.Error("the disk was not synced", "error", err)
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // takenWait is how long Close gives the VRA to take what is published.
