@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -29,14 +30,16 @@ func listenPool(path string) (*net.UnixListener, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
+	var mode error
+	c := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
+		// A socket has the mode in the folder that it had before it came there: it is never open to others.
+		return errors.Join(raw.Control(func(fd uintptr) { mode = unix.Fchmod(int(fd), 0o600) }), mode)
+	}}
+	l, err := c.Listen(context.Background(), "unixpacket", path)
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, errors.Join(err, l.Close())
-	}
-	return l, nil
+	return l.(*net.UnixListener), nil
 }
 
 // accept serves connections until ctx ends, and then waits for none: wg has them.
