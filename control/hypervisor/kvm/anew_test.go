@@ -10,7 +10,7 @@ import (
 	"github.com/holdfast-dr/holdfast/control/hypervisor"
 )
 
-// TestStartsAnew: a machine whose disk nobody serves over vhost-user, whether or not somebody listens there, hangs while it starts. It is given up, and starts over NBD.
+// TestStartsAnew: a machine whose disk nobody serves over vhost-user, whether or not somebody listens there, hangs while it starts. It is given up, is known not to run, and starts over NBD.
 func TestStartsAnew(t *testing.T) {
 	l, err := NewLocal(t.TempDir(), DefaultQEMU)
 	if err != nil {
@@ -43,6 +43,12 @@ func startsAnew(t *testing.T, h hypervisor.Hypervisor) {
 			t.Errorf("%s: it started", at)
 		}
 		t.Logf("%s: %v", at, err)
+		asked, cancel := context.WithTimeout(ctx, 10*time.Second)
+		state, err := h.State(asked, "web1") // which is asked before its power is cut
+		cancel()
+		if err != nil || state == hypervisor.Running {
+			t.Errorf("%s: it is %q: %v", at, state, err)
+		}
 		if err := h.Stop(ctx, "web1", hypervisor.ByForce); err != nil {
 			t.Fatal(err)
 		}

@@ -246,6 +246,9 @@ func (l *Local) launch(ctx context.Context, dir string, m hypervisor.Machine) er
 	if err == nil {
 		return nil
 	}
+	if ctx.Err() != nil && !invariant.Planted("kvm/hangs-on") {
+		return errors.Join(ctx.Err(), giveUp(ctx, dir))
+	}
 	if pid, herr := holder(dir); herr == nil && pid > 0 {
 		return nil // another call was quicker
 	}
@@ -254,6 +257,24 @@ func (l *Local) launch(ctx context.Context, dir string, m hypervisor.Machine) er
 		return fmt.Errorf("QEMU does not start: %s", text)
 	}
 	return fmt.Errorf("QEMU does not start: %w", err)
+}
+
+// giveUp ends a QEMU that was not ready in time, as where nobody serves its disks: its guest has run nothing, and nobody could ask it whether that is so.
+// One that answers stays.
+func giveUp(ctx context.Context, dir string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	pid, err := holder(dir)
+	if err != nil || pid == 0 {
+		return err
+	}
+	if mon, err := monitor(ctx, dir); err == nil {
+		return mon.Close()
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+		return fmt.Errorf("end process %d: %w", pid, err)
+	}
+	return nil
 }
 
 // awaitMonitor connects once QEMU listens, which is when it holds the pid file and a moment more.
