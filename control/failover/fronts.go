@@ -55,7 +55,12 @@ func (c *carrier) define(ctx context.Context, m *recovery.Machine) (found, error
 	}
 	def, err := onView(m, v, true)
 	if err == nil {
-		err = c.machines.Define(ctx, def)
+		if err = c.machines.Define(ctx, def); err != nil && !invariant.Planted("failover/defines-unanswered") {
+			if _, lost := c.machines.State(ctx, m.Name); lost != nil { // nobody has refused anything
+				return found{}, err
+			}
+			err = c.machines.Define(ctx, def) // as when it was not there for a moment
+		}
 	}
 	if err == nil {
 		return found{text: "disks over vhost-user"}, nil
@@ -71,21 +76,43 @@ func (c *carrier) defineOverNBD(ctx context.Context, m *recovery.Machine, v *hol
 	return err
 }
 
-// start starts a machine. One that does not start over vhost-user, in half the time that there is, starts over NBD: it has run nothing yet that would be lost with its power.
+// start starts a machine. One that does not start over vhost-user, in half the time that there is, starts over NBD, and so do those after one whose time ended.
 func (c *carrier) start(ctx context.Context, m *recovery.Machine) (found, error) {
 	if !m.VhostUser {
 		return found{}, c.machines.Start(ctx, m.Name)
+	}
+	if c.hung != nil {
+		return c.startOverNBD(ctx, m, c.hung)
 	}
 	first, cancel := ctx, func() {}
 	if late, ok := ctx.Deadline(); ok {
 		first, cancel = context.WithTimeout(ctx, time.Until(late)/2)
 	}
 	err := c.machines.Start(first, m.Name)
+	hung := first.Err() != nil && ctx.Err() == nil
 	cancel()
 	if err == nil {
 		return found{}, nil
 	}
-	return c.instead(ctx, err, func() error {
+	got, ferr := c.startOverNBD(ctx, m, err)
+	if hung && ferr == nil && got.text != "" && !invariant.Planted("failover/each-hangs") {
+		c.hung = fmt.Errorf("machine %s hung: %w", m.Name, err)
+	}
+	return got, ferr
+}
+
+// startOverNBD starts a machine over NBD that did not start over vhost-user, unless it runs already: a command that was killed may have started it, and its power would take
+// what it wrote. One that is not known to stand is left alone.
+func (c *carrier) startOverNBD(ctx context.Context, m *recovery.Machine, why error) (found, error) {
+	state, err := c.machines.State(ctx, m.Name)
+	switch {
+	case invariant.Planted("failover/cuts-what-runs"):
+	case err != nil:
+		return found{}, why
+	case state == hypervisor.Running:
+		return found{}, nil
+	}
+	return c.instead(ctx, why, func() error {
 		v, err := c.standing(ctx)
 		if err == nil {
 			err = c.machines.Stop(ctx, m.Name, hypervisor.ByForce)

@@ -132,6 +132,7 @@ type carrier struct {
 	*Runner
 	job      *Job
 	machines hypervisor.Hypervisor
+	hung     error // why a machine did not start over vhost-user in time, so that others of the job need not wait for that, too
 }
 
 // askedEvery is how often a long step looks for somebody who wants the job to end.
