@@ -302,7 +302,7 @@ func domainLife(t *testing.T, l *Libvirt) {
 }
 
 // domainOverVhost: a domain boots from the first of two disks over vhost-user, goes on when who serves them is killed and comes back, and is said to move onto files,
-// and back, without a stop: in what it is started from. Off, it moves too.
+// and back, without a stop: in what it is started from, unless QEMU cannot open a file or that has another size. Off, it moves too.
 func domainOverVhost(t *testing.T, l *Libvirt) {
 	ctx := t.Context()
 	must := func(err error) {
@@ -382,7 +382,19 @@ func domainOverVhost(t *testing.T, l *Libvirt) {
 	back := func(d *memoryDisk) hypervisor.Disk {
 		return hypervisor.Disk{Volume: d.volume, NBD: "nbd+unix:///" + d.volume + "?socket=/nowhere", VhostUser: d.socket, Bytes: 1 << 20}
 	}
+	small := filepath.Join(t.TempDir(), "small")
+	must(os.WriteFile(small, make([]byte, 1<<19), 0o600))
+	for file, want := range map[string]string{t.TempDir(): "open the file in QEMU", small: "see that it has the size", small + ".none": "no such file"} {
+		if err := l.SetDisk(ctx, "web2", hypervisor.Disk{Volume: first.volume, File: file, Bytes: 1 << 20}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("onto %s: %v, want %q", file, err, want)
+		}
+	}
+	finds(2, 2)
 	both(onto)
+	var nodes []struct{ File string }
+	if command(Command{Execute: "query-named-block-nodes"}, &nodes); len(nodes) > 0 {
+		t.Errorf("it has files open that were only tried: %+v", nodes)
+	}
 	finds(2, 0)
 	boots("it goes on over vhost-user", reset)
 	both(back)

@@ -199,16 +199,42 @@ func (l *Local) setDisk(ctx context.Context, name string, d hypervisor.Disk) err
 }
 
 // setRunning has the QEMU of a machine find a disk at d, or sees that it does where the definition says the same, and says whether it has it over
-// vhost-user: then there is nothing to move in it.
+// vhost-user: then there is nothing to move in it, and a file that it is to be started on is only tried.
 func setRunning(ctx context.Context, mon *Monitor, m hypervisor.Machine, i int, d hypervisor.Disk, same bool) (shared bool, err error) {
 	switch shared, err = runsOverVhost(ctx, mon, m, i); {
-	case err != nil || shared:
+	case err != nil || shared && (same || d.File == "" || invariant.Planted("kvm/onto-untried")):
+	case shared:
+		err = opens(ctx, mon, i, d)
 	case same && !invariant.Planted("kvm/believes-the-definition"):
 		err = isOn(ctx, mon, i, d)
 	case !same:
 		err = moveOnto(ctx, mon, i, m.Disks[i], d)
 	}
 	return shared, err
+}
+
+// opens has QEMU open the file of a disk and let go of it, and says why it cannot, or that it has another size. It is opened to be written to, as it will be: that
+// is what QEMU's user may lack. Nothing is written, and no lock taken of whoever serves it.
+func opens(ctx context.Context, mon *Monitor, i int, d hypervisor.Disk) error {
+	name := fmt.Sprintf("disk%d-tried", i)
+	node, err := fileNode(name, d)
+	if err != nil {
+		return err
+	}
+	node["file"].(map[string]any)["locking"] = "off"
+	g, err := Look(ctx, mon)
+	if err != nil {
+		return err
+	}
+	var p Plan
+	if g.node(name) != nil {
+		p.Steps = append(p.Steps, Step{What: "remove what an earlier try left", QMP: ptr(del(name))})
+	}
+	p.Steps = append(p.Steps,
+		Step{What: "open the file in QEMU", QMP: &Command{"blockdev-add", node}, Undo: ptr(del(name))},
+		Step{What: "see that it has the size of the guest's disk", Make: &Expect{Node: name, Bytes: d.Bytes}},
+		Step{What: "let go of the file", QMP: ptr(del(name))})
+	return Carry(ctx, mon, nil, p)
 }
 
 // reached is a disk in the one way in which a machine is to reach it when it is started.
