@@ -699,7 +699,7 @@ func TestMachines(t *testing.T) {
 	}
 }
 
-// TestRevive: of the machines that a job has running those that are off are started, and of no other job.
+// TestRevive: of the machines that a job has running those that are off are started, and of no other job. One that is neither is named.
 func TestRevive(t *testing.T) {
 	t.Parallel()
 	s, h := &site{}, newHost(t)
@@ -730,6 +730,10 @@ func TestRevive(t *testing.T) {
 		t.Errorf("started %q, %v", started, err)
 	}
 	h.fail = nil
+	h.machines["db"].state, h.machines["web"].state = hypervisor.Paused, hypervisor.Off
+	if started, err := r.Revive(t.Context(), j); err == nil || !strings.Contains(err.Error(), "machine db is paused") || !slices.Equal(started, []string{"web"}) {
+		t.Errorf("started %q, %v", started, err)
+	}
 	if err := errors.Join(r.Say(j, recovery.Halt, ""), r.Run(t.Context(), j)); err != nil {
 		t.Fatal(err)
 	}

@@ -104,7 +104,7 @@ func (r *Runner) Run(ctx context.Context, j *Job) error {
 const startLimit = 2 * time.Minute
 
 // Revive starts those machines again that are off though the job says that they run, as after a reboot of
-// their host, and names them.
+// their host, and names them. One that is neither off nor running is an error, and keeps no other one off.
 func (r *Runner) Revive(ctx context.Context, j *Job) (started []string, err error) {
 	if j.State.Phase != recovery.Running && j.State.Verdict != recovery.Committed {
 		return nil, nil
@@ -113,18 +113,24 @@ func (r *Runner) Revive(ctx context.Context, j *Job) (started []string, err erro
 	if err != nil {
 		return nil, err
 	}
+	var neither []error
 	for _, m := range j.Plan.Machines {
 		ctx, cancel := context.WithTimeout(ctx, startLimit)
 		state, err := h.State(ctx, m.Name)
-		if err == nil && (state == hypervisor.Off || invariant.Planted("failover/revives-all")) {
+		switch {
+		case err != nil:
+		case state == hypervisor.Off || invariant.Planted("failover/revives-all"):
 			started, err = append(started, m.Name), h.Start(ctx, m.Name)
+		case state == hypervisor.Absent && j.Plan.Kind == recovery.Reverse: // see MayMove
+		case state != hypervisor.Running && !invariant.Planted("failover/revives-in-name"): // as libvirt has one whose start hung
+			neither = append(neither, fmt.Errorf("machine %s is %s: have it run, or turn it off and resume the job again", m.Name, state))
 		}
 		cancel()
 		if err != nil {
-			return started, err
+			return started, errors.Join(append(neither, err)...)
 		}
 	}
-	return started, nil
+	return started, errors.Join(neither...)
 }
 
 // carrier carries the steps of one job out.

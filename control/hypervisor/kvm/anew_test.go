@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -30,7 +31,8 @@ func startsAnew(t *testing.T, h hypervisor.Hypervisor) {
 	mute := filepath.Join(dir, "mute")
 	listening(t, mute)
 	ctx := t.Context()
-	for _, at := range []string{mute, filepath.Join(dir, "none")} {
+	none := filepath.Join(dir, "none")
+	for _, at := range []string{mute, none} {
 		m := hypervisor.Machine{Name: "web1", MemoryBytes: 32 << 20, CPUs: 1, Firmware: hypervisor.BIOS, VhostUser: true, Disks: []hypervisor.Disk{{Volume: "data", VhostUser: at}}, Networks: []hypervisor.Network{}}
 		t.Cleanup(func() { h.Stop(context.Background(), "web1", hypervisor.ByForce) })
 		if err := h.Define(ctx, m); err != nil {
@@ -41,6 +43,8 @@ func startsAnew(t *testing.T, h hypervisor.Hypervisor) {
 		cancel()
 		if err == nil {
 			t.Errorf("%s: it started", at)
+		} else if strings.HasSuffix(err.Error(), "nobody serves disk data at "+at+" (is vra up?)") != (at == none) {
+			t.Errorf("%s: it says %v", at, err)
 		}
 		t.Logf("%s: %v", at, err)
 		asked, cancel := context.WithTimeout(ctx, 10*time.Second)

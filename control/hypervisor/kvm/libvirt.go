@@ -235,7 +235,7 @@ func (l *Libvirt) State(ctx context.Context, name string) (state hypervisor.Stat
 
 // Start starts a domain that is off, and lets one go on that is paused.
 func (l *Libvirt) Start(ctx context.Context, name string) error {
-	return l.domain(ctx, name, func(c *libvirt.Libvirt, d libvirt.Domain) error {
+	err := l.domain(ctx, name, func(c *libvirt.Libvirt, d libvirt.Domain) error {
 		state, err := stateOf(c, d)
 		if err != nil || state == hypervisor.Running {
 			return err
@@ -250,6 +250,7 @@ func (l *Libvirt) Start(ctx context.Context, name string) error {
 		}
 		return err
 	})
+	return l.files().unserved(name, err)
 }
 
 // Stop presses the power button and waits, or cuts the power.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -191,6 +192,10 @@ const look = 20 * time.Millisecond
 // Start runs QEMU, paused, and lets the guest go once its monitor answers. A QEMU that another
 // call began to start is gone on with.
 func (l *Local) Start(ctx context.Context, name string) error {
+	return l.unserved(name, l.start(ctx, name))
+}
+
+func (l *Local) start(ctx context.Context, name string) error {
 	dir, m, err := l.definition(name)
 	if err != nil {
 		return err
@@ -220,6 +225,26 @@ func (l *Local) Start(ctx context.Context, name string) error {
 		err = fmt.Errorf("machine %s does not run: it is %s", name, status)
 	}
 	return err
+}
+
+// unserved adds to why a machine did not start which of its disks nobody serves over vhost-user: QEMU waits for that, and says nothing.
+func (l *Local) unserved(name string, why error) error {
+	_, m, err := l.definition(name)
+	if why == nil || err != nil || invariant.Planted("kvm/unserved-unsaid") {
+		return why
+	}
+	for _, d := range m.Disks {
+		if !overVhost(d) {
+			continue
+		}
+		c, err := net.DialTimeout("unix", d.VhostUser, time.Second)
+		if err == nil {
+			c.Close()
+		} else if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+			why = fmt.Errorf("%w: nobody serves disk %s at %s (is vra up?)", why, d.Volume, d.VhostUser)
+		}
+	}
+	return why
 }
 
 // launch runs QEMU, which goes into the background once its monitor listens.
