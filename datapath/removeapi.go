@@ -9,6 +9,7 @@ import (
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
 	"github.com/holdfast-dr/holdfast/ioengine/invariant"
 	"github.com/holdfast-dr/holdfast/journal"
+	"github.com/holdfast-dr/holdfast/journal/failover"
 	"github.com/holdfast-dr/holdfast/wire/record"
 )
 
@@ -43,7 +44,7 @@ func (h groupsHandler) Remove(_ context.Context, r *holdfastv1.GroupsServiceRemo
 	gone, err := h.target.store.RemoveGroup(id, o, nil)
 	switch {
 	case errors.Is(err, journal.ErrInUse):
-		return nil, api.Errorf(api.Precondition, "end that first: a view with view close, a live failover with failover rollback", "%v", err)
+		return nil, api.Errorf(api.Precondition, endFirst(h.failoverOf(id)), "%v", err)
 	case errors.Is(err, journal.ErrNotFound):
 		return nil, api.Errorf(api.NotFound, "see the checkpoints with checkpoint list", "%v", err)
 	case errors.Is(err, journal.ErrCorrupt):
@@ -63,6 +64,22 @@ func (h groupsHandler) Remove(_ context.Context, r *holdfastv1.GroupsServiceRemo
 		res.Left = gone.Left.Error()
 	}
 	return res, nil
+}
+
+// failoverOf is how the last failover of a group stands.
+func (h groupsHandler) failoverOf(id record.GroupID) failover.State {
+	if g, ok := h.target.store.Group(id); ok {
+		return g.Failover().State
+	}
+	return failover.None
+}
+
+// endFirst says what there is to do about who stands on a group that is to be removed. A failover that was committed is not rolled back.
+func endFirst(s failover.State) string {
+	if s == failover.Committed || s == failover.Settled || s == failover.Passing || s == failover.Moving {
+		return "its failover was committed, and machines stand on it: move them onto plain disks with failover plain, or protect the group the other way round with reverse"
+	}
+	return "end that first: a view with view close, a live failover with failover rollback"
 }
 
 // runsOn refuses while machines run on the disks of a group that has let them go, by what is served here; or may, as one that was connected before a restart is on its

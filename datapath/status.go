@@ -69,10 +69,14 @@ func (s *Source) status(ctx context.Context, f *flow) *holdfastv1.Group {
 		lag := f.mu.lag.Seconds()
 		g.LagSeconds = &lag
 	}
+	uses := f.tap.Uses()
 	for _, v := range f.mu.volumes {
 		m := &holdfastv1.Volume{Name: v.Name, Id: uint32(v.ID), Bytes: v.Bytes}
 		if n := lacks.dirty[v.ID]; lacks.known {
 			m.DirtyBytes = &n
+		}
+		if n, told := uses[v.ID]; told {
+			m.Connections = new(int32(n))
 		}
 		g.Volumes = append(g.Volumes, m)
 	}

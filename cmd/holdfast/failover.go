@@ -55,7 +55,7 @@ the context. Scripts find HOLDFAST_JOB, _JOB_DIR, _KIND, _GROUP, _CHECKPOINT and
 in their environment; no shell is between.
 
 What can be known before is checked first, also with --dry-run: the checkpoint, the volumes, files,
-programs and bridges, and whether the source answers. Nothing is begun, nor stopped, where it fails.
+programs, bridges and ports to forward, and whether the source answers. Nothing is begun, nor stopped, where it fails.
 Of what comes once machines run, as after and wait, a live failover is only warned: it goes on
 without; so is a job of a bridge or kernel that is missing, where a before script may make it.
 

@@ -56,7 +56,9 @@ What differs is found by comparing both sides by sums, and is all that is sent.
 
 It is a job as those of holdfast failover. What fails, or is interrupted, halts it where it is: failover resume
 carries it on, and at each step both sites have what they had. It is not taken back:
-swap the roles in the context, and holdfast move and another reverse bring the group back.
+swap the roles in the context, and holdfast move and another reverse bring the group back. In
+the machines' file of that way the source of each machine is the one that the failover made: under
+libvirt the domain NAME-8hex, as web1-1c42e7af, and not the domain of before, which is off.
 It is refused while a job of holdfast failover plain, of whatever folder, is half way: the
 target keeps that in mind.`,
 		Example: "  holdfast reverse --to 192.0.2.1:4007,192.0.2.1:4008 --disk db1=/images/db1.raw --dry-run\n  holdfast reverse --to 192.0.2.1:4007,192.0.2.1:4008 --disk db1=/images/db1.raw",

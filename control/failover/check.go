@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/control/api"
@@ -49,7 +52,11 @@ func (r *Runner) Check(ctx context.Context, p *recovery.Plan) (warnings []string
 			ends.Go(func() {
 				ctx, cancel := context.WithTimeout(ctx, sourceLimit)
 				defer cancel()
-				sources[i] = checkSource(ctx, p.Machine(s.Machine), p.SourceHow)
+				m := p.Machine(s.Machine)
+				off, err := checkSource(ctx, m, p.SourceHow)
+				if sources[i] = err; err == nil && off {
+					sources[i] = r.checkUsed(ctx, p, m)
+				}
 			})
 		}
 	}
@@ -174,11 +181,11 @@ func (r *Runner) checkOldSource(ctx context.Context, p *recovery.Plan) error {
 	return nil
 }
 
-// checkSource says why a protected machine could not be stopped: nobody who could do it answers.
-func checkSource(ctx context.Context, m *recovery.Machine, how hypervisor.How) (err error) {
+// checkSource says why a protected machine could not be stopped: nobody who could do it answers; and whether it is a domain that is off already.
+func checkSource(ctx context.Context, m *recovery.Machine, how hypervisor.How) (off bool, err error) {
 	s := m.Source
 	if s.Domain != "" {
-		err = kvm.MayEndDomain(ctx, s.Libvirt, s.Domain, how)
+		off, err = kvm.MayEndDomain(ctx, s.Libvirt, s.Domain, how)
 	} else if mon, derr := kvm.Dial(ctx, s.QMP); derr == nil {
 		err = mon.Close()
 	} else {
@@ -187,7 +194,7 @@ func checkSource(ctx context.Context, m *recovery.Machine, how hypervisor.How) (
 	if err != nil {
 		err = fmt.Errorf("machine %s: %w", m.Name, sourceUnknown(err))
 	}
-	return err
+	return off, err
 }
 
 // hostFound is what this host lacks.
@@ -265,6 +272,10 @@ func (h *hostLook) look(m *recovery.Machine) {
 		if n.Bridge != "" {
 			h.bridge(n.Bridge)
 		}
+		for _, f := range n.Forward {
+			at, _, _ := strings.Cut(f, "=")
+			h.port(at)
+		}
 	}
 }
 
@@ -286,6 +297,19 @@ func (h *hostLook) file(what, name string) {
 		h.fails(h.prepared && errors.Is(err, fs.ErrNotExist), fmt.Errorf("%s: %w: put it there, or name another", what, err), makesIt)
 	case !st.Mode().IsRegular():
 		h.fails(false, fmt.Errorf("%s: %s is no file: name another", what, name), "")
+	}
+}
+
+// port is about one of this host's that QEMU is to listen at. What else there may be against it, QEMU's own rights decide.
+func (h *hostLook) port(at string) {
+	l, err := net.Listen("tcp", at)
+	switch {
+	case err == nil:
+		l.Close()
+	case errors.Is(err, syscall.EADDRINUSE):
+		h.fails(false, fmt.Errorf("somebody listens at %s already, which it would forward: stop a test that runs still (holdfast failover list), end whoever it is (ss -ltnp), or name another port in forward", at), "")
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		h.fails(h.prepared, fmt.Errorf("this host has no address %s, at which it would forward: name another in forward", at), makesIt)
 	}
 }
 

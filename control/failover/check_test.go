@@ -57,6 +57,32 @@ func TestCheckHost(t *testing.T) {
 	f(recovery.Live, libvirt, fs.ErrNotExist, func(m *recovery.Machine) { m.Before.Command = []string{"/nope/before"} }, "", "before: ")
 }
 
+// TestPortsAreFree: a port of this host that a machine is to have is free before anything is stopped, and after the look.
+func TestPortsAreFree(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := func(at, want string) {
+		t.Helper()
+		p := testPlan(recovery.Live)
+		p.Hypervisor = config.Hypervisor{URI: "qemu:///system", Socket: "/run/libvirt/libvirt-sock"}
+		p.Machines[1].Networks = []hypervisor.Network{{Forward: []string{at + "=10.0.2.15:22"}}}
+		for i := range p.Machines {
+			p.Machines[i].Before = recovery.Script{}
+		}
+		if h := checkHost(p, os.Stat); (want == "") != (h.err == nil) || h.err != nil && !strings.Contains(h.err.Error(), want) || len(h.warnings) > 0 {
+			t.Errorf("%s: %v, %q; want %q", at, h.err, h.warnings, want)
+		}
+	}
+	at := l.Addr().String()
+	f(at, "machine web: somebody listens at "+at)
+	f("198.51.100.77:2222", "no address 198.51.100.77:2222")
+	l.Close()
+	f(at, "")
+	f(at, "") // nor do we hold it
+}
+
 // TestHostHangs: a file system that does not answer does not keep the others' answers.
 func TestHostHangs(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())

@@ -28,7 +28,8 @@ type site struct {
 	mu     sync.Mutex
 	views  []*holdfastv1.View
 	opened int
-	fail   error // what it answers
+	fail   error   // what it answers
+	used   []int32 // connections of guests, look by look; the last for good
 
 	failover     *holdfastv1.Failover
 	begun, calls int                  // how often it began, and was asked about it

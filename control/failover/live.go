@@ -88,6 +88,9 @@ func (c *carrier) lastCut(ctx context.Context) (found, error) {
 	if c.Source == nil {
 		return found{}, errNoSource
 	}
+	if err := c.parted(ctx); err != nil {
+		return found{}, err
+	}
 	var id string
 	err := again(ctx, func() error {
 		res, err := c.Source.Checkpoints.Create(ctx, &holdfastv1.CheckpointsServiceCreateRequest{Group: c.job.Plan.Group, Tag: "move " + c.job.Plan.ID, IdempotencyKey: c.job.Plan.Key + " cut"})
@@ -108,9 +111,12 @@ func (j *Job) checkpoint() string {
 	return id
 }
 
-// begin fences the source, and has the disks opened.
+// begin fences the source, and has the disks opened. Nobody may use those that were the source's by then.
 func (c *carrier) begin(ctx context.Context) (found, error) {
 	p := c.job.Plan
+	if err := c.parted(ctx); err != nil {
+		return found{}, err
+	}
 	req := &holdfastv1.RecoveryServiceBeginRequest{Group: p.Group, Checkpoint: c.job.checkpoint(), Id: p.Key, Note: p.Override, Timer: api.Span(p.Timer), Then: string(p.Then)}
 	var f *holdfastv1.Failover
 	err := again(ctx, func() error {

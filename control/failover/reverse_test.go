@@ -1,6 +1,7 @@
 package failover
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -56,12 +57,16 @@ func (o statusOf) About(context.Context, *holdfastv1.StatusServiceAboutRequest) 
 	return &holdfastv1.StatusServiceAboutResponse{ApiMajor: api.Major, ApiMinor: api.Minor}, nil
 }
 
-func (o statusOf) Get(context.Context, *holdfastv1.StatusServiceGetRequest) (*holdfastv1.StatusServiceGetResponse, error) {
+func (o statusOf) Get(_ context.Context, r *holdfastv1.StatusServiceGetRequest) (*holdfastv1.StatusServiceGetResponse, error) {
 	o.s.mu.Lock()
 	defer o.s.mu.Unlock()
-	g := &holdfastv1.Group{Name: "g", Role: api.RoleSource, State: api.StateResync, Sync: &holdfastv1.Sync{DoneBytes: 1 << 20, TotalBytes: 3 << 20, BytesPerSecond: 1 << 20}}
+	g := &holdfastv1.Group{Name: cmp.Or(r.Group, "g"), Role: api.RoleSource, State: api.StateResync, Sync: &holdfastv1.Sync{DoneBytes: 1 << 20, TotalBytes: 3 << 20, BytesPerSecond: 1 << 20}}
 	if o.s.reversing.looks++; o.s.reversing.looks > 1 {
 		g.State, g.PackRawBytesTotal = api.StateProtected, 12345
+	}
+	if used := o.s.used; len(used) > 0 {
+		g.Volumes = []*holdfastv1.Volume{{Name: "data", Connections: &used[0]}, {Name: "another's", Connections: new(int32(1))}}
+		o.s.used = used[min(1, len(used)-1):]
 	}
 	return &holdfastv1.StatusServiceGetResponse{Groups: []*holdfastv1.Group{g}}, nil
 }

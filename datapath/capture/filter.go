@@ -149,6 +149,8 @@ func openFilter(cfg FilterConfig, boot bootID) (_ *Filter, err error) {
 		v.showLog(word(f.pool.desc, descAtLogs+8*int64(i)))
 		v.sizeWord = word(f.pool.desc, descAtSizes+8*int64(i))
 		v.sizeWord.Store(uint64(v.disk.size.Load()))
+		v.useWord = word(f.pool.desc, descAtUses+8*int64(i))
+		v.useWord.Store(1)
 		f.volumes = append(f.volumes, v)
 	}
 	if err := f.page.enter(f.key, instance); err != nil { // before the first ticket

@@ -35,8 +35,9 @@ const (
 	descAtFree        = 112 // slots that are free at the filter
 	descAtRetHead     = 128 // what the filter has taken from the returns
 
-	descAtLogs      = 256 // a word a ring: how the volume's activity log is
-	descAtSizes     = 768 // a word a ring: the volume's size in bytes; 0 from a filter of an older release
+	descAtLogs      = 256  // a word a ring: how the volume's activity log is
+	descAtSizes     = 768  // a word a ring: the volume's size in bytes; 0 from a filter of an older release
+	descAtUses      = 1280 // a word a ring: how many connections use the volume, and 1; 0 from a filter of an older release
 	poolHeaderBytes = 4096
 
 	// A ring in desc: tail and busy, each on a cache line, then the entries.

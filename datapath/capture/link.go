@@ -160,7 +160,7 @@ func (t *Tap) adopt(key uint64, w welcome, fds []int) (p *tapPool, mirrors []Vol
 	if p, err = t.mapLocked(key, w, fds); err != nil {
 		return nil, nil, err
 	}
-	p.shown(w.volumes, func(v VolumeInfo, w uint64) {
+	p.shown(descAtLogs, w.volumes, func(v VolumeInfo, w uint64) {
 		if w&shownMirror != 0 && !invariant.Planted("capture/mirror-forgotten") {
 			mirrors = append(mirrors, v)
 		}

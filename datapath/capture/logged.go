@@ -202,8 +202,11 @@ func (t *Tap) Logs() map[record.VolumeID]LogState {
 	return logs
 }
 
-// shown gives each volume whose filter is connected, and the word that the filter shows of it.
-func (t *Tap) shown(each func(v VolumeInfo, w uint64)) {
+// shown gives each volume whose filter is connected, and the word that the filter shows of its log.
+func (t *Tap) shown(each func(v VolumeInfo, w uint64)) { t.shownAt(descAtLogs, each) }
+
+// shownAt gives each volume whose filter is connected, and its word of those at that place in desc.
+func (t *Tap) shownAt(at int64, each func(v VolumeInfo, w uint64)) {
 	for _, l := range t.links() {
 		l.mu.Lock()
 		c, volumes := l.mu.conn, l.mu.volumes
@@ -213,15 +216,15 @@ func (t *Tap) shown(each func(v VolumeInfo, w uint64)) {
 		}
 		t.merge.Lock()
 		if p := t.poolLocked(c.pool); p != nil {
-			p.shown(volumes, each)
+			p.shown(at, volumes, each)
 		}
 		t.merge.Unlock()
 	}
 }
 
-// shown gives each volume of the pool's filter, and the word that the filter shows of it.
-func (p *tapPool) shown(volumes []VolumeInfo, each func(v VolumeInfo, w uint64)) {
+// shown gives each volume of the pool's filter, and its word of those at that place in desc.
+func (p *tapPool) shown(at int64, volumes []VolumeInfo, each func(v VolumeInfo, w uint64)) {
 	for i, v := range volumes[:min(len(volumes), p.shape.rings)] {
-		each(v, word(p.desc, descAtLogs+8*int64(i)).Load())
+		each(v, word(p.desc, at+8*int64(i)).Load())
 	}
 }

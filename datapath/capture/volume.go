@@ -49,6 +49,7 @@ type volume struct {
 	activity *activity.Log  // nil: none is kept
 	logWord  *atomic.Uint64 // where the VRA sees how the log is; nil until there is a pool
 	sizeWord *atomic.Uint64 // where it sees the size
+	useWord  *atomic.Uint64 // where it sees how many connections use it
 	growing  sync.Mutex     // who takes a larger size
 
 	seen atomic.Pointer[span] // data that a sync read saw last

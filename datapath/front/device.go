@@ -40,6 +40,12 @@ type Watched interface {
 	Refused(why error)
 }
 
+// Used is a Device that counts the connections that use it, whatever carries them.
+type Used interface {
+	// Begins is called as one begins to use it, and over when it has ended, once.
+	Begins() (over func())
+}
+
 // Connection is one that uses a Watched. Its methods may be called at any time, by anyone.
 type Connection interface {
 	// Gone says whether its other end has closed it, also when nobody has read that far, or it was dropped.

@@ -782,7 +782,9 @@ type Volume struct {
 	// Its size.
 	Bytes int64 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
 	// Bytes marked in the dirty map: known to be lacking at the target. Absent as bytes_behind is.
-	DirtyBytes    *int64 `protobuf:"varint,4,opt,name=dirty_bytes,json=dirtyBytes,proto3,oneof" json:"dirty_bytes,omitempty"`
+	DirtyBytes *int64 `protobuf:"varint,4,opt,name=dirty_bytes,json=dirtyBytes,proto3,oneof" json:"dirty_bytes,omitempty"`
+	// At a source: how many connections of guests its filter has. Absent while that is not known.
+	Connections   *int32 `protobuf:"varint,5,opt,name=connections,proto3,oneof" json:"connections,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -841,6 +843,13 @@ func (x *Volume) GetBytes() int64 {
 func (x *Volume) GetDirtyBytes() int64 {
 	if x != nil && x.DirtyBytes != nil {
 		return *x.DirtyBytes
+	}
+	return 0
+}
+
+func (x *Volume) GetConnections() int32 {
+	if x != nil && x.Connections != nil {
+		return *x.Connections
 	}
 	return 0
 }
@@ -1032,14 +1041,16 @@ const file_holdfast_v1_status_proto_rawDesc = "" +
 	"done_bytes\x18\x01 \x01(\x03R\tdoneBytes\x12\x1f\n" +
 	"\vtotal_bytes\x18\x02 \x01(\x03R\n" +
 	"totalBytes\x12(\n" +
-	"\x10bytes_per_second\x18\x03 \x01(\x01R\x0ebytesPerSecond\"x\n" +
+	"\x10bytes_per_second\x18\x03 \x01(\x01R\x0ebytesPerSecond\"\xaf\x01\n" +
 	"\x06Volume\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\rR\x02id\x12\x14\n" +
 	"\x05bytes\x18\x03 \x01(\x03R\x05bytes\x12$\n" +
 	"\vdirty_bytes\x18\x04 \x01(\x03H\x00R\n" +
-	"dirtyBytes\x88\x01\x01B\x0e\n" +
-	"\f_dirty_bytes\"\xdc\x01\n" +
+	"dirtyBytes\x88\x01\x01\x12%\n" +
+	"\vconnections\x18\x05 \x01(\x05H\x01R\vconnections\x88\x01\x01B\x0e\n" +
+	"\f_dirty_bytesB\x0e\n" +
+	"\f_connections\"\xdc\x01\n" +
 	"\n" +
 	"Checkpoint\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12.\n" +

@@ -45,11 +45,11 @@ func EndDomain(ctx context.Context, where config.Hypervisor, name string, how hy
 	return was, nil
 }
 
-// MayEndDomain says why EndDomain could not end a domain so, or not tell whether it is off, and leaves it as it is.
-func MayEndDomain(ctx context.Context, where config.Hypervisor, name string, how hypervisor.How) error {
+// MayEndDomain says why EndDomain could not end a domain so, or not tell whether it is off, and leaves it as it is. It says whether it is off.
+func MayEndDomain(ctx context.Context, where config.Hypervisor, name string, how hypervisor.How) (off bool, err error) {
 	l, err := NewLibvirt(where.Socket, where.URI, "/")
 	if err != nil {
-		return err
+		return false, err
 	}
 	err = l.with(ctx, func(c *libvirt.Libvirt) error {
 		d, err := endable(c, name)
@@ -60,12 +60,13 @@ func MayEndDomain(ctx context.Context, where config.Hypervisor, name string, how
 		if err != nil {
 			return err
 		}
+		off = asState(libvirt.DomainState(state)) == hypervisor.Off
 		return mayEnd(libvirt.DomainState(state), libvirt.DomainShutoffReason(reason), how)
 	})
 	if err != nil {
-		return fmt.Errorf("domain %s: %w", name, err)
+		return false, fmt.Errorf("domain %s: %w", name, err)
 	}
-	return nil
+	return off, nil
 }
 
 // mayEnd says why a domain of which libvirt says so cannot be ended in that way.

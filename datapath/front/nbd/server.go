@@ -171,6 +171,9 @@ func (s *Server) serveConn(ctx context.Context, nc net.Conn) {
 	if w, is := e.Device.(front.Watched); is {
 		defer w.Connected(about)()
 	}
+	if u, is := e.Device.(front.Used); is {
+		defer u.Begins()()
+	}
 	c.within(time.Time{})
 	log = log.With("export", e.Name)
 	log.Info("nbd client connected")

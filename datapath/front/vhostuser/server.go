@@ -99,6 +99,9 @@ func (s *Server) serveConn(ctx context.Context, conn *net.UnixConn) {
 		s.log().Warn("vhost-user front end refused: its disk is not to be had", "err", err)
 		return
 	}
+	if u, is := e.dev.(front.Used); is {
+		defer u.Begins()()
+	}
 	s.log().Info("vhost-user front end connected")
 	err = errors.Join(e.serve(), s.end(e))
 	if ctx.Err() != nil && errors.Is(err, net.ErrClosed) {
