@@ -13,6 +13,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/control/api"
 	"github.com/holdfast-dr/holdfast/control/api/holdfastv1"
+	"github.com/holdfast-dr/holdfast/datapath/front"
 	"github.com/holdfast-dr/holdfast/datapath/front/nbd"
 	"github.com/holdfast-dr/holdfast/journal/retain"
 )
@@ -232,6 +233,14 @@ func testStatus(t *testing.T, w *world, tg api.Handlers) {
 		g.Reason != "" || g.Checkpoints != nil {
 		t.Errorf("the source says %v", g)
 	}
+	if n := g.Volumes[0].Connections; n == nil || *n != 0 {
+		t.Errorf("the source says that %v guests are connected", n)
+	}
+	over := w.f.Device("vol1").(front.Used).Begins()
+	if n := w.status().Volumes[0].Connections; n == nil || *n != 1 {
+		t.Errorf("the source says that %v guests are connected, and one is", n)
+	}
+	over()
 	res, err := tg.Status.Get(t.Context(), &holdfastv1.StatusServiceGetRequest{})
 	if err != nil || len(res.Groups) != 1 || res.Site != "east" {
 		t.Fatal(res, err)

@@ -216,6 +216,36 @@ func TestSocketGroup(t *testing.T) {
 	f("socket_group: "+mine.Name+"\n", 0o660)
 }
 
+// TestStopSettles: a filter that is asked to end writes out what the page cache has while it still serves its guests.
+func TestStopSettles(t *testing.T) {
+	h := newHost(t)
+	text, err := os.ReadFile(h.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text = bytes.Replace(text, []byte("nbd: "+h.sock), []byte("nbd: "+h.sock+", cache: writeback"), 1)
+	if err := os.WriteFile(h.config, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.start()
+	c := h.dial()
+	defer c.Close()
+	if _, err := c.WriteAt([]byte("new"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.filter.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.filter.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	h.filter = nil
+	said := h.log.String()
+	if there, gone := strings.Index(said, "what the page cache had is on the disk"), strings.Index(said, "nbd client gone"); there < 0 || gone < there {
+		t.Errorf("it said %s", said)
+	}
+}
+
 // target replays what a tap gives.
 type target struct {
 	data []byte

@@ -176,14 +176,7 @@ func TestCloseSyncs(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.filter = nil
-	file, err := r.disk.Crash(rand.New(rand.NewPCG(1, 1)), faultdisk.KeepNone).Open("/disk", ioengine.ReadOnly)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := make([]byte, 512)
-	if err := readFull(file, p, 4096); err != nil || p[0] != 7 {
-		t.Errorf("a crash after that leaves %d (%v)", p[0], err)
-	}
+	onDisk(r, 7)
 }
 
 // TestSettles: what was answered is on a cached disk before its filter stops.
@@ -191,13 +184,19 @@ func TestSettles(t *testing.T) {
 	r := newCachedRig(t, 4*region)
 	write(t, r.start(), 4096, fill(512, 7))
 	r.filter.Settle()
+	onDisk(r, 7)
+}
+
+// onDisk checks what a crash of the host at this moment leaves at byte 4096 of the disk.
+func onDisk(r *loggedRig, want byte) {
+	r.t.Helper()
 	file, err := r.disk.Crash(rand.New(rand.NewPCG(1, 1)), faultdisk.KeepNone).Open("/disk", ioengine.ReadOnly)
 	if err != nil {
-		t.Fatal(err)
+		r.t.Fatal(err)
 	}
 	p := make([]byte, 512)
-	if err := readFull(file, p, 4096); err != nil || p[0] != 7 {
-		t.Errorf("a crash leaves %d (%v)", p[0], err)
+	if err := readFull(file, p, 4096); err != nil || p[0] != want {
+		r.t.Errorf("a crash leaves %d (%v), want %d", p[0], err, want)
 	}
 }
 

@@ -249,6 +249,7 @@ func (f *Filter) wake() {
 // leaves Close little to wait for.
 func (f *Filter) Settle() {
 	var wg sync.WaitGroup
+	defer wg.Wait()
 	for _, v := range f.volumes {
 		if !v.disk.cached || invariant.Planted("capture/unsettled") {
 			continue
@@ -256,10 +257,11 @@ func (f *Filter) Settle() {
 		wg.Go(func() {
 			if err := v.sync(); err != nil {
 				v.log.Error("the disk was not synced", "error", err)
+				return
 			}
+			v.log.Info("what the page cache had is on the disk")
 		})
 	}
-	wg.Wait()
 }
 
 // takenWait is how long Close gives the VRA to take what is published.

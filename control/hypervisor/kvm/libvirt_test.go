@@ -434,7 +434,7 @@ type memoryDisk struct {
 func overMemory(t *testing.T, volume, says string) *memoryDisk {
 	t.Helper()
 	if _, err := exec.LookPath("qemu-storage-daemon"); err != nil {
-		t.Skip("qemu-storage-daemon is not there; install it: apt-get install qemu-utils")
+		t.Skip("qemu-storage-daemon is not there; install it: apt-get install qemu-system-x86")
 	}
 	dir, err := os.MkdirTemp("", "hf")
 	if err != nil {
