@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -219,6 +220,9 @@ func (w *world) start() {
 	w.t.Helper()
 	log := slog.New(slog.NewTextHandler(w.said, nil))
 	car, err := Open(w.cfg, log)
+	for late := time.Now().Add(time.Minute); errors.Is(err, syscall.EADDRINUSE) && time.Now().Before(late); car, err = Open(w.cfg, log) {
+		<-time.After(10 * time.Millisecond) // a connection of some other test has one of its ports for a moment
+	}
 	if err != nil {
 		w.t.Fatal(err)
 	}
